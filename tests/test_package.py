@@ -39,6 +39,11 @@ def test_every_requirement_has_bounds():
         assert line.startswith("#") or re.match(rf"[\w-]+(\[\w+\])?>=[\d.]+{upper}", line), line
 
 
+def test_a_module_fits_on_a_few_screens():
+    for path in (REPOSITORY / "pipeline").rglob("*.py"):
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 450, path
+
+
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory) -> Path:
     """Returns a folder with an installed wheel."""

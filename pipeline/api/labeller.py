@@ -21,7 +21,6 @@ from PIL import Image
 from pipeline.api.configuration import check_texts, configure, is_list
 from pipeline.api.labelling import Labelling
 from pipeline.cams.cams import Cams
-from pipeline.cams.stage import ComputedCams
 from pipeline.clip.dimensions import block_window
 from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.engine.registry import import_plugins, method_of
@@ -30,8 +29,7 @@ from pipeline.files import images
 from pipeline.files.images import AnyImage, limit_longest_side, to_image
 from pipeline.masks.labels import ignore_unsure
 from pipeline.stages.builder import Builder
-from pipeline.tags.stage import ScoredTags
-from pipeline.tags.tagger import problem_with
+from pipeline.tags.tagger import ScoredTagOptions, problem_with
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,6 +43,13 @@ TagsOfEach = Sequence[Sequence[int | str]] | None
 Found = TypeVar("Found")
 _TAG = str | int | np.integer
 _Step = Callable[[Iterable["_Image"]], Iterator["_Image"]]
+
+_REMEDIES = {
+    "tags": "give tags to cams() and mask(), and choose a tagger here",
+    "cams": "choose a method here",
+    "masks": "leave masks.regions=slic here",
+}
+"""What to do where a stage does not take any image."""
 
 _LOADING = threading.RLock()  # a labeller's own could not be pickled
 
@@ -129,10 +134,11 @@ class Labeller:
         }
         self._config = configure(classes, given, overrides, f"clip={clip}")
         options = self._config.tags
-        if method_of(options).learns or getattr(options, "standardise", ()):
+        method, is_scored = method_of(options), isinstance(options, ScoredTagOptions)
+        if method.learns or (is_scored and options.standardise):
             raise UserError(
-                "tags=piaa and tags.standardise learn from the images of a split: run stage=tags,"
-                " or choose another tagger here"
+                f"tags={method.name} and tags.standardise learn from the images of a split: run"
+                " stage=tags, or choose another tagger here"
             )
         if options.corrections is not None:
             raise UserError(
@@ -142,18 +148,10 @@ class Labeller:
         vocabulary = build_vocabulary(self._config.dataset)
         self._builder = Builder(self._config, vocabulary)
         self._stages = self._builder.per_split("")
-        tags, cams = self._stages["tags"], self._stages["cams"]
-        if not isinstance(tags, ScoredTags):
-            raise UserError(
-                f"tags={tags.method.name} takes tags from elsewhere: give them to cams() and"
-                " mask(), and leave tags=tagclip here"
-            )
-        if not isinstance(cams, ComputedCams):
-            raise UserError(
-                f"cams={cams.method.name} takes CAMs from elsewhere: leave cams=clip_es here"
-            )
-        if self._stages["masks"].reads_files:
-            raise UserError("masks.regions names files by images: leave masks.regions=slic here")
+        for name, remedy in _REMEDIES.items():
+            stage = self._stages[name]
+            if not stage.takes_any_image:
+                raise UserError(f"{stage.chosen} reads files of images by their names: {remedy}")
         for stage in self._stages.values():
             stage.check()
         self.classes = vocabulary.classes
@@ -339,9 +337,9 @@ class Labeller:
         """Returns what computes a stage, loaded once in a process; "clip" is the image tower."""
         with _LOADING:
             if name not in self._models:
-                is_clip, nowhere = name == "clip", {"cams": Path()}
-                found = self._builder.clip.encoder if is_clip else self._stages[name].load(nowhere)
-                self._models[name] = found[0] if isinstance(found, tuple) else found
+                is_clip = name == "clip"
+                found = self._builder.clip.encoder if is_clip else self._stages[name].load({})
+                self._models[name] = found
             return self._models[name]
 
     def __getstate__(self) -> dict[str, Any]:

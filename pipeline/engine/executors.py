@@ -33,7 +33,6 @@ class WorkerSettings(ExecutorSettings):
     Attributes:
         workers: how many; none for ``runtime.workers``.
         threads: of torch in each; none for the cores divided by the workers.
-        shard_size: images that a worker is given at a time; none for 4, or 16 batches on a GPU.
     """
 
     name: str = executor_setting("processes")
@@ -41,7 +40,6 @@ class WorkerSettings(ExecutorSettings):
     threads: int | None = setting(
         None, at_least=1, at_most=1024, changes="rounding", why="sums are split by threads"
     )
-    shard_size: int | None = executor_setting(None, at_least=1)
 
     def threads_of(self, size: int) -> int | None:
         """Returns torch's threads in each of so many workers; none leaves the choice to torch."""

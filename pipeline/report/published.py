@@ -91,6 +91,7 @@ class PublishedTable:
     rows: Sequence[Row]
     remark: str = ""  # a paragraph below the heading
     masks: str = "crf"  # the method of masks= whose runs are comparable
+    ours: Mapping[str, str] = field(default_factory=dict)  # tags → our method, if not theirs
 
     @property
     def figures(self) -> Iterator[Figure]:
@@ -120,6 +121,12 @@ def load_published() -> tuple[PublishedTable, ...]:
         parts = {"lines": lines, "columns": columns, "rows": rows}
         tables.append(PublishedTable(**{**values, **parts}))
     return tuple(tables)
+
+
+@cache
+def usual_methods() -> dict[str, str]:
+    """Returns group → the method of the published rows."""
+    return yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))["usual"]
 
 
 @cache

@@ -8,8 +8,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.clip.settings import Quirks
 from pipeline.engine.kinds import PREDICTIONS, kinds
+from pipeline.engine.registry import quirks
 from pipeline.errors import UserError
 from pipeline.files.atomic import canonical_json
 from pipeline.report.configurations import describe_value, readable, short_name, varying
@@ -24,7 +24,7 @@ _CHOICES = {
     "clip": ("model", "weights", "mean", "std", "quick_gelu"),
     "pretrained": ("weights", "mean", "std", "quick_gelu"),
     "tags": ("method", "code"),
-    "compat": tuple(vars(Quirks()).keys() - {"name"}),
+    "compat": (),  # all quirks
     "precision": ("precision",),
     "segmenter": ("segmenter.",),
 }
@@ -57,11 +57,12 @@ def _table(runs: list[MeasuredRun]) -> Table:
     """Returns the table of the latest runs of one data set, stage and split."""
     title = f"{runs[0].dataset_split}, {runs[0].kind.name}"
     # Only predictions depend on the segmenter, but every run names one.
-    names = [name for name in _CHOICES if name != "segmenter" or runs[0].kind is PREDICTIONS]
+    stands_for = {**_CHOICES, "compat": tuple(quirks())}
+    names = [name for name in stands_for if name != "segmenter" or runs[0].kind is PREDICTIONS]
     choices = {name: [canonical_json(run.about.get(name, "")) for run in runs] for name in names}
     choices = {name: values for name, values in choices.items() if len(set(values)) > 1}
     configurations = [readable(run.configuration, run.figures.get("legend", {})) for run in runs]
-    settings = varying(configurations, choices, _CHOICES)
+    settings = varying(configurations, choices, stands_for)
     if len(settings) == 1 and len(runs) > _MAX_ROWS:
         ((name, values),) = settings.items()
         pairs = [json.loads(value or "null") for value in values]

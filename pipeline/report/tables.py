@@ -6,23 +6,14 @@ from typing import Any
 
 from pipeline.engine.kinds import MASKS, NETWORK, PREDICTIONS, TAGS, measured_kinds
 from pipeline.engine.lineage import Result
+from pipeline.engine.registry import methods
 from pipeline.evaluation.record import MetricsFile
 from pipeline.files.atomic import write_atomically
 from pipeline.report.configurations import flatten, identity
 from pipeline.report.grouping import grouped
 from pipeline.report.markdown import Table, percent, percent_of_several
 from pipeline.report.runs import METRIC_LABELS, METRICS, has_seen_masks, map_notes
-
-_VARIANTS = {
-    "clip": "CLIP, class token, image squeezed to the native size",
-    "clip_native": "CLIP, class token, image at its own size",
-    "coarse_last": "best patch, last block's attention kept",
-    "coarse": "best patch, last block's attention the identity (coarse)",
-    "dmar": "coarse + DMAR",
-    "cwr": "coarse + DMAR + CWR (TagCLIP)",
-    "z": "scores, standardised",
-}
-"""The rows of the ablation, in the order of the paper."""
+from pipeline.tags.tagger import STANDARDISED
 
 _STEPS = {"single_scale": "at one scale", "multi_scale": "at several scales, before the CRF"}
 """The steps of testing before the last."""
@@ -94,10 +85,12 @@ def _tagging(metrics: MetricsFile) -> Iterator[Table]:
 def _ablation(metrics: MetricsFile) -> Table:
     splits = {k: f for k, f in metrics.latest.get(TAGS.stage, {}).items() if f.get("variants")}
     header = ["mAP (%)", *(f"{split}, {f['images']} images" for split, f in splits.items())]
+    labels = {name: label for method in methods() for name, label in method.variants.items()}
+    labels[STANDARDISED] = "scores, standardised"
+    found = dict.fromkeys(name for figures in splits.values() for name in figures["variants"])
     rows = [
-        [label, *(percent(f["variants"].get(name, {}).get("map")) for f in splits.values())]
-        for name, label in _VARIANTS.items()
-        if any(name in f["variants"] for f in splits.values())
+        [labels.get(n, n), *(percent(f["variants"].get(n, {}).get("map")) for f in splits.values())]
+        for n in sorted(found, key=[*labels, *found].index)
     ]
     return Table(header, rows, header[:1], "Tagging, step by step")
 

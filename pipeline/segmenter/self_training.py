@@ -7,11 +7,13 @@ therefore be better masks than those. They are tags as well. No ground truth is 
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.clip.device import device_kind
 from pipeline.datasets.corrections import Corrections
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.folder import StageFolder
@@ -114,6 +116,11 @@ class _Relabelling(PerImage):
     def thresholds(self) -> Collection[str]:
         """The corrections; those of an image are part of its input."""
         return ("corrections",)
+
+    @cached_property
+    def machine(self) -> Sequence[str]:
+        """The kind of the device that predicts."""
+        return [f"device={device_kind(self.device)}"]
 
     def loaded(self, inputs: Mapping[str, Path]) -> Sequence[Path]:
         """Returns the checkpoint of the round before."""

@@ -8,6 +8,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.clip.device import device_kind
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.kinds import NETWORK, PREDICTIONS
@@ -213,12 +214,15 @@ class Training(OfSplit):
             )
         if writes:
             initial = read_json(folder.path / train.INITIAL_WEIGHTS)
+            precision = checkpoints.precision_of(self.options.precision, checkpoint)
+            traits = f"device={device_kind(self.device)}", f"precision={precision}"
             seconds = folder.manifest().get("seconds", 0) + time.monotonic() - began
             folder.write_manifest(
                 complete=True,
                 images=len(pairs),
                 left_out=len(folder.failures),
                 checkpoint=checkpoint.name,
+                machines=dict.fromkeys(traits, len(pairs)),
                 seconds=round(seconds, 3),
                 **{k: v for k, v in folder.manifest().items() if k == "statistics"},
                 **({"initial_weights": initial} if initial else {}),
@@ -274,6 +278,11 @@ class Predictions(PerImage):
         """The settings that decide how long an image takes."""
         network = self.uses["segmenter"].expected
         return {**self.options.prediction_facts, "segmenter": network}
+
+    @cached_property
+    def machine(self) -> Sequence[str]:
+        """The kind of the device that predicts."""
+        return [f"device={device_kind(self.device)}"]
 
     def loaded(self, inputs: Mapping[str, Path]) -> Sequence[Path]:
         """Returns the checkpoint that predicts."""

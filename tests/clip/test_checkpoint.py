@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -74,32 +72,6 @@ def test_a_torchscript_archive_is_read_without_running_it(tmp_path):
     torch.jit.save(torch.jit.script(Marked()), path)
     state = read_weights(path)
     assert torch.equal(state["weight"], torch.arange(6.0).reshape(2, 3).T)
-
-
-class Marker:
-    """Leaves a mark when it is unpickled by something that runs code."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __reduce__(self):
-        return (Path.touch, (self.path,))
-
-
-@pytest.mark.parametrize("archive", [False, True])
-def test_code_in_a_file_is_not_executed(archive, tmp_path):
-    mark, path = tmp_path / "mark", tmp_path / "evil.pt"
-    if archive:
-        with zipfile.ZipFile(path, "w") as file:
-            file.writestr("evil/data.pkl", pickle.dumps(Marker(mark), protocol=2))
-            file.writestr("evil/constants.pkl", pickle.dumps(()))
-    else:
-        torch.save({"visual.proj": Marker(mark)}, path)
-    with pytest.raises(UserError):
-        read_weights(path)
-    assert not mark.exists()
-    pickle.loads(pickle.dumps(Marker(mark)))
-    assert mark.exists(), "the mark has to work, or this test shows nothing"
 
 
 @pytest.mark.parametrize("name", ["script.pt", "state.pt", "a.safetensors"])

@@ -6,9 +6,6 @@ import json
 import re
 import shlex
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -20,7 +17,6 @@ from pipeline.commands.running import notes_on
 from pipeline.errors import UserError
 from pipeline.stages.config import compose, read_config
 from pipeline.stages.pipeline import Pipeline
-from tests import REPOSITORY
 from tests.small_runs import TINY_SEGMENTER, artefacts, draw_photograph, latest
 
 
@@ -166,51 +162,6 @@ def test_images_in_batches_have_the_maps_of_images_alone(run_stage, arguments, t
     for stage in ("tags", "cams"):
         assert run_stage(*apart, f"stage={stage}", "runtime.batch_size=3").code == 0
     assert artefacts(tmp_path / "apart") == artefacts(tmp_path / "out")
-
-
-KILLED = """
-import os, runpy, signal, sys
-from pipeline.clip.encoder import ClipEncoder
-
-backbone, passes = ClipEncoder.backbone, []
-def killed(self, pixels, *listeners):
-    passes.append(len(pixels))
-    if len(passes) == 20:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return backbone(self, pixels, *listeners)
-
-ClipEncoder.backbone = killed
-runpy.run_path("tools/run_stage.py", run_name="__main__")
-"""
-"""Runs the tool, and kills it at the twentieth pass of the backbone."""
-
-
-@pytest.mark.soak  # faults/ kills every stage
-def test_a_killed_run_goes_on_to_the_bytes_of_an_undisturbed_one(
-    run_stage, arguments, photographs, tmp_path
-):
-    for index in range(30):
-        image = draw_photograph(100 + index, 64, 64 + 16 * (index % 3))
-        Image.fromarray(image).save(photographs / f"n{index:02d}.png")
-    stage = ["stage=[tags,cams,masks]", "runtime.most_waiting=2"]
-    assert run_stage(*arguments, *stage).code == 0
-
-    killed_out = tmp_path / "killed"
-    process = subprocess.run(
-        [sys.executable, "-c", KILLED, *arguments[:-1], *stage, f"output_dir={killed_out}"],
-        cwd=REPOSITORY,
-        stdout=subprocess.DEVNULL,
-        check=False,
-    )
-    assert process.returncode == -signal.SIGKILL
-    [journal] = killed_out.glob("all/tags/*/entries.jsonl")
-    done = journal.read_bytes().count(b"\n")
-    assert 6 <= done < 35
-
-    resumed = run_stage(*arguments[:-1], *stage, f"output_dir={killed_out}")
-    assert resumed.code == 0, resumed.errors
-    assert f"35 images, {35 - done} computed now" in resumed.output
-    assert artefacts(killed_out) == artefacts(tmp_path / "out")
 
 
 def test_the_last_line_says_what_comes_next(run_stage, arguments, tmp_path):

@@ -140,6 +140,8 @@ def test_values_have_to_fit_the_classes(cocostuff, cache):
     names = {"classes": ["cat", "dog"], "cam_names": None, "parents": None}
     with pytest.raises(UserError, match="dataset.values holds 171 numbers for 2 classes"):
         load("cocostuff", cocostuff, cache, **names)
+    with pytest.raises(UserError, match="dataset.values holds a number twice"):
+        load("cocostuff", cocostuff, cache, values=[1, 1], **names)
 
 
 def test_a_map_with_colours_or_none_is_named(cocostuff, cache, tmp_path):

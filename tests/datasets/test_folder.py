@@ -33,24 +33,6 @@ def test_an_empty_folder_is_an_error(tmp_path, cache):
         load("folder", tmp_path, cache, classes=["x"])
 
 
-def test_ids_hold_folders_dots_white_space_and_any_unicode(tmp_path, cache):
-    names = ["été/Käse 東京.jpg", "a.b.c.jpg", "two  spaces.png", "100%.webp", "x/x/x.JPEG"]
-    for name in names:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    samples = load("folder", tmp_path, cache, classes=["x"]).splits["all"]
-    wanted = {"été/Käse 東京", "a.b.c", "two  spaces", "100%", "x/x/x"}
-    assert {s.id for s in samples} == wanted
-
-
-def test_the_second_of_two_files_with_one_id_is_skipped(photographs, cache):
-    Image.fromarray(draw_photograph(5, 50, 50)).save(photographs / "a.png")
-    dataset = load("folder", photographs, cache, classes=["x"])
-    assert [s.image.name for s in dataset.splits["all"] if s.id == "a"] == ["a.jpg"]
-    [(name, reason)] = dataset.rejected["all"]
-    assert name == "a.png" and "has the same name as a.jpg: rename one" in reason
-
-
 def test_files_that_the_pipeline_wrote_are_skipped(photographs, cache):
     key = photographs / "out" / "all" / "tags" / "0123"
     key.mkdir(parents=True)

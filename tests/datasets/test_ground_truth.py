@@ -6,23 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.datasets.ground_truth import MaskFile, read_mask
+from pipeline.datasets.ground_truth import MaskFile
 from pipeline.errors import UserError
 from tests.datasets.miniatures import striped, write_labels
-
-
-def test_masks_have_to_hold_labels(tmp_path):
-    Image.new("RGB", (4, 4)).save(tmp_path / "colours.png")
-    Image.new("I;16", (4, 4)).save(tmp_path / "deep.png")
-    (tmp_path / "broken.png").write_bytes(b"\x89PNG")
-    for name, message in (
-        ("colours", "is a PNG of mode RGB"),
-        ("deep", "is a PNG of mode I;16"),
-        ("broken", "cannot be decoded"),
-        ("absent", "is missing"),
-    ):
-        with pytest.raises(UserError, match=message):
-            read_mask(tmp_path / f"{name}.png")
 
 
 @pytest.mark.parametrize("palette", [True, False])

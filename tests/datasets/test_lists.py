@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pipeline.datasets.ground_truth import read_mask
-from pipeline.datasets.lists import format_class_list, read_class_list, read_image_classes
 from pipeline.errors import UserError
 from tests.datasets.miniature_coco import coco_names
 from tests.datasets.miniatures import (
@@ -73,13 +71,7 @@ def test_a_list_of_other_images_is_refused(voc2012, cache, write):
     with pytest.raises(UserError, match="holds the images of one split: say which"):
         reading("2007_000033\n")
     with pytest.raises(UserError, match="list.txt names 2007_000032, which split val does not"):
-        _ = reading("2007_000033\n2007_000032\n", split="val")["val"]
-    with pytest.raises(UserError, match="names a and 1 more, which split val does not have"):
-        _ = reading("a\nb\n", split="val")["val"]
-    with pytest.raises(UserError, match="list.txt is empty"):
-        _ = reading(" \n", split=["val"])["val"]
-    with pytest.raises(UserError, match="dataset.image_list=/no/list is not a file"):
-        _ = load("voc2012", voc2012, cache, split="val", image_list="/no/list").splits["val"]
+        _ = reading("2007_000033\n2007_000032\n", split=["val"])["val"]
 
 
 def test_labels_of_a_list_win_over_the_data_sets_own(voc2007, cache, write):
@@ -120,13 +112,7 @@ def test_lists_of_ade20k_hold_its_own_numbers(ade20k, cache, write):
     assert sample.ground_truth_labels == (0, 149)
 
 
-def test_a_list_that_names_none_of_the_images_is_refused(voc2012, cache, write):
-    path = write("COCO_val2014_000000000042 16\n")
-    with pytest.raises(
-        UserError, match=r"dataset.labels=\S+ names none of the images of split val"
-    ):
-        _ = load("voc2012", voc2012, cache, split="val", labels=path).splits["val"]
-    # Of two splits it may be that of the other.
+def test_a_list_of_labels_may_be_that_of_one_of_two_splits(voc2012, cache, write):
     path = write("2007_000033 3\n")
     dataset = load("voc2012", voc2012, cache, labels=path)
     assert dataset.splits["train"][0].ground_truth_labels == (0, 14)
@@ -161,23 +147,6 @@ def test_a_table_may_hold_any_unicode(tmp_path, cache, write):
     path = write('"été 東京/a ""b"", c.JPG",猫\n', "labels.CSV")
     [sample] = load("folder", root, cache, classes=["猫", "犬"], labels=path).splits["all"]
     assert sample.ground_truth_labels == (0,)
-
-
-def test_a_table_with_another_class_is_refused_by_line(write):
-    path = write('a.jpg,cat\n\n"b.jpg",dog,person\n', "labels.csv")
-    with pytest.raises(UserError, match="line 3: dog is not in dataset.classes: correct it"):
-        read_image_classes(Path(path), CLASSES)
-    with pytest.raises(UserError, match="dataset.labels=/no/labels.csv is not a file"):
-        read_image_classes(Path("/no/labels.csv"), CLASSES)
-
-
-def test_what_is_written_is_read_again(tmp_path):
-    ids = ["a", "two words", "100%", "a%20b", "été/東京", "tab\there", "line\u2028end", "\x85"]
-    labels = {image_id: tuple(range(k)) for k, image_id in enumerate(ids)}
-    text = format_class_list(labels)
-    (tmp_path / "tags.txt").write_text(text, encoding="utf-8")
-    known = {str(k): k for k in range(10)}
-    assert read_class_list(tmp_path / "tags.txt", "tags.path", known) == labels
 
 
 def test_masks_of_a_folder_win_and_are_not_mixed_with_others(voc2012, cache, tmp_path):

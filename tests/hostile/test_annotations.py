@@ -16,10 +16,6 @@ from tests.datasets.miniature_coco import build_coco
 from tests.datasets.miniatures import build_ade20k, build_voc2012, load
 from tests.hostile.examples import SEEDED
 
-BOMB = "<!DOCTYPE a [<!ENTITY a 'aaaaaaaaaa'>{}]><annotation>&k;</annotation>".format(
-    "".join(f"<!ENTITY {new} '{f'&{old};' * 10}'>" for old, new in zip("abcdefghij", "bcdefghijk"))
-)
-
 
 @pytest.fixture(scope="module")
 def whole_coco(tmp_path_factory) -> Path:
@@ -95,16 +91,15 @@ def test_annotations_of_coco_that_hold_anything_are_named(coco_with, trial):
         b"<?xml version='1.0' encoding='utf-7'?><annotation/>",
         "<annotation/>".encode("utf-16")[:-3],
         b"<" * 1000,
-        BOMB.encode(),
     ],
-    ids=range(8),
+    ids=range(7),
 )
 def test_annotations_of_voc_that_cannot_be_read_are_named(content, tmp_path, trial):
     path = tmp_path / "x.xml"
     path.write_bytes(content)
     sentence = sentence_of(read_objects, path, {"cat": 0}, False, "PASCAL VOC 2007")
     assert sentence == f"{path} cannot be read: replace it"
-    trial("input", "annotation of VOC: empty, cut, zeros, bad encodings, bomb", "in failures.jsonl")
+    trial("input", "annotation of VOC: empty, cut, zeros, bad encodings", "in failures.jsonl")
 
 
 def test_annotations_of_voc_of_any_bytes_are_read_or_named(tmp_path, trial):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pipeline.datasets.settings import VocabularySettings
 from pipeline.datasets.vocabulary import build_vocabulary, same_name
 from pipeline.errors import UserError
-from tests.hostile.conftest import assert_one_sentence, short
+from tests.hostile.conftest import short
 from tests.hostile.examples import SEEDED
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
@@ -147,15 +147,3 @@ def test_any_bytes_are_names_or_a_sentence(ending, tmp_path, trial):
 
     read()
     trial("input", f"any bytes as a .{ending} file of class names", "read, or exit code 2", 150)
-
-
-def test_the_command_line_says_it_in_one_sentence(run_on, root, tmp_path, trial):
-    names = tmp_path / "c.txt"
-    for content, sentence in (
-        (b"cat\nCAT\n", "names cat (also as CAT) twice"),
-        (b"\x00\x01\x02", "is not UTF-8 text"),
-        (b"x" * 10_000, "has 10000 characters"),
-    ):
-        names.write_bytes(content)
-        assert_one_sentence(run_on("stage=tags", f"dataset.classes={names}"), sentence)
-    trial("input", "class names that cannot be, from the command line", "exit code 2", 3)

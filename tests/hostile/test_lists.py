@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
@@ -13,10 +12,9 @@ from hypothesis import strategies as st
 from pipeline.datasets.lists import read_class_list, read_image_classes
 from pipeline.errors import UserError
 from tests.datasets.miniatures import load
-from tests.hostile.conftest import assert_one_sentence, failures, latest, short
+from tests.hostile.conftest import assert_one_sentence, short
 from tests.hostile.examples import SEEDED
 from tests.hostile.files import encode, photograph, write
-from tests.small_runs import Finished
 
 CLASSES = ["cat", "person", "rocket", "cup"]
 NAMES = ("a", "b", "two words", "é")
@@ -28,32 +26,9 @@ def _photographs(root):
         write(root, f"{name}.jpg", encode(photograph(seed)))
 
 
-def tags_of(out: Path) -> dict[str, list[int]]:
-    """Returns id → tags of the last run."""
-    lines = (latest(out, "tags") / "entries.jsonl").read_text().splitlines()
-    return {entry["id"]: entry["tags"] for entry in map(json.loads, lines)}
-
-
 def write_list(path: Path, content: bytes | str) -> Path:
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     return path
-
-
-@pytest.fixture
-def run_with(run_on, tmp_path):
-    """Runs the stage ``tags`` on a list, as a table, in TagCLIP's format, or of images alone."""
-
-    def run(key: str, name: str, content: bytes | str) -> Finished:
-        path = write_list(tmp_path / name, content)
-        more = {
-            "dataset.labels": ["tags=ground_truth"],
-            "dataset.image_list": ["tags=file", f"tags.path={tmp_path / 'every.txt'}"],
-            "tags.path": ["tags=file"],
-        }[key]
-        write_list(tmp_path / "every.txt", "a 0\nb 0\ntwo%20words 0\né 0\n")
-        return run_on("stage=tags", "dataset.split=all", *more, f"{key}={path}")
-
-    return run
 
 
 @pytest.fixture
@@ -109,7 +84,7 @@ def test_tables_of_a_spreadsheet_are_read(read, content, what, trial):
 @pytest.mark.parametrize(
     ("content", "what", "sentence"),
     [
-        ("a.jpg,dog\n", "a wrong class", "line 1: dog is not in dataset.classes"),
+        ("\n\na.jpg,dog\n", "a wrong class", "line 3: dog is not in dataset.classes"),
         ("image,classes\na.jpg,cat\n", "a header", "line 1: classes is not in dataset.classes"),
         ("a.jpg,cat\nb.jpg\na.jpg,cup\n", "two lines that contradict", "line 3: a.jpg has other"),
         ("a.jpg,cat\na,cup\n", "id and file that contradict", "a and a.jpg different classes"),
@@ -160,49 +135,6 @@ def test_tagclips_lists_are_read_or_refused(read, key, content, what, sentence, 
 
 
 @pytest.mark.parametrize(
-    ("key", "name", "content", "tags"),
-    [
-        ("dataset.labels", "labels.csv", TABLE, {"a": [0], "b": [1, 3], "two words": [2], "é": []}),
-        ("dataset.labels", "labels.txt", LIST, {"a": [0], "b": [1, 3], "two words": [2], "é": []}),
-        ("tags.path", "list.txt", LIST, {"a": [0], "b": [1, 3], "two words": [2], "é": []}),
-        ("dataset.image_list", "images.txt", "a\nb.jpg\n", {"a": [0], "b": [0]}),
-        ("dataset.labels", "labels.csv", "a.jpg,dog\n", "line 1: dog is not in dataset.classes"),
-        ("tags.path", "list.txt", "a 4\n", "line 1: 4 is not a class: give numbers from 0 to 3"),
-        ("dataset.image_list", "images.txt", "", "is empty: give a list with one image per line"),
-    ],
-)
-def test_the_command_line_reads_or_refuses_them(run_with, out, key, name, content, tags):
-    finished = run_with(key, name, content)
-    if isinstance(tags, str):
-        assert_one_sentence(finished, name, tags)
-    else:
-        assert finished.code == 0, finished.errors
-        assert tags_of(out) == tags and failures(latest(out, "tags")) == {}
-
-
-def test_images_that_a_list_does_not_have_are_named(run_with, out, trial):
-    finished = run_with("tags.path", "list.txt", "a 0\nb 0\nx 1\n")
-    assert finished.code == 0 and tags_of(out) == {"a": [0], "b": [0]}
-    named = failures(latest(out, "tags"))
-    assert named.keys() == {"two words", "é"}
-    assert all("has no line in" in reason for reason in named.values())
-    trial("input", "tags.path without lines of some images", "in failures.jsonl", 2)
-    for content, other in (("a 0\nx 1\n", ", and no image is called x:"), ("", "")):
-        finished = run_with("tags.path", "list.txt", content)
-        assert_one_sentence(finished, "has no line in", f"list.txt{other}")
-        assert tags_of(out) == {"a": [0], "b": [0]}, "the list may be the wrong one"
-    trial("input", "tags.path without lines of most images", "exit code 2", 2)
-
-
-def test_images_that_are_not_there_are_named(run_with, out, trial):
-    finished = run_with("dataset.labels", "labels.csv", TABLE + "b.png,cup\nc.jpg,cat\n")
-    assert finished.code == 0 and len(tags_of(out)) == 4
-    assert failures(latest(out, "tags")) == {}
-    assert "note: labels.csv names b.png and 1 more, which are not images" in finished.errors
-    trial("input", "dataset.labels with images that are not there", "a note", 2)
-
-
-@pytest.mark.parametrize(
     ("content", "what", "sentence"),
     [
         ("a\nb.jpg\n", "ids and files", None),
@@ -232,18 +164,8 @@ def test_a_list_of_images_may_have_plain_white_space(read, trial):
     trial("input", "dataset.image_list: white space that is not encoded", "read")
 
 
-@pytest.mark.parametrize("key", ["dataset.labels", "dataset.image_list", "tags.path"])
-def test_what_is_no_file_is_refused(run_on, tmp_path, key, trial):
-    os.mkfifo(tmp_path / "pipe.csv")
-    more = ["tags=file"] if key == "tags.path" else ["tags=ground_truth"]
-    for place in (tmp_path / "pipe.csv", tmp_path, "/no/such"):
-        finished = run_on("stage=tags", "dataset.split=all", *more, f"{key}={place}")
-        assert_one_sentence(finished, f"{key}={place} is not a file: give a list")
-    trial("input", f"{key}: pipe, folder, missing", "exit code 2", 3)
-
-
 @pytest.mark.parametrize(
-    ("key", "place"),
+    ("key", "nowhere"),
     [
         ("dataset.labels", "x" * 5000),
         ("dataset.image_list", "~nobody-of-this-name/x.csv"),
@@ -251,11 +173,14 @@ def test_what_is_no_file_is_refused(run_on, tmp_path, key, trial):
     ],
     ids=short,
 )
-def test_what_can_be_no_file_is_refused(run_on, key, place, trial):
+def test_what_is_no_file_is_refused(run_on, tmp_path, key, nowhere, trial):
+    os.mkfifo(tmp_path / "pipe.csv")
     more = ["tags=file"] if key == "tags.path" else ["tags=ground_truth"]
-    finished = run_on("stage=tags", "dataset.split=all", *more, f"{key}='{place}'")
-    assert_one_sentence(finished, f"{key}={place[:9]}")
-    trial("input", f"{key}: too long, below a home that is not there", "exit code 2")
+    for place in (tmp_path / "pipe.csv", tmp_path, "/no/such", nowhere):
+        finished = run_on("stage=tags", "dataset.split=all", *more, f"{key}='{place}'")
+        assert_one_sentence(finished, f"{key}={str(place)[:9]}")
+        assert place == nowhere or "is not a file: give a list" in finished.errors
+    trial("input", f"{key}: pipe, folder, missing, too long or nobody's home", "exit code 2", 4)
 
 
 @pytest.mark.parametrize("name", ["x.csv", "x.txt"])
@@ -278,33 +203,3 @@ def test_any_bytes_are_labels_or_a_sentence(name, tmp_path, trial):
 
     read_them()
     trial("input", f"any bytes as dataset.labels={name}", "read, or exit code 2", 150)
-
-
-@pytest.mark.parametrize(
-    ("values", "sentence"),
-    [
-        ("[0,1,2]", "dataset.values holds 3 numbers for 4 classes"),
-        ("[0,1,2,256]", "dataset.values=256 is out of range: give a number at least 0"),
-        ("[-1,1,2,3]", "dataset.values=-1 is out of range"),
-        ("[x,1,2,3]", "dataset.values[0]=x is not an integer"),
-        ("[1,1,2,3]", "dataset.values holds a number twice"),
-        ("[true,1,2,3]", "dataset.values[0]=True is not an integer"),
-    ],
-)
-def test_values_that_no_pixel_has_are_refused(values, sentence, run_on, root, trial):
-    write(root, "a.jpg", encode(photograph()))
-    finished = run_on("stage=tags", f"dataset.masks={root}", f"dataset.values={values}")
-    assert_one_sentence(finished, sentence)
-    trial("input", "dataset.values out of range, twice, no numbers", "exit code 2")
-
-
-def test_lists_of_bytes_that_are_not_utf8_are_read_again(run_on, root, out, trial):
-    write(root, os.fsdecode(b"caf\xe9.jpg"), encode(photograph()))
-    assert run_on("stage=tags").code == 0
-    path = latest(out, "tags") / "tags.txt"
-    known = {str(k): k for k in range(4)}
-    assert os.fsdecode(b"caf\xe9") in read_class_list(path, "tags.path", known)
-    before = tags_of(out)
-    finished = run_on("stage=tags", "tags=file", f"tags.path={path}")
-    assert finished.code == 0 and tags_of(out) == before, finished.errors
-    trial("input", "tags.txt with names that are not UTF-8 as tags.path", "read")

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import resource
-import subprocess
-import sys
 import time
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-import yaml
 
 from pipeline.datasets.voc import read_objects
 from pipeline.errors import UserError
-from tests import REPOSITORY
-from tests.datasets.miniature_coco import build_coco
-from tests.datasets.miniatures import load
 
 SECRET = "a secret of this machine"
 
@@ -89,80 +81,3 @@ def test_deep_annotations_are_one_sentence_or_read(tmp_path, trial):
     )
     assert read_objects(path, {"dog": 0}, True, "PASCAL VOC 2007") == (0,)
     trial("code", "annotations of VOC 100,000 deep", "no crash", 2)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"[" * 100_000,
-        b'{"images": ' + b"[" * 100_000,
-        b"[]",
-        b"3",
-        b'{"images": 3, "annotations": 3, "categories": 3}',
-        b'{"images": [3], "annotations": [], "categories": []}',
-        b'{"images": [{"id": 1, "file_name": 3, "height": 1, "width": 1}], "categories": []}',
-    ],
-    ids=["deep list", "deep images", "list", "number", "numbers", "odd image", "odd name"],
-)
-def test_annotations_of_coco_that_are_none(content, tmp_path, trial):
-    root = build_coco(tmp_path)
-    (root / "annotations" / "instances_val2017.json").write_bytes(content)
-    with pytest.raises(UserError, match="not an annotation file of COCO") as caught:
-        load("coco2017", root, tmp_path / "kept").splits["val"]
-    assert "\n" not in str(caught.value)
-    trial("code", "annotations of COCO that are none", "refused with a sentence")
-
-
-GROWING = """
-import resource, sys
-from pathlib import Path
-resource.setrlimit(resource.RLIMIT_AS, (2**33, 2**33))
-from pipeline.errors import UserError
-from pipeline.datasets.settings import VocabularySettings
-from pipeline.datasets.vocabulary import build_vocabulary
-try:
-    build_vocabulary(VocabularySettings(classes=sys.argv[1]))
-except UserError as error:
-    print(len(str(error)))
-    sys.exit(2)
-"""
-
-
-def growing_classes(path: Path) -> None:
-    """YAML whose lists hold the one before ten times, by reference."""
-    lines = ["- &a0 [dog, dog]"]
-    lines += [f"- &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12)]
-    path.write_text("\n".join([*lines, "- name: *a11"]))
-    assert len(yaml.safe_load(path.read_text())) == 13  # which is small as long as nobody prints it
-
-
-def test_classes_that_grow_as_they_are_named(tmp_path, trial):
-    path = tmp_path / "classes.yaml"
-    growing_classes(path)
-    done = subprocess.run(
-        [sys.executable, "-c", GROWING, path],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 2, done.stderr
-    assert int(done.stdout) < 10_000
-    trial("code", "dataset.classes: YAML that grows without end", "refused with a sentence")
-
-
-def test_laughs_are_bounded_in_memory(tmp_path):
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    path = tmp_path / "a.xml"
-    path.write_bytes(documents(tmp_path)["quadratic growth"])
-    with pytest.raises(UserError):
-        read_objects(path, {"dog": 0}, True, "PASCAL VOC 2007")
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kilobytes
-
-
-def test_json_of_coco_is_only_read(tmp_path):
-    root = build_coco(tmp_path)
-    path = root / "annotations" / "instances_val2017.json"
-    assert json.loads(path.read_text())["images"]
-    assert load("coco2017", root, tmp_path / "kept").splits["val"]

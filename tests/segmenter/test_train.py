@@ -1,7 +1,4 @@
 import math
-import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -13,23 +10,7 @@ from pipeline.segmenter.mmseg import build_config, build_model
 from pipeline.segmenter.runner import CONFIG_FILE
 from pipeline.segmenter.samples import PseudoLabelled, positions
 from pipeline.segmenter.train import train
-from tests import REPOSITORY
 from tests.segmenter.tiny_training import CLASS_NAMES, PALETTE, tiny_settings
-
-KILLED_RUN = """
-import os, signal, sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-from tests.segmenter.tiny_training import CLASS_NAMES, PALETTE, tiny_settings, write_pairs
-from pipeline.segmenter.train import train
-
-def kill(iteration, total, loss):
-    if iteration == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-pairs = write_pairs(Path(sys.argv[2]))
-train(tiny_settings(), pairs, CLASS_NAMES, PALETTE, Path(sys.argv[3]), 3, on_iteration=kill)
-"""
 
 
 def run(pairs, work_dir, settings=None, **arguments):
@@ -67,28 +48,6 @@ def test_finished_run_is_not_repeated(trained, pairs):
         raise AssertionError("trained again")
 
     assert run(pairs, trained, on_iteration=never).name == "iter_5.pth"
-
-
-@pytest.mark.soak  # test_training_faults.py kills at chosen points
-def test_killed_run_ends_like_an_undisturbed_one(trained, reports, pairs, tmp_path, capfd):
-    work_dir = tmp_path / "run"
-    folder = pairs[0].image.parent  # the same pairs are written again, to the same bytes
-    process = subprocess.run(
-        [sys.executable, "-c", KILLED_RUN, REPOSITORY, folder, work_dir],
-        cwd=REPOSITORY,
-        check=False,
-    )
-    assert process.returncode == -signal.SIGKILL
-    assert last_checkpoint(work_dir).name == "iter_2.pth"
-    # What a kill in the midst of writing leaves behind is not a checkpoint.
-    (work_dir / "iter_4.pth").write_bytes((work_dir / "iter_2.pth").read_bytes()[:-100])
-
-    resumed = []
-    run(pairs, work_dir, on_iteration=lambda *report: resumed.append(report))
-    named = f"note: checkpoint {work_dir}/iter_4.pth is damaged and is now iter_4.pth.damaged\n"
-    assert capfd.readouterr() == ("", named)
-    assert resumed == reports[2:]
-    assert_same_weights(weights(trained), weights(work_dir))
 
 
 def test_an_interrupted_training_goes_on_with_its_schedules(trained, reports, pairs, tmp_path):

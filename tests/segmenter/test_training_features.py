@@ -1,11 +1,9 @@
-"""Validation, batches in parts, several processes, mixed precision, kills at any moment."""
+"""Validation, batches in parts, several processes, mixed precision."""
 
 import os
-import random
-import signal
 import subprocess
 import sys
-import time
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from pipeline.clip import device
 from pipeline.engine.sample import ImageReader
 from pipeline.errors import UserError
 from pipeline.evaluation.metrics import Confusion
@@ -21,19 +20,6 @@ from pipeline.segmenter.predict import Segmenter
 from tests import REPOSITORY
 from tests.segmenter.test_train import assert_same_weights, run, weights
 from tests.segmenter.tiny_training import frozen_norms, tiny_settings, write_labelled
-
-SLOW_RUN = """
-import sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-from tests.segmenter.tiny_training import CLASS_NAMES, PALETTE, tiny_settings, write_pairs
-from pipeline.segmenter.train import train
-
-pairs = write_pairs(Path(sys.argv[2]))
-settings = tiny_settings(iterations=24, checkpoint_interval=3)
-train(settings, pairs, CLASS_NAMES, PALETTE, Path(sys.argv[3]), 3,
-      on_iteration=lambda iteration, total, loss: print(iteration, flush=True))
-"""
 
 DISTRIBUTED_RUN = """
 import sys
@@ -221,19 +207,38 @@ def test_mixed_precision_on_a_cpu(reports, pairs, tmp_path):
         run(pairs, tmp_path / "fp16", tiny_settings(precision="fp16"))
 
 
-@pytest.mark.soak  # the suite kills trainings at chosen points
-def test_kills_at_random_moments_change_nothing(pairs, tmp_path):
-    folder, work_dir = pairs[0].image.parent, tmp_path / "run"
-    chance = random.Random(7)
-    arguments = [sys.executable, "-c", SLOW_RUN, REPOSITORY, folder, work_dir]
-    for _ in range(2):
-        process = subprocess.Popen(arguments, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
-        for _ in range(chance.randrange(2, 7)):
-            assert process.stdout.readline()
-        time.sleep(chance.uniform(0, 0.05))
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
-    settings = tiny_settings(iterations=24, checkpoint_interval=3)
-    run(pairs, work_dir, settings)
-    run(pairs, tmp_path / "undisturbed", settings)
-    assert_same_weights(weights(tmp_path / "undisturbed"), weights(work_dir))
+def test_a_training_keeps_the_precision_that_auto_was_when_it_began(
+    reports, pairs, tmp_path, monkeypatch
+):
+    def losses(work_dir, flags, precision="auto", stop=None):
+        found = []
+
+        def report(iteration, _, loss):
+            found.append(loss)
+            if iteration == stop:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(device, "cpu_flags", lambda: frozenset(flags))
+        with suppress(KeyboardInterrupt):
+            run(pairs, tmp_path / work_dir, tiny_settings(precision=precision), on_iteration=report)
+        return found
+
+    plain = [report[2] for report in reports]
+    rough = losses("bf16", (), "bf16")
+    # Until the third iteration, of which the checkpoint of the second is kept.
+    assert losses("begun in bf16", {"avx512_bf16"}, stop=3) == rough[:3]
+    assert losses("begun in bf16", ()) == rough[2:]
+    assert_same_weights(weights(tmp_path / "bf16"), weights(tmp_path / "begun in bf16"))
+    assert losses("begun in fp32", (), stop=3) == plain[:3] != rough[:3]
+    assert losses("begun in fp32", {"avx512_bf16"}) == plain[2:]
+
+
+@pytest.mark.parametrize("precision", [None, "int4", ["fp32"]])
+def test_a_checkpoint_of_no_known_precision_is_not_resumed(pairs, tmp_path, precision):
+    settings = tiny_settings(precision="auto", iterations=2)
+    path = run(pairs, tmp_path, settings)
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["meta"]["segmenter"]["precision"] = precision
+    torch.save(checkpoint, path)
+    with pytest.raises(UserError, match=r"iter_2\.pth is damaged or not.*: delete it"):
+        run(pairs, tmp_path, replace(settings, iterations=4))

@@ -1,6 +1,5 @@
 """Weights from files and from the network, which these tests never reach."""
 
-import os
 import re
 import threading
 from functools import partial
@@ -18,17 +17,8 @@ from torchvision.models import get_model, segmentation
 from pipeline.errors import UserError
 from pipeline.segmenter import weight_sources
 from pipeline.segmenter.weight_sources import read_weights
+from tests.safety.live_weights import Code
 from tests.segmenter.foreign_backbones import CONVNEXT, DILATED, build_network, load, saved, stirred
-
-
-class LeavesAMark:
-    """What a malicious pickle does when it is loaded."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
 
 
 @pytest.fixture
@@ -68,22 +58,8 @@ def assert_one_sentence(caught, length=400):
 # Files
 
 
-@pytest.mark.parametrize("zipped", [True, False])
-def test_no_file_runs_code(zipped, tmp_path):
-    mark = tmp_path / "mark"
-    content = {"state_dict": get_model("resnet18").state_dict(), "extra": LeavesAMark(mark)}
-    for name in ("weights.pth", "weights.safetensors"):
-        torch.save(content, tmp_path / name, _use_new_zipfile_serialization=zipped)
-        with pytest.raises(UserError) as caught:
-            load(tmp_path / name, type="ResNet", depth=18)
-        assert not mark.exists()
-        assert_one_sentence(caught)
-    torch.load(tmp_path / "weights.pth", weights_only=False)
-    assert mark.exists()  # so it was malicious
-
-
 def test_objects_in_a_file_are_named(tmp_path):
-    path = saved(tmp_path, {"state_dict": {}, "extra": LeavesAMark(tmp_path / "mark")})
+    path = saved(tmp_path, {"state_dict": {}, "extra": Code(tmp_path / "mark")})
     with pytest.raises(UserError, match=r"mkdir.*save its tensors only"):
         read_weights(path)
 
@@ -256,7 +232,7 @@ def test_hub_client_that_is_offline(published, monkeypatch):
 def test_no_download_runs_code(tmp_path, monkeypatch):
     """mmengine's own loader would run it."""
     mark = tmp_path / "mark"
-    saved(tmp_path, {"state_dict": {}, "extra": LeavesAMark(mark)}, "malicious.pth")
+    saved(tmp_path, {"state_dict": {}, "extra": Code(mark)}, "malicious.pth")
     handler = partial(SimpleHTTPRequestHandler, directory=tmp_path)
     monkeypatch.setattr(SimpleHTTPRequestHandler, "log_message", lambda *_: None)
     monkeypatch.setenv("no_proxy", "*")
