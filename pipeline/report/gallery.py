@@ -221,11 +221,11 @@ def label_panel(
     small = painting.resize_labels(labels, *size)
     picture = painting.embed(painting.paint_labels(small, voc_palette(len(classes) + 1)))
     names = {**dict(enumerate(classes, 1)), 0: "background", IGNORE: "ignored"}
-    facts = [
+    facts = ", ".join(
         f"{names.get(label, f'label {label}')} {painting.percent_of_pixels(share)}"
         for label, share in painting.label_shares(labels).items()
-    ]
-    return Panel(layer, title, picture, ", ".join(facts), painting.find_places(small, classes))
+    )
+    return Panel(layer, title, picture, facts, painting.find_places(small, classes))
 
 
 def difference_panel(
@@ -242,5 +242,4 @@ def difference_panel(
     counted = max(1, int((kinds != IGNORE).sum()))
     shares = {kind: float((kinds == kind).sum()) / counted for kind in texts}
     parts = [f"{painting.percent_of_pixels(s)} {texts[kind]}" for kind, s in shares.items() if s]
-    facts = ", ".join(parts) or "no difference"
-    return Panel(layer, " against ".join(names), picture, facts)
+    return Panel(layer, " against ".join(names), picture, ", ".join(parts) or "no difference")

@@ -255,10 +255,10 @@ def label_doubt(cams: Cams, mask: np.ndarray, beta: float | None) -> float:
     return _disagreement(mask, labels) or 0.0
 
 
-def _disagreement(mask: np.ndarray | None, prediction: np.ndarray | None) -> float | None:
-    if mask is None or prediction is None or mask.shape != prediction.shape:
+def _disagreement(mask: np.ndarray | None, labels: np.ndarray | None) -> float | None:
+    if mask is None or labels is None or mask.shape != labels.shape:
         return None
-    different = (mask != prediction)[mask != IGNORE]
+    different = (mask != labels)[mask != IGNORE]
     return float(different.mean()) if different.size else None
 
 
