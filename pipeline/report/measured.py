@@ -18,11 +18,10 @@ from pipeline.engine.progress import track
 from pipeline.engine.sample import ImageReader, Sample
 from pipeline.errors import ImageError, UserError
 from pipeline.evaluation.currency import MeasuredOn
-from pipeline.evaluation.metrics import Confusion
+from pipeline.evaluation.metrics import Confusion, as_number
 from pipeline.files.label_images import IGNORE
 from pipeline.masks.labels import label_pixels, read_pseudo_mask
 from pipeline.report.grouping import grouped
-from pipeline.report.runs import as_number
 from pipeline.report.settings import ReportSettings
 from pipeline.tags.scores import decode_scores
 

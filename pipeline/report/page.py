@@ -12,7 +12,6 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from matplotlib.colors import to_hex
 
-from pipeline.engine.folder import StageFolder
 from pipeline.engine.kinds import NETWORK, TAGS, Kind, label_kinds, measured_kinds
 from pipeline.engine.result_folder import finished_at
 from pipeline.evaluation.record import MetricsFile
@@ -93,6 +92,12 @@ def _context(inputs: ReportInputs, metrics: MetricsFile) -> dict[str, Any]:
     figures = {every[stage]: entry for stage, entry in found.items() if entry is not None}
     manifests = [(folder, folder.manifest()) for folder in inputs.stages]
     stages = [(f, manifest) for f, manifest in manifests if manifest or f.entries or f.failures]
+    # Each stage, with split → images of each of its folders, and the seconds of all.
+    counts, seconds = {}, Counter()
+    for folder, manifest in stages:
+        of_split = counts.setdefault(folder.stage, {}).setdefault(folder.split, [])
+        of_split.append(manifest.get("images") or 0)
+        seconds[folder.stage] += manifest.get("seconds") or 0
     tagged = [image for image in measured.images if image.tags is not None]
     return {
         "inputs": inputs,
@@ -106,7 +111,7 @@ def _context(inputs: ReportInputs, metrics: MetricsFile) -> dict[str, Any]:
         # A single combination is in the tables above.
         "boards": [board for board in collect_boards(runs_of(metrics)) if len(board.rows) > 1],
         "shown_keys": {folder.key for folder in shown},
-        "flow": _sum_up(stages),
+        "flow": [(stage, splits, seconds[stage]) for stage, splits in counts.items()],
         "has_network": any(folder.stage == NETWORK.stage for folder in inputs.stages),
         "stages": stages,
         "versions": _versions(manifest for _, manifest in stages),
@@ -146,16 +151,6 @@ def _corrections(inputs: ReportInputs) -> dict[str, Any]:
         "classes": classes,
         "colours": [to_hex(np.array(colour) / 255) for colour in palette[1:]],
     }
-
-
-def _sum_up(stages: Iterable[tuple[StageFolder, Mapping[str, Any]]]) -> list[tuple]:
-    """Returns each stage, split → images of each of its folders, and the seconds of all."""
-    images, seconds = {}, Counter()
-    for folder, manifest in stages:
-        counts = images.setdefault(folder.stage, {}).setdefault(folder.split, [])
-        counts.append(manifest.get("images") or 0)
-        seconds[folder.stage] += manifest.get("seconds") or 0
-    return [(stage, splits, seconds[stage]) for stage, splits in images.items()]
 
 
 def _versions(manifests: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
