@@ -302,10 +302,7 @@ class PerImage(Stage):
         return ()
 
     def load(self, inputs: Mapping[str, Path]) -> Any:  # noqa: ANN401
-        """Loads the model in the process that computes; ``inputs`` are the folders of needs.
-
-        The folders of :attr:`before` are for items to name: the model is the same for all images.
-        """
+        """Loads the model, one object, where it computes; ``inputs`` are the folders of needs."""
         return None
 
     @property

@@ -110,15 +110,13 @@ def load_published() -> tuple[PublishedTable, ...]:
     splits = {name: Split(**values) for name, values in content["splits"].items()}
     tables = []
     for values in content["tables"]:
-        lines = [Line(**line) for line in values["lines"]]
-        usual = {"metric": values["metric"], "stage": lines[0].stage if len(lines) == 1 else None}
-        columns = []
+        lines, columns = [Line(**line) for line in values["lines"]], []
+        stage = lines[0].stage if len(lines) == 1 else None
         for name, column in values["columns"].items():
             split = splits[column.get("split", name)]
-            given = {"name": name, "label": split.label, **usual, **column, "split": split}
-            columns.append(Column(**given))
-        rows = [Row(**row) for row in values["rows"]]
-        parts = {"lines": lines, "columns": columns, "rows": rows}
+            given = {"name": name, "label": split.label, "metric": values["metric"], "stage": stage}
+            columns.append(Column(**{**given, **column, "split": split}))
+        parts = {"lines": lines, "columns": columns, "rows": [Row(**row) for row in values["rows"]]}
         tables.append(PublishedTable(**{**values, **parts}))
     return tuple(tables)
 
