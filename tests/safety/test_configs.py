@@ -249,14 +249,6 @@ def test_a_shared_file_takes_the_place_of_no_file_that_is_shipped(name, shared):
     assert yaml.safe_load(finished.output)["executor"]["address"] is None
 
 
-def test_a_program_of_a_shared_configuration_does_not_run(shared, mark, tmp_path):
-    path = tmp_path / "program.py"
-    path.write_text(mark.program)
-    for key in ("stage=[tags,cams,masks,train]", "dry_run=true"):
-        finished = shared(f"segmenter: {{config: {path}}}\n", key, "dataset.limit=1")
-        assert finished.code == 2 and not mark.is_left, finished
-
-
 def test_a_shared_configuration_may_choose_what_is_shipped(shared):
     for text in (
         f"segmenter: {{config: {CONFIG}, overrides: {{}}}}\n",
