@@ -4,7 +4,7 @@ The public names are loaded when they are first used; see docs/python.md.
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pipeline.api.labeller import Labeller, load_image
@@ -25,7 +25,7 @@ _HOMES = {
 
 if not TYPE_CHECKING:  # else every name would exist for type checkers
 
-    def __getattr__(name: str) -> Any:  # noqa: ANN401
+    def __getattr__(name: str) -> object:
         """Imports a public name; only what is used costs the seconds of importing torch."""
         if name not in _HOMES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,16 +8,26 @@ from typing import TypeVar
 
 import numpy as np
 
-from pipeline.cams.clip_es import ClipEs
+import pipeline.stages.config  # noqa: F401  registers the methods
+from pipeline.cams.clip_es.method import ClipEs
 from pipeline.clip.device import Batches
 from pipeline.clip.frozen import Resources
 from pipeline.clip.method_stage import MethodStage
 from pipeline.datasets.vocabulary import Vocabulary
-from pipeline.engine.registry import method_of
+from pipeline.dense.method import DenseMethod, build_method
+from pipeline.engine.registry import find_method, method_of, methods
 from pipeline.engine.sample import ImageReader
-from pipeline.tags.tagclip import TagClip
+from pipeline.tags.tagclip.method import TagClip
 
 StageOfMethod = TypeVar("StageOfMethod", bound=MethodStage)
+
+DENSE = [method.name for method in methods("dense")]
+
+
+def dense_method(name: str, **given: object) -> DenseMethod:
+    """Builds a dense method of ours with some settings."""
+    return build_method(find_method("dense", name).settings(**given))
+
 
 ALONE = Batches(images=1, crops=4, waiting=32)
 """Every image in a batch of its own."""

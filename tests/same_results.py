@@ -43,7 +43,7 @@ EVERY = (
 
 _TRAINING = (*TINY_SEGMENTER, "segmenter.crop_size=64", "segmenter.iterations=4")
 _VAL = ("dataset.split=val", "stage=[tags,cams,masks,evaluate]")
-_WORKERS = ("executor.workers=2", "executor.threads=1", "executor.shard_size=2")
+_WORKERS = ("executor.workers=2", "executor.threads=1", "dataset.limit=8")
 
 CONFIGURATIONS: dict[str, Sequence[str]] = {
     "chain": (*_TRAINING, "stage=all"),

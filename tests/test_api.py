@@ -19,6 +19,7 @@ from tests.small_runs import TINY_SEGMENTER, latest
 from tests.tiers import large_except
 
 CLASSES = ["cat", "person", "rocket", "cup"]
+REGIONS = ["masks=regions", "masks.regions=regions"]
 SETTINGS = ["tags.min_score=0", "tags.votes=2", "tags.templates=piaa"]
 
 
@@ -149,8 +150,9 @@ def test_classes_come_from_a_file_too(tiny_checkpoint, tmp_path):
         (lambda one, image: one(str(REPOSITORY / "LICENSE")), "LICENSE cannot be decoded"),
         (lambda one, image: Labeller(["cat"], clip="vitb16"), "did you mean vit_b16?"),
         (lambda one, image: Labeller(["cat"], overrides=["tags.alfa=1"]), "tags.alfa"),
-        (lambda one, image: Labeller(["cat"], overrides=["tags=ground_truth"]), "give them to"),
-        (lambda one, image: Labeller(["cat"], overrides=["cams=file", "cams.path=a"]), "elsewhere"),
+        (lambda one, image: Labeller(["cat"], overrides=["tags=ground_truth"]), "give tags to"),
+        (lambda one, image: Labeller(["cat"], overrides=["cams=file", "cams.path=a"]), "clip_es"),
+        (lambda one, image: Labeller(["cat"], overrides=REGIONS), "leave masks.regions=slic"),
         (lambda one, image: Labeller(["cat", "cat"]), "twice"),
         (lambda one, image: Labeller(["cat"], overrides=[1]), "is not a list of texts"),
         (lambda one, image: Labeller(["cat"], backgrounds=3), "is not a list of texts"),

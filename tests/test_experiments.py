@@ -18,7 +18,7 @@ from pipeline.engine.registry import methods
 from pipeline.report.configurations import flatten
 from pipeline.stages.config import compose, read_config
 from pipeline.tags import piaa
-from pipeline.tags.patches import BatchedScClip
+from pipeline.tags.piaa.patches import BatchedScClip
 from tests import REPOSITORY
 from tests.datasets import miniature_coco, miniatures
 from tests.tiers import large_except

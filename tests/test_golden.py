@@ -10,17 +10,17 @@ import pytest
 import torch
 
 from pipeline.cams.cams import Cams
-from pipeline.cams.clip_es import ClipEs
-from pipeline.cams.settings import ClipEsOptions
+from pipeline.cams.clip_es import ClipEsOptions
+from pipeline.cams.clip_es.method import ClipEs
 from pipeline.clip.checkpoint import load_clip
 from pipeline.clip.encoder import ClipEncoder
-from pipeline.clip.text import TEMPLATES, class_embeddings
+from pipeline.clip.text import class_embeddings, prompts_of
 from pipeline.files.images import load_image
 from pipeline.masks.crf import CrfOptions
 from pipeline.masks.pseudo_mask import pseudo_mask
-from pipeline.tags.refinement import VotedAttention, refine
-from pipeline.tags.settings import TagClipOptions
-from pipeline.tags.tagclip import TagClip
+from pipeline.tags.tagclip import TagClipOptions
+from pipeline.tags.tagclip.method import TagClip
+from pipeline.tags.tagclip.refinement import VotedAttention, refine
 from pipeline.tags.tagger import choose_tags
 from tests.methods import ALONE, cams_of, scores_of
 
@@ -56,10 +56,10 @@ def tag_text(golden: dict) -> torch.Tensor:
 def test_class_embeddings_are_the_released_ones(clip, golden):
     tokenizer = open_clip.get_tokenizer("ViT-B-16")
     names = [*golden["classes"].tolist(), *golden["backgrounds"].tolist()]
-    cams = class_embeddings(clip, tokenizer, [*zip(names)], TEMPLATES["clip_es"])
+    cams = class_embeddings(clip, tokenizer, [*zip(names)], prompts_of("clip_es"))
     np.testing.assert_allclose(cams, golden["cam_text_features"], atol=1e-5)
     few = [0, 9, 15]
-    tags = class_embeddings(clip, tokenizer, [(names[k],) for k in few], TEMPLATES["tagclip"])
+    tags = class_embeddings(clip, tokenizer, [(names[k],) for k in few], prompts_of("tagclip"))
     np.testing.assert_allclose(tags, golden["tag_text_features"][few], atol=1e-5)
 
 

@@ -38,15 +38,12 @@ class Edges(PerImage):
         return {"margin": 3}
 
     def item(self, sample, folders) -> Item:
-        mask = folders["masks"].output_key(sample.id)
-        return Item(sample, join_keys(fingerprint_image(sample.image), mask))
-
-    def load(self, inputs) -> Path:
-        return inputs["masks"]
+        path, mask = folders["masks"].path, folders["masks"].output_key(sample.id)
+        return Item(sample, join_keys(fingerprint_image(sample.image), mask), path)
 
     def compute(self, images, model):
         for item, _ in images:
-            labels = np.zeros_like(read_labels(model() / f"{item.sample.id}.png"))
+            labels = np.zeros_like(read_labels(item.given / f"{item.sample.id}.png"))
             labels[3:-3, 3:-3] = 1
             yield item, {"edges": Output({f"{item.sample.id}.png": encode_png(labels, PALETTE)})}
 

@@ -36,7 +36,7 @@ def ours_alone() -> Iterator[None]:
     repo = ConfigStore.instance().repo
     registered = registry._METHODS.items()
     with pytest.MonkeyPatch.context() as patch:
-        ours = {key: method for key, method in registered if method.code.startswith("pipeline.")}
+        ours = {key: method for key, method in registered if method.is_ours}
         for group, name in registry._METHODS.keys() - ours.keys():
             patch.delitem(repo.get(group, {}), f"{name}.yaml", raising=False)
         patch.setattr(registry, "_METHODS", ours)

@@ -358,7 +358,7 @@ def test_an_edit_of_what_a_plugin_names_gives_another_key(tmp_path, monkeypatch)
     monkeypatch.syspath_prepend(str(tmp_path))
     computing = tmp_path / "computing_tagger.py"
     build = f"{computing.stem}:Tagger"
-    method = registry.Method("tags", "named", registry.Method, build)
+    method = registry.Method("tags", "named", ColourOptions, build)
 
     def source(text):
         computing.write_text(text)

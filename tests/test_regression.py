@@ -11,16 +11,16 @@ import pytest
 import yaml
 
 from pipeline.cams.cams import Cams
-from pipeline.cams.clip_es import ClipEs
-from pipeline.cams.settings import ClipEsOptions
+from pipeline.cams.clip_es import ClipEsOptions
+from pipeline.cams.clip_es.method import ClipEs
 from pipeline.clip.checkpoint import load_clip
 from pipeline.clip.encoder import ClipEncoder
-from pipeline.clip.text import TEMPLATES, class_embeddings, load_tokenizer
+from pipeline.clip.text import class_embeddings, load_tokenizer, prompts_of
 from pipeline.datasets.scenes import load_recipe, render_scene
 from pipeline.masks.crf import CrfOptions
 from pipeline.masks.pseudo_mask import pseudo_mask
-from pipeline.tags.settings import TagClipOptions
-from pipeline.tags.tagclip import TagClip
+from pipeline.tags.tagclip import TagClipOptions
+from pipeline.tags.tagclip.method import TagClip
 from pipeline.tags.tagger import choose_tags
 from tests import REPOSITORY
 from tests.methods import ALONE, cams_of, scores_of
@@ -43,7 +43,7 @@ def test_the_first_scene_is_scored_and_masked_as_ever(scene):
     names = settings["classes"] + settings["backgrounds"]
     clip = load_clip(REPOSITORY / "data/demo/clip.safetensors")
     encoder, tokenizer = ClipEncoder(clip, position_fp16=True), load_tokenizer(None)
-    text = class_embeddings(clip, tokenizer, [*zip(names)], TEMPLATES["tagclip"])
+    text = class_embeddings(clip, tokenizer, [*zip(names)], prompts_of("tagclip"))
     tagger = TagClip(encoder, text, 10, TagClipOptions(), ALONE)
     (scores,) = scores_of(tagger, [scene], ["coarse", "dmar"])
     for step, expected in SCORES.items():
@@ -51,7 +51,7 @@ def test_the_first_scene_is_scored_and_masked_as_ever(scene):
     tags = choose_tags(scores["scores"], 0.5)
     assert tags == (4,)
 
-    text = class_embeddings(clip, tokenizer, [*zip(names)], TEMPLATES["clip_es"])
+    text = class_embeddings(clip, tokenizer, [*zip(names)], prompts_of("clip_es"))
     maps = cams_of(ClipEs(encoder, text[:10], text[10:], ClipEsOptions(), ALONE), scene, tags)
     assert maps.shape == (1, 15, 20) and maps.mean() == pytest.approx(0.53651, abs=1e-4)
     cams = Cams(np.array(tags), maps.astype(np.float16), scene.shape[:2])

@@ -1,7 +1,7 @@
 """The configuration of a caller's program: that of ``dataset=folder``, with what it gives."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from omegaconf import OmegaConf
 
@@ -27,12 +27,12 @@ def configure(
     return read_config(composed)
 
 
-def is_list(given: Any) -> bool:  # noqa: ANN401
+def is_list(given: object) -> TypeGuard[Sequence]:
     """Tells whether an argument is a list, a tuple or the like, and not a text."""
     return isinstance(given, Sequence) and not isinstance(given, str | bytes)
 
 
-def check_texts(name: str, given: Any) -> None:  # noqa: ANN401
+def check_texts(name: str, given: object) -> None:
     """Raises a UserError unless an argument is a list of texts."""
     if not is_list(given) or not all(isinstance(each, str) for each in given):
         raise UserError(f"{name}={shown(given)} is not a list of texts: give {name}=['…']")

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import numpy as np
 from PIL import Image
@@ -21,7 +21,6 @@ from PIL import Image
 from pipeline.api.configuration import check_texts, configure, is_list
 from pipeline.api.labelling import Labelling
 from pipeline.cams.cams import Cams
-from pipeline.cams.stage import ComputedCams
 from pipeline.clip.dimensions import block_window
 from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.engine.registry import import_plugins, method_of
@@ -30,8 +29,7 @@ from pipeline.files import images
 from pipeline.files.images import AnyImage, limit_longest_side, to_image
 from pipeline.masks.labels import ignore_unsure
 from pipeline.stages.builder import Builder
-from pipeline.tags.stage import ScoredTags
-from pipeline.tags.tagger import problem_with
+from pipeline.tags.tagger import ScoredTagOptions, problem_with
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,8 +40,16 @@ Tags = Sequence[int | str] | None
 
 TagsOfEach = Sequence[Sequence[int | str]] | None
 
+Found = TypeVar("Found")
 _TAG = str | int | np.integer
 _Step = Callable[[Iterable["_Image"]], Iterator["_Image"]]
+
+_REMEDIES = {
+    "tags": "give tags to cams() and mask(), and choose a tagger here",
+    "cams": "choose a method here",
+    "masks": "leave masks.regions=slic here",
+}
+"""What to do where a stage does not take any image."""
 
 _LOADING = threading.RLock()  # a labeller's own could not be pickled
 
@@ -128,10 +134,11 @@ class Labeller:
         }
         self._config = configure(classes, given, overrides, f"clip={clip}")
         options = self._config.tags
-        if method_of(options).learns or getattr(options, "standardise", ()):
+        method, is_scored = method_of(options), isinstance(options, ScoredTagOptions)
+        if method.learns or (is_scored and options.standardise):
             raise UserError(
-                "tags=piaa and tags.standardise learn from the images of a split: run stage=tags,"
-                " or choose another tagger here"
+                f"tags={method.name} and tags.standardise learn from the images of a split: run"
+                " stage=tags, or choose another tagger here"
             )
         if options.corrections is not None:
             raise UserError(
@@ -141,18 +148,10 @@ class Labeller:
         vocabulary = build_vocabulary(self._config.dataset)
         self._builder = Builder(self._config, vocabulary)
         self._stages = self._builder.per_split("")
-        tags, cams = self._stages["tags"], self._stages["cams"]
-        if not isinstance(tags, ScoredTags):
-            raise UserError(
-                f"tags={tags.method.name} takes tags from elsewhere: give them to cams() and"
-                " mask(), and leave tags=tagclip here"
-            )
-        if not isinstance(cams, ComputedCams):
-            raise UserError(
-                f"cams={cams.method.name} takes CAMs from elsewhere: leave cams=clip_es here"
-            )
-        if self._stages["masks"].reads_files:
-            raise UserError("masks.regions names files by images: leave masks.regions=slic here")
+        for name, remedy in _REMEDIES.items():
+            stage = self._stages[name]
+            if not stage.takes_any_image:
+                raise UserError(f"{stage.chosen} reads files of images by their names: {remedy}")
         for stage in self._stages.values():
             stage.check()
         self.classes = vocabulary.classes
@@ -209,7 +208,7 @@ class Labeller:
             UserError: a class that is not among the names, or is named twice.
         """
 
-        def result(found: _Image) -> Any:  # noqa: ANN401
+        def result(found: _Image) -> np.ndarray | Tensor:
             if not as_tensors:
                 return found.cams.astype(np.float16)
             import torch
@@ -268,7 +267,13 @@ class Labeller:
         tokens = encoder.tokens_after(pixels, numbers)  # its weights are frozen
         return [tokens[number][:, 1:].unflatten(1, *grids) for number in numbers]
 
-    def _compute(self, given: Any, tags: Any, steps: Sequence[_Step], result: Callable) -> Any:
+    def _compute(
+        self,
+        given: AnyImage | AnyImages,
+        tags: Tags | TagsOfEach,
+        steps: Sequence[_Step],
+        result: Callable[[_Image], Found],
+    ) -> Found | list[Found]:
         """Returns the result of an image after some steps, or a list of those of several."""
         forms = str | os.PathLike | Image.Image | np.ndarray
         if isinstance(given, forms) or not isinstance(given, Iterable):
@@ -332,9 +337,9 @@ class Labeller:
         """Returns what computes a stage, loaded once in a process; "clip" is the image tower."""
         with _LOADING:
             if name not in self._models:
-                is_clip, nowhere = name == "clip", {"cams": Path()}
-                found = self._builder.clip.encoder if is_clip else self._stages[name].load(nowhere)
-                self._models[name] = found[0] if isinstance(found, tuple) else found
+                is_clip = name == "clip"
+                found = self._builder.clip.encoder if is_clip else self._stages[name].load({})
+                self._models[name] = found
             return self._models[name]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -358,7 +363,7 @@ class Labeller:
         return tuple(indices)
 
 
-def _checked(found: Any, image: _Image) -> Any:  # noqa: ANN401
+def _checked(found: Found | ImageError, image: _Image) -> Found:
     if isinstance(found, ImageError):
         raise UserError(f"{image.name or 'the image'} {found}")
     return found

@@ -93,7 +93,7 @@ def train(
     return Segmenter.from_run(outcome.path, builder.device, config.segmenter.checkpoint)
 
 
-def _file(given: Any, decode: Callable[[Any], np.ndarray], folder: Path) -> Path:  # noqa: ANN401
+def _file(given: object, decode: Callable[[Any], np.ndarray], folder: Path) -> Path:
     """Returns the file of an image or a mask, which is written unless it is one."""
     if isinstance(given, str | os.PathLike):
         return Path(given)
@@ -104,10 +104,11 @@ def _file(given: Any, decode: Callable[[Any], np.ndarray], folder: Path) -> Path
     return path
 
 
-def _to_labels(mask: Any) -> np.ndarray:  # noqa: ANN401
+def _to_labels(mask: object) -> np.ndarray:
     labels = mask.mask if isinstance(mask, Labelling) else mask
-    is_array = isinstance(labels, np.ndarray)
-    if is_array and labels.ndim == 2 and labels.dtype == np.uint8:
-        return labels
-    what = f"{labels.dtype} of shape {labels.shape}" if is_array else type(mask)
+    what: object = type(mask)
+    if isinstance(labels, np.ndarray):
+        if labels.ndim == 2 and labels.dtype == np.uint8:
+            return labels
+        what = f"{labels.dtype} of shape {labels.shape}"
     raise UserError(f"its mask is {shown(what)}: give a path, H×W uint8, or a labelling")

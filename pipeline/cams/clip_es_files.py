@@ -9,7 +9,6 @@ import io
 import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -84,9 +83,7 @@ def encode_clip_es(cams: Cams) -> bytes:
 
 
 def _parse(
-    content: Any,  # noqa: ANN401
-    size: tuple[int, int],
-    num_classes: int,
+    content: object, size: tuple[int, int], num_classes: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns K int64 class indices, and K×h×w float32 in [0, 1].
 
@@ -119,7 +116,7 @@ def _parse(
     return keys, cams.clip(0, 1)
 
 
-def _to_keys(given: Any, num_classes: int) -> np.ndarray:  # noqa: ANN401
+def _to_keys(given: object, num_classes: int) -> np.ndarray:
     if isinstance(given, Sequence) and all(isinstance(k, int) for k in given):
         given = np.array(given, np.int64)
     if not isinstance(given, np.ndarray) or given.ndim != 1 or given.dtype.kind not in "iu":
@@ -132,7 +129,7 @@ def _to_keys(given: Any, num_classes: int) -> np.ndarray:  # noqa: ANN401
     return given.astype(np.int64)
 
 
-def _check_shape(cam: Any, size: tuple[int, int]) -> None:  # noqa: ANN401
+def _check_shape(cam: object, size: tuple[int, int]) -> None:
     """Accepts the CAM of an image of this size, whole or at a fraction of it."""
     if not isinstance(cam, np.ndarray) or cam.ndim != 2 or cam.dtype.kind != "f" or not cam.size:
         raise ImageError("holds CAMs that are not rows and columns of floating-point numbers")

@@ -24,7 +24,7 @@ class ImportedCams(CamStage):
     """
 
     @property
-    def batch(self) -> None:
+    def batch_size(self) -> None:
         """None: reading files keeps one core busy."""
         return None
 

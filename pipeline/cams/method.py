@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pipeline.clip.settings import MethodOptions
 from pipeline.engine.settings import setting
 from pipeline.errors import ImageError
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class CamOptions:
+class CamOptions(MethodOptions):
     """Settings of all choices of ``cams=``.
 
     Attributes:

@@ -61,6 +61,8 @@ class CamStage(MethodStage):
 class ComputedCams(CamStage):
     """CAMs that a method computes for the tags of images."""
 
+    takes_any_image = True
+
     def item(self, sample: Sample, folders: Folders) -> Item:
         """Returns an image with its tags."""
         tags = read_tags(folders["tags"], sample)

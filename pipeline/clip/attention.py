@@ -22,7 +22,7 @@ class Attention:
     """The attention of an image tower, by the fused kernel or as the functions below compute it."""
 
     def __init__(self, kernel: FusedKernel | None = None):
-        self._kernel = kernel
+        self.kernel = kernel
 
     def __call__(
         self,
@@ -32,16 +32,16 @@ class Attention:
         bias: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Returns what :func:`attend` does."""
-        if self._kernel is not None and self._kernel.suits(query):
-            return self._kernel(query, key, value, bias)[0]
+        if self.kernel is not None and self.kernel.suits(query):
+            return self.kernel(query, key, value, bias)[0]
         return attend(query, key, value, bias)
 
     def with_weights(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor | None
     ) -> tuple[torch.Tensor | None, torch.Tensor]:
         """Returns what :func:`attend_with_weights` does."""
-        if self._kernel is not None and self._kernel.suits(query):
-            return self._kernel(query, key, value, average=True)
+        if self.kernel is not None and self.kernel.suits(query):
+            return self.kernel(query, key, value, average=True)
         return attend_with_weights(query, key, value)
 
 

@@ -58,9 +58,14 @@ def choose_device(wanted: str) -> str:
     return wanted
 
 
+def device_kind(device: str) -> str:
+    """Returns the kind of a device, such as "cpu" or "cuda", by torch's name of it."""
+    return device.partition(":")[0]
+
+
 def is_cpu(device: str) -> bool:
     """Tells whether torch's name of a device is that of a CPU."""
-    return device.partition(":")[0] == "cpu"
+    return device_kind(device) == "cpu"
 
 
 @cache
@@ -160,7 +165,7 @@ def choose_batches(runtime: Mapping[str, Any], device: str) -> Batches:
     on_cpu = is_cpu(device)
     images = runtime["batch_size"] or (1 if on_cpu else 16)
     crops = runtime["crop_batch_size"] or (4 if on_cpu else 64)
-    return Batches(images, crops, runtime["most_waiting"] or max(8, 4 * images))
+    return Batches(images, crops, max(8, 4 * images))
 
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # glibc's M_TRIM_THRESHOLD and M_MMAP_MAX

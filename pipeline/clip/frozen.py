@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.clip.device import (
+    AUTO,
     BY_HEAD,
     FUSED,
     Batches,
     choose_precision,
+    device_kind,
     is_cpu,
     keep_freed_memory,
 )
 from pipeline.clip.dimensions import SHIPPED, Dimensions, read_dimensions
-from pipeline.clip.fused import FUSED_ALGORITHM, FusedKernel
+from pipeline.clip.fused import choose_attention
 from pipeline.clip.published import is_on_disk, pretraining_of, resolve_checkpoint
 from pipeline.datasets.vocabulary import Names, Vocabulary
 from pipeline.engine.progress import say
@@ -48,7 +50,7 @@ class FrozenClip:
         position_fp16: whether the interpolated position embedding is rounded to float16.
         batches: how much is computed together.
         root: the output directory, which keeps text embeddings; none keeps them nowhere.
-        attention: the way in which it is computed, see :mod:`pipeline.clip.fused`.
+        attention: "auto", "fused" or "by_head"; the process that computes decides what "auto" is.
     """
 
     model: str | None
@@ -60,7 +62,11 @@ class FrozenClip:
     position_fp16: bool
     batches: Batches
     root: Path | None = None
-    attention: str = BY_HEAD
+    attention: str = AUTO
+
+    def __post_init__(self) -> None:
+        if self.attention == FUSED:
+            choose_attention(FUSED, self.device)  # which refuses it before anything is computed
 
     @property
     def is_on_disk(self) -> bool:
@@ -97,7 +103,7 @@ class FrozenClip:
     def facts(self) -> dict[str, Any]:
         """Returns all that its features of an image depend on, for a cache key."""
         pretraining = pretraining_of(self.model, self.pretrained)
-        found = {
+        return {
             "mean": list(pretraining.normalisation.mean),
             "std": list(pretraining.normalisation.std),
             "quick_gelu": pretraining.quick_gelu,
@@ -107,8 +113,12 @@ class FrozenClip:
             "most_patches": self.max_patches,
             "position_fp16": self.position_fp16,
         }
-        # By head, it may differ between devices by rounding, and is not in the key.
-        return {**found, "attention": FUSED_ALGORITHM} if self.attention == FUSED else found
+
+    @property
+    def machine(self) -> list[str]:
+        """The traits of this machine by which features differ from others, by rounding alone."""
+        way = f"attention={FUSED if self.encoder.attend.kernel else BY_HEAD}"
+        return [f"device={device_kind(self.device)}", *[way] * is_cpu(self.device)]
 
     @property
     def encoder(self) -> ClipEncoder:
@@ -118,12 +128,12 @@ class FrozenClip:
     def embed(self, names: Names, backgrounds: tuple[str, ...], templates: str) -> torch.Tensor:
         """Returns the text embeddings of classes, then of backgrounds: C×E on the device.
 
-        ``templates`` is the name of a set in :data:`pipeline.clip.text.TEMPLATES`.
+        ``templates`` is the name of a set, see :func:`pipeline.clip.text.prompts_of`.
         """
-        from pipeline.clip.text import TEMPLATES
+        from pipeline.clip.text import prompts_of
 
         every, weights = (*names, *zip(backgrounds)), self.fingerprint
-        return self._embed(every, TEMPLATES[templates], weights, templates, *chain(*names))
+        return self._embed(every, prompts_of(templates), weights, templates, *chain(*names))
 
     def embed_sentences(self, sentences: Sequence[str]) -> torch.Tensor:
         """Returns the text embeddings of sentences as they are, S×E on the device."""
@@ -176,7 +186,7 @@ def _encoder(clip: FrozenClip, weights: str) -> ClipEncoder:
         normalisation=pretraining_of(clip.model, clip.pretrained).normalisation,
         precision=choose_precision(clip.precision, clip.device),
         max_patches=clip.max_patches,
-        kernel=FusedKernel() if clip.attention == FUSED else None,
+        kernel=choose_attention(clip.attention, clip.device),
     )
 
 

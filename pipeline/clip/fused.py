@@ -2,10 +2,8 @@
 
 The weights of a head stay in the cache of one core between the product, the softmax, the average
 over the heads and the second product; in bfloat16 the products run on AMX. Its results differ from
-those of :mod:`pipeline.clip.attention` by rounding, so it is part of the keys. The CPU and the
-compiler decide whether it is used, never a measurement.
-
-A key needs to know whether there is a kernel, so this module imports PyTorch only to call it.
+those of :mod:`pipeline.clip.attention` by rounding, so it is in no key. The CPU and the compiler of
+the machine that computes decide whether it is used, never a measurement.
 """
 
 from __future__ import annotations
@@ -23,9 +21,6 @@ from pipeline.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-FUSED_ALGORITHM = 1
-"""Raise it when results of the kernel change."""
-
 _SOURCE = Path(__file__).with_name("attention.cpp")
 # Without contraction, since compilers would fuse different products and sums.
 _OPTIONS = (
@@ -36,10 +31,10 @@ _REQUIRED = {"amx_tile", "amx_bf16", "avx512_bf16"}  # as /proc/cpuinfo calls th
 _MIN_QUERIES = 16  # packing the keys pays off from here on
 
 
-def choose_attention(wanted: str, device: str) -> str:
-    """Returns the way in which attention is computed, "fused" or "by_head".
+def choose_attention(wanted: str, device: str) -> FusedKernel | None:
+    """Returns the kernel that computes attention on this machine; none computes it by head.
 
-    "auto" takes the fused attention if there is a kernel.
+    "auto" takes the kernel if there is one.
 
     Raises:
         UserError: ``wanted`` is "fused", but no kernel can be used.
@@ -47,16 +42,15 @@ def choose_attention(wanted: str, device: str) -> str:
     if wanted == BY_HEAD or not is_cpu(device):
         if wanted == FUSED:
             raise UserError("runtime.attention=fused is for CPUs: give auto")
-        return BY_HEAD
+        return None
     try:
-        compiled_kernel()
+        return FusedKernel()
     except NoKernelError as error:
         if wanted == FUSED:
             raise UserError(f"runtime.attention=fused, but {error}: give by_head") from error
         if cpu_flags() >= _REQUIRED:
             note_fallback(error)
-        return BY_HEAD
-    return FUSED
+        return None
 
 
 def compiled_kernel() -> bytes:
@@ -79,17 +73,11 @@ class FusedKernel:
         """Loads it, and compiles it before if need be.
 
         Raises:
-            UserError: there is none.
+            NoKernelError: there is none.
         """
         import torch  # before the kernel, which uses its libraries
 
-        try:
-            single, brain = load(compiled_kernel(), "attend_float32", "attend_bfloat16")
-        except NoKernelError as error:
-            raise UserError(
-                f"the run began with the fused attention, but here {error}: set"
-                " runtime.attention=by_head for all machines"
-            ) from error
+        single, brain = load(compiled_kernel(), "attend_float32", "attend_bfloat16")
         self._functions = {torch.float32: single, torch.bfloat16: brain}
         for function in self._functions.values():
             function.restype = ctypes.c_char_p

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.autograd import Function
 
 HAS_ONEDNN = (
     platform.machine().lower() in ("x86_64", "amd64")
@@ -115,7 +116,7 @@ def _by_onednn(
     return torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, activation, [], variant)
 
 
-class _Product(torch.autograd.Function):
+class _Product(Function):
     """oneDNN's product with a derivative, which torch does not define."""
 
     @staticmethod
@@ -128,17 +129,17 @@ class _Product(torch.autograd.Function):
         return _by_onednn(inputs, packed, bias)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+    def setup_context(ctx: Function, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
         ctx.save_for_backward(inputs[3])
 
     @staticmethod
-    def backward(ctx: Any, gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Function, gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (weight,) = ctx.saved_tensors
         return _Product.apply(gradients, weight.mT, None, weight.mT), None, None, None
 
     @staticmethod
     def vmap(
-        info: Any, in_dims: tuple[int | None, ...], inputs: torch.Tensor, *layer: torch.Tensor
+        info: object, in_dims: tuple[int | None, ...], inputs: torch.Tensor, *layer: torch.Tensor
     ) -> tuple[torch.Tensor, int]:
         # The gradients of several scores are just more rows.
         return _Product.apply(inputs.movedim(in_dims[0], 0), *layer), 0

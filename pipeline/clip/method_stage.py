@@ -1,11 +1,13 @@
 """The base of the stages of tags, CAMs and masks, whose results a registered method computes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pipeline.clip.frozen import Resources
+from pipeline.clip.settings import MethodOptions
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.registry import Method, imported
 from pipeline.engine.sample import Images, Sample
@@ -33,9 +35,9 @@ class MethodStage(PerImage):
     """
 
     decisive = ("method", "clip")
-    options_base: ClassVar[type] = object
+    options_base: ClassVar[type] = MethodOptions
     method: Method
-    options: Any
+    options: MethodOptions
     resources: Resources
     images: Images | None = None
     dependent_batch: int = 0
@@ -57,25 +59,23 @@ class MethodStage(PerImage):
         """Whether the method applies CLIP to images."""
         return self.method.uses_clip
 
-    def check(self) -> None:
-        """Refuses a file that is not a CLIP's, and what ``validate_for(clip, prefix)`` refuses.
+    @cached_property
+    def machine(self) -> Sequence[str]:
+        """Those traits of the machine by which CLIP's features of images differ."""
+        clip = self.resources.clip if self.reads_images else None
+        return clip.machine if clip else ()
 
-        Settings may have this method, as they may have ``validate(prefix)``.
-        """
+    def check(self) -> None:
+        """Refuses a file that is not a CLIP's, and settings that do not suit a CLIP."""
         if self.resources.clip is not None:
-            dimensions = self.resources.clip.dimensions
-            if hasattr(self.options, "validate_for"):
-                self.options.validate_for(dimensions, self.command)
+            self.options.validate_for(self.resources.clip.dimensions, self.command)
 
     def option_facts(self) -> dict[str, Any]:
         """Returns the settings of the method that the results depend on."""
-        found = facts(self.options)
-        if hasattr(self.options, "contents"):
-            try:
-                found |= self.options.contents(self.vocabulary)
-            except OSError as error:
-                raise cannot_write(error.filename, error, "read") from error
-        return found
+        try:
+            return facts(self.options) | self.options.contents(self.vocabulary)
+        except OSError as error:
+            raise cannot_write(error.filename, error, "read") from error
 
     def own_settings(self) -> dict[str, Any]:
         """Returns what the results depend on besides the images and the stages before."""
@@ -96,7 +96,7 @@ class MethodStage(PerImage):
         if not self.dependent_batch:
             return item
         batch = self.images.batches(self.split, self.dependent_batch)[sample.id]
-        return replace(item, input=join_keys(item.input, batch), batch=batch)
+        return replace(item, input=join_keys(item.input, batch), computed_with=batch)
 
     @property
     def chosen(self) -> str:
@@ -122,7 +122,7 @@ class MethodStage(PerImage):
         return imported(self.method.build)(self.options, self.resources, **learned)
 
     @property
-    def batch(self) -> int | None:
+    def batch_size(self) -> int | None:
         """Images that CLIP takes at a time."""
         return self.resources.clip.batches.images if self.resources.clip else 1
 

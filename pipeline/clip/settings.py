@@ -1,18 +1,24 @@
-"""The settings of CLIP, of the machine, and of the quirks of released code.
+"""The settings of CLIP, of the machine, of methods, and of the quirks of released code.
 
-Reports name the quirks, so this module does not import PyTorch.
+Nothing here imports PyTorch, so that a command that computes nothing starts at once.
 """
 
-from dataclasses import dataclass
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, make_dataclass
+from typing import Any
 
 from pipeline.clip.device import ATTENTIONS, PRECISIONS
-from pipeline.engine.settings import setting
+from pipeline.clip.dimensions import Dimensions
+from pipeline.datasets.vocabulary import Vocabulary
+from pipeline.engine.registry import TEMPLATES, Quirk, declare_quirks, quirks
+from pipeline.engine.settings import Settings, setting
 
 _ROUNDING = "the order of sums changes, and nothing else"
 _SPEED = "results do not depend on it"
 
-TEMPLATES = ("tagclip", "clip_es", "piaa", "imagenet")
-"""The sets of prompt templates, whose sentences :data:`pipeline.clip.text.TEMPLATES` holds."""
+TEMPLATES["imagenet"] = ("{}",)  # the 80 prompts of CLIP, which open_clip has
 
 
 @dataclass
@@ -57,12 +63,10 @@ class RuntimeSettings:
         device: "cpu", "cuda", "cuda:1", …; "auto" takes a GPU if there is one.
         precision: of CLIP's image tower; "fp16" requires a GPU.
         attention: of CLIP's image tower on a CPU; "auto" takes the "fused" one where the CPU has
-            AMX and there is a C++ compiler, and otherwise "by_head", which is not in the key.
+            AMX and there is a C++ compiler, and otherwise "by_head".
         workers: processes and threads beside the model; none takes the number of cores.
         batch_size: images that CLIP processes together; none takes 1 on a CPU and 16 on a GPU.
         crop_batch_size: crops that CWR classifies together; none takes 4 on a CPU, 64 on a GPU.
-        most_waiting: decoded images that may wait for others of their size; none takes four
-            batches, and at least 8.
         threads: of torch in this process; none leaves the choice to torch.
         one_pass: whether processes make the masks of images while the model computes the tags and
             CAMs of the next ones; none does so with a GPU.
@@ -73,51 +77,71 @@ class RuntimeSettings:
 
     device: str = setting("auto", changes="rounding", why=_ROUNDING)
     precision: str = setting("fp32", choices=PRECISIONS)
-    attention: str = setting("auto", choices=ATTENTIONS)
+    attention: str = setting("auto", choices=ATTENTIONS, changes="rounding", why=_ROUNDING)
     workers: int | None = setting(None, at_least=1, at_most=1024, changes="nothing", why=_SPEED)
     batch_size: int | None = setting(None, at_least=1, changes="rounding", why=_ROUNDING)
     crop_batch_size: int | None = setting(None, at_least=1, changes="rounding", why=_ROUNDING)
-    most_waiting: int | None = setting(None, at_least=1, changes="rounding", why=_ROUNDING)
     threads: int | None = setting(None, at_least=1, at_most=1024, changes="rounding", why=_ROUNDING)
     one_pass: bool | None = setting(None, changes="nothing", why=_SPEED)
     wait: float = setting(0, at_least=0, changes="nothing", why=_SPEED)
     max_failures: float | None = setting(None, at_least=0, changes="nothing", why=_SPEED)
 
 
+OPEN_BORDER = Quirk(
+    "open_border", "a box that touches the bottom or right border loses its last row or column"
+)
+"""The quirk of :func:`pipeline.clip.boxes.bounding_box`."""
+
+declare_quirks(
+    Quirk("exif", "the EXIF orientation of an image is ignored"),
+    Quirk("position_fp16", "the interpolated position embedding is rounded to float16"),
+)
+
+_COMPAT = """``compat``: which quirks of the released code are kept; see docs/algorithms.md.
+
+A quirk is in the keys of the methods that declare it, and ``exif`` in those of all stages that read
+images.
+
+Attributes:
+    name: what tables call the choice."""
+
+
+def compat_settings() -> type:
+    """Returns the dataclass of the group ``compat``: a switch for each quirk that is declared."""
+    declared = [
+        ("name", str, setting("", changes="nothing", why="each quirk is in the key")),
+        *((name, bool, quirk.clean) for name, quirk in quirks().items()),
+    ]
+    meanings = (f"\n    {name}: {quirk.meaning}." for name, quirk in quirks().items())
+    members = {"__doc__": "".join([_COMPAT, *meanings]), "__reduce__": _reduce}
+    return make_dataclass("Quirks", declared, namespace=members)
+
+
+def _reduce(compat: object) -> tuple[Callable, tuple]:
+    # Another process makes the class as well.
+    return _compat_with, (vars(compat),)
+
+
+def _compat_with(values: Mapping[str, Any]) -> object:
+    return compat_settings()(**values)
+
+
 @dataclass
-class Quirks:
-    """``compat``: which quirks of the released code are kept; see docs/algorithms.md.
+class MethodOptions(Settings):
+    """The base of the settings of all methods, which override what they need."""
 
-    A quirk is in the keys of the methods that declare it, and ``exif`` in those of all stages that
-    read images.
+    @property
+    def shares_pass(self) -> bool:
+        """Whether it takes part in a pass of the backbone that tags and CAMs share."""
+        return False
 
-    Attributes:
-        name: what tables call the choice.
-        exif: the EXIF orientation of an image is ignored.
-        position_fp16: the interpolated position embedding is rounded to float16.
-        position_scale: label maps of dense methods interpolate it by a factor that is a bit larger.
-        open_border: a box that touches the bottom or right border loses its last row or column.
-        cwr_stop: an empty box ends CWR for all later classes.
-        crf_bgr: the CRF compares a BGR image minus a mean, wrapped around to bytes.
-        crf_fp16: the CRF's unary energies are computed in float16.
-        imagenet_norm: ExCEL normalises pixels with ImageNet's mean and standard deviation.
-        token_norm: ExCEL divides features by their length over the tokens, not over the channels.
-        head_sum: ExCEL's affinity sums the attention of the last blocks over heads, and averages
-            that of the block before.
-        empty_class: PIAA keeps no patch of a class in which none stands out.
-        piaa_batch: PIAA results depend on the 128 images of a batch of SC-CLIP.
-    """
+    def validate_for(self, clip: Dimensions, prefix: str) -> None:
+        """Refuses, by a UserError, settings that do not suit a CLIP, such as blocks it lacks."""
 
-    name: str = setting("", changes="nothing", why="each quirk is in the key")
-    exif: bool = False
-    position_fp16: bool = False
-    open_border: bool = False
-    cwr_stop: bool = False
-    crf_bgr: bool = False
-    crf_fp16: bool = False
-    imagenet_norm: bool = False
-    token_norm: bool = False
-    head_sum: bool = False
-    empty_class: bool = False
-    piaa_batch: bool = False
-    position_scale: bool = False
+    def without_effect(self, prefix: str) -> Iterable[str]:
+        """Returns a sentence on each setting that was given and changes nothing."""
+        return ()
+
+    def contents(self, vocabulary: Vocabulary) -> Mapping[str, Any]:
+        """Returns the contents of files that settings name, for the key."""
+        return {}

@@ -7,6 +7,7 @@ after the end of a prompt, up to the 77 tokens of the context, is never computed
 
 from collections.abc import Callable, Sequence
 from functools import cache
+from itertools import chain
 
 import open_clip
 import torch
@@ -19,32 +20,27 @@ from torch import nn
 from pipeline.clip.architectures import ClipModel, without_log
 from pipeline.clip.attention import attend
 from pipeline.clip.block import Block
+from pipeline.engine.registry import TEMPLATES
 from pipeline.errors import UserError
 
 TEXT_ALGORITHM = 1
 """Version of the embeddings; raise it when they change by more than rounding."""
 
-_IMAGENET = tuple(fill("{}") for fill in OPENAI_IMAGENET_TEMPLATES)
-
-TEMPLATES = {
-    "tagclip": (
-        *_IMAGENET,
-        "there is a {} in the scene.",
-        "there is the {} in the scene.",
-        "this is a {} in the scene.",
-        "this is the {} in the scene.",
-        "this is one {} in the scene.",
-    ),
-    "clip_es": ("a clean origami {}.",),
-    "piaa": ("a photo of a {}",),
-    "imagenet": _IMAGENET,
-}
-"""The template sets, by their names in the configuration. "imagenet" holds the 80 ImageNet prompts
-of CLIP in their published order, and the set of TagCLIP begins with them."""
-
 _OPENAI_MODEL = "ViT-B-16"
 _BATCH_SIZE = 512  # prompts in a batch
 _WHOLE_BATCH_SIZE = 256  # the same for text towers that cannot share the prefixes of prompts
+
+
+def prompts_of(templates: str) -> tuple[str, ...]:
+    """Returns the prompts of a set of templates, each with one ``{}``.
+
+    "imagenet" holds the 80 ImageNet prompts of CLIP in their published order. Methods declare the
+    others.
+    """
+    if templates == "imagenet":
+        return tuple(fill("{}") for fill in OPENAI_IMAGENET_TEMPLATES)
+    given = TEMPLATES[templates]
+    return tuple(chain.from_iterable([p] if "{}" in p else prompts_of(p) for p in given))
 
 
 @cache

@@ -11,7 +11,6 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -64,7 +63,7 @@ def read_torchscript_weights(path: Path, device: str = "cpu") -> dict[str, torch
 class _ScriptModule:
     """A stand-in for any module of a TorchScript archive, with its attributes and no code."""
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: object) -> None:
         if isinstance(state, Mapping):
             self.__dict__.update(state)
 
@@ -80,7 +79,7 @@ class _ScriptReader(pickle.Unpickler):
         self._device = device
         self._storages: dict[str, torch.Tensor] = {}
 
-    def find_class(self, module: str, name: str) -> Any:
+    def find_class(self, module: str, name: str) -> object:
         """Maps the allowed names to harmless stand-ins."""
         if module.startswith("__torch__"):
             return _ScriptModule
@@ -108,7 +107,7 @@ class _ScriptReader(pickle.Unpickler):
 
 
 def _rebuild_tensor(
-    storage: torch.Tensor, offset: int, size: tuple, stride: tuple, *_: Any
+    storage: torch.Tensor, offset: int, size: tuple, stride: tuple, *_: object
 ) -> torch.Tensor:
     tensor = torch.as_strided(storage, size, stride, offset)  # refuses elements outside the storage
     check_extent(tensor, storage.device.type)

@@ -50,11 +50,13 @@ def run(arguments: Sequence[str]) -> None:
         for path, manifest in removable
         if options.unfinished or manifest.get("complete")
     }
-    kept = [path for path, _ in store.folders() if path not in dict(removable)]
+    kept = {path: manifest for path, manifest in store.folders() if path not in dict(removable)}
     orphans = {path: found for path in kept if (found := cleaning.find_orphans(path))}
     temporary = [*cleaning.find_temporary(store), *cleaning.find_unused_arrays(store, chosen)]
     if skipped := len(removable) - len(chosen):
         console.print(f"{skipped} unfinished runs stay; --unfinished removes them too")
+    if unknown := sum("made_from" not in manifest for manifest in kept.values()):
+        console.print(f"{unknown} folders stay, since they do not say what they were made from")
     if not chosen and not orphans and not temporary:
         console.print(f"nothing to remove below {root}")
         return

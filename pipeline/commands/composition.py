@@ -1,8 +1,8 @@
 """The configurations that a command line asks for: one, or each of a study.
 
 Hydra composes them, and does nothing else: it starts no job, opens no log file and calls nothing
-that a file names. Files of a user's own, in a folder that ``--config-dir`` names, are data: a value
-that can name code, an address or a command is ours, or was typed.
+that a file names. Files of a user's own, in a folder that ``--config-dir`` names, and presets of
+plug-ins are data: a value that can name code, an address or a command is ours, or was typed.
 """
 
 import re
@@ -10,12 +10,18 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from pipeline.engine.configuration import PLUGINS, choices, composing, readable
+from pipeline.engine.configuration import (
+    PLUGINS,
+    composing,
+    preset_folders,
+    readable,
+    shipped_choices,
+)
 from pipeline.errors import UserError, shown
 from pipeline.stages.config import all_settings
 
@@ -55,7 +61,8 @@ def compose_jobs(
         _refuse_hydra(typed)
         several = [each for each in typed if each.is_sweep_override()]
         master = compose([each.input_line for each in typed if each not in several])
-        ours = compose(_choices_of_ours(master)) if folder is not None else None
+        has_theirs = folder is not None or preset_folders()
+        ours = compose(_choices_of_ours(master)) if has_theirs else None
         if ours is not None:
             _refuse_decisions(master, ours)
         jobs: Iterator[Sequence[str]] = iter([()])
@@ -105,7 +112,7 @@ def _refuse_hydra(overrides: Sequence[Override]) -> None:
 
 def _choices_of_ours(master: DictConfig) -> list[str]:
     """Returns those choices of a configuration that come with the package, or with a plug-in."""
-    ours = {group: names for group, names in choices().items() if group != "experiment"}
+    ours = {group: names for group, names in shipped_choices().items() if group != "experiment"}
     chosen = master.hydra.runtime.choices.items()
     return [f"{group}={name}" for group, name in chosen if name in ours.get(group, ())]
 
@@ -148,7 +155,7 @@ def _refuse_code(config: DictConfig, ours: DictConfig, typed: Sequence[Override]
                 )
 
 
-def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:  # noqa: ANN401
+def _leaves(node: object, key: str = "") -> Iterator[tuple[str, object]]:
     """Yields the key and the value of everything in nested mappings that is not a mapping."""
     if isinstance(node, Mapping) and node:
         for name, value in node.items():

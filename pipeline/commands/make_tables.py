@@ -4,13 +4,15 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
+import pipeline.stages.config  # noqa: F401  registers the methods
 from pipeline.commands.command_line import Parser
+from pipeline.engine.registry import import_plugins
 from pipeline.errors import UserError, tell
 from pipeline.files.own_files import OwnFiles
 from pipeline.report.check import write_check
 from pipeline.report.comparison import write_comparison
 from pipeline.report.leaderboard import write_leaderboard
-from pipeline.report.published import load_published, published_experiments
+from pipeline.report.published import load_published
 from pipeline.report.runs import METRICS, find_files, read_runs
 from pipeline.report.study import write_study
 
@@ -49,10 +51,7 @@ def run(arguments: Sequence[str]) -> None:
     runs, problems = read_runs(find_files([*filter(Path.is_dir, [OUTPUTS]), *options.places]))
     for problem in problems:
         tell(f"note: {problem}")
-    if any(run.experiment in published_experiments() for run in runs):
-        # Such runs are compared with the composed experiment, whose methods this registers. It is
-        # slow to import.
-        import pipeline.stages.config  # noqa: F401
+    import_plugins([])
     output, too_far = options.output, ""
     if options.check:
         text, too_far = write_check(runs)

@@ -4,7 +4,7 @@ import gc
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -24,6 +24,7 @@ def run(arguments: Sequence[str]) -> None:
     """Does what the command line asks for, a job after the other."""
     gc.disable()  # while stages are imported, of which nothing is garbage
     if {"-h", "--help"} & {*arguments}:
+        import_plugins(take_plugins([a for a in arguments if not a.startswith("-")])[0])
         print(help_text(), end="")
         return
     parser = Parser("run_stage.py", "")
@@ -52,14 +53,18 @@ def _show_status(config: DictConfig, given: Sequence[str]) -> None:
     from rich.console import Console
 
     from pipeline.commands.status import status_table
+    from pipeline.engine.result_folder import describe_machines
     from pipeline.engine.store import Store
 
     if not isinstance(root := config.output_dir, str) or not root or "\0" in root:
         raise UserError("output_dir is not the name of a folder: give it, output_dir=…")
     root = given_path(root, "output_dir").absolute()
-    table, console = status_table(Store(root)), Console(soft_wrap=True, markup=False)
+    store, console = Store(root), Console(soft_wrap=True, markup=False)
+    table = status_table(store)
     if table.row_count:
         Console(width=max(console.width, 160)).print(table)
+        for text in filter(None, (describe_machines(found) for _, found in store.folders())):
+            console.print(f"note: {text}", highlight=False)
     else:
         next_one = next_command(given, "tags")
         console.print(f"{root} holds no results yet: run {next_one}", highlight=False)
@@ -88,7 +93,7 @@ def _keys() -> Iterator[str]:
             )
 
 
-def _as_yaml(value: Any) -> str:  # noqa: ANN401
+def _as_yaml(value: object) -> str:
     if value is None:
         return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)

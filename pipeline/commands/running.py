@@ -137,8 +137,7 @@ def notes_on(pipeline: Pipeline, requested: Sequence[str], given: Sequence[str])
         yield f"{name} is a class, and is left out of the backgrounds"
     yield from builder.images.dataset.notes
     for group in METHODS:
-        if hasattr(options := getattr(config, group), "without_effect"):
-            yield from options.without_effect(group)
+        yield from getattr(config, group).without_effect(group)
     if config.tags.corrections and (chosen := pipeline.reads_no_tags):
         yield f"tags.corrections does not change masks, because {chosen} does not read tags"
     if corrections := builder.corrections:

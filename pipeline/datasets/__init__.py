@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pkgutil import resolve_name
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pipeline.datasets.settings import (
     RENDERED,
@@ -14,8 +14,11 @@ from pipeline.datasets.settings import (
 from pipeline.engine.settings import check
 from pipeline.errors import check_choice, shown
 
-Reader = Callable[..., Any]
-"""Returns a :class:`~pipeline.engine.sample.Dataset` from its settings."""
+if TYPE_CHECKING:
+    from pipeline.engine.sample import Dataset
+
+Reader = Callable[..., "Dataset"]
+"""Reads a data set by its settings."""
 
 _VOC = ("pipeline.datasets.voc:load_voc", VocSettings)
 _COCO = ("pipeline.datasets.coco:load_coco", CocoSettings)
@@ -49,8 +52,8 @@ def settings_of(name: str) -> type[DatasetSettings]:
     return READERS[name][1]
 
 
-def load_dataset(settings: DatasetSettings, workers: int = 1) -> Any:  # noqa: ANN401
-    """Reads a data set; returns a :class:`~pipeline.engine.sample.Dataset`.
+def load_dataset(settings: DatasetSettings, workers: int = 1) -> "Dataset":
+    """Reads a data set.
 
     Args:
         settings: of the class that :func:`find_reader` gives.

@@ -67,7 +67,7 @@ def load_demo(settings: DatasetSettings, workers: int = 1) -> Dataset[Vocabulary
 
     counts = recipe["splits"].items()
     all_ids = {split: [f"{index:05d}" for index in range(count)] for split, count in counts}
-    splits = Splits({split: partial(read, split) for split in all_ids})
+    splits = Splits[Sample]({split: partial(read, split) for split in all_ids})
     return Dataset(vocabulary, splits, "train", all_ids=all_ids)
 
 

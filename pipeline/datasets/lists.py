@@ -103,9 +103,9 @@ def apply_lists(dataset: Dataset[Vocabulary], settings: DatasetSettings) -> Data
         if others := [name for name in listed_names if name not in names]:
             more = f" and {len(others) - 1} more" if len(others) > 1 else ""
             notes += (f"{Path(labels).name} names {shown(others[0])}{more}, which are not images",)
-    splits = Splits({split: partial(read, split) for split in dataset.splits})
-    all_ids = dataset.all_ids or Splits({split: partial(ids_of, split) for split in dataset.splits})
-    return replace(dataset, splits=splits, notes=notes, all_ids=all_ids)
+    splits = Splits[Sample]({split: partial(read, split) for split in dataset.splits})
+    all_ids = Splits[str]({split: partial(ids_of, split) for split in dataset.splits})
+    return replace(dataset, splits=splits, notes=notes, all_ids=dataset.all_ids or all_ids)
 
 
 def _names(sample: Sample) -> tuple[str, str]:

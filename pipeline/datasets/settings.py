@@ -153,7 +153,7 @@ class DatasetSettings(VocabularySettings):
     )
 
 
-def split_names(split: Any) -> list[str]:  # noqa: ANN401
+def split_names(split: object) -> list[str]:
     """Returns the names in ``dataset.split``, which is a name, a list of names, or null."""
     if split is None:
         return []

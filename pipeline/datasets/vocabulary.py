@@ -142,7 +142,7 @@ def build_vocabulary(settings: VocabularySettings) -> Vocabulary:
     return vocabulary
 
 
-def _read_classes(given: Any) -> tuple[Sequence, Sequence | None]:
+def _read_classes(given: object) -> tuple[Sequence, Sequence | None]:
     """Returns the entries of the classes, and the backgrounds if a YAML file has them."""
     wanted = (
         "give the path of a text file with one name per line, or a list, dataset.classes=[cat,dog]"
@@ -174,7 +174,7 @@ def _read_classes(given: Any) -> tuple[Sequence, Sequence | None]:
     return content["classes"], content.get("backgrounds")
 
 
-def _entry(given: Any) -> dict[str, Any]:
+def _entry(given: object) -> dict[str, Any]:
     """Returns an entry of the classes as a mapping with all of its keys."""
     if not isinstance(given, Mapping):
         given = {"name": given}
@@ -191,12 +191,12 @@ def _entry(given: Any) -> dict[str, Any]:
     }
 
 
-def _brief(given: Any) -> str:
+def _brief(given: object) -> str:
     """Returns an entry as an error repeats it, cut: a few YAML aliases can expand to gigabytes."""
     return shown(bounded_repr(given))
 
 
-def as_names(given: Any, where: str) -> tuple[str, ...]:
+def as_names(given: object, where: str) -> tuple[str, ...]:
     """Returns a name or a list of names as a tuple, and nothing as an empty one.
 
     Raises:
@@ -209,7 +209,7 @@ def as_names(given: Any, where: str) -> tuple[str, ...]:
     return names
 
 
-def _name(given: Any) -> str:
+def _name(given: object) -> str:
     """Returns a name as text; YAML reads some words as other types, such as "no" as false."""
     if isinstance(given, bool | list | tuple | Mapping) or given is None:
         raise UserError(f"{_brief(given)} is not a name: if it is one, write it in quotes, as 'no'")

@@ -1,22 +1,23 @@
 """The interface of dense methods, which embed every patch of an image in CLIP's space.
 
-The methods are training-free and differ from CLIP in the last blocks of the image tower alone. Each
-has a file of its own, and its settings in :mod:`pipeline.dense.settings`. CAMs, tags and label maps
-are read out of their similarities with names.
+The methods are training-free and differ from CLIP in the last blocks of the image tower alone.
+CAMs, tags and label maps are read out of their similarities with names.
 """
+
+from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
-import torch
-import torch.nn.functional as F
+from pipeline.engine.registry import imported, method_of
 
-from pipeline.clip.encoder import BlockHook, ClipEncoder
-from pipeline.clip.shared_pass import SharedPass
-from pipeline.dense.settings import DenseSettings, dense_settings
-from pipeline.engine.registry import imported
+if TYPE_CHECKING:
+    import torch
+
+    from pipeline.clip.encoder import BlockHook, ClipEncoder
+    from pipeline.clip.shared_pass import SharedPass
+    from pipeline.dense.settings import DenseSettings
 
 
 class NameEmbeddings(NamedTuple):
@@ -33,9 +34,18 @@ class NameEmbeddings(NamedTuple):
     temperature: float
 
 
-@dataclass
-class DenseMethod(DenseSettings, ABC):
-    """Embeds patches by CLIP's own weights; subclasses are registered by :func:`dense_method`."""
+class DenseMethod(ABC):
+    """Embeds patches by CLIP's own weights; subclasses are registered in the group "dense".
+
+    Attributes:
+        options: its settings.
+        passes: passes of the backbone over an image.
+    """
+
+    passes: ClassVar[int] = 1
+
+    def __init__(self, options: DenseSettings):
+        self.options = options
 
     def hooks(self, encoder: ClipEncoder) -> Sequence[BlockHook]:
         """Returns the hooks that the method requires, new for each pass."""
@@ -56,18 +66,18 @@ class DenseMethod(DenseSettings, ABC):
         self, encoder: ClipEncoder, shared_pass: SharedPass, names: NameEmbeddings
     ) -> torch.Tensor:
         """Returns the cosine similarities of patches and names, B×N×C float32."""
-        return F.normalize(self.patch_features(encoder, shared_pass, names), dim=-1) @ names.text.mT
+        from torch.nn.functional import normalize
+
+        return normalize(self.patch_features(encoder, shared_pass, names), dim=-1) @ names.text.mT
 
     def run_pass(self, encoder: ClipEncoder, pixels: torch.Tensor) -> SharedPass:
         """Runs a pass over pixels, B×3×H×W float32, normalised, with the method's hooks."""
+        from pipeline.clip.shared_pass import SharedPass
+
         return SharedPass.over(encoder, pixels, cam_hooks=self.hooks(encoder))
 
 
-def build_method(settings: DenseSettings) -> DenseMethod:
-    """Returns the method with these settings."""
-    method = imported(settings.method)
-    return method(**{each.name: getattr(settings, each.name) for each in fields(method)})
-
-
-dense_method = dense_settings
-"""Registers a dense method, which is a dataclass of its settings as well."""
+def build_method(options: DenseSettings) -> DenseMethod:
+    """Returns the dense method of settings, which may be those of its CAMs."""
+    method = method_of(options)
+    return imported((method.base or method).build)(options)

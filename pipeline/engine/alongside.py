@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from threading import Semaphore
 from typing import Any
@@ -31,28 +31,15 @@ _WAITING = 2
 
 @dataclass(frozen=True)
 class KeepingReader(ImageReader):
-    """Reads images, and keeps each until it is handed on."""
+    """Reads images, and keeps each until it is handed on; reads none that it has."""
 
     kept: dict[str, tuple[np.ndarray, Size]] = field(default_factory=dict)
 
     def __call__(self, sample: Sample) -> tuple[np.ndarray, Size]:
         """Does what :class:`pipeline.engine.sample.ImageReader` does."""
-        found = self.kept[sample.id] = super().__call__(sample)
-        return found
-
-
-@dataclass(frozen=True)
-class HandedOn:
-    """An image that was decoded before; stands in for what reads it."""
-
-    image: np.ndarray
-    size: Size
-    threads: int = 1
-    prefetch: int = 1
-
-    def __call__(self, sample: Sample) -> tuple[np.ndarray, Size]:
-        """Returns the image, and its full height and width."""
-        return self.image, self.size
+        if sample.id not in self.kept:
+            self.kept[sample.id] = super().__call__(sample)
+        return self.kept[sample.id]
 
 
 class Alongside:
@@ -66,7 +53,7 @@ class Alongside:
         stage: reads no other results than those of ``folders``.
         folders: its own, which is locked, and those of the stages before it, by name.
         pool: the processes.
-        work: computes some items in one of them, with what stands in for the reader.
+        work: computes some items in one of them, with a reader in place of the stage's own.
         reader: reads the images of the stage that it goes alongside.
         images: the number of images of the split.
     """
@@ -76,7 +63,7 @@ class Alongside:
         stage: PerImage,
         folders: Folders,
         pool: Pool,
-        work: Callable[[list[Item], HandedOn | None], ShardResult],
+        work: Callable[[list[Item], ImageReader | None], ShardResult],
         reader: ImageReader,
         images: int,
     ):
@@ -107,8 +94,8 @@ class Alongside:
         if not self._under_way and not self._folder.computed:
             self._folder.begin(self._images)
         self._free.acquire()
-        handed = HandedOn(*decoded) if decoded is not None else None
-        future = self._pool.submit(self._work, [item], handed)
+        reader = decoded and replace(self.reader, kept={sample.id: decoded})
+        future = self._pool.submit(self._work, [item], reader)
         future.add_done_callback(lambda _: self._free.release())
         self._under_way.append(future)
         while self._under_way and self._under_way[0].done():

@@ -20,14 +20,16 @@ def find_removable(store: Store) -> list[tuple[Path, dict]]:
     """Returns the folders that no current result depends on, each with its manifest, oldest first.
 
     Those stay to which ``latest`` points, the folders that they were made from, and the folders
-    that accompany one of these for comparison.
+    that accompany one of these for comparison. So do those whose manifests do not say what they
+    were made from.
     """
     links = (link for depth in ("*", "*/*") for link in store.root.glob(f"{depth}/{LATEST}"))
     needed = {each.path.name for link in links for each in Result(link.resolve()).chain}
     return [
         (path, manifest)
         for path, manifest in store.folders()
-        if needed.isdisjoint({path.name, *manifest.get("accompanies", ())})
+        if "made_from" in manifest
+        and needed.isdisjoint({path.name, *manifest.get("accompanies", ())})
     ]
 
 

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
-from pipeline.engine.registry import methods
+from pipeline.engine.registry import COMPAT, methods, quirks
 from pipeline.engine.settings import defaults
 from pipeline.errors import UserError, check_choice, command, did_you_mean, nearest, shown
 from pipeline.files.shipped import CONFIGS
@@ -40,7 +40,7 @@ COMPOSING = (HydraException, OmegaConfBaseException, *_INVALID)
 
 
 def register_groups() -> None:
-    """Makes every registered method a choice of its group for Hydra.
+    """Makes every registered method a choice of its group for Hydra, and its quirks keys of compat.
 
     Raises:
         UserError: the name of a method is that of a preset, or there is no such group.
@@ -58,12 +58,18 @@ def register_groups() -> None:
         stored = store.repo.get(group, {}).get(f"{method.name}.yaml")
         if stored is None or OmegaConf.get_type(stored.node) is not method.settings:
             store.store(group=group, name=method.name, node=method.settings)
+    for choice in COMPAT:
+        values = {name: getattr(quirk, choice) for name, quirk in quirks().items()}
+        store.store(group="compat", name=choice, node={"name": choice, **values})
+    if defaults_of_all := store.repo.get(f"{DEFAULTS}.yaml"):
+        with open_dict(defaults_of_all.node):
+            values = {name: quirk.clean for name, quirk in quirks().items()}
+            defaults_of_all.node.compat = {"name": "", **values}
 
 
-def choices() -> dict[str, set[str]]:
-    """Returns group → its choices that come with the package or a plug-in."""
-    stored = ConfigStore.instance().repo
-    found = {}
+def shipped_choices() -> dict[str, set[str]]:
+    """Returns group → its choices that come with the package, and the methods of plug-ins."""
+    stored, found = ConfigStore.instance().repo, {"compat": {*COMPAT}}
     for group in (path.name for path in CONFIGS.iterdir() if path.is_dir()):
         files = [path.name for path in (CONFIGS / group).glob("*.yaml")]
         found[group] = {name.removesuffix(".yaml") for name in (*files, *stored.get(group, ()))}
@@ -74,6 +80,23 @@ def choices() -> dict[str, set[str]]:
 
 def _groups() -> dict[str, None]:
     return dict.fromkeys(method.group for method in methods())
+
+
+def choices() -> dict[str, set[str]]:
+    """Returns group → its choices, with the presets of plug-ins."""
+    found = shipped_choices()
+    for path in (path for method in methods() for path in method.preset_files):
+        found.setdefault(path.parent.name, set()).add(path.stem)
+    return found
+
+
+def preset_folders() -> list[Path]:
+    """Returns the folders with the presets of plug-ins.
+
+    Raises:
+        UserError: a preset that a plug-in declares is not there.
+    """
+    return [*dict.fromkeys(m.preset_folder for m in methods() if not m.is_ours and m.preset_files)]
 
 
 def take_plugins(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -126,7 +149,7 @@ def readable(overrides: Sequence[str]) -> list[str]:
                 continue
             value, group = override.value(), override.key_or_group
             is_choice = override.is_sweep_override() or isinstance(value, str | list)
-            changes = override.type is OverrideType.CHANGE and (CONFIGS / group).is_dir()
+            changes = override.type is OverrideType.CHANGE and group in shipped_choices()
             if changes and not is_choice:
                 raise UserError(f"{shown(text)} is not a choice: give the name of one")
             read.append(form)
@@ -159,7 +182,7 @@ def _quote_numbers(override: str) -> str:
     return f"{key}{equals}{_WORD.sub(quote, value)}"
 
 
-def _holds_text(override: str, composed: Any) -> bool:  # noqa: ANN401
+def _holds_text(override: str, composed: object) -> bool:
     """Tells whether the key of an override holds text, or a list of it, as names of folders."""
     for part in override.lstrip("+").partition("=")[0].split("."):
         composed = composed.get(part, 0) if isinstance(composed, dict) else 0
@@ -201,8 +224,8 @@ def composing(
 ) -> Iterator[tuple[Callable[[Sequence[str]], DictConfig], Callable[..., list[Override]]]]:
     """Yields what composes a configuration, with ``hydra``, and what parses overrides.
 
-    Files in a ``folder`` of a user's own stand beside ours. They cannot read the environment: a
-    secret must not come into a report, nor choose a file.
+    Files in a ``folder`` of a user's own, and presets of plug-ins, stand beside ours. They cannot
+    read the environment: a secret must not come into a report, nor choose a file.
 
     Raises:
         UserError: there is no such folder, or a file in it has a name that is taken.
@@ -215,10 +238,11 @@ def composing(
     # This may happen inside another program of Hydra's, or while an error of ours is explained.
     shared = GlobalHydra.instance()
     before, shared.hydra = shared.hydra, None
-    more = []
-    if folder is not None:
-        _refuse_namesakes(folder)
-        more = [f"hydra.searchpath=[{_quoted(f'file://{folder.absolute()}')}]"]
+    folders = [*([] if folder is None else [folder.absolute()]), *preset_folders()]
+    for each in folders:
+        _refuse_namesakes(each)
+    paths = ",".join(_quoted(f"file://{each}") for each in folders)
+    more = [f"hydra.searchpath=[{paths}]"] if folders else []
 
     def compose(read: Sequence[str]) -> DictConfig:
         try:
@@ -235,21 +259,20 @@ def composing(
 
     try:
         with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            if folder is not None:
+            if folders:
                 OmegaConf.clear_resolver("oc.env")
             loader = GlobalHydra.instance().config_loader()
             yield compose, OverridesParser.create(config_loader=loader).parse_overrides
     finally:
         GlobalHydra.instance().hydra = before
-        if folder is not None:
+        if folders:
             OmegaConf.clear_resolvers()  # which brings back OmegaConf's own
 
 
 def _refuse_namesakes(folder: Path) -> None:
     """Refuses files that Hydra would read in place of a method, an executor or the defaults."""
     stored = ConfigStore.instance().repo
-    groups = [path.name for path in CONFIGS.iterdir() if path.is_dir()]
-    names = [f"{group}/{name}" for group in groups for name in stored.get(group, ())]
+    names = [f"{group}/{name}" for group in shipped_choices() for name in stored.get(group, ())]
     for name in (f"{DEFAULTS}.yaml", *names):
         if (folder / name).exists():
             raise UserError(f"{folder / name} has a name that is taken: rename the file")

@@ -4,11 +4,14 @@ import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline.engine.versions import commit
 from pipeline.errors import UserError, check_choice
 from pipeline.files.text import given_path
+
+if TYPE_CHECKING:
+    from distributed.deploy import Cluster
 
 Result = TypeVar("Result")
 
@@ -37,7 +40,7 @@ class DaskPool:
             raise UserError(
                 "executor=dask needs dask.distributed: pip install distributed"
             ) from error
-        self.deaths = (KilledWorker,)
+        self.deaths: tuple[type[Exception], ...] = (KilledWorker,)
         # It writes tracebacks when the scheduler ends, of which an error of ours tells.
         logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
         self._cluster = self._client = self._executor = None
@@ -73,7 +76,7 @@ class DaskPool:
                     " restart the workers"
                 )
 
-    def submit(self, work: Callable[..., Result], *arguments: Any) -> Future[Result]:  # noqa: ANN401
+    def submit(self, work: Callable[..., Result], *arguments: object) -> Future[Result]:
         """Has work done by a worker."""
         return self._executor.submit(work, *arguments)
 
@@ -88,7 +91,7 @@ class DaskPool:
                 self._cluster.close(timeout=3)
 
 
-def _start_cluster(batch: Mapping[str, Any] | None, size: int) -> Any:  # noqa: ANN401
+def _start_cluster(batch: Mapping[str, Any] | None, size: int) -> "Cluster":
     """Starts workers: processes of this machine, or jobs if there are settings of ``batch``."""
     if not batch:
         from distributed import LocalCluster

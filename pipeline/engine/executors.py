@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.engine.settings import setting
+
+if TYPE_CHECKING:
+    from pipeline.engine.pool import Pool
 
 executor_setting = partial(
     setting, changes="nothing", why="who computes does not change what is computed"
@@ -30,7 +33,6 @@ class WorkerSettings(ExecutorSettings):
     Attributes:
         workers: how many; none for ``runtime.workers``.
         threads: of torch in each; none for the cores divided by the workers.
-        shard_size: images that a worker is given at a time; none for 4, or 16 batches on a GPU.
     """
 
     name: str = executor_setting("processes")
@@ -38,7 +40,6 @@ class WorkerSettings(ExecutorSettings):
     threads: int | None = setting(
         None, at_least=1, at_most=1024, changes="rounding", why="sums are split by threads"
     )
-    shard_size: int | None = executor_setting(None, at_least=1)
 
     def threads_of(self, size: int) -> int | None:
         """Returns torch's threads in each of so many workers; none leaves the choice to torch."""
@@ -46,7 +47,7 @@ class WorkerSettings(ExecutorSettings):
 
         return self.threads or max(1, count_cores() // size)
 
-    def start(self, size: int) -> Any:  # noqa: ANN401
+    def start(self, size: int) -> "Pool":
         """Returns so many workers."""
         from pipeline.engine.pool import ProcessPool
 
@@ -74,7 +75,7 @@ class DaskSettings(WorkerSettings):
         """Returns torch's threads in each worker; other machines have as many as they like."""
         return self.threads if self.address or self.cluster else super().threads_of(size)
 
-    def start(self, size: int) -> Any:  # noqa: ANN401
+    def start(self, size: int) -> "Pool":
         """Connects to the cluster; see :class:`~pipeline.engine.dask_pool.DaskPool`."""
         from pipeline.engine.dask_pool import DaskPool
 

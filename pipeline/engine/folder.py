@@ -18,7 +18,7 @@ import os
 import platform
 import sys
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import cached_property
@@ -54,7 +54,8 @@ def key_of(configuration: Mapping) -> str:
 
 def result_key(entry: Mapping[str, Any]) -> str:
     """Returns the fingerprint of an image's result, by its entry, for the inputs of later ones."""
-    return fingerprint({k: v for k, v in entry.items() if k not in ("input", "recipe")})
+    made_by = ("input", "recipe", "machine")
+    return fingerprint({k: v for k, v in entry.items() if k not in made_by})
 
 
 class StageFolder(ResultFolder):
@@ -248,6 +249,8 @@ class StageFolder(ResultFolder):
             write_json_lines(self.path / REMOVED, [{"id": image_id} for image_id in removed])
         self.write_failures()
         old = self.manifest()
+        entries = self.entries
+        traits = (t for i in image_ids if i in entries for t in entries[i].get("machine", ()))
         left_out = sum(i in self.failures for i in image_ids)
         seconds = round(time.monotonic() - self._began, 3)
         # An image may have been computed twice, when a worker died.
@@ -256,6 +259,7 @@ class StageFolder(ResultFolder):
             complete=True,
             **({"statistics": dict(statistics)} if statistics else {}),
             input=self.input_key(image_ids),
+            machines=Counter(traits),
             images=len(image_ids),
             left_out=left_out,
             computed=old.get("computed", 0) + self.computed,
@@ -294,7 +298,7 @@ class StageFolder(ResultFolder):
         """Whether it received results since it was locked."""
         return bool(self.computed or self.reused)
 
-    def write_manifest(self, *, complete: bool, **facts: Any) -> None:
+    def write_manifest(self, *, complete: bool, **facts: object) -> None:
         """Writes the manifest; ``latest`` points to a complete folder.
 
         It is complete when every image of the run has been processed.

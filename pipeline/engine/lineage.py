@@ -39,11 +39,12 @@ def open_folder(stage: Stage, store: Store) -> StageFolder:
 
     Its recipe holds the contents of the files that the stage loads, such as a checkpoint.
     """
-    options: dict[str, Any] = {"becomes_latest": stage.accompanies is None}
+    becomes_latest, recipe = stage.accompanies is None, ""
     if isinstance(stage, PerImage):
         files = stage.loaded({n: open_folder(use, store).path for n, use in stage.uses.items()})
-        options["recipe"] = join_keys(stage.recipe, *map(fingerprint_file, files))
-    return store.folder(stage.place, stage.name, stage.settings, facts=stage.facts, **options)
+        recipe = join_keys(stage.recipe, *map(fingerprint_file, files))
+    own = stage.place, stage.name, stage.settings, becomes_latest, recipe
+    return store.folder(*own, stage.facts)
 
 
 def learned_from(folder: StageFolder, ids: Iterable[str]) -> dict[str, str]:

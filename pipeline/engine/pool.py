@@ -15,10 +15,13 @@ from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPo
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from itertools import islice
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from pipeline.engine.progress import note, notes
 from pipeline.errors import ImageError, UserError
+
+if TYPE_CHECKING:
+    from joblib.externals.loky import ProcessPoolExecutor
 
 ItemType = TypeVar("ItemType")
 Result = TypeVar("Result")
@@ -81,7 +84,7 @@ class Pool(Protocol):
     size: int
     deaths: tuple[type[Exception], ...]
 
-    def submit(self, work: Callable[..., Result], *arguments: Any) -> Future[Result]:  # noqa: ANN401
+    def submit(self, work: Callable[..., Result], *arguments: object) -> Future[Result]:
         """Submits work to a worker."""
 
     def close(self, at_once: bool = False) -> None:
@@ -95,21 +98,21 @@ class ProcessPool:
     are kept for the next stage, since starting them takes seconds.
     """
 
-    deaths = (BrokenProcessPool,)
+    deaths: tuple[type[Exception], ...] = (BrokenProcessPool,)
 
     def __init__(self, size: int, threads: int = 1):
         """Starts no process yet; ``threads`` are torch's, in each process."""
         self.size = size
         self._threads = threads
 
-    def submit(self, work: Callable[..., Result], *arguments: Any) -> Future[Result]:  # noqa: ANN401
+    def submit(self, work: Callable[..., Result], *arguments: object) -> Future[Result]:
         """Submits work to a process, which is started if need be."""
         try:
             return self._processes().submit(work, *arguments)
         except BrokenProcessPool:  # a process died since the last result was taken
             return self._processes().submit(work, *arguments)
 
-    def _processes(self) -> Any:  # noqa: ANN401
+    def _processes(self) -> "ProcessPoolExecutor":
         # Torch also reads the number of its threads from these when it is imported.
         threads = {f"{library}_NUM_THREADS": str(self._threads) for library in ("OMP", "MKL")}
         from joblib.externals.loky import get_reusable_executor
@@ -138,7 +141,7 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def with_notes(work: Callable[..., Result], *arguments: Any) -> tuple[Result, list[str]]:  # noqa: ANN401
+def with_notes(work: Callable[..., Result], *arguments: object) -> tuple[Result, list[str]]:
     """Does work in a worker; returns its result, and what the process noted so far."""
     return work(*arguments), [*notes]
 

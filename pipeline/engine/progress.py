@@ -5,7 +5,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import rich.progress as bars
 from rich.console import Console
@@ -38,7 +37,7 @@ def _bar(title: str, total: int | None, *columns: bars.ProgressColumn) -> Iterat
         (task,) = bar.tasks
         printed, done = time.monotonic(), 0.0
 
-        def update(**changes: Any) -> None:  # noqa: ANN401
+        def update(**changes: float | str | None) -> None:
             nonlocal printed, done
             bar.update(task.id, **changes)
             is_due = task.completed - done > _SHARE * (task.total or 0)

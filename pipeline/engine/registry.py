@@ -1,95 +1,172 @@
-"""Methods by the names that ``tags=``, ``cams=`` and ``masks=`` choose.
+"""Methods by the names that ``tags=``, ``cams=`` and ``masks=`` choose, and all that they declare.
 
 A method is registered with the dataclass of its settings, wherever its module lies:
 
-    @register("tags", "colour", ColourSettings)
+    @register("tags", "colour", ColourSettings, label="Mean colour")
     class ColourTagger: ...
 
-The type of the settings is the choice, so that settings lead to their method. What computes may be
-named, as "module:attribute"; it is then imported when it is used, and PyTorch with it.
+Whatever the rest of the package says or does for one method follows from its declaration. The type
+of the settings is the choice, so that settings lead to their method. What computes may be named, as
+"module:attribute"; it is then imported when it is used, and PyTorch with it.
 """
 
 import importlib
 import importlib.metadata
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from pkgutil import resolve_name
+from pkgutil import iter_modules, resolve_name
 from typing import Any, TypeVar
 
-from pipeline.errors import UserError, shown
-from pipeline.files.fingerprints import fingerprint_file
+from pipeline.errors import UserError, check_choice, shown
+from pipeline.files.fingerprints import fingerprint, fingerprint_file
+from pipeline.files.shipped import CONFIGS
 
 Build = TypeVar("Build", bound=Callable[..., Any] | str)
 
 ENTRY_POINTS = "annotation_free_segmentation"
 """The group of entry points by which installed packages offer methods."""
 
+COMPAT = ("released", "clean")
+"""The choices of ``compat=``: the quirks of released code, and what the papers say."""
+
+
+@dataclass(frozen=True)
+class Quirk:
+    """A deviation of released code from its paper, which ``compat.<name>`` switches.
+
+    Attributes:
+        name: its key in ``compat``.
+        meaning: a sentence, without its full stop.
+        released: its value with ``compat=released``.
+        clean: its value with ``compat=clean``.
+    """
+
+    name: str
+    meaning: str
+    released: bool = True
+    clean: bool = False
+
 
 @dataclass(frozen=True)
 class Method:
-    """A method of a group.
+    """A method of a group; called with what computes it, it becomes a choice.
 
     Attributes:
-        group: "tags", "cams" or "masks".
+        group: "tags", "cams" or "masks"; or "dense", whose methods are a choice of "cams".
         name: the choice.
         settings: the dataclass of its settings.
         build: a class or function that takes the settings and the
             :class:`~pipeline.clip.frozen.Resources` that the method declares, or the name of one;
             or a stage that replaces the group's default.
-        is_stage: whether the name is that of such a stage.
+        label: what tables call it; by default its name.
         algorithm: raised when the same settings give another result than before.
+        is_stage: whether the name is that of such a stage.
         uses_clip: whether it applies CLIP to images.
-        quirks: the keys of ``compat`` that it reads.
-        variants: further results that it can return, by name.
-        shares_pass: whether it takes part in a pass that tags and CAMs share.
+        quirks: the quirks that it reads.
+        templates: sets of prompt templates by their names, for any method. A prompt has one ``{}``;
+            a word without it is the name of a set whose prompts stand in its place.
+        presets: its files of settings, such as "experiment/colours" or "tags/colours_*". Ours lie
+            in ``configs/``, those of a plug-in in the folder ``configs`` beside its module.
+        variants: further results that it can return: name → the words for it in tables.
         learns: makes the :class:`~pipeline.engine.learned.Learned` of a split, which ``build`` then
             takes as well, ``learned`` being its folder; or the name of what makes it; none if
             nothing is learned.
-        batch: returns, from the settings and the quirks, the size of the batch on which
+        batch_of: returns, from the settings and the quirks, the size of the batch on which
             each result depends, or 0; none if images are always independent.
+        on_gpu: whether a GPU, where there is one, computes it although it does not apply CLIP.
         reads: the parts of the vocabulary that its results depend on; all of them unless declared.
         source: the publication that describes it, for its page in the documentation.
         section: the heading in docs/algorithms.md of what it computes.
+        code: what keys call what computes it; by default its qualified name.
+        base: the method of another group that it is a form of.
     """
 
     group: str
     name: str
     settings: type
-    build: Callable[..., Any] | str
+    build: Callable[..., Any] | str = ""
+    label: str = ""
     algorithm: int = 1
     is_stage: bool = False
     uses_clip: bool = False
-    quirks: Sequence[str] = ()
-    variants: Sequence[str] = ()
-    shares_pass: bool = False
+    quirks: Sequence[Quirk] = ()
+    templates: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    presets: Sequence[str] = ()
+    variants: Mapping[str, str] = field(default_factory=dict)
     learns: Callable[..., Any] | str | None = None
-    batch: Callable[..., int] | None = None
+    batch_of: Callable[..., int] | None = None
+    on_gpu: bool = False
     reads: Sequence[str] = ("classes", "tag_names", "cam_names", "backgrounds")
     source: str = ""
     section: str = ""
+    code: str = ""
+    base: "Method | None" = None
+
+    def __call__(self, build: Build) -> Build:
+        """Makes the method a choice of its group, and of those that its group is derived to.
+
+        Raises:
+            UserError: a name is taken, or the settings belong to another method.
+        """
+        code = build if isinstance(build, str) else f"{build.__module__}.{build.__qualname__}"
+        method = replace(self, build=build, code=self.code or code.replace(":", "."))
+        _refuse_what_is_taken(method)
+        _METHODS[method.group, method.name] = method
+        TEMPLATES.update(method.templates)
+        if make := _FORMS.get(method.group):
+            make(method)
+        return build
 
     @property
-    def code(self) -> str:
-        """The qualified name of what computes it."""
-        if isinstance(self.build, str):
-            return self.build.replace(":", ".")
-        return f"{self.build.__module__}.{self.build.__qualname__}"
+    def title(self) -> str:
+        """What tables call it."""
+        return self.label or self.name
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it comes with the package, and not from a plug-in."""
+        return self.settings.__module__.startswith("pipeline.")
+
+    @property
+    def preset_folder(self) -> Path:
+        """The folder that holds its presets, which may be missing where it declares none."""
+        if self.is_ours:
+            return CONFIGS
+        return Path(sys.modules[self.settings.__module__].__file__).with_name("configs")
+
+    @property
+    def preset_files(self) -> list[Path]:
+        """The files of its presets; raises a UserError if a plug-in lacks one that it declares."""
+        found = []
+        for pattern in self.presets:
+            files = sorted(self.preset_folder.glob(f"{pattern}.yaml"))
+            if not files:
+                raise UserError(
+                    f"{self.code} declares presets {pattern}, and {self.preset_folder} has no"
+                    f" {pattern}.yaml: add the file"
+                )
+            found += files
+        return found
 
     @property
     def facts(self) -> dict[str, Any]:
         """What identifies the method in a cache key; of a plug-in, its files as well."""
-        is_ours = self.code.startswith("pipeline.")
-        build = self.build
-        module = build.partition(":")[0] if isinstance(build, str) else build.__module__
-        sources = map(_source_of, dict.fromkeys([self.settings.__module__, module]))
-        source = {} if is_ours else {"method_source": "-".join(filter(None, sources))}
         facts = {"method": self.name, "code": self.code, "method_algorithm": self.algorithm}
-        return facts | source
+        if self.is_ours:
+            return facts
+        return {**facts, "method_source": "-".join(filter(None, map(_source_of, self.modules)))}
+
+    @property
+    def modules(self) -> list[str]:
+        """The names of the modules of a plug-in that declare and compute it."""
+        parts = filter(None, [self, self.base])
+        found = [m for part in parts for m in (part.settings.__module__, _module_of(part.build))]
+        return [module for module in dict.fromkeys(found) if not module.startswith("pipeline.")]
 
     @property
     def stage(self) -> type | None:
@@ -102,60 +179,120 @@ class Method:
         return self.build if is_stage else None
 
 
+register = Method
+"""The decorator by which a method is declared; see :class:`Method`."""
+
+
 def imported(given: Callable[..., Any] | str) -> Callable[..., Any]:
     """Returns what a method gives in full, or by the name "module:attribute"."""
     return resolve_name(given) if isinstance(given, str) else given
 
 
-@cache
-def _source_of(module: str) -> str:
-    """Returns the fingerprint of the file of a module; "" if it has none."""
+def _module_of(given: Callable[..., Any] | str) -> str:
+    """Returns the name of the module of what a method gives, which need not be imported for it."""
+    return given.partition(":")[0] if isinstance(given, str) else given.__module__
+
+
+def files_of(module: str) -> list[Path]:
+    """Returns the file of a module, or all files of a package, as far as it has any."""
     file = getattr(sys.modules.get(module), "__file__", None)
     if module not in sys.modules:  # one that is imported when it is needed
         with suppress(ImportError):
             file = getattr(find_spec(module), "origin", None)
-    return fingerprint_file(Path(file)) if file else ""
+    path = Path(file) if file else None
+    if path is not None and path.name == "__init__.py":
+        return sorted(path.parent.rglob("*.py"))
+    return [path] if path else []
 
+
+@cache
+def _source_of(module: str) -> str:
+    """Returns the fingerprint of the files of a module; "" if it has none."""
+    files = [*map(fingerprint_file, files_of(module))]
+    return files[0] if len(files) == 1 else fingerprint(*files) if files else ""
+
+
+TEMPLATES: dict[str, Sequence[str]] = {}
+"""The sets of prompt templates that methods declare, by their names in the configuration."""
 
 _METHODS: dict[tuple[str, str], Method] = {}
 _PLUGINS: set[str] = set()  # modules that registered methods, perhaps of other modules
+_CORE_QUIRKS: dict[str, Quirk] = {}
+_FORMS: dict[str, Callable[[Method], None]] = {}  # group → what makes forms of its methods
 
 
-def register(group: str, name: str, settings: type, **traits: Any) -> Callable[[Build], Build]:  # noqa: ANN401
-    """Makes a method a choice of its group; the arguments are attributes of :class:`Method`.
+def derive_forms(group: str, make: Callable[[Method], None]) -> None:
+    """Has ``make`` register a form in another group of each method of a group, now and later."""
+    _FORMS[group] = make
+    for method in methods(group):
+        make(method)
+
+
+def _refuse_what_is_taken(method: Method) -> None:
+    code, choice = method.code, f"{method.group}={method.name}"
+    others = [
+        m for m in _METHODS.values() if (m.name, m.code) != (method.name, code)
+    ]  # not a reloaded one
+    for other in others:
+        if (other.group, other.name) == (method.group, method.name):
+            raise UserError(
+                f"{code} wants to be {choice}, which {other.code} is already: choose another name"
+            )
+        if other.settings is method.settings:
+            raise UserError(
+                f"{code} shares the settings of {other.code}: give {choice} a dataclass of its own"
+            )
+    known = _CORE_QUIRKS | {quirk.name: quirk for other in others for quirk in other.quirks}
+    taken = [f"quirk {q.name}" for q in method.quirks if known.get(q.name, q) != q]
+    templates = {name: given for other in others for name, given in other.templates.items()}
+    declared = method.templates.items()
+    taken += [f"template set {n}" for n, given in declared if templates.get(n, given) != given]
+    if taken:
+        raise UserError(f"{code} declares a {taken[0]}, which there is already: rename it")
+
+
+def methods(group: str = "") -> list[Method]:
+    """Returns the methods of a group, or all that are choices of the configuration."""
+    found = _METHODS.values()
+    return [m for m in found if (m.group == group if group else m.group not in _FORMS)]
+
+
+def find_method(group: str, name: str) -> Method:
+    """Returns the method of a group with a name.
 
     Raises:
-        UserError: the name is taken, or the settings belong to another method.
+        UserError: there is none.
     """
-
-    def decorate(build: Build) -> Build:
-        method = Method(group, name, settings, build, **traits)
-        for other in _METHODS.values():
-            is_same = (other.name, other.code) == (name, method.code)  # reloaded
-            if not is_same and (other.group, other.name) == (group, name):
-                raise UserError(
-                    f"{method.code} wants to be {group}={name}, which"
-                    f" {other.code} is already: choose another name"
-                )
-            if not is_same and other.settings is settings:
-                raise UserError(
-                    f"{method.code} shares the settings of {other.code}: give"
-                    f" {group}={name} a dataclass of its own"
-                )
-        _METHODS[group, name] = method
-        return build
-
-    return decorate
+    known = {method.name: method for method in methods(group)}
+    check_choice(f"there is no {group} method {shown(name)}", name, known)
+    return known[name]
 
 
-def methods() -> list[Method]:
-    """Returns all methods."""
-    return list(_METHODS.values())
-
-
-def method_of(settings: Any) -> Method:  # noqa: ANN401
+def method_of(settings: object) -> Method:
     """Returns the method that settings belong to."""
     return next(method for method in _METHODS.values() if method.settings is type(settings))
+
+
+def declare_quirks(*given: Quirk) -> None:
+    """Declares quirks of what all methods are built on."""
+    _CORE_QUIRKS.update({quirk.name: quirk for quirk in given})
+
+
+def quirks(*groups: str) -> dict[str, Quirk]:
+    """Returns all quirks by their names, or those of some groups.
+
+    Those of what all methods are built on are always there, and come first.
+    """
+    known = [method for method in methods() if not groups or method.group in groups]
+    declared = {quirk.name: quirk for method in known for quirk in method.quirks}
+    return _CORE_QUIRKS | declared
+
+
+def import_methods(package: str) -> None:
+    """Imports the folders of a package; each holds a method, which it registers."""
+    for found in iter_modules(importlib.import_module(package).__path__, f"{package}."):
+        if found.ispkg:
+            importlib.import_module(found.name)
 
 
 def import_plugins(names: Iterable[str]) -> None:

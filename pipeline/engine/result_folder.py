@@ -1,5 +1,6 @@
 """The folder of a stage: its manifest, and the results of images that it receives."""
 
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +23,7 @@ _SHAPE = {
     "seconds": int | float,
     **dict.fromkeys(("versions", "files"), {str: str}),
     "accompanies": [str],
+    "machines": {str: int},
     "made_from": {str: [str]},
     "legend": {str: Complete(file=str, images=int, date=str)},
     "statistics": {
@@ -49,6 +51,21 @@ def describe_legend(legend: Mapping[str, Any]) -> str:
     return f"{images} in {legend['file']} of {legend['date']}"
 
 
+def describe_machines(*manifests: Mapping[str, Any]) -> str:
+    """Returns in which ways results of one stage and split were computed, if in several; or ""."""
+    images = sum((Counter(manifest.get("machines", {})) for manifest in manifests), Counter())
+    values = Counter(trait.partition("=")[0] for trait in images)
+    several = [
+        f"{number:,} with {trait}"
+        for trait, number in images.most_common()
+        if values[trait.partition("=")[0]] > 1
+    ]
+    if not several:
+        return ""
+    what = f"{manifests[0].get('stage', '')} for split {manifests[0].get('split', '')}"
+    return f"{what} were computed in ways that differ by rounding (images: {', '.join(several)})"
+
+
 class ResultFolder:
     """A folder that receives the results of images.
 
@@ -63,7 +80,7 @@ class ResultFolder:
         self._journal = Journal(journal)
 
     def write(
-        self, image_id: str, input_key: str, files: Mapping[str, bytes], **facts: Any
+        self, image_id: str, input_key: str, files: Mapping[str, bytes], **facts: object
     ) -> None:
         """Stores the files of an image, then its journal entry.
 

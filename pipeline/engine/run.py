@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 from pipeline.engine.alongside import Alongside
 from pipeline.engine.folder import FAILURES, StageFolder
@@ -84,7 +84,7 @@ class Run:
     files: Sequence[str] = ()
     writes: bool = True
     _scans: dict[Stage, Scan] = field(default_factory=dict)
-    _from_riding: dict[Stage, int] = field(default_factory=dict)
+    _from_riding: Counter[Stage] = field(default_factory=Counter)
     _asked: Sequence[Stage] = ()
 
     def __enter__(self) -> Run:
@@ -92,7 +92,7 @@ class Run:
             self.store.begin(self.files)
         return self
 
-    def __exit__(self, kind: type | None, *_: Any) -> None:  # noqa: ANN401
+    def __exit__(self, kind: type | None, *_: object) -> None:
         self.executor.close(at_once=kind is not None)
         if self.writes and kind is None:
             self.store.sweep_up()
@@ -147,60 +147,67 @@ class Run:
 
     def _run_per_image(self, stage: PerImage) -> Outcome:
         self.store.refuse_equal_names(sample.id for sample in self.images.of(stage.split))
+        split, failures = stage.split, {}
         with ExitStack() as locks:
-            # Its own comes last, so that an image with an entry there is complete.
-            opened = {
-                each.name: locks.enter_context(open_folder(each, self.store))
-                for each in (stage.rider, stage)
-                if each is not None
-            }
+            # Lock its folder, and its rider's. Its own comes last, so that an image with an entry
+            # there is complete.
+            made = [each for each in (stage.rider, stage) if each is not None]
+            opened = {s.name: locks.enter_context(open_folder(s, self.store)) for s in made}
+
+            # Drop the results of images that an earlier stage skipped, and take over those that
+            # came with another stage's pass, or that a folder of other settings has.
             before = scan(stage, self.images, self.store, self._scans, opened)
             folder = before.folder
-            for image_id in before.left_out_before(self.images):
+            asked = {sample.id for sample in self.images.of(split)} | {*self.images.rejected(split)}
+            for image_id in asked.difference(sample.id for sample in before.samples):
                 folder.drop(image_id)
             folder.computed = folder.shared = self._from_riding.pop(stage, 0)
             for entry, source in before.reusable:
                 folder.reuse(dict(entry), source)
-            failures, missing = dict(before.left_out), before.missing
-            if missing:
+
+            # Compute the others, and alongside them a stage that reads these results.
+            if before.missing:
                 for each in opened.values():
                     each.begin(len(before.ids))
-                beside = self._go_alongside(stage, opened, locks)
-                names, reader, samples = stage.name, None, {}
-                if beside is not None:
-                    names, reader = f"{stage.name} and {beside.stage.name}", beside.reader
-                    samples = {item.sample.id: item.sample for item in missing}
-                with track(f"{names} {stage.split}", len(missing)) as advance:
-                    inputs = self._inputs(stage)
-                    computed = self.executor.compute(stage, inputs, opened, missing, reader)
-                    for image_id, reason in computed:
+                beside = self._go_alongside(made, opened, locks)
+                names = stage.name if beside is None else f"{stage.name} and {beside.stage.name}"
+                work = stage, self._inputs(stage), opened, before.missing, beside and beside.reader
+                with track(f"{names} {split}", len(before.missing)) as advance:
+                    for sample, reason in self.executor.compute(*work):
                         if reason is not None:
-                            failures[image_id] = reason
+                            failures[sample.id] = reason
                         if beside is not None:
-                            beside.hand_on(samples[image_id])
-                        left_out = len(failures) - len(before.left_out)
-                        advance(note=f"{left_out} left out" if left_out else "")
-                if beside is not None:
-                    before_it = self._from_riding.get(beside.stage, 0)
-                    self._from_riding[beside.stage] = before_it + beside.finish()
-            self._finish(stage, folder, before, failures)
-            if stage.rider is not None:  # it is finished when its own turn comes
+                            beside.hand_on(sample)
+                        advance(note=f"{len(failures)} left out" if failures else "")
+                if beside is not None:  # it is finished when its own turn comes, as the rider is
+                    self._from_riding[beside.stage] += beside.finish()
+            if stage.rider is not None:
                 self._from_riding[stage.rider] = opened[stage.rider.name].computed
+
+            # Record what was skipped, and complete the folder.
+            failures = {**before.left_out, **failures}
+            for image_id, reason in failures.items():
+                folder.fail(image_id, reason)
+            entries = folder.entries
+            done = [sample for sample in before.samples if sample.id in entries]
+            summary, known = stage.summary(folder, done), self.images.known_ids(split)
+            folder.finish(before.ids, summary, known, stage.statistics(folder, done))
+            if stage.accompanies:
+                folder.accompany(stage.accompanies.key)
+
+        # Tell the stages after it, and the user.
         self._scans[stage] = replace(before, missing=(), reusable=(), left_out=failures)
         ids = dict.fromkeys(before.ids)
-        failures = {i: reason for i, reason in sorted(folder.failures.items()) if i in ids}
-        computed = min(folder.computed, len(ids) - len(failures))
-        facts = computed, failures, folder.path, folder.reused, stage.remark(folder, ids)
+        left_out = {i: reason for i, reason in sorted(folder.failures.items()) if i in ids}
+        computed = min(folder.computed, len(ids) - len(left_out))
+        facts = computed, left_out, folder.path, folder.reused, stage.remark(folder, ids)
         return Outcome(stage.name, stage.where, len(ids), *facts, absent=before.absent)
 
-    def _inputs(self, stage: Stage) -> dict[str, Path]:
-        return {name: open_folder(need, self.store).path for name, need in stage.needs.items()}
-
     def _go_alongside(
-        self, stage: PerImage, opened: Mapping[str, StageFolder], locks: ExitStack
+        self, made: Sequence[PerImage], opened: Mapping[str, StageFolder], locks: ExitStack
     ) -> Alongside | None:
-        """Starts a stage that was asked for, and reads the results of this one or of its rider."""
-        made = [each for each in (stage.rider, stage) if each is not None]
+        """Starts a stage that was asked for, and reads results that are being ``made``."""
+        stage = made[-1]
         for other in self._asked:
             reads = [*other.needs.values()]
             if not (isinstance(other, PerImage) and reads and all(need in made for need in reads)):
@@ -218,18 +225,5 @@ class Run:
                 return beside
         return None
 
-    def _finish(
-        self,
-        stage: PerImage,
-        folder: StageFolder,
-        before: Scan,
-        failures: Mapping[str, str],
-    ) -> None:
-        for image_id, reason in failures.items():
-            folder.fail(image_id, reason)
-        entries = folder.entries
-        done = [sample for sample in before.samples if sample.id in entries]
-        summary, known = stage.summary(folder, done), self.images.known_ids(stage.split)
-        folder.finish(before.ids, summary, known, stage.statistics(folder, done))
-        if stage.accompanies:
-            folder.accompany(stage.accompanies.key)
+    def _inputs(self, stage: Stage) -> dict[str, Path]:
+        return {name: open_folder(need, self.store).path for name, need in stage.needs.items()}

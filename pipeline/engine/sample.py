@@ -103,13 +103,13 @@ class Sample:
         return tuple(int(value) - 1 for value in values if value not in (0, IGNORE))
 
 
-class Splits(UserDict[str, Any]):
+class Splits(UserDict[str, Any], Generic[Element]):
     """Split → samples in a fixed order, or their ids, or a function that reads on first access.
 
     Annotation files have hundreds of megabytes, and most runs need one of them.
     """
 
-    def __getitem__(self, split: str) -> Any:  # noqa: ANN401
+    def __getitem__(self, split: str) -> list[Element]:
         if callable(samples := self.data[split]):
             samples = self.data[split] = samples()
         return samples

@@ -45,12 +45,6 @@ class Scan:
         """The ids of all images of the stage's turn, rejected files included."""
         return list(dict.fromkeys([*(sample.id for sample in self.samples), *self.left_out]))
 
-    def left_out_before(self, images: Images) -> set[str]:
-        """Returns the ids of those images of the run that an earlier stage skipped."""
-        split = self.stage.split
-        asked = {sample.id for sample in images.of(split)} | images.rejected(split).keys()
-        return asked - {sample.id for sample in self.samples}
-
     @property
     def usable(self) -> list[Sample]:
         """The images that have a result, or will have one."""
@@ -127,8 +121,8 @@ def scan(
         except (OSError, ValueError) as error:  # the latter for what cannot be a file's name
             left_out[sample.id] = f"cannot be read: {getattr(error, 'strerror', None) or error}"
     _refuse_few(absent, len(samples), images, stage.split)
-    if batches := {items[image_id].batch for image_id in missing} - {""}:
-        missing |= {image_id for image_id, item in items.items() if item.batch in batches}
+    if together := {items[image_id].computed_with for image_id in missing} - {""}:
+        missing |= {image_id for image_id, item in items.items() if item.computed_with in together}
     computed = [item for image_id, item in items.items() if image_id in missing]
     if rider is not None:
         known = ((item, frozenset(rider.inputs(item.sample.id))) for item in computed)

@@ -72,6 +72,13 @@ class Rule:
         return " and ".join(f"{word} {b:,}" for word, b in bounds.items() if b is not None)
 
 
+class Settings:
+    """The base of dataclasses of settings that depend on each other."""
+
+    def validate(self, prefix: str) -> None:
+        """Refuses, by a UserError, values that do not go together; ``prefix`` is their key."""
+
+
 def setting(default: Any = MISSING, **rule: Any) -> Any:  # noqa: ANN401
     """Declares a field of a group of settings.
 
@@ -129,7 +136,7 @@ def check(settings: Any, prefix: str = "") -> None:  # noqa: ANN401
     """Checks the values of settings, and of settings within them, against their declarations.
 
     ``prefix`` is their key in the configuration, such as "tags"; "" for the whole configuration.
-    Settings with a method ``validate(prefix)`` check there what depends on several of them.
+    What depends on several of them is checked by :meth:`Settings.validate`.
 
     Raises:
         UserError: a number outside its range, a word that is not a choice, a text that is empty or
@@ -158,7 +165,7 @@ def check(settings: Any, prefix: str = "") -> None:  # noqa: ANN401
                 raise UserError(
                     f"{key}={each} is out of range: give a number {rule.bounds}".rstrip()
                 )
-    if hasattr(settings, "validate"):
+    if isinstance(settings, Settings):
         settings.validate(prefix)
 
 

@@ -31,8 +31,8 @@ class Item:
         sample: the image.
         input: the fingerprint of the content that its result is made from.
         given: what the computation takes from earlier stages, such as the image's tags.
-        batch: names the batch, if each result depends on its batch; else "". Such a batch is not
-            divided.
+        computed_with: names the images that it is computed together with, if its result depends on
+            them; else "".
         known_to_rider: the inputs of which the stage's rider has a result of the image already.
         size: height and width of the whole image in pixels, once it is decoded.
     """
@@ -40,7 +40,7 @@ class Item:
     sample: Sample
     input: str
     given: Any = None
-    batch: str = ""
+    computed_with: str = ""
     known_to_rider: frozenset[str] = frozenset()
     size: Size | None = None
 
@@ -238,6 +238,8 @@ class PerImage(Stage):
 
     reads_images: ClassVar[bool] = True
     """Whether it looks at images; else it is given items alone."""
+    takes_any_image: ClassVar[bool] = False
+    """Whether its model takes any image, not only those that a file or a list names."""
 
     @property
     def thresholds(self) -> Collection[str]:
@@ -284,15 +286,26 @@ class PerImage(Stage):
         return [path for path in files if path.is_file()]
 
     @property
-    def batch(self) -> int | None:
+    def batch_size(self) -> int | None:
         """Images that its model takes at a time.
 
         None where a model is bound to one core: processes of this machine then share the images.
         """
         return 1
 
+    @cached_property
+    def machine(self) -> Sequence[str]:
+        """The traits of the machine that computes, such as "device=cpu", to count images by.
+
+        Results of other traits differ by rounding, so that they are in no key, recipe or input.
+        """
+        return ()
+
     def load(self, inputs: Mapping[str, Path]) -> Any:  # noqa: ANN401
-        """Loads the models in the process that computes; ``inputs`` are the folders of needs."""
+        """Loads the model in the process that computes; ``inputs`` are the folders of needs.
+
+        The folders of :attr:`before` are for items to name: the model is the same for all images.
+        """
         return None
 
     @property

@@ -56,7 +56,7 @@ class Store:
         if root.is_dir() and not os.access(root, os.R_OK | os.X_OK):  # else it would seem empty
             raise UserError(f"{root} cannot be read: ask its owner, or choose another output_dir")
         self.root = root
-        self._options = {"wait": wait, "run": datetime.now(UTC).isoformat(timespec="milliseconds")}
+        self._wait, self._run = wait, datetime.now(UTC).isoformat(timespec="milliseconds")
         layout = (read_json(root / _FORMAT_FILE) or {}).get("format", FORMAT)
         if layout != FORMAT:
             age = "an older" if isinstance(layout, int) and layout < FORMAT else "a newer"
@@ -65,9 +65,18 @@ class Store:
                 f" reads {FORMAT}): choose another output_dir, or use that version"
             )
 
-    def folder(self, split: str, stage: str, configuration: Mapping, **options: Any) -> StageFolder:
+    def folder(
+        self,
+        split: str,
+        stage: str,
+        configuration: Mapping,
+        becomes_latest: bool = True,
+        recipe: str = "",
+        facts: Mapping[str, Any] = {},
+    ) -> StageFolder:
         """Returns the folder of a stage; see :class:`~pipeline.engine.folder.StageFolder`."""
-        return StageFolder(self.root, split, stage, configuration, **self._options, **options)
+        own = split, stage, configuration, becomes_latest, recipe
+        return StageFolder(self.root, *own, self._wait, facts, self._run)
 
     def check(self, files: Iterable[str]) -> None:
         """Refuses a directory that cannot be written to, without writing to it.

@@ -10,26 +10,27 @@ from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
-from pipeline.engine.alongside import Alongside, HandedOn, ShardResult
+from pipeline.engine.alongside import Alongside, ShardResult
 from pipeline.engine.executors import ExecutorSettings, WorkerSettings
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.pool import Pool, ProcessPool, prefetch, spread
 from pipeline.engine.progress import say
 from pipeline.engine.result_folder import ResultFolder, WorkerFolder
-from pipeline.engine.sample import ImageReader, Size
+from pipeline.engine.sample import ImageReader, Sample, Size
 from pipeline.engine.stage import Decoded, Item, Outputs, PerImage
 from pipeline.errors import ImageError, UserError
 from pipeline.files.fingerprints import fingerprint_file, first_key, join_keys
 
-Done = Iterator[tuple[str, str | None]]
-"""Ids of images, each with the reason why it was skipped; none where its result is stored."""
-
-Reader = ImageReader | HandedOn
+Done = Iterator[tuple[Sample, str | None]]
+"""Images, each with the reason why it was skipped; none where its result is stored."""
 
 Inputs = Mapping[str, Path]
 """The folders that a stage reads, by name."""
 
 _MAX_UNWRITTEN = 4
+
+_SHARD, _SHARD_BATCHES = 4, 16
+"""Images that a worker receives at a time; or batches, of a model that takes several images."""
 
 
 def compute_here(
@@ -37,7 +38,7 @@ def compute_here(
     model: Callable[[], Any],
     folders: Mapping[str, ResultFolder],
     items: Sequence[Item],
-    reader: Reader | None = None,
+    reader: ImageReader | None = None,
 ) -> Done:
     """Computes and stores results in this process; a thread writes files as the model goes on.
 
@@ -52,25 +53,26 @@ def compute_here(
         for name, folder in folders.items():
             if (output := outputs.get(name)) is not None:
                 files = {k: data() if callable(data) else data for k, data in output.files.items()}
-                folder.write(item.sample.id, output.input or item.input, files, **output.facts)
+                facts = {**output.facts, "machine": stage.machine}
+                folder.write(item.sample.id, output.input or item.input, files, **facts)
         return None
 
     reader = (reader or stage.reader) if stage.reads_images else None
     computed = go_through(items, reader, partial(stage.compute, model=model), stage.chosen)
     for (item, _), reason in prefetch(computed, store, 1, _MAX_UNWRITTEN, at_once=True):
-        yield item.sample.id, reason
+        yield item.sample, reason
 
 
 def go_through(
     items: Iterable[Item],
-    reader: Reader | None,
+    reader: ImageReader | None,
     compute: Callable[[Decoded], Iterable[tuple[Item, Any]]],
     name: str,
 ) -> Iterator[tuple[Item, Any]]:
     """Yields what is computed of images, or the ImageError of one that cannot be read.
 
-    All images that stand alone are computed in one call, and those of each batch in another; only
-    if one of them can be read.
+    All images that stand alone are computed in one call, and those that depend on each other in
+    another; only if one of them can be read.
 
     Args:
         items: the images.
@@ -98,7 +100,7 @@ def go_through(
                 given[item.sample.id] = None
                 yield replace(item, size=size), image
 
-    for _, group in groupby(items, lambda item: item.batch):
+    for _, group in groupby(items, lambda item: item.computed_with):
         unreadable: list[tuple[Item, ImageError]] = []
         given: dict[str, None] = {}
         images = readable(group)
@@ -117,7 +119,7 @@ def go_through(
         yield from unreadable
 
 
-def _load(stage: PerImage, inputs: Inputs, files: Sequence[Path], recipe: str) -> Any:  # noqa: ANN401
+def _load(stage: PerImage, inputs: Inputs, files: Sequence[Path], recipe: str) -> object:
     """Loads a stage's models; refuses files that are not those that the recipe names."""
     say("loading the model")
     is_collecting = gc.isenabled()
@@ -161,7 +163,7 @@ class Executor:
         inputs: Inputs,
         folders: Mapping[str, StageFolder],
         items: Sequence[Item],
-        reader: Reader | None = None,
+        reader: ImageReader | None = None,
     ) -> Done:
         """Computes and stores results, wherever the stage is to be computed.
 
@@ -171,10 +173,10 @@ class Executor:
         if isinstance(settings, WorkerSettings):
             self._pool = self._pool or settings.start(self._size)
             threads = settings.threads_of(self._size)
-            images = stage.batch or 1
-            shard_size = settings.shard_size or (4 if images == 1 else 16 * images)
+            several = (stage.batch_size or 1) > 1
+            shard_size = _SHARD_BATCHES * stage.batch_size if several else _SHARD
         else:
-            size = min(self._size, len(items)) if stage.batch is None else 1
+            size = min(self._size, len(items)) if stage.batch_size is None else 1
             if size == 1:
                 model = cache(partial(_load, *_to_load(stage, inputs, folders)))
                 return compute_here(stage, model, folders, items, reader)
@@ -196,8 +198,8 @@ class Executor:
         The ``folders`` are the stage's own and those of the stages before it, by name; ``images``
         is the number of images of the split.
         """
-        runs_here = model.batch is not None and not isinstance(self._settings, WorkerSettings)
-        if not (self._one_pass and runs_here and stage.batch is None):
+        runs_here = model.batch_size is not None and not isinstance(self._settings, WorkerSettings)
+        if not (self._one_pass and runs_here and stage.batch_size is None):
             return None
         self._pool = ProcessPool(self._size)
         work = _work_of(stage, inputs, {stage.name: folders[stage.name]}, None)
@@ -224,11 +226,11 @@ def _work_of(
 
 
 def _shards(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
-    """Cuts images into shards of a size; a batch whose images depend on each other is a shard."""
+    """Cuts images into shards of a size; those that depend on each other are a shard."""
     shards = []
-    for batch, group in groupby(items, lambda item: item.batch):
+    for depends, group in groupby(items, lambda item: item.computed_with):
         members = [*group]
-        step = len(members) if batch else size
+        step = len(members) if depends else size
         shards += [members[start : start + step] for start in range(0, len(members), step)]
     return shards
 
@@ -248,9 +250,9 @@ def _compute_in(
                 for line in lines:
                     folders[name].adopt(line)
             for item in shard:
-                yield item.sample.id, failures.get(item.sample.id)
+                yield item.sample, failures.get(item.sample.id)
         elif len(shard) == 1:
-            yield shard[0].sample.id, str(done)
+            yield shard[0].sample, str(done)
         else:
             deadly += [[item] for item in shard]
     # A single image of such a shard may be the cause; the others must not suffer from it.
@@ -263,12 +265,12 @@ def compute_shard(
     places: Mapping[str, tuple[Path, str]],
     threads: int | None,
     items: Sequence[Item],
-    handed_on: HandedOn | None = None,
+    reader: ImageReader | None = None,
 ) -> ShardResult:
     """Computes images in a worker with so many ``threads`` of torch; none leaves them to torch.
 
     ``pickled`` holds the arguments of :func:`_load`; ``places`` the path and the recipe of each
-    folder that receives results, by name. The image of a single item may be handed on.
+    folder that receives results, by name. A ``reader`` takes the place of the stage's own.
     """
     warnings.filterwarnings("ignore", module=r"PIL\.")  # as in pipeline.commands
     if threads:
@@ -278,11 +280,11 @@ def compute_shard(
             torch.set_num_threads(threads)
     folders = {name: WorkerFolder(*place) for name, place in places.items()}
     try:
-        done = dict(compute_here(*_resident(pickled), folders, items, handed_on))
+        done = compute_here(*_resident(pickled), folders, items, reader)
+        failures = {sample.id: reason for sample, reason in done if reason is not None}
     finally:
         for folder in folders.values():
             folder.close()
-    failures = {image_id: reason for image_id, reason in done.items() if reason is not None}
     return {name: folder.entries for name, folder in folders.items()}, failures
 
 

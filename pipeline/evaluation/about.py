@@ -1,12 +1,13 @@
 """Named choices recorded with each figure."""
 
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from pipeline.cams.method import CamOptions
-from pipeline.clip.settings import ClipSettings, Quirks, RuntimeSettings
+from pipeline.clip.settings import ClipSettings, RuntimeSettings
 from pipeline.datasets.settings import DatasetSettings
 from pipeline.engine.kinds import CAMS, Kind, groups
+from pipeline.engine.registry import COMPAT, quirks
 from pipeline.engine.result_folder import describe_legend
 from pipeline.engine.stage import Stage
 from pipeline.segmenter.settings import SegmenterSettings
@@ -20,7 +21,7 @@ class Configuration(Protocol):
     dataset: DatasetSettings
     runtime: RuntimeSettings
     clip: ClipSettings
-    compat: Quirks
+    compat: Any
     tags: TagOptions
     cams: CamOptions
     segmenter: SegmenterSettings
@@ -64,13 +65,15 @@ def _describe_ground_truth(dataset: DatasetSettings) -> str:
     return ", ".join(facts)
 
 
-def _describe_quirks(quirks: Quirks, kind: Kind) -> str:
+def _describe_quirks(compat: object, kind: Kind) -> str:
     """Returns the preset that is in force, "released" or "clean", or what differs from one."""
-    names = [n for n in vars(quirks) if n != "name" and (kind.is_labels or n[:4] != "crf_")]
-    kept = [name for name in names if getattr(quirks, name) is True]
-    if kept in ([], names):
-        return "released" if kept else "clean"
-    left_out = [name for name in names if name not in kept]
+    so_far = groups()[: groups().index(kind.group) + 1] if kind.group else groups()
+    declared = quirks(*so_far)
+    for choice in COMPAT:
+        if all(getattr(compat, name) == getattr(q, choice) for name, q in declared.items()):
+            return choice
+    kept = [name for name, quirk in declared.items() if getattr(compat, name) != quirk.clean]
+    left_out = [name for name, quirk in declared.items() if getattr(compat, name) != quirk.released]
     if len(left_out) < len(kept):
         return f"released without {' '.join(left_out)}"
     return " ".join(kept)

@@ -14,7 +14,7 @@ from typing import Any
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.lineage import Result, photograph_and_result
 from pipeline.engine.result_folder import MANIFEST
-from pipeline.engine.sample import Sample
+from pipeline.engine.sample import Labels, Sample
 from pipeline.errors import UserError
 from pipeline.files.atomic import Complete, canonical_json, read_json, write_atomically
 from pipeline.files.fingerprints import fingerprint, fingerprint_image
@@ -93,7 +93,7 @@ def _content(path: Path) -> str:
         return ""
 
 
-def _labels(sample: Sample) -> Any:  # noqa: ANN401
+def _labels(sample: Sample) -> Labels | str | None:
     try:
         return sample.labels() if callable(sample.labels) else sample.labels
     except UserError as error:

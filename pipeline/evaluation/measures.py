@@ -9,7 +9,9 @@ import numpy as np
 from pipeline.cams.cams import read_cams
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.folder import StageFolder
+from pipeline.engine.kinds import TAGS
 from pipeline.engine.progress import track
+from pipeline.engine.registry import methods
 from pipeline.engine.sample import Sample
 from pipeline.errors import UserError
 from pipeline.evaluation.calibration import calibration_figures
@@ -26,7 +28,6 @@ from pipeline.files.label_images import BACKGROUND, IGNORE, read_labels
 from pipeline.masks.labels import read_pseudo_mask, stack_background, to_labels
 from pipeline.segmenter.stage import variant_path
 from pipeline.tags.scores import read_scores, read_tags
-from pipeline.tags.settings import VARIANTS
 from pipeline.tags.tagger import STANDARDISED
 
 _MAIN = "main"  # the alternative of an image's labels that is the result itself
@@ -59,7 +60,8 @@ def evaluate_tags(results: Results, absent_as_zero: bool = False) -> dict | None
     tags = to_indicator([read_tags(folder, s) for s in wanted if s.id in labels], len(classes))
     scores = read_scores(folder, labels)
     variants, calibration = {}, {}
-    for name in (*VARIANTS, STANDARDISED):
+    further = [name for method in methods(TAGS.group) for name in method.variants]
+    for name in (*further, STANDARDISED):
         if (variant_scores := read_scores(folder, labels, name)) is not None:
             precisions = average_precisions(variant_scores, positive)
             variants[name] = {"map": mean_average_precision(precisions, absent_as_zero)}

@@ -95,6 +95,7 @@ class MetricsFile:
     """``metrics.json``: the latest figures, and every run's with its configuration.
 
     Attributes:
+        root: the folder that it lies in.
         latest: stage → split → figures.
         runs: figures with the configuration that led to them; see :meth:`put`.
         damage: names the damaged parts of the file, which are skipped, or "".
@@ -103,7 +104,7 @@ class MetricsFile:
 
     def __init__(self, path: Path):
         """Reads the file, or starts an empty one."""
-        content = read_json(path)
+        self.root, content = path.parent, read_json(path)
         found = content if isinstance(content, dict) else {}
         latest, runs = found.get("latest", {}), found.get("runs", [])
         is_intact = found is content or not path.exists()

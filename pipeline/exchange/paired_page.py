@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.engine.result_folder import describe_machines
 from pipeline.engine.sample import ImageReader, Sample
 from pipeline.evaluation.bootstrap import class_figures
 from pipeline.exchange.paired import Pair, points
@@ -65,6 +66,9 @@ def write_tables(pairs: Sequence[Pair], settings: Sequence[Sequence[str]]) -> li
         if any(image.changed for pair in pairs for image in pair.images):
             which += " The results do: the runs were given something else, such as another list of"
             which += " tags, or the machine was another."
+    for pair in pairs:
+        if machines := describe_machines(*(side.manifest for side in pair.both)):
+            which += f" In A and B, {machines}."
     return [
         Table(header, figures, ["figure", "split"], "Figures", interval),
         Table(words, settings, words, "Settings", which),

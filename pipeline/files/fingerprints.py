@@ -7,7 +7,6 @@ import os
 import time
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.files.atomic import canonical_json
@@ -22,7 +21,7 @@ _memory: ContextVar[tuple[Journal, bool] | None] = ContextVar("fingerprints", de
 """The journal of the run, and whether to add to it."""
 
 
-def fingerprint(*parts: Any) -> str:
+def fingerprint(*parts: object) -> str:
     """Returns 16 hexadecimal digits that name the parts: bytes, or anything JSON can hold."""
     digest = hashlib.blake2b(digest_size=8)
     for part in parts:

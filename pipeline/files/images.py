@@ -9,7 +9,6 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -211,7 +210,7 @@ def encode_png(image: np.ndarray, palette: Sequence[tuple[int, int, int]] | None
     return encode(picture, "PNG")
 
 
-def encode(picture: Image.Image | np.ndarray, kind: str, **options: Any) -> bytes:  # noqa: ANN401
+def encode(picture: Image.Image | np.ndarray, kind: str, **options: object) -> bytes:
     """Encodes an image, H×W, H×W×3 or H×W×4 uint8, by Pillow's name and options of a format."""
     buffer = io.BytesIO()
     picture = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture

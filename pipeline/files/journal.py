@@ -25,6 +25,7 @@ _SHAPE = {
     **dict.fromkeys(("id", "input", "recipe"), str),
     **dict.fromkeys(("files", "scores"), {str: str}),
     **dict.fromkeys(("tags", "found", "state"), [int]),
+    "machine": [str],
     "read": int,
 }
 """The types of entries of images and of fingerprints."""

@@ -34,7 +34,7 @@ class NotPlain(ValueError):
     """A file that holds more than arrays and plain values; the text follows the file's name."""
 
 
-def read_object_file(path: Path) -> Any:  # noqa: ANN401
+def read_object_file(path: Path) -> object:
     """Reads a Python object from a file of ``np.save``: a zero-dimensional array that holds it.
 
     Returns:
@@ -89,14 +89,14 @@ class _Reader(pickle.Unpickler):
 class _StandIn:
     """Records an object's parts."""
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: tuple) -> None:
         raise NotPlain("changes an object in a way that no array needs")
 
 
 class _Dtype(_StandIn):
     """The type of an array's elements."""
 
-    def __init__(self, code: str, *_: Any):
+    def __init__(self, code: str, *_: object):
         self._code = code
         self._order = "|"
         self.is_object = code in ("O", "O8")
@@ -115,7 +115,7 @@ class _Dtype(_StandIn):
 
 
 class _Array(_StandIn):
-    def __init__(self, *_: Any):
+    def __init__(self, *_: object):
         self.state: tuple | None = None
 
     def __setstate__(self, state: tuple) -> None:
@@ -138,7 +138,7 @@ class _Storage(_StandIn):
 
 
 class _Tensor(_StandIn):
-    def __init__(self, storage: _Storage, offset: int, size: tuple, stride: tuple, *_: Any):
+    def __init__(self, storage: _Storage, offset: int, size: tuple, stride: tuple, *_: object):
         # PyTorch refuses a view outside the storage.
         self._tensor = torch.as_strided(storage.values, size, stride, offset)
         check_extent(self._tensor)
@@ -160,7 +160,7 @@ def _encode(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
-def _refuse(*_: Any) -> None:
+def _refuse(*_: object) -> None:
     raise NotPlain("makes an array in a way that NumPy does not")
 
 
@@ -169,14 +169,14 @@ def _to_bytes(data: bytes | str) -> bytes:
     return data.encode("latin1") if isinstance(data, str) else data
 
 
-def _resolve(value: Any) -> Any:  # noqa: ANN401
+def _resolve(value: object) -> object:
     """Replaces stand-ins by arrays, in a dictionary and in its lists."""
     if isinstance(value, dict):
         return {key: _resolve_value(inner) for key, inner in value.items()}
     return _resolve_value(value)
 
 
-def _resolve_value(value: Any) -> Any:  # noqa: ANN401
+def _resolve_value(value: object) -> object:
     # One level of lists only: nested lists that share their elements would expand without end.
     if isinstance(value, list | tuple):
         return [v.content() if isinstance(v, _Array | _Tensor) else v for v in value]

@@ -34,8 +34,8 @@ class Uninitialised(TorchFunctionMode):
     """
 
     def __torch_function__(
-        self, func: Callable, types: Any, args: tuple = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:  # noqa: ANN401
+        self, func: Callable, types: object, args: tuple = (), kwargs: Mapping | None = None
+    ) -> object:
         """Calls what PyTorch calls, except for the functions of ``torch.nn.init``."""
         kwargs = kwargs or {}
         if getattr(func, "__module__", "") == "torch.nn.init":
@@ -130,7 +130,7 @@ def refuse_quantised(weights: Mapping[str, torch.Tensor], origin: str | Path) ->
             )
 
 
-def _tensors(content: Any) -> Iterator[torch.Tensor]:  # noqa: ANN401
+def _tensors(content: object) -> Iterator[torch.Tensor]:
     pending, seen = [content], set()
     while pending:
         value = pending.pop()

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.datasets.vocabulary import Names
-from pipeline.dense.settings import DENSE_SETTINGS, DenseSettings
-from pipeline.engine.registry import method_of
+from pipeline.dense.method import build_method
+from pipeline.dense.settings import DenseSettings
+from pipeline.engine.registry import method_of, methods
 from pipeline.engine.settings import facts, joined, plain
 from pipeline.engine.stage import Computed, Decoded
 from pipeline.errors import UserError
@@ -19,30 +20,27 @@ from pipeline.masks.refiner import labelled
 from pipeline.masks.stage import MaskStage
 
 if TYPE_CHECKING:
+    from pipeline.dense.method import DenseMethod
     from pipeline.masks.dense import DenseLabeller
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DenseMasks(MaskStage):
-    """Pseudo masks that a dense method makes straight from images.
-
-    Attributes:
-        cams: the settings of ``cams=``, which choose the dense method.
+    """Pseudo masks that the dense method of ``cams=`` makes straight from images.
 
     Raises:
         UserError: they choose another method, or the names do not suit the settings.
     """
 
     decisive = ("method", "cams.method", "clip", "short_side", "window", "pamr_iterations")
-    cams: Any
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.cams, DenseSettings):
-            chosen = method_of(self.cams).name
+            chosen, known = method_of(self.cams).name, sorted(m.name for m in methods("dense"))
             raise UserError(
                 f"masks=dense requires a dense method, and cams={chosen} is not one:"
-                f" give one of cams={', '.join(sorted(DENSE_SETTINGS))}"
+                f" give one of cams={', '.join(known)}"
             )
         if not has_background(self.names, self.vocabulary):
             for key in ("min_probability", "min_area"):
@@ -54,10 +52,12 @@ class DenseMasks(MaskStage):
 
     def check(self) -> None:
         """Refuses windows and blocks that do not suit the CLIP."""
-        from pipeline.dense.method import build_method  # imports PyTorch
-
         super().check()
-        build_method(self.cams).hooks(self.resources.clip.dimensions)
+        self._dense_method.hooks(self.resources.clip.dimensions)
+
+    @property
+    def _dense_method(self) -> DenseMethod:
+        return build_method(self.cams)
 
     @cached_property
     def names(self) -> Names:
@@ -70,17 +70,17 @@ class DenseMasks(MaskStage):
 
     def own_settings(self) -> dict[str, Any]:
         """Returns what masks depend on: the names by their content, and the dense method."""
-        names = {declared.name for declared in fields(DENSE_SETTINGS[self.cams.name])}
+        method = method_of(self.cams)
+        names = {declared.name for declared in fields(method.base.settings)}
         method_facts = {key: value for key, value in facts(self.cams).items() if key in names}
-        chosen = joined(method_of(self.cams).facts, method_facts)
+        chosen = joined(method.facts, method_facts)
         return {**super().own_settings(), "names": plain(self.names), "cams": chosen}
 
     def load(self, inputs: Mapping[str, Path]) -> DenseLabeller:
         """Builds the labeller."""
-        from pipeline.dense.method import build_method  # imports PyTorch
-        from pipeline.masks.dense import DenseLabeller
+        from pipeline.masks.dense import DenseLabeller  # imports PyTorch
 
-        return DenseLabeller(build_method(self.cams), self.options, self.names, self.resources)
+        return DenseLabeller(self._dense_method, self.options, self.names, self.resources)
 
     def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:
         """Labels the pixels of images."""

@@ -23,7 +23,6 @@ from pipeline.masks.settings import PixelAdaptiveOptions
 class PixelAdaptive(Refiner):
     """Labels images by the largest score after averages over pixels of similar colour."""
 
-    on_device: ClassVar[bool] = True
     batch_size: ClassVar[int] = 8
     """Images of one size that a GPU refines together; a CPU is busy with one."""
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from pipeline.cams.cams import Cams
+from pipeline.clip.settings import MethodOptions
 from pipeline.engine.settings import setting
 from pipeline.errors import ImageError
 
@@ -21,7 +22,7 @@ Labelled = tuple[np.ndarray, np.ndarray | None]
 
 
 @dataclass
-class MaskOptions:
+class MaskOptions(MethodOptions):
     """Settings of all choices of ``masks=``.
 
     Attributes:
@@ -35,15 +36,14 @@ class MaskOptions:
     confidence: float = setting(0.0, at_least=0, at_most=1)
     keep_probability: bool = False
 
+    @property
+    def is_argmax(self) -> bool:
+        """Whether the labels are those of the largest CAM, which nothing refines."""
+        return False
+
 
 class Refiner(ABC):
-    """Labels the pixels of images.
-
-    Attributes:
-        on_device: whether it computes on the device of the run; a GPU then serves one process.
-    """
-
-    on_device: ClassVar[bool] = False
+    """Labels the pixels of images."""
 
     @abstractmethod
     def __call__(self, image: np.ndarray, cams: Cams) -> Labelled:

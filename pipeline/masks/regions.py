@@ -1,7 +1,7 @@
 """``masks=regions``: each region of an image takes the label that its CAMs have on average."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -92,7 +92,8 @@ class RegionVote(Refiner):
         See :class:`~pipeline.masks.refiner.Refiner`.
         """
         for item, image, cams in images:
-            regions = item.given and read_regions(item.given, cams.size)
+            path = item.given.regions
+            regions = path and read_regions(path, cams.size)
             yield item, labelled(self, image, cams, regions)
 
     def _superpixels(self, image: np.ndarray) -> np.ndarray:
@@ -119,14 +120,14 @@ class RegionMasks(Masks):
         return None if given == SLIC else given_path(given, "masks.regions").absolute()
 
     @property
-    def reads_files(self) -> bool:
-        """Whether images need files by their names."""
-        return self._folder is not None
+    def takes_any_image(self) -> bool:
+        """Whether images need no files of regions."""
+        return self._folder is None
 
     def check(self) -> None:
         """Refuses a folder of regions that does not exist."""
         super().check()
-        if self.reads_files:
+        if not self.takes_any_image:
             holds = f"<id>.png or <id>.json, or {SLIC}"
             given_folder(self.options.regions, "masks.regions", holds)
 
@@ -156,8 +157,9 @@ class RegionMasks(Masks):
             raise NoEntry(f"has no regions: {paths[0]} is missing", known)
         if len(found) > 1:
             raise ImageError(f"has two files of regions, {paths[0]} and {paths[1]}: remove one")
-        return Item(sample, join_keys(item.input, fingerprint_file(found[0])), found[0])
+        key = join_keys(item.input, fingerprint_file(found[0]))
+        return replace(item, input=key, given=item.given._replace(regions=found[0]))
 
-    def load(self, inputs: Mapping[str, Path]) -> tuple[Any, Path]:
-        """Builds the refiner, and returns it with the folder of the CAMs."""
-        return RegionVote(self.options), inputs["cams"]
+    def load(self, inputs: Mapping[str, Path]) -> RegionVote:
+        """Builds the refiner."""
+        return RegionVote(self.options)

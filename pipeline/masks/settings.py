@@ -6,10 +6,9 @@ Nothing here imports PyTorch, so that a command that computes nothing starts at 
 from dataclasses import dataclass, field
 
 from pipeline.clip.dimensions import Dimensions
-from pipeline.clip.settings import TEMPLATES
 from pipeline.datasets.settings import CrfOptions
 from pipeline.dense.settings import REMAINDERS
-from pipeline.engine.registry import register
+from pipeline.engine.registry import TEMPLATES, Quirk, register
 from pipeline.engine.settings import setting
 from pipeline.errors import UserError
 from pipeline.masks.refiner import MaskOptions
@@ -28,6 +27,11 @@ class PseudoMaskOptions(MaskOptions):
 
     crf: CrfOptions | None = field(default_factory=CrfOptions)
 
+    @property
+    def is_argmax(self) -> bool:
+        """Whether there is no CRF."""
+        return self.crf is None
+
     def validate(self, prefix: str) -> None:
         """Refuses what takes probabilities where there are none, as there is no CRF."""
         for name, off in {"keep_probability": "false", "confidence": "0"}.items():
@@ -42,7 +46,11 @@ register(
     "masks",
     "crf",
     PseudoMaskOptions,
-    quirks=("crf_bgr", "crf_fp16"),
+    quirks=(
+        Quirk("crf_bgr", "the CRF compares a BGR image minus a mean, wrapped around to bytes"),
+        Quirk("crf_fp16", "the CRF's unary energies are computed in float16"),
+    ),
+    presets=("masks/argmax", "masks/crf_*"),
     reads=(),
     source="Krähenbühl and Koltun, NIPS 2011; constants of Lin et al., CLIP-ES, arXiv 2212.09506",
     section=_SECTION,
@@ -76,7 +84,7 @@ class ParOptions(PixelAdaptiveOptions):
     Attributes:
         position_weight: the weight of the neighbours' distances, beside that of their colours.
         guide_side: the image is first squashed to a square of this side, in pixels, and enlarged
-            again, which blurs it; ExCEL's code does so with 320. Null leaves it as it is.
+            again, which blurs it; published code does so with 320. Null leaves it as it is.
     """
 
     iterations: int = setting(20, at_least=0, at_most=1000)
@@ -92,6 +100,7 @@ register(
     "masks",
     "pamr",
     PamrOptions,
+    on_gpu=True,
     reads=(),
     source="Araslanov and Roth, CVPR 2020, arXiv 2005.08104",
     section=_SECTION,
@@ -101,9 +110,9 @@ register(
     "masks",
     "par",
     ParOptions,
+    on_gpu=True,
     reads=(),
-    source="Ru et al., AFA, CVPR 2022, arXiv 2203.02664; as in Yang et al., ExCEL, CVPR 2025,"
-    " arXiv 2503.20826",
+    source="Ru et al., AFA, CVPR 2022, arXiv 2203.02664; as in arXiv 2503.20826",
     section=_SECTION,
 )("pipeline.masks.pixel_adaptive:Par")
 
@@ -225,9 +234,15 @@ register(
     "dense",
     DenseMaskOptions,
     uses_clip=True,
-    quirks=("position_scale",),
+    quirks=(
+        Quirk(
+            "position_scale",
+            "label maps of dense methods interpolate the position embedding by a factor that is a"
+            " bit larger",
+        ),
+    ),
     is_stage=True,
     reads=(),
-    source="the released code of SCLIP, NACLIP, ClearCLIP, ResCLIP and SC-CLIP",
+    source="the released code of the dense methods",
     section="Dense methods as published",
 )("pipeline.masks.dense_stage:DenseMasks")

@@ -3,18 +3,19 @@
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from statistics import median
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from pipeline.cams.cams import read_cams
-from pipeline.clip.device import is_cpu
+from pipeline.cams.method import CamOptions
+from pipeline.clip.device import device_kind
 from pipeline.clip.method_stage import MethodStage
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.kinds import MASKS
-from pipeline.engine.registry import imported
 from pipeline.engine.sample import LOOKED_AT, Sample, Size, evenly
 from pipeline.engine.settings import joined
 from pipeline.engine.stage import Computed, Decoded, Folders, Item, Output, Outputs
@@ -28,18 +29,29 @@ ALL_BACKGROUND = 0.97
 """A larger share of the background in half of the masks is remarkable."""
 
 
+class FilesOfImage(NamedTuple):
+    """The folder of an image's CAMs, and its file of regions, if it has one."""
+
+    cams: Path
+    regions: Path | None = None
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MaskStage(MethodStage):
-    """The pseudo masks of a split, whatever they are made from."""
+    """The pseudo masks of a split, whatever they are made from.
+
+    Attributes:
+        cams: the settings of ``cams=``, for masks that are made without CAMs by its method.
+    """
 
     name = command = "masks"
     kind = MASKS
     algorithm = 2
     options_base = MaskOptions
+    cams: CamOptions
     from_cams: ClassVar[bool] = False
     """Whether it needs the CAMs of images, and with them tags."""
-    reads_files: ClassVar[bool] = False
-    """Whether images need files by their names, besides their CAMs."""
+    takes_any_image = True
 
     def own_settings(self) -> dict[str, Any]:
         """Returns what masks depend on besides the images and the stages before."""
@@ -111,34 +123,34 @@ class Masks(MaskStage):
     decisive = ("method", "crf")
     from_cams = True
 
+    @cached_property
+    def machine(self) -> Sequence[str]:
+        """The kind of the device, if the refiner computes on it."""
+        return [f"device={device_kind(self.resources.device)}"] if self.method.on_gpu else ()
+
     @property
-    def batch(self) -> int | None:
+    def batch_size(self) -> int | None:
         """None unless a GPU refines: pydensecrf holds Python's global lock."""
-        on_gpu = not is_cpu(self.resources.device)
-        return 1 if on_gpu and getattr(imported(self.method.build), "on_device", False) else None
+        return 1 if any(trait != "device=cpu" for trait in self.machine) else None
 
     def item(self, sample: Sample, folders: Folders) -> Item:
-        """Returns an image with the fingerprint of its CAMs."""
-        cams = folders["cams"].output_key(sample.id)
-        return Item(sample, join_keys(fingerprint_image(sample.image), cams))
-
-    def load(self, inputs: Mapping[str, Path]) -> tuple[Any, Path]:
-        """Builds the refiner, and returns it with the folder of the CAMs."""
-        return super().load(inputs), inputs["cams"]
+        """Returns an image with its CAMs."""
+        cams = folders["cams"]
+        key = join_keys(fingerprint_image(sample.image), cams.output_key(sample.id))
+        return Item(sample, key, FilesOfImage(cams.path))
 
     def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:
         """Labels the pixels of images."""
-        refine, folder = model()
         unreadable: deque[tuple[Item, ImageError]] = deque()
 
         def with_cams() -> Iterator[Given]:
             for item, image in images:
                 try:
-                    yield item, image, read_cams(folder / f"{item.sample.id}.npz")
+                    yield item, image, read_cams(item.given.cams / f"{item.sample.id}.npz")
                 except ImageError as error:
                     unreadable.append((item, error))
 
-        for item, found in refine.stream(with_cams()):
+        for item, found in model().stream(with_cams()):
             while unreadable:
                 yield unreadable.popleft()
             yield item, self.outputs(item, found)

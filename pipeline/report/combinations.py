@@ -5,7 +5,6 @@ from functools import cached_property
 from statistics import mean
 from typing import Any
 
-from pipeline.clip.settings import Quirks
 from pipeline.engine.kinds import (
     CAMS,
     MASKS,
@@ -16,6 +15,7 @@ from pipeline.engine.kinds import (
     kinds,
     measured_kinds,
 )
+from pipeline.engine.registry import quirks
 from pipeline.files.atomic import canonical_json
 from pipeline.report.configurations import flatten, last_part, readable
 from pipeline.report.grouping import grouped, without_seed
@@ -24,9 +24,6 @@ from pipeline.report.runs import MeasuredRun, map_notes
 
 _GIVEN = "ground_truth"
 """The choice of ``tags=`` that takes the image labels of the ground truth."""
-
-_IN_COLUMNS = {"affinity", "clip", *vars(Quirks())}
-"""Settings of a stage that a column of their own shows."""
 
 
 class Combination:
@@ -92,7 +89,7 @@ class Combination:
 
     def own_settings(self, kind: Kind) -> dict[str, Any]:
         """Returns the settings of one stage, without those of the stages before it."""
-        left_out = _IN_COLUMNS.union(each.stage for each in kinds())
+        left_out = {"affinity", "clip", "name", *quirks(), *(each.stage for each in kinds())}
         settings = readable(self.settings.get(kind.stage, {}), self.last.figures.get("legend", {}))
         found = {name: value for name, value in settings.items() if name not in left_out}
         network = {NETWORK.stage: self.own_settings(NETWORK)} if kind is PREDICTIONS else {}

@@ -2,30 +2,26 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from pipeline.engine.kinds import MASKS, PREDICTIONS
+from pipeline.engine.kinds import MASKS, PREDICTIONS, TAGS
+from pipeline.engine.registry import methods
 from pipeline.errors import command
 from pipeline.report.grouping import Shown, choose_run, describe_images, grouped
 from pipeline.report.markdown import Notes, Table
-from pipeline.report.published import Column, Line, PublishedTable, Row, published_experiments
+from pipeline.report.published import (
+    Column,
+    Line,
+    PublishedTable,
+    Row,
+    published_experiments,
+    usual_methods,
+)
 from pipeline.report.runs import METRIC_LABELS, MeasuredRun, as_number
 
 _PRESET = "preset"
 """Stands for the experiment in the choices of runs that have all settings of a published one."""
 
-_METHODS = {
-    "tagclip": "TagCLIP",
-    "clip": "CLIP, class token",
-    "piaa": "PIAA",
-    "file": "tags of a file",
-    "ground_truth": "CLIP-ES",
-    "": "a dense method",
-}
-
-_USUAL = {"cams": "clip_es", "masks": "crf"}
-"""Group → the method of the published rows; a row of ours names any other."""
-
-_RECORDED = (*_USUAL, "compat", "precision", "commit")
-"""Choices that the origin of a figure names."""
+_CHOICES = ("compat", "precision", "commit")
+"""Choices that the origin of a figure names besides the methods."""
 
 _OurRow = tuple[list[str], Mapping[str, Shown]]
 """The words left of the figures, and the run behind each column, by its name."""
@@ -69,7 +65,7 @@ def _matches(table: PublishedTable, line: Line, column: Column, run: MeasuredRun
     if run.stage != (line.stage or column.stage) or run.about.get("tags", "") not in table.tags:
         return False
     settings = run.configuration
-    method = "crf" if "crf" in settings else settings.get("method", "")
+    method = settings.get("method", "")
     # Without the constants of its CRF it is the argmax of the CAMs, which nobody published.
     if run.kind is MASKS and (method != table.masks or not settings.get("crf", True)):
         return False
@@ -79,14 +75,16 @@ def _matches(table: PublishedTable, line: Line, column: Column, run: MeasuredRun
 def _our_rows(table: PublishedTable, runs: Sequence[MeasuredRun]) -> list[_OurRow]:
     """Returns our rows, those of the published experiments first; blank ones without any."""
     cells: dict[tuple, dict[str, list[MeasuredRun]]] = {}
+    usual = usual_methods()
+    labels = {method.name: method.title for method in methods(TAGS.group)} | {**table.ours}
     for run in runs:
         experiment = run.experiment
         if experiment in published_experiments():
             experiment = f"{experiment}, changed" if run.changes() else _PRESET
         tags, compat, precision = (run.about.get(n, "") for n in ("tags", "compat", "precision"))
         network = run.about.get("segmenter", "") if run.kind is PREDICTIONS else ""
-        methods = {group: run.about.get(group) or usual for group, usual in _USUAL.items()}
-        extras = ", ".join(f"{g}={name}" for g, name in methods.items() if name != _USUAL[g])
+        chosen = {group: run.about.get(group) or name for group, name in usual.items()}
+        extras = ", ".join(f"{g}={name}" for g, name in chosen.items() if name != usual[g])
         settings = (experiment, tags, run.backbone, compat, precision, network, extras)
         for number, line in enumerate(table.lines):
             for column in table.columns:
@@ -99,7 +97,7 @@ def _our_rows(table: PublishedTable, runs: Sequence[MeasuredRun]) -> list[_OurRo
         _, experiment, tags, clip, compat, precision, network, extras, number = key
         backbone = ", ".join(filter(None, [clip, network]))
         settings = [experiment or "no experiment", extras, compat, precision]
-        method = _METHODS.get(tags, tags) + table.lines[number].label
+        method = labels.get(tags, tags) + table.lines[number].label
         words = [
             f"ours: {method} ({', '.join(filter(None, settings))})",
             network if table.backbone == "network" else backbone,
@@ -108,7 +106,7 @@ def _our_rows(table: PublishedTable, runs: Sequence[MeasuredRun]) -> list[_OurRo
         shown = {n: choose_run(several, full_sizes[n]) for n, several in cells[key].items()}
         rows.append((words, shown))
     if all(is_other for is_other, *_ in cells):
-        method = _METHODS[table.tags[0]]
+        method = labels[table.tags[0]]
         rows[:0] = [
             ([f"ours: {method}{line.label}", "", table.supervision], {})
             for line in table.lines
@@ -134,7 +132,7 @@ def _origins(table: PublishedTable, our_rows: Sequence[_OurRow]) -> list[str]:
                 "images": f"{run.images:,}",
                 "experiment": run.experiment,
                 "clip": run.backbone,
-                **{name: run.about.get(name, "") for name in _RECORDED},
+                **{name: run.about.get(name, "") for name in (*usual_methods(), *_CHOICES)},
                 "notes": "; ".join(_remarks(run, columns[0])),
             }
         )

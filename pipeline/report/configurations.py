@@ -41,12 +41,17 @@ def describe_setting(value: object) -> str:
     return "on" if isinstance(value, Mapping) else str(value)
 
 
-def readable(settings: Any, legend: Mapping[str, Mapping[str, Any]]) -> Any:  # noqa: ANN401
+def readable(
+    settings: Mapping[str, Any], legend: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
     """Returns settings in which words take the place of the fingerprints of a manifest's legend."""
-    if isinstance(settings, Mapping):
-        return {name: readable(value, legend) for name, value in settings.items()}
-    is_named = isinstance(settings, str) and settings in legend
-    return describe_legend(legend[settings]) if is_named else settings
+    found = {}
+    for name, value in settings.items():
+        is_named = isinstance(value, str) and value in legend
+        found[name] = describe_legend(legend[value]) if is_named else value
+        if isinstance(value, Mapping):
+            found[name] = readable(value, legend)
+    return found
 
 
 def describe_choices(configuration: Mapping[str, Any]) -> str:

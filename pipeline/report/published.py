@@ -92,6 +92,7 @@ class PublishedTable:
     rows: Sequence[Row]
     remark: str = ""  # a paragraph below the heading
     masks: str = "crf"  # the method of masks= whose runs are comparable
+    ours: Mapping[str, str] = field(default_factory=dict)  # tags → our method, if not theirs
 
     @property
     def figures(self) -> Iterator[Figure]:
@@ -109,6 +110,12 @@ def load_published() -> tuple[PublishedTable, ...]:
     content = yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))
     splits = {name: Split(**values) for name, values in content["splits"].items()}
     return tuple(_read_table(values, splits) for values in content["tables"])
+
+
+@cache
+def usual_methods() -> dict[str, str]:
+    """Returns group → the method of the published rows."""
+    return yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))["usual"]
 
 
 @cache

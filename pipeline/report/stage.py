@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.engine.folder import StageFolder
-from pipeline.engine.kinds import MASKS, NETWORK, PREDICTIONS, TAGS, Kind, measured_kinds
+from pipeline.engine.kinds import MASKS, NETWORK, PREDICTIONS, TAGS, measured_kinds
+from pipeline.engine.result_folder import describe_machines
 from pipeline.engine.run import Outcome
 from pipeline.engine.stage import PerImage, Stage
 from pipeline.evaluation.about import describe
@@ -45,49 +46,52 @@ def _gather(
     stages: Sequence[Stage], last: Evaluation, settings: ReportSettings, **inputs: Any
 ) -> ReportInputs:
     """Returns what the report is made from, of ``report.split`` or the last split with results."""
+    # Find the folders. The key of one that is missing may not be known yet.
     folders: dict[Stage, StageFolder] = {}
     for stage in filter(Stage.applies, stages):
         folder = last.folder(stage)
         if folder is not None and (stage.kind is not NETWORK or folder.manifest()):
             folders[stage] = folder
+
+    # Choose the split, and of each kind of result the last round's.
     per_image = [s for s in stages if isinstance(s, PerImage) and s.applies()]
     splits = list(dict.fromkeys(stage.split for stage in per_image))
     done = {stage.split for stage, folder in folders.items() if folder.entries}
     split = settings.split or next((s for s in reversed(splits) if s in done), splits[-1])
     measured = [stage for stage in per_image if stage.split == split and not stage.accompanies]
-    newest: dict[Kind, PerImage] = {}
-    for stage in sorted(measured, key=lambda stage: stage.round, reverse=True):
-        newest.setdefault(stage.kind, stage)
-    # The key of a folder may not be known yet.
+    newest = {stage.kind: stage for stage in sorted(measured, key=lambda s: s.round)}
+    kinds = {name: kind for name, kind in measured_kinds().items() if kind in newest}
     empty = StageFolder(Path(), "", "", {})
-    shown = {
-        name: folders.get(newest[kind], empty)
-        for name, kind in measured_kinds().items()
-        if kind in newest
-    }
-    masks, titles = newest[MASKS], {}
+    shown = {name: folders.get(newest[kind], empty) for name, kind in kinds.items()}
+
+    # Name the masks by how they were made.
+    masks = newest[MASKS]
     if masks.round > 1:
-        titles["argmax_title"] = "argmax of the first round's CAMs"
-        titles["mask_title"] = "mask, seen by the segmenter before"
+        titles = "argmax of the first round's CAMs", "mask, seen by the segmenter before"
     elif not masks.from_cams:
-        titles = {"argmax_title": None, "mask_title": "mask, straight from the image"}
+        titles = None, "mask, straight from the image"
     elif not getattr(masks.options, "crf", True):
-        titles = {"argmax_title": None, "mask_title": "mask, argmax of the CAMs"}
-    elif (name := masks.method.name) != "crf":
-        titles["argmax_title"] = f"mask before {name}, argmax of the CAMs"
-        titles["mask_title"] = f"mask after {name}"
+        titles = None, "mask, argmax of the CAMs"
+    else:
+        refiner = "the CRF" if masks.method.name == "crf" else masks.method.name
+        titles = f"mask before {refiner}, argmax of the CAMs", f"mask after {refiner}"
+
+    # Collect what stages remark on, of all splits, and the results of another photograph, which
+    # are not shown.
     ids = {s: [sample.id for sample in last.images.of(s)] for s in splits}
     remarks = [
         stage.remark(folder, ids[stage.split] if isinstance(stage, PerImage) else ())
         for stage, folder in folders.items()
         if not stage.accompanies
     ]
+    remarks += [describe_machines(folder.manifest()) for folder in folders.values()]
     every = replace(last, stages=stages)
     for result in every.results:
         known = [image_id for image_id in ids[result.split] if image_id in result.entries]
         for image_id in filter(result.first_change, known):
             folders[result.stage].entries.pop(image_id, None)  # here, and not on the disk
         remarks.append(result.describe_change(known))
+
     return ReportInputs(
         last.store.root,
         split,
@@ -97,11 +101,12 @@ def _gather(
         stages=list({folder.path: folder for folder in folders.values()}.values()),
         threshold=newest[TAGS].threshold,
         beta=getattr(masks.options, "beta", 1.0),
+        argmax_title=titles[0],
+        mask_title=titles[1],
         about=describe(newest[PREDICTIONS], last.config),
         settings=settings,
         remarks=[*dict.fromkeys(filter(None, remarks))],
         now=every.now(),
         splits=[*last.images.dataset.splits],
-        **titles,
         **inputs,
     )

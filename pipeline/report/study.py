@@ -8,8 +8,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.clip.settings import Quirks
 from pipeline.engine.kinds import PREDICTIONS, kinds
+from pipeline.engine.registry import quirks
 from pipeline.errors import UserError
 from pipeline.files.atomic import canonical_json
 from pipeline.report.configurations import (
@@ -30,7 +30,7 @@ _CHOICES = {
     "clip": ("model", "weights", "mean", "std", "quick_gelu"),
     "pretrained": ("weights", "mean", "std", "quick_gelu"),
     "tags": ("method", "code"),
-    "compat": tuple(vars(Quirks()).keys() - {"name"}),
+    "compat": (),  # all quirks
     "precision": ("precision",),
     "segmenter": ("segmenter.",),
 }
@@ -91,11 +91,12 @@ def _table(runs: list[MeasuredRun]) -> Table:
 def _varying(runs: Sequence[MeasuredRun]) -> dict[str, Values]:
     """Returns the choices and the settings that differ among runs, by their dotted names."""
     # Only predictions depend on the segmenter, but every run names one.
-    names = [name for name in _CHOICES if name != "segmenter" or runs[0].kind is PREDICTIONS]
+    stands_for = {**_CHOICES, "compat": tuple(quirks())}
+    names = [name for name in stands_for if name != "segmenter" or runs[0].kind is PREDICTIONS]
     choices = {name: [canonical_json(run.about.get(name, "")) for run in runs] for name in names}
     choices = {name: values for name, values in choices.items() if len(set(values)) > 1}
     configurations = [readable(run.configuration, run.figures.get("legend", {})) for run in runs]
-    return varying(configurations, choices, _CHOICES)
+    return varying(configurations, choices, stands_for)
 
 
 def _sort_key(value: str) -> tuple[int, Any]:

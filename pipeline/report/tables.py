@@ -4,26 +4,16 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.engine.kinds import PREDICTIONS, TAGS, Kind, measured_kinds
+from pipeline.engine.kinds import MASKS, NETWORK, PREDICTIONS, TAGS, Kind, measured_kinds
+from pipeline.engine.lineage import Result
+from pipeline.engine.registry import methods
 from pipeline.evaluation.record import MetricsFile
 from pipeline.files.atomic import write_atomically
 from pipeline.report.configurations import flatten, identity
 from pipeline.report.grouping import grouped
 from pipeline.report.markdown import Table, percent, percent_of_several
 from pipeline.report.runs import METRIC_LABELS, METRICS, has_seen_masks, map_notes
-
-Settings = Mapping[str, Any]
-
-_VARIANTS = {
-    "clip": "CLIP, class token, image squeezed to the native size",
-    "clip_native": "CLIP, class token, image at its own size",
-    "coarse_last": "best patch, last block's attention kept",
-    "coarse": "best patch, last block's attention the identity (coarse)",
-    "dmar": "coarse + DMAR",
-    "cwr": "coarse + DMAR + CWR (TagCLIP)",
-    "z": "scores, standardised",
-}
-"""The rows of the ablation, in the order of the paper."""
+from pipeline.tags.tagger import STANDARDISED
 
 _STEPS = {"single_scale": "at one scale", "multi_scale": "at several scales, before the CRF"}
 """The steps of testing before the last."""
@@ -99,10 +89,12 @@ def _measured_by(metric: str) -> list[Kind]:
 def _ablation(metrics: MetricsFile) -> Table:
     splits = {k: f for k, f in metrics.latest.get(TAGS.stage, {}).items() if f.get("variants")}
     header = ["mAP (%)", *(f"{split}, {f['images']} images" for split, f in splits.items())]
+    labels = {name: label for method in methods() for name, label in method.variants.items()}
+    labels[STANDARDISED] = "scores, standardised"
+    found = dict.fromkeys(name for figures in splits.values() for name in figures["variants"])
     rows = [
-        [label, *(percent(f["variants"].get(name, {}).get("map")) for f in splits.values())]
-        for name, label in _VARIANTS.items()
-        if any(name in f["variants"] for f in splits.values())
+        [labels.get(n, n), *(percent(f["variants"].get(n, {}).get("map")) for f in splits.values())]
+        for n in sorted(found, key=[*labels, *found].index)
     ]
     return Table(header, rows, header[:1], "Tagging, step by step")
 
@@ -198,29 +190,24 @@ def collect_rounds(metrics: MetricsFile) -> Table:
     latest = {figures.get("key") for figures in predicted.values()}
     # Splits may have been predicted by different segmenters: the newest run counts.
     newest = next((run for run in metrics.runs[::-1] if run["key"] in latest), None)
-    rounds: list[tuple[Settings, Settings]] = []  # the settings of segmenter and masks
-    segmenter = newest["configuration"].get("segmenter") if newest else None
-    while isinstance(segmenter, Mapping):
-        masks = segmenter.get("masks")
-        masks = masks if isinstance(masks, Mapping) else {}
-        rounds.insert(0, (segmenter, masks))
-        segmenter = masks.get("segmenter")  # none in the first round
+    networks = []
+    if newest is not None:
+        last = Result(metrics.root / newest["split"] / newest["stage"] / newest["key"])
+        networks = [result for result in last.chain if result.name == NETWORK.stage]
     columns: dict[str, list[str]] = {}
-    for split in dict.fromkeys(run["split"] for run in metrics.runs) if len(rounds) > 1 else ():
+    for split in dict.fromkeys(run["split"] for run in metrics.runs) if len(networks) > 1 else ():
         runs = [run for run in metrics.runs if run["split"] == split]
-        for number, stages in enumerate(rounds):
-            for label, value in _figures(runs, *stages):
-                column = columns.setdefault(f"{label}, {split}", [""] * len(rounds))
+        for number, network in enumerate(networks):
+            for label, value in _figures(runs, network):
+                column = columns.setdefault(f"{label}, {split}", [""] * len(networks))
                 column[number] = percent(value)
     rows = [[str(number), *cells] for number, cells in enumerate(zip(*columns.values()), 1)]
     return Table(["round", *columns], rows, ["round"], "Rounds of self-training (%)")
 
 
-def _figures(
-    runs: list[dict], segmenter: Settings, masks: Settings
-) -> Iterator[tuple[str, float | None]]:
+def _figures(runs: list[dict], network: Result) -> Iterator[tuple[str, float | None]]:
     """Yields the figures of a round on one split, each with the name of its column."""
-    latest = {run["stage"]: run for run in runs if _is_of_round(run, segmenter, masks)}
+    latest = {run["stage"]: run for run in runs if _is_of_round(run, network)}
     if tags := latest.get("tags"):
         yield "tags mAP", tags.get("map")
         for number, level in enumerate(tags.get("levels", []), 1):
@@ -233,10 +220,13 @@ def _figures(
         yield "segmenter mIoU", latest["predictions"].get("miou")
 
 
-def _is_of_round(run: Mapping, segmenter: Settings, masks: Settings) -> bool:
-    settings = run["configuration"]
-    if run["stage"] == "predictions":
-        return settings.get("segmenter") == segmenter
-    if run["stage"] == "tags" and "segmenter" in masks:
-        return all(settings.get(key) == masks.get(key) for key in ("segmenter", "first_tags"))
-    return settings == (masks if run["stage"] == "masks" else masks.get("cams", {}).get("tags"))
+def _is_of_round(run: Mapping, network: Result) -> bool:
+    """Tells whether a run is of a network, of its masks, or of the tags that came before them."""
+    read = {name: key for name, (*_, key) in run.get("made_from", {}).items()}
+    if run["stage"] == PREDICTIONS.stage:
+        return read.get(NETWORK.stage) == network.path.name
+    if (masks := network.needs.get(MASKS.stage)) is None:
+        return False
+    if run["stage"] == TAGS.stage and NETWORK.stage in masks.needs:  # made together with them
+        return read == {name: need.path.name for name, need in masks.needs.items()}
+    return (run["stage"], run["key"]) in {(each.name, each.path.name) for each in masks.chain}

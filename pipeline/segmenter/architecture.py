@@ -158,7 +158,7 @@ def smallest_side(model: nn.Module) -> int:
     return 1
 
 
-def dictionaries(value: Any) -> Iterator[ConfigDict]:  # noqa: ANN401
+def dictionaries(value: object) -> Iterator[ConfigDict]:
     """Yields every dictionary of a nested structure, from the outside in."""
     if isinstance(value, Mapping):
         yield value

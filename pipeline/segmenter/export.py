@@ -5,7 +5,7 @@ import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -144,7 +144,9 @@ class _Deployed(nn.Module):
 
 
 def _export(network: _Deployed, segmenter: Segmenter, shape: Shape, example: Shape) -> bytes:
-    """Returns the content of a file whose outputs agree with the network."""
+    """Returns a file with classes and colours, whose outputs agree with the network."""
+    import onnx
+
     device = next(network.parameters()).device
     batch = example.batch if shape.batch else 2  # the exporter takes a size of 1 for a constant
     pixels = torch.zeros(batch, 3, example.height, example.width, device=device)
@@ -161,16 +163,7 @@ def _export(network: _Deployed, segmenter: Segmenter, shape: Shape, example: Sha
             opset_version=OPSET,
             dynamic_shapes={"image": free} if free else None,
         )
-    content = _describe(program.model_proto, segmenter).SerializeToString()
-    for images in _trials(shape, example):
-        _compare(content, segmenter, images)
-    return content
-
-
-def _describe(model: Any, segmenter: Segmenter) -> Any:  # noqa: ANN401
-    """Adds classes and colours to an ``onnx.ModelProto``."""
-    import onnx
-
+    model = program.model_proto
     del model.graph.value_info[:]  # shapes of intermediate values, by generated names
     onnx.helper.set_model_props(
         model,
@@ -182,7 +175,10 @@ def _describe(model: Any, segmenter: Segmenter) -> Any:  # noqa: ANN401
         },
     )
     onnx.checker.check_model(model)
-    return model
+    content = model.SerializeToString()
+    for images in _trials(shape, example):
+        _compare(content, segmenter, images)
+    return content
 
 
 def _trials(shape: Shape, example: Shape) -> Sequence[np.ndarray]:

@@ -57,7 +57,7 @@ class BalancedCrossEntropy(nn.Module):
         weight: torch.Tensor | None = None,
         ignore_index: int = IGNORE,
         reduction_override: str | None = None,
-        **_: Any,
+        **_: object,
     ) -> torch.Tensor:
         """Computes the loss, a scalar. mmsegmentation's heads call it with these argument names.
 
@@ -173,7 +173,7 @@ def heads_of(model: nn.Module | ConfigDict) -> list[Any]:
     return [head for part in parts if part for head in _as_list(part)]
 
 
-def _as_list(part: Any) -> list[Any]:  # noqa: ANN401
+def _as_list(part: object) -> list[Any]:
     return list(part) if isinstance(part, list | tuple | nn.ModuleList) else [part]
 
 

@@ -102,7 +102,7 @@ def load_pretrained(
     return fit
 
 
-def _strip(config: Any) -> list[str]:  # noqa: ANN401
+def _strip(config: object) -> list[str]:
     """Removes pretrained weights from a nested config; returns their sources."""
     sources = []
     for part in dictionaries(config):
@@ -120,7 +120,7 @@ def _strip(config: Any) -> list[str]:  # noqa: ANN401
     return [place for place in sources if isinstance(place, str) and place]
 
 
-def _is_pretrained(value: Any) -> bool:  # noqa: ANN401
+def _is_pretrained(value: object) -> bool:
     return (
         isinstance(value, Mapping)
         and "checkpoint" in value

@@ -60,16 +60,16 @@ class QuietRunner(InitialisedRunner):
             self.close()
             raise
 
-    def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:  # noqa: ANN401
+    def build_logger(self, log_level: int | str = "INFO") -> MMLogger:
         """Builds a logger that writes to its file only."""
-        logger = super().build_logger(*args, **kwargs)
+        logger = super().build_logger(log_level)
         logger.handlers = [h for h in logger.handlers if isinstance(h, logging.FileHandler)]
         for handler in logger.handlers:
             handler.handleError = _raise  # the default prints a traceback and continues
         self._log_files = logger.handlers
         return logger
 
-    def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+    def resume(self, filename: str, *_: object, **__: object) -> None:
         """Resumes from a checkpoint; unlike mmengine's method it runs no code from it.
 
         Raises:

@@ -7,11 +7,13 @@ therefore be better masks than those. They are tags as well. No ground truth is 
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.clip.device import device_kind
 from pipeline.datasets.corrections import Corrections
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.folder import StageFolder
@@ -25,6 +27,9 @@ from pipeline.segmenter.settings import SelfTrainingSettings, TestSettings
 from pipeline.segmenter.stage import network_files
 from pipeline.tags.remarks import count_tags
 from pipeline.tags.scores import read_tags, summarise, tags_output
+
+if TYPE_CHECKING:
+    from pipeline.segmenter.predict import Segmenter
 
 
 @dataclass(frozen=True)
@@ -112,6 +117,11 @@ class _Relabelling(PerImage):
         """The corrections; those of an image are part of its input."""
         return ("corrections",)
 
+    @cached_property
+    def machine(self) -> Sequence[str]:
+        """The kind of the device that predicts."""
+        return [f"device={device_kind(self.device)}"]
+
     def loaded(self, inputs: Mapping[str, Path]) -> Sequence[Path]:
         """Returns the checkpoint of the round before."""
         return network_files(inputs["segmenter"], "last")
@@ -126,7 +136,7 @@ class _Relabelling(PerImage):
         read = [fingerprint(list(keys)) for keys in (tags, found) if keys is not None]
         return Item(sample, join_keys(image, *read), (tags, found))
 
-    def load(self, inputs: Mapping[str, Path]) -> Any:  # noqa: ANN401
+    def load(self, inputs: Mapping[str, Path]) -> "Segmenter":
         """Loads the network of the round before."""
         from pipeline.segmenter.predict import Segmenter
 

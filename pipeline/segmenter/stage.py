@@ -6,8 +6,9 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from pipeline.clip.device import device_kind
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.kinds import NETWORK, PREDICTIONS
@@ -25,6 +26,9 @@ from pipeline.segmenter.data import TrainingData, TrainingPair, check_pairs, tra
 from pipeline.segmenter.distributed import explain_lost_process, join, process_rank
 from pipeline.segmenter.settings import PredictionSettings, SegmenterSettings
 from pipeline.segmenter.testing import segment_all
+
+if TYPE_CHECKING:
+    from pipeline.segmenter.predict import Segmenter
 
 _BEST = "best_*.pth"
 
@@ -210,12 +214,15 @@ class Training(OfSplit):
             )
         if writes:
             initial = read_json(folder.path / train.INITIAL_WEIGHTS)
+            precision = checkpoints.precision_of(self.options.precision, checkpoint)
+            traits = f"device={device_kind(self.device)}", f"precision={precision}"
             seconds = folder.manifest().get("seconds", 0) + time.monotonic() - began
             folder.write_manifest(
                 complete=True,
                 images=len(pairs),
                 left_out=len(folder.failures),
                 checkpoint=checkpoint.name,
+                machines=dict.fromkeys(traits, len(pairs)),
                 seconds=round(seconds, 3),
                 **{k: v for k, v in folder.manifest().items() if k == "statistics"},
                 **({"initial_weights": initial} if initial else {}),
@@ -272,11 +279,16 @@ class Predictions(PerImage):
         network = self.uses["segmenter"].expected
         return {**self.options.prediction_facts, "segmenter": network}
 
+    @cached_property
+    def machine(self) -> Sequence[str]:
+        """The kind of the device that predicts."""
+        return [f"device={device_kind(self.device)}"]
+
     def loaded(self, inputs: Mapping[str, Path]) -> Sequence[Path]:
         """Returns the checkpoint that predicts."""
         return network_files(inputs["segmenter"], self.options.checkpoint)
 
-    def load(self, inputs: Mapping[str, Path]) -> Any:  # noqa: ANN401
+    def load(self, inputs: Mapping[str, Path]) -> "Segmenter":
         """Loads the network."""
         from pipeline.segmenter.predict import Segmenter
 

@@ -6,7 +6,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from math import ceil
 from pathlib import Path
@@ -29,6 +29,7 @@ from pipeline.segmenter.checkpoints import (
     KeepCheckpoints,
     iteration_of,
     last_checkpoint,
+    precision_of,
     resumable_checkpoint,
 )
 from pipeline.segmenter.data import TrainingPair
@@ -98,9 +99,11 @@ def train(
     device = local_device(device)
     processes = process_count()
     join(device)  # the first process has prepared the folder
+    resume_from = resumable_checkpoint(work_dir)
+    # It may have begun on a machine where "auto" was another precision.
+    settings = replace(settings, precision=precision_of(settings.precision, resume_from))
     config = build_config(settings, class_names, palette, seed, device, processes)
     iterations = settings.iterations
-    resume_from = resumable_checkpoint(work_dir)
     start = iteration_of(resume_from) if resume_from else 0
     metainfo = {"classes": config.class_names, "palette": config.palette}
     labelled = Labelled(validation, read, metainfo)
@@ -133,6 +136,7 @@ def train(
     if any(pair.probability is not None for pair in pairs):
         weight_pixels(model)
     description = {key: config.to_dict()[key] for key in ("model", "class_names", "palette")}
+    description["precision"] = config.settings.precision
     samples = PseudoLabelled(pairs, settings, seed, metainfo, read)
     indices = positions(settings.batch_size, start, iterations, process_rank(), processes)
     best, measured = {}, {}

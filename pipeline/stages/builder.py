@@ -5,13 +5,11 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from types import SimpleNamespace
-from typing import Any
+from typing import TypeVar
 
 from pipeline.cams.stage import CamStage, ComputedCams
 from pipeline.clip import device as devices
 from pipeline.clip.frozen import FrozenClip, Resources
-from pipeline.clip.fused import choose_attention
-from pipeline.clip.method_stage import MethodStage
 from pipeline.datasets.corrections import BySplit, Corrections, read_corrections
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.pool import count_cores
@@ -26,8 +24,13 @@ from pipeline.segmenter.data import ground_truth_masks, masks_in_folder, masks_o
 from pipeline.segmenter.self_training import SegmenterMasks, SegmenterTags
 from pipeline.segmenter.stage import Predictions, Training
 from pipeline.stages.config import Config
+from pipeline.tags.options import ScoredTagOptions, TagOptions
 from pipeline.tags.stage import ScoredTags, Tags
 from pipeline.tags.standardised import ScoreStatistics, StandardisedTags
+
+Relabelled = TypeVar("Relabelled", SegmenterTags, SegmenterMasks)
+
+_PREFETCHED = 4  # images that are decoded ahead of a segmenter
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ class Builder:
             position_fp16=config.compat.position_fp16,
             batches=devices.choose_batches(vars(runtime), self.device),
             root=self.store.root if self.store else None,
-            attention=choose_attention(runtime.attention, self.device),
+            attention=runtime.attention,
         )
 
     @cached_property
@@ -95,11 +98,14 @@ class Builder:
 
     def resources(self, method: Method) -> Resources:
         """Returns what a method is built from: only what it declares."""
+        compat = self.config.compat
         return Resources(
             vocabulary=self.vocabulary,
             device=self.device,
             clip=self.clip if method.uses_clip else None,
-            quirks=SimpleNamespace(**{n: getattr(self.config.compat, n) for n in method.quirks}),
+            quirks=SimpleNamespace(
+                **{quirk.name: getattr(compat, quirk.name) for quirk in method.quirks}
+            ),
         )
 
     def reader_for(self, method: Method) -> ImageReader:
@@ -117,35 +123,77 @@ class Builder:
             stages[command] = build(self, split, stages)
         return stages
 
-    def _from_method(self, default: type[MethodStage], options: Any, **parts: Any) -> Any:  # noqa: ANN401
-        """Builds the stage of the method that settings belong to: the group's, or the method's."""
+    def tags(self, split: str, before: Mapping[str, PerImage]) -> Tags:
+        """Returns the stage of a split's tags, with what is learned for them."""
+        options, corrections = self.config.tags, self._corrections(split)
+        is_scored = isinstance(options, ScoredTagOptions)
+        if is_scored and options.fit_split and self.images is not None:
+            self.images.of(options.fit_split)  # which refuses an unknown split
+        if not is_scored or not options.standardise:
+            return self._tags_by_method(split, options, corrections)
+        options = replace(options, fit_split=options.fit_split or self.train_split)
         method = method_of(options)
-        return (method.stage or default)(
+        raw_options = options if method.learns else replace(options, fit_split=None)
+
+        def raw(split: str) -> Tags:
+            return self._tags_by_method(split, raw_options, title="before standardising")
+
+        uses = {}
+        if "class" in options.standardise:
+            uses["learned"] = ScoreStatistics(
+                split=options.fit_split,
+                before={"raw": raw(options.fit_split)},
+                images=self.images,
+                store=self.store,
+                refit=options.refit,
+                steps=options.standardise,
+            )
+        return StandardisedTags(
+            split=split,
+            before={"raw": raw(split)},
+            uses=uses,
+            images=self.images,
+            corrections=corrections,
             method=method,
             options=options,
             resources=self.resources(method),
             reader=self.reader_for(method),
-            **parts,
         )
 
-    def tags(self, split: str, before: Mapping[str, PerImage]) -> Tags:
-        """Returns the stage of a split's tags, with what is learned for them."""
-        options = self.config.tags
-        if self.images is not None and (given := getattr(options, "fit_split", None)):
-            self.images.of(given)  # which refuses an unknown split
-        steps = getattr(options, "standardise", ())
-        corrections = {"corrections": self._corrections(split)}
-        if not steps:
-            return self._scored(split, options, **corrections)
-        given = replace(options, fit_split=options.fit_split or self.train_split)
-        fitted = given if method_of(options).learns else replace(options, fit_split=None)
-        raw = partial(self._scored, options=fitted, title="before standardising")
-        uses = {}
-        if "class" in steps:
-            before = {"raw": raw(given.fit_split)}
-            uses["learned"] = ScoreStatistics(before=before, steps=steps, **self._place(given))
-        parts = {"split": split, "before": {"raw": raw(split)}, "uses": uses, "images": self.images}
-        return self._from_method(StandardisedTags, given, **parts, **corrections)
+    def _tags_by_method(
+        self,
+        split: str,
+        options: TagOptions,
+        corrections: Corrections = Corrections(),  # noqa: B008  it is frozen
+        title: str = "",
+    ) -> Tags:
+        """Returns the stage of the tags that follow from a method, without standardising."""
+        method, images, uses = method_of(options), self.images, {}
+        if method.learns and images is not None:
+            options = replace(options, fit_split=options.fit_split or self.train_split)
+            uses["learned"] = imported(method.learns)(
+                split=options.fit_split,
+                images=images,
+                store=self.store,
+                refit=options.refit,
+                method=method,
+                options=options,
+                resources=self.resources(method),
+                reader=self.reader_for(method),
+            )
+        depends = method.batch_of and images is not None
+        return (method.stage or ScoredTags)(
+            split=split,
+            title=title,
+            uses=uses,
+            images=images,
+            dependent_batch=method.batch_of(options, self.config.compat) if depends else 0,
+            corrections=corrections,
+            method=method,
+            options=options,
+            resources=self.resources(method),
+            reader=self.reader_for(method),
+        )
 
     def _corrections(self, split: str) -> Corrections:
         if not (tags := self.corrections.get(split)):
@@ -173,37 +221,30 @@ class Builder:
             )
         return {self.splits[0]: found[""]}
 
-    def _scored(self, split: str, options: Any, title: str = "", **corrections: Any) -> Tags:  # noqa: ANN401
-        """Returns the stage of tags by the scores of a method."""
-        method, uses = method_of(options), {}
-        if method.learns and self.images is not None:
-            options = replace(options, fit_split=options.fit_split or self.train_split)
-            built = {"method": method, "options": options, "resources": self.resources(method)}
-            parts = {"reader": self.reader_for(method), **built, **self._place(options)}
-            uses = {"learned": imported(method.learns)(**parts)}
-        batch = method.batch(options, self.config.compat) if method.batch and self.images else 0
-        parts = {"uses": uses, "title": title, "images": self.images, "dependent_batch": batch}
-        return self._from_method(ScoredTags, options, split=split, **parts, **corrections)
-
-    def _place(self, options: Any) -> dict[str, Any]:  # noqa: ANN401
-        """Returns where something is learned from: the images of ``tags.fit_split``."""
-        place = {"images": self.images, "store": self.store, "refit": options.refit}
-        return {"split": options.fit_split, **place}
-
     def cams(self, split: str, before: Mapping[str, PerImage]) -> CamStage:
         """Returns the stage of a split's CAMs, of the tags ``before``."""
-        options = self.config.cams
-        tags = {} if method_of(options).stage else {"tags": before["tags"]}
-        return self._from_method(ComputedCams, options, split=split, before=tags)
+        method = method_of(self.config.cams)
+        return (method.stage or ComputedCams)(
+            split=split,
+            before={} if method.stage else {"tags": before["tags"]},
+            method=method,
+            options=self.config.cams,
+            resources=self.resources(method),
+            reader=self.reader_for(method),
+        )
 
     def masks(self, split: str, before: Mapping[str, PerImage]) -> MaskStage:
         """Returns the stage of a split's pseudo masks, of the CAMs ``before`` if it reads them."""
-        options = self.config.masks
-        if masks_stage(self.config).from_cams:
-            parts = {"before": {"cams": before["cams"]}}
-        else:
-            parts = {"cams": self.config.cams}
-        return self._from_method(Masks, options, split=split, **parts)
+        method, stage = method_of(self.config.masks), masks_stage(self.config)
+        return stage(
+            split=split,
+            before={"cams": before["cams"]} if stage.from_cams else {},
+            cams=self.config.cams,
+            method=method,
+            options=self.config.masks,
+            resources=self.resources(method),
+            reader=self.reader_for(method),
+        )
 
     # Training and prediction
 
@@ -225,18 +266,17 @@ class Builder:
     def training(self, masks: PerImage, number: int) -> Training:
         """Returns the stage that trains a segmenter on masks."""
         options, before = self.config.segmenter, {"masks": masks}
-        precision = devices.precision_of_training(options.precision, self.device)
         weighted = options.pixel_weights is not None
         if options.masks is not None and number == 1:
-            folder = options.masks, self.images, self.train_split, weighted
-            data, before = masks_in_folder(*folder), {}
+            data = masks_in_folder(options.masks, self.images, self.train_split, weighted)
+            before = {}
         else:
             data = masks_of_stage(masks, self.images, self.store, weighted)
         return Training(
             split=self.train_split,
             round=number,
             before=before,
-            options=replace(options, precision=precision),
+            options=options,
             seed=self.config.seed,
             device=self.device,
             vocabulary=self.vocabulary,
@@ -247,35 +287,40 @@ class Builder:
 
     def predictions(self, split: str, training: Training) -> Predictions:
         """Returns the stage of a segmenter's predictions for a split."""
-        options, number = self.config.segmenter, training.round
-        return Predictions(split=split, round=number, options=options, **self._segmenting(training))
+        return Predictions(
+            split=split,
+            round=training.round,
+            uses={"segmenter": training},
+            options=self.config.segmenter,
+            device=self.device,
+            vocabulary=self.vocabulary,
+            reader=replace(self.reader, prefetch=_PREFETCHED),
+        )
 
     def relabelled(
         self, split: str, training: Training, tags: Tags
     ) -> tuple[SegmenterTags, SegmenterMasks]:
         """Returns tags and masks of the round after a training, which that segmenter predicts."""
         options = self.config.self_training
-        parts = {
-            "split": split,
-            "round": training.round + 1,
-            "before": {"first_tags": tags} if options.keep_tags else {},
-            "options": options,
-            "test": self.config.segmenter.test,
-            "keep_probability": self.config.masks.keep_probability,
-            "corrections": tags.corrections,
-            **self._segmenting(training),
-        }
-        masks = SegmenterMasks(**parts)
-        return SegmenterTags(**parts, rider=masks), masks
 
-    def _segmenting(self, training: Training) -> dict[str, Any]:
-        """Returns the parts of a stage whose model is a segmenter."""
-        return {
-            "uses": {"segmenter": training},
-            "device": self.device,
-            "vocabulary": self.vocabulary,
-            "reader": replace(self.reader, prefetch=4),
-        }
+        def predicted(kind: type[Relabelled], rider: PerImage | None = None) -> Relabelled:
+            return kind(
+                split=split,
+                round=training.round + 1,
+                before={"first_tags": tags} if options.keep_tags else {},
+                uses={"segmenter": training},
+                rider=rider,
+                options=options,
+                test=self.config.segmenter.test,
+                keep_probability=self.config.masks.keep_probability,
+                corrections=tags.corrections,
+                device=self.device,
+                vocabulary=self.vocabulary,
+                reader=replace(self.reader, prefetch=_PREFETCHED),
+            )
+
+        masks = predicted(SegmenterMasks)
+        return predicted(SegmenterTags, masks), masks
 
     def networks(self, training: Training, predictions: list[Predictions]) -> list[Stage]:
         """Returns a network and its predictions, and those of a fully supervised one."""

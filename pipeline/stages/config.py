@@ -11,20 +11,23 @@ from omegaconf.errors import OmegaConfBaseException
 
 import pipeline.cams.settings
 import pipeline.masks.settings
-import pipeline.tags.settings  # noqa: F401  these register their methods
-from pipeline.clip.settings import ClipSettings, ImageSettings, Quirks, RuntimeSettings
+import pipeline.tags.options  # noqa: F401  these register methods
+from pipeline.clip.settings import ClipSettings, ImageSettings, RuntimeSettings, compat_settings
 from pipeline.datasets import READERS, settings_of
 from pipeline.datasets.settings import DatasetSettings
 from pipeline.engine.configuration import COMPOSING, DEFAULTS, compose_config, explain
 from pipeline.engine.executors import DaskSettings, ExecutorSettings, WorkerSettings
 from pipeline.engine.kinds import groups
-from pipeline.engine.registry import method_of, methods
+from pipeline.engine.registry import import_methods, method_of, methods
 from pipeline.engine.settings import REQUIRED, Rule, check, declared_settings, defaults, setting
 from pipeline.errors import UserError, check_choice
 from pipeline.files.atomic import Complete, fits
 from pipeline.files.text import given_path, read_text
 from pipeline.report.settings import ReportSettings
 from pipeline.segmenter.settings import SegmenterSettings, SelfTrainingSettings
+
+for _room in ("dense", "tags", "cams", "masks"):
+    import_methods(f"pipeline.{_room}")
 
 compose = compose_config
 """Composes a configuration, by the methods that this module registers as well."""
@@ -70,7 +73,7 @@ class Config:
     runtime: RuntimeSettings
     executor: Any
     clip: ClipSettings
-    compat: Quirks
+    compat: Any
     tags: Any
     cams: Any
     masks: Any
@@ -106,9 +109,10 @@ _register_defaults()
 
 def all_settings() -> list[tuple[str, Rule, Any]]:
     """Returns key, rule and type of every setting of every choice."""
-    groups = [("", Config), *(("executor", settings) for settings in EXECUTORS.values())]
+    groups = [("", Config), ("compat", compat_settings())]
+    groups += [("executor", settings) for settings in EXECUTORS.values()]
     groups += [("dataset", settings) for _, settings in READERS.values()]
-    groups += [(method.group, method.settings) for method in methods()]
+    groups += [(group, method.settings) for group in METHODS for method in methods(group)]
     return [each for group, settings in groups for each in declared_settings(settings, group)]
 
 
@@ -132,7 +136,7 @@ def read_config(composed: DictConfig) -> Config:
         typed.dataset = settings_of(plain["dataset"]["name"])
         executor = plain["executor"]["name"]
         check_choice(f"there is no executor {executor}", executor, EXECUTORS)
-        typed.executor = EXECUTORS[executor]
+        typed.executor, typed.compat = EXECUTORS[executor], compat_settings()
         for group in METHODS:
             typed[group] = OmegaConf.get_type(composed, group)
         config = OmegaConf.to_object(OmegaConf.unsafe_merge(typed, plain))

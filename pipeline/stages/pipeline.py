@@ -188,10 +188,10 @@ class Pipeline:
         """
         chosen = [stage for stage in self.builder.stages if stage.command in commands]
         computed = [stage for stage in chosen if isinstance(stage, ComputedCams)]
-        cams = {stage.split: stage for stage in computed if stage.method.shares_pass}
+        cams = {stage.split: stage for stage in computed if stage.options.shares_pass}
         for index, stage in enumerate(chosen):
-            shares = isinstance(stage, ScoredTags) and stage.method.shares_pass
-            if shares and stage.split in cams and not getattr(stage.options, "squeeze", False):
+            shares = isinstance(stage, ScoredTags) and stage.options.shares_pass
+            if shares and stage.split in cams:
                 chosen[index] = replace(stage, rider=cams[stage.split])
         stages, shown_split = with_needs(chosen), self.builder.config.report.split
         if "report" in commands and shown_split is not None:

@@ -1,4 +1,4 @@
-"""What the settings of taggers are derived from.
+"""What the settings of taggers are derived from, and the settings of tags that are given.
 
 Nothing here imports NumPy, so that a command that computes nothing starts at once.
 """
@@ -7,12 +7,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from pipeline.engine.registry import method_of
+from omegaconf import MISSING
+
+from pipeline.clip.settings import MethodOptions
+from pipeline.engine.registry import Quirk, method_of, methods, register
 from pipeline.engine.settings import setting
+
+CWR_STOP = Quirk("cwr_stop", "an empty box ends CWR for all later classes")
+"""The quirk of :func:`pipeline.tags.reidentification.propose`."""
 
 
 @dataclass
-class TagOptions:
+class TagOptions(MethodOptions):
     """What every choice of ``tags=`` has.
 
     Attributes:
@@ -58,11 +64,54 @@ class ScoredTagOptions(TagOptions):
     standardise: list[str] = setting([], choices=("image", "class"))
     z: float = setting(0.0, at_least=-1000, at_most=1000)
 
+    templates = ""
+    """The set of prompt templates by which the class names are embedded, if that is how it tags."""
+
+    @property
+    def uses_alpha(self) -> bool:
+        """Whether scores depend on ``alpha``, and not only the tags that follow from them."""
+        return False
+
     def without_effect(self, prefix: str) -> Iterator[str]:
         """Yields a note on each setting that was given and changes nothing."""
         if self.z != type(self).z and not self.standardise:
             yield f"{prefix}.z has no effect without {prefix}.standardise"
         if "class" not in self.standardise and not method_of(self).learns:
-            needs = f"give {prefix}=piaa or {prefix}.standardise=[class]"
+            learning = [f"{prefix}={method.name}" for method in methods(prefix) if method.learns]
+            needs = f"give {' or '.join([*learning, f'{prefix}.standardise=[class]'])}"
             for name in filter(partial(getattr, self), ("fit_split", "refit")):
                 yield f"{prefix}.{name} has no effect, because nothing is learned here: {needs}"
+
+
+@dataclass
+class GivenTagOptions(TagOptions):
+    """What every choice of ``tags=`` has whose tags are given."""
+
+    min_score: float = setting(
+        0.0, at_least=0, at_most=1, changes="nothing", why="given tags have no scores"
+    )
+
+
+@dataclass
+class GroundTruthOptions(GivenTagOptions):
+    """``tags=ground_truth``: the classes that the data set says are in the image."""
+
+
+@dataclass
+class TagListOptions(GivenTagOptions):
+    """``tags=file``: a list with an image id and class indices from 0 on each line.
+
+    Attributes:
+        path: the file, in the format of ``tags.txt``.
+    """
+
+    path: str = MISSING
+
+
+register("tags", "ground_truth", GroundTruthOptions, is_stage=True, reads=("classes",))(
+    "pipeline.tags.given:GroundTruthTags"
+)
+
+register("tags", "file", TagListOptions, label="tags of a file", is_stage=True, reads=("classes",))(
+    "pipeline.tags.given:ListedTags"
+)

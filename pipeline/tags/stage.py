@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -100,6 +100,7 @@ class ScoredTags(Tags):
     """
 
     decisive = ("method", "clip", "reidentify", "squeeze")
+    takes_any_image = True
     options_base = ScoredTagOptions
 
     def option_facts(self) -> dict[str, Any]:
@@ -119,8 +120,7 @@ class ScoredTags(Tags):
     @property
     def thresholds(self) -> Collection[str]:
         """The settings that turn scores into tags; CWR takes its θ from the same α."""
-        uses_alpha = getattr(self.options, "reidentify", False)
-        own = ("min_score",) if uses_alpha else ("min_score", "alpha")
+        own = ("min_score",) if self.options.uses_alpha else ("min_score", "alpha")
         return (*super().thresholds, *own)
 
     @property
@@ -133,13 +133,14 @@ class ScoredTags(Tags):
         is_covered = {"scores", *self.variants} <= entry["scores"].keys()
         return self.choose(decode_scores(entry["scores"])) if is_covered else None
 
-    def load(self, inputs: Mapping[str, Path]) -> tuple[Any, Any]:
-        """Builds the tagger, and the method of the CAMs that ride."""
-        return super().load(inputs), self.rider and self.rider.load(inputs)
+    @cached_property
+    def cam_method(self) -> Any:  # noqa: ANN401
+        """The method of the CAMs that ride, built once in a process; none if none do."""
+        return self.rider and self.rider.load({})
 
     def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:
         """Scores images and chooses their tags."""
-        (tagger, cam_method), rider, options = model(), self.rider, self.options
+        tagger, cam_method, rider, options = model(), self.cam_method, self.rider, self.options
         corrected = self.corrections.tags
         hooks = {"cam_hooks": cam_method.hooks} if cam_method else {}
         for item, scored in tagger.stream(images, self.variants, **hooks):
@@ -163,7 +164,7 @@ class ScoredTags(Tags):
         """Returns what is counted of the tags, and near-synonyms among the names that CLIP read."""
         clip, vocabulary = self.resources.clip, self.vocabulary
         known = folder.statistics.get("near_synonyms", [])
-        if folder.computed and clip is not None and hasattr(self.options, "templates"):
+        if folder.computed and clip is not None and self.options.templates:
             # Those that the tagger has embedded.
             names = vocabulary.tag_names, vocabulary.backgrounds, self.options.templates
             embeddings = clip.embed(*names)[: len(vocabulary.classes)].cpu().numpy()

@@ -7,13 +7,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pipeline.cams.clip_es import ClipEs
-from pipeline.cams.settings import ClipEsOptions
+from pipeline.cams.clip_es import ClipEsOptions
+from pipeline.cams.clip_es.method import ClipEs
 from pipeline.clip.device import Batches
 from pipeline.clip.encoder import ClipEncoder
-from pipeline.clip.text import TEMPLATES, class_embeddings, load_tokenizer
-from pipeline.tags.settings import TagClipOptions
-from pipeline.tags.tagclip import TagClip
+from pipeline.clip.text import class_embeddings, load_tokenizer, prompts_of
+from pipeline.tags.tagclip import TagClipOptions
+from pipeline.tags.tagclip.method import TagClip
 from tests.methods import cams_of, scores_of
 from tests.small_runs import draw_photograph
 from tools.benchmark import plain
@@ -52,7 +52,7 @@ def test_cams_are_those_of_the_plain_version(encoder, text, seed):
 
 def test_names_are_embedded_as_by_the_plain_version(tiny_clip):
     tokenizer, names = load_tokenizer(None), ["cat", "traffic light"]
-    found = class_embeddings(tiny_clip, tokenizer, [*zip(names)], TEMPLATES["tagclip"])
+    found = class_embeddings(tiny_clip, tokenizer, [*zip(names)], prompts_of("tagclip"))
     for name, embedding in zip(names, found):
-        expected = plain.embed_name(tiny_clip, tokenizer, name, TEMPLATES["tagclip"])
+        expected = plain.embed_name(tiny_clip, tokenizer, name, prompts_of("tagclip"))
         torch.testing.assert_close(embedding, expected, atol=2e-6, rtol=0)

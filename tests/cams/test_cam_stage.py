@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.cams.clip_es import build_clip_es
+from pipeline.cams.clip_es import ClipEsOptions, build_clip_es
 from pipeline.cams.method import CamMethod
 from pipeline.cams.pass_method import competitors_of
-from pipeline.cams.settings import ClipEsOptions
 from pipeline.cams.stage import ComputedCams
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.datasets.vocabulary import Vocabulary

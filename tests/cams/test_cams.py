@@ -9,9 +9,9 @@ import torch.nn.functional as F
 
 from pipeline.cams.affinity import affinity, refine_cams
 from pipeline.cams.cams import Cams, encode_cams, read_cams
-from pipeline.cams.clip_es import ClipEs
+from pipeline.cams.clip_es import ClipEsOptions
+from pipeline.cams.clip_es.method import ClipEs
 from pipeline.cams.gradcam import attention_vjp_sums, normalise, softmax_gradcam
-from pipeline.cams.settings import ClipEsOptions
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.shared_pass import MeanAttention
 from pipeline.errors import ImageError

@@ -16,23 +16,23 @@ from PIL import Image
 
 from pipeline.cams.affinity import refine_cams
 from pipeline.cams.cams import read_cams
-from pipeline.cams.clip_es import ClipEs
+from pipeline.cams.clip_es import ClipEsOptions
+from pipeline.cams.clip_es.method import ClipEs
 from pipeline.cams.dense import DenseCams
 from pipeline.cams.pass_method import PassCams
-from pipeline.cams.settings import ClipEsOptions, DenseCamOptions, register_dense_cams
+from pipeline.cams.settings import DenseCamOptions
 from pipeline.clip.device import Batches
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.shared_pass import MeanAttention
-from pipeline.dense.method import NameEmbeddings, build_method
-from pipeline.dense.sclip import Sclip
-from pipeline.dense.settings import DENSE_SETTINGS
-from pipeline.engine.registry import import_plugins, methods
+from pipeline.dense.method import DenseMethod, NameEmbeddings, build_method
+from pipeline.dense.sclip import Sclip, SclipSettings
+from pipeline.engine.registry import import_plugins, methods, register
 from pipeline.engine.run import Outcome
 from pipeline.errors import UserError
 from pipeline.files.images import load_image
 from pipeline.stages.config import Config, compose, read_config
 from pipeline.stages.pipeline import Pipeline
-from tests.methods import ALONE, cams_of
+from tests.methods import ALONE, cams_of, dense_method
 from tests.small_runs import draw_photograph, folder_options, latest
 
 SIZES = {"small": (64, 64), "tall": (112, 80), "wide": (96, 128)}  # 16, 35 and 48 patches
@@ -141,15 +141,14 @@ def test_an_image_has_the_same_cams_whatever_shares_its_batch(encoder, text, nam
 
 
 def test_to_a_method_the_backgrounds_are_one_thing(encoder, text, monkeypatch):
-    seen = []
+    seen, look = [], Sclip.similarities
 
-    class Looking(Sclip):
-        def similarities(self, encoder, seen_pass, names):
-            seen.append(names)
-            return super().similarities(encoder, seen_pass, names)
+    def similarities(self, encoder, seen_pass, names):
+        seen.append(names)
+        return look(self, encoder, seen_pass, names)
 
     options = options_of("sclip", temperature=7.0)
-    monkeypatch.setattr(type(options), "method", Looking)
+    monkeypatch.setattr(Sclip, "similarities", similarities)
     cams_of(dense_cams(encoder, text, options), draw_photograph(0, 64, 96), [2, 0])
     ((vectors, labels, temperature),) = seen
     assert labels.tolist() == [1, 2, 0, 0] and temperature == 7
@@ -214,7 +213,7 @@ def test_stored_cams_are_the_methods_own(name, start, pictures, tmp_path, monkey
     )
     shared = start("shared", cams=options_of(name))
     run(shared, "tags", "cams")
-    method = build_method(DENSE_SETTINGS[name]())
+    method = dense_method(name)
     # An image that SC-CLIP refuses in the pass with the tags has one of its own.
     assert len(passes) == 3 * method.passes + (name == "sc_clip")
     alone = start("alone", cams=options_of(name))
@@ -266,13 +265,14 @@ def test_an_own_dense_method_is_a_choice_that_workers_can_be_sent(start, tmp_pat
     run(start("out", cams=sent), "tags", "cams")
     assert stored(tmp_path / "out").keys() == SIZES.keys()
     manifest = json.loads((latest(tmp_path / "out", "cams") / "manifest.json").read_text())
-    assert manifest["configuration"]["code"] == "tests.plugins.keys.KeysCamOptions.build"
+    assert manifest["configuration"]["code"] == "pipeline.cams.settings.KeysCamOptions.build"
+    assert manifest["configuration"]["method_source"]
 
 
 def test_a_dense_method_does_not_take_the_name_of_another():
-    taken = type("Other", (DENSE_SETTINGS["sclip"],), {"__module__": __name__})
-    with pytest.raises(UserError, match="wants to be cams=sclip, which .* is already"):
-        register_dense_cams(taken)
+    taken = type("Other", (SclipSettings,), {"__module__": __name__})
+    with pytest.raises(UserError, match="wants to be dense=sclip, which .* is already"):
+        register("dense", "sclip", taken)(DenseMethod)
 
 
 def test_images_that_a_method_of_ones_own_refuses_are_left_out_by_name(start, tmp_path):

@@ -14,11 +14,11 @@ from sklearn.cluster import KMeans
 
 from pipeline.cams.affinity import refine_cams
 from pipeline.cams.cams import read_cams
-from pipeline.cams.excel import Excel, ExcelEncoder, build_excel
-from pipeline.cams.excel_text import cluster_sentences, enrich_classes, read_descriptors
-from pipeline.cams.settings import ExcelOptions
+from pipeline.cams.excel import ExcelOptions, build_excel
+from pipeline.cams.excel.method import Excel, ExcelEncoder
+from pipeline.cams.excel.surgery import feature_surgery
+from pipeline.cams.excel.text import cluster_sentences, enrich_classes, read_descriptors
 from pipeline.cams.stage import ComputedCams
-from pipeline.cams.surgery import feature_surgery
 from pipeline.clip.checkpoint import load_clip
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.shared_pass import SharedPass

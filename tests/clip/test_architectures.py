@@ -11,15 +11,15 @@ import torch.nn.functional as F
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg, CustomTextCLIP
 from open_clip.zero_shot_classifier import build_zero_shot_classifier
 
-from pipeline.cams.clip_es import ClipEs
-from pipeline.cams.settings import ClipEsOptions
+from pipeline.cams.clip_es import ClipEsOptions
+from pipeline.cams.clip_es.method import ClipEs
 from pipeline.clip.device import Batches
 from pipeline.clip.dimensions import block_window, patch_grid
 from pipeline.clip.encoder import ClipEncoder
-from pipeline.clip.text import TEMPLATES, class_embeddings, load_tokenizer
+from pipeline.clip.text import class_embeddings, load_tokenizer, prompts_of
 from pipeline.errors import UserError
-from pipeline.tags.settings import TagClipOptions
-from pipeline.tags.tagclip import TagClip
+from pipeline.tags.tagclip import TagClipOptions
+from pipeline.tags.tagclip.method import TagClip
 from tests.methods import ALONE, cams_of, scores_of
 from tests.small_runs import draw_photograph
 
@@ -156,7 +156,7 @@ def test_class_embeddings_of_every_kind_are_open_clips(model, pool, quick_gelu):
         eos_id=end,
         layers=3,
     )
-    tokenizer, templates = load_tokenizer(None), TEMPLATES["tagclip"][::12]
+    tokenizer, templates = load_tokenizer(None), prompts_of("tagclip")[::12]
     names = ["cat", "traffic light", "potted plant"]
     embeddings = class_embeddings(clip, tokenizer, [*zip(names)], templates)
     expected = build_zero_shot_classifier(clip, tokenizer, names, templates).T

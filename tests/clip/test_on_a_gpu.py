@@ -14,27 +14,29 @@ import pytest
 import torch
 
 from pipeline.cams.cams import Cams
-from pipeline.cams.clip_es import ClipEs
+from pipeline.cams.clip_es import ClipEsOptions
+from pipeline.cams.clip_es.method import ClipEs
 from pipeline.cams.dense import DenseCams
-from pipeline.cams.excel import Excel, ExcelEncoder
+from pipeline.cams.excel import ExcelOptions
+from pipeline.cams.excel.method import Excel, ExcelEncoder
 from pipeline.cams.pass_method import PassCams
-from pipeline.cams.settings import ClipEsOptions, DenseCamOptions, ExcelOptions
+from pipeline.cams.settings import DenseCamOptions
 from pipeline.clip import device
 from pipeline.clip.device import Batches, to_host
 from pipeline.clip.encoder import ClipEncoder
-from pipeline.dense.method import build_method
-from pipeline.dense.settings import ScClipSettings
 from pipeline.engine.registry import methods
 from pipeline.masks.pixel_adaptive import Pamr, Par
 from pipeline.masks.settings import PamrOptions, ParOptions
 from pipeline.segmenter.mmseg import build_config, build_model
 from pipeline.segmenter.predict import Segmenter
-from pipeline.tags.baseline import GlobalClip
-from pipeline.tags.patches import PatchEncoder
-from pipeline.tags.piaa import Piaa
-from pipeline.tags.prototypes import Prototypes
-from pipeline.tags.settings import VARIANTS, PiaaOptions, TagClipOptions
-from pipeline.tags.tagclip import TagClip
+from pipeline.tags.baseline.method import GlobalClip
+from pipeline.tags.piaa import PiaaOptions
+from pipeline.tags.piaa.method import Piaa
+from pipeline.tags.piaa.patches import PatchEncoder
+from pipeline.tags.piaa.prototypes import Prototypes
+from pipeline.tags.tagclip import VARIANTS, TagClipOptions
+from pipeline.tags.tagclip.method import TagClip
+from tests.methods import dense_method
 from tests.segmenter.tiny_training import CLASS_NAMES, PALETTE, tiny_settings
 from tests.small_runs import draw_photograph
 from tests.tiny_clip import build_tiny_clip
@@ -98,7 +100,7 @@ def test_the_baseline_copies_once_a_batch(encoder, copies):
 @pytest.mark.parametrize("names", [2, 40])
 def test_piaa_copies_once_an_image_and_once_for_its_crops(encoder, copies, names):
     options = PiaaOptions(reidentify=True)
-    patches = PatchEncoder(encoder, build_method(ScClipSettings(neighbours=3)), False, BATCHES)
+    patches = PatchEncoder(encoder, dense_method("sc_clip", neighbours=3), False, BATCHES)
     learned = Prototypes(torch.empty(32, names, device="meta"), torch.empty(names, device="meta"))
     quirks = {"open_border": False, "cwr_stop": False}
     tagger = Piaa(patches, text(names), learned, names, options, **quirks)

@@ -14,8 +14,8 @@ from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg, CustomTextCLIP
 from open_clip.transformer import QuickGELU
 from PIL import Image
 
-from pipeline.cams.clip_es import ClipEs
-from pipeline.cams.settings import ClipEsOptions
+from pipeline.cams.clip_es import ClipEsOptions
+from pipeline.cams.clip_es.method import ClipEs
 from pipeline.clip.architectures import find_architecture, find_pretrained, find_pretraining
 from pipeline.clip.checkpoint import load_clip
 from pipeline.clip.device import Batches
@@ -25,9 +25,9 @@ from pipeline.clip.frozen import FrozenClip
 from pipeline.clip.published import hub_files, published_weights, resolve_checkpoint
 from pipeline.clip.text import load_tokenizer
 from pipeline.errors import UserError
-from pipeline.tags.baseline import global_scores
-from pipeline.tags.settings import TagClipOptions
-from pipeline.tags.tagclip import TagClip
+from pipeline.tags.baseline.method import global_scores
+from pipeline.tags.tagclip import TagClipOptions
+from pipeline.tags.tagclip.method import TagClip
 from tests import REPOSITORY
 from tests.methods import ALONE, cams_of, scores_of
 from tests.small_runs import draw_photograph

@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock
 
 from pipeline.clip.text import (
-    TEMPLATES,
     class_embeddings,
     encode_prompts,
     end_of_text,
     load_tokenizer,
+    prompts_of,
 )
 
 TOKENIZER = load_tokenizer(None)
@@ -69,13 +69,13 @@ def test_a_prefix_is_computed_once_for_all_names(tiny_clip, monkeypatch):
 
 def test_a_name_does_not_depend_on_the_others(tiny_clip):
     names = [("a very long name of a class that nobody uses",), ("cat",)]
-    embeddings = class_embeddings(tiny_clip, TOKENIZER, names, TEMPLATES["tagclip"])
-    alone = class_embeddings(tiny_clip, TOKENIZER, names[1:], TEMPLATES["tagclip"])
+    embeddings = class_embeddings(tiny_clip, TOKENIZER, names, prompts_of("tagclip"))
+    alone = class_embeddings(tiny_clip, TOKENIZER, names[1:], prompts_of("tagclip"))
     torch.testing.assert_close(embeddings[1:], alone, atol=1e-6, rtol=0)
 
 
 def test_several_names_of_a_class_are_averaged(tiny_clip):
-    templates = TEMPLATES["piaa"]
+    templates = prompts_of("piaa")
     single = class_embeddings(tiny_clip, TOKENIZER, [("cat",), ("kitten",), ("dog",)], templates)
     embeddings = class_embeddings(tiny_clip, TOKENIZER, [("cat", "kitten"), ("dog",)], templates)
     mean = (single[0] + single[1]) / 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -12,16 +11,15 @@ import torch.nn.functional as F
 from open_clip.model import CLIP
 
 from pipeline.clip.encoder import ClipEncoder
-from pipeline.dense.itaclip import ItaClip
-from pipeline.dense.method import DenseMethod, NameEmbeddings, build_method, dense_method
-from pipeline.dense.resclip import ResClip
-from pipeline.dense.sc_clip import ScClip, repair
-from pipeline.dense.semantic_feedback import chebyshev, same_object, semantic_feedback
-from pipeline.dense.settings import DENSE_SETTINGS
+from pipeline.dense.method import DenseMethod, NameEmbeddings
+from pipeline.dense.resclip.semantic_feedback import chebyshev, same_object, semantic_feedback
+from pipeline.dense.sc_clip import ScClipSettings
+from pipeline.dense.sc_clip.method import repair
 from pipeline.errors import ImageError, UserError
-from pipeline.tags.patches import BatchedScClip
+from pipeline.tags.piaa.patches import BatchedScClip
 from tests.dense import naive
 from tests.dense.naive import embed_patches
+from tests.methods import DENSE, dense_method
 from tests.tiny_clip import build_tiny_clip
 
 GRID = (5, 7)
@@ -51,9 +49,7 @@ def pictures(encoder: ClipEncoder, count: int = 2, grid: tuple[int, int] = GRID)
 
 def names_of(encoder: ClipEncoder) -> NameEmbeddings:
     """Returns three names and two backgrounds, each of which some patches are like."""
-    features = embed_patches(
-        build_method(DENSE_SETTINGS["clearclip"]()), encoder, pictures(encoder)
-    )
+    features = embed_patches(dense_method("clearclip"), encoder, pictures(encoder))
     text = F.normalize(features[0, [1, 9, 17, 25, 33]], dim=-1)
     return NameEmbeddings(text, torch.tensor([1, 2, 3, 0, 0]), 20.0)
 
@@ -73,10 +69,10 @@ def ours_and_naive(name: str, names: NameEmbeddings):
     if name == "resclip":
         given = {"text": names.text, "labels": names.labels, "temperature": names.temperature}
         plainly = partial(naive.resclip, **given, confidence=CONFIDENCE)
-        return ResClip(confidence=CONFIDENCE), plainly
+        return dense_method("resclip", confidence=CONFIDENCE), plainly
     if name == "sc_clip":
-        return ScClip(neighbours=9), partial(naive.sc_clip, neighbours=9)
-    return build_method(DENSE_SETTINGS[name]()), getattr(naive, name)
+        return dense_method("sc_clip", neighbours=9), partial(naive.sc_clip, neighbours=9)
+    return dense_method(name), getattr(naive, name)
 
 
 def assert_close(ours: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-5) -> None:
@@ -85,7 +81,7 @@ def assert_close(ours: torch.Tensor, expected: torch.Tensor, tolerance: float = 
     assert (ours - expected).abs().max() <= tolerance * expected.abs().max()
 
 
-@pytest.mark.parametrize("name", DENSE_SETTINGS)
+@pytest.mark.parametrize("name", DENSE)
 @torch.no_grad()
 def test_each_image_of_a_batch_has_the_features_of_loops(name, clip, encoder, names):
     method, plainly = ours_and_naive(name, names)
@@ -100,11 +96,11 @@ def test_each_image_of_a_batch_has_the_features_of_loops(name, clip, encoder, na
 
 @torch.no_grad()
 def test_piaa_mixes_up_the_images_of_a_batch_of_sc_clip(clip, encoder):
-    pixels, method = pictures(encoder, 3), BatchedScClip(neighbours=9)
+    pixels, method = pictures(encoder, 3), BatchedScClip(ScClipSettings(neighbours=9))
     features = embed_patches(method, encoder, pixels)
     for found, expected in zip(features, naive.sc_clip_batch(clip, [*pixels], 9), strict=True):
         assert_close(found, expected)
-    alone = embed_patches(ScClip(neighbours=9), encoder, pixels)
+    alone = embed_patches(dense_method("sc_clip", neighbours=9), encoder, pixels)
     assert not torch.allclose(features, alone, atol=1e-2)
     torch.testing.assert_close(embed_patches(method, encoder, pixels[1:2])[0], alone[1])
 
@@ -112,17 +108,17 @@ def test_piaa_mixes_up_the_images_of_a_batch_of_sc_clip(clip, encoder):
 @torch.no_grad()
 def test_similarities_of_itaclip_are_those_of_five_views(clip, encoder, names):
     pixels = pictures(encoder)
-    for method in (ItaClip(), ItaClip(views=False)):
+    for method in (dense_method("itaclip"), dense_method("itaclip", views=False)):
         seen = method.run_pass(encoder, pixels)
         similarities = method.similarities(encoder, seen, names)
         for image, of_image in zip(pixels, similarities):
             alone = F.normalize(naive.itaclip(clip, image), dim=-1) @ names.text.T
             views = naive.itaclip_similarities(clip, image, names.text)
-            assert_close(of_image, views if method.views else alone)
+            assert_close(of_image, views if method.options.views else alone)
     assert not torch.allclose(views, alone, atol=1e-2)
 
 
-@pytest.mark.parametrize("name", DENSE_SETTINGS)
+@pytest.mark.parametrize("name", DENSE)
 @torch.no_grad()
 def test_everything_is_computed_on_the_device_of_the_images(name, two_heads):
     """The device "meta" computes shapes alone, and refuses tensors of a CPU."""
@@ -136,7 +132,7 @@ def test_everything_is_computed_on_the_device_of_the_images(name, two_heads):
     assert similarities.device.type == "meta" and similarities.shape == (2, 35, 5)
 
 
-@pytest.mark.parametrize("name", DENSE_SETTINGS)
+@pytest.mark.parametrize("name", DENSE)
 @torch.no_grad()
 def test_bfloat16_moves_similarities_little(name, two_heads):
     names, pixels = names_of(two_heads), pictures(two_heads)
@@ -158,7 +154,7 @@ def test_anomalous_patches_are_those_of_a_double_loop(seed):
     generator = torch.Generator().manual_seed(seed)
     patches = torch.randn(2, 40, 6, generator=generator)
     patches[0, [3, 11]] *= 6
-    found = ScClip(neighbours=7).anomalous(patches)
+    found = dense_method("sc_clip", neighbours=7).anomalous(patches)
     assert found.sum(1).tolist() == [2, 2]
     for image, of_image in zip(patches, found):
         assert of_image.tolist() == naive.outliers_of(image, 7)
@@ -166,9 +162,9 @@ def test_anomalous_patches_are_those_of_a_double_loop(seed):
 
 def test_equal_patches_are_not_anomalous():
     patches = torch.ones(1, 40, 6)
-    assert not ScClip().anomalous(patches).any()
+    assert not dense_method("sc_clip").anomalous(patches).any()
     patches[0, 5] = 3
-    assert ScClip().anomalous(patches)[0].nonzero().tolist() == [[5]]
+    assert dense_method("sc_clip").anomalous(patches)[0].nonzero().tolist() == [[5]]
 
 
 def test_a_patch_is_repaired_by_its_sound_neighbours():
@@ -186,8 +182,8 @@ def test_a_patch_is_repaired_by_its_sound_neighbours():
 
 def test_too_few_patches_are_refused():
     with pytest.raises(ImageError, match="has 30 patches, too few for neighbours=30 of SC-CLIP"):
-        ScClip().anomalous(torch.randn(1, 30, 4))
-    assert ScClip().anomalous(torch.randn(1, 31, 4)).shape == (1, 31)
+        dense_method("sc_clip").anomalous(torch.randn(1, 30, 4))
+    assert dense_method("sc_clip").anomalous(torch.randn(1, 31, 4)).shape == (1, 31)
 
 
 # ResCLIP
@@ -224,12 +220,14 @@ def test_feedback_of_a_batch_is_that_of_loops(sigma):
 
 @torch.no_grad()
 def test_backgrounds_are_one_thing_and_doubtful_pixels_are_background(two_heads):
-    method, names = ResClip(confidence=0), names_of(two_heads)
+    method, names = dense_method("resclip", confidence=0), names_of(two_heads)
     seen = method.run_pass(two_heads, pictures(two_heads))
 
     def labelled(*labels: int, confidence: float = 0.0) -> torch.Tensor:
         of_names = names._replace(labels=torch.tensor(labels))
-        return replace(method, confidence=confidence).patch_features(two_heads, seen, of_names)
+        return dense_method("resclip", confidence=confidence).patch_features(
+            two_heads, seen, of_names
+        )
 
     together, apart = labelled(1, 2, 3, 0, 0), labelled(1, 2, 3, 4, 5)
     assert not torch.allclose(together, apart, atol=1e-4)
@@ -242,8 +240,8 @@ def test_backgrounds_are_one_thing_and_doubtful_pixels_are_background(two_heads)
 @pytest.mark.parametrize(
     ("method", "message"),
     [
-        (ResClip(cross_blocks=[-1, -3]), r"cross_blocks=\[-1,-3\] is empty"),
-        (ScClip(stream_blocks=[-1, -3]), r"stream_blocks=\[-1,-3\] is empty"),
+        (dense_method("resclip", cross_blocks=[-1, -3]), r"cross_blocks=\[-1,-3\] is empty"),
+        (dense_method("sc_clip", stream_blocks=[-1, -3]), r"stream_blocks=\[-1,-3\] is empty"),
     ],
 )
 def test_blocks_in_the_wrong_order_are_refused(method, message):
@@ -251,8 +249,5 @@ def test_blocks_in_the_wrong_order_are_refused(method, message):
         method.hooks(ClipEncoder(build_tiny_clip()))
 
 
-def test_a_method_is_registered_by_its_name(monkeypatch):
-    monkeypatch.setattr("pipeline.dense.settings.DENSE_SETTINGS", dict(DENSE_SETTINGS))
-    own = dense_method("own", "a paper")(type("Own", (ItaClip,), {}))
-    assert (own.name, own.source, own.passes) == ("own", "a paper", 5)
-    assert {s.passes for name, s in DENSE_SETTINGS.items() if name != "itaclip"} == {1}
+def test_only_one_method_takes_further_passes():
+    assert {name for name in DENSE if dense_method(name).passes != 1} == {"itaclip"}

@@ -10,13 +10,13 @@ import torch
 
 from pipeline.clip.checkpoint import load_clip
 from pipeline.clip.encoder import ClipEncoder, to_pixels
-from pipeline.dense.gem import self_self_attention
-from pipeline.dense.method import NameEmbeddings, build_method
-from pipeline.dense.resclip import ResClip
-from pipeline.dense.settings import DENSE_SETTINGS
+from pipeline.dense.gem.method import self_self_attention
+from pipeline.dense.method import NameEmbeddings
+from pipeline.dense.sc_clip import ScClipSettings
 from pipeline.dense.windows import with_scaled_positions
-from pipeline.tags.patches import BatchedScClip
+from pipeline.tags.piaa.patches import BatchedScClip
 from tests.dense.naive import embed_patches
+from tests.methods import dense_method
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def assert_close(ours: torch.Tensor, theirs: np.ndarray, tolerance: float = 1e-5
 @pytest.mark.parametrize("size", ["224", "wide"])
 @pytest.mark.parametrize("name", ["sclip", "naclip", "itaclip"])
 def test_features_are_the_released_ones(encoder, golden, name, size):
-    method = build_method(DENSE_SETTINGS[name]())
+    method = dense_method(name)
     for image_id in golden["ids"]:
         image = golden[f"{image_id}/image_{size}"]
         pixels = to_pixels(image, *image.shape[:2])[None]
@@ -48,7 +48,7 @@ def test_features_are_the_released_ones(encoder, golden, name, size):
 
 
 def test_features_of_sc_clip_are_the_released_ones(encoder, golden):
-    method = build_method(DENSE_SETTINGS["sc_clip"]())
+    method = dense_method("sc_clip")
     for image_id in golden["ids"]:
         pixels = to_pixels(golden[f"{image_id}/image_224"], 224, 224)[None]
         assert_close(embed_patches(method, encoder, pixels)[0], golden[f"{image_id}/sc_clip_224"])
@@ -57,7 +57,8 @@ def test_features_of_sc_clip_are_the_released_ones(encoder, golden):
 def test_features_of_sc_clip_in_a_batch_are_those_of_piaas_code(encoder, golden):
     images = [golden[f"{image_id}/image_224"] for image_id in golden["ids"]]
     pixels = torch.stack([to_pixels(image, 224, 224) for image in images])
-    assert_close(embed_patches(BatchedScClip(), encoder, pixels), golden["piaa_sc_clip_batch"])
+    features = embed_patches(BatchedScClip(ScClipSettings()), encoder, pixels)
+    assert_close(features, golden["piaa_sc_clip_batch"])
 
 
 def test_attention_of_gem_is_the_released_one(encoder, golden):
@@ -67,7 +68,7 @@ def test_attention_of_gem_is_the_released_one(encoder, golden):
 
 
 def test_features_of_resclip_are_the_released_ones(encoder, golden):
-    method = ResClip(confidence=0.05)
+    method = dense_method("resclip", confidence=0.05)
     text = torch.from_numpy(golden["resclip_text"])
     names = NameEmbeddings(text, torch.arange(len(text)), 40.0)
     for image_id in golden["ids"]:

@@ -8,10 +8,10 @@ import torch
 
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.dense.best_name import best_classes
-from pipeline.dense.method import NameEmbeddings, build_method
-from pipeline.dense.settings import DENSE_SETTINGS
+from pipeline.dense.method import NameEmbeddings
 from pipeline.dense.windows import Windows, scaled_size, similarity_map
 from tests.dense import naive_protocol as naive
+from tests.methods import dense_method
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def pixels_of(height: int, width: int) -> torch.Tensor:
     ],
 )
 def test_windows_are_averaged_as_in_loops(encoder, names, size, side, stride, remainder):
-    method, pixels = build_method(DENSE_SETTINGS["sclip"]()), pixels_of(*size)
+    method, pixels = dense_method("sclip"), pixels_of(*size)
     windows = Windows(side, stride, remainder)
     expected = naive.windowed(method, encoder, pixels.numpy(), names, side, stride, remainder)
     for batch_size in (1, 4):
@@ -51,7 +51,7 @@ def test_windows_are_averaged_as_in_loops(encoder, names, size, side, stride, re
 
 
 def test_a_whole_image_stays_on_its_patch_grid(encoder, names):
-    method, pixels = build_method(DENSE_SETTINGS["naclip"]()), pixels_of(75, 101)
+    method, pixels = dense_method("naclip"), pixels_of(75, 101)
     found = similarity_map(method, encoder, pixels, names, Windows(0, 1, "stretch"), 1)
     assert found.shape == (5, 4, 6)
     expected = naive.on_grid(method, encoder, pixels.numpy(), names, scaled=False)
@@ -63,7 +63,7 @@ def test_a_whole_image_stays_on_its_patch_grid(encoder, names):
 
 
 def test_resclip_sees_the_remainder_in_its_first_pass_and_no_patch_of_it(encoder, names):
-    method = build_method(DENSE_SETTINGS["resclip"](cross_blocks=[-2, -1], confidence=0.21))
+    method = dense_method("resclip", cross_blocks=[-2, -1], confidence=0.21)
     pixels = pixels_of(75, 101)
     found = similarity_map(method, encoder, pixels, names, Windows(0, 1, "stretch"), 1)
     cut = similarity_map(method, encoder, pixels[:, :64, :96], names, Windows(0, 1, "stretch"), 1)

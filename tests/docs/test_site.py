@@ -15,7 +15,7 @@ from tests import REPOSITORY
 
 pytestmark = pytest.mark.large
 
-OURS = [m for m in methods() if m.code.startswith("pipeline.")]
+OURS = [m for m in methods() if m.is_ours]
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from pipeline.engine.cleaning import (
     remove,
     remove_orphans,
 )
+from pipeline.engine.result_folder import MANIFEST
 from pipeline.engine.store import Store, folder_size
 from pipeline.errors import UserError
 
@@ -58,7 +59,7 @@ def folders(store):
                 for what in ("{}", "predictions of {}"):
                     compared = found[what.format("segmenter"), number]
                     found[what.format(name), number].accompany(compared.key)
-    with store.folder("val", "tags", {"votes": 3}) as stopped:
+    with store.folder("val", "tags", {"votes": 3}, facts={"made_from": {}}) as stopped:
         stopped.begin(5)
         stopped.write("a", "1", {})
     found["stopped", 3] = stopped
@@ -100,6 +101,18 @@ def test_the_tool_asks_and_leaves_what_is_unfinished_or_in_use(store, folders, r
     assert not folders["stopped", 3].path.exists()
     assert "nothing to remove" in run_tool("clean.py", store.root, "--yes").output
     assert folders["masks", 2].is_done("a", "1")
+
+
+def test_folders_that_do_not_say_what_they_were_made_from_stay(store, folders, run_tool):
+    old = folders["tags", 1].path / MANIFEST
+    content = json.loads(old.read_text())
+    del content["made_from"]
+    old.write_text(json.dumps(content))
+    (folders["stopped", 3].path / MANIFEST).write_text("damaged")
+    assert not {old.parent, folders["stopped", 3].path} & dict(find_removable(store)).keys()
+    cleaned = run_tool("clean.py", store.root, "--yes", "--unfinished").output
+    assert "2 folders stay" in cleaned and "6 folders removed" in cleaned
+    assert old.is_file() and folders["stopped", 3].is_done("a", "1")
 
 
 def test_a_folder_that_is_not_there_is_said(run_tool, tmp_path):

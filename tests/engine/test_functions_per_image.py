@@ -17,7 +17,7 @@ from tests import REPOSITORY
 from tests.small_runs import draw_photograph, folder_options
 
 PACKAGE = REPOSITORY / "pipeline"
-OF_TAGCLIP = {"tagclip.py", "refinement.py", "patches.py", "reidentification.py", "boxes.py"}
+OF_TAGCLIP = {"tagclip", "reidentification.py"}
 MAX_ENGINE, MAX_FILES = 17, 9
 
 

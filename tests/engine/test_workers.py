@@ -92,12 +92,12 @@ def test_a_run_and_its_workers_keep_freed_memory(pipeline, monkeypatch):
 
 
 class HerePool(WorkerSettings):
-    """Does in this process what workers would, two images a shard."""
+    """Does in this process what workers would."""
 
     size, deaths = 2, ()
 
     def __init__(self):
-        super().__init__(shard_size=2)
+        super().__init__()
         self.given = []
 
     def threads_of(self, size):
@@ -133,7 +133,7 @@ def test_a_worker_loads_its_model_once_for_all_shards_and_stages(pipeline, monke
     pool = HerePool()
     outcomes = run(pipeline, ["tags"], pool) + run(pipeline, ["cams"], pool)
     assert [(o.stage, o.images, o.computed) for o in outcomes] == [("tags", 5, 5), ("cams", 5, 5)]
-    assert len(pool.given) >= 6, "five images are three shards"
+    assert len(pool.given) == 4, "five images are two shards"
     assert loaded.count({}) == 1, "shapes alone are read for each pipeline"
 
 
@@ -150,14 +150,14 @@ def test_each_result_is_reported_while_the_next_one_is_computed():
                 yield item, {"slow": Output()}
 
     class Stored:
-        def write(self, image_id, *_):
+        def write(self, image_id, *_, **__):
             stored[image_id].set()
 
     items = [Item(Sample(i, Path(i)), "") for i in ids]
-    stage = Slow(reads_images=False, chosen="stage=slow")
-    for image_id, reason in compute_here(stage, None, {"slow": Stored()}, items):
+    stage = Slow(reads_images=False, chosen="stage=slow", machine=())
+    for sample, reason in compute_here(stage, None, {"slow": Stored()}, items):
         assert reason is None
-        reported.append(image_id)
+        reported.append(sample.id)
     assert reported == ids
     assert all(number >= k - 2 for k, number in enumerate(before))
 
@@ -276,7 +276,7 @@ def test_weights_that_change_during_a_run_are_refused(weights, opened):
         run(pipeline, ["tags"], HerePool())
 
 
-@pytest.mark.parametrize("key", ["workers", "threads", "shard_size"])
+@pytest.mark.parametrize("key", ["workers", "threads"])
 @pytest.mark.parametrize("value", ["0", "-1", "1.5", "two"])
 def test_numbers_are_checked(key, value):
     given = ["dataset=demo", "executor=processes", f"executor.{key}={value}"]

@@ -16,12 +16,11 @@ from pipeline.clip.device import Batches
 from pipeline.clip.dimensions import Dimensions
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.frozen import Resources
-from pipeline.clip.text import TEMPLATES
+from pipeline.clip.text import prompts_of
 from pipeline.datasets.vocabulary import Vocabulary, build_vocabulary
-from pipeline.dense.method import NameEmbeddings, build_method
-from pipeline.dense.naclip import NaClip
+from pipeline.dense.method import NameEmbeddings
+from pipeline.dense.naclip.method import NaClip
 from pipeline.dense.pixel_adaptive import pamr
-from pipeline.dense.settings import DENSE_SETTINGS
 from pipeline.dense.windows import resize_as_opencv
 from pipeline.engine.registry import method_of
 from pipeline.engine.sample import ImageReader
@@ -33,6 +32,7 @@ from pipeline.masks.name_lists import read_name_list, shipped_lists
 from pipeline.masks.settings import DenseMaskOptions
 from pipeline.stages.config import compose, read_config
 from tests.dense import naive_protocol as naive
+from tests.methods import dense_method
 
 CLASSES = Vocabulary(tuple("abc"), (("a",), ("b", "bb"), ("c",)), (("a",), ("b", "bb"), ("c",)))
 WITH_BACKGROUND = (("sky", "wall"), ("a",), ("b", "bb"), ("c",))
@@ -63,7 +63,7 @@ def build_labeller(
     quirks = SimpleNamespace(position_scale=position_scale)
     clip = Clip(ClipEncoder(tiny_clip, max_patches=max_patches))
     resources = Resources(CLASSES, "cpu", clip, quirks)
-    return DenseLabeller(build_method(DENSE_SETTINGS[method]()), chosen, names, resources), clip
+    return DenseLabeller(dense_method(method), chosen, names, resources), clip
 
 
 def prepared(image: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -98,7 +98,7 @@ def test_an_image_is_labelled_as_published(tiny_clip, whole, iterations, quirk):
     text = F.normalize(torch.randn(6, 32, generator=torch.manual_seed(0)), dim=-1)
     compared = NameEmbeddings(text, torch.arange(6), 20.0)
     pixels = prepared(IMAGE, 84, 123)
-    method, encoder = build_method(DENSE_SETTINGS["naclip"]()), clip.encoder
+    method, encoder = dense_method("naclip"), clip.encoder
     if whole:
         similarities = naive.on_grid(method, encoder, pixels, compared, quirk)
     else:
@@ -251,8 +251,8 @@ def test_a_list_that_does_not_exist_is_refused():
 
 
 def test_the_imagenet_templates_are_80():
-    assert len(TEMPLATES["imagenet"]) == len(set(TEMPLATES["imagenet"])) == 80
-    assert TEMPLATES["tagclip"][:80] == TEMPLATES["imagenet"]
+    assert len(prompts_of("imagenet")) == len(set(prompts_of("imagenet"))) == 80
+    assert prompts_of("tagclip")[:80] == prompts_of("imagenet")
 
 
 # The stage
@@ -305,4 +305,4 @@ def test_a_worker_needs_no_file_of_names(tmp_path):
 
 def test_the_stage_needs_no_other():
     stage = stage_of()
-    assert not stage.needs and not stage.from_cams and stage.batch is not None
+    assert not stage.needs and not stage.from_cams and stage.batch_size is not None

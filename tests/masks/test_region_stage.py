@@ -109,11 +109,11 @@ def test_a_folder_that_does_not_exist_is_one_sentence(folder):
 
 def test_the_key_has_the_name_of_the_folder_or_slics_constants(folder):
     slic, other = stage_of(), stage_of(slic=SlicOptions(segments=7))
-    assert slic.key != other.key and not slic.reads_files
+    assert slic.key != other.key and slic.takes_any_image
     of_folder = stage_of(regions=str(folder))
     assert of_folder.key not in (slic.key, stage_of(regions="slic2").key)
     assert of_folder.key == stage_of(regions=str(folder), slic=SlicOptions(segments=7)).key
     moved = stage_of(regions=f"/elsewhere/{folder.parent.name}/{folder.name}")
     assert of_folder.key != stage_of(regions=f"/elsewhere/{folder.name}").key
-    assert of_folder.key == moved.key and of_folder.reads_files
+    assert of_folder.key == moved.key and not of_folder.takes_any_image
     assert replace(of_folder, options=RegionOptions(beta=2, regions=str(folder))).key != moved.key

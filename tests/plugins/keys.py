@@ -4,18 +4,18 @@ from dataclasses import dataclass
 
 import torch
 
-from pipeline.cams.settings import register_dense_cams
 from pipeline.clip.attention import attend
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.shared_pass import SharedPass
-from pipeline.dense.method import DenseMethod, NameEmbeddings, dense_method
+from pipeline.dense.method import DenseMethod, NameEmbeddings
+from pipeline.dense.settings import DenseSettings
+from pipeline.engine.registry import register
 from pipeline.engine.settings import setting
 
 
-@dense_method("key_key", "a test")
 @dataclass
-class Keys(DenseMethod):
-    """The attention of block L is softmax(gain · KKᵀ/√d).
+class KeysSettings(DenseSettings):
+    """The settings of ``cams=key_key``.
 
     Attributes:
         gain: the factor of the logits.
@@ -23,12 +23,14 @@ class Keys(DenseMethod):
 
     gain: float = setting(1.0, above=0)
 
+
+@register("dense", "key_key", KeysSettings)
+class Keys(DenseMethod):
+    """The attention of block L is softmax(gain · KKᵀ/√d)."""
+
     def patch_features(
         self, encoder: ClipEncoder, seen: SharedPass, names: NameEmbeddings | None = None
     ) -> torch.Tensor:
         _, _, key, value = seen.last_block_input
-        attended = attend(self.gain * key[:, :, 1:], key, value)
+        attended = attend(self.options.gain * key[:, :, 1:], key, value)
         return encoder.embed(encoder.last_block.attention_output(attended))
-
-
-register_dense_cams(Keys)

@@ -1,39 +1,56 @@
-"""The table of self-training's rounds, from what metrics.json holds."""
+"""The table of self-training's rounds, from metrics.json and what manifests say of networks."""
 
+import pytest
+
+from pipeline.engine.store import Store
 from pipeline.evaluation.record import MetricsFile
 from pipeline.report.tables import collect_rounds
 
-TAGS = {"method": "tagclip"}
-MASKS = {"cams": {"tags": TAGS}, "confidence": 0.0}
-FIRST = {"name": "demo", "seed": 0, "masks": MASKS}
-SEEN = {"scales": [1.0], "segmenter": FIRST}
-LATER_MASKS = {"confidence": 0.5, **SEEN}
-SECOND = {"name": "demo", "seed": 0, "masks": LATER_MASKS}
+
+@pytest.fixture
+def run(tmp_path):
+    """Completes a folder; returns its entry in metrics.json, which later ones are made from."""
+
+    def run(stage, split, name, *needs, **figures):
+        places = {need["stage"]: [need["split"], need["stage"], need["key"]] for need in needs}
+        facts = {"made_from": places, "command": stage}
+        configuration = {"name": name}
+        with Store(tmp_path).folder(split, stage, configuration, facts=facts) as folder:
+            folder.finish([])
+        entry = {"stage": stage, "split": split, "key": folder.key, "made_from": places}
+        return {**entry, "configuration": configuration, **figures}
+
+    return run
 
 
-def run(stage, split, key, configuration, **figures):
-    return {"stage": stage, "split": split, "key": key, "configuration": configuration, **figures}
+@pytest.fixture
+def metrics_of(tmp_path):
+    def metrics_of(*runs):
+        metrics = MetricsFile(tmp_path / "metrics.json")
+        metrics.runs = list(runs)
+        predictions = [r for r in runs if r["stage"] == "predictions"]
+        metrics.latest = {"predictions": {r["split"]: r for r in predictions}}
+        return metrics
+
+    return metrics_of
 
 
-def metrics_of(tmp_path, *runs):
-    metrics = MetricsFile(tmp_path / "metrics.json")
-    metrics.runs = list(runs)
-    predictions = [r for r in runs if r["stage"] == "predictions"]
-    metrics.latest = {"predictions": {r["split"]: r for r in predictions}}
-    return metrics
-
-
-def test_rounds_are_found_back_from_the_last_segmenter(tmp_path):
+def test_rounds_are_found_back_from_the_last_segmenter(run, metrics_of):
+    first_tags = run("tags", "train", "t1")
+    first = run(
+        "segmenter", "", "s1", run("masks", "train", "m1", run("cams", "train", "c1", first_tags))
+    )
+    second = run("segmenter", "", "s2", run("masks", "train", "m2", first))
+    other = run("segmenter", "", "another seed")
     metrics = metrics_of(
-        tmp_path,
-        run("tags", "val", "t1", TAGS, map=0.9, f1=0.8, levels=[{"map": 0.95}]),
-        run("tags", "val", "other", {"method": "clip"}, map=0.1, f1=0.1),
-        run("masks", "val", "m1", MASKS, miou=0.7, kept=1.0),
-        run("predictions", "val", "p1", {"segmenter": FIRST}, miou=0.71),
-        run("predictions", "val", "px", {"segmenter": {**FIRST, "seed": 1}}, miou=0.11),
-        run("tags", "val", "t2", {"method": "segmenter", **SEEN}, map=0.91, f1=0.82),
-        run("masks", "val", "m2", LATER_MASKS, miou=0.72, kept=0.93),
-        run("predictions", "val", "p2", {"segmenter": SECOND}, miou=0.73),
+        run("tags", "val", "t1", map=0.9, f1=0.8, levels=[{"map": 0.95}]),
+        run("tags", "val", "other", map=0.1, f1=0.1),
+        run("masks", "val", "m1", miou=0.7, kept=1.0),
+        run("predictions", "val", "p1", first, miou=0.71),
+        run("predictions", "val", "px", other, miou=0.11),
+        run("tags", "val", "t2", first, map=0.91, f1=0.82),
+        run("masks", "val", "m2", first, miou=0.72, kept=0.93),
+        run("predictions", "val", "p2", second, miou=0.73),
     )
     table = collect_rounds(metrics)
     first, second = (dict(zip(table.header, row)) for row in table.rows)
@@ -50,23 +67,21 @@ def test_rounds_are_found_back_from_the_last_segmenter(tmp_path):
     assert second["tags mAP level 1, val"] == "" and second["segmenter mIoU, val"] == "73.0"
 
 
-def test_a_split_that_was_predicted_earlier_does_not_hide_the_rounds(tmp_path):
-    metrics = metrics_of(
-        tmp_path,
-        run("predictions", "train", "p0", {"segmenter": FIRST}, miou=0.7),
-        run("predictions", "val", "p2", {"segmenter": SECOND}, miou=0.73),
-    )
-    assert "73.0" in collect_rounds(metrics).rows[1]
+def test_a_split_that_was_predicted_earlier_does_not_hide_the_rounds(run, metrics_of):
+    first = run("segmenter", "", "s1")
+    second = run("segmenter", "", "s2", run("masks", "train", "m2", first))
+    before = run("predictions", "train", "p", first, miou=0.7)
+    table = collect_rounds(metrics_of(before, run("predictions", "val", "p", second, miou=0.73)))
+    assert "73.0" in table.rows[1]
 
 
-def test_a_single_round_has_no_table(tmp_path):
-    metrics = metrics_of(tmp_path, run("predictions", "val", "p1", {"segmenter": FIRST}, miou=0.7))
-    assert not collect_rounds(metrics).rows
-    assert not collect_rounds(metrics_of(tmp_path)).rows
+def test_a_single_round_has_no_table(run, metrics_of):
+    network = run("segmenter", "", "s1", run("masks", "train", "m1"))
+    assert not collect_rounds(metrics_of(run("predictions", "val", "p", network, miou=0.7))).rows
+    assert not collect_rounds(metrics_of()).rows
 
 
-def test_own_masks_have_rounds_too(tmp_path):
-    own = {"name": "demo", "masks": {"from": "files"}}
-    later = {"name": "demo", "masks": {"segmenter": own}}
-    metrics = metrics_of(tmp_path, run("predictions", "val", "p", {"segmenter": later}, miou=0.5))
+def test_own_masks_have_rounds_too(run, metrics_of):
+    later = run("segmenter", "", "s2", run("masks", "train", "m2", run("segmenter", "", "files")))
+    metrics = metrics_of(run("predictions", "val", "p", later, miou=0.5))
     assert "50.0" in collect_rounds(metrics).rows[1]

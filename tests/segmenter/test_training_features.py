@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from pipeline.clip import device
 from pipeline.engine.sample import ImageReader
 from pipeline.errors import UserError
 from pipeline.evaluation.metrics import Confusion
@@ -203,3 +205,40 @@ def test_mixed_precision_on_a_cpu(reports, pairs, tmp_path):
     assert all(v.dtype != torch.bfloat16 for v in weights(tmp_path).values())
     with pytest.raises(UserError, match="fp16 is for GPUs"):
         run(pairs, tmp_path / "fp16", tiny_settings(precision="fp16"))
+
+
+def test_a_training_keeps_the_precision_that_auto_was_when_it_began(
+    reports, pairs, tmp_path, monkeypatch
+):
+    def losses(work_dir, flags, precision="auto", stop=None):
+        found = []
+
+        def report(iteration, _, loss):
+            found.append(loss)
+            if iteration == stop:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(device, "cpu_flags", lambda: frozenset(flags))
+        with suppress(KeyboardInterrupt):
+            run(pairs, tmp_path / work_dir, tiny_settings(precision=precision), on_iteration=report)
+        return found
+
+    plain = [report[2] for report in reports]
+    rough = losses("bf16", (), "bf16")
+    # Until the third iteration, of which the checkpoint of the second is kept.
+    assert losses("begun in bf16", {"avx512_bf16"}, stop=3) == rough[:3]
+    assert losses("begun in bf16", ()) == rough[2:]
+    assert_same_weights(weights(tmp_path / "bf16"), weights(tmp_path / "begun in bf16"))
+    assert losses("begun in fp32", (), stop=3) == plain[:3] != rough[:3]
+    assert losses("begun in fp32", {"avx512_bf16"}) == plain[2:]
+
+
+@pytest.mark.parametrize("precision", [None, "int4", ["fp32"]])
+def test_a_checkpoint_of_no_known_precision_is_not_resumed(pairs, tmp_path, precision):
+    settings = tiny_settings(precision="auto", iterations=2)
+    path = run(pairs, tmp_path, settings)
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["meta"]["segmenter"]["precision"] = precision
+    torch.save(checkpoint, path)
+    with pytest.raises(UserError, match=r"iter_2\.pth is damaged or not.*: delete it"):
+        run(pairs, tmp_path, replace(settings, iterations=4))

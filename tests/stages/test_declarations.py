@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-import pipeline.stages.config  # noqa: F401  registers the methods
-from pipeline.dense.settings import DENSE_SETTINGS
 from pipeline.engine.registry import methods
+from tests.methods import DENSE
 
 TAGGING = ("classes", "tag_names", "backgrounds")
 PIAA = ("empty_class", "piaa_batch", "open_border", "cwr_stop")
@@ -27,8 +26,7 @@ DECLARED = {
     "masks=dense": (True, ("position_scale",), ()),
 }
 DECLARED |= {
-    f"cams={name}": (True, ("open_border",), ("cam_names", "backgrounds"))
-    for name in DENSE_SETTINGS
+    f"cams={name}": (True, ("open_border",), ("cam_names", "backgrounds")) for name in DENSE
 }
 """Choice → whether CLIP looks, the quirks that are read, the parts of the vocabulary."""
 
@@ -36,9 +34,10 @@ DECLARED |= {
 @pytest.mark.parametrize("choice", DECLARED)
 def test_methods_declare_what_they_depend_on(choice):
     [method] = [m for m in methods() if f"{m.group}={m.name}" == choice]
-    assert (method.uses_clip, (*method.quirks,), (*method.reads,)) == DECLARED[choice]
+    quirks = tuple(quirk.name for quirk in method.quirks)
+    assert (method.uses_clip, quirks, (*method.reads,)) == DECLARED[choice]
 
 
 def test_the_methods_are_all_listed():
-    ours = {f"{m.group}={m.name}" for m in methods() if m.code.startswith("pipeline.")}
+    ours = {f"{m.group}={m.name}" for m in methods() if m.is_ours}
     assert ours == DECLARED.keys()

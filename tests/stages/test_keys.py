@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.clip.settings import Quirks
+from pipeline.clip import frozen
+from pipeline.clip.settings import compat_settings
 from pipeline.datasets import READERS
 from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.engine.registry import import_plugins, methods
@@ -31,7 +32,7 @@ from pipeline.stages import builder
 from pipeline.stages.builder import Builder
 from pipeline.stages.config import Config, compose, read_config
 from pipeline.stages.pipeline import Pipeline
-from pipeline.tags.settings import GivenTagOptions
+from pipeline.tags.options import GivenTagOptions
 from tests import REPOSITORY
 
 PAGE = REPOSITORY / "docs" / "reliability-tables.md"
@@ -54,7 +55,6 @@ BELONGS: dict[str, tuple[str, ...]] = {
     "images.longest_side": ALL,
     "images.most_patches": CLIP,
     "runtime.precision": CLIP,
-    "runtime.attention": CLIP,
     "clip.model": CLIP,
     "clip.pretrained": CLIP,
     "compat.exif": ALL,
@@ -119,7 +119,7 @@ def keys(tmp_path, monkeypatch, tiny_checkpoint):
     data = TrainingData(list, lambda: pairs)
     monkeypatch.setattr(builder, "masks_of_stage", lambda *_: data)
     # As on a machine that has a kernel.
-    monkeypatch.setattr(builder, "choose_attention", lambda wanted, _: wanted)
+    monkeypatch.setattr(frozen, "choose_attention", lambda *_: None)
     # Files stay as they are.
     monkeypatch.setattr(mmseg, "read_config", cache(mmseg.read_config))
     digest = cache(lambda path: hashlib.blake2b(Path(path).read_bytes(), digest_size=8))
@@ -347,7 +347,7 @@ def test_every_setting_changes_what_it_declares(walked, keys, tmp_path):
 
 
 def test_every_quirk_is_in_the_keys_of_the_methods_that_read_it(keys, tmp_path):
-    quirks = [declared for declared in dataclasses.fields(Quirks) if declared.type == "bool"]
+    quirks = [each for each in dataclasses.fields(compat_settings()) if each.type is bool]
     seen = set()
     for chosen in choices():
         choice = chosen[0]
@@ -360,7 +360,8 @@ def test_every_quirk_is_in_the_keys_of_the_methods_that_read_it(keys, tmp_path):
         for declared in quirks:
             key = f"compat.{declared.name}"
             after = keys(changed(config, key, rule_of(declared), bool, None))
-            read = {*method.quirks, *(["position_fp16"] if method.uses_clip else [])}
+            read = {quirk.name for quirk in method.quirks}
+            read |= {"position_fp16"} if method.uses_clip else set()
             read |= set() if issubclass(method.settings, GivenTagOptions) else {"exif"}
             # The recipe holds what this stage itself computes with.
             assert (after[group][1] != before[group][1]) == (declared.name in read), (choice, key)

@@ -113,7 +113,7 @@ def test_every_number_is_in_its_declared_range_or_refused(choice):
     ("given", "sentence"),
     [
         ("output_dir=", "output_dir is empty: give it, output_dir=…"),
-        ("tags.templates=nope", "tags.templates=nope is unknown: choose from tagclip, clip_es"),
+        ("tags.templates=nope", "tags.templates=nope is unknown: choose from imagenet, "),
         ("tags.variants=nope", "tags.variants is not a list: give tags.variants=[…]"),
         ("dataset.limit=-1", "dataset.limit=-1 is out of range: give a number at least 1"),
         ("runtime.batch_size=1.5", "runtime.batch_size=1.5 is not an integer"),

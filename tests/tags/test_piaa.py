@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from pipeline.clip.frozen import FrozenClip
+from pipeline.dense.sc_clip import ScClipSettings
 from pipeline.engine.executors import ExecutorSettings
 from pipeline.engine.run import Run
 from pipeline.engine.sample import ImageReader
@@ -20,11 +21,11 @@ from pipeline.engine.workers import Executor
 from pipeline.errors import UserError
 from pipeline.stages.config import compose, read_config
 from pipeline.stages.pipeline import Pipeline
-from pipeline.tags import piaa
-from pipeline.tags.bank import LeastEntropies, read_prototypes
-from pipeline.tags.patches import BatchedScClip, centre
-from pipeline.tags.piaa import build_patches
-from pipeline.tags.prototypes import Prototypes, choose_bank, learn
+from pipeline.tags.piaa import PiaaOptions, method
+from pipeline.tags.piaa.bank import Candidates, read_prototypes
+from pipeline.tags.piaa.method import build_patches
+from pipeline.tags.piaa.patches import BatchedScClip, centre
+from pipeline.tags.piaa.prototypes import Prototypes, choose_bank, learn
 from pipeline.tags.stage import ScoredTags
 from tests.engine.test_workers import HerePool
 from tests.small_runs import artefacts, folder_options, latest, wait_for_entries
@@ -169,8 +170,8 @@ def test_candidates_hold_the_bank_in_whatever_order_images_come(size):
     classes = [random.integers(0, 3, 30) for _ in range(12)]
     bank = choose_bank(entropies, classes, size)
     for order in (range(12), range(11, -1, -1), random.permutation(12)):
-        least = LeastEntropies(size)
-        found = {int(i): least.candidates(entropies[i], classes[i]) for i in order}
+        candidates = Candidates(PiaaOptions(bank_size=size), None, None)
+        found = {int(i): candidates.choose(entropies[i], classes[i]) for i in order}
         assert all({*bank[i]} <= {*found[i]} for i in range(12))
         of_candidates = choose_bank(
             [entropies[i][found[i]] for i in range(12)],
@@ -205,8 +206,9 @@ def test_other_prototypes_are_other_tags(opened, photographs):
 @pytest.fixture
 def in_twos(opened, monkeypatch):
     """Runs of SC-CLIP in batches of two images, on a grid of 16 patches."""
-    monkeypatch.setattr("pipeline.tags.settings.BATCH", 2)
-    monkeypatch.setattr(piaa, "BatchedScClip", partial(BatchedScClip, neighbours=9))
+    monkeypatch.setattr("pipeline.tags.piaa.BATCH", 2)
+    few = ScClipSettings(neighbours=9)
+    monkeypatch.setattr(method, "ScClipSettings", lambda: few)
     given = ("tags.encoder=sc_clip", "tags.crop=true", "compat.piaa_batch=true")
     given += ("runtime.batch_size=4",)
     return partial(opened, *given)
@@ -224,7 +226,7 @@ def test_sc_clip_mixes_up_the_images_of_a_batch_as_released(in_twos):
         ids = [sample.id for sample in samples[start : start + 2]]
         images = [ImageReader(True)(sample)[0] for sample in samples[start : start + 2]]
         pixels = torch.stack([encoder.prepare(centre(image, 64)) for image in images])
-        method = BatchedScClip(neighbours=9)
+        method = BatchedScClip(ScClipSettings(neighbours=9))
         seen = method.run_pass(encoder, pixels)
         features = F.normalize(method.patch_features(encoder, seen), dim=-1)
         cosines = encoder.attended_features(seen.last_block_input)[:, 0] @ text.mT
@@ -238,9 +240,8 @@ def test_sc_clip_mixes_up_the_images_of_a_batch_as_released(in_twos):
 
 def test_a_batch_is_computed_whole_whoever_computes_and_whatever_is_there(in_twos, monkeypatch):
     run(in_twos(out="whole"))
-    pool = HerePool()
-    pool.shard_size = 1
-    run(in_twos(out="workers"), pool)
+    monkeypatch.setattr("pipeline.engine.workers._SHARD", 1)
+    run(in_twos(out="workers"), HerePool())
     tags = type(in_twos(out="killed").stages(["tags"])[-1])
 
     computed = []

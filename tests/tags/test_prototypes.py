@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from pipeline.errors import UserError
-from pipeline.tags.prototypes import (
+from pipeline.tags.piaa.prototypes import (
     Prototypes,
     choose_bank,
     combine,

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from pipeline.clip.encoder import ClipEncoder
-from pipeline.tags.refinement import VotedAttention, refine
-from pipeline.tags.settings import TagClipOptions
-from pipeline.tags.tagclip import TagClip
+from pipeline.tags.tagclip import TagClipOptions
+from pipeline.tags.tagclip.method import TagClip
+from pipeline.tags.tagclip.refinement import VotedAttention, refine
 from tests.clip.naive_boxes import naive_union
 from tests.methods import ALONE, scores_of
 from tests.small_runs import draw_photograph

@@ -16,11 +16,10 @@ from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.sample import Sample
 from pipeline.engine.store import Store
 from pipeline.errors import UserError
-from pipeline.tags.baseline import build_class_token
+from pipeline.tags.baseline import ClassTokenOptions, build_class_token
 from pipeline.tags.scores import read_scores, summarise, tags_output
-from pipeline.tags.settings import ClassTokenOptions, TagClipOptions
 from pipeline.tags.stage import ScoredTags
-from pipeline.tags.tagclip import build_tagclip
+from pipeline.tags.tagclip import TagClipOptions, build_tagclip
 from pipeline.tags.tagger import ScoredTagOptions, Tagger, problem_with
 from tests.methods import ALONE, resources_of, stage_of
 

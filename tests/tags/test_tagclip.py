@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from pipeline.clip.device import Batches
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.shared_pass import MeanAttention
-from pipeline.tags.baseline import GlobalClip, global_scores
+from pipeline.tags.baseline.method import GlobalClip, global_scores
 from pipeline.tags.reidentification import Proposal, propose, reidentify
-from pipeline.tags.settings import VARIANTS, TagClipOptions
-from pipeline.tags.tagclip import TagClip
+from pipeline.tags.tagclip import VARIANTS, TagClipOptions
+from pipeline.tags.tagclip.method import TagClip
 from pipeline.tags.tagger import choose_tags
 from tests.methods import ALONE, scores_of
 from tests.small_runs import draw_photograph

@@ -21,6 +21,7 @@ from pipeline.clip.checkpoint import load_clip
 from pipeline.clip.device import (
     ATTENTIONS,
     AUTO,
+    BY_HEAD,
     FUSED,
     PRECISIONS,
     choose_batches,
@@ -29,7 +30,7 @@ from pipeline.clip.device import (
     keep_freed_memory,
 )
 from pipeline.clip.encoder import ClipEncoder
-from pipeline.clip.fused import FusedKernel, choose_attention
+from pipeline.clip.fused import choose_attention
 from pipeline.clip.text import load_tokenizer
 from pipeline.commands.command_line import Parser
 from pipeline.errors import UserError, check_choice
@@ -95,10 +96,9 @@ def run(arguments: Sequence[str]) -> None:
     clip = clip.eval().requires_grad_(False).to(device)
     size = _two_numbers(options.size, "x", "--size", "500x375")
     names = _two_numbers(options.names, ",", "--names", "20,25")
-    batches = choose_batches({**vars(options), "most_waiting": None}, device.type)
+    batches = choose_batches(vars(options), device.type)
     plain_encoder = ClipEncoder(deepcopy(clip)) if "stages" in wanted else None
-    attention = choose_attention(options.attention, str(device))
-    kernel = FusedKernel() if attention == FUSED else None
+    kernel = choose_attention(options.attention, str(device))
     setup = Setup(ClipEncoder(clip, precision=precision, kernel=kernel), names, batches)
     if wanted == [_PEAK_MEMORY]:
         keep_freed_memory()
@@ -137,7 +137,7 @@ def run(arguments: Sequence[str]) -> None:
         f"{size[0]}×{size[1]} pixels",
         f"{names[0]} classes and {names[1]} backgrounds",
         f"{options.precision} on {device.type} with {torch.get_num_threads()} threads",
-        f"attention {attention}",
+        f"attention {FUSED if kernel else BY_HEAD}",
         f"batches of {batches.images} images and {batches.crops} crops",
         f"peak of a matrix product {machine_peak / 1e9:.0f} GFLOP/s"
         f" ({peak(device, precision, torch.matmul) / 1e9:.0f} by torch.matmul)",

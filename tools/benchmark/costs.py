@@ -20,8 +20,8 @@ from pipeline.cams.gradcam import softmax_gradcam
 from pipeline.clip.fused import FusedKernel
 from pipeline.clip.linear import HAS_ONEDNN, product
 from pipeline.clip.shared_pass import MeanAttention
-from pipeline.tags.refinement import VotedAttention, refine
 from pipeline.tags.reidentification import reidentify
+from pipeline.tags.tagclip.refinement import VotedAttention, refine
 from tools.benchmark.setup import TAGS, Setup, load_photographs, section, timed
 
 _PEAK_SIDE = 2048  # of the square matrices whose product is taken for the peak

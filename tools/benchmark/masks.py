@@ -99,10 +99,11 @@ class _StandIn(ScoredTags):
         """Returns a stage like ``tags``."""
         return cls(**{each.name: getattr(tags, each.name) for each in fields(tags)})
 
-    def load(self, inputs: Any) -> tuple[Any, Any]:  # noqa: ANN401
-        """Returns what stands in for the tagger, and for the method of the CAMs."""
-        maps = SimpleNamespace(hooks={}, cams_of_pass=lambda cams, tags: cams)
-        return SimpleNamespace(stream=_stream), maps
+    cam_method = SimpleNamespace(hooks={}, cams_of_pass=lambda cams, tags: cams)
+
+    def load(self, inputs: Any) -> SimpleNamespace:  # noqa: ANN401
+        """Returns what stands in for the tagger."""
+        return SimpleNamespace(stream=_stream)
 
 
 def _stream(images: Decoded, variants: Any, **_: Any) -> Iterator[tuple[Item, Any]]:  # noqa: ANN401

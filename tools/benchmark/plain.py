@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock
 
-from pipeline.cams.clip_es import ClipEs
+from pipeline.cams.clip_es.method import ClipEs
 from pipeline.clip.architectures import ClipModel
 from pipeline.clip.boxes import minmax_scale, union_of_boxes
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.tags.reidentification import Proposal
-from pipeline.tags.tagclip import TagClip
+from pipeline.tags.tagclip.method import TagClip
 
 
 def embed_name(

@@ -14,13 +14,11 @@ import numpy as np
 import yaml
 
 from pipeline.cams.cams import Cams
-from pipeline.cams.pass_method import PassCams
 from pipeline.clip.architectures import ClipModel
 from pipeline.clip.device import keep_freed_memory
 from pipeline.clip.encoder import ClipEncoder
-from pipeline.clip.text import TEMPLATES, class_embeddings
-from pipeline.dense.settings import DENSE_SETTINGS
-from pipeline.engine.registry import methods
+from pipeline.clip.text import class_embeddings, prompts_of
+from pipeline.engine.registry import imported, methods
 from pipeline.engine.store import Store
 from pipeline.files.shipped import CONFIGS
 from tools.benchmark import plain
@@ -70,17 +68,18 @@ def cam_methods(setup: Setup, size: tuple[int, int], repeats: int) -> str:
     A pair is measured ``repeats`` times; the ratio is the median over the pairs.
     """
     (image,) = load_photographs(1, *size)
-    cams: dict[str, tuple[PassCams, int]] = {"excel": (setup.excel(), 1)}
-    for method in DENSE_SETTINGS.values():
-        (registered,) = (m for m in methods() if (m.group, m.name) == ("cams", method.name))
-        cams[method.name] = setup.dense_cams(registered.settings()), method.passes
     rows = []
-    for name, (method, passes) in cams.items():
+    for method in methods("cams"):
+        if not method.uses_clip or method.name == "clip_es":
+            continue
+        passes = imported(method.base.build).passes if method.base else 1
         now, clip_es, ratio = in_turn(
-            partial(setup.cams, [image], method), partial(setup.cams, [image]), repeats
+            partial(setup.cams, [image], setup.cam_method(method.name)),
+            partial(setup.cams, [image]),
+            repeats,
         )
         cells = (f"{1000 * now:.0f}", f"{1000 * clip_es:.0f}", f"{ratio:.2f}", str(passes))
-        rows.append([name, *cells])
+        rows.append([method.name, *cells])
     header = ["`cams=`", "ms/image", "ms of CLIP-ES", "× CLIP-ES", "passes"]
     return section("CAMs of other methods, two tags", header, rows)
 
@@ -92,7 +91,7 @@ def refiners(size: tuple[int, int], repeats: int) -> str:
     """
     (image,), cams = load_photographs(1, *size), random_cams(size, seed=0)
     refine = {
-        name: partial(stages_of_run(f"masks={name}")["masks"].load({"cams": Path()})[0], image)
+        name: partial(stages_of_run(f"masks={name}")["masks"].load({}), image)
         for name in ("crf", "pamr", "par", "regions")
     }
     crf = partial(refine.pop("crf"), cams)
@@ -112,7 +111,7 @@ def refiners(size: tuple[int, int], repeats: int) -> str:
 
 def text(clip: ClipModel, tokenizer: Callable, count: int) -> str:
     """Returns how long class embeddings take: plainly, ours when cold, and ours from the disk."""
-    templates = TEMPLATES["tagclip"]
+    templates = prompts_of("tagclip")
     voc = yaml.safe_load((CONFIGS / "dataset" / "voc2012.yaml").read_text(encoding="utf-8"))
     every = [*voc["dataset"]["classes"], *voc["dataset"]["backgrounds"]]
     names = [every[k % len(every)] for k in range(count)]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import cycle
 from statistics import median
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -15,21 +16,19 @@ import torch.nn.functional as F
 from PIL import Image
 from skimage import data
 
-from pipeline.cams.clip_es import ClipEs
-from pipeline.cams.dense import DenseCams
-from pipeline.cams.excel import Excel, ExcelEncoder
 from pipeline.cams.pass_method import PassCams
-from pipeline.cams.settings import ClipEsOptions, DenseCamOptions, ExcelOptions
 from pipeline.clip.device import Batches
 from pipeline.clip.encoder import ClipEncoder
+from pipeline.clip.frozen import Resources
 from pipeline.datasets.vocabulary import build_vocabulary
+from pipeline.engine.registry import find_method, imported
 from pipeline.engine.stage import Stage
 from pipeline.report.markdown import Table
 from pipeline.stages.builder import Builder
 from pipeline.stages.config import compose, read_config
 from pipeline.tags.reidentification import Proposal, cut
-from pipeline.tags.settings import TagClipOptions
-from pipeline.tags.tagclip import TagClip
+from pipeline.tags.tagclip import TagClipOptions
+from pipeline.tags.tagclip.method import TagClip
 
 CROPS_OF_TWO_IMAGES = (4, 5)
 """How many classes CWR looks at again, image by image: 4.5 on average, as on VOC."""
@@ -70,20 +69,18 @@ class Setup:
         crops = (cut(pixels, box, patch, side) for _ in range(count))
         return [Proposal(k % self.names[0], crop, inside) for k, crop in enumerate(crops)]
 
-    def cam_method(self) -> ClipEs:
-        """Builds CLIP-ES."""
-        classes, backgrounds = self.text.split(self.names)
-        return ClipEs(self.encoder, classes, backgrounds, ClipEsOptions(), self.batches)
-
-    def dense_cams(self, options: DenseCamOptions) -> DenseCams:
-        """Builds the CAMs of the dense method that the options belong to."""
-        classes, backgrounds = self.text.split(self.names)
-        return DenseCams(self.encoder, classes, backgrounds, options, self.batches)
-
-    def excel(self) -> Excel:
-        """Builds ExCEL, which compares images with the names of the classes alone."""
-        encoder = ExcelEncoder(self.encoder, None, imagenet_norm=True)
-        return Excel(encoder, *self.text.split(self.names), ExcelOptions(), self.batches)
+    def cam_method(self, name: str = "clip_es") -> PassCams:
+        """Builds a CAM method by its name, with the quirks of its released code."""
+        method, (classes, backgrounds) = find_method("cams", name), self.names
+        vocabulary = SimpleNamespace(
+            classes=range(classes), cam_names=(), backgrounds=range(backgrounds)
+        )
+        clip = SimpleNamespace(
+            encoder=self.encoder, batches=self.batches, embed=lambda *names: self.text
+        )
+        quirks = SimpleNamespace(**{quirk.name: quirk.released for quirk in method.quirks})
+        resources = Resources(vocabulary, str(self.encoder.device), clip, quirks)
+        return imported(method.build)(method.settings(), resources)
 
     def tag(self, images: Sequence[np.ndarray], reidentify: bool = True) -> None:
         """Tags images."""

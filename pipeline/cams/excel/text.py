@@ -97,14 +97,17 @@ def _without_repetition(pairs: Sequence[tuple[Any, Any]]) -> dict:
     return dict(pairs)
 
 
-def _checked(sentences: Any, where: str) -> tuple[str, ...]:  # noqa: ANN401
-    is_list = isinstance(sentences, list) and 0 < len(sentences) <= _MAX_SENTENCES
-    if not is_list or not all(isinstance(each, str) and each.strip() for each in sentences):
-        raise UserError(
-            f"{where} {shown(str(sentences)[:99])}, not a list of sentences: give from 1 to"
-            f" {_MAX_SENTENCES}"
-        )
-    return tuple(each.strip() for each in sentences)
+def _checked(sentences: object, where: str) -> tuple[str, ...]:
+    if (
+        isinstance(sentences, list)
+        and 0 < len(sentences) <= _MAX_SENTENCES
+        and all(isinstance(each, str) and each.strip() for each in sentences)
+    ):
+        return tuple(each.strip() for each in sentences)
+    raise UserError(
+        f"{where} {shown(str(sentences)[:99])}, not a list of sentences: give from 1 to"
+        f" {_MAX_SENTENCES}"
+    )
 
 
 def cluster_sentences(embeddings: torch.Tensor, clusters: int) -> torch.Tensor:

@@ -8,40 +8,41 @@ from pipeline.clip.encoder import BlockHook, ClipEncoder
 from pipeline.clip.shared_pass import SharedPass
 from pipeline.dense.hooks import MeanWeights
 from pipeline.dense.method import DenseMethod, NameEmbeddings
-from pipeline.dense.naclip import PATCH, neighbourhood
+from pipeline.dense.naclip.method import PATCH, neighbourhood
 from pipeline.dense.pixel_adaptive import pamr
-from pipeline.dense.semantic_feedback import BLUR_SIGMA, semantic_feedback
-from pipeline.dense.settings import ResClipSettings
+from pipeline.dense.resclip.semantic_feedback import BLUR_SIGMA, semantic_feedback
 
 
-class ResClip(ResClipSettings, DenseMethod):
+class ResClip(DenseMethod):
     """ResCLIP: NACLIP's block L, with attention from middle blocks and from a first pass."""
 
     def hooks(self, encoder: ClipEncoder) -> list[BlockHook]:
         """Returns the hook of the cross-correlation."""
-        blocks = block_window("cross_blocks", self.cross_blocks, encoder.depth)
+        blocks = block_window("cross_blocks", self.options.cross_blocks, encoder.depth)
         return [MeanWeights(blocks, ("query", "key"))]
 
     def patch_features(
         self, encoder: ClipEncoder, shared_pass: SharedPass, names: NameEmbeddings | None = None
     ) -> torch.Tensor:
         """Returns the embeddings of patches of the second pass, B×N×E float32."""
+        options = self.options
         _, _, key, value = shared_pass.last_block_input
         logits = (key.float() / key.shape[-1] ** 0.5) @ key.float().mT
-        sigma = self.sigma * PATCH / encoder.patch_size
+        sigma = options.sigma * PATCH / encoder.patch_size
         omega = neighbourhood(shared_pass.grid, sigma).to(key.device)
 
         def attended_by(logits: torch.Tensor) -> torch.Tensor:
             direct = (logits + omega).softmax(-1)
-            weights = (1 - self.cross_share) * direct + self.cross_share * shared_pass.observed[0]
-            attended = (self.cross_scale * weights[:, :, 1:]).to(value.dtype) @ value
+            cross, observed = options.cross_share, shared_pass.observed[0]
+            weights = (1 - cross) * direct + cross * observed
+            attended = (options.cross_scale * weights[:, :, 1:]).to(value.dtype) @ value
             return encoder.embed(encoder.last_block.attention_output(attended))
 
         labels = self._labels(encoder.patch_size, shared_pass, attended_by(logits), names)
         patch_feedback = semantic_feedback(labels, BLUR_SIGMA * PATCH / encoder.patch_size)
         feedback = F.pad(patch_feedback, (1, 0, 1, 0)).unsqueeze(1)
-        share = self.feedback_share
-        return attended_by(self.feedback_scale * ((1 - share) * logits + share * feedback))
+        share = options.feedback_share
+        return attended_by(options.feedback_scale * ((1 - share) * logits + share * feedback))
 
     def _labels(
         self, patch: int, shared_pass: SharedPass, features: torch.Tensor, names: NameEmbeddings
@@ -53,7 +54,7 @@ class ResClip(ResClipSettings, DenseMethod):
         similarity = F.interpolate(similarity, size, mode="bilinear", align_corners=False)
         similarity = pamr(shared_pass.pixels, similarity)
         best, channel = (names.temperature * similarity).softmax(1).max(1)
-        labels = names.labels[channel].where(best >= self.confidence, 0)
+        labels = names.labels[channel].where(best >= self.options.confidence, 0)
         # Pixels beside the last whole patch belong to none.
         cells = labels.unfold(1, patch, patch).unfold(2, patch, patch)
         return cells.flatten(3).mode(-1).values

@@ -6,7 +6,6 @@ Wang et al., ICML 2026, arXiv 2605.25821; docs/algorithms.md, "Tags: PIAA".
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,13 +14,14 @@ import torch
 from pipeline.clip.device import to_host
 from pipeline.clip.frozen import Resources
 from pipeline.dense.method import build_method
-from pipeline.dense.settings import DENSE_SETTINGS
+from pipeline.dense.sc_clip import ScClipSettings
+from pipeline.engine.registry import find_method
 from pipeline.errors import ImageError
-from pipeline.tags.bank import learn_prototypes, read_prototypes
-from pipeline.tags.patches import BatchedScClip, PatchEncoder, Patches
-from pipeline.tags.prototypes import Prototypes, combine
+from pipeline.tags.piaa import PiaaOptions, batch_of
+from pipeline.tags.piaa.bank import learn_prototypes
+from pipeline.tags.piaa.patches import BatchedScClip, PatchEncoder, Patches
+from pipeline.tags.piaa.prototypes import Prototypes, combine
 from pipeline.tags.reidentification import propose, reidentify
-from pipeline.tags.settings import PiaaOptions, batch_of
 from pipeline.tags.tagger import Scored, Tagger
 
 
@@ -31,7 +31,10 @@ def build_patches(options: PiaaOptions, resources: Resources) -> tuple[PatchEnco
     backgrounds = vocabulary.backgrounds if options.with_backgrounds else ()
     text = clip.embed(vocabulary.tag_names, backgrounds, options.templates)
     batch_dependent = batch_of(options, resources.quirks) > 0
-    method = BatchedScClip() if batch_dependent else build_method(DENSE_SETTINGS[options.encoder]())
+    if batch_dependent:
+        method = BatchedScClip(ScClipSettings())
+    else:
+        method = build_method(find_method("dense", options.encoder).settings())
     return PatchEncoder(clip.encoder, method, options.crop, clip.batches, batch_dependent), text
 
 
@@ -97,12 +100,3 @@ class Piaa(Tagger):
             batch = found[start : start + size]
             for proposal, crop_score in zip(batch, reidentify(encoder, self.text, batch, size)):
                 scores[proposal.class_index] = (scores[proposal.class_index] + crop_score) / 2
-
-
-def build_piaa(options: PiaaOptions, resources: Resources, learned: Path) -> Piaa:
-    """Builds PIAA with the prototypes that follow from the bank in a folder."""
-    patches, text = build_patches(options, resources)
-    device, empty_class = resources.device, resources.quirks.empty_class
-    prototypes = read_prototypes(learned, text, options, empty_class=empty_class, device=device)
-    quirks = {name: getattr(resources.quirks, name) for name in ("open_border", "cwr_stop")}
-    return Piaa(patches, text, prototypes, resources.num_classes, options, **quirks)

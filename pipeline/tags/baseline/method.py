@@ -10,8 +10,6 @@ import torch
 
 from pipeline.clip.device import to_host
 from pipeline.clip.encoder import ClipEncoder
-from pipeline.clip.frozen import Resources
-from pipeline.tags.settings import ClassTokenOptions
 from pipeline.tags.tagger import Scored, Tagger
 
 
@@ -49,10 +47,3 @@ class GlobalClip(Tagger):
             scores = global_scores(self.encoder, self.text, self.num_classes, pictures + padding)
             for name, row in zip(names, scores):
                 yield name, Scored({"scores": row})
-
-
-def build_class_token(options: ClassTokenOptions, resources: Resources) -> GlobalClip:
-    """Builds the baseline."""
-    clip, vocabulary = resources.clip, resources.vocabulary
-    text = clip.embed(vocabulary.tag_names, vocabulary.backgrounds, options.templates)
-    return GlobalClip(clip.encoder, text, resources.num_classes, clip.batches.images)

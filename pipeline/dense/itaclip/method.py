@@ -9,16 +9,17 @@ from pipeline.clip.encoder import BlockHook, ClipEncoder
 from pipeline.clip.shared_pass import SharedPass
 from pipeline.dense.hooks import MeanWeights
 from pipeline.dense.method import DenseMethod, NameEmbeddings
-from pipeline.dense.settings import ItaClipSettings
 
 
-class ItaClip(ItaClipSettings, DenseMethod):
+class ItaClip(DenseMethod):
     """ITACLIP: SCLIP's attention of block L, averaged with that of three blocks before; no MLP."""
+
+    passes = 5
 
     def hooks(self, encoder: ClipEncoder) -> list[BlockHook]:
         """Returns the hook of the middle blocks."""
         # In a shallow model several offsets may mean the first block, which counts once.
-        blocks = {block_at(each, encoder.depth) for each in self.middle_blocks}
+        blocks = {block_at(each, encoder.depth) for each in self.options.middle_blocks}
         return [MeanWeights(blocks, ("query", "query"), ("key", "key"))]
 
     def patch_features(
@@ -36,7 +37,7 @@ class ItaClip(ItaClipSettings, DenseMethod):
         self, encoder: ClipEncoder, shared_pass: SharedPass, names: NameEmbeddings
     ) -> torch.Tensor:
         """Returns the cosine similarities of patches and names over all views, B×N×C float32."""
-        if not self.views:
+        if not self.options.views:
             return super().similarities(encoder, shared_pass, names)
 
         def unit_features(pixels: torch.Tensor) -> torch.Tensor:
@@ -49,7 +50,7 @@ class ItaClip(ItaClipSettings, DenseMethod):
         for side in (-2, -1):
             features = unit_features(shared_pass.pixels.flip(side)).unflatten(1, shared_pass.grid)
             mirrored = mirrored + features.flip(side - 1).flatten(1, 2) / 2
-        share = self.upright_share
+        share = self.options.upright_share
         return (share * (upright + further) / 3 + (1 - share) * mirrored) @ names.text.mT
 
 

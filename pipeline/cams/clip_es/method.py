@@ -3,9 +3,7 @@
 import torch
 
 from pipeline.cams.gradcam import softmax_gradcam
-from pipeline.cams.pass_method import PassCams, text_of
-from pipeline.cams.settings import ClipEsOptions
-from pipeline.clip.frozen import Resources
+from pipeline.cams.pass_method import PassCams
 from pipeline.clip.shared_pass import SharedPass
 
 
@@ -17,9 +15,3 @@ class ClipEs(PassCams):
     ) -> torch.Tensor:
         """Returns the CAM of every tag before the affinity; see :class:`PassCams`."""
         return softmax_gradcam(self.encoder, shared_pass.last_block_input, text, num_tags)
-
-
-def build_clip_es(options: ClipEsOptions, resources: Resources) -> ClipEs:
-    """Builds CLIP-ES."""
-    clip, quirks = resources.clip, vars(resources.quirks)
-    return ClipEs(clip.encoder, *text_of(options, resources), options, clip.batches, **quirks)

@@ -6,13 +6,12 @@ import torch.nn.functional as F
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.shared_pass import SharedPass
 from pipeline.dense.method import DenseMethod, NameEmbeddings
-from pipeline.dense.settings import NaClipSettings
 
 PATCH = 16
 """The patch size in pixels of the CLIP for which constants in patches were chosen."""
 
 
-class NaClip(NaClipSettings, DenseMethod):
+class NaClip(DenseMethod):
     """NACLIP: the attention of block L is softmax(KKᵀ/√d + ω); no residual connection, no MLP."""
 
     def patch_features(
@@ -20,7 +19,7 @@ class NaClip(NaClipSettings, DenseMethod):
     ) -> torch.Tensor:
         """Returns the embeddings of patches, B×N×E float32."""
         _, _, key, value = shared_pass.last_block_input
-        omega = neighbourhood(shared_pass.grid, self.sigma * PATCH / encoder.patch_size)[1:]
+        omega = neighbourhood(shared_pass.grid, self.options.sigma * PATCH / encoder.patch_size)[1:]
         attended = encoder.attend(key[:, :, 1:], key, value, omega.to(key.device))
         return encoder.embed(encoder.last_block.attention_output(attended))
 

@@ -6,7 +6,7 @@ that computes it. Whatever the bank of all images has is among them, whoever com
 and a run that is killed loses no image that was finished.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,8 +25,8 @@ from pipeline.engine.stage import Computed, Decoded, Folders, Item, Output
 from pipeline.engine.store import Store, encode_arrays
 from pipeline.errors import ImageError
 from pipeline.files.fingerprints import fingerprint, join_keys
-from pipeline.tags.prototypes import Prototypes, choose_bank, entropy, learn
-from pipeline.tags.settings import PiaaOptions, batch_of
+from pipeline.tags.piaa import PiaaOptions, batch_of
+from pipeline.tags.piaa.prototypes import Prototypes, choose_bank, entropy, learn
 
 _PATCH_SETTINGS = ("encoder", "templates", "with_backgrounds", "crop", "temperature")
 """The settings that the entropies and the features of patches depend on."""
@@ -35,30 +35,47 @@ Build = Callable[..., tuple[Any, torch.Tensor]]
 """Builds, from settings and resources, what gives features of patches, and the class embeddings."""
 
 
-class LeastEntropies:
-    """The least entropies that were seen of each class: what a patch of the bank must not exceed.
+class Candidates:
+    """Chooses the patches of images that may be in the bank, by the least entropies that were seen.
 
     Attributes:
-        size: K, the number of patches of a class in the bank.
+        options: those of PIAA; ``bank_size`` is K, the number of patches of a class in the bank.
+        encoder: gives the features of patches.
+        text: C×E, the class embeddings.
     """
 
-    def __init__(self, size: int):
-        self.size = size
+    def __init__(self, options: PiaaOptions, encoder: Any, text: torch.Tensor):  # noqa: ANN401
+        self.options, self.encoder, self.text = options, encoder, text
         self._known: dict[int, np.ndarray] = {}
 
-    def candidates(self, entropies: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    def stream(
+        self, images: Iterable[tuple[Any, np.ndarray]]
+    ) -> Iterator[tuple[Any, dict[str, np.ndarray] | ImageError]]:
+        """Yields a name and what is stored of an image, for each name and image; or why not."""
+        for name, patches in self.encoder.stream(images):
+            if isinstance(patches, ImageError):
+                yield name, patches
+                continue
+            found = entropy(patches.features, self.text, self.options.temperature)
+            entropies, classes = (to_host(each)[0] for each in found)
+            chosen = self.choose(entropies, classes)
+            features, classes = to_host(patches.features)[0][chosen], classes[chosen]
+            arrays = {"features": features, "entropies": entropies[chosen]}
+            yield name, {**arrays, "classes": classes.astype(np.uint16)}
+
+    def choose(self, entropies: np.ndarray, classes: np.ndarray) -> np.ndarray:
         """Takes in an image's patches, and returns those that may be in the bank, ascending.
 
         Args:
             entropies: H, N float32.
             classes: ŷ, N integers.
         """
-        chosen = []
+        size, chosen = self.options.bank_size, []
         for index in np.unique(classes):
             patches = np.flatnonzero(classes == index)
             known = np.concatenate([self._known.get(index, entropies[:0]), entropies[patches]])
-            if len(known) > self.size:
-                known = np.partition(known, self.size - 1)[: self.size]
+            if len(known) > size:
+                known = np.partition(known, size - 1)[:size]
             self._known[index] = known
             # Of equal ones, the bank takes those of the first image.
             chosen.append(patches[entropies[patches] <= known.max()])
@@ -87,27 +104,18 @@ class SurePatches(MethodStage):
         key = fingerprint([others, self.options.bank_size])
         return replace(item, input=join_keys(item.input, key))
 
-    def load(self, inputs: Mapping[str, Path]) -> tuple[Any, torch.Tensor, LeastEntropies]:
-        """Builds what gives features, what they are compared with, and an empty record."""
-        options = self.options
-        return *self.build(options, self.resources), LeastEntropies(options.bank_size)
+    def load(self, inputs: Mapping[str, Path]) -> Candidates:
+        """Builds what chooses patches."""
+        return Candidates(self.options, *self.build(self.options, self.resources))
 
     def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:
         """Looks at images."""
-        encoder, text, least = model()
-        for item, patches in encoder.stream(images):
-            if isinstance(patches, ImageError):
-                yield item, patches
+        for item, found in model().stream(images):
+            if isinstance(found, ImageError):
+                yield item, found
                 continue
-            found = entropy(patches.features, text, self.options.temperature)
-            entropies, classes = (to_host(each)[0] for each in found)
-            chosen = least.candidates(entropies, classes)
-            arrays = {
-                "features": to_host(patches.features)[0][chosen],
-                "entropies": entropies[chosen],
-                "classes": classes[chosen].astype(np.uint16),
-            }
-            files = {f"{item.sample.id}.npz": encode_arrays(**arrays)} if len(chosen) else {}
+            is_any = len(found["classes"]) > 0
+            files = {f"{item.sample.id}.npz": encode_arrays(**found)} if is_any else {}
             yield item, {self.name: Output(files)}
 
 

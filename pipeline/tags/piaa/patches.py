@@ -18,7 +18,7 @@ from pipeline.clip.device import Batches
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.shared_pass import SharedPass, batch_by_grid, prepare_batch
 from pipeline.dense.method import DenseMethod
-from pipeline.dense.sc_clip import ScClip
+from pipeline.dense.sc_clip.method import ScClip
 from pipeline.errors import ImageError
 
 
@@ -89,7 +89,6 @@ def centre(image: np.ndarray, side: int) -> np.ndarray:
     return np.array(center_crop(small, side))
 
 
-@dataclass
 class BatchedScClip(ScClip):
     """SC-CLIP whose result depends on the batch; with one image it is SC-CLIP itself."""
 

@@ -10,18 +10,20 @@ from pipeline.clip.encoder import BlockHook, ClipEncoder
 from pipeline.clip.shared_pass import SharedPass
 from pipeline.dense.hooks import TokensAfter
 from pipeline.dense.method import DenseMethod, NameEmbeddings
-from pipeline.dense.settings import ScClipSettings
 from pipeline.errors import ImageError
 
 
-class ScClip(ScClipSettings, DenseMethod):
+class ScClip(DenseMethod):
     """SC-CLIP: patches of middle blocks say which patches attend to each other in the last one."""
 
     def hooks(self, encoder: ClipEncoder) -> list[BlockHook]:
         """Returns the hook that keeps tokens of earlier blocks."""
         depth = encoder.depth
-        middle, shallow = block_at(self.middle_block, depth), block_at(self.shallow_block, depth)
-        several = block_window("stream_blocks", self.stream_blocks, depth)
+        middle, shallow = (
+            block_at(self.options.middle_block, depth),
+            block_at(self.options.shallow_block, depth),
+        )
+        several = block_window("stream_blocks", self.options.stream_blocks, depth)
         return [TokensAfter(middle, shallow, several)]
 
     def patch_features(
@@ -42,7 +44,7 @@ class ScClip(ScClipSettings, DenseMethod):
         output = 0.0
         for stream, class_token in ((patches, tokens[:, :1]), (several[:, 1:], several[:, :1])):
             attended = self._attend(encoder.last_block, stream, similarity)
-            with_class = attended + self.class_token * class_token
+            with_class = attended + self.options.class_token * class_token
             output = output + self._aggregate(by_shallow, with_class)
         return encoder.embed(output)
 
@@ -53,18 +55,19 @@ class ScClip(ScClipSettings, DenseMethod):
         distance to a patch's own k-th neighbour as the reachability from all its neighbours. Then
         the local density is the inverse of that distance.
         """
-        if patches.shape[1] <= self.neighbours:
+        neighbours = self.options.neighbours
+        if patches.shape[1] <= neighbours:
             raise ImageError(
-                f"has {patches.shape[1]} patches, too few for neighbours={self.neighbours} of"
-                " SC-CLIP: set fewer, or choose another method"
+                f"has {patches.shape[1]} patches, too few for neighbours={neighbours} of SC-CLIP:"
+                " set fewer, or choose another method"
             )
         distances = torch.cdist(patches, patches, compute_mode="donot_use_mm_for_euclid_dist")
-        nearest = distances.square().topk(self.neighbours + 1, largest=False)
+        nearest = distances.square().topk(neighbours + 1, largest=False)
         reach = nearest.values[..., -1]
         density = 1 / reach.clamp(min=1e-20)  # of patches that are all equal
         around = density[:, None].expand_as(distances).gather(2, nearest.indices[..., 1:])
         factor = around.mean(-1) / density
-        return factor > factor.quantile(1 - self.anomalies, dim=1, keepdim=True)
+        return factor > factor.quantile(1 - self.options.anomalies, dim=1, keepdim=True)
 
     def attention_of(self, similarity: torch.Tensor, heads: int) -> torch.Tensor:
         """Returns the attention by similarities, B×heads×N×N: only those above average count."""
@@ -73,7 +76,7 @@ class ScClip(ScClipSettings, DenseMethod):
 
     def above(self, similarity: torch.Tensor, average: torch.Tensor) -> torch.Tensor:
         """Returns the attention by those similarities that are above an average, B×N×N."""
-        logits = self.sharpness * (similarity - average)
+        logits = self.options.sharpness * (similarity - average)
         return logits.masked_fill(logits < 0, float("-inf")).softmax(-1)
 
     def _attend(
@@ -84,7 +87,7 @@ class ScClip(ScClipSettings, DenseMethod):
         return block.attention_output((weights / 2).to(value.dtype) @ value)
 
     def _aggregate(self, similarity: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
-        weights = similarity.where(similarity >= self.floor, 0.0)
+        weights = similarity.where(similarity >= self.options.floor, 0.0)
         return (weights / (weights.sum(-1, keepdim=True) + 1e-6)) @ features
 
 

@@ -10,7 +10,6 @@ from pipeline.clip.encoder import BlockHook, BlockInput, ClipEncoder
 from pipeline.clip.shared_pass import SharedPass
 from pipeline.dense.hooks import SecondPath
 from pipeline.dense.method import DenseMethod, NameEmbeddings
-from pipeline.dense.settings import GemSettings
 
 
 def self_self_attention(block: Block, normed: torch.Tensor) -> torch.Tensor:
@@ -43,12 +42,12 @@ class SelfSelfPath(SecondPath):
         return self_self_attention(block, block.ln_1(inputs.tokens))
 
 
-class Gem(GemSettings, DenseMethod):
+class Gem(DenseMethod):
     """GEM: beside the last blocks runs a path of self-self attention without MLP."""
 
     def hooks(self, encoder: ClipEncoder) -> list[BlockHook]:
         """Returns the second path."""
-        return [SelfSelfPath(block_at(1 - self.blocks, encoder.depth))]
+        return [SelfSelfPath(block_at(1 - self.options.blocks, encoder.depth))]
 
     def patch_features(
         self, encoder: ClipEncoder, shared_pass: SharedPass, names: NameEmbeddings | None = None

@@ -9,13 +9,10 @@ import torch.nn.functional as F
 from open_clip.constants import IMAGENET_MEAN, IMAGENET_STD
 from torchvision.transforms.functional import normalize
 
-from pipeline.cams.excel_text import cluster_sentences, enrich_classes, read_descriptors
-from pipeline.cams.pass_method import PassCams, text_of
-from pipeline.cams.settings import ExcelOptions
-from pipeline.cams.surgery import HeadSum, SurgeryPath, feature_surgery
+from pipeline.cams.excel.surgery import HeadSum, SurgeryPath, feature_surgery
+from pipeline.cams.pass_method import PassCams
 from pipeline.clip.dimensions import Normalisation, block_at, patch_grid
 from pipeline.clip.encoder import BlockHook, ClipEncoder
-from pipeline.clip.frozen import Resources
 from pipeline.clip.shared_pass import MeanAttention, SharedPass
 
 
@@ -61,7 +58,7 @@ class Excel(PassCams):
     Attributes:
         token_norm: quirk: features are divided by their length over the tokens, one number for each
             channel, and not by each token's own.
-        head_sum: quirk: see :class:`~pipeline.cams.surgery.HeadSum`.
+        head_sum: quirk: see :class:`~pipeline.cams.excel.surgery.HeadSum`.
     """
 
     token_norm: bool = True
@@ -102,16 +99,3 @@ class Excel(PassCams):
     ) -> torch.Tensor:
         """Returns the CAM of every tag before the affinity, K×N float32 in [0, 1]."""
         return feature_surgery(self.features(shared_pass), text)[:num_tags]
-
-
-def build_excel(options: ExcelOptions, resources: Resources) -> Excel:
-    """Builds ExCEL's CAMs."""
-    clip, quirks = resources.clip, dict(vars(resources.quirks))
-    encoder = ExcelEncoder(clip.encoder, options.size, imagenet_norm=quirks.pop("imagenet_norm"))
-    text, background_text = text_of(options, resources)
-    if options.descriptors is not None:
-        classes, clusters = resources.vocabulary.classes, options.clusters
-        found = read_descriptors(options.descriptors, classes, clusters)
-        sentences = clip.embed_sentences([each for group in found for each in group])
-        text = enrich_classes(text, cluster_sentences(sentences, clusters), options.kept)
-    return Excel(encoder, text, background_text, options, clip.batches, **quirks)

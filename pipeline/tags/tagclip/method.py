@@ -1,7 +1,4 @@
-"""TagCLIP: patch-level classification, DMAR and CWR (TagCLIP, figure 2).
-
-``settings.py`` registers it: raise its ``algorithm`` there when results change.
-"""
+"""TagCLIP: patch-level classification, DMAR and CWR (TagCLIP, figure 2)."""
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -15,12 +12,11 @@ import torch
 from pipeline.clip.device import Batches, to_host
 from pipeline.clip.dimensions import block_window
 from pipeline.clip.encoder import ClipEncoder
-from pipeline.clip.frozen import Resources
 from pipeline.clip.shared_pass import CamHook, SharedPass, batch_by_grid, prepare_batch
-from pipeline.tags.baseline import global_scores
-from pipeline.tags.refinement import VotedAttention, refine
+from pipeline.tags.baseline.method import global_scores
 from pipeline.tags.reidentification import Proposal, propose, reidentify
-from pipeline.tags.settings import TagClipOptions
+from pipeline.tags.tagclip import TagClipOptions
+from pipeline.tags.tagclip.refinement import VotedAttention, refine
 from pipeline.tags.tagger import Scored, Tagger
 
 
@@ -151,11 +147,3 @@ class TagClip(Tagger):
         probabilities = reidentify(self.encoder, self.text, [crop for _, crop in batch], size)
         for (image, _), probability in zip(batch, probabilities.tolist()):
             image.probabilities.append(probability)
-
-
-def build_tagclip(options: TagClipOptions, resources: Resources) -> TagClip:
-    """Builds TagCLIP."""
-    clip, vocabulary = resources.clip, resources.vocabulary
-    text = clip.embed(vocabulary.tag_names, vocabulary.backgrounds, options.templates)
-    quirks = vars(resources.quirks)
-    return TagClip(clip.encoder, text, resources.num_classes, options, clip.batches, **quirks)

@@ -1,0 +1,46 @@
+"""CLIP-ES's CAMs: softmax Grad-CAM, refined by class-aware attention-based affinity."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pipeline.cams.method import CamMethod
+from pipeline.cams.settings import PassCamOptions
+from pipeline.clip.settings import OPEN_BORDER
+from pipeline.engine.registry import register
+
+if TYPE_CHECKING:
+    from pipeline.clip.frozen import Resources
+
+
+@dataclass
+class ClipEsOptions(PassCamOptions):
+    """``cams=clip_es`` and its presets, the constants of CLIP-ES (CVPR 2023)."""
+
+    @property
+    def shares_pass(self) -> bool:
+        """Whether they can be computed in the pass that tags take."""
+        return True
+
+
+@register(
+    "cams",
+    "clip_es",
+    ClipEsOptions,
+    label="CLIP-ES",
+    uses_clip=True,
+    quirks=(OPEN_BORDER,),
+    templates={"clip_es": ("a clean origami {}.",)},
+    presets=("cams/clip_es_*", "cams/cls_seg_*", "experiment/clip_es_*", "experiment/cls_seg_*"),
+    reads=("cam_names", "backgrounds"),
+    source="Lin et al., CLIP-ES, CVPR 2023, arXiv 2212.09506",
+    section="3. CAMs: CLIP-ES",
+)
+def build_clip_es(options: ClipEsOptions, resources: Resources) -> CamMethod:
+    """Builds CLIP-ES."""
+    from pipeline.cams.clip_es.method import ClipEs  # imports PyTorch
+    from pipeline.cams.pass_method import text_of
+
+    clip, quirks = resources.clip, vars(resources.quirks)
+    return ClipEs(clip.encoder, *text_of(options, resources), options, clip.batches, **quirks)

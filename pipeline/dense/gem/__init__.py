@@ -1,0 +1,28 @@
+"""GEM: a path of self-self attention beside the last blocks (Bousselham et al., CVPR 2024)."""
+
+from dataclasses import dataclass
+
+from pipeline.dense.settings import DenseSettings
+from pipeline.engine.registry import register
+from pipeline.engine.settings import setting
+
+
+@dataclass
+class GemSettings(DenseSettings):
+    """GEM: beside the last blocks runs a path of self-self attention without MLP.
+
+    Attributes:
+        blocks: the number of last blocks that have the second path.
+    """
+
+    blocks: int = setting(6, at_least=1)
+
+
+register(
+    "dense",
+    "gem",
+    GemSettings,
+    label="GEM",
+    source="Bousselham et al., GEM, CVPR 2024, arXiv 2312.00878",
+    section="Dense methods",
+)("pipeline.dense.gem.method:Gem")

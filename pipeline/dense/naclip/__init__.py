@@ -1,0 +1,29 @@
+"""NACLIP: patches attend to their neighbourhood (Hajimiri et al., WACV 2025, section 3)."""
+
+from dataclasses import dataclass
+
+from pipeline.dense.settings import DenseSettings
+from pipeline.engine.registry import register
+from pipeline.engine.settings import setting
+
+
+@dataclass
+class NaClipSettings(DenseSettings):
+    """NACLIP: the attention of block L is softmax(KKᵀ/√d + ω); no residual connection, no MLP.
+
+    Attributes:
+        sigma: σ of the Gaussian ω around each patch, in patches of 16 pixels.
+    """
+
+    sigma: float = setting(5.0, above=0)
+
+
+register(
+    "dense",
+    "naclip",
+    NaClipSettings,
+    label="NACLIP",
+    presets=("experiment/naclip_*",),
+    source="Hajimiri et al., NACLIP, WACV 2025, arXiv 2404.08181",
+    section="Dense methods",
+)("pipeline.dense.naclip.method:NaClip")
