@@ -337,13 +337,6 @@ def test_what_hydra_would_do_is_refused(run_stage, tmp_path):
         assert finished.code == 2 and "Hydra composes settings here" in finished.errors, finished
 
 
-def test_a_study_of_ones_own_is_data(shared, tmp_path):
-    params = "{seed: '0,1'}"
-    finished = shared(f"hydra: {{mode: MULTIRUN, sweeper: {{params: {params}}}}}")
-    assert finished.code == 0, finished.errors
-    assert finished.output.count("holds no results yet") == 2  # from stage=status, twice
-
-
 def test_no_value_is_read_from_the_environment(shared, monkeypatch, tmp_path):
     """A secret must not come into a report, nor choose a file."""
     monkeypatch.setenv("A_SECRET", "alpha")
