@@ -113,8 +113,8 @@ def test_the_leaderboard_of_a_miniature(
     monkeypatch.chdir(tmp_path)  # a folder without other runs
     tables = run_tool("make_tables.py", "--leaderboard", tmp_path / "out")
     assert tables.code == 0, tables.errors
-    assert sorted(row[:4] for row in rows_of(tables.output, "clip")) == [
-        ["clip", "maskclip", affinity, "argmax"] for affinity in ("no", "yes")
+    assert sorted(row[:4] for row in rows_of(tables.output, "CLIP, class token")) == [
+        ["CLIP, class token", "MaskCLIP", affinity, "argmax"] for affinity in ("no", "yes")
     ]
     assert "## voc2012 val, 3 images" in tables.output and "Left out" not in tables.output
 

@@ -194,7 +194,9 @@ def test_no_module_of_the_core_names_a_method():
             for other in methods_in_folders
             if method.name in builds_on.get(other.name, ())
         ]
-        words = re.compile(rf"(?<![\w-])({method.name}|{method.title})(?![\w-])", re.IGNORECASE)
+        words = re.compile(
+            rf"(?<![\w-])({method.name}|{method.label or method.name})(?![\w-])", re.IGNORECASE
+        )
         for path, text in texts.items():
             if not any(folder in path.parents for folder in (own, *allowed)):
                 assert not words.search(text), f"{path} names {method.name}"

@@ -114,11 +114,6 @@ class Method:
         return build
 
     @property
-    def title(self) -> str:
-        """What tables call it."""
-        return self.label or self.name
-
-    @property
     def is_ours(self) -> bool:
         """Whether it comes with the package, and not from a plug-in."""
         return self.settings.__module__.startswith("pipeline.")
@@ -255,6 +250,12 @@ def find_method(group: str, name: str) -> Method:
     known = {method.name: method for method in methods(group)}
     check_choice(f"there is no {group} method {shown(name)}", name, known)
     return known[name]
+
+
+def label_of(group: str, name: str) -> str:
+    """Returns what tables call a method; its name, too, where the method is not registered."""
+    method = _METHODS.get((group, name))
+    return method.label or name if method else name
 
 
 def method_of(settings: object) -> Method:

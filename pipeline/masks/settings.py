@@ -46,6 +46,7 @@ register(
     "masks",
     "crf",
     PseudoMaskOptions,
+    label="CRF",
     quirks=(
         Quirk("crf_bgr", "the CRF compares a BGR image minus a mean, wrapped around to bytes"),
         Quirk("crf_fp16", "the CRF's unary energies are computed in float16"),
@@ -100,6 +101,7 @@ register(
     "masks",
     "pamr",
     PamrOptions,
+    label="PAMR",
     on_gpu=True,
     reads=(),
     source="Araslanov and Roth, CVPR 2020, arXiv 2005.08104",
@@ -110,6 +112,7 @@ register(
     "masks",
     "par",
     ParOptions,
+    label="PAR",
     on_gpu=True,
     reads=(),
     source="Ru et al., AFA, CVPR 2022, arXiv 2203.02664; as in arXiv 2503.20826",

@@ -15,7 +15,7 @@ from pipeline.engine.kinds import (
     kinds,
     measured_kinds,
 )
-from pipeline.engine.registry import quirks
+from pipeline.engine.registry import label_of, quirks
 from pipeline.files.atomic import canonical_json
 from pipeline.report.configurations import flatten, readable
 from pipeline.report.grouping import grouped, without_seed
@@ -58,6 +58,7 @@ class Combination:
                 methods[kind.method] = methods[kind.method] or str(settings.get("method", ""))
             elif kind is MASKS and settings.get("crf", "") is None:
                 methods[kind.method] = "argmax"  # the CRF without its constants (masks=argmax)
+            methods[kind.method] = label_of(kind.group, methods[kind.method])
         commits = [r.about.get("commit", "") for runs in self.runs.values() for r in runs][::-1]
         return {
             **methods,

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from pipeline.engine.kinds import MASKS, PREDICTIONS, TAGS
-from pipeline.engine.registry import methods
+from pipeline.engine.registry import label_of
 from pipeline.errors import command
 from pipeline.report.grouping import Shown, choose_run, describe_images, grouped
 from pipeline.report.markdown import Notes, Table
@@ -76,7 +76,6 @@ def _our_rows(table: PublishedTable, runs: Sequence[MeasuredRun]) -> list[_OurRo
     """Returns our rows, those of the published experiments first; blank ones without any."""
     cells: dict[tuple, dict[str, list[MeasuredRun]]] = {}
     usual = usual_methods()
-    labels = {method.name: method.title for method in methods(TAGS.group)} | {**table.ours}
     for run in runs:
         experiment = run.experiment
         if experiment in published_experiments():
@@ -92,12 +91,16 @@ def _our_rows(table: PublishedTable, runs: Sequence[MeasuredRun]) -> list[_OurRo
                     key = (experiment != _PRESET, *settings, number)
                     cells.setdefault(key, {}).setdefault(column.name, []).append(run)
     full_sizes = {column.name: column.split.images for column in table.columns}
+
+    def label(tags: str) -> str:
+        return table.ours.get(tags) or label_of(TAGS.group, tags)
+
     rows = []
     for key in sorted(cells):
         _, experiment, tags, clip, compat, precision, network, extras, number = key
         backbone = ", ".join(filter(None, [clip, network]))
         settings = [experiment or "no experiment", extras, compat, precision]
-        method = labels.get(tags, tags) + table.lines[number].label
+        method = label(tags) + table.lines[number].label
         words = [
             f"ours: {method} ({', '.join(filter(None, settings))})",
             network if table.backbone == "network" else backbone,
@@ -106,7 +109,7 @@ def _our_rows(table: PublishedTable, runs: Sequence[MeasuredRun]) -> list[_OurRo
         shown = {n: choose_run(several, full_sizes[n]) for n, several in cells[key].items()}
         rows.append((words, shown))
     if all(is_other for is_other, *_ in cells):
-        method = labels[table.tags[0]]
+        method = label(table.tags[0])
         rows[:0] = [
             ([f"ours: {method}{line.label}", "", table.supervision], {})
             for line in table.lines

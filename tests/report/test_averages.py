@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 
+from pipeline.engine.registry import label_of
 from pipeline.report.leaderboard import collect_boards, write_leaderboard
 from tests.report.chains import Chain, runs_of
 
@@ -35,13 +36,13 @@ def test_a_full_product_has_the_mean_of_every_method_over_all_others(tmp_path):
 
     # A figure is left out where it does not depend on the part.
     for part, (name, row) in enumerate([("tags", "tagclip"), ("cams", "sclip"), ("masks", "pamr")]):
-        (found,) = [r for r in board.averages.rows if r[:2] == [name, row]]
+        (found,) = [r for r in board.averages.rows if r[:2] == [name, label_of(name, row)]]
         assert (found[-2], found[-1]) == expected(part, row)
         assert [cell == "" for cell in found[2:6]] == [i < (0, 2, 3)[part] for i in range(4)]
     assert [row[:2] for row in board.averages.rows] == [
-        *(["tags", "tagclip"], ["tags", "clip"]),
-        *(["cams", "sclip"], ["cams", "gem"]),
-        *(["masks", "par"], ["masks", "regions"], ["masks", "pamr"]),
+        *(["tags", "TagCLIP"], ["tags", "CLIP, class token"]),
+        *(["cams", "SCLIP"], ["cams", "GEM"]),
+        *(["masks", "PAR"], ["masks", "regions"], ["masks", "PAMR"]),
     ]
     text = write_leaderboard(runs_of(tmp_path, *product_of(figures)))
     assert "### Each method, averaged over all others" in text

@@ -28,11 +28,11 @@ def test_rows_are_combinations_ordered_by_the_last_stage_with_the_best_in_bold(t
     text = write_leaderboard(runs_of(tmp_path, only_tags, weaker, only_cams, full, argmax))
     assert cells(text) == [
         ["tags", "cams", "affinity", "masks", "mAP", "F1", "mIoU CAMs", "mIoU masks"],
-        ["tagclip", "clip_es", "no", "argmax", "80.0", "40.0", "60.0", "**60.0**"],
-        ["tagclip", "sclip", "yes", "crf", "80.0", "40.0", "40.0", "50.0"],
-        ["tagclip", "clip_es", "no", "pamr", "80.0", "40.0", "60.0", "45.0"],
-        ["clip", "sclip", "no", "", "90.0", "45.0", "**70.0**", ""],
-        ["piaa", "", "", "", "**95.0**", "**47.5**", "", ""],
+        ["TagCLIP", "CLIP-ES", "no", "argmax", "80.0", "40.0", "60.0", "**60.0**"],
+        ["TagCLIP", "SCLIP", "yes", "CRF", "80.0", "40.0", "40.0", "50.0"],
+        ["TagCLIP", "CLIP-ES", "no", "PAMR", "80.0", "40.0", "60.0", "45.0"],
+        ["CLIP, class token", "SCLIP", "no", "", "90.0", "45.0", "**70.0**", ""],
+        ["PIAA", "", "", "", "**95.0**", "**47.5**", "", ""],
     ]
 
 
@@ -76,10 +76,10 @@ def test_figures_of_other_images_never_stand_in_one_table(change, title, tmp_pat
     boards = collect_boards(runs_of(tmp_path, mixed, same))
     assert len(boards) == 2
     tables = {tuple(b.header): (b.title, [list(row) for row in b.rows]) for b in boards}
-    expected = [["tagclip", "gem", "80.0", "40.0", "40.0"]]
+    expected = [["TagCLIP", "GEM", "80.0", "40.0", "40.0"]]
     whole = tables["tags", "cams", "mAP", "F1", "mIoU CAMs"]
     assert whole == ("crowded report, 500 images", expected)
-    assert tables["tags", "cams", "mIoU CAMs"] == (title, [["tagclip", "sclip", "50.0"]])
+    assert tables["tags", "cams", "mIoU CAMs"] == (title, [["TagCLIP", "SCLIP", "50.0"]])
 
 
 def test_other_data_sets_and_conventions_of_labels_have_tables_of_their_own(tmp_path):
@@ -147,9 +147,9 @@ def test_image_labels_that_are_given_are_no_measurement_and_win_nothing(tmp_path
     chains = [told, *(Chain(t).tags(v).cams("sclip", v) for t, v in (("clip", 0.5), ("piaa", 0.6)))]
     text = write_leaderboard(runs_of(tmp_path, *chains))
     assert cells(text)[1:] == [
-        ["ground_truth†", "sclip", "", "", "90.0"],
-        ["piaa", "sclip", "**60.0**", "**30.0**", "**60.0**"],
-        ["clip", "sclip", "50.0", "25.0", "50.0"],
+        ["ground_truth†", "SCLIP", "", "", "90.0"],
+        ["PIAA", "SCLIP", "**60.0**", "**30.0**", "**60.0**"],
+        ["CLIP, class token", "SCLIP", "50.0", "25.0", "50.0"],
     ]
     assert "\n† its tags are the ground truth's" in text
 
@@ -182,7 +182,7 @@ def test_the_page_shows_several_combinations_and_marks_its_own(build):
     page = page_of(chains[0].entries[0], chains[1].entries[0])
     section = page.html.partition('<section id="leaderboard"')[2].partition("</section>")[0]
     rows = re.findall(r"<tr>.*?</tr>", section)
-    assert "<bdi>tagclip</bdi>" in rows[2] and "on this page" in rows[2]
+    assert "<bdi>TagCLIP</bdi>" in rows[2] and "on this page" in rows[2]
     assert "<strong>70.0</strong>" in rows[1] and "on this page" not in rows[1]
     assert "&lt;b&gt;mine" in rows[1] and 'href="#leaderboard"' in page.html
     alone = page_of(chains[0].entries[0])
@@ -196,8 +196,8 @@ def test_masks_without_tags_name_the_method_that_they_read_out(tmp_path):
     text = write_leaderboard(runs_of(tmp_path, dense, usual))
     assert "\n† label maps with the image size, templates and windows of their authors" in text
     assert cells(text)[1:] == [
-        ["", "naclip", "", "dense†", "", "", "", "**70.0**"],
-        ["tagclip", "sclip", "no", "crf", "80.0", "40.0", "50.0", "60.0"],
+        ["", "NACLIP", "", "dense†", "", "", "", "**70.0**"],
+        ["TagCLIP", "SCLIP", "no", "CRF", "80.0", "40.0", "50.0", "60.0"],
     ]
 
 
@@ -210,7 +210,7 @@ def test_figures_against_other_ground_truth_never_stand_in_one_table(tmp_path):
         for cams, value, truth in (("sclip", 0.4, "0ld"), ("gem", 0.6, "new"))
     ]
     boards = collect_boards(runs_of(tmp_path, *chains))
-    assert sorted(row[1] for board in boards for row in board.rows) == ["gem", "sclip"]
+    assert sorted(row[1] for board in boards for row in board.rows) == ["GEM", "SCLIP"]
     # Their tags were measured against the same labels.
     assert len(boards) == 2 and all(board.rows[0][3] == "80.0" for board in boards)
     found = sorted(re.search(r"ground truth labels and (\w+),", b.caption)[1] for b in boards)
@@ -233,8 +233,8 @@ def test_figures_are_joined_only_if_one_result_was_made_from_the_other(tmp_path)
     before = measure(0.8, "first", "sclip", "first").masks("par", 0.5, read={"cams": "sclip"})
     after = measure(0.9, "second", "gem", "second").masks("par", 0.6, read={"cams": "gem"})
     assert cells(write_leaderboard(runs_of(tmp_path, before, after, shuffled=False)))[1:] == [
-        ["piaa", "gem", "par", "90.0", "45.0", "40.0", "**60.0**"],
-        ["piaa", "sclip", "par", "", "", "40.0", "50.0"],
+        ["PIAA", "GEM", "PAR", "90.0", "45.0", "40.0", "**60.0**"],
+        ["PIAA", "SCLIP", "PAR", "", "", "40.0", "50.0"],
     ]
 
 
