@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from rich.console import Console
 
+from pipeline.clip.method_stage import MethodStage
 from pipeline.commands.command_line import collect_garbage, next_command, rank
 from pipeline.commands.composition import Job
 from pipeline.commands.status import plan_table, total_time
@@ -153,7 +154,8 @@ def notes_on(pipeline: Pipeline, requested: Sequence[str], given: Sequence[str])
         if remark := remark_on_clip(preset, config.clip.name):
             yield remark
     is_elsewhere = config.clip.name == "demo" and config.dataset.name not in RENDERED
-    if is_elsewhere and any(getattr(s, "uses_clip", False) for s in pipeline.stages(requested)):
+    stages = (s for s in pipeline.stages(requested) if isinstance(s, MethodStage))
+    if is_elsewhere and any(stage.uses_clip for stage in stages):
         yield "the demo CLIP knows ten drawn objects; on photographs use clip=vit_b16"
 
 

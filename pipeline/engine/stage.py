@@ -205,6 +205,11 @@ class Stage(ABC):
         alone = facts.get("computed", 0) - facts.get("shared", 0)
         return facts.get("seconds", 0) / alone * images if alone else None
 
+    @property
+    def note(self) -> str:
+        """What tables say of its results besides the settings, or ""."""
+        return ""
+
     def remark(self, folder: StageFolder, ids: Collection[str]) -> str:
         """Returns a remark on the results of all images, or ""."""
         return ""

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline.cams.method import CamOptions
+from pipeline.clip.method_stage import MethodStage
 from pipeline.clip.settings import ClipSettings, RuntimeSettings
 from pipeline.datasets.settings import DatasetSettings
 from pipeline.engine.kinds import CAMS, Kind, groups
@@ -37,8 +38,8 @@ def describe(stage: Stage, config: Configuration) -> dict[str, str]:
     data += ["background ignored"] * dataset.ignore_background
     lists = {"images": dataset.image_list, "labels": dataset.labels, "masks": dataset.masks}
     data += [f"{what} of {Path(path).name}" for what, path in lists.items() if path is not None]
-    data += [note for each in stage.chain if (note := getattr(each, "note", ""))]
-    uses_clip = any(getattr(each, "uses_clip", False) for each in stage.chain)
+    data += [each.note for each in stage.chain if each.note]
+    uses_clip = any(isinstance(each, MethodStage) and each.uses_clip for each in stage.chain)
     methods = dict.fromkeys(groups(), "")
     for each in reversed(stage.chain):
         if group := each.kind.group:

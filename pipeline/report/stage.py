@@ -7,6 +7,7 @@ from pathlib import Path
 from pipeline.datasets.corrections import BySplit
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.kinds import MASKS, NETWORK, PREDICTIONS, TAGS, measured_kinds
+from pipeline.engine.registry import label_of
 from pipeline.engine.result_folder import describe_machines
 from pipeline.engine.run import Outcome
 from pipeline.engine.sample import ImageReader
@@ -14,6 +15,7 @@ from pipeline.engine.stage import PerImage, Stage
 from pipeline.evaluation.about import describe
 from pipeline.evaluation.record import MetricsFile
 from pipeline.evaluation.stage import Evaluation
+from pipeline.masks.refiner import MaskOptions
 from pipeline.report.measured import ReportInputs
 from pipeline.report.runs import METRICS
 from pipeline.report.settings import ReportSettings
@@ -80,10 +82,10 @@ def _gather(
         titles = "argmax of the first round's CAMs", "mask, seen by the segmenter before"
     elif not masks.from_cams:
         titles = None, "mask, straight from the image"
-    elif not getattr(masks.options, "crf", True):
+    elif masks.options.is_argmax:
         titles = None, "mask, argmax of the CAMs"
     else:
-        refiner = "the CRF" if masks.method.name == "crf" else masks.method.name
+        refiner = label_of(MASKS.group, masks.method.name)
         titles = f"mask before {refiner}, argmax of the CAMs", f"mask after {refiner}"
 
     # Collect what stages remark on, of all splits, and the results of another photograph, which
@@ -111,7 +113,7 @@ def _gather(
         folders=shown,
         stages=list({folder.path: folder for folder in folders.values()}.values()),
         threshold=newest[TAGS].threshold,
-        beta=getattr(masks.options, "beta", 1.0),
+        beta=masks.options.beta if isinstance(masks.options, MaskOptions) else 1.0,
         argmax_title=titles[0],
         mask_title=titles[1],
         about=describe(newest[PREDICTIONS], last.config),
