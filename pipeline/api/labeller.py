@@ -46,7 +46,7 @@ _Step = Callable[[Iterable["_Image"]], Iterator["_Image"]]
 
 _REMEDIES = {
     "tags": "give tags to cams() and mask(), and choose a tagger here",
-    "cams": "choose another method here",
+    "cams": "choose a method here",
     "masks": "leave masks.regions=slic here",
 }
 """What to do where a stage does not take any image."""

@@ -162,25 +162,22 @@ def build_cards(
 
 def tag_rows(figures: ImageFigures) -> list[TagRow]:
     """Returns an image's tags, the missed classes, and the classes with the next best scores."""
-    listed = {*(figures.tags or ()), *(figures.found or ()), *(figures.truth or ())}
-    scores = figures.scores
+    tags, truth, scores = figures.tags, figures.truth, figures.scores
+    listed = {*(tags or ()), *(figures.found or ()), *(truth or ())}
     if scores is not None and figures.threshold is not None:
         others = [k for k in np.argsort(-scores, kind="stable").tolist() if k not in listed]
         listed |= set(others[:_RUNNERS_UP])
-    rows = [
-        TagRow(k, None if scores is None else float(scores[k]), _verdict(k, figures))
-        for k in sorted(listed)
-    ]
+    rows = []
+    for index in sorted(listed):
+        is_tag = tags is None or index in tags
+        if truth is None or tags is None:
+            verdict = UNKNOWN if is_tag else RUNNER_UP
+        elif index in truth:
+            verdict = RIGHT if is_tag else MISSED
+        else:
+            verdict = WRONG if is_tag else RUNNER_UP
+        rows.append(TagRow(index, None if scores is None else float(scores[index]), verdict))
     return sorted(rows, key=lambda row: -(row.score or 0))
-
-
-def _verdict(index: int, figures: ImageFigures) -> str:
-    tagged = index in (figures.tags or ())
-    if figures.truth is None or figures.tags is None:
-        return UNKNOWN if tagged or figures.tags is None else RUNNER_UP
-    if index in figures.truth:
-        return RIGHT if tagged else MISSED
-    return WRONG if tagged else RUNNER_UP
 
 
 def _panels(cams: Cams | None, layers: Layers, inputs: ReportInputs, size: Size) -> Iterator[Panel]:

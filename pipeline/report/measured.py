@@ -18,11 +18,10 @@ from pipeline.engine.progress import track
 from pipeline.engine.sample import ImageReader, Sample
 from pipeline.errors import ImageError, UserError
 from pipeline.evaluation.currency import MeasuredOn
-from pipeline.evaluation.metrics import Confusion
+from pipeline.evaluation.metrics import Confusion, as_number
 from pipeline.files.label_images import IGNORE
 from pipeline.masks.labels import label_pixels, read_pseudo_mask
 from pipeline.report.grouping import grouped
-from pipeline.report.runs import as_number
 from pipeline.report.settings import ReportSettings
 from pipeline.tags.scores import decode_scores
 
@@ -193,7 +192,8 @@ def _measure(sample: Sample, inputs: ReportInputs) -> tuple[ImageFigures, dict[s
     unknown = {*classes, *(found or ())} - {*range(num_classes)}
     if unknown or scores is not None and len(scores) != num_classes:
         raise ImageError(_MISFIT)
-    doubt, mask, folder = None, layers.get(MASKS.unfiltered), inputs.folders[CAMS.stage]
+    mask, prediction = (layers.get(kind.unfiltered) for kind in (MASKS, PREDICTIONS))
+    doubt, folder = None, inputs.folders[CAMS.stage]
     if "found" not in entry and threshold is not None:
         doubt = tag_doubt(scores, threshold)
     elif "found" not in entry and mask is not None and sample.id in folder.entries:
@@ -208,7 +208,7 @@ def _measure(sample: Sample, inputs: ReportInputs) -> tuple[ImageFigures, dict[s
         mask_iou=as_number(confusions[MASKS.stage].miou()),
         prediction_iou=as_number(confusions[PREDICTIONS.stage].miou()),
         doubt=doubt,
-        disagreement=_disagreement(*(layers.get(k.unfiltered) for k in (MASKS, PREDICTIONS))),
+        disagreement=_disagreement(mask, prediction),
         classes=frozenset(classes),
     )
     return figures, confusions

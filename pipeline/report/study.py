@@ -11,16 +11,12 @@ from typing import Any
 from pipeline.engine.kinds import PREDICTIONS, kinds
 from pipeline.engine.registry import quirks
 from pipeline.errors import UserError
+from pipeline.evaluation.metrics import as_number
 from pipeline.files.atomic import canonical_json
-from pipeline.report.configurations import (
-    describe_value,
-    readable,
-    short_name,
-    varying,
-)
+from pipeline.report.configurations import describe_value, readable, short_name, varying
 from pipeline.report.grouping import grouped
 from pipeline.report.markdown import Table, highest, percent
-from pipeline.report.runs import METRIC_LABELS, MeasuredRun, as_number
+from pipeline.report.runs import METRIC_LABELS, MeasuredRun
 
 _MAX_ROWS = 12
 """With more runs, pairs of blocks are easier to read as a matrix than as rows."""
