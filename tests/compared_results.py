@@ -17,7 +17,7 @@ _LEARNED = {"patches", "bank", "features"}  # what PIAA stores on the way to pro
 _NAMES = {"manifest.json", "failures.jsonl", "metrics.json", "tables.md"}
 _SUFFIXES = {".npz", ".png", ".txt", ".pth"}
 _IGNORED = {
-    *("began", "finished", "seconds", "versions", "commit", "host"),
+    *("began", "finished", "run", "first_run", "seconds", "versions", "commit", "host"),
     *("key", "recipe", "input", "accompanies"),
 }
 _MISSING = "missing"

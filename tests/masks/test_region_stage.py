@@ -47,6 +47,7 @@ def stage_of(**options) -> RegionMasks:
         resources=plain.resources,
         reader=plain.reader,
         before=plain.before,
+        cams=plain.cams,
     )
 
 

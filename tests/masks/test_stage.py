@@ -80,6 +80,7 @@ def masks_stage(chosen=None, **options) -> tuple[Masks, Vocabulary]:
         method=method_of(chosen),
         options=chosen,
         resources=Resources(vocabulary, "cpu", None, quirks),
+        cams=None,
         reader=ImageReader(),
         before={"cams": Maps(split="all", reader=ImageReader())},
     )
