@@ -4,7 +4,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-import pipeline.stages.config  # noqa: F401  registers the methods
+import pipeline.stages.methods  # noqa: F401
 from pipeline.commands.command_line import Parser
 from pipeline.engine.registry import import_plugins
 from pipeline.errors import UserError, tell

@@ -295,10 +295,7 @@ class PerImage(Stage):
 
     @cached_property
     def machine(self) -> Sequence[str]:
-        """The traits of the machine that computes, such as "device=cpu", to count images by.
-
-        Results of other traits differ by rounding, so that they are in no key, recipe or input.
-        """
+        """The traits of the machine that computes, such as "device=cpu", which are in no key."""
         return ()
 
     def load(self, inputs: Mapping[str, Path]) -> Any:  # noqa: ANN401

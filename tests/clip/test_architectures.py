@@ -94,8 +94,9 @@ def test_the_class_token_of_every_kind_is_open_clips(kind, quick_gelu, tower):
     assert (expected[0] - expected[1]).norm() > 0.02, "two images have to differ in this test"
     features = encoder.image_features(pixels)
     torch.testing.assert_close(features, expected, atol=1e-5, rtol=0)
-    attended = encoder.attended_features(encoder.backbone(pixels))
-    torch.testing.assert_close(attended[:, 0], expected, atol=1e-5, rtol=0)
+    inputs = encoder.backbone(pixels)
+    for alone in (encoder.attended_features(inputs)[:, 0], encoder.class_token_features(inputs)):
+        torch.testing.assert_close(alone, expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(("kind", "quick_gelu"), CASES)

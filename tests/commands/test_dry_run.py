@@ -198,11 +198,6 @@ def test_other_files_are_named(dry_run, photographs):
     assert "note: files that are not images were left out: 1 .txt" in dry_run.errors
 
 
-def test_what_comes_before_an_error_is_shown(dry_run):
-    rows = dry_run("stage=[tags,masks]", code=2)
-    assert [row[0] for row in rows] == ["tags"] and "no cams for split all" in dry_run.errors
-
-
 def test_known_tags_are_planned_by_what_they_say(dry_run, run_stage, arguments, tmp_path):
     tags = tmp_path / "tags.txt"
     tags.write_text("a 1 3\nb 0\nc\nd 2\nholiday%202026/e%20f 3\n")
@@ -287,13 +282,6 @@ def test_scenes_are_not_drawn_and_counted(dry_run, run_stage, tmp_path, monkeypa
     rows = dry_run(given=[*val, "dataset.limit=3"])
     assert dry_run.errors == "note: the run first draws 1 scenes\n"
     assert rows[0][2:5] == ["3", "2", "1, after drawing"]
-
-
-def test_a_multirun_is_planned_one_by_one(run_stage, arguments, tmp_path):
-    finished = run_stage("-m", *arguments, "dry_run=true", "tags.alpha=0.3,0.5", "stage=tags")
-    assert finished.code == 0, finished.errors
-    assert finished.output.count("dry run: nothing is computed or written") == 2
-    assert not (tmp_path / "out").exists()
 
 
 def test_a_planned_multirun_of_a_file_writes_nothing(run_stage, arguments, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,46 +10,23 @@ import pytest
 from tests.datasets import miniature_coco, miniatures
 
 
-@pytest.fixture(scope="session")
-def voc2007(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``VOCdevkit`` with VOC2007."""
-    return miniatures.build_voc2007(tmp_path_factory.mktemp("voc2007"))
+def _built(build: Callable[..., Path], **more: object) -> Callable:
+    """Returns a fixture that builds a data set once, in a folder of its own."""
+
+    @pytest.fixture(scope="session")
+    def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+        return build(tmp_path_factory.mktemp(build.__name__), **more)
+
+    return root
 
 
-@pytest.fixture(scope="session")
-def voc2012(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``VOC2012`` as the devkit has it."""
-    return miniatures.build_voc2012(tmp_path_factory.mktemp("voc2012"))
-
-
-@pytest.fixture(scope="session")
-def voc2012_augmented(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``VOC2012`` with ``SegmentationClassAug``."""
-    return miniatures.build_voc2012(tmp_path_factory.mktemp("augmented"), augmented=True)
-
-
-@pytest.fixture(scope="session")
-def sbd(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``benchmark_RELEASE``."""
-    return miniatures.build_sbd(tmp_path_factory.mktemp("sbd"))
-
-
-@pytest.fixture(scope="session")
-def coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """COCO 2017's validation images and instances."""
-    return miniature_coco.build_coco(tmp_path_factory.mktemp("coco"))
-
-
-@pytest.fixture(scope="session")
-def cocostuff(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """COCO-Stuff's validation images and pixel maps."""
-    return miniature_coco.build_cocostuff(tmp_path_factory.mktemp("cocostuff"))
-
-
-@pytest.fixture(scope="session")
-def ade20k(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that holds ADEChallengeData2016."""
-    return miniatures.build_ade20k(tmp_path_factory.mktemp("ade20k"))
+voc2007 = _built(miniatures.build_voc2007)  # ``VOCdevkit`` with VOC2007
+voc2012 = _built(miniatures.build_voc2012)  # ``VOC2012`` as the devkit has it
+voc2012_augmented = _built(miniatures.build_voc2012, augmented=True)  # SegmentationClassAug
+sbd = _built(miniatures.build_sbd)  # ``benchmark_RELEASE``
+coco = _built(miniature_coco.build_coco)  # COCO 2017's validation images and instances
+cocostuff = _built(miniature_coco.build_cocostuff)  # its validation images and pixel maps
+ade20k = _built(miniatures.build_ade20k)  # the folder that holds ADEChallengeData2016
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from sklearn.metrics import (
     recall_score,
 )
 
-from pipeline.evaluation.metrics import Confusion, Segmentation, merge_classes, tagging_figures
+from pipeline.evaluation.metrics import Confusion, merge_classes, tagging_figures
 from pipeline.files.label_images import IGNORE
 from pipeline.segmenter.mmseg import import_mmseg
 
@@ -111,25 +111,6 @@ def test_iou_is_that_of_scikit_learn_and_mmsegmentation(seed: int):
     assert confusion.miou() == pytest.approx(np.mean(theirs["IoU"]), abs=1e-6)
 
 
-def imagewise(seed: int) -> tuple[float, list[tuple[np.ndarray, np.ndarray, np.ndarray]]]:
-    """Returns the mean over images, and their masks with the classes of each ground truth."""
-    measured, images = Segmentation(range(7), []), []
-    for truth, prediction in random_masks(seed, 7, absent=2):
-        measured.add(truth, prediction)
-        images.append((truth, prediction, np.unique(truth[truth != IGNORE])))
-    return measured.figures()["miou_images"], images
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_the_mean_over_images_is_that_of_scikit_learn(seed: int):
-    found, images = imagewise(seed)
-    theirs = [
-        jaccard_score(t[t != IGNORE], p[t != IGNORE], labels=labels, average="macro")
-        for t, p, labels in images
-    ]
-    assert found == pytest.approx(np.mean(theirs), abs=1e-12)
-
-
 def confused(seed: int) -> tuple[Confusion, list[tuple[torch.Tensor, torch.Tensor]]]:
     """Returns masks of 9 classes, of which two are only predicted and one does not occur."""
     confusion, pairs = Confusion(9), random_masks(seed, 8, absent=2)
@@ -168,28 +149,3 @@ def test_a_coarse_class_has_its_best_members_score():
     assert merge_classes(scores, [0, 1, 0]).tolist() == [[0.3, 0.7], [0.9, 0.2]]
     decided = np.array([[True, False, False], [False, False, False]])
     assert merge_classes(decided, [0, 0, 1]).tolist() == [[True, False], [False, False]]
-
-
-@pytest.mark.parametrize(
-    ("scores", "positive", "expected"),
-    [
-        ([[0.5], [0.5], [0.5]], [[False], [True], [False]], 1 / 2),  # ties keep the given order
-        ([[0.5]], [[True]], 1.0),
-        ([[0.1, 0.9]], [[False, False]], None),
-        ([[0.2], [0.9]], [[True], [False]], 1 / 2),
-    ],
-)
-def test_degenerate_tagging(scores, positive, expected):
-    positive = np.array(positive)
-    found = tagging_figures(np.array(scores), positive, np.zeros_like(positive), range(2))
-    assert found["map"] == pytest.approx(expected)
-
-
-def test_one_class_alone_is_right_or_ignored():
-    truth = np.zeros((3, 3), np.uint8)
-    confusion = Confusion(1)
-    confusion.add(truth, truth)
-    assert confusion.miou() == 1
-    ignored = Confusion(2)
-    ignored.add(np.full((3, 3), IGNORE, np.uint8), truth)
-    assert np.isnan(ignored.miou())

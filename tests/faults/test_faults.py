@@ -153,49 +153,6 @@ def done_in(folder: Path) -> int:
     return sum(p.read_bytes().count(b"\n") for p in folder.glob("*entries*.jsonl"))
 
 
-SLOW_MASKS = "masks.crf.iterations=60"
-
-
-def copy_tags_and_cams(undisturbed: Path, out: Path) -> None:
-    for stage in ("tags", "cams"):
-        shutil.copytree(undisturbed / "all" / stage, out / "all" / stage, symlinks=True)
-
-
-@pytest.fixture(scope="module")
-def slow_masks(nursery, options, undisturbed, tmp_path_factory):
-    """What an undisturbed run writes whose masks take long."""
-    out = tmp_path_factory.mktemp("slow")
-    copy_tags_and_cams(undisturbed, out)
-    nursery.run(*options, "stage=masks", SLOW_MASKS, f"output_dir={out}")
-    return out
-
-
-@pytest.mark.soak  # engine/test_pool.py does it with small work
-@pytest.mark.parametrize("executor", ["local", "processes"])
-def test_a_worker_that_the_system_kills_is_replaced(
-    executor, nursery, options, undisturbed, slow_masks, tmp_path, trial
-):
-    """Of the CRF's processes, and of those that do whole stages."""
-    out = tmp_path / "out"
-    stages = "tags,cams,masks"
-    if executor == "local":
-        stages = "masks"
-        copy_tags_and_cams(undisturbed, out)
-    more = [f"stage=[{stages}]", f"executor={executor}", "runtime.workers=2", SLOW_MASKS]
-    run = nursery.start(*options, *more, f"output_dir={out}")
-    first = stages.split(",")[0]
-    folder = lambda: next(iter(out.glob(f"all/{first}/*/")), out)  # noqa: E731
-    wait_until(lambda: done_in(folder()) >= 2)
-    killed = children_of(run.process)
-    assert killed, "there are workers to kill"
-    killed[0].kill()
-    assert run.wait() == 0, run.output
-    assert results_of_images(out) == results_of_images(slow_masks)
-    assert not unfinished_files(out)
-    what = "of the CRF" if executor == "local" else "of executor=processes"
-    trial("fault", f"SIGKILL of a worker {what}", "its images done by another, byte-equal")
-
-
 @pytest.mark.large
 def test_a_killed_run_with_workers_goes_on(nursery, options, undisturbed, tmp_path, kills, trial):
     """What workers had finished is taken over, and they end with the run."""

@@ -144,14 +144,6 @@ def test_without_any_mask_that_can_be_used_there_is_no_figure(evaluate, masks, o
     trial("input", "ground-truth masks that are all broken", "exit code 2")
 
 
-def test_masks_of_no_image_are_refused(run_on, masks, trial):
-    for path in list(masks.iterdir()):
-        path.rename(path.with_stem(f"other {path.stem}"))
-    finished = run_on("stage=tags", f"dataset.masks={masks}")
-    assert_one_sentence(finished, "dataset.masks=", "holds the mask of none of the images")
-    trial("input", "dataset.masks without a mask of any image", "exit code 2")
-
-
 def test_tags_of_broken_masks_are_left_out(run_on, add, masks, out, trial):
     add("torn", (masks / "whole 0.png").read_bytes()[:50])
     add("foreign", labels(0, 9))

@@ -57,14 +57,7 @@ def read_carelessly(path: Path) -> None:
         content["keys"]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "an array of objects",
-        "a bare pickle",
-        "an archive",
-    ],
-)
+@pytest.mark.parametrize("name", WRITERS)
 def test_a_kept_array_is_made_again(name, mark, tmp_path, trial):
     store, path = Store(tmp_path / "out"), tmp_path / "out" / "text" / "key.npz"
     path.parent.mkdir(parents=True)

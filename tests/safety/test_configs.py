@@ -249,14 +249,6 @@ def test_a_shared_file_takes_the_place_of_no_file_that_is_shipped(name, shared):
     assert yaml.safe_load(finished.output)["executor"]["address"] is None
 
 
-def test_a_program_of_a_shared_configuration_does_not_run(shared, mark, tmp_path):
-    path = tmp_path / "program.py"
-    path.write_text(mark.program)
-    for key in ("stage=[tags,cams,masks,train]", "dry_run=true"):
-        finished = shared(f"segmenter: {{config: {path}}}\n", key, "dataset.limit=1")
-        assert finished.code == 2 and not mark.is_left, finished
-
-
 def test_a_shared_configuration_may_choose_what_is_shipped(shared):
     for text in (
         f"segmenter: {{config: {CONFIG}, overrides: {{}}}}\n",
@@ -343,13 +335,6 @@ def test_what_hydra_would_do_is_refused(run_stage, tmp_path):
     for typed in ("hydra.sweep.dir=x", "+hydra.job.env_set.A=b", "hydra/launcher=submitit_local"):
         finished = run_stage("-m", "seed=0,1", "stage=status", f"output_dir={tmp_path}", typed)
         assert finished.code == 2 and "Hydra composes settings here" in finished.errors, finished
-
-
-def test_a_study_of_ones_own_is_data(shared, tmp_path):
-    params = "{seed: '0,1'}"
-    finished = shared(f"hydra: {{mode: MULTIRUN, sweeper: {{params: {params}}}}}")
-    assert finished.code == 0, finished.errors
-    assert finished.output.count("holds no results yet") == 2  # from stage=status, twice
 
 
 def test_no_value_is_read_from_the_environment(shared, monkeypatch, tmp_path):

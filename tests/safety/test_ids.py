@@ -48,70 +48,54 @@ def elsewhere(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture
+def refused(tmp_path, run_stage):
+    """Tags a data set, which must be refused and must change nothing; returns what was said."""
+
+    def run(*arguments: str) -> str:
+        before = everything(tmp_path, tmp_path / "out")
+        finished = run_stage(*arguments, f"output_dir={tmp_path / 'out'}", "stage=tags")
+        assert finished.code == 2 and "Traceback" not in finished.errors, finished.errors
+        assert everything(tmp_path, tmp_path / "out") == before
+        return finished.errors
+
+    return run
+
+
 @pytest.mark.parametrize("index", range(len(ELSEWHERE)))
-def test_a_list_of_images(index, tmp_path, photographs, elsewhere, run_stage, trial):
+def test_a_list_of_images(index, tmp_path, photographs, elsewhere, refused, trial):
     (tmp_path / "list.txt").write_text(f"{names(tmp_path)[index]}\n", encoding="utf-8")
-    before = everything(tmp_path, tmp_path / "out")
-    finished = run_stage(
-        "dataset=folder",
-        f"dataset.root={photographs}",
-        "dataset.classes=[cat,dog]",
-        f"dataset.image_list={tmp_path / 'list.txt'}",
-        "dataset.split=all",
-        f"output_dir={tmp_path / 'out'}",
-        "stage=tags",
-    )
-    assert finished.code == 2 and "Traceback" not in finished.errors, finished.errors
-    said = "holds NUL bytes" if "\0" in names(tmp_path)[index] else "which split all does not have"
-    assert said in finished.errors
-    assert everything(tmp_path, tmp_path / "out") == before
+    folder = ["dataset=folder", f"dataset.root={photographs}", "dataset.classes=[cat,dog]"]
+    said = refused(*folder, f"dataset.image_list={tmp_path / 'list.txt'}", "dataset.split=all")
+    has_nul = "\0" in names(tmp_path)[index]
+    assert ("holds NUL bytes" if has_nul else "which split all does not have") in said
     trial("code", f"dataset.image_list: {ELSEWHERE[index]!r}", "exit 2, nothing written outside")
 
 
 @pytest.mark.parametrize("index", range(len(ELSEWHERE)))
-def test_a_list_of_voc(index, tmp_path, elsewhere, run_stage, trial):
+def test_a_list_of_voc(index, tmp_path, elsewhere, refused, trial):
     root = build_voc2012(tmp_path / "data")
     name = names(tmp_path)[index]
     write_list(root / "ImageSets" / "Segmentation" / "val.txt", [name])
-    before = everything(tmp_path, tmp_path / "out")
     # The ids of VOC have no folders, so that what is read lies in JPEGImages or does not exist.
     if "\0" not in name:
         sample = load("voc2012", root, tmp_path / "out").splits["val"][0]
         assert sample.image.parent == root / "JPEGImages" and "/" not in sample.id
-    finished = run_stage(
-        "dataset=voc2012",
-        f"dataset.root={root}",
-        "dataset.split=val",
-        "tags=ground_truth",
-        f"output_dir={tmp_path / 'out'}",
-        "runtime.max_failures=0",
-        "stage=[tags]",
-    )
-    assert finished.code == 2 and "Traceback" not in finished.errors, finished.errors
-    assert everything(tmp_path, tmp_path / "out") == before
+    voc = ["dataset=voc2012", f"dataset.root={root}", "dataset.split=val", "tags=ground_truth"]
+    refused(*voc, "runtime.max_failures=0")
     trial("code", f"a list of VOC: {ELSEWHERE[index]!r}", "exit 2, nothing written outside")
 
 
-@pytest.mark.parametrize("index", [0, 1, 2, 3, 4, 5, 6])
-def test_a_file_name_of_coco(index, tmp_path, elsewhere, run_stage, trial):
+@pytest.mark.parametrize("index", range(7))
+def test_a_file_name_of_coco(index, tmp_path, elsewhere, refused, trial):
     root = build_coco(tmp_path / "data")
     path = root / "annotations" / "instances_val2017.json"
     content = json.loads(path.read_text())
     name = names(tmp_path)[index]
     content["images"][0]["file_name"] = name if index > 3 else f"{name}.jpg"
     path.write_text(json.dumps(content))
-    before = everything(tmp_path, tmp_path / "out")
-    finished = run_stage(
-        "dataset=coco2017",
-        f"dataset.root={root}",
-        "dataset.split=val",
-        "tags=ground_truth",
-        f"output_dir={tmp_path / 'out'}",
-        "stage=tags",
-    )
-    assert finished.code == 2 and "Traceback" not in finished.errors, finished.errors
-    assert "is not an annotation file of COCO" in finished.errors
-    assert everything(tmp_path, tmp_path / "out") == before
+    coco = ["dataset=coco2017", f"dataset.root={root}", "dataset.split=val", "tags=ground_truth"]
+    assert "is not an annotation file of COCO" in refused(*coco)
     trial("code", f"file_name of COCO: {ELSEWHERE[index]!r}", "exit 2, nothing written outside")
 
 

@@ -234,48 +234,30 @@ def test_the_best_checkpoint_is_taken_when_asked_for(trained, tmp_path):
         Segmenter.from_run(tmp_path, which="first")
 
 
-def damaged(tmp_path, source, kind):
-    path = tmp_path / "c.pth"
-    if kind == "text":
-        path.write_text("nothing")
-    elif kind == "truncated":
-        path.write_bytes(source.read_bytes()[:5000])
-    elif kind == "overwritten":
-        content = bytearray(source.read_bytes())
-        content[200:2000] = b"\xff" * 1800
-        path.write_bytes(content)
-    elif kind == "foreign":
-        torch.save({"state_dict": {}}, path)
-    elif kind == "a list":
-        torch.save([1], path)
-    elif kind == "code":
-        torch.save({"meta": print}, path)
-    elif kind == "misfit":
-        checkpoint = torch.load(source, weights_only=True)
-        checkpoint["state_dict"].popitem()
-        torch.save(checkpoint, path)
-    elif kind == "empty folder":
-        return tmp_path
-    return path
+def misfit(source):
+    checkpoint = torch.load(source, weights_only=True)
+    checkpoint["state_dict"].popitem()
+    return checkpoint
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        "missing",
-        "text",
-        "truncated",
-        "overwritten",
-        "foreign",
-        "a list",
-        "code",
-        "misfit",
-        "empty folder",
-    ],
-)
+DAMAGE = {
+    "missing": lambda source, path: None,
+    "text": lambda source, path: path.write_text("nothing"),
+    "overwritten": lambda source, path: path.write_bytes(
+        (content := source.read_bytes())[:200] + b"\xff" * 1800 + content[2000:]
+    ),
+    "foreign": lambda source, path: torch.save({"state_dict": {}}, path),
+    "a list": lambda source, path: torch.save([1], path),
+    "misfit": lambda source, path: torch.save(misfit(source), path),
+    "empty folder": lambda source, path: path.mkdir(),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
 def test_unusable_checkpoint_ends_in_one_sentence(trained, tmp_path, kind):
+    DAMAGE[kind](last_checkpoint(trained), tmp_path / "c.pth")
     with pytest.raises(UserError) as caught:
-        Segmenter.from_run(damaged(tmp_path, last_checkpoint(trained), kind))
+        Segmenter.from_run(tmp_path / "c.pth")
     assert "\n" not in str(caught.value)
 
 

@@ -219,22 +219,6 @@ def test_a_changed_file_is_noticed_by_the_stages_after_tags(run, tmp_path):
     assert "there is nothing to evaluate: run python " in run.errors
 
 
-def test_figures_of_before_a_correction_are_not_those_of_after_it(run, tmp_path):
-    """What shows results after an edited file shows those of its content, or nothing."""
-    out, truth = tmp_path / "out", tmp_path / "truth.csv"
-    truth.write_text("id,classes\na,cup\nb,cat\n")
-    measured = [f"dataset.labels={truth}", UP_TO_MASKS.replace("]", ",evaluate,report]")]
-    run({"a": "cup", "b": "cat"}, *measured)
-    edited = {"a": "rocket", "b": ""}
-    run(edited, measured[0], "stage=[tags,report]")
-    for text in ((out / "tables.md").read_text(), (out / "report.html").read_text()):
-        assert "100.0" not in text
-        assert "measured with other settings than those of this run: run stage=evaluate" in text
-    run(edited, measured[0], "stage=evaluate")
-    latest = json.loads((out / "metrics.json").read_text())["latest"]
-    assert {*latest} == {"tags"} and latest["tags"]["all"]["f1"] == 0
-
-
 def test_a_dry_run_knows_that_changed_tags_are_trained_on_anew(run, run_stage, arguments, tmp_path):
     network = [*TINY_SEGMENTER, "segmenter.pretrained=none", "stage=[tags,cams,masks,train]"]
     run(None, *network)
@@ -250,15 +234,10 @@ def test_a_dry_run_knows_that_changed_tags_are_trained_on_anew(run, run_stage, a
         assert finished.code == 0 and "segmenter all              5 images, " in finished.output
 
 
-def test_two_runs_tell_by_their_settings_which_is_corrected(run, run_tool, tmp_path, monkeypatch):
+def test_a_status_tells_which_results_are_corrected(run, run_stage, tmp_path):
     run(None, UP_TO_MASKS)
     run({"a": "cup;cat"}, UP_TO_MASKS)
-    monkeypatch.chdir(tmp_path)
-    finished = run_tool("compare.py", tmp_path / "out")
-    assert finished.code == 0, finished.errors
-    assert re.search(r"\| tags.corrections \| – +\| 1 image in mine.csv of 20", finished.output)
-    assert "<h1><bdi>Before and after corrections<" in (tmp_path / "comparison.html").read_text()
-    status = run_tool("run_stage.py", "stage=status", f"output_dir={tmp_path / 'out'}")
+    status = run_stage("stage=status", f"output_dir={tmp_path / 'out'}")
     assert "corrections=1 image in mine.csv of 20" in status.output.replace("\n", "")
 
 

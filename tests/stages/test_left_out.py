@@ -183,6 +183,9 @@ def test_images_outside_the_selection_keep_their_results(root, run):
     damage(root)
     run("tags cams masks", "dataset.limit=1")
     assert results(root, "cams") == results(root, "masks") == IDS
+    (root / "few.txt").write_text("sub/c\n")
+    run("tags cams masks", f"dataset.image_list={root / 'few.txt'}")
+    assert find_orphans(latest(root / "out", "masks").resolve()).keys() <= {"b"}
 
 
 def test_an_image_whose_regions_are_gone_loses_its_mask(root, run):

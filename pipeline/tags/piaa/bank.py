@@ -176,7 +176,7 @@ def read_prototypes(
     """Estimates prototypes from the bank of :class:`LearnedPrototypes`, as float32 on a device.
 
     The class embeddings ``text`` are C×E, of length 1. Of a larger bank, ``bank_size`` is taken.
-    For the quirk ``empty_class`` see :func:`pipeline.tags.prototypes.keep_surest`.
+    For the quirk ``empty_class`` see :func:`pipeline.tags.piaa.prototypes.keep_surest`.
 
     Raises:
         UserError: too few patches are left.
