@@ -2,7 +2,6 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -13,12 +12,7 @@ from pipeline.datasets.vocabulary import Vocabulary, build_vocabulary
 from pipeline.engine.folder import ENTRIES
 from pipeline.engine.sample import Dataset, Sample
 from pipeline.errors import ImageError, UserError, shown
-from pipeline.files.images import (
-    COMMON_SUFFIXES,
-    HEIF_SUFFIXES,
-    SUFFIXES,
-    refuse_special_file,
-)
+from pipeline.files.images import COMMON_SUFFIXES, HEIF_SUFFIXES, SUFFIXES, refuse_special_file
 
 SPLIT = "all"
 
@@ -125,29 +119,19 @@ def find_images(root: Path) -> Found:
         for path in sorted(paths)
         if path.suffix.lower() in COMMON_SUFFIXES or path.with_suffix("") not in common
     ]
-    notes = (*_note_others(others), *_note_seconds(sorted({*paths} - {*images})))
-    reasons = [(f"{path.relative_to(root).as_posix()}/", reason) for path, reason in skipped]
-    return Found(images, reasons, notes)
-
-
-def _note_others(paths: Sequence[Path]) -> Iterator[str]:
-    """Yields a line that counts the files that are not images by their suffix."""
-    if paths:
-        counts = Counter(path.suffix.lower() or "without a suffix" for path in paths)
+    notes, seconds = [], sorted({*paths} - {*images})
+    if others:
+        counts = Counter(path.suffix.lower() or "without a suffix" for path in others)
         counted = ", ".join(f"{count} {shown(suffix)}" for suffix, count in counts.most_common())
         heif = any(suffix in counts for suffix in HEIF_SUFFIXES)
         advice = "; pip install pillow-heif, and HEIC is read" if heif else ""
-        yield f"files that are not images were left out: {counted}{advice}"
-
-
-def _note_seconds(paths: Sequence[Path]) -> Iterator[str]:
-    """Yields a line on files beside a JPEG, PNG or WebP file of the same name."""
-    if paths:
-        more = f" and {len(paths) - 1} more were" if len(paths) > 1 else " was"
-        yield (
-            f"{shown(paths[0])}{more} left out, since the JPEG, PNG or WebP file of that name is"
-            " used"
-        )
+        notes.append(f"files that are not images were left out: {counted}{advice}")
+    if seconds:
+        left_out = f" and {len(seconds) - 1} more were" if len(seconds) > 1 else " was"
+        why = "since the JPEG, PNG or WebP file of that name is used"
+        notes.append(f"{shown(seconds[0])}{left_out} left out, {why}")
+    reasons = [(f"{path.relative_to(root).as_posix()}/", reason) for path, reason in skipped]
+    return Found(images, reasons, tuple(notes))
 
 
 def _leads_elsewhere(folder: Path, root: Path) -> bool:

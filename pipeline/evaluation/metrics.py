@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from pipeline.evaluation.bootstrap import figures
 from pipeline.files.label_images import IGNORE
 
 _VISIBLE = 0.0005  # a difference that a table with one decimal of percent can show
@@ -81,12 +82,8 @@ def tagging_figures(
 
 def decision_figures(tags: np.ndarray, positive: np.ndarray) -> dict[str, float]:
     """Returns "f1", "precision" and "recall" of decisions, bool of any shape, all pooled."""
-    hits, chosen, wanted = (tags & positive).sum(), tags.sum(), positive.sum()
-    return {
-        "f1": float(2 * hits / max(chosen + wanted, 1)),
-        "precision": float(hits / max(chosen, 1)),
-        "recall": float(hits / max(wanted, 1)),
-    }
+    tally = np.array([[(tags & positive).sum()], [positive.sum()], [tags.sum()]])
+    return {name: float(value) for name, value in figures(tally, of_tags=True).items()}
 
 
 def merge_classes(values: np.ndarray, groups: Sequence[int]) -> np.ndarray:

@@ -39,7 +39,10 @@ def draw_overlay(
     if artefact.kind.holds == "tags":
         return _draw_tags(artefact, image_id, image)
     if artefact.kind.holds == "cams":
-        return _draw_cams(artefact, image_id, image)
+        cams = read_cams(artefact.path / f"{image_id}.npz")
+        tiles = [photograph_tile(image, "photograph"), *cam_tiles(image, cams, artefact.classes)]
+        images = [(image_id if tile is tiles[0] else "", [tile]) for tile in tiles]
+        return draw_sheet(images, artefact.names, artefact.palette, min(len(tiles), _MAX_COLUMNS))
     labels = read_labels(artefact.path / f"{image_id}.png")
     return encode_png(overlay(image, labels, artefact.names, artefact.palette, opacity))
 
@@ -89,10 +92,3 @@ def _draw_tags(artefact: Artefact, image_id: str, image: np.ndarray) -> bytes:
         warnings.simplefilter("ignore", UserWarning)
         figure.savefig(buffer, metadata={"Software": None})
     return buffer.getvalue()
-
-
-def _draw_cams(artefact: Artefact, image_id: str, image: np.ndarray) -> bytes:
-    cams = read_cams(artefact.path / f"{image_id}.npz")
-    tiles = [photograph_tile(image, "photograph"), *cam_tiles(image, cams, artefact.classes)]
-    images = [(image_id if tile is tiles[0] else "", [tile]) for tile in tiles]
-    return draw_sheet(images, artefact.names, artefact.palette, min(len(tiles), _MAX_COLUMNS))

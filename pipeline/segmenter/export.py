@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -176,20 +175,15 @@ def _export(network: _Deployed, segmenter: Segmenter, shape: Shape, example: Sha
     )
     onnx.checker.check_model(model)
     content = model.SerializeToString()
-    for images in _trials(shape, example):
-        _compare(content, segmenter, images)
-    return content
-
-
-def _trials(shape: Shape, example: Shape) -> Sequence[np.ndarray]:
-    """Returns images for the comparison, of several numbers and sizes where these are free."""
+    # Compare outputs on several images, and of several sizes, where these are free.
     height, width = example.height, example.width
-    sizes = [(height, width)]
+    sizes, count, rng = [(height, width)], 1 if shape.batch else 3, np.random.default_rng(0)
     if shape.height is None:
         sizes += [(height // 2 + 3, width + 21), (height + 13, width // 2 + 5)]
-    rng = np.random.default_rng(0)
-    count = 1 if shape.batch else 3
-    return [rng.integers(0, 256, (count, *size, 3), dtype=np.uint8) for size in sizes]
+    for size in sizes:
+        images = rng.integers(0, 256, (count, *size, 3), dtype=np.uint8)
+        _compare(content, segmenter, images)
+    return content
 
 
 def _compare(content: bytes, segmenter: Segmenter, images: np.ndarray) -> None:

@@ -86,24 +86,21 @@ class Training(OfSplit):
         """Returns what the weights depend on: the images and masks, too."""
         from pipeline.segmenter.mmseg import fingerprint_config
 
+        initial: dict[str, Any] = {"pretrained": None}
+        if not self.options.starts_from_scratch:
+            path = given_path(self.options.pretrained, "segmenter.pretrained")
+            content = {"weights": fingerprint_file(path)} if path.is_file() else {}
+            initial = {"pretrained": path.name, **content}
         return {
             **self.options.training_facts,
             "config_content": fingerprint_config(self.options.config),
-            **self._initial_weights(),
+            **initial,
             "seed": self.seed,
             **self.decode.facts,
             "classes": list(self.vocabulary.classes),
             "data": training_data_key(self.pairs),
             **self.data.facts,
         }
-
-    def _initial_weights(self) -> dict[str, Any]:
-        """Returns the name of the initial weights, and the fingerprint of their file if given."""
-        if self.options.starts_from_scratch:
-            return {"pretrained": None}
-        path = given_path(self.options.pretrained, "segmenter.pretrained")
-        content = {"weights": fingerprint_file(path)} if path.is_file() else {}
-        return {"pretrained": path.name, **content}
 
     @property
     def expected(self) -> Mapping[str, Any]:
