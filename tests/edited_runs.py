@@ -21,7 +21,7 @@ from PIL import Image as Picture
 
 from pipeline.datasets.corrections import join_names
 from pipeline.datasets.lists import format_class_list
-from pipeline.engine.registry import import_plugins
+from pipeline.engine.plugins import import_plugins
 from pipeline.errors import UserError
 from pipeline.files.fingerprints import fingerprint_file
 from pipeline.segmenter import mmseg, predict, train

@@ -80,6 +80,9 @@ KNOWN = {
     r"/manifest\.json: (command|run|first_run|left_out|made_from(\.\w+)*): new$": (
         "manifests say what results were made from, and in which run"
     ),
+    r"/manifest\.json: machines\b.*: new$": "manifests count images by what computed them",
+    r"\.attention: missing$": "keys hold no way of attention",
+    r"\bprecision: '(fp32|bf16)' became 'auto'$": "keys hold what was set",
     r"/metrics\.json: [\w.]*\b(made_from|measured_on|read|results|round)\b": (
         "figures say what they were measured on"
     ),

@@ -151,7 +151,7 @@ def test_classes_come_from_a_file_too(tiny_checkpoint, tmp_path):
         (lambda one, image: Labeller(["cat"], clip="vitb16"), "did you mean vit_b16?"),
         (lambda one, image: Labeller(["cat"], overrides=["tags.alfa=1"]), "tags.alfa"),
         (lambda one, image: Labeller(["cat"], overrides=["tags=ground_truth"]), "give tags to"),
-        (lambda one, image: Labeller(["cat"], overrides=["cams=file", "cams.path=a"]), "clip_es"),
+        (lambda one, image: Labeller(["cat"], overrides=["cams=file", "cams.path=a"]), "a method"),
         (lambda one, image: Labeller(["cat"], overrides=REGIONS), "leave masks.regions=slic"),
         (lambda one, image: Labeller(["cat", "cat"]), "twice"),
         (lambda one, image: Labeller(["cat"], overrides=[1]), "is not a list of texts"),

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.engine.registry import import_plugins
+from pipeline.engine.plugins import import_plugins
 from pipeline.files.images import encode_png
 from tests.report.measured import rows_of
 from tests.small_runs import TINY_SEGMENTER, Finished, draw_photograph, latest

@@ -18,9 +18,10 @@ from joblib.externals.loky import get_reusable_executor
 from skimage.measure import regionprops
 
 from pipeline import Labeller
-from pipeline.engine import registry
+from pipeline.engine import plugins, registry
 from pipeline.engine.configuration import take_plugins
-from pipeline.engine.registry import import_plugins, register
+from pipeline.engine.plugins import import_plugins
+from pipeline.engine.registry import register
 from pipeline.engine.stage import Item, Output, PerImage
 from pipeline.errors import UserError
 from pipeline.files.fingerprints import fingerprint_file, join_keys
@@ -72,7 +73,7 @@ def results(out: Path) -> dict[str, bytes]:
 def forgotten(monkeypatch, request):
     """Forgets a method after the test that registers it: forgotten(group, name)."""
     monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))
-    monkeypatch.setattr(registry, "_PLUGINS", set(registry._PLUGINS))
+    monkeypatch.setattr(plugins, "_PLUGINS", set(plugins._PLUGINS))
     repo = ConfigStore.instance().repo
 
     def forget(group, name):

@@ -13,6 +13,7 @@ from typing import Any, get_args, get_type_hints
 import omegaconf
 from omegaconf import OmegaConf
 
+from pipeline.clip.settings import compat_settings
 from pipeline.datasets import READERS, find_reader
 from pipeline.engine.registry import Method, methods
 from pipeline.engine.settings import Rule, meanings, rule_of
@@ -70,7 +71,7 @@ def choices() -> list[Choice]:
         reader, settings = find_reader(name)
         found.append(Choice("dataset", name, settings, prose(reader)))
     found += [Choice("executor", name, kind, prose(kind)) for name, kind in EXECUTORS.items()]
-    kinds = get_type_hints(Config)
+    kinds = {**get_type_hints(Config), "compat": compat_settings()}
     found += [
         Choice(group, "", kind, prose(kind))
         for group, kind in kinds.items()

@@ -122,7 +122,8 @@ def _traits(method: Method) -> str:
         anchor = re.sub(r"[^\w\- ]", "", method.section).lower().replace(" ", "-")
         link = f"`{method.section} <../algorithms.html#{anchor}>`__"
         lines.insert(1, f"* Computation: {link}")
-    for name, words in {"Quirks": method.quirks, "Variants": method.variants}.items():
+    quirks = [quirk.name for quirk in method.quirks]
+    for name, words in {"Quirks": quirks, "Variants": method.variants}.items():
         if words:
             lines.append(f"* {name}: " + ", ".join(f"``{word}``" for word in words))
     return "\n".join(lines)

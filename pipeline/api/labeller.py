@@ -23,7 +23,8 @@ from pipeline.api.labelling import Labelling
 from pipeline.cams.cams import Cams
 from pipeline.clip.dimensions import block_window
 from pipeline.datasets.vocabulary import build_vocabulary
-from pipeline.engine.registry import import_plugins, method_of
+from pipeline.engine.plugins import import_plugins
+from pipeline.engine.registry import method_of
 from pipeline.errors import ImageError, UserError, shown
 from pipeline.files import images
 from pipeline.files.images import AnyImage, limit_longest_side, to_image

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ctypes
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,19 +52,6 @@ def choose_attention(wanted: str, device: str) -> FusedKernel | None:
         return None
 
 
-def compiled_kernel() -> bytes:
-    """Returns the kernel's shared library, which is compiled unless it is kept.
-
-    Raises:
-        NoKernelError: the CPU lacks AMX, or the compiler fails.
-    """
-    if not cpu_flags() >= _REQUIRED:
-        raise NoKernelError("this machine's CPU has no AMX")
-    torch_folder = Path(find_spec("torch").origin).parent
-    paths = f"-I{torch_folder / 'include'}", f"-L{torch_folder / 'lib'}"
-    return compiled(_SOURCE, _OPTIONS, (*paths, "-ltorch_cpu", "-lc10"), version("torch"))
-
-
 class FusedKernel:
     """The compiled kernel."""
 
@@ -73,11 +59,16 @@ class FusedKernel:
         """Loads it, and compiles it before if need be.
 
         Raises:
-            NoKernelError: there is none.
+            NoKernelError: the CPU lacks AMX, the compiler fails, or its output cannot be loaded.
         """
+        if not cpu_flags() >= _REQUIRED:
+            raise NoKernelError("this machine's CPU has no AMX")
         import torch  # before the kernel, which uses its libraries
 
-        single, brain = load(compiled_kernel(), "attend_float32", "attend_bfloat16")
+        folder = Path(torch.__file__).parent
+        libraries = f"-I{folder / 'include'}", f"-L{folder / 'lib'}", "-ltorch_cpu", "-lc10"
+        kernel = compiled(_SOURCE, _OPTIONS, libraries, version("torch"))
+        single, brain = load(kernel, "attend_float32", "attend_bfloat16")
         self._functions = {torch.float32: single, torch.bfloat16: brain}
         for function in self._functions.values():
             function.restype = ctypes.c_char_p

@@ -62,8 +62,7 @@ class MethodStage(PerImage):
     @cached_property
     def machine(self) -> Sequence[str]:
         """Those traits of the machine by which CLIP's features of images differ."""
-        clip = self.resources.clip if self.reads_images else None
-        return clip.machine if clip else ()
+        return self.resources.clip.machine if self.uses_clip and self.reads_images else ()
 
     def check(self) -> None:
         """Refuses a file that is not a CLIP's, and settings that do not suit a CLIP."""

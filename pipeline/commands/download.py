@@ -16,7 +16,7 @@ from pipeline.datasets.obtain import DownloadTask, obtain
 from pipeline.datasets.settings import DatasetSettings, split_names, splits_of_run
 from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.engine.configuration import take_plugins
-from pipeline.engine.registry import import_plugins
+from pipeline.engine.plugins import import_plugins
 from pipeline.errors import UserError, check_choice, command, shown, tell
 from pipeline.files.download import STATE, size_text, source_at
 from pipeline.files.shipped import CONFIGS

@@ -4,9 +4,9 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-import pipeline.stages.config  # noqa: F401  registers the methods
+import pipeline.stages.methods  # noqa: F401
 from pipeline.commands.command_line import Parser
-from pipeline.engine.registry import import_plugins
+from pipeline.engine.plugins import import_plugins
 from pipeline.errors import UserError, tell
 from pipeline.files.own_files import OwnFiles
 from pipeline.report.check import write_check

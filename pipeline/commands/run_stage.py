@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from pipeline.commands.command_line import Parser, next_command
 from pipeline.commands.composition import compose_jobs
 from pipeline.engine.configuration import choices, take_plugins
-from pipeline.engine.registry import import_plugins
+from pipeline.engine.plugins import import_plugins
 from pipeline.engine.settings import REQUIRED, defaults, meanings
 from pipeline.errors import UserError, as_started, shown
 from pipeline.files.text import given_path
@@ -60,8 +60,7 @@ def _show_status(config: DictConfig, given: Sequence[str]) -> None:
         raise UserError("output_dir is not the name of a folder: give it, output_dir=…")
     root = given_path(root, "output_dir").absolute()
     store, console = Store(root), Console(soft_wrap=True, markup=False)
-    table = status_table(store)
-    if table.row_count:
+    if (table := status_table(store)).row_count:
         Console(width=max(console.width, 160)).print(table)
         for text in filter(None, (describe_machines(found) for _, found in store.folders())):
             console.print(f"note: {text}", highlight=False)

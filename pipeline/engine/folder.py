@@ -54,8 +54,7 @@ def key_of(configuration: Mapping) -> str:
 
 def result_key(entry: Mapping[str, Any]) -> str:
     """Returns the fingerprint of an image's result, by its entry, for the inputs of later ones."""
-    made_by = ("input", "recipe", "machine")
-    return fingerprint({k: v for k, v in entry.items() if k not in made_by})
+    return fingerprint({k: entry[k] for k in entry.keys() - {"input", "recipe", "machine"}})
 
 
 class StageFolder(ResultFolder):

@@ -191,7 +191,9 @@ class Result:
         if self._learned_contents and not self._learned_contents.issuperset(learned):
             return False
         earlier = (need.entries.get(image_id) for need in self.needs.values())
-        return all(_readings(found) & {*read} for found in earlier if found is not None)
+        # Inputs name an earlier result by all of it, or by one fact of its entry.
+        names = ({result_key(e), *map(fingerprint, e.values())} for e in earlier if e is not None)
+        return not any(each.isdisjoint(read) for each in names)
 
     @cached_property
     def _learned_contents(self) -> frozenset[str]:
@@ -201,11 +203,6 @@ class Result:
             names = [*need.manifest.get("files", ()), need.manifest.get("checkpoint", "")]
             files |= {*(need.path / name for name in names), *need.path.glob("best_*.pth")}
         return frozenset(fingerprint_file(path) for path in files if path.is_file())
-
-
-def _readings(entry: Mapping[str, Any]) -> set[str]:
-    """Returns the fingerprints by which later inputs name a result: all of it, or one fact."""
-    return {result_key(entry), *(fingerprint(value) for value in entry.values())}
 
 
 class StageResult(Result):

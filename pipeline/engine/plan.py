@@ -1,7 +1,7 @@
 """The plan of a run: what it would compute, without computing or writing anything."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,28 +60,24 @@ def plan(
         found = scans[stage] = scan(stage, images, store, scans)
         for entry, _ in found.reusable:  # the stages after it find what a run would link
             found.folder.entries[entry["id"]] = dict(entry)
-        row = _row(scans[stage], carriers.get(stage, ""), folders)
-        yield replace(row, note=stage.outlook()) if isinstance(stage, Learned) else row
+        carrier, folder, pending = carriers.get(stage, ""), found.folder, len(found.pending)
+        timed = len(found.missing) if carrier else pending
+        settings = folder.configuration if folder else stage.expected
+        yield PlannedStage(
+            stage=stage.name,
+            split=in_round(stage.where, stage.round),
+            images=len(found.samples),
+            cached=len(found.usable) - pending if folder else None,
+            to_compute=pending,
+            after=found.after,
+            is_upper_bound=folder is None or any(i in folder.entries for i in found.waiting),
+            seconds=estimate(stage, settings, timed, folders),
+            rides_with=carrier if found.waiting and not found.missing else "",
+            key=folder.key if folder else "",
+            note=stage.outlook() if isinstance(stage, Learned) else "",
+        )
         if isinstance(stage, PerImage) and stage.rider is not None:
             carriers[stage.rider] = stage.name
-
-
-def _row(found: Scan, carrier: str, folders: Sequence) -> PlannedStage:
-    stage, folder, pending = found.stage, found.folder, len(found.pending)
-    timed = len(found.missing) if carrier else pending
-    settings = folder.configuration if folder else stage.expected
-    return PlannedStage(
-        stage=stage.name,
-        split=in_round(stage.where, stage.round),
-        images=len(found.samples),
-        cached=len(found.usable) - pending if folder else None,
-        to_compute=pending,
-        after=found.after,
-        is_upper_bound=folder is None or any(i in folder.entries for i in found.waiting),
-        seconds=estimate(stage, settings, timed, folders),
-        rides_with=carrier if found.waiting and not found.missing else "",
-        key=folder.key if folder else "",
-    )
 
 
 def in_round(where: str, number: int) -> str:
@@ -99,21 +95,17 @@ def estimate(
     """
     if not images:
         return 0.0
-    wanted = _decisive(stage, settings)
-    for _, manifest in reversed(folders):
-        measured = manifest.get("configuration", {})
-        if manifest.get("stage") == stage.name and _decisive(stage, measured) == wanted:
-            seconds = stage.estimate(manifest, images)
-            if seconds is not None:
-                return seconds
-    return None
 
-
-def _decisive(stage: Stage, settings: Mapping[str, Any]) -> list[Any]:
-    values = []
-    for path in stage.decisive:
-        value: Any = settings
+    def decisive(value: Any, path: str) -> Any:  # noqa: ANN401
         for name in path.split("."):
             value = value.get(name) if isinstance(value, Mapping) else None
-        values.append(value)
-    return values
+        return value
+
+    for _, manifest in reversed(folders):
+        measured = manifest.get("configuration", {})
+        is_alike = manifest.get("stage") == stage.name and all(
+            decisive(measured, path) == decisive(settings, path) for path in stage.decisive
+        )
+        if is_alike and (seconds := stage.estimate(manifest, images)) is not None:
+            return seconds
+    return None

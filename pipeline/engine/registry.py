@@ -10,16 +10,14 @@ of the settings is the choice, so that settings lead to their method. What compu
 "module:attribute"; it is then imported when it is used, and PyTorch with it.
 """
 
-import importlib
-import importlib.metadata
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from pkgutil import iter_modules, resolve_name
+from pkgutil import resolve_name
 from typing import Any, TypeVar
 
 from pipeline.errors import UserError, check_choice, shown
@@ -27,9 +25,6 @@ from pipeline.files.fingerprints import fingerprint, fingerprint_file
 from pipeline.files.shipped import CONFIGS
 
 Build = TypeVar("Build", bound=Callable[..., Any] | str)
-
-ENTRY_POINTS = "annotation_free_segmentation"
-"""The group of entry points by which installed packages offer methods."""
 
 COMPAT = ("released", "clean")
 """The choices of ``compat=``: the quirks of released code, and what the papers say."""
@@ -108,11 +103,7 @@ class Method:
     base: "Method | None" = None
 
     def __call__(self, build: Build) -> Build:
-        """Makes the method a choice of its group, and of those that its group is derived to.
-
-        Raises:
-            UserError: a name is taken, or the settings belong to another method.
-        """
+        """Makes the method a choice of its group; raises a UserError if a name is taken."""
         code = build if isinstance(build, str) else f"{build.__module__}.{build.__qualname__}"
         method = replace(self, build=build, code=self.code or code.replace(":", "."))
         _refuse_what_is_taken(method)
@@ -216,7 +207,6 @@ TEMPLATES: dict[str, Sequence[str]] = {}
 """The sets of prompt templates that methods declare, by their names in the configuration."""
 
 _METHODS: dict[tuple[str, str], Method] = {}
-_PLUGINS: set[str] = set()  # modules that registered methods, perhaps of other modules
 _CORE_QUIRKS: dict[str, Quirk] = {}
 _FORMS: dict[str, Callable[[Method], None]] = {}  # group → what makes forms of its methods
 
@@ -230,9 +220,8 @@ def derive_forms(group: str, make: Callable[[Method], None]) -> None:
 
 def _refuse_what_is_taken(method: Method) -> None:
     code, choice = method.code, f"{method.group}={method.name}"
-    others = [
-        m for m in _METHODS.values() if (m.name, m.code) != (method.name, code)
-    ]  # not a reloaded one
+    # One of the same name and code is itself, reloaded.
+    others = [m for m in _METHODS.values() if (m.name, m.code) != (method.name, code)]
     for other in others:
         if (other.group, other.name) == (method.group, method.name):
             raise UserError(
@@ -286,48 +275,3 @@ def quirks(*groups: str) -> dict[str, Quirk]:
     known = [method for method in methods() if not groups or method.group in groups]
     declared = {quirk.name: quirk for method in known for quirk in method.quirks}
     return _CORE_QUIRKS | declared
-
-
-def import_methods(package: str) -> None:
-    """Imports the folders of a package; each holds a method, which it registers."""
-    for found in iter_modules(importlib.import_module(package).__path__, f"{package}."):
-        if found.ispkg:
-            importlib.import_module(found.name)
-
-
-def import_plugins(names: Iterable[str]) -> None:
-    """Imports modules that register methods, and those of installed packages.
-
-    The names are of modules on Python's search path, such as ``my_package.my_tagger``.
-
-    Raises:
-        UserError: there is no such module, it cannot be imported, or it registers no method.
-    """
-    for name in dict.fromkeys(names):
-        before = len(_METHODS)
-        _import(name, f"plugins={shown(name)}")
-        owners = [method.code for method in methods()]
-        if len(_METHODS) > before or any(code.startswith(f"{name}.") for code in owners):
-            _PLUGINS.add(name)
-        elif name not in _PLUGINS:
-            raise UserError(
-                f"plugins={shown(name)} registers no method: name a module that does, see"
-                " docs/add-a-method.md"
-            )
-    for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
-        _import(entry.module, f"the plug-in {entry.name} of an installed package")
-
-
-def _import(name: str, what: str) -> None:
-    try:
-        importlib.import_module(name)
-    except UserError:
-        raise
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"{what}: there is no module {error.name}: install its package, or add its folder to"
-            " PYTHONPATH"
-        ) from error
-    except (Exception, SystemExit) as error:  # whatever the module raises while it is imported
-        reason = shown(f"{type(error).__name__}: {error}")
-        raise UserError(f"{what} cannot be imported ({reason}): correct the module") from error

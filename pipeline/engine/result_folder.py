@@ -54,16 +54,11 @@ def describe_legend(legend: Mapping[str, Any]) -> str:
 def describe_machines(*manifests: Mapping[str, Any]) -> str:
     """Returns in which ways results of one stage and split were computed, if in several; or ""."""
     images = sum((Counter(manifest.get("machines", {})) for manifest in manifests), Counter())
-    values = Counter(trait.partition("=")[0] for trait in images)
-    several = [
-        f"{number:,} with {trait}"
-        for trait, number in images.most_common()
-        if values[trait.partition("=")[0]] > 1
-    ]
-    if not several:
-        return ""
-    what = f"{manifests[0].get('stage', '')} for split {manifests[0].get('split', '')}"
-    return f"{what} were computed in ways that differ by rounding (images: {', '.join(several)})"
+    values = Counter(trait.split("=")[0] for trait in images)
+    several = [f"{n:,} with {t}" for t, n in images.most_common() if values[t.split("=")[0]] > 1]
+    what = f"{manifests[0].get('stage')} for split {manifests[0].get('split')}"
+    ways = f"{what} were computed in ways that differ by rounding (images: {', '.join(several)})"
+    return ways if several else ""
 
 
 class ResultFolder:

@@ -209,12 +209,11 @@ class Run:
         """Starts a stage that was asked for, and reads results that are being ``made``."""
         stage = made[-1]
         for other in self._asked:
-            reads = [*other.needs.values()]
-            if not (isinstance(other, PerImage) and reads and all(need in made for need in reads)):
+            if other in made or not isinstance(other, PerImage) or not other.needs:
                 continue
-            if other in made or other.reader.facts != stage.reader.facts:
-                continue
-            if key_unknown_until(other, self._scans):
+            is_fed = all(need in made for need in other.needs.values())
+            has_images = other.reader.facts == stage.reader.facts
+            if not (is_fed and has_images) or key_unknown_until(other, self._scans):
                 continue
             before = {name: opened[need.name] for name, need in other.before.items()}
             folders = {**before, other.name: open_folder(other, self.store)}

@@ -208,13 +208,9 @@ class Images:
             samples = self.of(split)
             for start in range(0, len(samples), size or max(1, len(samples))):
                 batch = samples[start : start + (size or len(samples))]
-                found |= dict.fromkeys((s.id for s in batch), _fingerprint_batch(batch))
+                contents = dict.fromkeys((sample.id for sample in batch), "")
+                for sample in batch:
+                    with suppress(OSError, ValueError):
+                        contents[sample.id] = fingerprint_image(sample.image)
+                found |= dict.fromkeys(contents, fingerprint([*contents.items()]))
         return self._batches[split, size]
-
-
-def _fingerprint_batch(batch: Sequence[Sample]) -> str:
-    contents = {}
-    for sample in batch:
-        with suppress(OSError, ValueError):
-            contents[sample.id] = fingerprint_image(sample.image)
-    return fingerprint([[sample.id, contents.get(sample.id, "")] for sample in batch])

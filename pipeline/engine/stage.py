@@ -295,17 +295,11 @@ class PerImage(Stage):
 
     @cached_property
     def machine(self) -> Sequence[str]:
-        """The traits of the machine that computes, such as "device=cpu", to count images by.
-
-        Results of other traits differ by rounding, so that they are in no key, recipe or input.
-        """
+        """The traits of the machine that computes, such as "device=cpu", which are in no key."""
         return ()
 
     def load(self, inputs: Mapping[str, Path]) -> Any:  # noqa: ANN401
-        """Loads the model in the process that computes; ``inputs`` are the folders of needs.
-
-        The folders of :attr:`before` are for items to name: the model is the same for all images.
-        """
+        """Loads the model, one object, where it computes; ``inputs`` are the folders of needs."""
         return None
 
     @property

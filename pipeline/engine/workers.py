@@ -173,8 +173,8 @@ class Executor:
         if isinstance(settings, WorkerSettings):
             self._pool = self._pool or settings.start(self._size)
             threads = settings.threads_of(self._size)
-            several = (stage.batch_size or 1) > 1
-            shard_size = _SHARD_BATCHES * stage.batch_size if several else _SHARD
+            images = stage.batch_size or 1
+            shard_size = _SHARD if images == 1 else _SHARD_BATCHES * images
         else:
             size = min(self._size, len(items)) if stage.batch_size is None else 1
             if size == 1:
@@ -182,8 +182,13 @@ class Executor:
                 return compute_here(stage, model, folders, items, reader)
             self._pool = ProcessPool(size)
         say("waiting for workers")
+        shards: list[Sequence[Item]] = []
+        for depends, group in groupby(items, lambda item: item.computed_with):
+            members = [*group]
+            step = len(members) if depends else shard_size
+            shards += [members[start : start + step] for start in range(0, len(members), step)]
         work = _work_of(stage, inputs, folders, threads)
-        return _compute_in(self._pool, work, folders, _shards(items, shard_size))
+        return _compute_in(self._pool, work, folders, shards)
 
     def go_alongside(
         self,
@@ -223,16 +228,6 @@ def _work_of(
     """Returns :func:`compute_shard` of a stage."""
     places = {name: (folder.path, folder.recipe) for name, folder in folders.items()}
     return partial(compute_shard, pickle.dumps(_to_load(stage, inputs, folders)), places, threads)
-
-
-def _shards(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
-    """Cuts images into shards of a size; those that depend on each other are a shard."""
-    shards = []
-    for depends, group in groupby(items, lambda item: item.computed_with):
-        members = [*group]
-        step = len(members) if depends else size
-        shards += [members[start : start + step] for start in range(0, len(members), step)]
-    return shards
 
 
 def _compute_in(

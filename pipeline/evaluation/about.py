@@ -29,7 +29,15 @@ class Configuration(Protocol):
 
 def describe(stage: Stage, config: Configuration) -> dict[str, str]:
     """Returns the choices that led to the results of the measured stage, and "" for the others."""
-    notes = [note for each in stage.chain if (note := getattr(each, "note", ""))]
+    dataset, data = config.dataset, []
+    # Which images, and which convention of their labels.
+    if getattr(dataset, "label_source", None) == "xml":
+        counted = "" if dataset.difficult else "not "
+        data.append(f"labels from XML, difficult objects {counted}counted")
+    data += ["background ignored"] * dataset.ignore_background
+    lists = {"images": dataset.image_list, "labels": dataset.labels, "masks": dataset.masks}
+    data += [f"{what} of {Path(path).name}" for what, path in lists.items() if path is not None]
+    data += [note for each in stage.chain if (note := getattr(each, "note", ""))]
     uses_clip = any(getattr(each, "uses_clip", False) for each in stage.chain)
     methods = dict.fromkeys(groups(), "")
     for each in reversed(stage.chain):
@@ -40,8 +48,8 @@ def describe(stage: Stage, config: Configuration) -> dict[str, str]:
             methods |= {CAMS.group: settings["cams"]["method"]} if "cams" in settings else {}
     return {
         "experiment": config.experiment_name or "",
-        "dataset": config.dataset.name,
-        "data": ", ".join(filter(None, (_describe_ground_truth(config.dataset), *notes))),
+        "dataset": dataset.name,
+        "data": ", ".join(data),
         "clip": config.clip.name if uses_clip else "",
         "pretrained": (config.clip.pretrained or "") if uses_clip else "",
         **methods,
@@ -51,18 +59,6 @@ def describe(stage: Stage, config: Configuration) -> dict[str, str]:
         "round": str(stage.round) if stage.round > 1 else "",
         "corrections": ", ".join(map(describe_legend, stage.legend.values())),
     }
-
-
-def _describe_ground_truth(dataset: DatasetSettings) -> str:
-    """Returns which images and which convention of their labels were measured."""
-    facts = []
-    if getattr(dataset, "label_source", None) == "xml":
-        counted = "" if dataset.difficult else "not "
-        facts.append(f"labels from XML, difficult objects {counted}counted")
-    facts += ["background ignored"] * dataset.ignore_background
-    lists = {"images": dataset.image_list, "labels": dataset.labels, "masks": dataset.masks}
-    facts += [f"{what} of {Path(path).name}" for what, path in lists.items() if path is not None]
-    return ", ".join(facts)
 
 
 def _describe_quirks(compat: object, kind: Kind) -> str:

@@ -141,14 +141,12 @@ def evaluate_labels(
         paths = {_MAIN: f"{sample.id}.png"} | {v: variant_path(v, sample.id) for v in variants}
         return {name: read_labels(results.folder.path / path) for name, path in paths.items()}
 
-    def ceiling_of(sample: Sample) -> dict[str, np.ndarray]:
-        return {"ceiling": read_labels(ceiling.path / f"{sample.id}.png")}
-
     measured = _evaluate(results, labels_of)
     if not measured:
         return None
     if ceiling is not None:
-        measured |= _evaluate(replace(results, folder=ceiling), ceiling_of)
+        beside, path = replace(results, folder=ceiling), ceiling.path
+        measured |= _evaluate(beside, lambda s: {"ceiling": read_labels(path / f"{s.id}.png")})
     result = measured.pop(_MAIN)
     result["variants"] = {
         name: {metric: figures[metric] for metric in ("miou", "miou_union", "miou_images")}

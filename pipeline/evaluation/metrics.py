@@ -12,6 +12,11 @@ from pipeline.files.label_images import IGNORE
 _VISIBLE = 0.0005  # a difference that a table with one decimal of percent can show
 
 
+def as_number(value: object) -> float | None:
+    """Returns a finite number, or none for anything else."""
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
 def average_precisions(scores: np.ndarray, positive: np.ndarray, ties: int = 0) -> np.ndarray:
     """Returns each class's sum over hits of the precision at their rank, over its positives.
 
@@ -33,8 +38,7 @@ def mean_average_precision(precisions: np.ndarray, absent_as_zero: bool) -> floa
 
     With ``absent_as_zero`` it is the mean over all classes, of which those without count 0.
     """
-    values = np.nan_to_num(precisions) if absent_as_zero else precisions[~np.isnan(precisions)]
-    return float(values.mean()) if len(values) else None
+    return as_number(_mean(np.nan_to_num(precisions) if absent_as_zero else precisions))
 
 
 def tagging_figures(
@@ -69,7 +73,7 @@ def tagging_figures(
         **decision_figures(tags, positive),
         "classes_without_positives": int((positives == 0).sum()),
         "per_class": {
-            name: {"ap": _or_none(precision), "positives": int(n)}
+            name: {"ap": as_number(precision), "positives": int(n)}
             for name, precision, n in zip(classes, precisions, positives)
         },
     }
@@ -144,9 +148,7 @@ class Confusion:
 
     def miou(self) -> float:
         """Returns the mean over the classes that occur in the ground truth; NaN without any."""
-        iou = self.iou()
-        present = ~np.isnan(iou)
-        return float(iou[present].mean()) if present.any() else float("nan")
+        return _mean(self.iou())
 
     def miou_union(self) -> float:
         """Returns the mean over the classes that occur in the ground truth or in predictions.
@@ -155,8 +157,7 @@ class Confusion:
         any pixel.
         """
         occurs = self.matrix.sum(1) + self.matrix.sum(0) > 0
-        iou = np.nan_to_num(self.iou()[occurs])
-        return float(iou.mean()) if len(iou) else float("nan")
+        return _mean(np.nan_to_num(self.iou()[occurs]))
 
 
 class Segmentation:
@@ -190,19 +191,17 @@ class Segmentation:
         """
         found = [
             {
-                "miou": _or_none(pooled.miou()),
-                "miou_union": _or_none(pooled.miou_union()),
-                "miou_images": _or_none(_mean([mean for mean in means if not math.isnan(mean)])),
-                "per_class": {n: {"iou": _or_none(iou)} for n, iou in zip(names, pooled.iou())},
+                "miou": as_number(pooled.miou()),
+                "miou_union": as_number(pooled.miou_union()),
+                "miou_images": as_number(_mean(np.array(means))),
+                "per_class": {n: {"iou": as_number(iou)} for n, iou in zip(names, pooled.iou())},
             }
             for (names, _), pooled, means in zip(self._levels, self._pooled, self._means)
         ]
         return {**found[0], **({"levels": found[1:]} if len(found) > 1 else {})}
 
 
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values)) if values else math.nan
-
-
-def _or_none(value: float) -> float | None:
-    return None if math.isnan(value) else float(value)
+def _mean(values: np.ndarray) -> float:
+    """Returns the mean of those that are not NaN; NaN without any."""
+    values = values[~np.isnan(values)]
+    return float(values.mean()) if len(values) else math.nan

@@ -66,9 +66,8 @@ def write_tables(pairs: Sequence[Pair], settings: Sequence[Sequence[str]]) -> li
         if any(image.changed for pair in pairs for image in pair.images):
             which += " The results do: the runs were given something else, such as another list of"
             which += " tags, or the machine was another."
-    for pair in pairs:
-        if machines := describe_machines(*(side.manifest for side in pair.both)):
-            which += f" In A and B, {machines}."
+    machines = (describe_machines(pair.a.manifest, pair.both[1].manifest) for pair in pairs)
+    which += "".join(f" In A and B, {text}." for text in filter(None, machines))
     return [
         Table(header, figures, ["figure", "split"], "Figures", interval),
         Table(words, settings, words, "Settings", which),

@@ -48,7 +48,7 @@ class MaskStage(MethodStage):
     kind = MASKS
     algorithm = 2
     options_base = MaskOptions
-    cams: CamOptions
+    cams: CamOptions | None = None
     from_cams: ClassVar[bool] = False
     """Whether it needs the CAMs of images, and with them tags."""
     takes_any_image = True

@@ -34,7 +34,15 @@ def write_check(runs: Sequence[MeasuredRun]) -> tuple[str, str]:
             reproduces = (run.experiment, run.stage) == (figure.experiment, figure.stage)
             if not figure.experiment or not reproduces or run.value_in(figure.column) is None:
                 continue
-            if obstacles := _obstacles(run, figure):
+            about, images = run.about, describe_images(run.images, figure.column.split.images)
+            obstacles = [images] if images else []
+            for name, required in _REQUIRED.items():
+                if about.get(name) != required:
+                    obstacles.append(f"{name}={about.get(name)}")
+            network = about.get("segmenter", "")
+            if figure.row.segmenter and network != figure.row.segmenter:
+                obstacles.append(f"segmenter={network}, not {figure.row.segmenter}")
+            if obstacles := obstacles + run.changes():
                 result = f"{figure.experiment}, {run.split} {run.kind.name} {run.key}"
                 reasons[f"{result}: {'; '.join(obstacles)}"] = None
             else:
@@ -61,19 +69,6 @@ def write_check(runs: Sequence[MeasuredRun]) -> tuple[str, str]:
         f" points from the published: {', '.join(far)}"
     )
     return "\n".join(parts), sentence if far else ""
-
-
-def _obstacles(run: MeasuredRun, figure: Figure) -> list[str]:
-    """Returns why a run of the experiment cannot be compared with its figure."""
-    images = describe_images(run.images, figure.column.split.images)
-    obstacles = [images] if images else []
-    for name, required in _REQUIRED.items():
-        if run.about.get(name) != required:
-            obstacles.append(f"{name}={run.about.get(name)}")
-    network = run.about.get("segmenter", "")
-    if figure.row.segmenter and network != figure.row.segmenter:
-        obstacles.append(f"segmenter={network}, not {figure.row.segmenter}")
-    return obstacles + run.changes()
 
 
 def _row(run: MeasuredRun, figure: Figure) -> dict[str, str]:

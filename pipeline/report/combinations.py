@@ -17,7 +17,7 @@ from pipeline.engine.kinds import (
 )
 from pipeline.engine.registry import quirks
 from pipeline.files.atomic import canonical_json
-from pipeline.report.configurations import flatten, last_part, readable
+from pipeline.report.configurations import flatten, readable
 from pipeline.report.grouping import grouped, without_seed
 from pipeline.report.markdown import Notes, percent_of_several
 from pipeline.report.runs import MeasuredRun, map_notes
@@ -45,12 +45,19 @@ class Combination:
     @cached_property
     def choices(self) -> dict[str, str]:
         """Returns the words of the row by their columns, "" where there are none."""
-        about, methods = self.last.about, {}
+        about, methods, order = self.last.about, {}, kinds()
         for kind in measured_kinds().values():
-            methods[kind.method] = self._method(kind)
+            settings = self.settings.get(kind.stage, {})
+            # Tags of a later round name the methods of the round before.
+            is_before = order.index(kind) <= order.index(self.last.kind)
+            methods[kind.method] = about.get(kind.group or NETWORK.stage, "") if is_before else ""
             if kind is CAMS:
-                cams = self.settings.get(kind.stage, {}) if about.get("cams") else {}
-                methods["affinity"] = {True: "yes", False: "no"}.get(cams.get("affinity"), "")
+                affinity = settings.get("affinity") if about.get("cams") else None
+                methods["affinity"] = {True: "yes", False: "no"}.get(affinity, "")
+                # Masks that need no CAMs may name the dense method that they read (masks=dense).
+                methods[kind.method] = methods[kind.method] or str(settings.get("method", ""))
+            elif kind is MASKS and settings.get("crf", "") is None:
+                methods[kind.method] = "argmax"  # the CRF without its constants (masks=argmax)
         commits = [r.about.get("commit", "") for runs in self.runs.values() for r in runs][::-1]
         return {
             **methods,
@@ -60,18 +67,6 @@ class Combination:
             "precision": about.get("precision", ""),
             "commit": " / ".join(dict.fromkeys(filter(None, commits))),
         }
-
-    def _method(self, kind: Kind) -> str:
-        """Returns what computed the results of a kind that led to the last ones, or ""."""
-        order, settings = kinds(), self.settings.get(kind.stage, {})
-        # Tags of a later round name the methods of the round before.
-        is_before = order.index(kind) <= order.index(self.last.kind)
-        named = self.last.about.get(kind.group or NETWORK.stage, "") if is_before else ""
-        if kind is CAMS:
-            # Masks that need no CAMs may name the dense method that they read out (masks=dense).
-            return named or str(settings.get("method", ""))
-        # The CRF without its constants is the argmax of the CAMs (masks=argmax).
-        return "argmax" if kind is MASKS and settings.get("crf", "") is None else named
 
     @property
     def has_given_tags(self) -> bool:
@@ -85,7 +80,7 @@ class Combination:
     @property
     def has_corrected_tags(self) -> bool:
         """Whether a person corrected tags, which methods do not compete with."""
-        return any(last_part(name) == "corrections" for name in flatten(self.settings))
+        return "corrections" in self.last.figures
 
     def own_settings(self, kind: Kind) -> dict[str, Any]:
         """Returns the settings of one stage, without those of the stages before it."""

@@ -128,13 +128,25 @@ def varying(
     choices: Mapping[str, Values] = {},
     meanings: Mapping[str, Collection[str]] = {},
 ) -> dict[str, Values]:
-    """Returns the settings that differ, each once, by their dotted names.
+    """Returns the settings that differ where they exist, each once, by their dotted names.
 
-    ``choices`` come first, in place of settings that one of them determines and stands for: those
-    that its ``meanings`` name by their last part, or by their first, such as "segmenter.".
+    One that has none of :data:`_OPTIONAL` differs from one that has it. ``choices`` come first, in
+    place of settings that one of them determines and stands for: those that its ``meanings`` name
+    by their last part, or by their first, such as "segmenter.".
     """
+    flat = [flatten(configuration) for configuration in configurations]
+    differing: dict[str, Values] = {}
+    for name in dict.fromkeys(name for configuration in flat for name in configuration):
+        values = []
+        for configuration in flat:
+            # A group that is null in some (no CRF) is a value of its own in the others.
+            is_group = any(other.startswith(f"{name}.") for other in configuration)
+            has_value = name in configuration or is_group
+            values.append(canonical_json(configuration.get(name, {})) if has_value else _MISSING)
+        is_optional = last_part(name) in _OPTIONAL and _MISSING in values
+        if len(set(values) - {_MISSING}) > 1 or is_optional:
+            differing[name] = values
     kept: dict[tuple[str, ...], str] = {}
-    differing = _differing(configurations)
     # A stage's settings include those of the stages before it, some of them twice: short names win.
     for name in sorted(differing, key=lambda name: name.count(".")):
         values = differing[name]
@@ -170,26 +182,6 @@ def distinguish(configurations: Sequence[Mapping[str, Any]]) -> list[str]:
 def describe_value(value: str) -> str:
     """Returns one of the :data:`Values` of a setting as on the command line."""
     return describe_setting(json.loads(value)) if value else "–"
-
-
-def _differing(configurations: Iterable[Mapping[str, Any]]) -> dict[str, Values]:
-    """Returns the settings that differ among the configurations that have them.
-
-    One that has none of :data:`_OPTIONAL` differs from one that has it.
-    """
-    flat = [flatten(configuration) for configuration in configurations]
-    settings = {}
-    for name in dict.fromkeys(name for configuration in flat for name in configuration):
-        values = []
-        for configuration in flat:
-            # A group that is null in some (no CRF) is a value of its own in the others.
-            is_group = any(other.startswith(f"{name}.") for other in configuration)
-            has_value = name in configuration or is_group
-            values.append(canonical_json(configuration.get(name, {})) if has_value else _MISSING)
-        is_optional = last_part(name) in _OPTIONAL and _MISSING in values
-        if len(set(values) - {_MISSING}) > 1 or is_optional:
-            settings[name] = values
-    return settings
 
 
 def _follow(values: Values, others: Iterable[Values]) -> bool:

@@ -162,25 +162,22 @@ def build_cards(
 
 def tag_rows(figures: ImageFigures) -> list[TagRow]:
     """Returns an image's tags, the missed classes, and the classes with the next best scores."""
-    listed = {*(figures.tags or ()), *(figures.found or ()), *(figures.truth or ())}
-    scores = figures.scores
+    tags, truth, scores = figures.tags, figures.truth, figures.scores
+    listed = {*(tags or ()), *(figures.found or ()), *(truth or ())}
     if scores is not None and figures.threshold is not None:
         others = [k for k in np.argsort(-scores, kind="stable").tolist() if k not in listed]
         listed |= set(others[:_RUNNERS_UP])
-    rows = [
-        TagRow(k, None if scores is None else float(scores[k]), _verdict(k, figures))
-        for k in sorted(listed)
-    ]
+    rows = []
+    for index in sorted(listed):
+        is_tag = tags is None or index in tags
+        if truth is None or tags is None:
+            verdict = UNKNOWN if is_tag else RUNNER_UP
+        elif index in truth:
+            verdict = RIGHT if is_tag else MISSED
+        else:
+            verdict = WRONG if is_tag else RUNNER_UP
+        rows.append(TagRow(index, None if scores is None else float(scores[index]), verdict))
     return sorted(rows, key=lambda row: -(row.score or 0))
-
-
-def _verdict(index: int, figures: ImageFigures) -> str:
-    tagged = index in (figures.tags or ())
-    if figures.truth is None or figures.tags is None:
-        return UNKNOWN if tagged or figures.tags is None else RUNNER_UP
-    if index in figures.truth:
-        return RIGHT if tagged else MISSED
-    return WRONG if tagged else RUNNER_UP
 
 
 def _panels(cams: Cams | None, layers: Layers, inputs: ReportInputs, size: Size) -> Iterator[Panel]:
@@ -218,7 +215,11 @@ def label_panel(
     """Returns a panel of labels, H×W uint8, in a picture of ``size``."""
     small = painting.resize_labels(labels, *size)
     picture = painting.embed(painting.paint_labels(small, voc_palette(len(classes) + 1)))
-    facts = _describe_labels(labels, classes)
+    names = {**dict(enumerate(classes, 1)), 0: "background", IGNORE: "ignored"}
+    facts = ", ".join(
+        f"{names.get(label, f'label {label}')} {painting.percent_of_pixels(share)}"
+        for label, share in painting.label_shares(labels).items()
+    )
     return Panel(layer, title, picture, facts, painting.find_places(small, classes))
 
 
@@ -228,7 +229,15 @@ def difference_panel(
     """Returns a panel of where two label images of one size differ, by their names."""
     kinds = painting.compare_labels(*labels)
     picture = painting.encode_difference(painting.resize_labels(kinds, *size))
-    return Panel(layer, " against ".join(names), picture, _describe_kinds(kinds, *names))
+    texts = {
+        painting.MISSED: f"only in the {names[1]}",
+        painting.EXTRA: f"only in the {names[0]}",
+        painting.CONFUSED: "another class",
+    }
+    counted = max(1, int((kinds != IGNORE).sum()))
+    shares = {kind: float((kinds == kind).sum()) / counted for kind in texts}
+    parts = [f"{painting.percent_of_pixels(s)} {texts[kind]}" for kind, s in shares.items() if s]
+    return Panel(layer, " against ".join(names), picture, ", ".join(parts) or "no difference")
 
 
 def _describe_cam(cam: np.ndarray) -> str:
@@ -238,23 +247,3 @@ def _describe_cam(cam: np.ndarray) -> str:
     down = ("top", "middle", "bottom")[min(2, int(3 * top))]
     share = painting.percent_of_pixels(float((cam > 0.5).mean()))
     return f"strongest at {down} {across}, above one half in {share}"
-
-
-def _describe_labels(labels: np.ndarray, classes: Sequence[str]) -> str:
-    names = {**dict(enumerate(classes, 1)), 0: "background", IGNORE: "ignored"}
-    return ", ".join(
-        f"{names.get(label, f'label {label}')} {painting.percent_of_pixels(share)}"
-        for label, share in painting.label_shares(labels).items()
-    )
-
-
-def _describe_kinds(kinds: np.ndarray, first: str, second: str) -> str:
-    counted = max(1, int((kinds != IGNORE).sum()))
-    texts = {
-        painting.MISSED: f"only in the {second}",
-        painting.EXTRA: f"only in the {first}",
-        painting.CONFUSED: "another class",
-    }
-    shares = {kind: float((kinds == kind).sum()) / counted for kind in texts}
-    parts = [f"{painting.percent_of_pixels(s)} {texts[kind]}" for kind, s in shares.items() if s]
-    return ", ".join(parts) or "no difference"

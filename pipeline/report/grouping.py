@@ -38,31 +38,30 @@ class Place(NamedTuple):
 
 def by_place(runs: Iterable[MeasuredRun]) -> dict[Place, list[MeasuredRun]]:
     """Returns the latest run of each key on the same images and the same ground truth."""
+
+    def place_of(run: MeasuredRun) -> Place:
+        classes = tuple(name for name in run.figures.get("per_class", {}) if name != BACKGROUND)
+        about = run.about.get("dataset", ""), run.split, run.about.get("data", "")
+        return Place(*about, classes, run.images, run.figures["image_set"])
+
     places: dict[Place, list[MeasuredRun]] = {}
-    for place, place_runs in grouped(runs, _place).items():
+    for place, place_runs in grouped(runs, place_of).items():
         # Tags are measured against labels, and the other results against masks.
         truths = [
-            [*dict.fromkeys(r.ground_truth for r in place_runs if r.has_tags == has_tags)] or [""]
+            {r.figures["ground_truth"]: None for r in place_runs if r.has_tags == has_tags} or [""]
             for has_tags in (True, False)
         ]
         pairs = [*product(*truths)]
         for tag_truth, mask_truth in pairs:
             truth = f"{tag_truth} {mask_truth}" if len(pairs) > 1 else ""
-            same = [
-                r for r in place_runs if r.ground_truth == (tag_truth if r.has_tags else mask_truth)
-            ]
+            its = {True: tag_truth, False: mask_truth}
+            same = [run for run in place_runs if run.figures["ground_truth"] == its[run.has_tags]]
             # What two folders hold, or two experiments share, counts once: the latest of them.
             latest = {(run.stage, run.key): run for run in same}
             kept = [run for run in same if latest[run.stage, run.key] is run]
             places[place._replace(ground_truth=truth)] = kept
     ordered = sorted(places, key=lambda p: (p.dataset, p.split, p.data, -p.images, p))
     return {place: places[place] for place in ordered}
-
-
-def _place(run: MeasuredRun) -> Place:
-    classes = tuple(name for name in run.figures.get("per_class", {}) if name != BACKGROUND)
-    about = run.about.get("dataset", ""), run.split, run.about.get("data", "")
-    return Place(*about, classes, run.images, run.figures["image_set"])
 
 
 # The same settings but for the seed

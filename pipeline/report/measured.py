@@ -18,11 +18,10 @@ from pipeline.engine.progress import track
 from pipeline.engine.sample import ImageReader, Sample
 from pipeline.errors import ImageError, UserError
 from pipeline.evaluation.currency import MeasuredOn
-from pipeline.evaluation.metrics import Confusion
+from pipeline.evaluation.metrics import Confusion, as_number
 from pipeline.files.label_images import IGNORE
 from pipeline.masks.labels import label_pixels, read_pseudo_mask
 from pipeline.report.grouping import grouped
-from pipeline.report.runs import as_number
 from pipeline.report.settings import ReportSettings
 from pipeline.tags.scores import decode_scores
 
@@ -193,7 +192,8 @@ def _measure(sample: Sample, inputs: ReportInputs) -> tuple[ImageFigures, dict[s
     unknown = {*classes, *(found or ())} - {*range(num_classes)}
     if unknown or scores is not None and len(scores) != num_classes:
         raise ImageError(_MISFIT)
-    doubt, mask, folder = None, layers.get(MASKS.unfiltered), inputs.folders[CAMS.stage]
+    mask, prediction = (layers.get(kind.unfiltered) for kind in (MASKS, PREDICTIONS))
+    doubt, folder = None, inputs.folders[CAMS.stage]
     if "found" not in entry and threshold is not None:
         doubt = tag_doubt(scores, threshold)
     elif "found" not in entry and mask is not None and sample.id in folder.entries:
@@ -208,7 +208,7 @@ def _measure(sample: Sample, inputs: ReportInputs) -> tuple[ImageFigures, dict[s
         mask_iou=as_number(confusions[MASKS.stage].miou()),
         prediction_iou=as_number(confusions[PREDICTIONS.stage].miou()),
         doubt=doubt,
-        disagreement=_disagreement(*(layers.get(k.unfiltered) for k in (MASKS, PREDICTIONS))),
+        disagreement=_disagreement(mask, prediction),
         classes=frozenset(classes),
     )
     return figures, confusions
@@ -251,14 +251,13 @@ def label_doubt(cams: Cams, mask: np.ndarray, beta: float | None) -> float:
     It is the measure where tags are given, and no score decides.
     """
     labels, _ = label_pixels(cams, mask.shape, beta, lambda scores: scores)
-    different = (labels != mask)[mask != IGNORE]
-    return float(different.mean()) if different.size else 0.0
+    return _disagreement(mask, labels) or 0.0
 
 
-def _disagreement(mask: np.ndarray | None, prediction: np.ndarray | None) -> float | None:
-    if mask is None or prediction is None or mask.shape != prediction.shape:
+def _disagreement(mask: np.ndarray | None, labels: np.ndarray | None) -> float | None:
+    if mask is None or labels is None or mask.shape != labels.shape:
         return None
-    different = (mask != prediction)[mask != IGNORE]
+    different = (mask != labels)[mask != IGNORE]
     return float(different.mean()) if different.size else None
 
 

@@ -3,7 +3,7 @@
 import base64
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from matplotlib.colors import to_hex
 
-from pipeline.engine.folder import StageFolder
 from pipeline.engine.kinds import NETWORK, TAGS, Kind, label_kinds, measured_kinds
 from pipeline.engine.result_folder import finished_at
 from pipeline.evaluation.record import MetricsFile
@@ -93,6 +92,15 @@ def _context(inputs: ReportInputs, metrics: MetricsFile) -> dict[str, Any]:
     figures = {every[stage]: entry for stage, entry in found.items() if entry is not None}
     manifests = [(folder, folder.manifest()) for folder in inputs.stages]
     stages = [(f, manifest) for f, manifest in manifests if manifest or f.entries or f.failures]
+    images, seconds = {}, Counter()  # stage → split → those of each of its folders; of all
+    versions = {}  # package, or "host" → those that occur
+    for folder, manifest in stages:
+        counts = images.setdefault(folder.stage, {}).setdefault(folder.split, [])
+        counts.append(manifest.get("images") or 0)
+        seconds[folder.stage] += manifest.get("seconds") or 0
+        host = {"host": manifest["host"]} if "host" in manifest else {}
+        for package, version in (manifest.get("versions", {}) | host).items():
+            versions.setdefault(package, {})[version] = None
     tagged = [image for image in measured.images if image.tags is not None]
     return {
         "inputs": inputs,
@@ -106,10 +114,10 @@ def _context(inputs: ReportInputs, metrics: MetricsFile) -> dict[str, Any]:
         # A single combination is in the tables above.
         "boards": [board for board in collect_boards(runs_of(metrics)) if len(board.rows) > 1],
         "shown_keys": {folder.key for folder in shown},
-        "flow": _sum_up(stages),
+        "flow": [(stage, splits, seconds[stage]) for stage, splits in images.items()],
         "has_network": any(folder.stage == NETWORK.stage for folder in inputs.stages),
         "stages": stages,
-        "versions": _versions(manifest for _, manifest in stages),
+        "versions": versions,
         "class_columns": {k.stage: f"{k.name}, {_CLASS_METRICS[k.metric]}" for k in figures},
         "class_rows": list(_class_rows(figures, inputs.vocabulary.classes, measured.images)),
         "layers": [kind.layer for kind in label_kinds()],
@@ -146,26 +154,6 @@ def _corrections(inputs: ReportInputs) -> dict[str, Any]:
         "classes": classes,
         "colours": [to_hex(np.array(colour) / 255) for colour in palette[1:]],
     }
-
-
-def _sum_up(stages: Iterable[tuple[StageFolder, Mapping[str, Any]]]) -> list[tuple]:
-    """Returns each stage, split → images of each of its folders, and the seconds of all."""
-    images, seconds = {}, Counter()
-    for folder, manifest in stages:
-        counts = images.setdefault(folder.stage, {}).setdefault(folder.split, [])
-        counts.append(manifest.get("images") or 0)
-        seconds[folder.stage] += manifest.get("seconds") or 0
-    return [(stage, splits, seconds[stage]) for stage, splits in images.items()]
-
-
-def _versions(manifests: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """Returns package, or "host" → the versions that occur in the stages, in their order."""
-    versions: dict[str, dict[str, None]] = {}
-    for manifest in manifests:
-        host = {"host": manifest["host"]} if "host" in manifest else {}
-        for package, version in (manifest.get("versions", {}) | host).items():
-            versions.setdefault(package, {})[version] = None
-    return {package: list(releases) for package, releases in versions.items()}
 
 
 def _class_rows(

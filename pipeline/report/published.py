@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -109,7 +108,17 @@ def load_published() -> tuple[PublishedTable, ...]:
     """Reads the published figures."""
     content = yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))
     splits = {name: Split(**values) for name, values in content["splits"].items()}
-    return tuple(_read_table(values, splits) for values in content["tables"])
+    tables = []
+    for values in content["tables"]:
+        lines, columns = [Line(**line) for line in values["lines"]], []
+        stage = lines[0].stage if len(lines) == 1 else None
+        for name, column in values["columns"].items():
+            split = splits[column.get("split", name)]
+            given = {"name": name, "label": split.label, "metric": values["metric"], "stage": stage}
+            columns.append(Column(**{**given, **column, "split": split}))
+        parts = {"lines": lines, "columns": columns, "rows": [Row(**row) for row in values["rows"]]}
+        tables.append(PublishedTable(**{**values, **parts}))
+    return tuple(tables)
 
 
 @cache
@@ -146,15 +155,3 @@ def _presets() -> frozenset[str]:
     files = (path for group in ("tags", "cams") for path in (CONFIGS / group).glob("*.yaml"))
     choices = (f"{path.parent.name}={path.stem}" for path in files)
     return published_experiments().union(without_figures, choices)
-
-
-def _read_table(values: Mapping[str, Any], splits: Mapping[str, Split]) -> PublishedTable:
-    lines = [Line(**line) for line in values["lines"]]
-    usual = {"metric": values["metric"], "stage": lines[0].stage if len(lines) == 1 else None}
-    columns = []
-    for name, column in values["columns"].items():
-        split = splits[column.get("split", name)]
-        given = {"name": name, "label": split.label, **usual, **column, "split": split}
-        columns.append(Column(**given))
-    rows = [Row(**row) for row in values["rows"]]
-    return PublishedTable(**{**values, "lines": lines, "columns": columns, "rows": rows})

@@ -1,6 +1,5 @@
 """The measured runs: entries of ``metrics.json`` files, and the configurations behind them."""
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 from pipeline.engine.kinds import CAMS, Kind, kinds, measured_kinds
 from pipeline.errors import UserError
 from pipeline.evaluation.currency import Currency
+from pipeline.evaluation.metrics import as_number
 from pipeline.evaluation.record import MetricsFile
 from pipeline.files.fingerprints import remember_in
 from pipeline.report.configurations import compose, describe_setting, differences
@@ -62,11 +62,6 @@ class MeasuredRun:
     def has_tags(self) -> bool:
         """Whether tags were measured, against the labels of images; else it was their pixels."""
         return self.kind.holds == "tags"
-
-    @property
-    def ground_truth(self) -> str:
-        """Identifies the ground truth of the images."""
-        return self.figures["ground_truth"]
 
     @property
     def chain(self) -> dict[str, Mapping[str, Any]]:
@@ -161,11 +156,6 @@ class MeasuredRun:
             if {None if beta == "None" else float(beta) for beta in tried} != wanted:
                 changes.append(f"cams.background_betas={describe_setting(tried or 'a single one')}")
         return changes
-
-
-def as_number(value: object) -> float | None:
-    """Returns a finite number, or none for anything else."""
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def find_files(places: Iterable[Path]) -> list[Path]:

@@ -86,7 +86,20 @@ def draw_sheet(
     images = [(title, [tiles[place] for place in used]) for title, tiles in images]
     groups = max(1, columns // len(used))
     width = _GAP + groups * len(used) * (_SIDE + _GAP)
-    rows = [_draw_row(images[i : i + groups], width) for i in range(0, len(images), groups)]
+    rows, font = [], load_font(_TEXT)
+    for start in range(0, len(images), groups):
+        shown = images[start : start + groups]
+        tall = max(len(tile.picture) for _, tiles in shown for tile in tiles if tile is not None)
+        row, left = Image.new("RGB", (width, tall + 2 * _LINE + 2 * _GAP), WHITE), _GAP
+        pen = ImageDraw.Draw(row)
+        for title, tiles in shown:
+            pen.text((left, _GAP), _shorten(title, len(tiles) * _CAPTION), INK, font)
+            for tile in tiles:
+                if tile is not None:
+                    pen.text((left, _GAP + _LINE), _shorten(tile.caption, _CAPTION), INK, font)
+                    row.paste(Image.fromarray(tile.picture), (left, _GAP + 2 * _LINE))
+                left += _SIDE + _GAP
+        rows.append(np.asarray(row))
     sheet = Image.fromarray(np.concatenate(rows))
     tiles = [tile for _, tiles in images for tile in tiles if tile is not None]
     labels = sorted(frozenset().union(*(tile.labels for tile in tiles)))
@@ -96,20 +109,3 @@ def draw_sheet(
         heat = [(value, HEAT(value, bytes=True)[:3]) for value in (0.0, 0.5, 1.0)]
         legend += [(f"CAM {value:g}", tuple(map(int, colour))) for value, colour in heat]
     return encode_png(np.asarray(add_legend(sheet, legend, _TEXT) if legend else sheet))
-
-
-def _draw_row(images: Sequence[tuple[str, Sequence[Tile | None]]], width: int) -> np.ndarray:
-    """Draws the tiles of a few images side by side, with their titles above them."""
-    tiles = [tile for _, tiles in images for tile in tiles]
-    height = max(len(tile.picture) for tile in tiles if tile is not None)
-    row = Image.new("RGB", (width, height + 2 * _LINE + 2 * _GAP), WHITE)
-    pen, font = ImageDraw.Draw(row), load_font(_TEXT)
-    left = _GAP
-    for title, tiles in images:
-        pen.text((left, _GAP), _shorten(title, len(tiles) * _CAPTION), INK, font)
-        for tile in tiles:
-            if tile is not None:
-                pen.text((left, _GAP + _LINE), _shorten(tile.caption, _CAPTION), INK, font)
-                row.paste(Image.fromarray(tile.picture), (left, _GAP + 2 * _LINE))
-            left += _SIDE + _GAP
-    return np.asarray(row)

@@ -3,12 +3,13 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+from pipeline.datasets.corrections import BySplit
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.kinds import MASKS, NETWORK, PREDICTIONS, TAGS, measured_kinds
 from pipeline.engine.result_folder import describe_machines
 from pipeline.engine.run import Outcome
+from pipeline.engine.sample import ImageReader
 from pipeline.engine.stage import PerImage, Stage
 from pipeline.evaluation.about import describe
 from pipeline.evaluation.record import MetricsFile
@@ -22,7 +23,14 @@ FILES = ("examples.png", "tables.md", "report.html")
 
 
 def write(
-    stages: Sequence[Stage], last: Evaluation, settings: ReportSettings, **inputs: Any
+    stages: Sequence[Stage],
+    last: Evaluation,
+    settings: ReportSettings,
+    *,
+    read: ImageReader,
+    corrections: BySplit,
+    command: str,
+    workers: int,
 ) -> Iterator[Outcome]:
     """Writes :data:`FILES` of all rounds; yields them, the page last.
 
@@ -30,20 +38,22 @@ def write(
         stages: those of all rounds.
         last: the evaluation of the last round.
         settings: of the report.
-        **inputs: further attributes of :class:`~pipeline.report.measured.ReportInputs`.
+        read: these and the further ones are of :class:`~pipeline.report.measured.ReportInputs`.
     """
     # Matplotlib takes most of a second to import, which runs without a report are spared.
     from pipeline.report.writing import write_report
 
     damage = MetricsFile(last.store.root / METRICS).damage
     note = f"{damage}, which is skipped: run stage=evaluate" if damage else ""
-    for path in write_report(_gather(stages, last, settings, **inputs)):
+    inputs = _gather(stages, last, settings, read)
+    given = replace(inputs, corrections=corrections, command=command, workers=workers)
+    for path in write_report(given):
         yield Outcome("report", "", 0, 0, {}, path, note=note)
         note = ""
 
 
 def _gather(
-    stages: Sequence[Stage], last: Evaluation, settings: ReportSettings, **inputs: Any
+    stages: Sequence[Stage], last: Evaluation, settings: ReportSettings, read: ImageReader
 ) -> ReportInputs:
     """Returns what the report is made from, of ``report.split`` or the last split with results."""
     # Find the folders. The key of one that is missing may not be known yet.
@@ -97,6 +107,7 @@ def _gather(
         split,
         last.images.of(split),
         last.vocabulary,
+        read,
         folders=shown,
         stages=list({folder.path: folder for folder in folders.values()}.values()),
         threshold=newest[TAGS].threshold,
@@ -108,5 +119,4 @@ def _gather(
         remarks=[*dict.fromkeys(filter(None, remarks))],
         now=every.now(),
         splits=[*last.images.dataset.splits],
-        **inputs,
     )

@@ -11,17 +11,12 @@ from typing import Any
 from pipeline.engine.kinds import PREDICTIONS, kinds
 from pipeline.engine.registry import quirks
 from pipeline.errors import UserError
+from pipeline.evaluation.metrics import as_number
 from pipeline.files.atomic import canonical_json
-from pipeline.report.configurations import (
-    Values,
-    describe_value,
-    readable,
-    short_name,
-    varying,
-)
+from pipeline.report.configurations import describe_value, readable, short_name, varying
 from pipeline.report.grouping import grouped
 from pipeline.report.markdown import Table, highest, percent
-from pipeline.report.runs import METRIC_LABELS, MeasuredRun, as_number
+from pipeline.report.runs import METRIC_LABELS, MeasuredRun
 
 _MAX_ROWS = 12
 """With more runs, pairs of blocks are easier to read as a matrix than as rows."""
@@ -61,7 +56,14 @@ def write_study(name: str, runs: Sequence[MeasuredRun]) -> str:
 
 def _table(runs: list[MeasuredRun]) -> Table:
     """Returns the table of the latest runs of one data set, stage and split."""
-    settings, title = _varying(runs), f"{runs[0].dataset_split}, {runs[0].kind.name}"
+    title = f"{runs[0].dataset_split}, {runs[0].kind.name}"
+    # Only predictions depend on the segmenter, but every run names one.
+    stands_for = {**_CHOICES, "compat": tuple(quirks())}
+    names = [name for name in stands_for if name != "segmenter" or runs[0].kind is PREDICTIONS]
+    choices = {name: [canonical_json(run.about.get(name, "")) for run in runs] for name in names}
+    choices = {name: values for name, values in choices.items() if len(set(values)) > 1}
+    configurations = [readable(run.configuration, run.figures.get("legend", {})) for run in runs]
+    settings = varying(configurations, choices, stands_for)
     if len(settings) == 1 and len(runs) > _MAX_ROWS:
         ((name, values),) = settings.items()
         pairs = [json.loads(value or "null") for value in values]
@@ -86,17 +88,6 @@ def _table(runs: list[MeasuredRun]) -> Table:
     rows = [[cells[i] for cells in columns.values()] for i in order]
     caption = f"{images[0]} images, %." if same_images else "%."
     return Table([*columns], rows, words, title, caption)
-
-
-def _varying(runs: Sequence[MeasuredRun]) -> dict[str, Values]:
-    """Returns the choices and the settings that differ among runs, by their dotted names."""
-    # Only predictions depend on the segmenter, but every run names one.
-    stands_for = {**_CHOICES, "compat": tuple(quirks())}
-    names = [name for name in stands_for if name != "segmenter" or runs[0].kind is PREDICTIONS]
-    choices = {name: [canonical_json(run.about.get(name, "")) for run in runs] for name in names}
-    choices = {name: values for name, values in choices.items() if len(set(values)) > 1}
-    configurations = [readable(run.configuration, run.figures.get("legend", {})) for run in runs]
-    return varying(configurations, choices, stands_for)
 
 
 def _sort_key(value: str) -> tuple[int, Any]:

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.engine.kinds import MASKS, NETWORK, PREDICTIONS, TAGS, Kind, measured_kinds
+from pipeline.engine.kinds import MASKS, NETWORK, PREDICTIONS, TAGS, measured_kinds
 from pipeline.engine.lineage import Result
 from pipeline.engine.registry import methods
 from pipeline.evaluation.record import MetricsFile
@@ -67,7 +67,7 @@ def collect_tables(metrics: MetricsFile) -> list[Table]:
 
 
 def _tagging(metrics: MetricsFile) -> Iterator[Table]:
-    for kind in _measured_by("map"):
+    for kind in (kind for kind in measured_kinds().values() if kind.metric == "map"):
         header, rows, notes = ["split", "images", *map(METRIC_LABELS.get, _TAG_METRICS)], [], []
         for split, latest in metrics.latest.get(kind.stage, {}).items():
             for level, figures in _by_level(latest):
@@ -80,10 +80,6 @@ def _tagging(metrics: MetricsFile) -> Iterator[Table]:
                 notes.append(f"{split}: {remark}.")
         title = f"{kind.title.capitalize()} (%)"
         yield Table(header, rows, header[:1], title, notes=notes)
-
-
-def _measured_by(metric: str) -> list[Kind]:
-    return [kind for kind in measured_kinds().values() if kind.metric == metric]
 
 
 def _ablation(metrics: MetricsFile) -> Table:
@@ -121,10 +117,18 @@ def _calibration(metrics: MetricsFile) -> Iterator[Table]:
 
 def _segmentation(metrics: MetricsFile) -> Table:
     rows, notes = [], {_MEANS_NOTE: None}
-    for kind in _measured_by("miou"):
+    for kind in (kind for kind in measured_kinds().values() if kind.metric == "miou"):
         label = kind.title + ", trained on pseudo masks" * (kind is PREDICTIONS)
         for split, figures in metrics.latest.get(kind.stage, {}).items():
-            results = {label + _remark(figures) + level: f for level, f in _by_level(figures)}
+            marks = ", tags corrected by hand" * ("corrections" in figures)
+            marks += f", {figures['remark']}" if "remark" in figures else ""
+            if "chosen_by_ground_truth" in figures:
+                beta = figures.get("background_beta")
+                marks = f", background chosen by ground truth (β={beta}){marks}"
+            elif "kept" in figures:
+                marks = f", {percent(figures['kept'])}% of the pixels kept{marks}"
+            marks += " (its initial weights have seen masks)" * has_seen_masks(figures)
+            results = {label + marks + level: f for level, f in _by_level(figures)}
             if corrections := figures.get("corrections"):
                 notes[f"Tags corrected by hand: {corrections}."] = None
             variants = figures.get("variants", {})
@@ -139,16 +143,6 @@ def _segmentation(metrics: MetricsFile) -> Table:
                 rows.append([result, split, _images(figures), *means])
     header = ["result", "split", "images", *(f"{METRIC_LABELS[m]} (%)" for m in _MEANS)]
     return Table(header, rows, header[:1], "Segmentation", notes=[*notes])
-
-
-def _remark(figures: Mapping[str, Any]) -> str:
-    marks = ", tags corrected by hand" * ("corrections" in figures)
-    marks += f", {figures['remark']}" if "remark" in figures else ""
-    if "chosen_by_ground_truth" in figures:
-        beta = figures.get("background_beta")
-        return f", background chosen by ground truth (β={beta}){marks}"
-    kept = f", {percent(figures['kept'])}% of the pixels kept" if "kept" in figures else ""
-    return kept + marks + " (its initial weights have seen masks)" * has_seen_masks(figures)
 
 
 def _seeds(metrics: MetricsFile) -> Table:

@@ -1,7 +1,6 @@
 """Writes the files of a report: pictures of the first images, tables, and the page."""
 
 from dataclasses import replace
-from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -26,8 +25,24 @@ def write_report(inputs: ReportInputs) -> list[Path]:
     root, vocabulary, files = inputs.root, inputs.vocabulary, []
     folders = [inputs.folders[kind.stage] for kind in (CAMS, MASKS)]
     samples = [s for s in inputs.samples if all(s.id in f.entries for f in folders)]
+    titles = {kind.layer: kind.title.removesuffix("s") for kind in label_kinds()}
+    titles["truth"] = "ground truth"
+
+    def example(sample: Sample) -> tuple[str, list[Tile | None]]:
+        """Returns a title, and a tile for every result that the image may have."""
+        image, _ = inputs.read(sample)
+        cams, layers = read_cams(folders[0].path / f"{sample.id}.npz"), inputs.layers(sample)
+        tags = ", ".join(vocabulary.classes[k] for k in cams.keys) or "no tag"
+        first = Cams(cams.keys[:1], cams.cams[:1], cams.size)
+        heat = next(iter(cam_tiles(image, first, vocabulary.classes)), None)
+        labels = (
+            label_tile(image, layers[layer], vocabulary.palette, title) if layer in layers else None
+            for layer, title in titles.items()
+        )
+        return f"{sample.id}: {tags}", [photograph_tile(image, "photograph"), heat, *labels]
+
     # The page says why others cannot be read.
-    readable = for_each_readable(samples, partial(_example, inputs=inputs), inputs.workers, {})
+    readable = for_each_readable(samples, example, inputs.workers, {})
     if examples := list(islice(readable, _EXAMPLES)):
         files.append(root / "examples.png")
         names = (BACKGROUND, *vocabulary.classes)
@@ -37,22 +52,3 @@ def write_report(inputs: ReportInputs) -> list[Path]:
     inputs = replace(inputs, remarks=[*inputs.remarks, *metrics.withheld])
     tables = write_tables(root / "tables.md", metrics)
     return [*files, tables, write_page(root / "report.html", inputs, metrics)]
-
-
-def _example(sample: Sample, inputs: ReportInputs) -> tuple[str, list[Tile | None]]:
-    """Returns a title, and a tile for every result that the image may have."""
-    classes, palette = inputs.vocabulary.classes, inputs.vocabulary.palette
-    image, _ = inputs.read(sample)
-    cams = read_cams(inputs.folders[CAMS.stage].path / f"{sample.id}.npz")
-    tags = [classes[k] for k in cams.keys]
-    first = Cams(cams.keys[:1], cams.cams[:1], cams.size)
-    heat = next(iter(cam_tiles(image, first, classes)), None)
-    layers = inputs.layers(sample)
-    titles = {kind.layer: kind.title.removesuffix("s") for kind in label_kinds()}
-    titles["truth"] = "ground truth"
-    tiles = [
-        label_tile(image, layers[layer], palette, title) if layer in layers else None
-        for layer, title in titles.items()
-    ]
-    title = f"{sample.id}: {', '.join(tags) or 'no tag'}"
-    return title, [photograph_tile(image, "photograph"), heat, *tiles]

@@ -12,11 +12,10 @@ from mmengine.fileio import LocalBackend, register_backend
 from mmengine.runner import Runner
 
 from pipeline.clip.device import AUTO, PRECISIONS
-from pipeline.errors import UserError, check_choice, tell
+from pipeline.errors import UserError, tell
 from pipeline.files.archives import is_intact
-from pipeline.files.atomic import write_atomically
+from pipeline.files.atomic import Complete, fits, write_atomically
 from pipeline.files.weight_files import read_weights_file
-from pipeline.segmenter.architecture import MISFITS
 from pipeline.segmenter.distributed import process_rank
 from pipeline.segmenter.openmmlab import StepHook
 
@@ -24,6 +23,7 @@ METRIC = "mIoU"
 """The metric that selects the best checkpoint: that of mmsegmentation's IoUMetric, in percent."""
 
 CHECKPOINT = "iter_{}.pth"
+_WITH_PRECISION = Complete(meta=Complete(segmenter=Complete(precision=str)))
 _BEST = f"best_{METRIC}_{CHECKPOINT}"
 
 
@@ -95,22 +95,10 @@ def read_checkpoint(path: Path, device: str = "cpu") -> Any:  # noqa: ANN401
 
 
 def precision_of(wanted: str, begun: Path | None) -> str:
-    """Returns the precision of a training: with "auto", that of a checkpoint if it has ``begun``.
-
-    Raises:
-        UserError: the checkpoint is damaged, or not one of a training.
-    """
-    if wanted != AUTO or begun is None:
-        return wanted
-    try:
-        found = read_checkpoint(begun)["meta"]["segmenter"]["precision"]
-        check_choice("it names no precision", found, PRECISIONS)
-        return found
-    except (UserError, *MISFITS) as error:
-        raise UserError(
-            f"checkpoint {begun} is damaged or not a checkpoint of this training: delete it to"
-            " resume from the previous one"
-        ) from error
+    """Returns the precision of a training: of "auto", that of a checkpoint if it has ``begun``."""
+    content = read_checkpoint(begun) if wanted == AUTO and begun is not None else None
+    found = content["meta"]["segmenter"]["precision"] if fits(content, _WITH_PRECISION) else wanted
+    return found if found in PRECISIONS else wanted
 
 
 def complete_checkpoints(work_dir: Path) -> list[Path]:

@@ -7,13 +7,11 @@ therefore be better masks than those. They are tags as well. No ground truth is 
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.clip.device import device_kind
 from pipeline.datasets.corrections import Corrections
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.folder import StageFolder
@@ -24,7 +22,7 @@ from pipeline.engine.stage import Computed, Decoded, Folders, Item, Output, PerI
 from pipeline.files.fingerprints import fingerprint, fingerprint_image, join_keys
 from pipeline.masks.labels import mask_files, resized_argmax, to_labels
 from pipeline.segmenter.settings import SelfTrainingSettings, TestSettings
-from pipeline.segmenter.stage import network_files
+from pipeline.segmenter.stage import Predictions, network_files
 from pipeline.tags.remarks import count_tags
 from pipeline.tags.scores import read_tags, summarise, tags_output
 
@@ -102,6 +100,7 @@ class _Relabelling(PerImage):
     corrections: Corrections = Corrections()
     device: str
     vocabulary: Vocabulary
+    machine = Predictions.machine
 
     def own_settings(self) -> dict[str, Any]:
         """Returns what the probabilities depend on besides the network."""
@@ -116,11 +115,6 @@ class _Relabelling(PerImage):
     def thresholds(self) -> Collection[str]:
         """The corrections; those of an image are part of its input."""
         return ("corrections",)
-
-    @cached_property
-    def machine(self) -> Sequence[str]:
-        """The kind of the device that predicts."""
-        return [f"device={device_kind(self.device)}"]
 
     def loaded(self, inputs: Mapping[str, Path]) -> Sequence[Path]:
         """Returns the checkpoint of the round before."""

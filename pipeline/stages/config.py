@@ -9,16 +9,14 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-import pipeline.cams.settings
-import pipeline.masks.settings
-import pipeline.tags.options  # noqa: F401  these register methods
+import pipeline.stages.methods  # noqa: F401
 from pipeline.clip.settings import ClipSettings, ImageSettings, RuntimeSettings, compat_settings
 from pipeline.datasets import READERS, settings_of
 from pipeline.datasets.settings import DatasetSettings
 from pipeline.engine.configuration import COMPOSING, DEFAULTS, compose_config, explain
 from pipeline.engine.executors import DaskSettings, ExecutorSettings, WorkerSettings
 from pipeline.engine.kinds import groups
-from pipeline.engine.registry import import_methods, method_of, methods
+from pipeline.engine.registry import method_of, methods
 from pipeline.engine.settings import REQUIRED, Rule, check, declared_settings, defaults, setting
 from pipeline.errors import UserError, check_choice
 from pipeline.files.atomic import Complete, fits
@@ -26,11 +24,8 @@ from pipeline.files.text import given_path, read_text
 from pipeline.report.settings import ReportSettings
 from pipeline.segmenter.settings import SegmenterSettings, SelfTrainingSettings
 
-for _room in ("dense", "tags", "cams", "masks"):
-    import_methods(f"pipeline.{_room}")
-
 compose = compose_config
-"""Composes a configuration, by the methods that this module registers as well."""
+"""Composes a configuration, by all methods that come with the package."""
 
 EXECUTORS = {"local": ExecutorSettings, "processes": WorkerSettings, "dask": DaskSettings}
 

@@ -145,10 +145,15 @@ class Pipeline:
                         yield outcome
                     run.refuse_failures(outcomes)
             if "report" in commands:
-                last, settings = self._evaluation(config.rounds), config.report
-                given = {"corrections": builder.corrections, "command": self.command}
-                given |= {"read": builder.reader, "workers": builder.workers}
-                yield from report.write(builder.stages, last, settings, **given)
+                yield from report.write(
+                    builder.stages,
+                    self._evaluation(config.rounds),
+                    config.report,
+                    read=builder.reader,
+                    corrections=builder.corrections,
+                    command=self.command,
+                    workers=builder.workers,
+                )
 
     def plan(self, commands: Sequence[str]) -> Iterator[PlannedStage]:
         """Yields what a run would do, writing nothing; raises the UserError that would stop it."""

@@ -26,7 +26,8 @@ from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.shared_pass import MeanAttention
 from pipeline.dense.method import DenseMethod, NameEmbeddings, build_method
 from pipeline.dense.sclip import Sclip, SclipSettings
-from pipeline.engine.registry import import_plugins, methods, register
+from pipeline.engine.plugins import import_plugins
+from pipeline.engine.registry import methods, register
 from pipeline.engine.run import Outcome
 from pipeline.errors import UserError
 from pipeline.files.images import load_image

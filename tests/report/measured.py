@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-CRF = {"crf": {"iterations": 10, "bilateral_sxy": 67}}
+CRF = {"method": "crf", "crf": {"iterations": 10, "bilateral_sxy": 67}}
 
 KNOWN = {"image_set": "a1", "ground_truth": "labels", "experiments": [""]}
 """What every entry has beside its figures."""

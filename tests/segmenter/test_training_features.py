@@ -234,11 +234,12 @@ def test_a_training_keeps_the_precision_that_auto_was_when_it_began(
 
 
 @pytest.mark.parametrize("precision", [None, "int4", ["fp32"]])
-def test_a_checkpoint_of_no_known_precision_is_not_resumed(pairs, tmp_path, precision):
+def test_a_checkpoint_of_no_known_precision_is_resumed_as_this_machine_can(
+    pairs, tmp_path, precision
+):
     settings = tiny_settings(precision="auto", iterations=2)
     path = run(pairs, tmp_path, settings)
     checkpoint = torch.load(path, weights_only=True)
     checkpoint["meta"]["segmenter"]["precision"] = precision
     torch.save(checkpoint, path)
-    with pytest.raises(UserError, match=r"iter_2\.pth is damaged or not.*: delete it"):
-        run(pairs, tmp_path, replace(settings, iterations=4))
+    assert run(pairs, tmp_path, replace(settings, iterations=3)).name == "iter_3.pth"

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from pipeline.engine.executors import ExecutorSettings
-from pipeline.engine.registry import import_plugins
+from pipeline.engine.plugins import import_plugins
 from pipeline.engine.run import Run
 from pipeline.engine.sample import Images, Sample
 from pipeline.engine.scan import available

@@ -21,7 +21,8 @@ from pipeline.clip import frozen
 from pipeline.clip.settings import compat_settings
 from pipeline.datasets import READERS
 from pipeline.datasets.vocabulary import build_vocabulary
-from pipeline.engine.registry import import_plugins, methods
+from pipeline.engine.plugins import import_plugins
+from pipeline.engine.registry import methods
 from pipeline.engine.sample import Dataset, Images, Sample
 from pipeline.engine.settings import Rule, check, rule_of
 from pipeline.engine.store import Store

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline import Labeller
-from pipeline.engine.registry import import_plugins
+from pipeline.engine.plugins import import_plugins
 from pipeline.errors import UserError
 from pipeline.stages.config import compose, read_config
 from pipeline.stages.pipeline import Pipeline

@@ -51,7 +51,7 @@ class Candidates:
     def stream(
         self, images: Iterable[tuple[Any, np.ndarray]]
     ) -> Iterator[tuple[Any, dict[str, np.ndarray] | ImageError]]:
-        """Yields a name and what is stored of an image, for each name and image; or why not."""
+        """Yields a name and the arrays to store, or none, for each name and image; or why not."""
         for name, patches in self.encoder.stream(images):
             if isinstance(patches, ImageError):
                 yield name, patches
@@ -59,9 +59,12 @@ class Candidates:
             found = entropy(patches.features, self.text, self.options.temperature)
             entropies, classes = (to_host(each)[0] for each in found)
             chosen = self.choose(entropies, classes)
-            features, classes = to_host(patches.features)[0][chosen], classes[chosen]
-            arrays = {"features": features, "entropies": entropies[chosen]}
-            yield name, {**arrays, "classes": classes.astype(np.uint16)}
+            arrays = {
+                "features": to_host(patches.features)[0][chosen],
+                "entropies": entropies[chosen],
+                "classes": classes[chosen].astype(np.uint16),
+            }
+            yield name, arrays if len(chosen) else {}
 
     def choose(self, entropies: np.ndarray, classes: np.ndarray) -> np.ndarray:
         """Takes in an image's patches, and returns those that may be in the bank, ascending.
@@ -114,8 +117,7 @@ class SurePatches(MethodStage):
             if isinstance(found, ImageError):
                 yield item, found
                 continue
-            is_any = len(found["classes"]) > 0
-            files = {f"{item.sample.id}.npz": encode_arrays(**found)} if is_any else {}
+            files = {f"{item.sample.id}.npz": encode_arrays(**found)} if found else {}
             yield item, {self.name: Output(files)}
 
 
@@ -174,7 +176,7 @@ def read_prototypes(
     """Estimates prototypes from the bank of :class:`LearnedPrototypes`, as float32 on a device.
 
     The class embeddings ``text`` are C×E, of length 1. Of a larger bank, ``bank_size`` is taken.
-    For the quirk ``empty_class`` see :func:`pipeline.tags.prototypes.keep_surest`.
+    For the quirk ``empty_class`` see :func:`pipeline.tags.piaa.prototypes.keep_surest`.
 
     Raises:
         UserError: too few patches are left.

@@ -1,0 +1,9 @@
+"""Registers all methods that come with the package, by importing what declares them."""
+
+import pipeline.cams.settings
+import pipeline.masks.settings
+import pipeline.tags.options  # noqa: F401
+from pipeline.engine.plugins import import_methods
+
+for _room in ("dense", "tags", "cams", "masks"):
+    import_methods(f"pipeline.{_room}")
