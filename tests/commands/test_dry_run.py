@@ -77,7 +77,7 @@ def test_what_is_planned_is_what_a_run_does(dry_run, run_stage, arguments, photo
                 rf"^{row[0]} .* (\d+) images, (\d+) computed now, (\d+) from the cache.*/(\w+)$"
             )
             images, computed, cached, key = re.search(pattern, finished.output, re.M).groups()
-            planned = images if row[4].startswith("all") else row[4].split(",")[0]
+            planned = row[4].removeprefix("up to ").split(",")[0].replace("all", images)
             assert (row[2], row[3], planned, row[6]) == (images, cached, computed, key), row
             found[row[0]] = (int(computed), int(cached))
         return found
@@ -89,9 +89,16 @@ def test_what_is_planned_is_what_a_run_does(dry_run, run_stage, arguments, photo
 
     Image.fromarray(draw_photograph(77, 50, 50)).save(photographs / "new.jpg")
     assert planned_and_done(stages) == {"tags": (1, 5), "cams": (1, 5), "masks": (1, 5)}
+    Image.fromarray(draw_photograph(78, 50, 50)).save(photographs / "new.jpg")
+    assert planned_and_done(stages) == {"tags": (1, 5), "cams": (1, 5), "masks": (1, 5)}
+    # A change costs the stages that depend on it; "seed" is of the segmenter.
+    found = planned_and_done(stages, "masks.crf.iterations=2", "seed=3")
+    assert found == {"tags": (0, 6), "cams": (0, 6), "masks": (6, 0)}
+    fewer = (stages, "cams.box_threshold=0.5", "dataset.limit=2")
+    assert planned_and_done(*fewer) == {"tags": (0, 2), "cams": (2, 0), "masks": (2, 0)}
     mask = (tmp_path / "out" / "all" / "masks" / "latest").resolve() / "a.png"
     mask.write_bytes(mask.read_bytes()[:20])
-    assert planned_and_done(stages)["masks"] == (1, 5)
+    assert planned_and_done(*fewer)["masks"] == (1, 1)
     (photographs / "new.jpg").unlink()
     assert planned_and_done("stage=masks", "masks=argmax")["masks"] == (5, 0)
 

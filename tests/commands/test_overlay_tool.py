@@ -163,11 +163,6 @@ def test_an_id_cannot_leave_the_output_folder(draw, material, tmp_path):
     assert not (tmp_path / "o" / "x.png").exists()
 
 
-def test_help_has_examples(run_tool):
-    finished = run_tool("overlay.py", "--help")
-    assert finished.code == 0 and "python tools/overlay.py outputs/" in finished.output
-
-
 def test_other_pictures_are_not_replaced(draw, material, tmp_path):
     (tmp_path / "o/masks").mkdir(parents=True)
     for name in ("masks/2.png", "sheet_1.png"):

@@ -57,45 +57,6 @@ def test_all_stages_run_on_a_folder_and_again_find_everything(run_stage, argumen
         assert stage in status.output
 
 
-def test_a_change_recomputes_what_hangs_on_it_and_nothing_else(
-    run_stage, arguments, photographs, tmp_path
-):
-    stages = "stage=[tags,cams,masks]"
-    assert run_stage(*arguments, stages).code == 0
-
-    def computed(*more: str) -> dict[str, int]:
-        finished = run_stage(*arguments, stages, *more)
-        assert finished.code == 0, finished.errors
-        rows = [line.split() for line in finished.output.splitlines() if "computed" in line]
-        return {row[0]: int(row[4]) for row in rows}
-
-    assert computed() == {"tags": 0, "cams": 0, "masks": 0}
-    assert computed("masks.crf.iterations=2") == {"tags": 0, "cams": 0, "masks": 5}
-    assert computed("cams.box_threshold=0.5") == {"tags": 0, "cams": 5, "masks": 5}
-    before = latest(tmp_path / "out", "tags").resolve() / "tags.txt"
-    votes = computed("tags.votes=1")
-    after = latest(tmp_path / "out", "tags").resolve() / "tags.txt"
-    changed = {*before.read_text().splitlines()} ^ {*after.read_text().splitlines()}
-    # Of an image whose tags are as before, CAMs and mask are reused.
-    assert before != after and votes == {
-        "tags": 5,
-        "cams": len(changed) // 2,
-        "masks": votes["cams"],
-    }
-    assert computed("tags.variants=[coarse,dmar,cwr,clip]") == {"tags": 5, "cams": 0, "masks": 0}
-    assert computed("dataset.limit=2") == {"tags": 0, "cams": 0, "masks": 0}
-    assert computed("seed=3") == {"tags": 0, "cams": 0, "masks": 0}
-
-    Image.fromarray(draw_photograph(77, 50, 50)).save(photographs / "new.jpg")
-    assert computed() == {"tags": 1, "cams": 1, "masks": 1}
-    Image.fromarray(draw_photograph(78, 50, 50)).save(photographs / "new.jpg")
-    assert computed() == {"tags": 1, "cams": 1, "masks": 1}
-
-    mask = latest(tmp_path / "out", "masks").resolve() / "a.png"
-    mask.write_bytes(mask.read_bytes()[:20])
-    assert computed() == {"tags": 0, "cams": 0, "masks": 1}
-
-
 def test_images_that_were_left_out_are_listed_up_to_five(
     run_stage, arguments, photographs, tmp_path
 ):

@@ -101,24 +101,6 @@ def test_what_cannot_be_used_is_left_out_and_named(run_stage, arguments, maps, t
     assert computed(run_stage(*arguments, "stage=[cams,masks]")) == {"cams": 1, "masks": 1}
 
 
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ("cams.path=/no/such", "cams.path=/no/such is not a folder: give one that holds <id>.npy"),
-        ("cams.cell_size=0", "cams.cell_size=0 is out of range: give a number at least 1"),
-        (
-            "cams.box_threshold=0.4",
-            "cams.box_threshold is not a key of this choice of cams: leave it out",
-        ),
-    ],
-)
-def test_wrong_use_is_answered_with_one_sentence(wrong, message, run_stage, arguments):
-    finished = run_stage(*arguments, wrong, "stage=cams")
-    assert finished.code == 2 and message in finished.errors
-    assert finished.errors.splitlines()[-1].startswith("error: ")
-    assert "Traceback" not in finished.errors
-
-
 def test_the_path_has_to_be_given(run_stage, arguments):
     finished = run_stage(*arguments[:6], *arguments[7:], "stage=cams")
     assert finished.code == 2 and "cams.path is missing: give it" in finished.errors
@@ -128,13 +110,3 @@ def test_a_later_round_that_keeps_tags_says_that_there_are_none(tmp_path):
     folder = Store(tmp_path).folder("val", "tags", {})
     with pytest.raises(ImageError, match="has no tags: run stage=tags first"):
         read_tags(folder, Sample("a", tmp_path / "a.png"))
-
-
-def test_the_released_list_of_tagclip_is_read_line_by_line(run_stage, arguments, tmp_path):
-    """As in TagCLIP's output/*_tagclip_example.txt: an id, and class indices from 0."""
-    released = tmp_path / "example.txt"
-    released.write_bytes(b"a 0\nb 1 2 3\r\nc 3 \nd 2\n\nholiday%202026/e%20f 0 3\n")
-    finished = run_stage(*arguments, "tags=file", f"tags.path={released}", "stage=tags")
-    assert computed(finished) == {"tags": 5}
-    kept = (tmp_path / "out/all/tags/latest/tags.txt").read_text()
-    assert kept == "a 0\nb 1 2 3\nc 3\nd 2\nholiday%202026/e%20f 0 3\n"

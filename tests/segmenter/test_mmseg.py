@@ -142,12 +142,6 @@ def test_only_registered_modules_are_built(name):
         build_model({"type": "EncoderDecoder", "backbone": {"type": name}})
 
 
-def test_a_batch_that_cannot_be_divided_is_refused():
-    settings = tiny_settings(batch_size=3, accumulate=2)
-    with pytest.raises(UserError, match="cannot be divided into 2 equal parts"):
-        build_config(settings, CLASS_NAMES, [(0, 0, 0)] * (len(CLASS_NAMES) + 1), 0)
-
-
 @pytest.mark.parametrize(
     "overrides",
     [{"backbone": {"depth": 19}}, {"backbone": {"dept": 18}}, {"backbone": {"norm_cfg": 3}}],
