@@ -61,9 +61,12 @@ def compose_jobs(
         _refuse_hydra(typed)
         several = [each for each in typed if each.is_sweep_override()]
         master = compose([each.input_line for each in typed if each not in several])
-        has_theirs = folder is not None or preset_folders()
-        ours = compose(_choices_of_ours(master)) if has_theirs else None
-        if ours is not None:
+        ours = None
+        if folder is not None or preset_folders():
+            # The same, of those choices alone that come with the package, or with a plug-in.
+            known = {**shipped_choices(), "experiment": ()}
+            chosen = master.hydra.runtime.choices.items()
+            ours = compose([f"{group}={n}" for group, n in chosen if n in known.get(group, ())])
             _refuse_decisions(master, ours)
         jobs: Iterator[Sequence[str]] = iter([()])
         if is_study or "MULTIRUN" in str(master.hydra.mode):
@@ -108,13 +111,6 @@ def _refuse_hydra(overrides: Sequence[Override]) -> None:
         key = each.key_or_group
         if each.is_hydra_override() and not key.startswith(tuple(f"hydra.{k}" for k in _FREE)):
             raise UserError(f"{key} has no effect: Hydra composes settings here, and runs nothing")
-
-
-def _choices_of_ours(master: DictConfig) -> list[str]:
-    """Returns those choices of a configuration that come with the package, or with a plug-in."""
-    ours = {group: names for group, names in shipped_choices().items() if group != "experiment"}
-    chosen = master.hydra.runtime.choices.items()
-    return [f"{group}={name}" for group, name in chosen if name in ours.get(group, ())]
 
 
 def _refuse_decisions(master: DictConfig, ours: DictConfig) -> None:

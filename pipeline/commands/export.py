@@ -34,18 +34,23 @@ Images that cannot be exported are left out and named, and the exit code is 2. S
 
 def run(arguments: Sequence[str]) -> None:
     """Exports a stage's folder."""
-    options = _parse(arguments)
+    title = "Writes CAMs, masks or predictions in the formats of other programs."
+    parser = Parser("export.py", title, _EXAMPLES)
+    add = parser.add_argument
+    stage = f"<output_dir>/<split>/<{'|'.join(_stages('cams', *_LABELS))}>/<key or latest>"
+    add("folder", type=Path, metavar="FOLDER", help=f"a finished stage: {stage}")
+    add("--format", required=True, choices=sorted(_FORMATS))
+    output = "a folder; for coco, the JSON file"
+    add("--output", required=True, type=Path, metavar="DEST", help=output)
+    add("--images", type=Path, metavar="DIR", help="the folder of the images")
+    components = "coco: an annotation for each connected component of a class"
+    add("--components", action="store_true", help=components)
+    link = "mmsegmentation: symbolic links to images instead of copies"
+    add("--link", action="store_true", help=link)
+    grey = "mmsegmentation: masks as grey PNGs, for programs that read a palette's colours"
+    add("--grey", action="store_true", help=grey)
+    options = parser.parse_args(arguments)
     artefact = Artefact(options.folder)
-    _check(options, artefact)
-    export = _FORMATS[options.format].export(artefact, options)
-    for note in export.notes:
-        tell(f"note: {note}")
-    print(f"{export.written} {artefact.kind.stage} written to {options.output}")
-    remedy = "could not be exported: fix those that are named above"
-    export.refuse_left_out(f"of {len(artefact.entries)} images {remedy}")
-
-
-def _check(options: Namespace, artefact: Artefact) -> None:
     chosen = _FORMATS[options.format]
     if artefact.kind.holds not in chosen.held:
         raise UserError(
@@ -69,6 +74,12 @@ def _check(options: Namespace, artefact: Artefact) -> None:
         raise UserError("a data set of mmsegmentation needs images: give their folder, --images")
     if not artefact.entries:
         raise UserError(f"{artefact.path} holds no image: run stage={artefact.kind.stage} first")
+    export = chosen.export(artefact, options)
+    for note in export.notes:
+        tell(f"note: {note}")
+    print(f"{export.written} {artefact.kind.stage} written to {options.output}")
+    remedy = "could not be exported: fix those that are named above"
+    export.refuse_left_out(f"of {len(artefact.entries)} images {remedy}")
 
 
 def _stages(*held: str) -> list[str]:
@@ -97,10 +108,6 @@ def _export_clip_es(artefact: Artefact, options: Namespace) -> Export:
     return export
 
 
-def _export_coco(artefact: Artefact, options: Namespace) -> Export:
-    return export_coco(artefact, options.output, options.images, options.components)
-
-
 def _export_mmsegmentation(artefact: Artefact, options: Namespace) -> Export:
     split = read_manifest(artefact.path).get("split")
     if not isinstance(split, str) or not split or Path(split).name != split:
@@ -118,25 +125,10 @@ class _Format(NamedTuple):
 _LABELS = ("masks", "labels")
 _FORMATS = {
     "clip_es": _Format(("cams",), (), _export_clip_es),
-    "coco": _Format(_LABELS, ("components", "images"), _export_coco),
+    "coco": _Format(
+        _LABELS,
+        ("components", "images"),
+        lambda artefact, o: export_coco(artefact, o.output, o.images, o.components),
+    ),
     "mmsegmentation": _Format(_LABELS, ("images", "link", "grey"), _export_mmsegmentation),
 }
-
-
-def _parse(arguments: Sequence[str]) -> Namespace:
-    title = "Writes CAMs, masks or predictions in the formats of other programs."
-    parser = Parser("export.py", title, _EXAMPLES)
-    add = parser.add_argument
-    stage = f"<output_dir>/<split>/<{'|'.join(_stages('cams', *_LABELS))}>/<key or latest>"
-    add("folder", type=Path, metavar="FOLDER", help=f"a finished stage: {stage}")
-    add("--format", required=True, choices=sorted(_FORMATS))
-    output = "a folder; for coco, the JSON file"
-    add("--output", required=True, type=Path, metavar="DEST", help=output)
-    add("--images", type=Path, metavar="DIR", help="the folder of the images")
-    components = "coco: an annotation for each connected component of a class"
-    add("--components", action="store_true", help=components)
-    link = "mmsegmentation: symbolic links to images instead of copies"
-    add("--link", action="store_true", help=link)
-    grey = "mmsegmentation: masks as grey PNGs, for programs that read a palette's colours"
-    add("--grey", action="store_true", help=grey)
-    return parser.parse_args(arguments)

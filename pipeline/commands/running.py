@@ -38,7 +38,13 @@ def run_job(job: Job, given: Sequence[str]) -> None:
     config = read_config(job.config)
     requested = requested_stages(config)
     with redirect_writes(config.dataset) if config.dry_run else nullcontext():
-        again = "" if is_multirun else given_again(given, requested)
+        again = ""
+        if not is_multirun:
+            # Without corrections, which a report replaces; if the run did not tag images, one that
+            # does, up to what the report shows.
+            kept = [a for a in given if not a.lstrip("+").startswith("tags.corrections=")]
+            stages = None if "tags" in requested else "[tags,cams,masks,report]"
+            again = next_command(kept, stages)
         pipeline = replace(Pipeline.open(config), command=again)
         print_notes(notes_on(pipeline, requested, given))
         with complete_advice(pipeline, requested, given):
@@ -91,15 +97,6 @@ def complete_advice(
             advised = next_command(given, f"[{','.join(parse_stages([*commands]))}]")
             text = _ADVICE.sub(lambda _: f"run {advised}", text)
         raise UserError(text) from error
-
-
-def given_again(given: Sequence[str], requested: Sequence[str]) -> str:
-    """Returns the command line of a run without its corrections, which a report replaces.
-
-    If the run did not tag images, it is one that does, up to what the report shows.
-    """
-    kept = [a for a in given if not a.lstrip("+").startswith("tags.corrections=")]
-    return next_command(kept, None if "tags" in requested else "[tags,cams,masks,report]")
 
 
 def describe(outcome: Outcome) -> str:

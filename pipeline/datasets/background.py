@@ -1,6 +1,5 @@
 """Ground truth without its background, for methods that give every pixel a class."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -39,12 +38,9 @@ def ignore_background(dataset: Dataset[Vocabulary], cache: str) -> Dataset[Vocab
     """Returns a data set in whose masks the background is ignored; ``cache`` keeps such masks."""
     folder = Path(cache) / "without_background"
 
-    def without(sample: Sample) -> Sample:
-        if sample.mask is None:
-            return sample
-        return replace(sample, mask=WithoutBackground(folder / f"{sample.id}.png", sample.mask))
-
-    def read(split: str) -> Sequence[Sample]:
-        return [without(sample) for sample in dataset.splits[split]]
+    def read(split: str) -> list[Sample]:
+        samples = dataset.splits[split]
+        masks = [s.mask and WithoutBackground(folder / f"{s.id}.png", s.mask) for s in samples]
+        return [replace(sample, mask=mask) for sample, mask in zip(samples, masks)]
 
     return replace(dataset, splits=Splits({s: partial(read, s) for s in dataset.splits}))
