@@ -113,5 +113,3 @@ def _match(categories: Mapping[int, str], path: Path, names: Sequence[str]) -> d
             f" {len(found)} categories as dataset.annotated_as, in the order of the classes"
         )
     return found
-
-

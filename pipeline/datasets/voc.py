@@ -1,7 +1,7 @@
 """PASCAL VOC 2007 and 2012 in the layout of the devkit, read as it is."""
 
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -57,12 +57,19 @@ class _Devkit:
     names: Sequence[str]
 
     def samples(self, ids: Iterable[str]) -> list[Sample]:
-        """Returns images with their masks and labels."""
+        """Returns images with their masks, and a reader of their labels unless masks give them."""
         samples = []
+        indices = {name: k for k, name in enumerate(self.names)}
+        about = indices, self.settings.difficult, self.settings.guide
         for image_id in ids:
-            mask = self._mask(image_id)
+            mask, labels = self._mask(image_id), None
+            path = self.root / "Annotations" / f"{image_id}.xml"
+            # VOC 2012's test images have neither. A mask must not replace a missing file: its
+            # classes would silently be another set of labels.
+            if self.settings.label_source == "xml" and (mask is not None or path.is_file()):
+                labels = partial(read_objects, path, *about)
             image = self.root / "JPEGImages" / f"{image_id}.jpg"
-            samples.append(Sample(image_id, image, mask, self._labels(image_id, mask)))
+            samples.append(Sample(image_id, image, mask, labels))
         return samples
 
     def augmented(self) -> list[str]:
@@ -85,16 +92,6 @@ class _Devkit:
             kept = Path(self.settings.cache) / "sbd" / f"{image_id}.png"
             return MatlabMask(kept, path, len(self.names))
         return None
-
-    def _labels(self, image_id: str, mask: GroundTruthMask | None) -> Callable[[], Labels] | None:
-        """Returns a reader of an image's labels; none if its mask gives them."""
-        path = self.root / "Annotations" / f"{image_id}.xml"
-        # VOC 2012's test images have neither. A mask must not replace a missing file: its classes
-        # would silently be another set of labels.
-        if self.settings.label_source == "masks" or (mask is None and not path.is_file()):
-            return None
-        indices = {name: k for k, name in enumerate(self.names)}
-        return partial(read_objects, path, indices, self.settings.difficult, self.settings.guide)
 
 
 def read_objects(path: Path, indices: Mapping[str, int], difficult: bool, guide: str) -> Labels:
