@@ -10,7 +10,6 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple
 
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -25,28 +24,17 @@ from pipeline.engine.configuration import (
 from pipeline.errors import UserError, shown
 from pipeline.stages.config import all_settings
 
+# The keys of Hydra that a file may set, as the studies in configs/experiment do.
 _FREE = ("mode", "sweeper.params")
-"""The keys of Hydra that a file may set, as the studies in ``configs/experiment`` do."""
-
 _MADE_BY_HYDRA = ("overrides", "runtime", "job.override_dirname", "job.config_name")
-
-
-class Job(NamedTuple):
-    """A run of the stages.
-
-    Attributes:
-        config: its configuration.
-        overrides: what it was composed from, if it is one of a study; else empty.
-    """
-
-    config: DictConfig
-    overrides: Sequence[str] = ()
 
 
 def compose_jobs(
     overrides: Sequence[str], folder: Path | None = None, is_study: bool = False
-) -> Iterator[Job]:
-    """Composes what a command line asks for, a job at a time.
+) -> Iterator[tuple[DictConfig, Sequence[str]]]:
+    """Yields the configuration of each job that a command line asks for.
+
+    With it comes what it was composed from if it is one of a study, else ().
 
     Args:
         overrides: its arguments KEY=VALUE.
@@ -89,7 +77,7 @@ def compose_jobs(
             if ours is not None:
                 _refuse_code(config, ours, typed)
                 OmegaConf.to_container(config, resolve=True)  # which no resolver may be part of
-            yield Job(config, job)
+            yield config, job
 
 
 def _combinations(overrides: Sequence[Override]) -> Iterator[Sequence[str]]:

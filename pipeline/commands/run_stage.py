@@ -38,15 +38,15 @@ def run(arguments: Sequence[str]) -> None:
         raise UserError(f"unknown option {wrong}: give settings as KEY=VALUE; see --help")
     plugins, overrides = take_plugins(options.overrides)
     import_plugins(plugins)
-    for job in compose_jobs(overrides, options.config_dir, options.multirun):
+    for config, combination in compose_jobs(overrides, options.config_dir, options.multirun):
         if options.cfg:
-            print(OmegaConf.to_yaml(job.config), end="")
-        elif job.config.stage == "status":
-            _show_status(job.config, arguments)
+            print(OmegaConf.to_yaml(config), end="")
+        elif config.stage == "status":
+            _show_status(config, arguments)
         else:
             from pipeline.commands.running import run_job  # imports all stages
 
-            run_job(job, arguments)
+            run_job(config, combination, arguments)
 
 
 def _show_status(config: DictConfig, given: Sequence[str]) -> None:

@@ -74,34 +74,30 @@ def obtain(item: DownloadTask, wait: float) -> Path:
         if not item.is_done:
             folder.mkdir(parents=True, exist_ok=True)
             lock.acquire()
-        return _obtain(item, lock)
+        remove_abandoned(item.path.parent)
+        if item.archive and item.is_done:  # perhaps by a process that this one waited for
+            item.path.unlink(missing_ok=True)  # it stayed if that process was killed
+            print(f"{item.source.name} was unpacked before: to repeat it, delete {item.note}")
+            return item.target
+        with track_bytes(item.source.name) as show:
+            copies = 2 if item.archive else 1  # what comes out is at least as large
+            fetch(item.source, item.path, lambda *n: lock.check() or show(*n), copies)
+        if item.archive is None:
+            print(f"{item.source.name} is stored as {item.path}  (licence: {item.licence})")
+            return item.path
+        total = item.path.stat().st_size
+        try:
+            with track_bytes(f"unpacking {item.source.name}") as show:
+                inside, report = item.archive.inside, lambda n: lock.check() or show(n, total)
+                count = unpack(item.path, item.target, inside, report)
+        except UnusableArchive:
+            item.path.unlink()
+            raise
+        write_atomically(item.note, f"{item.source.urls[0]}\n")
+        item.path.unlink(missing_ok=True)
+        print(f"{item.source.name}: {count} files in {item.target}  (licence: {item.licence})")
+        return item.target
     except OSError as error:
         raise cannot_write(error.filename or item.path, error) from error
     finally:
         lock.release()
-
-
-def _obtain(item: DownloadTask, lock: FolderLock) -> Path:
-    remove_abandoned(item.path.parent)
-    if item.archive and item.is_done:  # perhaps by a process that this one waited for
-        item.path.unlink(missing_ok=True)  # it stayed if that process was killed
-        print(f"{item.source.name} was unpacked before: to repeat it, delete {item.note}")
-        return item.target
-    with track_bytes(item.source.name) as show:
-        copies = 2 if item.archive else 1  # what comes out is at least as large
-        fetch(item.source, item.path, lambda *n: lock.check() or show(*n), copies)
-    if item.archive is None:
-        print(f"{item.source.name} is stored as {item.path}  (licence: {item.licence})")
-        return item.path
-    total = item.path.stat().st_size
-    try:
-        with track_bytes(f"unpacking {item.source.name}") as show:
-            inside, report = item.archive.inside, lambda n: lock.check() or show(n, total)
-            count = unpack(item.path, item.target, inside, report)
-    except UnusableArchive:
-        item.path.unlink()
-        raise
-    write_atomically(item.note, f"{item.source.urls[0]}\n")
-    item.path.unlink(missing_ok=True)
-    print(f"{item.source.name}: {count} files in {item.target}  (licence: {item.licence})")
-    return item.target
