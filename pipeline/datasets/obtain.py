@@ -14,10 +14,9 @@ from pipeline.files.lock import FolderLock
 
 @dataclass(frozen=True)
 class DownloadTask:
-    """Something to download.
+    """A file to download.
 
     Attributes:
-        source: the file.
         path: where it is stored; an archive is deleted there after it was unpacked.
         licence: its licence, in a few words.
         archive: how it is unpacked; none if it is not.
@@ -44,9 +43,8 @@ class DownloadTask:
         """Returns lines on its size, checksum and licence, where it is and where it goes."""
         source = self.source
         kept = kept_bytes(self.path)
-        state = (
-            "already there" if self.is_done else f"{size_text(kept)} here" if kept else "missing"
-        )
+        state = f"{size_text(kept)} here" if kept else "missing"
+        state = "already there" if self.is_done else state
         checked = source.algorithm or "no checksum published here"
         return (
             f"{source.name}  {size_text(source.size)}, {state}; {checked}\n"
@@ -57,10 +55,8 @@ class DownloadTask:
 def obtain(item: DownloadTask, wait: float) -> Path:
     """Downloads, verifies and unpacks a file unless that was done before, and says so.
 
-    It waits ``wait`` seconds for another process that downloads to the same folder.
-
-    Returns:
-        The file, or the folder into which it was unpacked.
+    It returns the file, or the folder into which it was unpacked, and waits ``wait`` seconds for
+    another process that downloads to the same folder.
 
     Raises:
         UserError: it cannot be had or stored, or is not the published file, which is then deleted;

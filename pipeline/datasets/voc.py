@@ -74,11 +74,9 @@ def _read_ids(path: Path) -> list[str]:
 
 
 def read_objects(path: Path, indices: Mapping[str, int], difficult: bool, guide: str) -> Labels:
-    """Returns the classes of the objects in an annotation of VOC, in the order of the file.
+    """Returns the classes of the objects in an XML file of VOC, in its order, as ``indices`` say.
 
     Args:
-        path: the XML file.
-        indices: class name → index.
         difficult: whether objects that are marked as difficult count.
         guide: the heading in ``data/README.md`` that says where the file comes from.
 
