@@ -11,8 +11,7 @@ import numpy as np
 from pipeline.commands.command_line import Parser, check_folder, fraction
 from pipeline.engine.kinds import measured_kinds
 from pipeline.errors import UserError
-from pipeline.exchange.artefacts import Artefact, find_photograph
-from pipeline.exchange.exporting import Export, target_path
+from pipeline.exchange.artefacts import Artefact, Export, find_photograph, target_path
 from pipeline.exchange.overlays import draw_overlay, make_tiles
 from pipeline.files.images import load_image
 from pipeline.files.own_files import OwnFiles

@@ -2,7 +2,7 @@
 
 import contextlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.datasets.ground_truth import InstanceMask
@@ -57,13 +57,27 @@ def _read_instances(
 ) -> list[Sample]:
     from pycocotools.coco import COCO
 
+    def canonical(name: str) -> str:
+        return ALIASES.get(same_name(name), same_name(name))
+
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
             coco = COCO(str(path))
         categories = {i: coco.cats[i]["name"] for i in coco.getCatIds()}
         if coco.imgs and not categories:
             raise ValueError("annotations without categories")
-        labels = _match(categories, path, names)
+        own = {canonical(name): k + 1 for k, name in enumerate(names)}
+        labels = {category: own.get(canonical(name)) for category, name in categories.items()}
+        without = [categories[category] for category, label in labels.items() if label is None]
+        unused = [name for k, name in enumerate(names) if k + 1 not in labels.values()]
+        if without or unused or len(labels) > len(names):
+            lacks = f"has no category {shown(unused[0])}" if unused else "names one class twice"
+            if without:
+                lacks = f"names {shown(without[0])}, which is not one of the classes"
+            raise UserError(
+                f"{path} {lacks}: give the annotations of the instances, or the names of their"
+                f" {len(labels)} categories as dataset.annotated_as, in the order of the classes"
+            )
         samples = []
         for image_id in sorted(coco.getImgIds()):
             record, annotations = coco.imgs[image_id], coco.imgToAnns.get(image_id, ())
@@ -89,27 +103,3 @@ def _read_instances(
     if len({s.id for s in samples}) < len(samples):
         raise UserError(f"{path} gives two images the same name: download it again")
     return samples
-
-
-def _match(categories: Mapping[int, str], path: Path, names: Sequence[str]) -> dict[int, int]:
-    """Returns category id → label, by the names of classes and categories.
-
-    Raises:
-        UserError: a category or a class has no counterpart.
-    """
-
-    def canonical(name: str) -> str:
-        return ALIASES.get(same_name(name), same_name(name))
-
-    labels = {canonical(name): k + 1 for k, name in enumerate(names)}
-    found = {category: labels.get(canonical(name)) for category, name in categories.items()}
-    without = [categories[category] for category, label in found.items() if label is None]
-    unused = [name for k, name in enumerate(names) if k + 1 not in found.values()]
-    if without or unused or len(found) > len(names):
-        lacks = f"has no category {shown(unused[0])}" if unused else "names one class twice"
-        what = f"names {shown(without[0])}, which is not one of the classes" if without else lacks
-        raise UserError(
-            f"{path} {what}: give the annotations of the instances, or the names of their"
-            f" {len(found)} categories as dataset.annotated_as, in the order of the classes"
-        )
-    return found
