@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from pkgutil import resolve_name
@@ -160,6 +160,12 @@ def _explain_plugin(error: Exception) -> str | None:
     what = "; ".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())])
     file, line = places[-1]
     return f"{file}, line {line}: {shown(what)} (HYDRA_FULL_ERROR=1 shows the traceback)"
+
+
+def print_notes(notes: Iterable[str]) -> None:
+    """Prints what the user should know on stderr."""
+    for note in notes:
+        tell(f"note: {note}")
 
 
 def check_folder(path: Path, option: str, remedy: str) -> None:

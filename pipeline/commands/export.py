@@ -9,10 +9,10 @@ from pathlib import Path
 
 from pipeline.cams.cams import read_cams
 from pipeline.cams.clip_es_files import encode_clip_es
-from pipeline.commands.command_line import Parser, check_folder
+from pipeline.commands.command_line import Parser, check_folder, print_notes
 from pipeline.engine.kinds import measured_kinds
 from pipeline.engine.result_folder import MANIFEST, read_manifest
-from pipeline.errors import UserError, tell
+from pipeline.errors import UserError
 from pipeline.exchange.artefacts import Artefact, Export, target_path
 from pipeline.exchange.coco import export_coco
 from pipeline.exchange.mmsegmentation import export_mmsegmentation
@@ -73,8 +73,7 @@ def run(arguments: Sequence[str]) -> None:
     if not artefact.entries:
         raise UserError(f"{artefact.path} holds no image: run stage={artefact.kind.stage} first")
     export = export_as(artefact, options)
-    for note in export.notes:
-        tell(f"note: {note}")
+    print_notes(export.notes)
     print(f"{export.written} {artefact.kind.stage} written to {options.output}")
     remedy = "could not be exported: fix those that are named above"
     export.refuse_left_out(f"of {len(artefact.entries)} images {remedy}")

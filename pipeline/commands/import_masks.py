@@ -8,14 +8,14 @@ import numpy as np
 
 from pipeline.commands.command_line import Parser, check_folder
 from pipeline.datasets.settings import VocabularySettings
-from pipeline.datasets.vocabulary import build_vocabulary
+from pipeline.datasets.vocabulary import build_vocabulary, voc_palette
 from pipeline.engine.folder import ENTRIES
 from pipeline.engine.progress import track
 from pipeline.errors import ImageError, UserError
 from pipeline.exchange.artefacts import Artefact, Export
-from pipeline.exchange.masks import parse_values, read_colours, read_foreign_mask, voc_colours
+from pipeline.exchange.masks import parse_values, read_colours, read_foreign_mask
 from pipeline.files.images import SUFFIXES, encode_png
-from pipeline.files.label_images import refuse_brush_labels
+from pipeline.files.label_images import IGNORE, refuse_brush_labels
 from pipeline.files.own_files import OwnFiles
 from pipeline.files.text import given_path
 
@@ -40,13 +40,14 @@ def run(arguments: Sequence[str]) -> None:
     options = _parse(arguments)
     vocabulary = build_vocabulary(VocabularySettings(classes=_classes(options.classes)))
     num_classes = len(vocabulary.classes)
-    colours = voc_colours(num_classes)
+    palette = voc_palette(256)
+    colours = {palette[label]: label for label in (*range(num_classes + 1), IGNORE)}
     if options.colours is not None:
         colours = read_colours(options.colours, vocabulary.classes)
     values = None if options.values is None else parse_values(options.values, num_classes)
-    by_colour = options.palette == "colour"
 
     def read(path: Path) -> np.ndarray:
+        by_colour = options.palette == "colour"
         return read_foreign_mask(options.folder / path, num_classes, colours, by_colour, values)
 
     check_folder(options.folder, "", "the one that holds the masks")

@@ -37,12 +37,11 @@ def find_inputs(given: Sequence[Path], output: Path, endings: Sequence[str] = ()
     problems, remarks, left_out = [], [], []
     for path in given:
         if path.is_dir():
-            found = find_images(path)
-            images = found.images
+            images, skipped, notes = find_images(path)
             if path.resolve() in results_below.parents:
                 images = [p for p in images if results_below not in _place(p).parents]
-            remarks += found.notes
-            left_out += [f"{path / below} {reason}" for below, reason in found.skipped]
+            remarks += notes
+            left_out += [f"{path / below} {reason}" for below, reason in skipped]
             named += [(p, p.relative_to(path).with_suffix("").as_posix()) for p in images]
             if not images:
                 problems.append(f"{path} contains no image ({', '.join(SUFFIXES)})")

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pipeline.stages.methods  # noqa: F401
-from pipeline.commands.command_line import Parser
+from pipeline.commands.command_line import Parser, print_notes
 from pipeline.engine.plugins import import_plugins
-from pipeline.errors import UserError, tell
+from pipeline.errors import UserError
 from pipeline.files.own_files import OwnFiles
 from pipeline.report.check import write_check
 from pipeline.report.comparison import write_comparison
@@ -67,8 +67,7 @@ def run(arguments: Sequence[str]) -> None:
     if options.output is not None and options.output.is_dir():
         raise UserError(f"--output {options.output} is a folder: give the name of a file in it")
     runs, problems = read_runs(find_files([*filter(Path.is_dir, [OUTPUTS]), *options.places]))
-    for problem in problems:
-        tell(f"note: {problem}")
+    print_notes(problems)
     import_plugins([])
     output, too_far = options.output, ""
     if options.check:

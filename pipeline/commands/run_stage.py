@@ -17,8 +17,6 @@ from pipeline.errors import UserError, as_started, shown
 from pipeline.files.text import given_path
 from pipeline.stages.config import Config
 
-_GROUPS = ("images", "runtime", "self_training", "report")  # without choices
-
 
 def run(arguments: Sequence[str]) -> None:
     """Does what the command line asks for, a job after the other."""
@@ -72,7 +70,8 @@ def _show_status(config: DictConfig, given: Sequence[str]) -> None:
 def help_text() -> str:
     """Returns what ``--help`` shows: the keys that every run has, and the choices of each group."""
     keys, kinds = [], get_type_hints(Config)
-    for group, kind in {"": Config, **{group: kinds[group] for group in _GROUPS}}.items():
+    without_choices = ("images", "runtime", "self_training", "report")
+    for group, kind in {"": Config, **{name: kinds[name] for name in without_choices}}.items():
         meaning_of = meanings(kind)
         for name, default in defaults(kind).items():
             if default == REQUIRED:

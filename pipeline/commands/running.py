@@ -1,7 +1,7 @@
 """Runs the stages of a job, or shows what they would compute."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from pipeline.clip.method_stage import MethodStage
-from pipeline.commands.command_line import collect_garbage, next_command, rank
+from pipeline.commands.command_line import collect_garbage, next_command, print_notes, rank
 from pipeline.commands.status import plan_table, total_time
 from pipeline.datasets.demo import redirect_writes
 from pipeline.datasets.settings import RENDERED
@@ -122,12 +122,6 @@ def name_left_out(outcome: Outcome) -> None:
         tell(f"left out: {shown(image_id)}: {reason}")
     if (more := len(outcome.left_out) - _MAX_NAMED) > 0:
         tell(f"left out: {more} more, see {outcome.path / FAILURES}")
-
-
-def print_notes(notes: Iterable[str]) -> None:
-    """Prints what the user should know on stderr."""
-    for note in notes:
-        tell(f"note: {note}")
 
 
 def notes_on(pipeline: Pipeline, requested: Sequence[str], given: Sequence[str]) -> Iterator[str]:

@@ -53,11 +53,9 @@ def settings_of(name: str) -> type[DatasetSettings]:
 
 
 def load_dataset(settings: DatasetSettings, workers: int = 1) -> "Dataset":
-    """Reads a data set.
+    """Reads a data set; ``workers`` processes render scenes.
 
-    Args:
-        settings: of the class that :func:`find_reader` gives.
-        workers: the number of processes that render scenes.
+    The settings are of the class that :func:`find_reader` returns.
 
     Raises:
         UserError: the settings or the layout of the data set are not as expected; the message

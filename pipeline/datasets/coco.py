@@ -66,6 +66,7 @@ def _read_instances(
         categories = {i: coco.cats[i]["name"] for i in coco.getCatIds()}
         if coco.imgs and not categories:
             raise ValueError("annotations without categories")
+        # Category id → label, by the names of classes and categories.
         own = {canonical(name): k + 1 for k, name in enumerate(names)}
         labels = {category: own.get(canonical(name)) for category, name in categories.items()}
         without = [categories[category] for category, label in labels.items() if label is None]

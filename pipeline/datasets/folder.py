@@ -4,7 +4,6 @@ import os
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
 
 from pipeline.datasets.layout import existing_folder
 from pipeline.datasets.settings import DatasetSettings
@@ -30,11 +29,10 @@ def load_folder(settings: DatasetSettings) -> Dataset[Vocabulary]:
     """
     vocabulary = build_vocabulary(settings)
     root = existing_folder(settings.root, "root")
-    found = find_images(root)
-    rejected = found.skipped
+    images, rejected, notes = find_images(root)
     samples: dict[str, Sample] = {}
     unusable = []
-    for path in found.images:
+    for path in images:
         image_id = path.relative_to(root).with_suffix("").as_posix()
         reason = None
         try:
@@ -67,29 +65,18 @@ def load_folder(settings: DatasetSettings) -> Dataset[Vocabulary]:
             " another folder"
         )
     splits, rejected_of = {SPLIT: list(samples.values())}, {SPLIT: rejected}
-    return Dataset(vocabulary, splits, SPLIT, rejected_of, found.notes)
+    return Dataset(vocabulary, splits, SPLIT, rejected_of, notes)
 
 
-class Found(NamedTuple):
-    """The files below a folder.
-
-    Attributes:
-        images: the image files, sorted.
-        skipped: (path below the folder, reason) of skipped folders; these paths end in a slash,
-            unlike any id.
-        notes: sentences on the other files.
-    """
-
-    images: list[Path]
-    skipped: list[tuple[str, str]]
-    notes: tuple[str, ...]
-
-
-def find_images(root: Path) -> Found:
+def find_images(root: Path) -> tuple[list[Path], list[tuple[str, str]], tuple[str, ...]]:
     """Finds the image files below a folder.
 
     Links to folders are not followed, since they may form loops. Hidden files and files that the
     pipeline wrote are skipped.
+
+    Returns:
+        The image files, sorted; (path below the folder, reason) of skipped folders, whose paths end
+        in a slash, unlike any id; and sentences on the other files.
     """
     paths: list[Path] = []
     others: list[Path] = []
@@ -135,7 +122,7 @@ def find_images(root: Path) -> Found:
         why = "since the JPEG, PNG or WebP file of that name is used"
         notes.append(f"{shown(seconds[0])}{left_out} left out, {why}")
     reasons = [(f"{path.relative_to(root).as_posix()}/", reason) for path, reason in skipped]
-    return Found(images, reasons, tuple(notes))
+    return images, reasons, tuple(notes)
 
 
 def _leads_elsewhere(folder: Path, root: Path) -> bool:

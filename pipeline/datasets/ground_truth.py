@@ -25,11 +25,7 @@ _MIN_COORDINATES = 6  # of a polygon with three corners
 
 @dataclass(frozen=True)
 class MaskFile(GroundTruthMask):
-    """A palette or grey PNG that holds labels.
-
-    Attributes:
-        num_classes: n; labels above n, except 255, are refused. None skips the check.
-    """
+    """A palette or grey PNG of labels; those above ``num_classes`` are refused, except 255."""
 
     path: Path
     num_classes: int | None = None
@@ -45,12 +41,10 @@ class MaskFile(GroundTruthMask):
 
 @dataclass(frozen=True)
 class DerivedMask(GroundTruthMask):
-    """A mask that is made from other data, and kept as a PNG where a file is needed.
+    """A mask that is made from other data; ``kept`` is a PNG of it where a file is needed.
 
-    Attributes:
-        kept: the file that keeps it. The fingerprint of the other attributes, and of the files that
-            they name, is added to its name, so that a corrected file or another vocabulary gets a
-            file of its own.
+    The fingerprint of the other attributes, and of the files that they name, is added to its name,
+    so that a corrected file or another vocabulary gets a file of its own.
     """
 
     kept: Path
@@ -69,11 +63,7 @@ class DerivedMask(GroundTruthMask):
 
 @dataclass(frozen=True)
 class RelabelledMask(DerivedMask):
-    """A PNG whose values are not labels.
-
-    Attributes:
-        labels: at most 256 (value, label) pairs; other values become 255.
-    """
+    """A PNG whose values are not labels: at most 256 (value, label) pairs; others become 255."""
 
     path: Path
     labels: tuple[tuple[int, int], ...]
@@ -124,11 +114,7 @@ class InstanceMask(DerivedMask):
 
 @dataclass(frozen=True)
 class MatlabMask(DerivedMask):
-    """A mask of the Semantic Boundaries Dataset, ``cls/<id>.mat``: ``GTcls.Segmentation``.
-
-    Attributes:
-        num_classes: as for :class:`MaskFile`.
-    """
+    """``cls/<id>.mat`` of the Semantic Boundaries Dataset; labels as in :class:`MaskFile`."""
 
     path: Path
     num_classes: int | None = None

@@ -15,12 +15,9 @@ _MAX_NAMED = 8
 
 
 def existing_folder(folder: str, key: str, guide: str = "") -> Path:
-    """Returns a folder of the configuration as an absolute path.
+    """Returns the folder that ``dataset.<key>`` names as an absolute path.
 
-    Args:
-        folder: the value of the setting.
-        key: its name, such as "root".
-        guide: the heading in ``data/README.md`` that says how to get it, if there is one.
+    ``guide`` is the heading in ``data/README.md`` that says how to get it, if there is one.
 
     Raises:
         UserError: it is not a folder.

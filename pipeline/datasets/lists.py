@@ -27,11 +27,9 @@ _NOT_UTF8 = "surrogateescape"  # keeps bytes of file names that are not UTF-8, s
 def apply_lists(dataset: Dataset[Vocabulary], settings: DatasetSettings) -> Dataset[Vocabulary]:
     """Applies ``dataset.image_list``, ``dataset.labels`` and ``dataset.masks`` to a data set.
 
-    The images keep the order of the list. Labels and masks replace those of the data set.
-
-    Returns:
-        The changed data set. If it has a single split, its ``notes`` count the names in ``labels``
-        without an image; with several splits, the list may be of another one.
+    The images keep the order of the list. Labels and masks replace those of the data set. If it has
+    a single split, its ``notes`` count the names in ``labels`` without an image; with several
+    splits, the list may be of another one.
 
     Raises:
         UserError: a file is missing or does not fit.

@@ -23,7 +23,6 @@ class Archive:
     """An archive of a data set.
 
     Attributes:
-        source: where it is.
         published: where its size and checksum are published.
         into: its folder below the root, unless the root already has this name; "" for the root.
         inside: the folder in the archive that is unpacked there; "" for all of it.
@@ -51,7 +50,6 @@ class Download:
         key: the setting that names its folder.
         licence: its licence, in a few words.
         page: where its terms are.
-        archives: its files.
     """
 
     key: str

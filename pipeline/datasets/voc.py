@@ -74,11 +74,10 @@ def _read_ids(path: Path) -> list[str]:
 
 
 def read_objects(path: Path, indices: Mapping[str, int], difficult: bool, guide: str) -> Labels:
-    """Returns the classes of the objects in an XML file of VOC, in its order, as ``indices`` say.
+    """Returns the classes of the objects in an annotation of VOC, in the order of the file.
 
-    Args:
-        difficult: whether objects that are marked as difficult count.
-        guide: the heading in ``data/README.md`` that says where the file comes from.
+    ``indices`` are those of the names; ``difficult`` objects, marked as such, count if it is true;
+    ``guide`` is the heading in ``data/README.md`` that says where the file comes from.
 
     Raises:
         UserError: the file is missing or damaged, or names an unknown class.

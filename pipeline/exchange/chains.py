@@ -22,11 +22,7 @@ _REMEDY = "give an output directory, or a stage's folder such as outputs/demo/va
 
 
 class Chain:
-    """Results that belong together.
-
-    Attributes:
-        results: split and stage → results; of several rounds of training, those of the last.
-    """
+    """Results that belong together, by split and stage; of several rounds of training, the last."""
 
     def __init__(self, results: Iterable[Result] = ()):
         """Adds results one after the other."""

@@ -29,12 +29,6 @@ _ONE_NUMBER = (PALETTE, GREY, "1", *MODES_OF_16_BITS)
 _SEVERAL = ("LA", "RGB", "RGBA")
 
 
-def voc_colours(num_classes: int) -> dict[Colour, int]:
-    """Returns the labels of PASCAL VOC's colours: 0 to n, and 255."""
-    palette = voc_palette(256)
-    return {palette[label]: label for label in (*range(num_classes + 1), IGNORE)}
-
-
 def read_colours(path: Path, classes: Sequence[str]) -> dict[Colour, int]:
     """Reads a table of colours → label: 0 background, k+1 class k, 255 ignore.
 

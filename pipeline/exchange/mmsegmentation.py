@@ -77,7 +77,13 @@ def export_mmsegmentation(
         UserError: the target holds other files.
     """
     export, output = Export(), OwnFiles(target, "export.py")
-    suffix = _common_suffix(artefact, images)
+    suffixes = set()
+    for image_id in artefact.entries:
+        with contextlib.suppress(ImageError):  # the export of this image reports it
+            suffixes.add(find_photograph(images, image_id).suffix.lower())
+    suffixes = {".jpg" if suffix == ".jpeg" else suffix for suffix in suffixes}
+    is_common = len(suffixes) == 1 and suffixes <= _ENCODINGS.keys()
+    suffix = suffixes.pop() if is_common else ".png"
     image_dir, mask_dir = Path("img_dir") / split, Path("ann_dir") / split
     _refuse_others(target / image_dir, {f"{i}{suffix}" for i in artefact.entries}, output)
     _refuse_others(target / mask_dir, {f"{i}.png" for i in artefact.entries}, output)
@@ -109,16 +115,6 @@ def export_mmsegmentation(
             " EXIF orientation"
         )
     return export
-
-
-def _common_suffix(artefact: Artefact, images: Path) -> str:
-    """Returns the suffix that all images get."""
-    suffixes = set()
-    for image_id in artefact.entries:
-        with contextlib.suppress(ImageError):  # the export of this image reports it
-            suffixes.add(find_photograph(images, image_id).suffix.lower())
-    suffixes = {".jpg" if suffix == ".jpeg" else suffix for suffix in suffixes}
-    return suffixes.pop() if len(suffixes) == 1 and suffixes <= _ENCODINGS.keys() else ".png"
 
 
 def _refuse_others(folder: Path, expected: set[str], output: OwnFiles) -> None:

@@ -41,9 +41,7 @@ def write_submission(
 
     Args:
         predictions: the folder with ``<id>.png``, indexed or grey; other files are ignored.
-        ids: the images of the test set.
         target: the archive, a gzipped tar file.
-        competition: "comp5" or "comp6".
         images: the folder with ``<id>.jpg``, with which the sizes of masks are compared; none skips
             that check.
 

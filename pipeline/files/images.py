@@ -81,10 +81,9 @@ def load_image(
 def to_image(given: AnyImage) -> np.ndarray:
     """Returns an image, H×W×3 uint8, RGB, in whatever form Python code holds it.
 
-    Args:
-        given: a path, a picture of Pillow, or a uint8 array: H×W or H×W×1 (grey), H×W×3 (RGB) or
-            H×W×4 (RGBA). Paths and pictures are turned upright by their EXIF orientation;
-            transparent pixels become white.
+    That is a path, a picture of Pillow, or a uint8 array: H×W or H×W×1 (grey), H×W×3 (RGB) or H×W×4
+    (RGBA). Paths and pictures are turned upright by their EXIF orientation; transparent pixels
+    become white.
 
     Raises:
         UserError: it is something else, has no pixel, or cannot be decoded.

@@ -39,10 +39,7 @@ class Journal:
 
     The process that holds the folder's lock writes ``entries.jsonl``. Workers, in other processes
     and on other machines, write files of their own beside it. If a run is killed, the next one
-    takes their lines over.
-
-    Attributes:
-        damaged: how many lines were skipped when the entries were read.
+    takes their lines over. ``damaged`` counts the lines that were skipped as the entries were read.
     """
 
     def __init__(self, path: Path):

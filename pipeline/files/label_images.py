@@ -88,11 +88,8 @@ def refuse_brush_masks(masks: Iterable[Path], name: str, remedy: str) -> None:
     """Refuses masks of which all together hold 0 and 255 alone, as brush tools write an object.
 
     They would be read as "nothing but ignored pixels". Files are read up to the first other value;
-    those that cannot be read are reported where they are used.
-
-    Args:
-        name: the setting that names the masks.
-        remedy: how to say what 255 is.
+    those that cannot be read are reported where they are used. ``name`` is the setting that names
+    the masks, and ``remedy`` says how to state what 255 is.
 
     Raises:
         UserError: no mask holds another value, and one holds 255.

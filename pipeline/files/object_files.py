@@ -37,9 +37,8 @@ class NotPlain(ValueError):
 def read_object_file(path: Path) -> object:
     """Reads a Python object from a file of ``np.save``: a zero-dimensional array that holds it.
 
-    Returns:
-        The object: dictionaries, lists, tuples, numbers, text, and NumPy's arrays of numbers.
-        PyTorch's tensors are such arrays too.
+    It returns dictionaries, lists, tuples, numbers, text, and NumPy's arrays of numbers, which
+    PyTorch's tensors become too.
 
     Raises:
         NotPlain: the file names a function or a class that no array needs, or holds no object.
