@@ -14,20 +14,13 @@ from pipeline.files.lock import FolderLock
 
 @dataclass(frozen=True)
 class DownloadTask:
-    """A file to download.
-
-    Attributes:
-        path: where it is stored; an archive is deleted there after it was unpacked.
-        licence: its licence, in a few words.
-        archive: how it is unpacked; none if it is not.
-        target: the folder into which it is unpacked.
-    """
+    """A file to download."""
 
     source: Source
-    path: Path
-    licence: str
-    archive: Archive | None = None
-    target: Path | None = None
+    path: Path  # where it is stored; an archive is deleted there after it was unpacked
+    licence: str  # its licence, in a few words
+    archive: Archive | None = None  # how it is unpacked; none if it is not
+    target: Path | None = None  # the folder into which it is unpacked
 
     @property
     def note(self) -> Path:

@@ -36,17 +36,11 @@ def load_recipe(name: str) -> Mapping:
 
 @dataclass(frozen=True)
 class Scene:
-    """One rendered scene.
+    """One rendered scene."""
 
-    Attributes:
-        image: H×W×3 uint8, RGB.
-        mask: H×W uint8; 0 is the ground, k+1 the k-th class of the recipe.
-        ground: the name of the ground.
-    """
-
-    image: np.ndarray
-    mask: np.ndarray
-    ground: str
+    image: np.ndarray  # H×W×3 uint8, RGB
+    mask: np.ndarray  # H×W uint8; 0 is the ground, k+1 the k-th class of the recipe
+    ground: str  # the name of the ground
 
 
 def render_scene(recipe: Mapping, stream: str, index: int) -> Scene:

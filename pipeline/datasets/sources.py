@@ -20,22 +20,14 @@ def _content(path: Path) -> dict[str, dict]:
 
 @dataclass(frozen=True)
 class Archive:
-    """An archive of a data set.
-
-    Attributes:
-        published: where its size and checksum are published.
-        into: its folder below the root, unless the root already has this name; "" for the root.
-        inside: the folder in the archive that is unpacked there; "" for all of it.
-        splits: the splits that need it; empty if all do.
-        optional: whether it is skipped unless a split needs it.
-    """
+    """An archive of a data set."""
 
     source: Source
-    published: str
-    into: str
-    inside: str
-    splits: tuple[str, ...]
-    optional: bool
+    published: str  # where its size and checksum are published
+    into: str  # its folder below the root, unless the root already has this name; "" for the root
+    inside: str  # the folder in the archive that is unpacked there; "" for all of it
+    splits: tuple[str, ...]  # the splits that need it; empty if all do
+    optional: bool  # whether it is skipped unless a split needs it
 
     def place(self, root: Path) -> Path:
         """Returns the folder into which it is unpacked."""
@@ -44,17 +36,11 @@ class Archive:
 
 @dataclass(frozen=True)
 class Download:
-    """The downloads of a data set.
+    """The downloads of a data set."""
 
-    Attributes:
-        key: the setting that names its folder.
-        licence: its licence, in a few words.
-        page: where its terms are.
-    """
-
-    key: str
-    licence: str
-    page: str
+    key: str  # the setting that names its folder
+    licence: str  # its licence, in a few words
+    page: str  # where its terms are
     archives: tuple[Archive, ...]
 
     def needed(self, splits: Sequence[str]) -> list[Archive]:
