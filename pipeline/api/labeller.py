@@ -45,13 +45,6 @@ Found = TypeVar("Found")
 _TAG = str | int | np.integer
 _Step = Callable[[Iterable["_Image"]], Iterator["_Image"]]
 
-_REMEDIES = {
-    "tags": "give tags to cams() and mask(), and choose a tagger here",
-    "cams": "choose a method here",
-    "masks": "leave masks.regions=slic here",
-}
-"""What to do where a stage does not take any image."""
-
 _LOADING = threading.RLock()  # a labeller's own could not be pickled
 
 
@@ -149,7 +142,12 @@ class Labeller:
         vocabulary = build_vocabulary(self._config.dataset)
         self._builder = Builder(self._config, vocabulary)
         self._stages = self._builder.per_split("")
-        for name, remedy in _REMEDIES.items():
+        remedies = {
+            "tags": "give tags to cams() and mask(), and choose a tagger here",
+            "cams": "choose a method here",
+            "masks": "leave masks.regions=slic here",
+        }
+        for name, remedy in remedies.items():
             stage = self._stages[name]
             if not stage.takes_any_image:
                 raise UserError(f"{stage.chosen} reads files of images by their names: {remedy}")

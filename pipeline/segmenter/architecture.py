@@ -36,8 +36,6 @@ _INSIDE_HEADS = frozenset({"KernelUpdateHead"})
 _SIZE_DIVISORS = {"UNet": 16}
 _BATCH_NORMS = frozenset({"BN", "SyncBN", "MMSyncBN"})
 _SLIDING_WINDOW = frozenset({"mode", "crop_size", "stride"})  # unused: images are segmented whole
-_SIDES = (1, 2, 4, 8, 16, 32, 64, 128)
-_MAX_FEATURE_MAPS = 4  # as many as UPerNet and similar heads read
 
 
 def adapt_model(
@@ -124,7 +122,7 @@ def use_timm_backbone(model: ConfigDict, name: str) -> None:
             f"segmenter.backbone={name} returns no feature maps ({first_line(error)}):"
             " choose another, such as convnext_tiny"
         ) from error
-    levels = list(maps.out_indices)[-_MAX_FEATURE_MAPS:]
+    levels = list(maps.out_indices)[-4:]
     channels = [maps.info[level]["num_chs"] for level in levels]
     model.backbone = ConfigDict(
         type="TIMMBackbone", model_name=name, pretrained=False, out_indices=tuple(levels)
@@ -147,7 +145,7 @@ def smallest_side(model: nn.Module) -> int:
     image, and ConvNeXt its feature maps. The model is put into evaluation mode.
     """
     device = next(model.eval().parameters()).device
-    for side in _SIDES:
+    for side in (1, 2, 4, 8, 16, 32, 64, 128):
         size = (side, side)
         meta = {"ori_shape": size, "img_shape": size, "pad_shape": size}
         try:

@@ -19,12 +19,7 @@ from pipeline.errors import UserError, did_you_mean
 from pipeline.files.fingerprints import fingerprint
 from pipeline.segmenter.architecture import MISFITS, adapt_model, dictionaries, first_line
 from pipeline.segmenter.losses import choose_loss
-from pipeline.segmenter.openmmlab import (
-    compute_accuracy_quickly,
-    importable,
-    provide_timm,
-    shipped,
-)
+from pipeline.segmenter.openmmlab import importable, provide_timm, shipped
 from pipeline.segmenter.optimization import configure_optimizer, configure_schedule
 from pipeline.segmenter.pretrained import check_choice, strip_pretrained
 from pipeline.segmenter.settings import SegmenterSettings
@@ -36,7 +31,6 @@ _AVERAGED_GRADIENTS = {
     # Some backbones of timm end in layers that no feature map uses.
     "find_unused_parameters": True,
 }
-_SUBPACKAGES = ("models", "datasets", "evaluation", "engine", "visualization")
 
 
 def import_mmseg() -> None:
@@ -50,10 +44,9 @@ def import_mmseg() -> None:
     try:
         with importable(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            for name in _SUBPACKAGES:
+            for name in ("models", "datasets", "evaluation", "engine", "visualization"):
                 importlib.import_module(f"mmseg.{name}")
             importlib.import_module("pipeline.segmenter.heads")
-        compute_accuracy_quickly()
     except ImportError as error:
         raise UserError(
             f"mmsegmentation cannot be imported ({error}): install mmsegmentation or"
@@ -188,24 +181,9 @@ def build_model(model: Mapping[str, Any]) -> nn.Module:
     import_mmseg()
     from mmseg.registry import MODELS as MMSEG_MODELS
 
-    _refuse_unregistered(model)
-    try:
-        with warnings.catch_warnings(), in_mmseg():
-            warnings.simplefilter("ignore")  # mmsegmentation calls deprecated functions of its own
-            return MMSEG_MODELS.build(ConfigDict(model))
-    except MISFITS as error:
-        raise UserError(
-            f"the segmenter's network cannot be built ({first_line(error)}): choose another"
-            " segmenter.config or correct segmenter.overrides"
-        ) from error
-
-
-def _refuse_unregistered(model: Mapping[str, Any]) -> None:
-    """Refuses names that are not in a registry.
-
-    mmengine imports and calls any object by its dotted name and imports whatever is given as a
-    scope, so that a checkpoint could run code; timm downloads networks whose name is an address.
-    """
+    # Refuse names that are not in a registry: mmengine imports and calls any object by its dotted
+    # name and imports whatever is given as a scope, so that a checkpoint could run code; timm
+    # downloads networks whose name is an address.
     registries = [MODELS, TASK_UTILS, WEIGHT_INITIALIZERS]
     registries += [child for root in registries for child in root.children.values()]
     for part in dictionaries(model):
@@ -229,3 +207,12 @@ def _refuse_unregistered(model: Mapping[str, Any]) -> None:
                 f"the segmenter's network needs {network}, which timm does not have: choose another"
                 " segmenter.backbone"
             )
+    try:
+        with warnings.catch_warnings(), in_mmseg():
+            warnings.simplefilter("ignore")  # mmsegmentation calls deprecated functions of its own
+            return MMSEG_MODELS.build(ConfigDict(model))
+    except MISFITS as error:
+        raise UserError(
+            f"the segmenter's network cannot be built ({first_line(error)}): choose another"
+            " segmenter.config or correct segmenter.overrides"
+        ) from error
