@@ -125,20 +125,14 @@ def ground_truth_masks(samples: Callable[[], Sequence[Sample]]) -> TrainingData:
 def training_data_key(pairs: Sequence[TrainingPair]) -> str:
     """Returns the fingerprint of the contents of all files that a training reads."""
 
-    def content(path: Path, read: Callable[[Path], str] = fingerprint_file) -> str | None:
+    def contents(pair: TrainingPair) -> list[str | None]:
+        read = [(pair.image, fingerprint_image), (pair.mask, fingerprint_file)]
+        if pair.probability:
+            read.append((pair.probability, fingerprint_file))
         # Missing files are listed, all of them, before the training begins.
-        return read(path) if path.is_file() else None
+        return [content(path) if path.is_file() else None for path, content in read]
 
-    return fingerprint(
-        [
-            [
-                pair.id,
-                content(pair.image, fingerprint_image),
-                *(content(path) for path in (pair.mask, pair.probability) if path),
-            ]
-            for pair in pairs
-        ]
-    )
+    return fingerprint([[pair.id, *contents(pair)] for pair in pairs])
 
 
 def check_pairs(
@@ -146,13 +140,10 @@ def check_pairs(
     num_classes: int,
     decode: ImageReader = ImageReader(),  # noqa: B008
 ) -> dict[str, str]:
-    """Finds everything that would end or spoil a training, by decoding images and masks.
+    """Returns id → what would end or spoil a training, by decoding images and masks.
 
     Of n classes without the background, labels 0 to n and 255 are allowed. The limit of pixels of
     ``decode`` holds for masks, too.
-
-    Returns:
-        Id → what is wrong, of the pairs that cannot be used.
     """
 
     def check(pair: TrainingPair) -> str:

@@ -51,12 +51,9 @@ def export_onnx(
     the file is written only if its outputs agree with the network. The dynamic graphs of some
     networks, such as those that pool to a fixed grid, work for a single size and fail this test.
 
-    The graph takes one image of ``height`` and ``width``, in pixels. If ``dynamic``, it takes any
-    number and size of images; if the network does not allow that, one image of any size, or else of
-    this size.
-
-    Returns:
-        The shape of the graph's input.
+    Returns the shape of the graph's input: one image of ``height`` and ``width``, in pixels. If
+    ``dynamic``, it takes any number and size of images; if the network does not allow that, one
+    image of any size, or else of this size.
 
     Raises:
         UserError: packages are missing, the size is not positive or too large, or the network
@@ -100,8 +97,7 @@ def export_onnx(
 def run_onnx(content: Path | bytes, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Runs a graph of :func:`export_onnx`, a file or its bytes, in ONNX Runtime, on the CPU.
 
-    Returns:
-        Of images, N×H×W×3 uint8, RGB: logits, N×(n+1)×H×W float32, and labels, N×H×W uint8.
+    Returns logits, N×(n+1)×H×W float32, and labels, N×H×W uint8, of N×H×W×3 uint8, RGB.
     """
     import onnxruntime
 

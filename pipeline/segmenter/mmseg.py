@@ -4,8 +4,8 @@ import importlib
 import json
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +54,8 @@ def import_mmseg() -> None:
         ) from error
 
 
-def in_mmseg() -> AbstractContextManager[None]:
-    """Returns a context in which mmengine looks for modules in mmsegmentation first.
-
-    mmengine's own choice is global to the process, and is restored.
-    """
-    return DefaultScope.overwrite_default_scope("mmseg")
+in_mmseg = partial(DefaultScope.overwrite_default_scope, "mmseg")
+"""Returns a context in which mmengine looks in mmsegmentation first; its own choice is restored."""
 
 
 def find_config(name: str) -> Path:

@@ -16,10 +16,9 @@ from pipeline.segmenter.weight_layouts import Fit, fit_weights, quietly
 def strip_pretrained(model: ConfigDict) -> str | None:
     """Removes all references to pretrained weights from the config of a model, in place.
 
-    Returns:
-        The source of the backbone's weights: a URL, a path, or a name like
-        ``open-mmlab://resnet50_v1c``. A ``prefix`` beside it is ignored, because
-        :func:`load_pretrained` finds it in the file.
+    Returns the source of those of the backbone: a URL, a path, or a name like
+    ``open-mmlab://resnet50_v1c``. A ``prefix`` beside it is ignored, because
+    :func:`load_pretrained` finds it in the file.
     """
     sources = _strip(model.get("backbone"))
     if isinstance(model.get("pretrained"), str):  # the network passes it to its backbone

@@ -175,9 +175,6 @@ def _trace(
     Conversions rename, join, reshape and resample, and a network of timm keeps random values where
     the file has none. Therefore the function first converts tensors of the same shapes, each filled
     with a number of its own: the numbers in a result identify its sources.
-
-    Returns:
-        The converted tensors; the names of their sources, for those with values from the file only.
     """
     names = list(weights)
     traced = {
