@@ -42,7 +42,6 @@ Tags = Sequence[int | str] | None
 TagsOfEach = Sequence[Sequence[int | str]] | None
 
 Found = TypeVar("Found")
-_TAG = str | int | np.integer
 _Step = Callable[[Iterable["_Image"]], Iterator["_Image"]]
 
 _LOADING = threading.RLock()  # a labeller's own could not be pickled
@@ -276,18 +275,17 @@ class Labeller:
         """Returns the result of an image after some steps, or a list of those of several."""
         forms = str | os.PathLike | Image.Image | np.ndarray
         if isinstance(given, forms) or not isinstance(given, Iterable):
-            given, one = [given], [tags] if isinstance(tags, _TAG) else tags
+            given, one = [given], [tags] if isinstance(tags, str | int | np.integer) else tags
             return self._compute(given, None if tags is None else [one], steps, result)[0]
         given = list(given)
-        lists = [None] * len(given) if tags is None else tags
-        fits = isinstance(lists, Sequence) and len(lists) == len(given)
+        known = [None] * len(given)
         if tags is not None:
-            fits = fits and all(is_list(each) or isinstance(each, np.ndarray) for each in lists)
-        if not fits:
-            raise UserError(
-                f"tags={shown(tags)} are not of {len(given)} images: give a list for each"
-            )
-        known = [each if each is None else self._indices(each) for each in lists]
+            fits = isinstance(tags, Sequence) and len(tags) == len(given)
+            if not fits or not all(is_list(each) or isinstance(each, np.ndarray) for each in tags):
+                raise UserError(
+                    f"tags={shown(tags)} are not of {len(given)} images: give a list for each"
+                )
+            known = [*map(self._indices, tags)]
 
         def decode() -> Iterator[_Image]:
             for place, image in enumerate(given):

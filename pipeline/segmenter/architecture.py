@@ -1,6 +1,7 @@
 """Adapts the networks of mmsegmentation's configs to pseudo masks, and names their licences."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -30,11 +31,8 @@ _REFUSED = {
     "BEiT": "takes images of a single size",
     "MAE": "takes images of a single size",
 }
-# Parts of heads that have num_classes but compute no loss from labels.
-_INSIDE_HEADS = frozenset({"KernelUpdateHead"})
 # Backbones that reject image sides that are not multiples of their stride.
 _SIZE_DIVISORS = {"UNet": 16}
-_BATCH_NORMS = frozenset({"BN", "SyncBN", "MMSyncBN"})
 _SLIDING_WINDOW = frozenset({"mode", "crop_size", "stride"})  # unused: images are segmented whole
 
 
@@ -76,7 +74,7 @@ def adapt_model(
     kept = {k: v for k, v in (model.get("test_cfg") or {}).items() if k not in _SLIDING_WINDOW}
     model.test_cfg = ConfigDict(kept, mode="whole")
     for part in dictionaries(model):
-        if part.get("type") in _BATCH_NORMS:
+        if part.get("type") in ("BN", "SyncBN", "MMSyncBN"):
             part.type = "SyncBN" if synchronise else "BN"
         if part.get("type") in _REFUSED:
             raise UserError(
@@ -86,7 +84,7 @@ def adapt_model(
     for part in dictionaries([model.get("decode_head"), model.get("auxiliary_head")]):
         if "num_classes" in part:
             part.num_classes = num_classes
-            if part.get("type") not in _INSIDE_HEADS:
+            if part.get("type") != "KernelUpdateHead":  # which computes no loss from labels
                 part.ignore_index = IGNORE
                 part.pop("out_channels", None)  # only binary heads with one channel have it
         if part.get("type") == "CrossEntropyLoss":
@@ -148,11 +146,9 @@ def smallest_side(model: nn.Module) -> int:
     for side in (1, 2, 4, 8, 16, 32, 64, 128):
         size = (side, side)
         meta = {"ori_shape": size, "img_shape": size, "pad_shape": size}
-        try:
+        with suppress(*MISFITS):
             model.encode_decode(torch.zeros(1, 3, *size, device=device), [meta])
-        except MISFITS:
-            continue
-        return side
+            return side
     return 1
 
 
@@ -169,8 +165,7 @@ def dictionaries(value: object) -> Iterator[ConfigDict]:
 
 def first_line(error: BaseException) -> str:
     """Returns the first line of an error, or its type if it says nothing."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 RESTRICTED = {

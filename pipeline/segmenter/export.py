@@ -17,9 +17,6 @@ from pipeline.segmenter.architecture import first_line
 from pipeline.segmenter.openmmlab import swaps_channels
 from pipeline.segmenter.predict import Segmenter, resize_scores
 
-OPSET = 18
-"""The oldest opset of ONNX that PyTorch's exporter writes without a conversion."""
-
 _MAX_PIXELS = 4096 * 4096
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _AXES = {0: "batch", 2: "height", 3: "width"}  # of the input
@@ -155,7 +152,7 @@ def _export(network: _Deployed, segmenter: Segmenter, shape: Shape, example: Sha
             verbose=False,
             input_names=["image"],
             output_names=_OUTPUTS,
-            opset_version=OPSET,
+            opset_version=18,  # the oldest that PyTorch's exporter writes without a conversion
             dynamic_shapes={"image": free} if free else None,
         )
     model = program.model_proto

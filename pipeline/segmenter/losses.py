@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from mmseg.structures import SegDataSample
 
 _CROSS_ENTROPY = "CrossEntropyLoss"
-_LOSS_ENDINGS = ("Loss", "CrossEntropy")
 # The classes whose ``loss_by_feat`` multiplies pixel losses by the weights of the head's sampler.
 # EncHead has a second loss of the whole image, which stays unweighted.
 _USE_SAMPLER = frozenset({"BaseDecodeHead", "DAHead", "EncHead"})
@@ -93,7 +92,7 @@ def choose_loss(model: ConfigDict, loss: str) -> None:
         UserError: a head has no cross-entropy over classes to balance.
     """
     for head in heads_of(model):
-        losses = [p for p in dictionaries(head) if _kind(p).endswith(_LOSS_ENDINGS)]
+        losses = [p for p in dictionaries(head) if _kind(p).endswith(("Loss", "CrossEntropy"))]
         if not losses:
             head.loss_decode = ConfigDict(type=_CROSS_ENTROPY, avg_non_ignore=True)
             losses = [head.loss_decode]

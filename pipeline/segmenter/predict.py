@@ -24,8 +24,6 @@ from pipeline.segmenter.mmseg import build_model, import_mmseg
 from pipeline.segmenter.pretrained import strip_pretrained
 from pipeline.segmenter.settings import MAX_SIZE_DIVISOR, check_scales
 
-Colour = tuple[int, int, int]
-
 _CHOICES = {"last": last_checkpoint, "best": best_checkpoint}
 
 
@@ -45,7 +43,7 @@ class Segmenter:
         self,
         model: nn.Module,
         class_names: tuple[str, ...],
-        palette: tuple[Colour, ...],
+        palette: tuple[tuple[int, int, int], ...],
         device: str = "cpu",
     ) -> None:
         self.class_names = class_names
@@ -141,10 +139,9 @@ class Segmenter:
     ) -> np.ndarray:
         """Computes class probabilities: the mean of :meth:`views`, with the same arguments.
 
-        Returns:
-            (n+1)×H×W float32 that sums to 1 over the classes. The memory needed is a few times that
-            of the result at the largest scale; ``longest_side`` of
-            :class:`pipeline.engine.sample.ImageReader` bounds it.
+        Returns (n+1)×H×W float32 that sums to 1 over the classes. The memory needed is a few times
+        that of the result at the largest scale; ``longest_side`` of
+        :class:`pipeline.engine.sample.ImageReader` bounds it.
         """
         total = sum(view for _, view in self.views(to_image(image), scales, flip))
         return self.finite(total / (len(scales) * (1 + flip)))

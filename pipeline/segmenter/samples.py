@@ -25,7 +25,6 @@ from pipeline.segmenter.mmseg import import_mmseg
 from pipeline.segmenter.settings import SegmenterSettings
 
 _MAX_CLASS_SHARE = 0.75  # of a crop; as in mmsegmentation's configs for VOC and ADE20K
-_CROPS_TRIED = 11  # as by its RandomCrop
 _MIN_SIDE = 8  # mmsegmentation's transforms fail on images of one or two pixels
 _MAX_CACHED_BYTES = 2**30  # of a training on one machine, in all processes that load images
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal sent to a process when its parent ends
@@ -224,7 +223,7 @@ def _build_transforms(settings: SegmenterSettings) -> tuple[list[Any], Any]:
             """Returns top, bottom, left and right of the first crop that no class dominates."""
             height, width = results["img"].shape[:2]
             margins = [max(side - size, 0) for side, size in zip((height, width), self.crop_size)]
-            for _ in range(_CROPS_TRIED):
+            for _ in range(11):  # as often as mmsegmentation's class
                 top, left = (np.random.randint(0, margin + 1) for margin in margins)
                 box = top, top + self.crop_size[0], left, left + self.crop_size[1]
                 labels = self.crop(results["gt_seg_map"], box)

@@ -5,7 +5,7 @@ without the pixels that it is unsure of and without the classes that an image do
 therefore be better masks than those. They are tags as well. No ground truth is read.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,6 +83,7 @@ class _Relabelling(Segmenting):
 
     command = "masks"
     decisive = ("method",)
+    thresholds = ("corrections",)  # those of an image are part of its input
     options: SelfTrainingSettings
     test: TestSettings
     keep_probability: bool
@@ -96,11 +97,6 @@ class _Relabelling(Segmenting):
     def own_legend(self) -> Mapping[str, Mapping[str, Any]]:
         """Returns the file of corrections."""
         return self.corrections.legend
-
-    @property
-    def thresholds(self) -> Collection[str]:
-        """The corrections; those of an image are part of its input."""
-        return ("corrections",)
 
     def item(self, sample: Sample, folders: Folders) -> Item:
         """Returns an image, with the tags that it keeps: those of the first round, or corrected."""

@@ -122,9 +122,8 @@ class Training(OfSplit):
 
     def _lacks_best(self, folder: StageFolder) -> bool:
         """Tells whether the best checkpoint is asked for and missing, and can be made."""
-        if self.options.checkpoint != "best" or any(map(is_intact, folder.path.glob(_BEST))):
-            return False
-        return self._is_measured
+        is_wanted = self.options.checkpoint == "best"
+        return is_wanted and not any(map(is_intact, folder.path.glob(_BEST))) and self._is_measured
 
     @property
     def _is_measured(self) -> bool:
@@ -141,12 +140,10 @@ class Training(OfSplit):
                 f"{what} in {folder.path} is missing or damaged: run stage=train with the same"
                 " settings, which makes it again"
             )
+        wrong = "no segmenter was trained on these masks"
         if reader.round > self.round:
-            raise UserError(
-                f"round {reader.round} needs the segmenter of round {self.round}: run stage=train"
-                " first"
-            )
-        raise UserError("no segmenter was trained on these masks: run stage=train first")
+            wrong = f"round {reader.round} needs the segmenter of round {self.round}"
+        raise UserError(f"{wrong}: run stage=train first")
 
     @explain_lost_process()
     def run(self, folder: StageFolder) -> int:

@@ -42,9 +42,6 @@ INITIAL_WEIGHTS = "initial_weights.json"
 LOG_INTERVAL = 50
 """Iterations between lines of the log."""
 
-_LEARNED = 0.3
-"""The share of a training after which a sound network predicts objects: from scratch, 0.2."""
-
 
 def train(
     settings: SegmenterSettings,
@@ -162,7 +159,8 @@ def train(
     has_tensorboard = importlib.util.find_spec("tensorboard") is not None
     curves = ["LocalVisBackend", *["TensorboardVisBackend"] * has_tensorboard]
     interval = settings.checkpoint_interval
-    first = min(interval * ceil(_LEARNED * iterations / interval), iterations)
+    # A sound network predicts objects after this share of its training; from scratch, after 0.2.
+    first = min(interval * ceil(0.3 * iterations / interval), iterations)
     initialise = partial(_initialise, model, settings.pretrained, config, work_dir, device)
     # mmengine keeps loggers, visualisers and counters by name until the process ends.
     name = f"segmenter-{uuid.uuid4().hex}"

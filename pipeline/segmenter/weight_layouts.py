@@ -80,11 +80,8 @@ def fit_weights(
     """Finds the layout in which most tensors of a file fit a backbone.
 
     Tensors on the device "meta" are compared by shape. The backbone is not changed; ``settings`` is
-    its config.
-
-    Returns:
-        How they fit; the tensors under the backbone's names, or none if the file lacks the first
-        layer or more than 5 % of the backbone.
+    its config. Returns how they fit, and the tensors under the backbone's names, or none if the
+    file lacks the first layer or more than 5 % of the backbone.
     """
     wanted = {k: v.shape for k, v in backbone.state_dict().items() if not _is_computed(k)}
     prefixes = {""}  # such as "backbone.", which are tried from the shortest on
