@@ -57,9 +57,8 @@ def importable() -> Iterator[None]:
     CPU, and waits for a GPU: they are given :func:`pixel_accuracy`.
     """
     # The heads import mmsegmentation again while they are imported.
-    stand_in_needed = _COMPILED_OPS not in sys.modules and not importlib.util.find_spec(
-        _COMPILED_OPS
-    )
+    is_there = _COMPILED_OPS in sys.modules
+    stand_in_needed = not is_there and importlib.util.find_spec(_COMPILED_OPS) is None
     if stand_in_needed:
         sys.modules[_COMPILED_OPS] = _CompiledOpsStandIn(_COMPILED_OPS)
     if hides_timm := "timm" not in sys.modules:

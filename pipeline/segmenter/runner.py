@@ -161,8 +161,8 @@ class BatchInPartsLoop(StartedLoop):
         runner, wrapper = self.runner, self.runner.optim_wrapper
         # mmengine does not resume random states; this seeds what is random in a network, such as
         # dropout. The leading 1 makes these streams differ from those of the samples.
-        streams = [1, runner.seed, self.iter, *[runner.rank] * (runner.rank > 0)]
-        sequence = np.random.SeedSequence(streams)
+        rank = [runner.rank] if runner.rank else []
+        sequence = np.random.SeedSequence([1, runner.seed, self.iter, *rank])
         state = sequence.generate_state(4)
         torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
         np.random.seed(state)
