@@ -31,10 +31,7 @@ TEMPORARY = ".partial-"
 """The prefix of the names of temporary files."""
 
 _ABANDONED = 3600.0  # seconds
-
-_MAX_DEPTH = 50
-"""Levels of nesting in JSON that is read."""
-
+_MAX_DEPTH = 50  # levels of nesting in JSON that is read
 _ANY: Mapping = {}
 
 canonical_json = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
