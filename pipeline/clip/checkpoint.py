@@ -41,10 +41,7 @@ _MISSHAPEN = (RuntimeError, ValueError, TypeError, IndexError, ArithmeticError)
 
 @torch.random.fork_rng(devices=[])  # open_clip draws some weights, which are replaced
 def load_clip(
-    path: Path,
-    model_name: str | None = None,
-    pretrained: str | None = None,
-    device: str = "cpu",
+    path: Path, model_name: str | None = None, pretrained: str | None = None, device: str = "cpu"
 ) -> ClipModel:
     """Builds a CLIP model and loads its weights from a file.
 

@@ -121,10 +121,7 @@ def batch_by_grid(
 
 
 def prepare_batch(
-    encoder: ClipEncoder,
-    images: Sequence[np.ndarray],
-    batch_size: int,
-    squeeze: bool = False,
+    encoder: ClipEncoder, images: Sequence[np.ndarray], batch_size: int, squeeze: bool = False
 ) -> torch.Tensor:
     """Returns the pixels of a batch of :func:`batch_by_grid`, for :meth:`SharedPass.over`.
 

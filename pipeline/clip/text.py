@@ -152,11 +152,7 @@ def encode_prompts(clip: ClipModel, tokens: torch.Tensor, ends: torch.Tensor) ->
 
 
 def _encode_group(
-    clip: ClipModel,
-    blocks: Sequence[Block],
-    tokens: torch.Tensor,
-    ends: torch.Tensor,
-    length: int,
+    clip: ClipModel, blocks: Sequence[Block], tokens: torch.Tensor, ends: torch.Tensor, length: int
 ) -> torch.Tensor:
     """Embeds prompts whose first ``length`` tokens are the prefix of their template."""
     tower = _text_tower(clip)
