@@ -35,7 +35,7 @@ _ONEDNN_BF16 = frozenset({"avx512_bf16", "amx_bf16"})
 
 
 def choose_device(wanted: str) -> str:
-    """Returns torch's name of the device, or raises a UserError; "auto" is a GPU if there is one."""
+    """Returns torch's name of a device, or raises a UserError; "auto" is a GPU if there is one."""
     has_no_driver = sys.platform == "linux" and not any(Path(path).exists() for path in _DRIVERS)
     if wanted == "cpu" or (wanted == "auto" and has_no_driver):
         return "cpu"
