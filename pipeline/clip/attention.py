@@ -19,10 +19,7 @@ _MIN_WEIGHTS_BY_HEAD = 2**18  # with fewer weights a head, all heads at once are
 
 
 class Attention:
-    """The attention of an image tower, by the fused kernel or as the functions below compute it.
-
-    It is computed without gradients.
-    """
+    """Attention without gradients, by the fused kernel or as the functions below compute it."""
 
     def __init__(self, kernel: FusedKernel | None = None):
         self.kernel = kernel

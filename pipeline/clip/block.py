@@ -78,10 +78,7 @@ class Block:
         return query, key, value
 
     def attention_output(self, attended: torch.Tensor) -> torch.Tensor:
-        """Returns what the attention adds to the tokens: its heads, merged and projected.
-
-        From B×heads×T×d to B×T×D.
-        """
+        """Merges and projects the heads, B×heads×T×d: what the attention adds to tokens, B×T×D."""
         return self._block.ls_1(self._apply(self._out, attended.transpose(1, 2).flatten(2)))
 
     def finish(self, tokens: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:

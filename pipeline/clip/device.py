@@ -94,10 +94,7 @@ def check_precision(wanted: str, device: str, key: str = "runtime.precision") ->
 
 
 def choose_precision(wanted: str, device: str) -> torch.dtype:
-    """Returns the type of the image tower's weights, in which its matrix products are computed.
-
-    It refuses what :func:`check_precision` does.
-    """
+    """Returns torch's type of a precision, or refuses it as :func:`check_precision` does."""
     import torch
 
     check_precision(wanted, device)

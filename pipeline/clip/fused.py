@@ -53,10 +53,7 @@ class FusedKernel:
     """The compiled kernel."""
 
     def __init__(self) -> None:
-        """Loads it, and compiles it before if need be.
-
-        A NoKernelError says if the CPU lacks AMX, or it cannot be compiled or loaded.
-        """
+        """Loads it, perhaps compiled anew; a NoKernelError without AMX, or if either fails."""
         if not cpu_flags() >= _REQUIRED:
             raise NoKernelError("this machine's CPU has no AMX")
         import torch  # before the kernel, which uses its libraries

@@ -97,11 +97,7 @@ class Learned(OfSplit):
         return not (change.has_lost and change.is_mostly_new)
 
     def samples(self) -> Sequence[Sample]:
-        """Returns the images of the split that have a result.
-
-        Raises:
-            UserError: the stage before it did not process all of them.
-        """
+        """Returns the split's images with a result; a UserError if the stage before missed any."""
         if not self.refit and self.is_complete(open_folder(self, self.store)):
             return self.images.of(self.split)
         return available(self.source, self.images, self.store)

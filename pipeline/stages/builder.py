@@ -134,10 +134,7 @@ class Builder:
         options = replace(options, fit_split=options.fit_split or self.train_split)
         method = method_of(options)
         raw_options = options if method.learns else replace(options, fit_split=None)
-
-        def raw(split: str) -> Tags:
-            return self._tags_by_method(split, raw_options, title="before standardising")
-
+        raw = partial(self._tags_by_method, options=raw_options, title="before standardising")
         uses = {}
         if "class" in options.standardise:
             uses["learned"] = ScoreStatistics(
