@@ -82,11 +82,8 @@ def one_by_one(work: Callable[..., torch.Tensor], *batches: torch.Tensor) -> tor
     """Computes the rows of small batches one after the other on a CPU, and together on a GPU.
 
     A CPU divides attention and products of a few rows among its threads depending on a row's
-    position in the batch, which would change the last digits of its result.
-
-    Args:
-        work: computes the results of a batch, or of a part of it, along the first dimension.
-        batches: arguments of ``work``, B×….
+    position in the batch, which would change the last digits of its result. The ``batches``, B×…,
+    are the arguments of ``work``, which computes the results of any part of them.
     """
     if batches[0].device.type != "cpu":
         return work(*batches)

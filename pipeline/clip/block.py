@@ -68,9 +68,7 @@ class Block:
     ) -> Sequence[torch.Tensor]:
         """Returns the queries of some tokens, B×heads×Q×d, and all keys and values, B×heads×T×d.
 
-        Args:
-            normed: the output of ln_1, B×T×D.
-            query_inputs: the same for the tokens that need queries, B×Q×D.
+        The output of ln_1 is ``normed``, B×T×D, and B×Q×D of the tokens that need queries.
         """
         project_query, project_key_value = self._in_parts
         (query,) = self._split_heads(project_query(query_inputs.to(self.precision)), 1)

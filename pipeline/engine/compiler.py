@@ -88,7 +88,7 @@ def compiled(
 
 
 def load(kernel: bytes, *functions: str) -> list[Any]:
-    """Loads functions of a kernel, or raises a NoKernelError: from a copy that is ours alone."""
+    """Loads functions of a kernel, from a copy that is ours alone, or raises a NoKernelError."""
     try:
         library = _load(kernel)
         return [getattr(library, name) for name in functions]

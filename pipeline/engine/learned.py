@@ -62,14 +62,10 @@ class Learned(OfSplit):
 
     @abstractmethod
     def learn(self, ids: Sequence[str], folder: StageFolder) -> bytes:
-        """Returns what is learned, as the bytes of :attr:`file`.
+        """Returns what is learned, as the bytes of :attr:`file`, or raises a UserError.
 
-        Args:
-            ids: the images, sorted, so that nothing depends on the order of the list.
-            folder: the results of these images.
-
-        Raises:
-            UserError: it cannot be learned from them.
+        The ``ids`` of the images are sorted, so that nothing depends on the order of the list; the
+        ``folder`` holds their results.
         """
 
     @property

@@ -58,15 +58,11 @@ class DenseLabeller:
 
     @torch.no_grad()
     def __call__(self, image: np.ndarray, size: Size) -> tuple[np.ndarray, np.ndarray]:
-        """Labels every pixel of an image.
-
-        Args:
-            image: h×w×3 uint8, RGB, perhaps shrunk; PAMR works at this size.
-            size: the image's full height and width.
+        """Labels every pixel of an image, h×w×3 uint8, RGB, perhaps shrunk; PAMR works at its size.
 
         Returns:
-            The labels, H×W uint8: 0 background, k+1 class k. And the probability of each in the
-            softmax over all names, H×W float32.
+            The labels in the image's full ``size``, H×W uint8: 0 background, k+1 class k. And the
+            probability of each in the softmax over all names, H×W float32.
 
         Raises:
             ImageError: the method cannot be applied to the image.

@@ -33,16 +33,11 @@ class RegionVote(Refiner):
         """Labels every pixel of an image by the smallest region around it.
 
         The label of a region is the channel of the largest mean score over all of its pixels, of
-        equal ones the first; of regions of equal size the first wins. Pixels in no region have
-        their own scores.
+        equal ones the first; of regions of equal size the first wins. Pixels in no region are
+        labelled by their own scores. The probability is the share of the label's (mean) score.
 
-        Args:
-            image: h×w×3 uint8, RGB, perhaps shrunk.
-            regions: in the image's full size, each is read once; none for SLIC's.
-
-        Returns:
-            The labels, H×W uint8, and the probability of each, H×W float32: the share of the
-            label's mean score.
+        The ``regions`` are in the image's full size, and each is read once; none takes SLIC's.
+        Shapes and types are those of :class:`~pipeline.masks.refiner.Refiner`.
         """
         import torch
 
@@ -68,10 +63,7 @@ class RegionVote(Refiner):
         return to_labels(channels, cams.keys, background=has_background), probability
 
     def stream(self, images: Iterable[Given]) -> Iterator[tuple[Item, Labelled | ImageError]]:
-        """Labels images, whose names are items that give their files of regions, if they have any.
-
-        See :class:`~pipeline.masks.refiner.Refiner`.
-        """
+        """Labels images; their names are items, which give their files of regions, if any."""
         for item, image, cams in images:
             path = item.given.regions
             regions = path and read_regions(path, cams.size)

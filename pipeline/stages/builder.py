@@ -99,13 +99,12 @@ class Builder:
     def resources(self, method: Method) -> Resources:
         """Returns what a method is built from: only what it declares."""
         compat = self.config.compat
+        quirks = {quirk.name: getattr(compat, quirk.name) for quirk in method.quirks}
         return Resources(
             vocabulary=self.vocabulary,
             device=self.device,
             clip=self.clip if method.uses_clip else None,
-            quirks=SimpleNamespace(
-                **{quirk.name: getattr(compat, quirk.name) for quirk in method.quirks}
-            ),
+            quirks=SimpleNamespace(**quirks),
         )
 
     def reader_for(self, method: Method) -> ImageReader:
