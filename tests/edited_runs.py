@@ -265,7 +265,7 @@ def spare_what_takes_long(patch: pytest.MonkeyPatch) -> None:
     """Leaves out all that does not decide which figures are shown."""
     import_plugins(["tests.plugins.colour_tagger", "tests.plugins.colour_cams"])
     from pipeline.exchange import paired_page
-    from pipeline.report import writing
+    from pipeline.report import page
 
     patch.setattr(os, "fsync", lambda _: None)
     patch.setattr(train, "train", train_colours)
@@ -273,7 +273,7 @@ def spare_what_takes_long(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(pipeline, "fetch_weights", lambda *_: None)
     patch.setattr(pipeline, "record", record_as_json)
     patch.setattr(mmseg, "fingerprint_config", cache(mmseg.fingerprint_config))
-    patch.setattr(writing, "draw_sheet", lambda *_: b"")
+    patch.setattr(page, "draw_sheet", lambda *_: b"")
     patch.setattr(paired_page, "write_page", lambda *_: "")
 
 

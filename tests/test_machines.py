@@ -45,7 +45,7 @@ def standing_in(name: str) -> Iterator[pytest.MonkeyPatch]:
 
     def compute(_, query, key, value, bias=None, *, average=False):
         if average:
-            return attention.attend_with_weights(query, key, value)
+            return attention.Attention().with_weights(query, key, value)
         return attention.attend(query, key, value, bias), None
 
     caches = (frozen._encoder, workers._resident)
@@ -176,9 +176,7 @@ def test_a_worker_computes_as_its_own_machine_can(opened, tmp_path, monkeypatch)
     """The run began where there is a kernel; two workers have one, and one has none."""
     work = []
     monkeypatch.setattr(workers, "_SHARD", 1)
-    monkeypatch.setattr(workers, "_SHARD", 1)
     monkeypatch.setattr(workers, "_compute_in", lambda *given: work.append(given) or iter(()))
-    monkeypatch.setattr(workers, "_SHARD", 1)
     with standing_in("amx"):
         list(opened(tmp_path, "executor=processes").run(["tags"]))
     (_, compute, _, shards) = work[0]

@@ -48,7 +48,7 @@ from pipeline.errors import UserError
 from pipeline.evaluation.record import MetricsFile
 from pipeline.exchange import paired_page
 from pipeline.exchange.paired import Pair
-from pipeline.report import writing
+from pipeline.report import page
 from pipeline.report.leaderboard import collect_boards
 from pipeline.report.markdown import percent
 from pipeline.report.runs import METRIC_LABELS, MeasuredRun, read_runs, runs_of
@@ -272,7 +272,7 @@ class Edits(RuleBasedStateMachine):
     def reports_are_right(self):
         seen = []
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(writing, "write_page", lambda *given: seen.append(given) or given[0])
+            patch.setattr(page, "write_page", lambda *given: seen.append(given) or given[0])
             if self.workspace.run(self.options, "report", out=self.out):
                 return  # the run was refused, such as for a list of labels of no image
         tables = (self.workspace.folder / self.out / "tables.md").read_text()

@@ -94,7 +94,17 @@ def _parse(
     name = next((name for name in CAMS if name in content), None)
     if name is None or KEYS not in content:
         raise ImageError(f"does not hold a dictionary with {KEYS} and {' or '.join(CAMS[:2])}")
-    keys, given = _to_keys(content[KEYS], num_classes), content[name]
+    keys, given = content[KEYS], content[name]
+    if isinstance(keys, Sequence) and all(isinstance(k, int) for k in keys):
+        keys = np.array(keys, np.int64)
+    if not isinstance(keys, np.ndarray) or keys.ndim != 1 or keys.dtype.kind not in "iu":
+        raise ImageError("holds keys that are not class indices")
+    unknown = keys[(keys < 0) | (keys >= num_classes)]
+    if len(unknown):
+        raise ImageError(f"holds class {unknown[0]}: the classes are 0 to {num_classes - 1}")
+    if len(np.unique(keys)) < len(keys):
+        raise ImageError("holds two CAMs of one class")
+    keys = keys.astype(np.int64)
     if isinstance(given, np.ndarray) and (given.ndim == 3 or not given.size):
         given = list(given)
     if not isinstance(given, list):
@@ -114,19 +124,6 @@ def _parse(
     if low < -_ROUNDING or high > 1 + _ROUNDING:
         raise ImageError(f"holds values from {low:.3g} to {high:.3g}, where 0 to 1 is expected")
     return keys, cams.clip(0, 1)
-
-
-def _to_keys(given: object, num_classes: int) -> np.ndarray:
-    if isinstance(given, Sequence) and all(isinstance(k, int) for k in given):
-        given = np.array(given, np.int64)
-    if not isinstance(given, np.ndarray) or given.ndim != 1 or given.dtype.kind not in "iu":
-        raise ImageError("holds keys that are not class indices")
-    unknown = given[(given < 0) | (given >= num_classes)]
-    if len(unknown):
-        raise ImageError(f"holds class {unknown[0]}: the classes are 0 to {num_classes - 1}")
-    if len(np.unique(given)) < len(given):
-        raise ImageError("holds two CAMs of one class")
-    return given.astype(np.int64)
 
 
 def _check_shape(cam: object, size: tuple[int, int]) -> None:

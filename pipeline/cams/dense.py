@@ -10,10 +10,8 @@ from functools import cached_property
 import torch
 
 from pipeline.cams.gradcam import normalise
-from pipeline.cams.pass_method import PassCams, text_of
-from pipeline.cams.settings import DenseCamOptions
+from pipeline.cams.pass_method import PassCams
 from pipeline.clip.encoder import BlockHook
-from pipeline.clip.frozen import Resources
 from pipeline.clip.shared_pass import SharedPass
 from pipeline.dense.method import DenseMethod, NameEmbeddings, build_method
 
@@ -44,9 +42,3 @@ class DenseCams(PassCams):
         names = NameEmbeddings(text, labels, options.temperature or encoder.temperature)
         similarities = self.method.similarities(encoder, shared_pass, names)[0]
         return normalise((names.temperature * similarities).softmax(-1)[:, :num_tags].mT)
-
-
-def build_dense_cams(options: DenseCamOptions, resources: Resources) -> DenseCams:
-    """Builds CAMs of the dense method that the options belong to."""
-    clip, quirks = resources.clip, vars(resources.quirks)
-    return DenseCams(clip.encoder, *text_of(options, resources), options, clip.batches, **quirks)

@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -47,6 +47,12 @@ class PassCams(CamMethod):
     def __post_init__(self):
         window, depth = self.options.affinity_blocks, self.encoder.depth
         self.blocks = block_window("cams.affinity_blocks", window, depth)
+
+    @classmethod
+    def build(cls, options: PassCamOptions, resources: Resources) -> Self:
+        """Builds the method with the text of the options."""
+        clip, quirks = resources.clip, vars(resources.quirks)
+        return cls(clip.encoder, *text_of(options, resources), options, clip.batches, **quirks)
 
     def method_hooks(self) -> Sequence[CamHook]:
         """Returns the hooks that :meth:`activation_maps` requires, new for each pass."""

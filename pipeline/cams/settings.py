@@ -97,7 +97,7 @@ def _register_form(method: Method) -> None:
         code=f"{__name__}.{form.__name__}.build",
         base=method,
     )
-    declared("pipeline.cams.dense:build_dense_cams")
+    declared("pipeline.cams.dense:DenseCams.build")
 
 
 derive_forms("dense", _register_form)

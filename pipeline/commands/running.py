@@ -41,13 +41,10 @@ def run_job(composed: DictConfig, combination: Sequence[str], given: Sequence[st
     config = read_config(composed)
     requested = requested_stages(config)
     with redirect_writes(config.dataset) if config.dry_run else nullcontext():
-        again = ""
-        if not is_multirun:
-            # Without corrections, which a report replaces; if the run did not tag images, one that
-            # does, up to what the report shows.
-            kept = [a for a in given if not a.lstrip("+").startswith("tags.corrections=")]
-            stages = None if "tags" in requested else "[tags,cams,masks,report]"
-            again = next_command(kept, stages)
+        # The report names a command without corrections, which it replaces, and with tags.
+        kept = [a for a in given if not a.lstrip("+").startswith("tags.corrections=")]
+        stages = None if "tags" in requested else "[tags,cams,masks,report]"
+        again = "" if is_multirun else next_command(kept, stages)
         pipeline = replace(Pipeline.open(config), command=again)
         print_notes(notes_on(pipeline, requested, given))
         with complete_advice(pipeline, requested, given):
@@ -59,7 +56,10 @@ def run_job(composed: DictConfig, combination: Sequence[str], given: Sequence[st
             for outcome in pipeline.run(requested):
                 console.print(describe(outcome))
                 measured += [outcome.split] * (outcome.stage == "evaluate")
-                name_left_out(outcome)
+                for image_id, reason in [*outcome.left_out.items()][:_MAX_NAMED]:
+                    tell(f"left out: {shown(image_id)}: {reason}")
+                if (more := len(outcome.left_out) - _MAX_NAMED) > 0:
+                    tell(f"left out: {more} more, see {outcome.path / FAILURES}")
                 print_notes(filter(None, [outcome.note]))
                 if outcome.path.suffix == ".md":
                     console.print("\n" + outcome.path.read_text(encoding="utf-8"))
@@ -114,14 +114,6 @@ def describe(outcome: Outcome) -> str:
         counts.append(f"{len(outcome.left_out)} left out{without}")
     counted = f"{', '.join(counts)}  →  " if len(counts) > 1 else "→  "
     return f"{outcome.stage:9} {outcome.split:16} {counted}{outcome.path}"
-
-
-def name_left_out(outcome: Outcome) -> None:
-    """Names the first images that a step left out on stderr, and the file that names them all."""
-    for image_id, reason in [*outcome.left_out.items()][:_MAX_NAMED]:
-        tell(f"left out: {shown(image_id)}: {reason}")
-    if (more := len(outcome.left_out) - _MAX_NAMED) > 0:
-        tell(f"left out: {more} more, see {outcome.path / FAILURES}")
 
 
 def notes_on(pipeline: Pipeline, requested: Sequence[str], given: Sequence[str]) -> Iterator[str]:

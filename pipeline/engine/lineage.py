@@ -39,12 +39,12 @@ def open_folder(stage: Stage, store: Store) -> StageFolder:
 
     Its recipe holds the contents of the files that the stage loads, such as a checkpoint.
     """
-    becomes_latest, recipe = stage.accompanies is None, ""
+    recipe = ""
     if isinstance(stage, PerImage):
         files = stage.loaded({n: open_folder(use, store).path for n, use in stage.uses.items()})
         recipe = join_keys(stage.recipe, *map(fingerprint_file, files))
-    own = stage.place, stage.name, stage.settings, becomes_latest, recipe
-    return store.folder(*own, stage.facts)
+    own = stage.place, stage.name, stage.settings, stage.accompanies is None, recipe
+    return store.folder(*own, facts=stage.facts)
 
 
 def learned_from(folder: StageFolder, ids: Iterable[str]) -> dict[str, str]:

@@ -7,11 +7,12 @@ import io
 import json
 import os
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from unicodedata import normalize
 
 from pipeline.engine.folder import StageFolder
@@ -39,7 +40,11 @@ _SUM, _ABOUT = "sum", "about"  # the names of what is beside an array
 
 
 class Store:
-    """The folders below ``output_dir``."""
+    """The folders below ``output_dir``.
+
+    Attributes:
+        folder: returns the folder of a stage, as :class:`~pipeline.engine.folder.StageFolder`.
+    """
 
     def __init__(self, root: Path, wait: float = 0.0):
         """Checks the version of the layout.
@@ -56,7 +61,8 @@ class Store:
         if root.is_dir() and not os.access(root, os.R_OK | os.X_OK):  # else it would seem empty
             raise UserError(f"{root} cannot be read: ask its owner, or choose another output_dir")
         self.root = root
-        self._wait, self._run = wait, datetime.now(UTC).isoformat(timespec="milliseconds")
+        began = datetime.now(UTC).isoformat(timespec="milliseconds")
+        self.folder = partial(StageFolder, root, wait=wait, run=began)
         layout = (read_json(root / _FORMAT_FILE) or {}).get("format", FORMAT)
         if layout != FORMAT:
             age = "an older" if isinstance(layout, int) and layout < FORMAT else "a newer"
@@ -64,19 +70,6 @@ class Store:
                 f"{root} was written by {age} version of this program (format {layout}, this one"
                 f" reads {FORMAT}): choose another output_dir, or use that version"
             )
-
-    def folder(
-        self,
-        split: str,
-        stage: str,
-        configuration: Mapping,
-        becomes_latest: bool = True,
-        recipe: str = "",
-        facts: Mapping[str, Any] = {},
-    ) -> StageFolder:
-        """Returns the folder of a stage; see :class:`~pipeline.engine.folder.StageFolder`."""
-        own = split, stage, configuration, becomes_latest, recipe
-        return StageFolder(self.root, *own, self._wait, facts, self._run)
 
     def check(self, files: Iterable[str]) -> None:
         """Refuses a directory that cannot be written to, without writing to it.
@@ -111,11 +104,9 @@ class Store:
             write_atomically(path, json.dumps({"format": FORMAT}) + "\n")
 
     def refuse_equal_names(self, image_ids: Iterable[str]) -> None:
-        """Makes sure that each image has files of its own.
+        """Refuses, by a UserError, names that the file system takes for equal, as macOS may.
 
-        Raises:
-            UserError: names differ in case or in the form of accents alone, and the file system, as
-                that of macOS, takes them for equal.
+        Such names differ in case or in the form of accents alone.
         """
         if not (self.root / _FORMAT_FILE.upper()).exists():
             return

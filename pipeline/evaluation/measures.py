@@ -14,10 +14,10 @@ from pipeline.engine.progress import track
 from pipeline.engine.registry import methods
 from pipeline.engine.sample import Sample
 from pipeline.errors import UserError
-from pipeline.evaluation.calibration import calibration_figures
 from pipeline.evaluation.metrics import (
     Segmentation,
     average_precisions,
+    calibration_figures,
     mean_average_precision,
     merge_classes,
     tagging_figures,

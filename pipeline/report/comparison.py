@@ -1,20 +1,13 @@
 """The field's tables: the published rows, then ours, then the origin of each of our figures."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from pipeline.engine.kinds import MASKS, PREDICTIONS, TAGS
 from pipeline.engine.registry import label_of
 from pipeline.errors import command
 from pipeline.report.grouping import Shown, choose_run, describe_images, grouped
 from pipeline.report.markdown import Notes, Table
-from pipeline.report.published import (
-    Column,
-    Line,
-    PublishedTable,
-    Row,
-    published_experiments,
-    usual_methods,
-)
+from pipeline.report.published import PublishedTable, published_experiments, usual_methods
 from pipeline.report.runs import METRIC_LABELS, MeasuredRun, as_number
 
 _PRESET = "preset"
@@ -30,9 +23,15 @@ _OurRow = tuple[list[str], Mapping[str, Shown]]
 def write_comparison(table: PublishedTable, runs: Sequence[MeasuredRun]) -> str:
     """Returns a table of the field as Markdown; the runs of published experiments share a row."""
     notes = Notes()
-    sources: dict[str, int] = {}
+    rows: list[list[str]] = []
+    sources: dict[str, int] = {}  # → its number
+    for row in table.rows:
+        mark = f"[{sources.setdefault(row.source, len(sources) + 1)}]"
+        for suffix, figures in (("", row.figures), (", authors' re-run", row.rerun)):
+            cells = [f"{figures[c.name]:.1f}" if c.name in figures else "" for c in table.columns]
+            if figures or not suffix:
+                rows.append([row.method + suffix, row.backbone, row.supervision, *cells, mark])
     our_rows = _our_rows(table, runs)
-    rows = [cells for row in table.rows for cells in _published_cells(table, row, sources)]
     for words, shown in our_rows:
         cells = [
             shown[c.name].cell(c.metric, notes, c.level) if c.name in shown else ""
@@ -42,34 +41,17 @@ def write_comparison(table: PublishedTable, runs: Sequence[MeasuredRun]) -> str:
     words = [table.unit, table.backbone, "supervision"]
     header = [*words, *(column.label for column in table.columns), "source"]
     figures = Table(header, rows, words, table.title, table.remark, notes.paragraphs())
-    parts = [
-        figures.markdown(),
-        "".join(f"{number}. {source}\n" for source, number in sources.items()),
-        *_origins(table, our_rows),
-        *_commands(table, our_rows),
-    ]
+    parts = [figures.markdown(), "".join(f"{n}. {source}\n" for source, n in sources.items())]
+    parts += _origins(table, our_rows)
+    # The commands that fill our columns in which nothing was measured.
+    measured = {name for _, shown in our_rows for name in shown}
+    missing = [c for c in table.columns if c.command and c.name not in measured]
+    lines = []
+    for settings, columns in grouped(missing, lambda column: column.command).items():
+        labels = dict.fromkeys(column.split.label for column in columns)
+        lines.append(f"- {', '.join(labels)}: `{command()} {settings}`\n")
+    parts += ["Not measured here yet; this would:\n", "".join(lines)] if lines else []
     return "\n".join(parts)
-
-
-def _published_cells(
-    table: PublishedTable, row: Row, sources: dict[str, int]
-) -> Iterator[list[str]]:
-    mark = f"[{sources.setdefault(row.source, len(sources) + 1)}]"
-    for suffix, figures in (("", row.figures), (", authors' re-run", row.rerun)):
-        if figures or not suffix:
-            values = [f"{figures[c.name]:.1f}" if c.name in figures else "" for c in table.columns]
-            yield [row.method + suffix, row.backbone, row.supervision, *values, mark]
-
-
-def _matches(table: PublishedTable, line: Line, column: Column, run: MeasuredRun) -> bool:
-    if run.stage != (line.stage or column.stage) or run.about.get("tags", "") not in table.tags:
-        return False
-    settings = run.configuration
-    method = settings.get("method", "")
-    # Without the constants of its CRF it is the argmax of the CAMs, which nobody published.
-    if run.kind is MASKS and (method != table.masks or not settings.get("crf", True)):
-        return False
-    return run.value_in(column) is not None
 
 
 def _our_rows(table: PublishedTable, runs: Sequence[MeasuredRun]) -> list[_OurRow]:
@@ -77,17 +59,22 @@ def _our_rows(table: PublishedTable, runs: Sequence[MeasuredRun]) -> list[_OurRo
     cells: dict[tuple, dict[str, list[MeasuredRun]]] = {}
     usual = usual_methods()
     for run in runs:
-        experiment = run.experiment
+        experiment, masks = run.experiment, run.configuration
         if experiment in published_experiments():
             experiment = f"{experiment}, changed" if run.changes() else _PRESET
         tags, compat, precision = (run.about.get(n, "") for n in ("tags", "compat", "precision"))
+        # Without the constants of its CRF it is the argmax of the CAMs, which nobody published.
+        is_published = masks.get("method", "") == table.masks and masks.get("crf", True)
+        if tags not in table.tags or (run.kind is MASKS and not is_published):
+            continue
         network = run.about.get("segmenter", "") if run.kind is PREDICTIONS else ""
         chosen = {group: run.about.get(group) or name for group, name in usual.items()}
         extras = ", ".join(f"{g}={name}" for g, name in chosen.items() if name != usual[g])
         settings = (experiment, tags, run.backbone, compat, precision, network, extras)
         for number, line in enumerate(table.lines):
             for column in table.columns:
-                if _matches(table, line, column, run):
+                is_shown = run.stage == (line.stage or column.stage)
+                if is_shown and run.value_in(column) is not None:
                     key = (experiment != _PRESET, *settings, number)
                     cells.setdefault(key, {}).setdefault(column.name, []).append(run)
     full_sizes = {column.name: column.split.images for column in table.columns}
@@ -123,10 +110,20 @@ def _origins(table: PublishedTable, our_rows: Sequence[_OurRow]) -> list[str]:
     rows, crf_suffix = [], " after the CRF" * (table.masks == "crf")
     for same in grouped(cells, lambda cell: cell[0].run.order).values():
         origin, columns = same[0][0], [column for _, column in same]
-        run = origin.run
+        run, column = origin.run, columns[0]
         values = [f"{origin.figure(c.metric, c.level)} {METRIC_LABELS[c.metric]}" for c in columns]
-        level = columns[0].level
-        level_suffix = f", level {level}" if level else ""
+        level_suffix = f", level {column.level}" if column.level else ""
+        remarks = [describe_images(run.images, column.split.images).split(":")[0], *run.notes()]
+        if run.experiment in published_experiments():
+            remarks += run.changes()
+        if run.has_tags:
+            classes = run.figures.get("per_class", {}).values()
+            positives = int(sum(as_number(each.get("positives")) or 0 for each in classes))
+            remarks.append(column.split.positives.get(positives, ""))
+        if run.kind is PREDICTIONS:
+            weights = (run.configuration.get("segmenter") or {}).get("pretrained")
+            name = str(weights).rsplit("/", 1)[-1] if weights else "nothing"
+            remarks.append(f"segmenter starts from {name}")
         rows.append(
             {
                 "figure": ", ".join(values),
@@ -136,7 +133,7 @@ def _origins(table: PublishedTable, our_rows: Sequence[_OurRow]) -> list[str]:
                 "experiment": run.experiment,
                 "clip": run.backbone,
                 **{name: run.about.get(name, "") for name in (*usual_methods(), *_CHOICES)},
-                "notes": "; ".join(_remarks(run, columns[0])),
+                "notes": "; ".join(filter(None, remarks)),
             }
         )
     if not rows:
@@ -144,29 +141,3 @@ def _origins(table: PublishedTable, our_rows: Sequence[_OurRow]) -> list[str]:
     words = rows[0].keys() - {"figure", "images"}
     caption, cells = "Where our figures are from:", [[*row.values()] for row in rows]
     return [Table([*rows[0]], cells, words, caption=caption).markdown()]
-
-
-def _remarks(run: MeasuredRun, column: Column) -> list[str]:
-    remarks = [describe_images(run.images, column.split.images).split(":")[0], *run.notes()]
-    if run.experiment in published_experiments():
-        remarks += run.changes()
-    if run.has_tags:
-        classes = run.figures.get("per_class", {}).values()
-        positives = int(sum(as_number(each.get("positives")) or 0 for each in classes))
-        remarks.append(column.split.positives.get(positives, ""))
-    if run.kind is PREDICTIONS:
-        weights = (run.configuration.get("segmenter") or {}).get("pretrained")
-        name = str(weights).rsplit("/", 1)[-1] if weights else "nothing"
-        remarks.append(f"segmenter starts from {name}")
-    return [remark for remark in remarks if remark]
-
-
-def _commands(table: PublishedTable, our_rows: Sequence[_OurRow]) -> list[str]:
-    """Returns the commands that fill our columns in which nothing was measured."""
-    measured = {name for _, shown in our_rows for name in shown}
-    missing = [c for c in table.columns if c.command and c.name not in measured]
-    lines = []
-    for settings, columns in grouped(missing, lambda column: column.command).items():
-        labels = dict.fromkeys(column.split.label for column in columns)
-        lines.append(f"- {', '.join(labels)}: `{command()} {settings}`\n")
-    return ["Not measured here yet; this would:\n", "".join(lines)] if lines else []

@@ -185,8 +185,13 @@ def _panels(cams: Cams | None, layers: Layers, inputs: ReportInputs, size: Size)
     classes = inputs.vocabulary.classes
     if cams is not None:
         for index, cam in zip(cams.keys.tolist(), cams.resized(*size)):
-            title = f"CAM of {classes[index]}"
-            yield Panel("cam", title, painting.encode_heat(cam), _describe_cam(cam))
+            row, column = np.unravel_index(cam.argmax(), cam.shape)
+            left, top = (column + 0.5) / cam.shape[1], (row + 0.5) / cam.shape[0]
+            across = ("left", "centre", "right")[min(2, int(3 * left))]
+            down = ("top", "middle", "bottom")[min(2, int(3 * top))]
+            share = painting.percent_of_pixels(float((cam > 0.5).mean()))
+            facts = f"strongest at {down} {across}, above one half in {share}"
+            yield Panel("cam", f"CAM of {classes[index]}", painting.encode_heat(cam), facts)
     titles = {
         "argmax": inputs.argmax_title,
         **{kind.layer: kind.layer for kind in label_kinds()},
@@ -238,12 +243,3 @@ def difference_panel(
     shares = {kind: float((kinds == kind).sum()) / counted for kind in texts}
     parts = [f"{painting.percent_of_pixels(s)} {texts[kind]}" for kind, s in shares.items() if s]
     return Panel(layer, " against ".join(names), picture, ", ".join(parts) or "no difference")
-
-
-def _describe_cam(cam: np.ndarray) -> str:
-    row, column = np.unravel_index(cam.argmax(), cam.shape)
-    left, top = (column + 0.5) / cam.shape[1], (row + 0.5) / cam.shape[0]
-    across = ("left", "centre", "right")[min(2, int(3 * left))]
-    down = ("top", "middle", "bottom")[min(2, int(3 * top))]
-    share = painting.percent_of_pixels(float((cam > 0.5).mean()))
-    return f"strongest at {down} {across}, above one half in {share}"

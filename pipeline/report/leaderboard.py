@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from math import prod
 from statistics import mean
 
-from pipeline.engine.kinds import figure_columns, measured_kinds
+from pipeline.engine.kinds import CAMS, figure_columns, kinds, measured_kinds
 from pipeline.errors import UserError
-from pipeline.report.averages import average_over_others
 from pipeline.report.combinations import Combination, combinations, merge_splits
 from pipeline.report.configurations import distinguish
 from pipeline.report.grouping import Place, by_place, grouped
@@ -22,6 +22,10 @@ _INTRODUCTION = (
 _MEANS_NOTE = (
     "Each figure is the mean over the splits ± the standard deviation; with several seeds, over all"
     " splits and seeds."
+)
+_AVERAGES_CAPTION = (
+    "Above, every method is combined with the same others. Each row here averages all"
+    " combinations that contain one method; the last column is the best of them."
 )
 _GIVEN_TAGS_NOTE = "its tags are the ground truth's, so it is an upper bound, not a competitor"
 _DENSE_NOTE = "label maps with the image size, templates and windows of their authors, without tags"
@@ -128,40 +132,82 @@ def _board(place: Place, rows: Sequence[Combination]) -> Board:
         if name not in shared and any(choice[name] for choice in choices)
     ]
     columns = [name for name in figure_columns() if any(row.values(name) for row in rows)]
+    # Methods do not compete with tags that are given or corrected. Equal figures have no best.
+    competing = [i for i, r in enumerate(rows) if not (r.has_given_tags or r.has_corrected_tags)]
+    best = set()
+    for column, name in enumerate(columns, len(words)):
+        figures = {i: values for i in competing if (values := rows[i].values(name))}
+        printed = {i: percent(mean(values)) for i, values in figures.items()}
+        best |= {(i, column) for i in highest(printed)}
     notes = Notes()
     # Notes are numbered along the rows.
     cells = [[row.cell(name, notes) for name in columns] for row in rows]
     for row, choice in zip(rows, choices):
         choice["tags"] += notes.mark(_GIVEN_TAGS_NOTE) if row.has_given_tags else ""
         choice["masks"] += notes.mark(_DENSE_NOTE) if choice["masks"] == "dense" else ""
+    sets = " ".join(each[:8] for each in place.image_set.split())
+    truths = " and ".join(each[:8] for each in place.ground_truth.split())
+    caption = [
+        f"split {place.split}",
+        f"{place.images:,} images ({sets})",
+        f"ground truth {truths}" if truths else "",
+        f"{len(place.classes)} classes" if place.classes else "",
+        place.data,
+        *(f"{name} {value}" for name, value in shared.items() if value),
+    ]
     return Board(
         title=f"{place.dataset} {place.split}, {place.images:,} images",
         split=place.split,
-        caption=_caption(place, shared),
+        caption=", ".join(filter(None, caption)) + ".",
         words=words,
         header=[*words, *columns],
         rows=[[choice[n] for n in words] + figures for choice, figures in zip(choices, cells)],
-        best={(i, len(words) + j) for j, name in enumerate(columns) for i in _best(rows, name)},
+        best=best,
         keys=[row.last.key for row in rows],
         notes=notes.paragraphs(),
         averages=averages,
     )
 
 
-def _best(rows: Sequence[Combination], column: str) -> list[int]:
-    """Returns the rows of the highest figure as it is printed; none where all are alike."""
-    by_method = (r for r in enumerate(rows) if not (r[1].has_given_tags or r[1].has_corrected_tags))
-    found = {i: row.values(column) for i, row in by_method}
-    return highest({i: percent(mean(values)) for i, values in found.items() if values})
+def average_over_others(
+    rows: Sequence[Combination], choices: Sequence[Mapping[str, str]]
+) -> Table | None:
+    """Returns the mean figures of every method over its combinations with all others.
 
+    Args:
+        rows: the combinations of a table.
+        choices: the words of each by their columns, of which "settings" tells apart what is
+            otherwise the same method.
 
-def _caption(place: Place, shared: Mapping[str, str]) -> str:
-    """Returns a sentence of what all rows share."""
-    count = f"{len(place.classes)} classes" if place.classes else ""
-    sets = " ".join(each[:8] for each in place.image_set.split())
-    images = f"{place.images:,} images ({sets})"
-    truths = " and ".join(each[:8] for each in place.ground_truth.split())
-    truth = f"ground truth {truths}" if truths else ""
-    same = [f"{name} {value}" for name, value in shared.items() if value]
-    parts = [f"split {place.split}", images, truth, count, place.data, *same]
-    return ", ".join(filter(None, parts)) + "."
+    Returns:
+        None unless the rows are a full product of at least two parts, and alike in all else: only
+        then is every method combined with the same others. Given image labels are skipped.
+    """
+    kept = [(row, words) for row, words in zip(rows, choices) if not row.has_given_tags]
+    order = [*figure_columns()]
+    # Part of a combination → the first figure that depends on it.
+    first_figures = {kind.group: next(iter(kind.figures)) for kind in kinds() if kind.group}
+    first_figures["affinity"] = first_figures[CAMS.group]
+    found = {name: {words[name] for _, words in kept} for name in choices[0]}
+    varying = {name: values for name, values in found.items() if len(values) > 1}
+    methods = {name: values for name, values in varying.items() if name in first_figures}
+    distinct = {tuple(words[part] for part in methods) for _, words in kept}
+    is_product = len(kept) == len(distinct) == prod(map(len, methods.values()))
+    columns = [name for name in order if all(row.values(name) for row, _ in kept)]
+    if varying.keys() - methods.keys() - {"commit"}:
+        return None
+    if len(methods) < 2 or not is_product or not columns:
+        return None
+    table = []
+    for part, found in methods.items():
+        first = order.index(first_figures[part])
+        part_rows = []
+        for method in found:
+            same = [row for row, words in kept if words[part] == method]
+            figures = {name: [mean(row.values(name)) for row in same] for name in columns}
+            cells = [percent(mean(figures[n])) * (order.index(n) >= first) for n in columns]
+            last = figures[columns[-1]]
+            part_rows.append((-mean(last), [part, method, *cells, percent(max(last))]))
+        table += [cells for _, cells in sorted(part_rows)]
+    names, title = ["part", "method"], "Each method, averaged over all others"
+    return Table([*names, *columns, f"best {columns[-1]}"], table, names, title, _AVERAGES_CAPTION)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -122,7 +121,16 @@ def measure_images(inputs: ReportInputs) -> Measured:
     measured = Measured([], {kind.stage: Confusion(num_labels) for kind in label_kinds()})
     folders = inputs.folders.values()
     done = [s for s in inputs.samples if any(s.id in f.entries for f in folders)]
-    copies = grouped(done, partial(_content, folder=inputs.folders[TAGS.stage])).values()
+    tags = inputs.folders[TAGS.stage]
+
+    def content(sample: Sample) -> Hashable:
+        # Photographs of equal content and tags are shown once, but those with ground truth.
+        photograph = tags.photograph_of(sample.id)
+        if sample.has_ground_truth or photograph is None:
+            return sample.id
+        return photograph, *tags.entries[sample.id]["tags"]
+
+    copies = grouped(done, content).values()
     samples = [first for first, *_ in copies]
     ids = {same[0].id: tuple(sample.id for sample in same) for same in copies}
 
@@ -137,14 +145,6 @@ def measure_images(inputs: ReportInputs) -> Measured:
             for name, confusion in confusions.items():
                 measured.confusions[name].matrix += confusion.matrix
     return measured
-
-
-def _content(sample: Sample, folder: StageFolder) -> Hashable:
-    """Returns what photographs share that are shown once: content and tags, without truth."""
-    photograph = folder.photograph_of(sample.id)
-    if sample.has_ground_truth or photograph is None:
-        return sample.id
-    return photograph, *folder.entries[sample.id]["tags"]
 
 
 def for_each_readable(
@@ -168,10 +168,17 @@ def for_each_readable(
 
     for sample, result in prefetch(samples, attempt, workers, _MAX_PREFETCHED):
         advance()
-        if isinstance(result, Exception):
-            problems[sample.id] = _describe(result)
-        else:
+        if not isinstance(result, Exception):
             yield result
+        elif isinstance(result, FileNotFoundError):
+            missing = f"{result.filename} is missing: run the stage that writes it again"
+            problems[sample.id] = missing
+        elif isinstance(result, _ODD):
+            problems[sample.id] = _MISFIT
+        elif isinstance(result, OSError):
+            problems[sample.id] = f"cannot be read: {result.strerror or result}"
+        else:
+            problems[sample.id] = str(result)
 
 
 def _measure(sample: Sample, inputs: ReportInputs) -> tuple[ImageFigures, dict[str, Confusion]]:
@@ -259,13 +266,3 @@ def _disagreement(mask: np.ndarray | None, labels: np.ndarray | None) -> float |
         return None
     different = (mask != labels)[mask != IGNORE]
     return float(different.mean()) if different.size else None
-
-
-def _describe(error: Exception) -> str:
-    if isinstance(error, FileNotFoundError):
-        return f"{error.filename} is missing: run the stage that writes it again"
-    if isinstance(error, _ODD):
-        return _MISFIT
-    if isinstance(error, OSError):
-        return f"cannot be read: {error.strerror or error}"
-    return str(error)

@@ -1,10 +1,15 @@
-"""``report.html``: all results of a run in one file, which needs no network."""
+"""The files of a report: pictures of the first images, tables, and the page.
+
+``report.html`` has all results of a run, and needs no network.
+"""
 
 import base64
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +17,13 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from matplotlib.colors import to_hex
 
-from pipeline.engine.kinds import NETWORK, TAGS, Kind, label_kinds, measured_kinds
+from pipeline.cams.cams import Cams, read_cams
+from pipeline.engine.kinds import CAMS, MASKS, NETWORK, TAGS, Kind, label_kinds, measured_kinds
 from pipeline.engine.result_folder import finished_at
+from pipeline.engine.sample import Sample
+from pipeline.evaluation.currency import Currency
 from pipeline.evaluation.record import MetricsFile
-from pipeline.files.atomic import replacing
+from pipeline.files.atomic import replacing, write_atomically
 from pipeline.files.fingerprints import fingerprint
 from pipeline.files.label_images import BACKGROUND
 from pipeline.files.text import in_words
@@ -24,18 +32,54 @@ from pipeline.report.figures import draw_confusion, draw_margins, find_confused
 from pipeline.report.gallery import build_cards, choose_images
 from pipeline.report.leaderboard import collect_boards
 from pipeline.report.markdown import percent
-from pipeline.report.measured import ImageFigures, ReportInputs, measure_images
+from pipeline.report.measured import ImageFigures, ReportInputs, for_each_readable, measure_images
 from pipeline.report.painting import DIFFERENCE_COLOURS, HEAT, drawing_colours
-from pipeline.report.runs import METRIC_LABELS, runs_of
-from pipeline.report.tables import collect_tables
+from pipeline.report.runs import METRIC_LABELS, METRICS, runs_of
+from pipeline.report.sheets import Tile, cam_tiles, draw_sheet, label_tile, photograph_tile
+from pipeline.report.tables import collect_tables, write_tables
 
 _HERE = Path(__file__).parent
 _SCRIPTS = ("tables.js", "page.js", "correcting.js")
+_EXAMPLES = 6
 _HEAT_STOPS = 9
 _CLASS_METRICS = {"map": "AP", "miou": "IoU"}
 """Metric that stands for a stage → its name for a single class."""
 
 _CONTROLS = {code: rf"\x{code:02x}" for code in (*range(32), *range(127, 160))}
+
+
+def write_report(inputs: ReportInputs) -> list[Path]:
+    """Writes the files of a report, the page last; ``examples.png`` if anything was computed."""
+    root, vocabulary, files = inputs.root, inputs.vocabulary, []
+    folders = [inputs.folders[kind.stage] for kind in (CAMS, MASKS)]
+    samples = [s for s in inputs.samples if all(s.id in f.entries for f in folders)]
+    titles = {kind.layer: kind.title.removesuffix("s") for kind in label_kinds()}
+    titles["truth"] = "ground truth"
+
+    def example(sample: Sample) -> tuple[str, list[Tile | None]]:
+        """Returns a title, and a tile for every result that the image may have."""
+        image, _ = inputs.read(sample)
+        cams, layers = read_cams(folders[0].path / f"{sample.id}.npz"), inputs.layers(sample)
+        tags = ", ".join(vocabulary.classes[k] for k in cams.keys) or "no tag"
+        first = Cams(cams.keys[:1], cams.cams[:1], cams.size)
+        heat = next(iter(cam_tiles(image, first, vocabulary.classes)), None)
+        labels = (
+            label_tile(image, layers[layer], vocabulary.palette, title) if layer in layers else None
+            for layer, title in titles.items()
+        )
+        return f"{sample.id}: {tags}", [photograph_tile(image, "photograph"), heat, *labels]
+
+    # The page says why others cannot be read.
+    readable = for_each_readable(samples, example, inputs.workers, {})
+    if examples := list(islice(readable, _EXAMPLES)):
+        files.append(root / "examples.png")
+        names = (BACKGROUND, *vocabulary.classes)
+        write_atomically(files[0], draw_sheet(examples, names, vocabulary.palette))
+    metrics = MetricsFile(root / METRICS)
+    metrics.withhold(Currency(root, inputs.now))
+    inputs = replace(inputs, remarks=[*inputs.remarks, *metrics.withheld])
+    tables = write_tables(root / "tables.md", metrics)
+    return [*files, tables, write_page(root / "report.html", inputs, metrics)]
 
 
 def write_page(path: Path, inputs: ReportInputs, metrics: MetricsFile) -> Path:

@@ -43,7 +43,7 @@ def write(
         read: these and the further ones are of :class:`~pipeline.report.measured.ReportInputs`.
     """
     # Matplotlib takes most of a second to import, which runs without a report are spared.
-    from pipeline.report.writing import write_report
+    from pipeline.report.page import write_report
 
     damage = MetricsFile(last.store.root / METRICS).damage
     note = f"{damage}, which is skipped: run stage=evaluate" if damage else ""

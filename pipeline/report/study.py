@@ -68,7 +68,13 @@ def _table(runs: list[MeasuredRun]) -> Table:
         ((name, values),) = settings.items()
         pairs = [json.loads(value or "null") for value in values]
         if all(isinstance(pair, list) and [type(b) for b in pair] == [int, int] for pair in pairs):
-            return _matrix(title, runs, name, pairs)
+            label, values = next(iter(_metrics(runs).items()))
+            figures = dict(zip(map(tuple, pairs), _embolden(values)))
+            firsts, lasts = (sorted({pair[i] for pair in pairs}) for i in (0, 1))
+            rows = [[str(f), *(figures.get((f, last), "") for last in lasts)] for f in firsts]
+            images = " / ".join(dict.fromkeys(f"{run.images:,}" for run in runs))
+            corner, caption = f"{name}: first ↓ last →", f"{label}, %, {images} images."
+            return Table([corner, *map(str, lasts)], rows, [corner], title, caption)
     if len(set(zip(*settings.values()))) < len(runs):
         settings["key"] = [canonical_json(run.key) for run in runs]
     columns = {
@@ -121,17 +127,3 @@ def _embolden(values: Sequence[float | None]) -> list[str]:
     texts = [percent(value, missing="") for value in values]
     best = highest(dict(enumerate(texts)))
     return [f"**{text}**" if i in best else text for i, text in enumerate(texts)]
-
-
-def _matrix(
-    title: str, runs: Sequence[MeasuredRun], name: str, pairs: Sequence[list[int]]
-) -> Table:
-    """Returns the main figure as a matrix of first × last block."""
-    label, values = next(iter(_metrics(runs).items()))
-    figures = dict(zip(map(tuple, pairs), _embolden(values)))
-    firsts, lasts = (sorted({pair[i] for pair in pairs}) for i in (0, 1))
-    corner = f"{name}: first ↓ last →"
-    rows = [[str(first), *(figures.get((first, last), "") for last in lasts)] for first in firsts]
-    images = " / ".join(dict.fromkeys(f"{run.images:,}" for run in runs))
-    caption = f"{label}, %, {images} images."
-    return Table([corner, *map(str, lasts)], rows, [corner], title, caption)

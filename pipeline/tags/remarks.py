@@ -38,31 +38,9 @@ def remarks_on_tags(
     folder: StageFolder, ids: Iterable[str], classes: Sequence[str]
 ) -> Iterator[str]:
     """Yields a sentence, without its full stop, on each remarkable fact."""
-    entries, of_split = folder.entries, f"of split {folder.split}"
+    entries, statistics, of_split = folder.entries, folder.statistics, f"of split {folder.split}"
     done = [image_id for image_id in ids if image_id in entries]
-    statistics = folder.statistics
-    yield from _on_single_tags([tuple(entries[i]["tags"]) for i in done], of_split, classes)
-    never = [name for name, images in statistics.get("classes", {}).items() if not images]
-    if len(done) >= IMAGES_A_CLASS * len(classes) and 0 < len(never) < len(classes):
-        yield (
-            f"no image {of_split} has the tag {' or '.join(never)}: give the class further names"
-            " in dataset.classes, or leave it out"
-        )
-    if pairs := [" and ".join(pair) for pair in statistics.get("near_synonyms", ())]:
-        more = f", and {len(pairs) - _MAX_NAMED} more pairs" if len(pairs) > _MAX_NAMED else ""
-        yield (
-            f"CLIP hardly tells apart {', '.join(pairs[:_MAX_NAMED])}{more}: make them names of one"
-            " class in dataset.classes, or choose other names"
-        )
-    entries = folder.entries
-    if copies := len(done) - len({entries[i]["input"].partition("-")[0] for i in done}):
-        are = "1 photograph is a copy" if copies == 1 else f"{copies:,} photographs are copies"
-        yield f"{are} of another one {of_split}"
-
-
-def _on_single_tags(
-    tags: Sequence[tuple[int, ...]], of_split: str, classes: Sequence[str]
-) -> Iterator[str]:
+    tags = [tuple(entries[i]["tags"]) for i in done]
     tagged = sum(map(bool, tags))
     if tags and not tagged:
         yield f"no image {of_split} has a tag: check dataset.classes, and the settings below tags"
@@ -75,6 +53,21 @@ def _on_single_tags(
         names = ", ".join(classes[k] for k in tags[0])
         have = f"all {len(tags)} images {of_split} have the same tags ({names})"
         yield f"{have}: check dataset.classes before a segmenter is trained on them"
+    never = [name for name, images in statistics.get("classes", {}).items() if not images]
+    if len(done) >= IMAGES_A_CLASS * len(classes) and 0 < len(never) < len(classes):
+        yield (
+            f"no image {of_split} has the tag {' or '.join(never)}: give the class further names"
+            " in dataset.classes, or leave it out"
+        )
+    if pairs := [" and ".join(pair) for pair in statistics.get("near_synonyms", ())]:
+        more = f", and {len(pairs) - _MAX_NAMED} more pairs" if len(pairs) > _MAX_NAMED else ""
+        yield (
+            f"CLIP hardly tells apart {', '.join(pairs[:_MAX_NAMED])}{more}: make them names of one"
+            " class in dataset.classes, or choose other names"
+        )
+    if copies := len(done) - len({entries[i]["input"].partition("-")[0] for i in done}):
+        are = "1 photograph is a copy" if copies == 1 else f"{copies:,} photographs are copies"
+        yield f"{are} of another one {of_split}"
 
 
 def count_tags(

@@ -35,7 +35,7 @@ class Statistics(NamedTuple):
 def over_classes(scores: np.ndarray) -> np.ndarray:
     """Standardises each image's scores over its classes (SPARC, step 1): N×n float64."""
     scores = scores.astype(np.float64)
-    return _standardise(scores, scores.mean(1, keepdims=True), _spread(scores, 1))
+    return standardise(scores, scores.mean(1, keepdims=True), _spread(scores, 1))
 
 
 def statistics_of(scores: np.ndarray) -> Statistics:
@@ -43,20 +43,16 @@ def statistics_of(scores: np.ndarray) -> Statistics:
     return Statistics(scores.mean(0), _spread(scores, 0)[0])
 
 
-def over_images(scores: np.ndarray, statistics: Statistics) -> np.ndarray:
-    """Standardises each class over images (SPARC, step 2); one without spread gets 0: N×n."""
-    return _standardise(scores, *statistics)
+def standardise(scores: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
+    """Standardises N×n scores (SPARC, step 2, by :class:`Statistics`); without spread to 0."""
+    has_spread = std > _NO_SPREAD * np.abs(mean)
+    return np.where(has_spread, (scores - mean) / np.where(has_spread, std, 1), 0)
 
 
 def _spread(scores: np.ndarray, axis: int) -> np.ndarray:
     if scores.shape[axis] < 2:
         return np.zeros_like(scores.mean(axis, keepdims=True))
     return scores.std(axis, ddof=1, keepdims=True)
-
-
-def _standardise(scores: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
-    has_spread = std > _NO_SPREAD * np.abs(mean)
-    return np.where(has_spread, (scores - mean) / np.where(has_spread, std, 1), 0)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -130,7 +126,7 @@ class StandardisedTags(Tags):
             if "image" in self.options.standardise:
                 scores = over_classes(scores)
             if (statistics := model()) is not None:
-                scores = over_images(scores, statistics)
+                scores = standardise(scores, *statistics)
             rows[STANDARDISED] = scores[0].astype(np.float32)
             found = self._choose(rows[STANDARDISED])
             facts = self.corrections.apply(item.sample.id, found)

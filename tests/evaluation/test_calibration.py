@@ -12,8 +12,8 @@ from pipeline.datasets.settings import VocabularySettings
 from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.engine.sample import Sample
 from pipeline.engine.store import Store
-from pipeline.evaluation.calibration import best_threshold, calibration_figures
 from pipeline.evaluation.measures import Results, evaluate_tags
+from pipeline.evaluation.metrics import best_threshold, calibration_figures
 from pipeline.evaluation.record import MetricsFile
 from pipeline.report.tables import write_tables
 from pipeline.tags.scores import tags_output

@@ -19,9 +19,8 @@ from pipeline.evaluation.record import MetricsFile
 from pipeline.files.images import encode_png
 from pipeline.report.gallery import build_cards, choose_images
 from pipeline.report.measured import measure_images
-from pipeline.report.page import write_page
+from pipeline.report.page import write_page, write_report
 from pipeline.report.settings import ReportSettings
-from pipeline.report.writing import write_report
 from pipeline.tags.scores import tags_output
 from tests.report.html_page import Page
 from tests.report.measured import KNOWN

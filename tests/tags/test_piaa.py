@@ -21,10 +21,9 @@ from pipeline.engine.workers import Executor
 from pipeline.errors import UserError
 from pipeline.stages.config import compose, read_config
 from pipeline.stages.pipeline import Pipeline
-from pipeline.tags.piaa import PiaaOptions, method
+from pipeline.tags.piaa import PiaaOptions
 from pipeline.tags.piaa.bank import Candidates, read_prototypes
-from pipeline.tags.piaa.method import build_patches
-from pipeline.tags.piaa.patches import BatchedScClip, centre
+from pipeline.tags.piaa.patches import BatchedScClip, build_patches, centre
 from pipeline.tags.piaa.prototypes import Prototypes, choose_bank, learn
 from pipeline.tags.stage import ScoredTags
 from tests.engine.test_workers import HerePool
@@ -208,7 +207,7 @@ def in_twos(opened, monkeypatch):
     """Runs of SC-CLIP in batches of two images, on a grid of 16 patches."""
     monkeypatch.setattr("pipeline.tags.piaa.BATCH", 2)
     few = ScClipSettings(neighbours=9)
-    monkeypatch.setattr(method, "ScClipSettings", lambda: few)
+    monkeypatch.setattr("pipeline.tags.piaa.patches.ScClipSettings", lambda: few)
     given = ("tags.encoder=sc_clip", "tags.crop=true", "compat.piaa_batch=true")
     given += ("runtime.batch_size=4",)
     return partial(opened, *given)

@@ -16,7 +16,7 @@ from pipeline.engine.workers import Executor
 from pipeline.errors import UserError
 from pipeline.stages.config import compose, read_config
 from pipeline.stages.pipeline import Pipeline
-from pipeline.tags.standardised import over_classes, over_images, statistics_of
+from pipeline.tags.standardised import over_classes, standardise, statistics_of
 from tests.small_runs import folder_options
 from tests.tiers import large_except
 
@@ -43,13 +43,13 @@ def scores() -> np.ndarray:
     return scores
 
 
-def test_scores_are_standardised_over_classes_and_over_images(scores):
+def test_scores_are_standardised_over_classes_and_standardise(scores):
     np.testing.assert_allclose(over_classes(scores), naive_z(scores, ["image"]))
-    alone = over_images(scores, statistics_of(scores.astype(float)))
+    alone = standardise(scores, *statistics_of(scores.astype(float)))
     np.testing.assert_allclose(alone, naive_z(scores, ["class"]), atol=1e-6)
     assert not alone[:, 2].any()
     by_image = over_classes(scores)
-    both = over_images(by_image, statistics_of(by_image))
+    both = standardise(by_image, *statistics_of(by_image))
     np.testing.assert_allclose(both, naive_z(scores, ["image", "class"]), atol=1e-6)
 
 

@@ -40,7 +40,5 @@ class ClipEsOptions(PassCamOptions):
 def build_clip_es(options: ClipEsOptions, resources: Resources) -> CamMethod:
     """Builds CLIP-ES."""
     from pipeline.cams.clip_es.method import ClipEs  # imports PyTorch
-    from pipeline.cams.pass_method import text_of
 
-    clip, quirks = resources.clip, vars(resources.quirks)
-    return ClipEs(clip.encoder, *text_of(options, resources), options, clip.batches, **quirks)
+    return ClipEs.build(options, resources)

@@ -70,7 +70,13 @@ def _parse(text: str, is_json: bool, name: str, classes: tuple[str, ...]) -> Sen
             check_choice(f"{name} has {shown(key)}, which is not a class", key, classes)
         if same_name(key) in found:
             raise UserError(f"{name} has {shown(key)} twice: put all sentences into one list")
-        found[same_name(key)] = _checked(sentences, f"{name} has for {shown(key)}")
+        is_list = isinstance(sentences, list) and 0 < len(sentences) <= _MAX_SENTENCES
+        if not is_list or not all(isinstance(each, str) and each.strip() for each in sentences):
+            raise UserError(
+                f"{name} has for {shown(key)} {shown(str(sentences)[:99])}, not a list of"
+                f" sentences: give from 1 to {_MAX_SENTENCES}"
+            )
+        found[same_name(key)] = tuple(each.strip() for each in sentences)
     if missing := [each for same, each in known.items() if same not in found]:
         more = f" and {len(missing) - _MAX_NAMED} more" if len(missing) > _MAX_NAMED else ""
         few = shown(", ".join(missing[:_MAX_NAMED]))
@@ -95,19 +101,6 @@ def _without_repetition(pairs: Sequence[tuple[Any, Any]]) -> dict:
     if repeated := [key for key, n in counts.items() if n > 1]:
         raise ValueError(f"{shown(repeated[0])} occurs twice")
     return dict(pairs)
-
-
-def _checked(sentences: object, where: str) -> tuple[str, ...]:
-    if (
-        isinstance(sentences, list)
-        and 0 < len(sentences) <= _MAX_SENTENCES
-        and all(isinstance(each, str) and each.strip() for each in sentences)
-    ):
-        return tuple(each.strip() for each in sentences)
-    raise UserError(
-        f"{where} {shown(str(sentences)[:99])}, not a list of sentences: give from 1 to"
-        f" {_MAX_SENTENCES}"
-    )
 
 
 def cluster_sentences(embeddings: torch.Tensor, clusters: int) -> torch.Tensor:

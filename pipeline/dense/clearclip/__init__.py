@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.dense.method import DenseMethod
+from pipeline.dense.method import DenseMethod, NameEmbeddings
 from pipeline.dense.settings import DenseSettings
 from pipeline.engine.registry import register
 
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
     from pipeline.clip.encoder import ClipEncoder
     from pipeline.clip.shared_pass import SharedPass
-    from pipeline.dense.method import NameEmbeddings
 
 
 @dataclass

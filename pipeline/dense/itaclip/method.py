@@ -45,19 +45,13 @@ class ItaClip(DenseMethod):
             return F.normalize(self.patch_features(encoder, shared_pass), dim=-1)
 
         upright = F.normalize(self.patch_features(encoder, shared_pass), dim=-1)
-        further = sum(map(unit_features, _grey_and_blurred(shared_pass.pixels)))
+        # As the authors do, the weighted sum of the channels is taken after normalisation.
+        grey = rgb_to_grayscale(shared_pass.pixels, num_output_channels=3)
+        blurred = gaussian_blur(shared_pass.pixels, [11, 11], [5.0, 5.0])
+        further = sum(map(unit_features, (grey, blurred)))
         mirrored = 0.0
         for side in (-2, -1):
             features = unit_features(shared_pass.pixels.flip(side)).unflatten(1, shared_pass.grid)
             mirrored = mirrored + features.flip(side - 1).flatten(1, 2) / 2
         share = self.options.upright_share
         return (share * (upright + further) / 3 + (1 - share) * mirrored) @ names.text.mT
-
-
-def _grey_and_blurred(pixels: torch.Tensor) -> list[torch.Tensor]:
-    """Returns the grey and the blurred version (11×11, σ = 5) of normalised pixels, B×3×H×W.
-
-    As the authors do, the weighted sum of the channels is taken after normalisation.
-    """
-    grey = rgb_to_grayscale(pixels, num_output_channels=3)
-    return [grey, gaussian_blur(pixels, [11, 11], [5.0, 5.0])]

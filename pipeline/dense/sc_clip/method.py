@@ -18,12 +18,10 @@ class ScClip(DenseMethod):
 
     def hooks(self, encoder: ClipEncoder) -> list[BlockHook]:
         """Returns the hook that keeps tokens of earlier blocks."""
-        depth = encoder.depth
-        middle, shallow = (
-            block_at(self.options.middle_block, depth),
-            block_at(self.options.shallow_block, depth),
-        )
-        several = block_window("stream_blocks", self.options.stream_blocks, depth)
+        depth, options = encoder.depth, self.options
+        pair = options.middle_block, options.shallow_block
+        middle, shallow = (block_at(each, depth) for each in pair)
+        several = block_window("stream_blocks", options.stream_blocks, depth)
         return [TokensAfter(middle, shallow, several)]
 
     def patch_features(

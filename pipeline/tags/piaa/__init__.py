@@ -104,7 +104,7 @@ class PiaaOptions(ScoredTagOptions):
     templates={"piaa": ("a photo of a {}",)},
     presets=("tags/piaa_*", "experiment/piaa_*", "experiment/alpha_piaa"),
     batch_of=batch_of,
-    learns="pipeline.tags.piaa.method:learn",
+    learns="pipeline.tags.piaa.bank:learn_prototypes",
     reads=("classes", "tag_names", "backgrounds"),
     source="Wang et al., PIAA, ICML 2026, arXiv 2605.25821",
     section="Tags: PIAA",
@@ -112,7 +112,8 @@ class PiaaOptions(ScoredTagOptions):
 def build_piaa(options: PiaaOptions, resources: Resources, learned: Path) -> Tagger:
     """Builds PIAA with the prototypes that follow from the bank in a folder."""
     from pipeline.tags.piaa.bank import read_prototypes  # imports PyTorch
-    from pipeline.tags.piaa.method import Piaa, build_patches
+    from pipeline.tags.piaa.method import Piaa
+    from pipeline.tags.piaa.patches import build_patches
 
     patches, text = build_patches(options, resources)
     device, empty_class = resources.device, resources.quirks.empty_class

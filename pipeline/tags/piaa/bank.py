@@ -26,13 +26,11 @@ from pipeline.engine.store import Store, encode_arrays
 from pipeline.errors import ImageError
 from pipeline.files.fingerprints import fingerprint, join_keys
 from pipeline.tags.piaa import PiaaOptions, batch_of
+from pipeline.tags.piaa.patches import PatchEncoder, build_patches
 from pipeline.tags.piaa.prototypes import Prototypes, choose_bank, entropy, learn
 
 _PATCH_SETTINGS = ("encoder", "templates", "with_backgrounds", "crop", "temperature")
 """The settings that the entropies and the features of patches depend on."""
-
-Build = Callable[..., tuple[Any, torch.Tensor]]
-"""Builds, from settings and resources, what gives features of patches, and the class embeddings."""
 
 
 class Candidates:
@@ -44,7 +42,7 @@ class Candidates:
         text: C×E, the class embeddings.
     """
 
-    def __init__(self, options: PiaaOptions, encoder: Any, text: torch.Tensor):  # noqa: ANN401
+    def __init__(self, options: PiaaOptions, encoder: PatchEncoder, text: torch.Tensor):
         self.options, self.encoder, self.text = options, encoder, text
         self._known: dict[int, np.ndarray] = {}
 
@@ -93,7 +91,6 @@ class SurePatches(MethodStage):
     command = "tags"
     decisive = ("method", "clip", "encoder", "crop")
     images: Images
-    build: Build
 
     def option_facts(self) -> dict[str, Any]:
         """Returns the settings that features and entropies depend on, and the split."""
@@ -109,7 +106,7 @@ class SurePatches(MethodStage):
 
     def load(self, inputs: Mapping[str, Path]) -> Candidates:
         """Builds what chooses patches."""
-        return Candidates(self.options, *self.build(self.options, self.resources))
+        return Candidates(self.options, *build_patches(self.options, self.resources))
 
     def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:
         """Looks at images."""
@@ -190,7 +187,6 @@ def read_prototypes(
 
 
 def learn_prototypes(
-    build: Build,
     *,
     split: str,
     images: Images,
@@ -212,7 +208,6 @@ def learn_prototypes(
         reader=reader,
         images=images,
         dependent_batch=batch_of(options, resources.quirks),
-        build=build,
     )
     return LearnedPrototypes(
         split=split,

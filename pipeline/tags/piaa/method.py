@@ -12,34 +12,12 @@ import numpy as np
 import torch
 
 from pipeline.clip.device import to_host
-from pipeline.clip.frozen import Resources
-from pipeline.dense.method import build_method
-from pipeline.dense.sc_clip import ScClipSettings
-from pipeline.engine.registry import find_method
 from pipeline.errors import ImageError
-from pipeline.tags.piaa import PiaaOptions, batch_of
-from pipeline.tags.piaa.bank import learn_prototypes
-from pipeline.tags.piaa.patches import BatchedScClip, PatchEncoder, Patches
+from pipeline.tags.piaa import PiaaOptions
+from pipeline.tags.piaa.patches import PatchEncoder, Patches
 from pipeline.tags.piaa.prototypes import Prototypes, combine
 from pipeline.tags.reidentification import propose, reidentify
 from pipeline.tags.tagger import Scored, Tagger
-
-
-def build_patches(options: PiaaOptions, resources: Resources) -> tuple[PatchEncoder, torch.Tensor]:
-    """Builds what gives features of patches, and the C×E embeddings that they are compared with."""
-    clip, vocabulary = resources.clip, resources.vocabulary
-    backgrounds = vocabulary.backgrounds if options.with_backgrounds else ()
-    text = clip.embed(vocabulary.tag_names, backgrounds, options.templates)
-    batch_dependent = batch_of(options, resources.quirks) > 0
-    if batch_dependent:
-        method = BatchedScClip(ScClipSettings())
-    else:
-        method = build_method(find_method("dense", options.encoder).settings())
-    return PatchEncoder(clip.encoder, method, options.crop, clip.batches, batch_dependent), text
-
-
-learn = partial(learn_prototypes, build_patches)
-"""Makes the stages that PIAA learns in."""
 
 
 @dataclass(eq=False)
@@ -68,11 +46,11 @@ class Piaa(Tagger):
             if isinstance(patches, ImageError):
                 yield name, patches
             else:
-                yield name, Scored({"scores": self._of(patches)})
+                yield name, Scored({"scores": self._score(patches)})
 
     @torch.no_grad()
-    def _of(self, patches: Patches) -> np.ndarray:
-        options = self.options
+    def _score(self, patches: Patches) -> np.ndarray:
+        options, encoder, size = self.options, self.patches.encoder, self.patches.batches.crops
         logits = self.prototypes.logits(patches.features)
         probabilities = (logits / options.patch_temperature).softmax(-1)
         scores = combine(
@@ -84,19 +62,13 @@ class Piaa(Tagger):
         )[0, : self.num_classes]
         if not options.reidentify:
             return to_host(scores)[0]
+        # CWR: the scores of proposed classes are replaced by their mean with that of a crop.
         scores, probabilities = to_host(scores, probabilities)
-        self._reidentify(patches.pixels, probabilities, scores)
-        return scores
-
-    def _reidentify(
-        self, pixels: torch.Tensor, probabilities: np.ndarray, scores: np.ndarray
-    ) -> None:
-        """Replaces the scores of proposed classes by their mean with that of a crop."""
-        encoder, size = self.patches.encoder, self.patches.batches.crops
         cut = partial(propose, patch_size=encoder.patch_size, native_size=encoder.native_size)
         quirks = {"open_border": self.open_border, "cwr_stop": self.cwr_stop}
-        found = cut(pixels, probabilities, self.num_classes, alpha=self.options.alpha, **quirks)
+        found = cut(patches.pixels, probabilities, self.num_classes, alpha=options.alpha, **quirks)
         for start in range(0, len(found), size):
             batch = found[start : start + size]
             for proposal, crop_score in zip(batch, reidentify(encoder, self.text, batch, size)):
                 scores[proposal.class_index] = (scores[proposal.class_index] + crop_score) / 2
+        return scores

@@ -16,10 +16,14 @@ from torchvision.transforms.functional import InterpolationMode, center_crop, re
 
 from pipeline.clip.device import Batches
 from pipeline.clip.encoder import ClipEncoder
+from pipeline.clip.frozen import Resources
 from pipeline.clip.shared_pass import SharedPass, batch_by_grid, prepare_batch
-from pipeline.dense.method import DenseMethod
+from pipeline.dense.method import DenseMethod, build_method
+from pipeline.dense.sc_clip import ScClipSettings
 from pipeline.dense.sc_clip.method import ScClip
+from pipeline.engine.registry import find_method
 from pipeline.errors import ImageError
+from pipeline.tags.piaa import PiaaOptions, batch_of
 
 
 class Patches(NamedTuple):
@@ -81,6 +85,19 @@ class PatchEncoder:
             tokens = encoder.class_token_features(shared_pass.last_block_input)
             for row, name in enumerate(names):
                 yield name, Patches(features[row], tokens[row], shared_pass.pixels[row])
+
+
+def build_patches(options: PiaaOptions, resources: Resources) -> tuple[PatchEncoder, torch.Tensor]:
+    """Builds what gives features of patches, and the C×E embeddings that they are compared with."""
+    clip, vocabulary = resources.clip, resources.vocabulary
+    backgrounds = vocabulary.backgrounds if options.with_backgrounds else ()
+    text = clip.embed(vocabulary.tag_names, backgrounds, options.templates)
+    batch_dependent = batch_of(options, resources.quirks) > 0
+    if batch_dependent:
+        method = BatchedScClip(ScClipSettings())
+    else:
+        method = build_method(find_method("dense", options.encoder).settings())
+    return PatchEncoder(clip.encoder, method, options.crop, clip.batches, batch_dependent), text
 
 
 def centre(image: np.ndarray, side: int) -> np.ndarray:
