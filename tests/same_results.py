@@ -83,6 +83,9 @@ KNOWN = {
     r"/manifest\.json: machines\b.*: new$": "manifests count images by what computed them",
     r"\.attention: missing$": "keys hold no way of attention",
     r"\bprecision: '(fp32|bf16)' became 'auto'$": "keys hold what was set",
+    r"^(chain|rounds)/.*/manifest\.json: made_from\.(segmenter|masks)\.2: ": (
+        "networks that were trained under auto have another key, and so has what they made"
+    ),
     r"/metrics\.json: [\w.]*\b(made_from|measured_on|read|results|round)\b": (
         "figures say what they were measured on"
     ),

@@ -45,7 +45,7 @@ def standing_in(name: str) -> Iterator[pytest.MonkeyPatch]:
 
     def compute(_, query, key, value, bias=None, *, average=False):
         if average:
-            return attention.attend_with_weights(query, key, value)
+            return attention.Attention().with_weights(query, key, value)
         return attention.attend(query, key, value, bias), None
 
     caches = (frozen._encoder, workers._resident)

@@ -21,7 +21,7 @@ from pipeline import Labeller
 from pipeline.engine import plugins, registry
 from pipeline.engine.configuration import take_plugins
 from pipeline.engine.plugins import import_plugins
-from pipeline.engine.registry import register
+from pipeline.engine.registry import Quirk, register
 from pipeline.engine.stage import Item, Output, PerImage
 from pipeline.errors import UserError
 from pipeline.files.fingerprints import fingerprint_file, join_keys
@@ -177,6 +177,62 @@ def test_a_file_of_settings_names_no_code(run_stage, arguments, tmp_path):
     assert computed(finished) == {"tags": 5}
 
 
+@pytest.fixture
+def with_preset(forgotten, tmp_path, monkeypatch):
+    """Writes a plug-in with a quirk and a preset: with_preset(text), and returns its argument."""
+    forgotten("tags", "preset")
+
+    def write(preset: str | None) -> str:
+        source = (REPOSITORY / "tests/plugins/colour_tagger.py").read_text()
+        declared = 'quirks=(Quirk("dim", "dims"),), presets=("experiment/theirs",)'
+        source = source.replace('"colour", ColourOptions', f'"preset", ColourOptions, {declared}')
+        source = source.replace("import register", "import Quirk, register")
+        (tmp_path / "preset_tagger.py").write_text(source)
+        if preset is not None:
+            path = tmp_path / "configs" / "experiment" / "theirs.yaml"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"# @package _global_\n{preset}\n")
+        sys.modules.pop("preset_tagger", None)
+        return "plugins=[preset_tagger]"
+
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return write
+
+
+def test_a_preset_of_a_plugin_is_data(with_preset, run_stage, arguments):
+    given = [*without_methods(arguments), "experiment=theirs", "stage=tags", "dry_run=true"]
+    plugins = with_preset(
+        "defaults: [{override /tags: preset}]\ntags: {gain: 0.5}\nexecutor: {name: x}"
+    )
+    wrong = run_stage(plugins, *given)
+    assert wrong.code == 2 and "there is no executor x" in wrong.errors
+    with_preset("defaults: [{override /tags: preset}]\nplugins: [evil]")
+    wrong = run_stage(plugins, *given)
+    assert wrong.code == 2 and "cannot name code" in wrong.errors
+    with_preset("defaults: [{override /tags: preset}]\ntags: {gain: 0.5}\ncompat: {dim: false}")
+    finished = run_stage(plugins, *given, "--cfg", "job")
+    assert finished.code == 0, finished.errors
+    assert "gain: 0.5" in finished.output and "dim: false" in finished.output
+    released = [*without_methods(arguments), "tags=preset", "compat=released"]
+    assert "dim: true" in run_stage(plugins, *released, "--cfg", "job").output
+
+
+def test_what_a_plugin_declares_is_checked(with_preset, run_stage, arguments):
+    missing = run_stage(with_preset(None), *without_methods(arguments), "tags=preset")
+    assert missing.code == 2 and "has no experiment/theirs.yaml: add the file" in missing.errors
+
+    @dataclass
+    class Other(ColourOptions):
+        pass
+
+    quirk = Quirk("exif", "another meaning")
+    with pytest.raises(UserError, match="declares a quirk exif, which there is already: rename"):
+        register("tags", "another", Other, quirks=(quirk,))(lambda options, resources: None)
+    templates = {"imagenet": ("a {}",)}
+    with pytest.raises(UserError, match="declares a template set imagenet, which there is"):
+        register("tags", "another", Other, templates=templates)(lambda options, resources: None)
+
+
 def test_installed_packages_offer_methods_by_an_entry_point(tmp_path, monkeypatch, forgotten):
     forgotten("tags", "installed")
     (tmp_path / "installed_tagger.py").write_text(
@@ -296,7 +352,7 @@ def test_a_plugin_that_fails_is_named(tmp_path, monkeypatch):
 FAILING = """
 import numpy as np
 from tests.plugins.colour_tagger import ColourOptions, ColourTagger
-from pipeline.engine.registry import register
+from pipeline.engine.registry import Quirk, register
 
 class FailingOptions(ColourOptions):
     pass

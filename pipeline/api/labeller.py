@@ -42,15 +42,7 @@ Tags = Sequence[int | str] | None
 TagsOfEach = Sequence[Sequence[int | str]] | None
 
 Found = TypeVar("Found")
-_TAG = str | int | np.integer
 _Step = Callable[[Iterable["_Image"]], Iterator["_Image"]]
-
-_REMEDIES = {
-    "tags": "give tags to cams() and mask(), and choose a tagger here",
-    "cams": "choose a method here",
-    "masks": "leave masks.regions=slic here",
-}
-"""What to do where a stage does not take any image."""
 
 _LOADING = threading.RLock()  # a labeller's own could not be pickled
 
@@ -149,7 +141,12 @@ class Labeller:
         vocabulary = build_vocabulary(self._config.dataset)
         self._builder = Builder(self._config, vocabulary)
         self._stages = self._builder.per_split("")
-        for name, remedy in _REMEDIES.items():
+        remedies = {
+            "tags": "give tags to cams() and mask(), and choose a tagger here",
+            "cams": "choose a method here",
+            "masks": "leave masks.regions=slic here",
+        }
+        for name, remedy in remedies.items():
             stage = self._stages[name]
             if not stage.takes_any_image:
                 raise UserError(f"{stage.chosen} reads files of images by their names: {remedy}")
@@ -278,18 +275,17 @@ class Labeller:
         """Returns the result of an image after some steps, or a list of those of several."""
         forms = str | os.PathLike | Image.Image | np.ndarray
         if isinstance(given, forms) or not isinstance(given, Iterable):
-            given, one = [given], [tags] if isinstance(tags, _TAG) else tags
+            given, one = [given], [tags] if isinstance(tags, str | int | np.integer) else tags
             return self._compute(given, None if tags is None else [one], steps, result)[0]
         given = list(given)
-        lists = [None] * len(given) if tags is None else tags
-        fits = isinstance(lists, Sequence) and len(lists) == len(given)
+        known = [None] * len(given)
         if tags is not None:
-            fits = fits and all(is_list(each) or isinstance(each, np.ndarray) for each in lists)
-        if not fits:
-            raise UserError(
-                f"tags={shown(tags)} are not of {len(given)} images: give a list for each"
-            )
-        known = [each if each is None else self._indices(each) for each in lists]
+            fits = isinstance(tags, Sequence) and len(tags) == len(given)
+            if not fits or not all(is_list(each) or isinstance(each, np.ndarray) for each in tags):
+                raise UserError(
+                    f"tags={shown(tags)} are not of {len(given)} images: give a list for each"
+                )
+            known = [*map(self._indices, tags)]
 
         def decode() -> Iterator[_Image]:
             for place, image in enumerate(given):

@@ -77,10 +77,9 @@ def find_architecture(model: str) -> dict[str, Any]:
 
 
 def find_pretrained(model: str, pretrained: str | None) -> dict[str, Any]:
-    """Returns open_clip's entry for published weights: their source, mean, std and activation.
+    """Returns what open_clip lists of published weights: their source, mean, std and activation.
 
-    Raises:
-        UserError: the model has no weights with that name.
+    A UserError names those that the model has, if there are none of that name.
     """
     settings = open_clip.get_pretrained_cfg(model, pretrained or "")
     if not settings:
@@ -143,8 +142,7 @@ def _count_blocks(weights: Mapping[str, torch.Tensor]) -> int:
 def models_of_other_heads(weights: Mapping[str, torch.Tensor]) -> list[str]:
     """Returns open_clip's models of these shapes whose heads are not 64 wide, unlike OpenAI's.
 
-    The number of a transformer's heads cannot be read from its weights, a state dict with OpenAI's
-    names.
+    The number of a transformer's heads cannot be read from a state dict with OpenAI's names.
     """
     width, _, _, patch = weights["visual.conv1.weight"].shape
     tokens = len(weights["visual.positional_embedding"])

@@ -19,7 +19,7 @@ _MIN_WEIGHTS_BY_HEAD = 2**18  # with fewer weights a head, all heads at once are
 
 
 class Attention:
-    """The attention of an image tower, by the fused kernel or as the functions below compute it."""
+    """Attention without gradients, by the fused kernel or as the functions below compute it."""
 
     def __init__(self, kernel: FusedKernel | None = None):
         self.kernel = kernel
@@ -39,10 +39,15 @@ class Attention:
     def with_weights(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor | None
     ) -> tuple[torch.Tensor | None, torch.Tensor]:
-        """Returns what :func:`attend_with_weights` does."""
+        """Returns the attention output, B×heads×T×d, and the attention between patches; S = T.
+
+        The latter is averaged over heads, B×N×N float32. The class token's row and column are cut
+        off, and the rest is not renormalised. Without values, it is all that is computed.
+        """
         if self.kernel is not None and self.kernel.suits(query):
             return self.kernel(query, key, value, average=True)
-        return attend_with_weights(query, key, value)
+        compute = head_by_head if query.device.type == "cpu" else all_heads
+        return compute(query, key, value)
 
 
 def attend(
@@ -77,11 +82,8 @@ def one_by_one(work: Callable[..., torch.Tensor], *batches: torch.Tensor) -> tor
     """Computes the rows of small batches one after the other on a CPU, and together on a GPU.
 
     A CPU divides attention and products of a few rows among its threads depending on a row's
-    position in the batch, which would change the last digits of its result.
-
-    Args:
-        work: computes the results of a batch, or of a part of it, along the first dimension.
-        batches: arguments of ``work``, B×….
+    position in the batch, which would change the last digits of its result. The ``batches``, B×…,
+    are the arguments of ``work``, which computes the results of any part of them.
     """
     if batches[0].device.type != "cpu":
         return work(*batches)
@@ -97,25 +99,10 @@ def _logits(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
     return ((query / math.sqrt(query.shape[-1])) @ key.mT).float()
 
 
-def attend_with_weights(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor | None
-) -> tuple[torch.Tensor | None, torch.Tensor]:
-    """Returns the attention output and the attention between patches; without gradients.
-
-    Without values, only the attention is computed. S = T.
-
-    Returns:
-        The output, B×heads×T×d, and the attention between patches averaged over heads, B×N×N
-        float32. The class token's row and column are cut off, and the rest is not renormalised.
-    """
-    compute = head_by_head if query.device.type == "cpu" else all_heads
-    return compute(query, key, value)
-
-
 def all_heads(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor | None
 ) -> tuple[torch.Tensor | None, torch.Tensor]:
-    """Computes all heads at once, which suits GPUs; see :func:`attend_with_weights`."""
+    """Computes all heads at once, which suits GPUs; see :meth:`Attention.with_weights`."""
     weights = attention_weights(query, key)
     attended = None if value is None else weights.to(value.dtype) @ value
     return attended, weights.mean(1)[:, 1:, 1:]
@@ -127,10 +114,8 @@ def head_by_head(
     """Computes some rows of one head at a time, so that their weights stay in a CPU's cache.
 
     The weights of all heads of a 500×375 image take 28 MB, which softmax, average and product
-    would each read from memory.
-
-    Returns:
-        As :func:`attend_with_weights`; none instead of an ``average`` that is not needed.
+    would each read from memory. It returns what :meth:`Attention.with_weights` does, and none
+    instead of an ``average`` that is not needed.
     """
     batch, heads, count, width = query.shape
     num_keys = key.shape[-2]

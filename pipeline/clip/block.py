@@ -33,12 +33,14 @@ class Block:
         output. If ``in_pieces``, layers take few rows at a time, which suits bfloat16 on CPUs with
         AMX.
         """
-        attn, activation, scale = block.attn, block.mlp.gelu, 1.0
+        attn, expand, contract = block.attn, block.mlp.c_fc, block.mlp.c_proj
+        activation, mlp = block.mlp.gelu, (expand.weight, expand.bias, contract.weight)
         if type(activation) is QuickGELU and precision != torch.float32:
             # With the scale in the weights on either side, one pass over the widest tensor replaces
             # three. In float32 it would gain 1% and change the last digits from those of the
             # released code.
-            activation, scale = nn.SiLU(), _QUICK
+            activation, scales = nn.SiLU(), (_QUICK, _QUICK, 1 / _QUICK)
+            mlp = tuple(parameter * scale for parameter, scale in zip(mlp, scales))
 
         def pack(
             weight: torch.Tensor, bias: torch.Tensor, activation: nn.Module | None = None
@@ -46,18 +48,14 @@ class Block:
             weight, bias = weight.detach().to(precision), bias.detach().to(precision)
             return Linear(weight, bias, activation, differentiable=differentiable)
 
-        def scaled(parameter: torch.Tensor, by: float) -> torch.Tensor:
-            return parameter if by == 1 else parameter * by
-
-        expand, contract = block.mlp.c_fc, block.mlp.c_proj
         self.precision = precision
         self.ln_1 = block.ln_1
         self._heads = attn.num_heads
         self._width = attn.embed_dim
         self._in = pack(attn.in_proj_weight, attn.in_proj_bias)
         self._out = pack(attn.out_proj.weight, attn.out_proj.bias)
-        self._expand = pack(scaled(expand.weight, scale), scaled(expand.bias, scale), activation)
-        self._contract = pack(scaled(contract.weight, 1 / scale), contract.bias)
+        self._expand = pack(*mlp[:2], activation)
+        self._contract = pack(mlp[2], contract.bias)
         self._block = block
         self._in_pieces = in_pieces
 
@@ -68,14 +66,9 @@ class Block:
     def project_for(
         self, normed: torch.Tensor, query_inputs: torch.Tensor
     ) -> Sequence[torch.Tensor]:
-        """Returns the queries of some tokens, and the keys and values of all.
+        """Returns the queries of some tokens, B×heads×Q×d, and all keys and values, B×heads×T×d.
 
-        Args:
-            normed: the output of ln_1, B×T×D.
-            query_inputs: the same for the tokens that need queries, B×Q×D.
-
-        Returns:
-            Queries, B×heads×Q×d, keys and values, B×heads×T×d.
+        The output of ln_1 is ``normed``, B×T×D, and B×Q×D of the tokens that need queries.
         """
         project_query, project_key_value = self._in_parts
         (query,) = self._split_heads(project_query(query_inputs.to(self.precision)), 1)
@@ -83,21 +76,13 @@ class Block:
         return query, key, value
 
     def attention_output(self, attended: torch.Tensor) -> torch.Tensor:
-        """Returns what the attention adds to the tokens: its heads, merged and projected.
-
-        From B×heads×T×d to B×T×D.
-        """
+        """Merges and projects the heads, B×heads×T×d: what the attention adds to tokens, B×T×D."""
         return self._block.ls_1(self._apply(self._out, attended.transpose(1, 2).flatten(2)))
 
     def finish(self, tokens: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
         """Completes the block after its attention: output projection, residuals and MLP.
 
-        Args:
-            tokens: the block's input, B×T×D.
-            attended: the output of the attention heads, B×heads×T×d.
-
-        Returns:
-            B×T×D.
+        From its input, B×T×D, and the output of the attention heads, B×heads×T×d, to B×T×D.
         """
         block = self._block
         tokens = tokens + self.attention_output(attended)
@@ -113,10 +98,9 @@ class Block:
         return layers(inputs)
 
     def pull_back(self, gradients: torch.Tensor) -> torch.Tensor:
-        """Backpropagates gradients to the output of ln_1: …×D float32.
+        """Backpropagates gradients of queries, keys and values, to the output of ln_1.
 
-        Args:
-            gradients: …×3D, of queries, keys and values, heads side by side.
+        From …×3D, heads side by side, to …×D float32.
         """
         return gradients.float() @ self._block.attn.in_proj_weight.float()
 

@@ -33,17 +33,14 @@ def bounding_box(mask: np.ndarray, *, open_border: bool) -> Box:
 
 
 def union_of_boxes(scaled: np.ndarray, threshold: float, *, open_border: bool) -> np.ndarray:
-    """Returns the union of the boxes around the regions above a threshold.
+    """Returns the union of the boxes around the regions above a threshold, h×w bool.
 
-    See docs/algorithms.md, sections 2 and 3. Regions are 8-connected.
+    See docs/algorithms.md, sections 2 and 3. Regions are 8-connected; without any, all is false.
 
     Args:
         scaled: h×w float32 in [0, 1]; it is quantised to bytes first.
         threshold: share of the largest byte that a cell must exceed, in [0, 1].
         open_border: see :func:`bounding_box`.
-
-    Returns:
-        h×w bool; all false if no cell exceeds the threshold.
     """
     quantised = (scaled * 255).astype(np.uint8)
     foreground = quantised > int(threshold * quantised.max())

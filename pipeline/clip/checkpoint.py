@@ -5,7 +5,6 @@ No code in a weights file is executed.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import open_clip
 import torch
@@ -42,10 +41,7 @@ _MISSHAPEN = (RuntimeError, ValueError, TypeError, IndexError, ArithmeticError)
 
 @torch.random.fork_rng(devices=[])  # open_clip draws some weights, which are replaced
 def load_clip(
-    path: Path,
-    model_name: str | None = None,
-    pretrained: str | None = None,
-    device: str = "cpu",
+    path: Path, model_name: str | None = None, pretrained: str | None = None, device: str = "cpu"
 ) -> ClipModel:
     """Builds a CLIP model and loads its weights from a file.
 
@@ -72,9 +68,14 @@ def load_clip(
         if model_name is None:
             model = _build_from_weights(path, weights)
         else:
-            model = build_by_name(model_name, pretraining.quick_gelu)
+            model, named = build_by_name(model_name, pretraining.quick_gelu), weights
+            if hasattr(model, "text"):  # whose parts used to be parts of the model itself
+                named = convert_to_custom_text_state_dict(dict(weights))
+            known = model.state_dict()
             try:
-                model.load_state_dict(_rename(weights, model))
+                model.load_state_dict(
+                    {k: v for k, v in named.items() if k in known or k not in _EXTRAS}
+                )
             except RuntimeError as error:
                 raise UserError(
                     f"{path} holds {describe_architecture(weights)}, not clip.model={model_name}"
@@ -131,15 +132,6 @@ def build_by_name(model_name: str, quick_gelu: bool = False) -> ClipModel:
         ) from error
 
 
-def _rename(weights: Mapping[str, torch.Tensor], model: ClipModel) -> dict[str, torch.Tensor]:
-    """Returns the weights of a file, also an older one, by the model's current names."""
-    if hasattr(model, "text"):
-        # The parts of the text tower used to be parts of the model itself.
-        weights = convert_to_custom_text_state_dict(dict(weights))
-    known = model.state_dict()
-    return {k: v for k, v in weights.items() if k in known or k not in _EXTRAS}
-
-
 def read_weights(path: Path, device: str = "cpu") -> dict[str, torch.Tensor]:
     """Reads a weights file into a state dict, without executing code in it.
 
@@ -151,7 +143,16 @@ def read_weights(path: Path, device: str = "cpu") -> dict[str, torch.Tensor]:
     try:
         if is_torchscript(path):
             return read_torchscript_weights(path, device)
-        return _state_dict(read_weights_file(path, device))
+        checkpoint = read_weights_file(path, device)
+        weights = checkpoint.get("state_dict", checkpoint)  # of open_clip's training checkpoint
+        tensors = {
+            name.removeprefix("module."): value  # the prefix of training in several processes
+            for name, value in weights.items()
+            if isinstance(value, torch.Tensor)
+        }
+        if not tensors:
+            raise ValueError("the file holds no tensors")
+        return tensors
     except (UserError, MemoryError):
         raise
     except Exception as error:  # every reader raises errors of its own
@@ -159,19 +160,6 @@ def read_weights(path: Path, device: str = "cpu") -> dict[str, torch.Tensor]:
             f"{path} is damaged or holds no weights ({type(error).__name__}): give OpenAI's .pt"
             " archive, a PyTorch state dict or safetensors"
         ) from error
-
-
-def _state_dict(checkpoint: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """Returns the weights of a state dict, or of open_clip's training checkpoint."""
-    weights = checkpoint.get("state_dict", checkpoint)
-    tensors = {
-        name.removeprefix("module."): value  # the prefix of training in several processes
-        for name, value in weights.items()
-        if isinstance(value, torch.Tensor)
-    }
-    if not tensors:
-        raise ValueError("the file holds no tensors")
-    return tensors
 
 
 def _first_mismatch(error: Exception) -> str:

@@ -35,11 +35,7 @@ _ONEDNN_BF16 = frozenset({"avx512_bf16", "amx_bf16"})
 
 
 def choose_device(wanted: str) -> str:
-    """Returns torch's name of the device; "auto" is a GPU if there is one.
-
-    Raises:
-        UserError: the device does not exist.
-    """
+    """Returns torch's name of a device, or raises a UserError; "auto" is a GPU if there is one."""
     has_no_driver = sys.platform == "linux" and not any(Path(path).exists() for path in _DRIVERS)
     if wanted == "cpu" or (wanted == "auto" and has_no_driver):
         return "cpu"
@@ -98,11 +94,7 @@ def check_precision(wanted: str, device: str, key: str = "runtime.precision") ->
 
 
 def choose_precision(wanted: str, device: str) -> torch.dtype:
-    """Returns the type of the image tower's weights, in which its matrix products are computed.
-
-    Raises:
-        UserError: the precision is slow on the device.
-    """
+    """Returns torch's type of a precision, or refuses it as :func:`check_precision` does."""
     import torch
 
     check_precision(wanted, device)
@@ -112,8 +104,7 @@ def choose_precision(wanted: str, device: str) -> torch.dtype:
 def precision_of_training(wanted: str, device: str) -> str:
     """Returns the precision of a training; "auto" is bf16 on CPUs that multiply in it, else fp32.
 
-    Raises:
-        UserError: the precision is slow on the device.
+    It refuses what :func:`check_precision` does.
     """
     check_precision(wanted, device, "segmenter.precision")
     if wanted != AUTO:

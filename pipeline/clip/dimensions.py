@@ -65,7 +65,7 @@ def block_at(offset: int, depth: int) -> int:
 
 
 def block_window(key: str, window: Sequence[int], depth: int) -> range:
-    """Returns the blocks from a first to a last one.
+    """Returns the blocks from a first to a last one: at least one, counted from 1.
 
     Args:
         key: the configuration key of the window, for messages.
@@ -73,9 +73,6 @@ def block_window(key: str, window: Sequence[int], depth: int) -> range:
             or below is an offset from the last block, 0; an offset that lies before the first
             block, as in a shallow model, means the first block.
         depth: L, the number of blocks.
-
-    Returns:
-        Numbers of at least one block, counted from 1.
 
     Raises:
         UserError: the window does not have two ends, exceeds the last block or is empty.

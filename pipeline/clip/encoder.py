@@ -221,9 +221,8 @@ class ClipEncoder:
     def classify(self, features: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
         """Returns the softmax of τ·f·t over all names, …×C float32; for patch features this is S⁰.
 
-        Args:
-            features: f, …×E, of length 1.
-            text: t, C×E class embeddings, of length 1; classes first, then backgrounds.
+        The ``features`` f are …×E and of length 1, as is the ``text`` t, C×E: classes first, then
+        backgrounds.
         """
         return (self.temperature * features @ text.mT).softmax(-1)
 

@@ -33,10 +33,7 @@ _MIN_QUERIES = 16  # packing the keys pays off from here on
 def choose_attention(wanted: str, device: str) -> FusedKernel | None:
     """Returns the kernel that computes attention on this machine; none computes it by head.
 
-    "auto" takes the kernel if there is one.
-
-    Raises:
-        UserError: ``wanted`` is "fused", but no kernel can be used.
+    "auto" takes the kernel if there is one, and "fused" raises a UserError if there is none.
     """
     if wanted == BY_HEAD or not is_cpu(device):
         if wanted == FUSED:
@@ -56,11 +53,7 @@ class FusedKernel:
     """The compiled kernel."""
 
     def __init__(self) -> None:
-        """Loads it, and compiles it before if need be.
-
-        Raises:
-            NoKernelError: the CPU lacks AMX, the compiler fails, or its output cannot be loaded.
-        """
+        """Loads it, perhaps compiled anew; a NoKernelError without AMX, or if either fails."""
         if not cpu_flags() >= _REQUIRED:
             raise NoKernelError("this machine's CPU has no AMX")
         import torch  # before the kernel, which uses its libraries
@@ -97,8 +90,7 @@ class FusedKernel:
             average: whether the attention between patches is needed, with S = T.
 
         Returns:
-            The output, B×heads×T×d, and the attention between patches averaged over heads, B×N×N
-            float32, without the class token's row and column; none for what is not needed.
+            As :meth:`~pipeline.clip.attention.Attention.with_weights`; none for what is not needed.
         """
         query, key = _with_whole_rows(query), _with_whole_rows(key)
         value = None if value is None else _with_whole_rows(value)

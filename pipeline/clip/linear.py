@@ -121,10 +121,7 @@ class _Product(Function):
 
     @staticmethod
     def forward(
-        inputs: torch.Tensor,
-        packed: torch.Tensor,
-        bias: torch.Tensor | None,
-        weight: torch.Tensor,
+        inputs: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None, weight: torch.Tensor
     ) -> torch.Tensor:
         return _by_onednn(inputs, packed, bias)
 

@@ -74,11 +74,8 @@ def resolve_checkpoint(model: str | None, pretrained: str | None, checkpoint: st
 def is_on_disk(model: str | None, pretrained: str | None, checkpoint: str | None) -> bool:
     """Tells, without the network, whether weights are here or would be downloaded.
 
-    The arguments are those of :func:`resolve_checkpoint`. A given file counts as here even if it is
-    missing or damaged; loading it reports that.
-
-    Raises:
-        UserError: the model has no weights with that name.
+    The arguments, and the UserError for an unknown name, are those of :func:`resolve_checkpoint`. A
+    given file counts as here even if it is missing or damaged; loading it reports that.
     """
     if checkpoint is not None or model is None:
         return True
@@ -93,13 +90,10 @@ def is_on_disk(model: str | None, pretrained: str | None, checkpoint: str | None
 
 
 def published_weights(model: str, pretrained: str | None) -> Source:
-    """Returns where weights are published, without asking the network.
+    """Returns where weights are published, without asking the network; a UserError if nowhere.
 
     OpenAI's own files are preferred to their copies, since their addresses hold their checksums.
     For a file on Hugging Face, see :func:`pipeline.files.hugging_face.with_checksum`.
-
-    Raises:
-        UserError: open_clip does not list these weights.
     """
     entry = _find(model, pretrained)
     if "openaipublic" in entry.get("url", ""):
@@ -113,9 +107,8 @@ def published_weights(model: str, pretrained: str | None) -> Source:
 def hub_files(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Returns the repository and name of each file that weights may be on Hugging Face.
 
-    Args:
-        entry: what open_clip lists of the weights. Without a name, its own names are meant; a
-            pickle may have been downloaded as safetensors.
+    Where open_clip's ``entry`` has no name, its own names are meant; a pickle may have been
+    downloaded as safetensors.
     """
     from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 

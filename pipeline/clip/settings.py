@@ -5,7 +5,7 @@ Nothing here imports PyTorch, so that a command that computes nothing starts at 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, make_dataclass
 from typing import Any
 
@@ -113,13 +113,12 @@ def compat_settings() -> type:
         *((name, bool, quirk.clean) for name, quirk in quirks().items()),
     ]
     meanings = (f"\n    {name}: {quirk.meaning}." for name, quirk in quirks().items())
-    members = {"__doc__": "".join([_COMPAT, *meanings]), "__reduce__": _reduce}
+    members = {
+        "__doc__": "".join([_COMPAT, *meanings]),
+        # Another process makes the class as well.
+        "__reduce__": lambda compat: (_compat_with, (vars(compat),)),
+    }
     return make_dataclass("Quirks", declared, namespace=members)
-
-
-def _reduce(compat: object) -> tuple[Callable, tuple]:
-    # Another process makes the class as well.
-    return _compat_with, (vars(compat),)
 
 
 def _compat_with(values: Mapping[str, Any]) -> object:

@@ -121,19 +121,13 @@ def batch_by_grid(
 
 
 def prepare_batch(
-    encoder: ClipEncoder,
-    images: Sequence[np.ndarray],
-    batch_size: int,
-    squeeze: bool = False,
+    encoder: ClipEncoder, images: Sequence[np.ndarray], batch_size: int, squeeze: bool = False
 ) -> torch.Tensor:
     """Returns the pixels of a batch of :func:`batch_by_grid`, for :meth:`SharedPass.over`.
 
-    The batch is padded to its full size, so that an image's result does not depend on the others:
-    the rows after the images are copies of the last one. With ``squeeze``, images, H×W×3 uint8, are
-    resized to the native square.
-
-    Returns:
-        B×3×H×W float32, normalised, on the encoder's device.
+    They are B×3×H×W float32, normalised, on the encoder's device. The batch is padded to its full
+    size, so that an image's result does not depend on the others: the rows after the images are
+    copies of the last one. With ``squeeze``, images, H×W×3 uint8, are resized to the native square.
     """
     prepared = [encoder.prepare(image, squeeze=squeeze) for image in images]
     size = encoder.batch_size_for(encoder.patch_grid(images[0]), batch_size)

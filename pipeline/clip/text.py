@@ -74,16 +74,14 @@ def class_embeddings(
     """Embeds classes by prompt ensembling (CLIP, section 3.1.4; docs/algorithms.md, section 1).
 
     Each prompt's embedding is L2-normalised, the embeddings of a name are averaged, and the mean is
-    normalised again. Those of several names of a class are averaged and normalised once more.
+    normalised again. Those of several names of a class are averaged and normalised once more. The
+    result is C×E float32 on the device of the weights, each row of length 1.
 
     Args:
-        clip: the model; its text tower runs on the device of its weights.
+        clip: the model.
         tokenizer: see :func:`load_tokenizer`.
         names: the names of each of C classes.
         templates: prompts with one ``{}``.
-
-    Returns:
-        C×E float32, each row of length 1.
     """
     flat = [name for group in names for name in group]
     prompts = [template.format(name) for template in templates for name in flat]
@@ -122,15 +120,12 @@ def end_of_text(clip: ClipModel, tokens: torch.Tensor) -> torch.Tensor | None:
 
 
 def encode_prompts(clip: ClipModel, tokens: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
-    """Embeds prompts, computing the prefix of each template once.
+    """Embeds prompts, templates×names×E float32, of length 1; computes each prefix once.
 
     Args:
         clip: the model, for which :func:`end_of_text` returns positions.
         tokens: templates×names×context int64.
         ends: templates×names int64, the end of each prompt.
-
-    Returns:
-        templates×names×E float32, each of length 1.
     """
     common = (tokens == tokens[:, :1]).all(1).long().cumprod(-1).sum(-1)
     # The embedding is read at the end, which therefore cannot be part of the prefix.
@@ -152,11 +147,7 @@ def encode_prompts(clip: ClipModel, tokens: torch.Tensor, ends: torch.Tensor) ->
 
 
 def _encode_group(
-    clip: ClipModel,
-    blocks: Sequence[Block],
-    tokens: torch.Tensor,
-    ends: torch.Tensor,
-    length: int,
+    clip: ClipModel, blocks: Sequence[Block], tokens: torch.Tensor, ends: torch.Tensor, length: int
 ) -> torch.Tensor:
     """Embeds prompts whose first ``length`` tokens are the prefix of their template."""
     tower = _text_tower(clip)

@@ -10,9 +10,8 @@ from pipeline.engine.pool import count_cores
 from pipeline.engine.sample import ImageReader
 from pipeline.errors import UserError, check_choice, shown, tell
 from pipeline.exchange import paired_page
-from pipeline.exchange.artefacts import Artefact
+from pipeline.exchange.artefacts import Artefact, Export
 from pipeline.exchange.chains import pair_up
-from pipeline.exchange.exporting import Export
 from pipeline.exchange.paired import Pair
 from pipeline.files.own_files import OwnFiles
 from pipeline.stages.config import CONFIG, read_record

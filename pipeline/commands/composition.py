@@ -10,7 +10,6 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple
 
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -25,28 +24,17 @@ from pipeline.engine.configuration import (
 from pipeline.errors import UserError, shown
 from pipeline.stages.config import all_settings
 
+# The keys of Hydra that a file may set, as the studies in configs/experiment do.
 _FREE = ("mode", "sweeper.params")
-"""The keys of Hydra that a file may set, as the studies in ``configs/experiment`` do."""
-
 _MADE_BY_HYDRA = ("overrides", "runtime", "job.override_dirname", "job.config_name")
-
-
-class Job(NamedTuple):
-    """A run of the stages.
-
-    Attributes:
-        config: its configuration.
-        overrides: what it was composed from, if it is one of a study; else empty.
-    """
-
-    config: DictConfig
-    overrides: Sequence[str] = ()
 
 
 def compose_jobs(
     overrides: Sequence[str], folder: Path | None = None, is_study: bool = False
-) -> Iterator[Job]:
-    """Composes what a command line asks for, a job at a time.
+) -> Iterator[tuple[DictConfig, Sequence[str]]]:
+    """Yields the configuration of each job that a command line asks for.
+
+    With it comes what it was composed from if it is one of a study, else ().
 
     Args:
         overrides: its arguments KEY=VALUE.
@@ -61,9 +49,12 @@ def compose_jobs(
         _refuse_hydra(typed)
         several = [each for each in typed if each.is_sweep_override()]
         master = compose([each.input_line for each in typed if each not in several])
-        has_theirs = folder is not None or preset_folders()
-        ours = compose(_choices_of_ours(master)) if has_theirs else None
-        if ours is not None:
+        ours = None
+        if folder is not None or preset_folders():
+            # The same, of those choices alone that come with the package, or with a plug-in.
+            known = {**shipped_choices(), "experiment": ()}
+            chosen = master.hydra.runtime.choices.items()
+            ours = compose([f"{group}={n}" for group, n in chosen if n in known.get(group, ())])
             _refuse_decisions(master, ours)
         jobs: Iterator[Sequence[str]] = iter([()])
         if is_study or "MULTIRUN" in str(master.hydra.mode):
@@ -86,7 +77,7 @@ def compose_jobs(
             if ours is not None:
                 _refuse_code(config, ours, typed)
                 OmegaConf.to_container(config, resolve=True)  # which no resolver may be part of
-            yield Job(config, job)
+            yield config, job
 
 
 def _combinations(overrides: Sequence[Override]) -> Iterator[Sequence[str]]:
@@ -108,13 +99,6 @@ def _refuse_hydra(overrides: Sequence[Override]) -> None:
         key = each.key_or_group
         if each.is_hydra_override() and not key.startswith(tuple(f"hydra.{k}" for k in _FREE)):
             raise UserError(f"{key} has no effect: Hydra composes settings here, and runs nothing")
-
-
-def _choices_of_ours(master: DictConfig) -> list[str]:
-    """Returns those choices of a configuration that come with the package, or with a plug-in."""
-    ours = {group: names for group, names in shipped_choices().items() if group != "experiment"}
-    chosen = master.hydra.runtime.choices.items()
-    return [f"{group}={name}" for group, name in chosen if name in ours.get(group, ())]
 
 
 def _refuse_decisions(master: DictConfig, ours: DictConfig) -> None:

@@ -64,8 +64,9 @@ def run(arguments: Sequence[str]) -> None:
     plugins, overrides = take_plugins(settings)
     import_plugins(plugins)
     wait, named, lacking = 0.0, {}, []
-    for job in compose_jobs(overrides, options.config_dir, options.multirun) if settings else ():
-        config = read_config(job.config)
+    jobs = compose_jobs(overrides, options.config_dir, options.multirun) if settings else ()
+    for composed, _ in jobs:
+        config = read_config(composed)
         wait, config.runtime.device = config.runtime.wait, "cpu"  # a GPU may be elsewhere
         tasks += [*_archives(config.dataset), *_lists(config.dataset)]
         run_of_job = Builder(config, build_vocabulary(config.dataset)), requested_stages(config)

@@ -4,9 +4,8 @@ A format is an entry of :data:`_FORMATS`, with a function that writes it.
 """
 
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from pipeline.cams.cams import read_cams
 from pipeline.cams.clip_es_files import encode_clip_es
@@ -14,9 +13,8 @@ from pipeline.commands.command_line import Parser, check_folder
 from pipeline.engine.kinds import measured_kinds
 from pipeline.engine.result_folder import MANIFEST, read_manifest
 from pipeline.errors import UserError, tell
-from pipeline.exchange.artefacts import Artefact
+from pipeline.exchange.artefacts import Artefact, Export, target_path
 from pipeline.exchange.coco import export_coco
-from pipeline.exchange.exporting import Export, target_path
 from pipeline.exchange.mmsegmentation import export_mmsegmentation
 from pipeline.files.own_files import OwnFiles
 
@@ -34,27 +32,32 @@ Images that cannot be exported are left out and named, and the exit code is 2. S
 
 def run(arguments: Sequence[str]) -> None:
     """Exports a stage's folder."""
-    options = _parse(arguments)
+    title = "Writes CAMs, masks or predictions in the formats of other programs."
+    parser = Parser("export.py", title, _EXAMPLES)
+    add = parser.add_argument
+    stage = f"<output_dir>/<split>/<{'|'.join(_stages('cams', *_LABELS))}>/<key or latest>"
+    add("folder", type=Path, metavar="FOLDER", help=f"a finished stage: {stage}")
+    add("--format", required=True, choices=sorted(_FORMATS))
+    output = "a folder; for coco, the JSON file"
+    add("--output", required=True, type=Path, metavar="DEST", help=output)
+    add("--images", type=Path, metavar="DIR", help="the folder of the images")
+    components = "coco: an annotation for each connected component of a class"
+    add("--components", action="store_true", help=components)
+    link = "mmsegmentation: symbolic links to images instead of copies"
+    add("--link", action="store_true", help=link)
+    grey = "mmsegmentation: masks as grey PNGs, for programs that read a palette's colours"
+    add("--grey", action="store_true", help=grey)
+    options = parser.parse_args(arguments)
     artefact = Artefact(options.folder)
-    _check(options, artefact)
-    export = _FORMATS[options.format].export(artefact, options)
-    for note in export.notes:
-        tell(f"note: {note}")
-    print(f"{export.written} {artefact.kind.stage} written to {options.output}")
-    remedy = "could not be exported: fix those that are named above"
-    export.refuse_left_out(f"of {len(artefact.entries)} images {remedy}")
-
-
-def _check(options: Namespace, artefact: Artefact) -> None:
-    chosen = _FORMATS[options.format]
-    if artefact.kind.holds not in chosen.held:
+    held, allowed, export_as = _FORMATS[options.format]
+    if artefact.kind.holds not in held:
         raise UserError(
             f"{options.folder} holds {artefact.kind.stage}, and --format {options.format} is for"
-            f" {' and '.join(_stages(*chosen.held))}: give such a folder or another format"
+            f" {' and '.join(_stages(*held))}: give such a folder or another format"
         )
-    for name in dict.fromkeys(name for each in _FORMATS.values() for name in each.options):
-        if getattr(options, name) and name not in chosen.options:
-            formats = [key for key, each in _FORMATS.items() if name in each.options]
+    for name in dict.fromkeys(name for _, names, _ in _FORMATS.values() for name in names):
+        if getattr(options, name) and name not in allowed:
+            formats = [key for key, (_, names, _) in _FORMATS.items() if name in names]
             raise UserError(f"--{name} is for --format {' and '.join(formats)}: leave it out")
     if options.images is not None:
         check_folder(options.images, "--images", "the one that holds them")
@@ -69,6 +72,12 @@ def _check(options: Namespace, artefact: Artefact) -> None:
         raise UserError("a data set of mmsegmentation needs images: give their folder, --images")
     if not artefact.entries:
         raise UserError(f"{artefact.path} holds no image: run stage={artefact.kind.stage} first")
+    export = export_as(artefact, options)
+    for note in export.notes:
+        tell(f"note: {note}")
+    print(f"{export.written} {artefact.kind.stage} written to {options.output}")
+    remedy = "could not be exported: fix those that are named above"
+    export.refuse_left_out(f"of {len(artefact.entries)} images {remedy}")
 
 
 def _stages(*held: str) -> list[str]:
@@ -97,10 +106,6 @@ def _export_clip_es(artefact: Artefact, options: Namespace) -> Export:
     return export
 
 
-def _export_coco(artefact: Artefact, options: Namespace) -> Export:
-    return export_coco(artefact, options.output, options.images, options.components)
-
-
 def _export_mmsegmentation(artefact: Artefact, options: Namespace) -> Export:
     split = read_manifest(artefact.path).get("split")
     if not isinstance(split, str) or not split or Path(split).name != split:
@@ -109,34 +114,15 @@ def _export_mmsegmentation(artefact: Artefact, options: Namespace) -> Export:
     return export_mmsegmentation(artefact, split, options.output, options.images, **kinds)
 
 
-class _Format(NamedTuple):
-    held: tuple[str, ...]  # what it can hold of an image, see pipeline.engine.kinds.Kind
-    options: tuple[str, ...]  # those of the command line that some formats lack
-    export: Callable[[Artefact, Namespace], Export]
+def _export_coco(artefact: Artefact, options: Namespace) -> Export:
+    return export_coco(artefact, options.output, options.images, options.components)
 
 
+# What a format can hold of an image, see pipeline.engine.kinds.Kind; the options of the command
+# line that some formats lack; and what writes it.
 _LABELS = ("masks", "labels")
 _FORMATS = {
-    "clip_es": _Format(("cams",), (), _export_clip_es),
-    "coco": _Format(_LABELS, ("components", "images"), _export_coco),
-    "mmsegmentation": _Format(_LABELS, ("images", "link", "grey"), _export_mmsegmentation),
+    "clip_es": (("cams",), (), _export_clip_es),
+    "coco": (_LABELS, ("components", "images"), _export_coco),
+    "mmsegmentation": (_LABELS, ("images", "link", "grey"), _export_mmsegmentation),
 }
-
-
-def _parse(arguments: Sequence[str]) -> Namespace:
-    title = "Writes CAMs, masks or predictions in the formats of other programs."
-    parser = Parser("export.py", title, _EXAMPLES)
-    add = parser.add_argument
-    stage = f"<output_dir>/<split>/<{'|'.join(_stages('cams', *_LABELS))}>/<key or latest>"
-    add("folder", type=Path, metavar="FOLDER", help=f"a finished stage: {stage}")
-    add("--format", required=True, choices=sorted(_FORMATS))
-    output = "a folder; for coco, the JSON file"
-    add("--output", required=True, type=Path, metavar="DEST", help=output)
-    add("--images", type=Path, metavar="DIR", help="the folder of the images")
-    components = "coco: an annotation for each connected component of a class"
-    add("--components", action="store_true", help=components)
-    link = "mmsegmentation: symbolic links to images instead of copies"
-    add("--link", action="store_true", help=link)
-    grey = "mmsegmentation: masks as grey PNGs, for programs that read a palette's colours"
-    add("--grey", action="store_true", help=grey)
-    return parser.parse_args(arguments)

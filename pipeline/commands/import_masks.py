@@ -12,8 +12,7 @@ from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.engine.folder import ENTRIES
 from pipeline.engine.progress import track
 from pipeline.errors import ImageError, UserError
-from pipeline.exchange.artefacts import Artefact
-from pipeline.exchange.exporting import Export
+from pipeline.exchange.artefacts import Artefact, Export
 from pipeline.exchange.masks import parse_values, read_colours, read_foreign_mask, voc_colours
 from pipeline.files.images import SUFFIXES, encode_png
 from pipeline.files.label_images import refuse_brush_labels

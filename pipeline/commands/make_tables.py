@@ -1,6 +1,5 @@
 """The command line of ``tools/make_tables.py``."""
 
-from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,32 +44,6 @@ _INTRODUCTION = (
 
 def run(arguments: Sequence[str]) -> None:
     """Prints and writes the tables that the arguments ask for."""
-    options = _parse(arguments)
-    if options.output is not None and options.output.is_dir():
-        raise UserError(f"--output {options.output} is a folder: give the name of a file in it")
-    runs, problems = read_runs(find_files([*filter(Path.is_dir, [OUTPUTS]), *options.places]))
-    for problem in problems:
-        tell(f"note: {problem}")
-    import_plugins([])
-    output, too_far = options.output, ""
-    if options.check:
-        text, too_far = write_check(runs)
-    elif options.leaderboard:
-        text = write_leaderboard(runs, options.splits)
-    elif options.study is not None:
-        text = write_study(options.study, runs)
-    else:
-        sections = [write_comparison(table, runs) for table in load_published()]
-        text = "\n".join([_INTRODUCTION, *sections])
-        output = output or _TABLES
-    if output is not None:
-        OwnFiles(output.parent, "make_tables.py").write(output, text)
-    print(text, end="" if output is None else f"\nwritten to {output}\n")
-    if too_far:
-        raise UserError(too_far)
-
-
-def _parse(arguments: Sequence[str]) -> Namespace:
     title = "Writes the field's tables: the published figures beside our own."
     parser = Parser("make_tables.py", title, _EXAMPLES)
     places = (
@@ -84,14 +57,32 @@ def _parse(arguments: Sequence[str]) -> Namespace:
     leaderboard = "write only combinations of methods, beside each other on the same images"
     mode.add_argument("--leaderboard", action="store_true", help=leaderboard)
     splits = "with --leaderboard: mean and standard deviation over these splits"
-    parser.add_argument("--splits", type=_names, default=(), metavar="A,B", help=splits)
+    parser.add_argument("--splits", default="", metavar="A,B", help=splits)
     output = f"where to write; default: {_TABLES}, or no file with the options above"
     parser.add_argument("--output", type=Path, metavar="FILE", help=output)
     options = parser.parse_args(arguments)
-    if options.splits and not options.leaderboard:
+    splits = [*dict.fromkeys(filter(None, map(str.strip, options.splits.split(","))))]
+    if splits and not options.leaderboard:
         raise UserError("--splits requires --leaderboard")
-    return options
-
-
-def _names(text: str) -> list[str]:
-    return [*dict.fromkeys(filter(None, map(str.strip, text.split(","))))]
+    if options.output is not None and options.output.is_dir():
+        raise UserError(f"--output {options.output} is a folder: give the name of a file in it")
+    runs, problems = read_runs(find_files([*filter(Path.is_dir, [OUTPUTS]), *options.places]))
+    for problem in problems:
+        tell(f"note: {problem}")
+    import_plugins([])
+    output, too_far = options.output, ""
+    if options.check:
+        text, too_far = write_check(runs)
+    elif options.leaderboard:
+        text = write_leaderboard(runs, splits)
+    elif options.study is not None:
+        text = write_study(options.study, runs)
+    else:
+        sections = [write_comparison(table, runs) for table in load_published()]
+        text = "\n".join([_INTRODUCTION, *sections])
+        output = output or _TABLES
+    if output is not None:
+        OwnFiles(output.parent, "make_tables.py").write(output, text)
+    print(text, end="" if output is None else f"\nwritten to {output}\n")
+    if too_far:
+        raise UserError(too_far)

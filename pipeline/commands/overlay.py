@@ -11,12 +11,11 @@ import numpy as np
 from pipeline.commands.command_line import Parser, check_folder, fraction
 from pipeline.engine.kinds import measured_kinds
 from pipeline.errors import UserError
-from pipeline.exchange.artefacts import Artefact, find_photograph
-from pipeline.exchange.exporting import Export, target_path
+from pipeline.exchange.artefacts import Artefact, Export, find_photograph, target_path
 from pipeline.exchange.overlays import draw_overlay, make_tiles
 from pipeline.files.images import load_image
 from pipeline.files.own_files import OwnFiles
-from pipeline.report.sheets import Tile, draw_sheet
+from pipeline.report.sheets import draw_sheet
 
 _EXAMPLES = """examples:
   python tools/overlay.py outputs/folder/all/masks/latest --images PHOTOS
@@ -34,7 +33,19 @@ _ROWS = 6  # in a sheet
 
 def run(arguments: Sequence[str]) -> None:
     """Draws the artefacts that the arguments name."""
-    options = _parse(arguments)
+    title = "Paints tags, CAMs, masks or predictions over their photographs, with a legend."
+    parser = Parser("overlay.py", title, _EXAMPLES)
+    add = parser.add_argument
+    stage = f"<output_dir>/<split>/<{'|'.join(measured_kinds())}>/<key or latest>"
+    add("folders", nargs="+", type=Path, metavar="FOLDER", help=f"a finished stage: {stage}")
+    add("--images", required=True, type=Path, metavar="DIR", help="the folder of the photographs")
+    add("--output", type=Path, default="overlays", metavar="DIR", help="default: overlays/")
+    add("--ids", nargs="+", default=[], metavar="ID", help="only these images")
+    add("--limit", type=int, metavar="N", help="only the first N images")
+    add("--sheet", action="store_true", help="contact sheets instead of a file for every image")
+    add("--columns", type=int, default=6, metavar="N", help="pictures in a row of a sheet; 6")
+    add("--opacity", type=fraction, default=0.5, metavar="A", help="of labels, from 0 to 1; 0.5")
+    options = parser.parse_args(arguments)
     artefacts = [Artefact(path) for path in options.folders]
     if len({artefact.classes for artefact in artefacts}) > 1:
         raise UserError("the folders have different classes: draw them one at a time")
@@ -42,7 +53,14 @@ def run(arguments: Sequence[str]) -> None:
     for name in ("limit", "columns"):
         if (value := getattr(options, name)) is not None and value < 1:
             raise UserError(f"--{name} {value} is out of range: give 1 or more")
-    ids = _choose(artefacts, options.ids, options.limit)
+    common = set.intersection(*(set(artefact.entries) for artefact in artefacts))
+    if not common:
+        raise UserError("no image is in all of the folders: give folders of one split")
+    for image_id in options.ids:
+        if image_id not in common:
+            folder = next(a.path for a in artefacts if image_id not in a.entries)
+            raise UserError(f"{folder} holds no image {image_id}: its entries.jsonl lists them")
+    ids = (list(dict.fromkeys(options.ids)) or sorted(common))[: options.limit]
     drawing, written = Export(), 0
     output = OwnFiles(options.output, "overlay.py")
     if not options.sheet:
@@ -55,18 +73,6 @@ def run(arguments: Sequence[str]) -> None:
     print(f"{written} {what}{'s' * (written != 1)} in {options.output}")
     remedy = "could not be drawn: repair those listed above"
     drawing.refuse_left_out(f"of {len(ids)} images {remedy}")
-
-
-def _choose(artefacts: Sequence[Artefact], wanted: Sequence[str], limit: int | None) -> list[str]:
-    """Returns the ids to draw: the wanted ones, or all that every folder holds."""
-    common = set.intersection(*(set(artefact.entries) for artefact in artefacts))
-    if not common:
-        raise UserError("no image is in all of the folders: give folders of one split")
-    for image_id in wanted:
-        if image_id not in common:
-            folder = next(a.path for a in artefacts if image_id not in a.entries)
-            raise UserError(f"{folder} holds no image {image_id}: its entries.jsonl lists them")
-    return (list(dict.fromkeys(wanted)) or sorted(common))[:limit]
 
 
 def _draw(
@@ -83,15 +89,12 @@ def _draw(
         path = target_path(options.output / artefact.kind.stage, f"{image_id}.png")
         return path, draw_overlay(artefact, image_id, load(artefact, image_id), options.opacity)
 
-    def make_row(image_id: str) -> list[list[Tile]]:
-        return [make_tiles(a, image_id, load(a, image_id)) for a in artefacts]
-
     if not options.sheet:
         for artefact in artefacts:
             for _, picture in drawing.each(ids, partial(draw, artefact), "overlay"):
                 yield picture
         return
-    rows = drawing.each(ids, make_row, "overlay")
+    rows = drawing.each(ids, lambda i: [make_tiles(a, i, load(a, i)) for a in artefacts], "overlay")
     per_sheet = _ROWS * max(1, options.columns // len(artefacts))
     names, palette = artefacts[0].names, artefacts[0].palette
     for number, page in enumerate(iter(lambda: list(islice(rows, per_sheet)), []), 1):
@@ -101,19 +104,3 @@ def _draw(
         padded = [zip(*zip_longest(*tiles)) for tiles in zip(*found)]
         tiles = [[*chain(*each)] for each in zip(*padded)]
         yield path, draw_sheet([*zip(titles, tiles)], names, palette, options.columns)
-
-
-def _parse(arguments: Sequence[str]) -> Namespace:
-    title = "Paints tags, CAMs, masks or predictions over their photographs, with a legend."
-    parser = Parser("overlay.py", title, _EXAMPLES)
-    add = parser.add_argument
-    stage = f"<output_dir>/<split>/<{'|'.join(measured_kinds())}>/<key or latest>"
-    add("folders", nargs="+", type=Path, metavar="FOLDER", help=f"a finished stage: {stage}")
-    add("--images", required=True, type=Path, metavar="DIR", help="the folder of the photographs")
-    add("--output", type=Path, default="overlays", metavar="DIR", help="default: overlays/")
-    add("--ids", nargs="+", default=[], metavar="ID", help="only these images")
-    add("--limit", type=int, metavar="N", help="only the first N images")
-    add("--sheet", action="store_true", help="contact sheets instead of a file for every image")
-    add("--columns", type=int, default=6, metavar="N", help="pictures in a row of a sheet; 6")
-    add("--opacity", type=fraction, default=0.5, metavar="A", help="of labels, from 0 to 1; 0.5")
-    return parser.parse_args(arguments)

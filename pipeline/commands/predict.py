@@ -94,13 +94,9 @@ def _segment(
     workers = min(joblib.cpu_count(), len(samples) // 2, _MAX_PROCESSES)
     images: dict[str, np.ndarray] = {}  # being segmented
 
-    def remember(decoded: Decoded) -> Decoded:
-        for item, image in decoded:
-            images[item.sample.id] = image
-            yield item, image
-
     def segment(decoded: Decoded) -> Iterator[tuple[Item, LabelMaps | ImageError]]:
-        return segment_all(remember(decoded), segmenter, test, workers)
+        kept = ((item, images.setdefault(item.sample.id, image)) for item, image in decoded)
+        return segment_all(kept, segmenter, test, workers)
 
     written, items = 0, (Item(sample, "") for sample in samples)
     with track("predict", len(samples)) as advance:

@@ -2,7 +2,7 @@
 
 import gc
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import get_type_hints
 
@@ -38,15 +38,15 @@ def run(arguments: Sequence[str]) -> None:
         raise UserError(f"unknown option {wrong}: give settings as KEY=VALUE; see --help")
     plugins, overrides = take_plugins(options.overrides)
     import_plugins(plugins)
-    for job in compose_jobs(overrides, options.config_dir, options.multirun):
+    for config, combination in compose_jobs(overrides, options.config_dir, options.multirun):
         if options.cfg:
-            print(OmegaConf.to_yaml(job.config), end="")
-        elif job.config.stage == "status":
-            _show_status(job.config, arguments)
+            print(OmegaConf.to_yaml(config), end="")
+        elif config.stage == "status":
+            _show_status(config, arguments)
         else:
             from pipeline.commands.running import run_job  # imports all stages
 
-            run_job(job, arguments)
+            run_job(config, combination, arguments)
 
 
 def _show_status(config: DictConfig, given: Sequence[str]) -> None:
@@ -70,29 +70,21 @@ def _show_status(config: DictConfig, given: Sequence[str]) -> None:
 
 
 def help_text() -> str:
-    """Returns what ``--help`` shows."""
-    names = {group: ", ".join(sorted(names)) for group, names in choices().items()}
-    listed = "\n".join(f"  {group}: {names[group]}" for group in sorted(names))
-    text = Path(__file__).with_suffix(".txt").read_text(encoding="utf-8")
-    return as_started(text).replace("$KEYS", "\n".join(_keys())).replace("$CHOICES", listed)
-
-
-def _keys() -> Iterator[str]:
-    """Yields the keys that every run has, each with its default and its meaning."""
-    kinds = get_type_hints(Config)
+    """Returns what ``--help`` shows: the keys that every run has, and the choices of each group."""
+    keys, kinds = [], get_type_hints(Config)
     for group, kind in {"": Config, **{group: kinds[group] for group in _GROUPS}}.items():
         meaning_of = meanings(kind)
         for name, default in defaults(kind).items():
             if default == REQUIRED:
                 continue
-            key = f"{group}.{name}={_as_yaml(default)}".lstrip(".")
-            meaning = meaning_of.get(name, "").replace("``", "").removesuffix(".")
-            yield textwrap.fill(
-                f"  {key:33}  {meaning}", 100, subsequent_indent=" " * 37, break_on_hyphens=False
+            # As in YAML.
+            value = "null" if default is None else str(default)
+            value = value.lower() if isinstance(default, bool) else value
+            key = f"{group}.{name}={value}".lstrip(".")
+            line = f"  {key:33}  {meaning_of.get(name, '').replace('``', '').removesuffix('.')}"
+            keys.append(
+                textwrap.fill(line, 100, subsequent_indent=" " * 37, break_on_hyphens=False)
             )
-
-
-def _as_yaml(value: object) -> str:
-    if value is None:
-        return "null"
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    listed = "\n".join(f"  {g}: {', '.join(sorted(n))}" for g, n in sorted(choices().items()))
+    text = Path(__file__).with_suffix(".txt").read_text(encoding="utf-8")
+    return as_started(text).replace("$KEYS", "\n".join(keys)).replace("$CHOICES", listed)

@@ -5,11 +5,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
+from omegaconf import DictConfig
 from rich.console import Console
 
 from pipeline.clip.method_stage import MethodStage
 from pipeline.commands.command_line import collect_garbage, next_command, rank
-from pipeline.commands.composition import Job
 from pipeline.commands.status import plan_table, total_time
 from pipeline.datasets.demo import redirect_writes
 from pipeline.datasets.settings import RENDERED
@@ -27,15 +27,18 @@ _MAX_NAMED = 5  # skipped images of a step
 _ADVICE = re.compile(r"run stage=(\w+)( first| with the same settings)?")
 
 
-def run_job(job: Job, given: Sequence[str]) -> None:
-    """Runs the stages that a job asks for, and prints what was written where."""
+def run_job(composed: DictConfig, combination: Sequence[str], given: Sequence[str]) -> None:
+    """Runs the stages that a job asks for, and prints what was written where.
+
+    The ``combination`` of a study is what it was composed from.
+    """
     collect_garbage()
-    is_multirun = bool(job.overrides)
+    is_multirun = bool(combination)
     # Of several processes that torchrun started, the first one prints.
     console = Console(soft_wrap=True, highlight=False, markup=False, quiet=rank() > 0)
     if is_multirun:
-        console.print(f"\n{', '.join(job.overrides)}")
-    config = read_config(job.config)
+        console.print(f"\n{', '.join(combination)}")
+    config = read_config(composed)
     requested = requested_stages(config)
     with redirect_writes(config.dataset) if config.dry_run else nullcontext():
         # The report names a command without corrections, which it replaces, and with tags.

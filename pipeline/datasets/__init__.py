@@ -64,7 +64,7 @@ def load_dataset(settings: DatasetSettings, workers: int = 1) -> "Dataset":
             gives what was expected and what is there.
     """
     # These import NumPy.
-    from pipeline.datasets.background import ignore_background
+    from pipeline.datasets.ground_truth import ignore_background
     from pipeline.datasets.lists import apply_lists
 
     check(settings, "dataset")

@@ -2,9 +2,8 @@
 
 import contextlib
 import io
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from pipeline.datasets.ground_truth import InstanceMask
 from pipeline.datasets.layout import find_root, find_splits, first_existing
@@ -58,71 +57,49 @@ def _read_instances(
 ) -> list[Sample]:
     from pycocotools.coco import COCO
 
+    def canonical(name: str) -> str:
+        return ALIASES.get(same_name(name), same_name(name))
+
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
             coco = COCO(str(path))
         categories = {i: coco.cats[i]["name"] for i in coco.getCatIds()}
         if coco.imgs and not categories:
             raise ValueError("annotations without categories")
-        labels = _match(categories, path, names)
-        samples = [
-            _sample(coco.imgs[i], coco.imgToAnns.get(i, ()), labels, images, kept, max_pixels)
-            for i in sorted(coco.getImgIds())
-        ]
+        own = {canonical(name): k + 1 for k, name in enumerate(names)}
+        labels = {category: own.get(canonical(name)) for category, name in categories.items()}
+        without = [categories[category] for category, label in labels.items() if label is None]
+        unused = [name for k, name in enumerate(names) if k + 1 not in labels.values()]
+        if without or unused or len(labels) > len(names):
+            lacks = f"has no category {shown(unused[0])}" if unused else "names one class twice"
+            if without:
+                lacks = f"names {shown(without[0])}, which is not one of the classes"
+            raise UserError(
+                f"{path} {lacks}: give the annotations of the instances, or the names of their"
+                f" {len(labels)} categories as dataset.annotated_as, in the order of the classes"
+            )
+        samples = []
+        for image_id in sorted(coco.getImgIds()):
+            record, annotations = coco.imgs[image_id], coco.imgToAnns.get(image_id, ())
+            height, width = record["height"], record["width"]
+            if not all(isinstance(n, int) and 0 < n <= _MAX_SIDE for n in (height, width)):
+                raise ValueError(f"an image of {width}×{height} pixels")
+            if not all(isinstance(a["area"], int | float) for a in annotations):
+                raise ValueError("an area that is not a number")
+            name = Path(record["file_name"])
+            if name.is_absolute() or ".." in name.parts or not name.stem or "\0" in str(name):
+                raise ValueError(f"{name} is not the name of an image below its folder")
+            instances = tuple(
+                (labels[a["category_id"]], bool(a.get("iscrowd")), a["area"], a["segmentation"])
+                for a in annotations
+            )
+            mask = InstanceMask(kept / f"{name.stem}.png", height, width, instances, max_pixels)
+            classes = tuple(sorted({label - 1 for label, *_ in instances}))
+            samples.append(Sample(name.stem, images / name, mask, classes))
     except UserError:
         raise
-    except Exception as error:  # pycocotools raises many types on other JSON
+    except Exception as error:  # other JSON and damage raise nearly anything
         raise UserError(f"{path} is not an annotation file of COCO: download it again") from error
     if len({s.id for s in samples}) < len(samples):
         raise UserError(f"{path} gives two images the same name: download it again")
     return samples
-
-
-def _match(categories: Mapping[int, str], path: Path, names: Sequence[str]) -> dict[int, int]:
-    """Returns category id → label, by the names of classes and categories.
-
-    Raises:
-        UserError: a category or a class has no counterpart.
-    """
-
-    def canonical(name: str) -> str:
-        return ALIASES.get(same_name(name), same_name(name))
-
-    labels = {canonical(name): k + 1 for k, name in enumerate(names)}
-    found = {category: labels.get(canonical(name)) for category, name in categories.items()}
-    without = [categories[category] for category, label in found.items() if label is None]
-    unused = [name for k, name in enumerate(names) if k + 1 not in found.values()]
-    if without or unused or len(found) > len(names):
-        lacks = f"has no category {shown(unused[0])}" if unused else "names one class twice"
-        what = f"names {shown(without[0])}, which is not one of the classes" if without else lacks
-        raise UserError(
-            f"{path} {what}: give the annotations of the instances, or the names of their"
-            f" {len(found)} categories as dataset.annotated_as, in the order of the classes"
-        )
-    return found
-
-
-def _sample(
-    record: Mapping[str, Any],
-    annotations: Collection[Mapping[str, Any]],
-    labels: Mapping[int, int],
-    images: Path,
-    kept: Path,
-    max_pixels: int,
-) -> Sample:
-    """Returns an image with its instances; raises nearly anything if the file is damaged."""
-    height, width = record["height"], record["width"]
-    if not all(isinstance(n, int) and 0 < n <= _MAX_SIDE for n in (height, width)):
-        raise ValueError(f"an image of {width}×{height} pixels")
-    if not all(isinstance(a["area"], int | float) for a in annotations):
-        raise ValueError("an area that is not a number")
-    name = Path(record["file_name"])
-    if name.is_absolute() or ".." in name.parts or not name.stem or "\0" in str(name):
-        raise ValueError(f"{name} is not the name of an image below its folder")
-    instances = tuple(
-        (labels[a["category_id"]], bool(a.get("iscrowd")), a["area"], a["segmentation"])
-        for a in annotations
-    )
-    mask = InstanceMask(kept / f"{name.stem}.png", height, width, instances, max_pixels)
-    classes = tuple(sorted({label - 1 for label, *_ in instances}))
-    return Sample(name.stem, images / name, mask, classes)

@@ -120,19 +120,16 @@ def read_corrections(path: Path, key: str, classes: Sequence[str]) -> BySplit:
             images = found.setdefault(cells.get(_SPLIT, ""), {})
             if cells["id"] in images:
                 raise UserError(f"{place}: {shown(cells['id'])} stands twice: keep one line")
-            images[cells["id"]] = _indices(cells["classes"], known, place)
+            try:
+                names = split_names(cells["classes"])
+            except ValueError as error:
+                cell = shown(cells["classes"])
+                raise UserError(f"{place}: {cell} ends in \\: escape it as \\\\") from error
+            for name in names:
+                if same_name(name) not in known:
+                    hint = did_you_mean(name, known)
+                    raise UserError(f"{place}: {shown(name)} is not a class: {hint}correct it")
+            images[cells["id"]] = tuple(sorted({known[same_name(name)] for name in names}))
     except csv.Error as error:
         raise UserError(f"{path}, line {rows.line_num} is not CSV ({error}): correct it") from error
     return found
-
-
-def _indices(cell: str, known: Mapping[str, int], place: str) -> Labels:
-    try:
-        names = split_names(cell)
-    except ValueError as error:
-        raise UserError(f"{place}: {shown(cell)} ends in \\: escape it as \\\\") from error
-    for name in names:
-        if same_name(name) not in known:
-            hint = did_you_mean(name, known)
-            raise UserError(f"{place}: {shown(name)} is not a class: {hint}correct it")
-    return tuple(sorted({known[same_name(name)] for name in names}))

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
@@ -41,7 +41,7 @@ def load_demo(settings: DatasetSettings, workers: int = 1) -> Dataset[Vocabulary
         UserError: ``root`` is not a folder of these scenes alone, such as one of photographs.
     """
     vocabulary = build_vocabulary(settings)
-    recipe = load_recipe(settings.name)
+    recipe, classes = load_recipe(settings.name), vocabulary.classes
     given = given_path(settings.root, "dataset.root").absolute()
     root, kept = given / f"v{recipe['version']}", Path(settings.cache)
     strange = {name for name in _names(given) if not re.fullmatch(r"v\d+", name)}
@@ -63,7 +63,20 @@ def load_demo(settings: DatasetSettings, workers: int = 1) -> Dataset[Vocabulary
                     if failure is not None:
                         raise UserError(f"{scene} was not rendered: {failure}")
                     advance()
-        return [_sample(image, recipe, vocabulary.classes, kept / split) for image in images]
+        samples = []
+        for image in images:
+            facts = _facts(image) or {"ground": "", "labels": []}
+            drawn = [facts["ground"], *recipe["classes"]]
+            labels = [classes.index(n) + 1 if n in classes else 0 for n in drawn]
+            present = {labels[0], *(labels[k + 1] for k in facts["labels"])} - {0}
+            mask = image.with_suffix(".mask.png")
+            truth = MaskFile(mask)
+            if labels != list(range(len(drawn))):
+                truth = RelabelledMask(kept / split / image.name, mask, tuple(enumerate(labels)))
+            present = tuple(sorted(label - 1 for label in present))
+            is_drawn = bool(facts["ground"])
+            samples.append(Sample(image.stem, image, truth, present, is_there=is_drawn))
+        return samples
 
     counts = recipe["splits"].items()
     all_ids = {split: [f"{index:05d}" for index in range(count)] for split, count in counts}
@@ -79,20 +92,6 @@ def _facts(image: Path) -> dict | None:
     """Returns the labels of a rendered scene, and its ground; none if it is incomplete."""
     shape = {"labels": [int], "ground": str}
     return read_json(image.with_suffix(".json"), shape, ["labels", "ground"])
-
-
-def _sample(image: Path, recipe: Mapping, classes: Sequence[str], kept: Path) -> Sample:
-    """Returns a scene, labelled by the names of the vocabulary if it is drawn."""
-    facts = _facts(image) or {"ground": "", "labels": []}
-    drawn = [facts["ground"], *recipe["classes"]]
-    labels = [classes.index(n) + 1 if n in classes else 0 for n in drawn]
-    present = {labels[0], *(labels[k + 1] for k in facts["labels"])} - {0}
-    mask = image.with_suffix(".mask.png")
-    truth = MaskFile(mask)
-    if labels != list(range(len(drawn))):
-        truth = RelabelledMask(kept / image.name, mask, tuple(enumerate(labels)))
-    present = tuple(sorted(label - 1 for label in present))
-    return Sample(image.stem, image, truth, present, is_there=bool(facts["ground"]))
 
 
 def _render(name: str, image: Path) -> None:

@@ -36,7 +36,13 @@ def load_folder(settings: DatasetSettings) -> Dataset[Vocabulary]:
     unusable = []
     for path in found.images:
         image_id = path.relative_to(root).with_suffix("").as_posix()
-        reason = _is_special(path)
+        reason = None
+        try:
+            refuse_special_file(path)
+        except ImageError as error:
+            reason = str(error)
+        except OSError:
+            pass  # reading reports it
         if reason is None and image_id in samples:
             # The results of both would have the same name.
             reason = f"has the same name as {samples[image_id].image.name}: rename one of them"
@@ -94,12 +100,10 @@ def find_images(root: Path) -> Found:
         skipped.append((Path(error.filename), f"cannot be opened: {error.strerror}"))
 
     for folder, folders, files in os.walk(root, onerror=cannot_enter):
-        folders[:] = [
-            name
-            for name in folders
-            if not name.startswith(".") and not _holds_results(Path(folder, name))
-        ]
-        for path in (Path(folder, name) for name in folders):
+        inner = [Path(folder, name) for name in folders if not name.startswith(".")]
+        inner = [path for path in inner if not _holds_results(path)]
+        folders[:] = [path.name for path in inner]
+        for path in inner:
             if _leads_elsewhere(path, root):
                 reason = "is a link to a folder, which is not followed: give the folder itself"
                 skipped.append((path, reason))
@@ -141,16 +145,6 @@ def _leads_elsewhere(folder: Path, root: Path) -> bool:
             target, root = folder.resolve(), root.resolve()
             return not (target.is_relative_to(root) or root.is_relative_to(target))
     return False
-
-
-def _is_special(path: Path) -> str | None:
-    """Returns why a file must not be opened; errors of opening are reported when it is read."""
-    with suppress(OSError):
-        try:
-            refuse_special_file(path)
-        except ImageError as error:
-            return str(error)
-    return None
 
 
 def _holds_results(folder: Path) -> bool:

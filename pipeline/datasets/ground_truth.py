@@ -5,14 +5,15 @@ never changed.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipeline.datasets.vocabulary import voc_palette
-from pipeline.engine.sample import GroundTruthMask
+from pipeline.datasets.vocabulary import Vocabulary, voc_palette
+from pipeline.engine.sample import Dataset, GroundTruthMask, Sample, Splits
 from pipeline.errors import UserError
 from pipeline.files.atomic import write_atomically
 from pipeline.files.fingerprints import fingerprint, fingerprint_file
@@ -144,6 +145,35 @@ class MatlabMask(DerivedMask):
         except Exception as error:  # scipy raises many types on damaged files
             raise UserError(f"{self.path} cannot be read as a mask of SBD: replace it") from error
         return _known_labels(labels, self.num_classes, self.path)
+
+
+@dataclass(frozen=True)
+class WithoutBackground(DerivedMask):
+    """Another mask, ``complete``, whose background is ignored."""
+
+    complete: GroundTruthMask
+
+    @property
+    def origin(self) -> list[Any]:
+        """Implements the base class."""
+        return [IGNORE, *self.complete.origin]
+
+    def read(self) -> np.ndarray:
+        """Implements the base class."""
+        labels = self.complete.read()
+        return np.where(labels == 0, np.uint8(IGNORE), labels)
+
+
+def ignore_background(dataset: Dataset[Vocabulary], cache: str) -> Dataset[Vocabulary]:
+    """Returns a data set in whose masks the background is ignored; ``cache`` keeps such masks."""
+    folder = Path(cache) / "without_background"
+
+    def read(split: str) -> list[Sample]:
+        samples = dataset.splits[split]
+        masks = [s.mask and WithoutBackground(folder / f"{s.id}.png", s.mask) for s in samples]
+        return [replace(sample, mask=mask) for sample, mask in zip(samples, masks)]
+
+    return replace(dataset, splits=Splits({s: partial(read, s) for s in dataset.splits}))
 
 
 def read_mask(path: Path) -> np.ndarray:

@@ -15,7 +15,7 @@ from pipeline.datasets.corrections import is_corrections, read_corrections
 from pipeline.datasets.ground_truth import MaskFile, RelabelledMask
 from pipeline.datasets.layout import existing_folder
 from pipeline.datasets.settings import DatasetSettings, LabelMapSettings, splits_of_run
-from pipeline.datasets.vocabulary import Vocabulary, same_name
+from pipeline.datasets.vocabulary import Vocabulary, require_each, same_name
 from pipeline.engine.sample import Dataset, GroundTruthMask, Labels, Sample, Splits
 from pipeline.errors import UserError, shown
 from pipeline.files.label_images import refuse_brush_masks
@@ -149,11 +149,7 @@ def value_table(values: Sequence[int], classes: Sequence[str]) -> tuple[tuple[in
     Raises:
         UserError: not one value for each class, or one value for two.
     """
-    if len(values) != len(classes):
-        raise UserError(
-            f"dataset.values holds {len(values)} numbers for {len(classes)} classes: give one for"
-            " each class, in the same order"
-        )
+    require_each("values", values, classes, "numbers")
     if len(set(values)) < len(values):
         raise UserError("dataset.values holds a number twice: give each class one of its own")
     return tuple((value, k + 1) for k, value in enumerate(values))

@@ -14,10 +14,9 @@ from pipeline.files.lock import FolderLock
 
 @dataclass(frozen=True)
 class DownloadTask:
-    """Something to download.
+    """A file to download.
 
     Attributes:
-        source: the file.
         path: where it is stored; an archive is deleted there after it was unpacked.
         licence: its licence, in a few words.
         archive: how it is unpacked; none if it is not.
@@ -44,9 +43,8 @@ class DownloadTask:
         """Returns lines on its size, checksum and licence, where it is and where it goes."""
         source = self.source
         kept = kept_bytes(self.path)
-        state = (
-            "already there" if self.is_done else f"{size_text(kept)} here" if kept else "missing"
-        )
+        state = f"{size_text(kept)} here" if kept else "missing"
+        state = "already there" if self.is_done else state
         checked = source.algorithm or "no checksum published here"
         return (
             f"{source.name}  {size_text(source.size)}, {state}; {checked}\n"
@@ -57,10 +55,8 @@ class DownloadTask:
 def obtain(item: DownloadTask, wait: float) -> Path:
     """Downloads, verifies and unpacks a file unless that was done before, and says so.
 
-    It waits ``wait`` seconds for another process that downloads to the same folder.
-
-    Returns:
-        The file, or the folder into which it was unpacked.
+    It returns the file, or the folder into which it was unpacked, and waits ``wait`` seconds for
+    another process that downloads to the same folder.
 
     Raises:
         UserError: it cannot be had or stored, or is not the published file, which is then deleted;
@@ -74,34 +70,30 @@ def obtain(item: DownloadTask, wait: float) -> Path:
         if not item.is_done:
             folder.mkdir(parents=True, exist_ok=True)
             lock.acquire()
-        return _obtain(item, lock)
+        remove_abandoned(item.path.parent)
+        if item.archive and item.is_done:  # perhaps by a process that this one waited for
+            item.path.unlink(missing_ok=True)  # it stayed if that process was killed
+            print(f"{item.source.name} was unpacked before: to repeat it, delete {item.note}")
+            return item.target
+        with track_bytes(item.source.name) as show:
+            copies = 2 if item.archive else 1  # what comes out is at least as large
+            fetch(item.source, item.path, lambda *n: lock.check() or show(*n), copies)
+        if item.archive is None:
+            print(f"{item.source.name} is stored as {item.path}  (licence: {item.licence})")
+            return item.path
+        total = item.path.stat().st_size
+        try:
+            with track_bytes(f"unpacking {item.source.name}") as show:
+                inside, report = item.archive.inside, lambda n: lock.check() or show(n, total)
+                count = unpack(item.path, item.target, inside, report)
+        except UnusableArchive:
+            item.path.unlink()
+            raise
+        write_atomically(item.note, f"{item.source.urls[0]}\n")
+        item.path.unlink(missing_ok=True)
+        print(f"{item.source.name}: {count} files in {item.target}  (licence: {item.licence})")
+        return item.target
     except OSError as error:
         raise cannot_write(error.filename or item.path, error) from error
     finally:
         lock.release()
-
-
-def _obtain(item: DownloadTask, lock: FolderLock) -> Path:
-    remove_abandoned(item.path.parent)
-    if item.archive and item.is_done:  # perhaps by a process that this one waited for
-        item.path.unlink(missing_ok=True)  # it stayed if that process was killed
-        print(f"{item.source.name} was unpacked before: to repeat it, delete {item.note}")
-        return item.target
-    with track_bytes(item.source.name) as show:
-        copies = 2 if item.archive else 1  # what comes out is at least as large
-        fetch(item.source, item.path, lambda *n: lock.check() or show(*n), copies)
-    if item.archive is None:
-        print(f"{item.source.name} is stored as {item.path}  (licence: {item.licence})")
-        return item.path
-    total = item.path.stat().st_size
-    try:
-        with track_bytes(f"unpacking {item.source.name}") as show:
-            inside, report = item.archive.inside, lambda n: lock.check() or show(n, total)
-            count = unpack(item.path, item.target, inside, report)
-    except UnusableArchive:
-        item.path.unlink()
-        raise
-    write_atomically(item.note, f"{item.source.urls[0]}\n")
-    item.path.unlink(missing_ok=True)
-    print(f"{item.source.name}: {count} files in {item.target}  (licence: {item.licence})")
-    return item.target

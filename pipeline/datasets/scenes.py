@@ -66,7 +66,11 @@ def render_scene(recipe: Mapping, stream: str, index: int) -> Scene:
         label = main if repeats else int(rng.integers(len(names)))
         _draw(recipe, rng, canvas, mask, label, rng.uniform(*recipe["further_radius"]), margin=0.08)
 
-    canvas *= _lighting(recipe, rng, height, width)[..., None]
+    # The light is a linear gradient of brightness in a random direction, around 1.
+    angle = rng.uniform(0, 2 * math.pi)
+    rows, columns = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+    slope = rng.uniform(0, recipe["lighting"]) / math.sqrt(2)
+    canvas *= 1 + slope * (rows * math.sin(angle) + columns * math.cos(angle))[..., None]
     canvas += rng.normal(0, recipe["noise"] / 255, canvas.shape)
     image = (np.clip(canvas, 0, 1) * 255).round().astype(np.uint8)
     return Scene(image, mask, ground)
@@ -134,14 +138,6 @@ def _rasterise(
     return (rows, columns), u, v, np.asarray(sheet.reduce(scale), np.float64) / 255
 
 
-def _lighting(recipe: Mapping, rng: Rng, height: int, width: int) -> np.ndarray:
-    """Returns a linear brightness gradient in a random direction, H×W around 1."""
-    angle = rng.uniform(0, 2 * math.pi)
-    rows, columns = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
-    slope = rng.uniform(0, recipe["lighting"]) / math.sqrt(2)
-    return 1 + slope * (rows * math.sin(angle) + columns * math.cos(angle))
-
-
 # Outlines: polygons in a frame in which the object has radius 1. The first is filled, the others
 # are holes.
 
@@ -167,8 +163,7 @@ def _heart() -> np.ndarray:
 
 
 def _cross() -> np.ndarray:
-    a = 0.36
-    quarter = np.array([[1, -a], [1, a], [a, a]])
+    quarter = np.array([[1, -0.36], [1, 0.36], [0.36, 0.36]])
     turns = [np.linalg.matrix_power(np.array([[0, 1], [-1, 0]]), k) for k in range(4)]
     return np.concatenate([quarter @ turn for turn in turns])
 

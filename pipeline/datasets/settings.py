@@ -6,6 +6,7 @@ reads no image starts at once.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from pipeline.engine.settings import setting
@@ -16,6 +17,9 @@ GROUND_TRUTH = "evaluation reads it; labels and masks that a stage uses are part
 
 SELECTION = "it selects images, and every image has an entry of its own"
 """Why settings that select images are not part of a cache key."""
+
+_ground_truth = partial(setting, changes="nothing", why=GROUND_TRUTH)
+_selection = partial(setting, changes="images", why=SELECTION)
 
 RENDERED = ("demo", "demo_crowded")
 """The data sets of drawn scenes."""
@@ -133,20 +137,18 @@ class DatasetSettings(VocabularySettings):
         training: the defaults of ``segmenter``.
     """
 
-    name: str = setting(changes="images", why=SELECTION)
-    root: str = setting(changes="images", why=SELECTION)
-    split: Any = setting(None, changes="images", why=SELECTION)
-    default_splits: list[str] = setting([], changes="images", why=SELECTION)
-    report_split: str | None = setting("val", changes="images", why=SELECTION)
-    limit: int | None = setting(None, changes="images", why=SELECTION, at_least=1)
-    image_list: str | None = setting(None, changes="images", why=SELECTION)
-    labels: str | None = setting(None, changes="nothing", why=GROUND_TRUTH)
-    masks: str | None = setting(None, changes="nothing", why=GROUND_TRUTH)
-    values: list[int] | None = setting(
-        None, changes="nothing", why=GROUND_TRUTH, at_least=0, at_most=255
-    )
-    ignore_background: bool = setting(False, changes="nothing", why=GROUND_TRUTH)
-    max_pixels: int | None = setting(105_000_000, changes="images", why=SELECTION, at_least=1)
+    name: str = _selection()
+    root: str = _selection()
+    split: Any = _selection(None)
+    default_splits: list[str] = _selection([])
+    report_split: str | None = _selection("val")
+    limit: int | None = _selection(None, at_least=1)
+    image_list: str | None = _selection(None)
+    labels: str | None = _ground_truth(None)
+    masks: str | None = _ground_truth(None)
+    values: list[int] | None = _ground_truth(None, at_least=0, at_most=255)
+    ignore_background: bool = _ground_truth(False)
+    max_pixels: int | None = _selection(105_000_000, at_least=1)
     cache: str = setting(changes="nothing", why="fingerprints name the masks in it")
     training: TrainingSettings = setting(
         TrainingSettings(), changes="nothing", why="settings of segmenter refer to it"
@@ -185,8 +187,8 @@ class BenchmarkSettings(DatasetSettings):
     """
 
     guide: str = setting(changes="nothing", why="error messages point to it")
-    splits: dict[str, str] = setting(changes="images", why=SELECTION)
-    train_split: str = setting("train", changes="images", why=SELECTION)
+    splits: dict[str, str] = _selection()
+    train_split: str = _selection("train")
 
 
 @dataclass(kw_only=True)
@@ -198,10 +200,8 @@ class LabelMapSettings(BenchmarkSettings):
         other_values: what pixels of other values are, 255 among them: "ignored" or "background".
     """
 
-    values: list[int] = setting(changes="nothing", why=GROUND_TRUTH, at_least=0, at_most=255)
-    other_values: str = setting(
-        "ignored", changes="nothing", why=GROUND_TRUTH, choices=("ignored", "background")
-    )
+    values: list[int] = _ground_truth(at_least=0, at_most=255)
+    other_values: str = _ground_truth("ignored", choices=("ignored", "background"))
 
 
 @dataclass(kw_only=True)
@@ -218,17 +218,13 @@ class VocSettings(BenchmarkSettings):
         annotated_as: the names of the classes in ``Annotations``; null if they are ``classes``.
     """
 
-    devkit: str = setting(changes="images", why=SELECTION)
-    image_set: str = setting("Segmentation", changes="images", why=SELECTION)
-    mask_folders: list[str] = setting(
-        ["SegmentationClass", "SegmentationClassAug"], changes="nothing", why=GROUND_TRUTH
-    )
-    sbd_root: str | None = setting(None, changes="images", why=SELECTION)
-    label_source: str = setting(
-        "masks", changes="nothing", why=GROUND_TRUTH, choices=("masks", "xml")
-    )
-    difficult: bool = setting(True, changes="nothing", why=GROUND_TRUTH)
-    annotated_as: list[str] | None = setting(None, changes="nothing", why=GROUND_TRUTH)
+    devkit: str = _selection()
+    image_set: str = _selection("Segmentation")
+    mask_folders: list[str] = _ground_truth(["SegmentationClass", "SegmentationClassAug"])
+    sbd_root: str | None = _selection(None)
+    label_source: str = _ground_truth("masks", choices=("masks", "xml"))
+    difficult: bool = _ground_truth(True)
+    annotated_as: list[str] | None = _ground_truth(None)
 
 
 @dataclass(kw_only=True)
@@ -241,5 +237,5 @@ class CocoSettings(BenchmarkSettings):
         annotated_as: the names of the classes in the annotations; null if they are ``classes``.
     """
 
-    only_annotated: bool = setting(True, changes="images", why=SELECTION)
-    annotated_as: list[str] | None = setting(None, changes="nothing", why=GROUND_TRUTH)
+    only_annotated: bool = _selection(True)
+    annotated_as: list[str] | None = _ground_truth(None)

@@ -75,16 +75,12 @@ class Download:
 
 def read_downloads() -> dict[str, Download]:
     """Returns name of a data set → what is downloaded for it."""
-    return {
-        name: Download(
-            entry["key"],
-            entry["licence"],
-            entry["page"],
-            tuple(_archive(file, entry) for file in entry["files"]),
-        )
-        for name, entry in _content(SOURCES).items()
-        if "files" in entry
-    }
+    found = {}
+    for name, entry in _content(SOURCES).items():
+        if "files" in entry:
+            archives = tuple(_archive(file, entry) for file in entry["files"])
+            found[name] = Download(entry["key"], entry["licence"], entry["page"], archives)
+    return found
 
 
 def whose_files(name: str) -> str:

@@ -1,8 +1,7 @@
 """PASCAL VOC 2007 and 2012 in the layout of the devkit, read as it is."""
 
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from pipeline.datasets.ground_truth import MaskFile, MatlabMask
 from pipeline.datasets.layout import find_root, find_splits, first_existing, how_to_get
 from pipeline.datasets.settings import VocSettings
 from pipeline.datasets.vocabulary import Vocabulary, annotated_names, build_vocabulary
-from pipeline.engine.sample import Dataset, GroundTruthMask, Labels, Sample
+from pipeline.engine.sample import Dataset, Labels, Sample
 from pipeline.errors import UserError
 from pipeline.files.text import read_lines
 
@@ -24,20 +23,47 @@ def load_voc(settings: VocSettings) -> Dataset[Vocabulary]:
     vocabulary = build_vocabulary(settings)
     below = [settings.devkit, f"VOCdevkit/{settings.devkit}"]
     root = find_root(settings, "root", "JPEGImages", below)
-    sbd = None
+    sbd, below = None, ["dataset", "benchmark_RELEASE/dataset"]
     if settings.sbd_root is not None:
-        below = ["dataset", "benchmark_RELEASE/dataset"]
         sbd = find_root(settings, "sbd_root", "cls", below)
     # The files hold the devkit's names, even where dataset.classes differ.
     names = annotated_names(settings.annotated_as, vocabulary)
-    devkit = _Devkit(settings, root, sbd, names)
+    indices = {name: k for k, name in enumerate(names)}
+
+    def read(ids: Iterable[str]) -> list[Sample]:
+        samples = []
+        for image_id in ids:
+            files = (root / folder / f"{image_id}.png" for folder in settings.mask_folders)
+            mask = next((MaskFile(path, len(names)) for path in files if path.is_file()), None)
+            if mask is None and sbd and (path := sbd / "cls" / f"{image_id}.mat").is_file():
+                kept = Path(settings.cache) / "sbd" / f"{image_id}.png"
+                mask = MatlabMask(kept, path, len(names))
+            labels, path = None, root / "Annotations" / f"{image_id}.xml"
+            # VOC 2012's test images have neither. A mask must not replace a missing file: its
+            # classes would silently be another set of labels.
+            if settings.label_source == "xml" and (mask is not None or path.is_file()):
+                labels = partial(read_objects, path, indices, settings.difficult, settings.guide)
+            image = root / "JPEGImages" / f"{image_id}.jpg"
+            samples.append(Sample(image_id, image, mask, labels))
+        return samples
+
+    def listed(folder: Path, name: str) -> set[str]:
+        return {*_read_ids(first_existing(settings, folder, [f"{name}.txt"]))}
+
+    def read_augmented() -> list[Sample]:
+        # VOC's training split and SBD, without VOC's val. The lists in Main hold other images, most
+        # of which have no mask.
+        voc = root / "ImageSets" / "Segmentation"
+        candidates = listed(sbd, "train") | listed(sbd, "val") | listed(voc, "train")
+        return read(sorted(candidates - listed(voc, "val")))
+
     splits = find_splits(
         settings,
         root / "ImageSets" / settings.image_set,
         # train_aug is distributed as trainaug too.
         lambda name: [f"{name}.txt", f"{name.replace('_', '')}.txt"],
-        read=lambda path: devkit.samples(_read_ids(path)),
-        derived={} if sbd is None else {"train_aug": lambda: devkit.samples(devkit.augmented())},
+        read=lambda path: read(_read_ids(path)),
+        derived={} if sbd is None else {"train_aug": read_augmented},
     )
     return Dataset(vocabulary, splits, settings.train_split)
 
@@ -47,62 +73,10 @@ def _read_ids(path: Path) -> list[str]:
     return list(dict.fromkeys(Path(line.split()[0]).stem for line in read_lines(path)))
 
 
-@dataclass(frozen=True)
-class _Devkit:
-    """The folders of VOC and SBD, and the name of each class in the annotations."""
-
-    settings: VocSettings
-    root: Path
-    sbd: Path | None
-    names: Sequence[str]
-
-    def samples(self, ids: Iterable[str]) -> list[Sample]:
-        """Returns images with their masks and labels."""
-        samples = []
-        for image_id in ids:
-            mask = self._mask(image_id)
-            image = self.root / "JPEGImages" / f"{image_id}.jpg"
-            samples.append(Sample(image_id, image, mask, self._labels(image_id, mask)))
-        return samples
-
-    def augmented(self) -> list[str]:
-        """Returns train_aug: the images of VOC's training split and of SBD, without VOC's val."""
-
-        def listed(folder: Path, name: str) -> set[str]:
-            return set(_read_ids(first_existing(self.settings, folder, [f"{name}.txt"])))
-
-        # The lists in Main hold other images, most of which have no mask.
-        voc = self.root / "ImageSets" / "Segmentation"
-        candidates = listed(self.sbd, "train") | listed(self.sbd, "val") | listed(voc, "train")
-        return sorted(candidates - listed(voc, "val"))
-
-    def _mask(self, image_id: str) -> GroundTruthMask | None:
-        """Returns an image's mask from VOC's folders, else from SBD, else none."""
-        for folder in self.settings.mask_folders:
-            if (path := self.root / folder / f"{image_id}.png").is_file():
-                return MaskFile(path, len(self.names))
-        if self.sbd and (path := self.sbd / "cls" / f"{image_id}.mat").is_file():
-            kept = Path(self.settings.cache) / "sbd" / f"{image_id}.png"
-            return MatlabMask(kept, path, len(self.names))
-        return None
-
-    def _labels(self, image_id: str, mask: GroundTruthMask | None) -> Callable[[], Labels] | None:
-        """Returns a reader of an image's labels; none if its mask gives them."""
-        path = self.root / "Annotations" / f"{image_id}.xml"
-        # VOC 2012's test images have neither. A mask must not replace a missing file: its classes
-        # would silently be another set of labels.
-        if self.settings.label_source == "masks" or (mask is None and not path.is_file()):
-            return None
-        indices = {name: k for k, name in enumerate(self.names)}
-        return partial(read_objects, path, indices, self.settings.difficult, self.settings.guide)
-
-
 def read_objects(path: Path, indices: Mapping[str, int], difficult: bool, guide: str) -> Labels:
-    """Returns the classes of the objects in an annotation of VOC, in the order of the file.
+    """Returns the classes of the objects in an XML file of VOC, in its order, as ``indices`` say.
 
     Args:
-        path: the XML file.
-        indices: class name → index.
         difficult: whether objects that are marked as difficult count.
         guide: the heading in ``data/README.md`` that says where the file comes from.
 

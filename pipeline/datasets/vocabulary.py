@@ -81,12 +81,19 @@ def annotated_names(given: Sequence[str] | None, vocabulary: Vocabulary) -> Sequ
         UserError: there is not one for each class.
     """
     names = given or vocabulary.classes
-    if len(names) != len(vocabulary.classes):
-        raise UserError(
-            f"dataset.annotated_as holds {len(names)} names for {len(vocabulary.classes)} classes:"
-            " give one for each class, in the same order"
-        )
+    require_each("annotated_as", names, vocabulary.classes)
     return names
+
+
+def require_each(
+    key: str, given: Sequence, classes: Sequence[str], kind: str = "names", more: str = ""
+) -> None:
+    """Raises a UserError unless a setting holds one name, or what ``kind`` says, for each class."""
+    if len(given) != len(classes):
+        raise UserError(
+            f"dataset.{key} holds {len(given)} {kind} for {len(classes)} classes: give one for each"
+            f" class, in the same order{more}"
+        )
 
 
 def build_vocabulary(settings: VocabularySettings) -> Vocabulary:
@@ -105,11 +112,8 @@ def build_vocabulary(settings: VocabularySettings) -> Vocabulary:
         values = getattr(settings, key)
         if values is not None and not isinstance(values, list | tuple):
             raise UserError(f"dataset.{key}={_brief(values)} is not a list: give one, or null")
-        if values and len(values) != len(classes):
-            raise UserError(
-                f"dataset.{key} holds {len(values)} names for {len(classes)} classes: give one for"
-                f" each class, in the same order, or dataset.{key}=null"
-            )
+        if values:
+            require_each(key, values, classes, more=f", or dataset.{key}=null")
         return values or ()
 
     def names_of(key: str) -> Names:

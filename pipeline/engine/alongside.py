@@ -76,10 +76,7 @@ class Alongside:
         self._is_sound, self._images = True, images
 
     def hand_on(self, sample: Sample) -> None:
-        """Has the result of an image computed, unless it exists.
-
-        It waits while too many images are waiting.
-        """
+        """Has the result of an image computed, unless it exists; waits while too many wait."""
         decoded = self.reader.kept.pop(sample.id, None)
         has_inputs = all(sample.id in self._folders[n].entries for n in self.stage.before)
         if not (self._is_sound and has_inputs):

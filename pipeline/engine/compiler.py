@@ -88,11 +88,7 @@ def compiled(
 
 
 def load(kernel: bytes, *functions: str) -> list[Any]:
-    """Loads functions of a kernel's shared library, from a copy that nobody else can change.
-
-    Raises:
-        NoKernelError: this machine cannot load it, or it lacks one of them.
-    """
+    """Loads functions of a kernel, from a copy that is ours alone, or raises a NoKernelError."""
     try:
         library = _load(kernel)
         return [getattr(library, name) for name in functions]

@@ -298,10 +298,7 @@ class StageFolder(ResultFolder):
         return bool(self.computed or self.reused)
 
     def write_manifest(self, *, complete: bool, **facts: object) -> None:
-        """Writes the manifest; ``latest`` points to a complete folder.
-
-        It is complete when every image of the run has been processed.
-        """
+        """Writes the manifest; ``latest`` points to the folder if all images were processed."""
         old, now = self.manifest(), datetime.now(UTC).isoformat(timespec="milliseconds")
         kept = {name: old[name] for name in ("accompanies", "first_run") if name in old}
         kept = {"first_run": self.run, **kept, "finished" if complete else "began": now}

@@ -78,11 +78,7 @@ MASKS = Kind(
 )
 NETWORK = Kind("segmenter", "network")
 PREDICTIONS = Kind(
-    "predictions",
-    "segmenter",
-    holds="labels",
-    method="network",
-    figures={"mIoU segmenter": "miou"},
+    "predictions", "segmenter", holds="labels", method="network", figures={"mIoU segmenter": "miou"}
 )
 
 _KINDS = (TAGS, CAMS, MASKS, NETWORK, PREDICTIONS)

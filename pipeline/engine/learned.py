@@ -3,7 +3,6 @@
 import time
 from abc import abstractmethod
 from collections.abc import Collection, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -11,13 +10,13 @@ from typing import NamedTuple
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.lineage import open_folder
 from pipeline.engine.result_folder import holds
-from pipeline.engine.sample import Images, Sample
+from pipeline.engine.sample import Images, Sample, contents
 from pipeline.engine.scan import available, key_unknown_until
 from pipeline.engine.stage import OfSplit, PerImage, Stage
 from pipeline.engine.store import Store
 from pipeline.errors import UserError
 from pipeline.files.atomic import canonical_json, read_json, write_atomically
-from pipeline.files.fingerprints import fingerprint, fingerprint_image
+from pipeline.files.fingerprints import fingerprint
 
 PHOTOGRAPHS = "photographs.json"
 """The record of a split as it was learned from: id → fingerprint of each image's content."""
@@ -63,14 +62,10 @@ class Learned(OfSplit):
 
     @abstractmethod
     def learn(self, ids: Sequence[str], folder: StageFolder) -> bytes:
-        """Returns what is learned, as the bytes of :attr:`file`.
+        """Returns what is learned, as the bytes of :attr:`file`, or raises a UserError.
 
-        Args:
-            ids: the images, sorted, so that nothing depends on the order of the list.
-            folder: the results of these images.
-
-        Raises:
-            UserError: it cannot be learned from them.
+        The ``ids`` of the images are sorted, so that nothing depends on the order of the list; the
+        ``folder`` holds their results.
         """
 
     @property
@@ -98,23 +93,15 @@ class Learned(OfSplit):
         return not (change.has_lost and change.is_mostly_new)
 
     def samples(self) -> Sequence[Sample]:
-        """Returns the images of the split that have a result.
-
-        Raises:
-            UserError: the stage before it did not process all of them.
-        """
+        """Returns the split's images with a result; a UserError if the stage before missed any."""
         if not self.refit and self.is_complete(open_folder(self, self.store)):
             return self.images.of(self.split)
         return available(self.source, self.images, self.store)
 
     @cached_property
     def _photographs(self) -> dict[str, str]:
-        """Id → fingerprint of each image's content; "" for a file that cannot be read."""
-        found = dict.fromkeys((sample.id for sample in self.images.of(self.split)), "")
-        for sample in self.images.of(self.split):
-            with suppress(OSError, ValueError):
-                found[sample.id] = fingerprint_image(sample.image)
-        return found
+        """Id → fingerprint of each image's content."""
+        return contents(self.images.of(self.split))
 
     def _change_since(self, folder: StageFolder) -> Change:
         """Returns how the split has changed since; images outside the selection stay."""

@@ -128,17 +128,15 @@ class ProcessPool:
 
 
 def _begin_process(parent: int) -> None:
+    def end_with_parent() -> None:
+        while os.getppid() == parent:
+            time.sleep(_PARENT_POLL)
+        os._exit(1)  # soon after the parent was killed
+
     gc.disable()  # until the stage is loaded: nothing of what is imported is garbage
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     # Ctrl-C reaches every process of a terminal; the main process ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _end_with(parent: int) -> None:
-    """Ends this process soon after its parent was killed."""
-    while os.getppid() == parent:
-        time.sleep(_PARENT_POLL)
-    os._exit(1)
 
 
 def with_notes(work: Callable[..., Result], *arguments: object) -> tuple[Result, list[str]]:

@@ -228,9 +228,10 @@ def _refuse_what_is_taken(method: Method) -> None:
             )
     known = _CORE_QUIRKS | {quirk.name: quirk for other in others for quirk in other.quirks}
     taken = [f"quirk {q.name}" for q in method.quirks if known.get(q.name, q) != q]
-    templates = {name: given for other in others for name, given in other.templates.items()}
+    reloaded = _METHODS.get((method.group, method.name))
+    before = {**TEMPLATES, **(method.templates if reloaded else {})}
     declared = method.templates.items()
-    taken += [f"template set {n}" for n, given in declared if templates.get(n, given) != given]
+    taken += [f"template set {n}" for n, given in declared if before.get(n, given) != given]
     if taken:
         raise UserError(f"{code} declares a {taken[0]}, which there is already: rename it")
 

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections import UserDict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -101,6 +101,16 @@ class Sample:
             raise UserError(f"image {self.id} has no ground truth: choose a tagger that needs none")
         values = np.unique(self.mask.read())
         return tuple(int(value) - 1 for value in values if value not in (0, IGNORE))
+
+
+def contents(samples: Iterable[Sample]) -> dict[str, str]:
+    """Returns id → fingerprint of each image's content; "" for a file that cannot be read."""
+    found = {}
+    for sample in samples:
+        found[sample.id] = ""
+        with suppress(OSError, ValueError):
+            found[sample.id] = fingerprint_image(sample.image)
+    return found
 
 
 class Splits(UserDict[str, Any], Generic[Element]):
@@ -207,10 +217,6 @@ class Images:
             found = self._batches[split, size] = {}
             samples = self.of(split)
             for start in range(0, len(samples), size or max(1, len(samples))):
-                batch = samples[start : start + (size or len(samples))]
-                contents = dict.fromkeys((sample.id for sample in batch), "")
-                for sample in batch:
-                    with suppress(OSError, ValueError):
-                        contents[sample.id] = fingerprint_image(sample.image)
-                found |= dict.fromkeys(contents, fingerprint([*contents.items()]))
+                batch = contents(samples[start : start + (size or len(samples))])
+                found |= dict.fromkeys(batch, fingerprint([*batch.items()]))
         return self._batches[split, size]

@@ -132,7 +132,7 @@ def meanings(settings: type) -> dict[str, str]:
     return found
 
 
-def check(settings: Any, prefix: str = "") -> None:  # noqa: ANN401
+def check(settings: object, prefix: str = "") -> None:
     """Checks the values of settings, and of settings within them, against their declarations.
 
     ``prefix`` is their key in the configuration, such as "tags"; "" for the whole configuration.
@@ -169,7 +169,7 @@ def check(settings: Any, prefix: str = "") -> None:  # noqa: ANN401
         settings.validate(prefix)
 
 
-def facts(settings: Any, without: Collection[str] = ()) -> dict[str, Any]:  # noqa: ANN401
+def facts(settings: object, without: Collection[str] = ()) -> dict[str, Any]:
     """Returns what changes a result, as plain values for a cache key, ``without`` some fields."""
     return {
         declared.name: plain(getattr(settings, declared.name))

@@ -339,11 +339,7 @@ class OfSplit(Stage):
 
     @abstractmethod
     def samples(self) -> Sequence[Sample]:
-        """Returns the images that the result is made from.
-
-        Raises:
-            UserError: a stage before it did not process all of them.
-        """
+        """Returns the images that it is made from; a UserError if a stage before it missed any."""
 
     def absent(self) -> Mapping[str, NoEntry]:
         """Returns id → why it is left out, of the images that its files have no entry of."""
@@ -359,10 +355,7 @@ class OfSplit(Stage):
 
     @abstractmethod
     def run(self, folder: StageFolder) -> int:
-        """Makes the result, resuming an interrupted run.
-
-        Returns the number of images that it was made from, 0 where it existed.
-        """
+        """Makes the result, or goes on with it; returns from how many images, 0 if it existed."""
 
     @abstractmethod
     def refuse_missing(self, folder: StageFolder, reader: Stage) -> None:

@@ -104,11 +104,9 @@ class Store:
             write_atomically(path, json.dumps({"format": FORMAT}) + "\n")
 
     def refuse_equal_names(self, image_ids: Iterable[str]) -> None:
-        """Makes sure that each image has files of its own.
+        """Refuses, by a UserError, names that the file system takes for equal, as macOS may.
 
-        Raises:
-            UserError: names differ in case or in the form of accents alone, and the file system, as
-                that of macOS, takes them for equal.
+        Such names differ in case or in the form of accents alone.
         """
         if not (self.root / _FORMAT_FILE.upper()).exists():
             return

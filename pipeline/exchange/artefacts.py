@@ -1,22 +1,29 @@
-"""Reads the folders of finished stages without the settings of their run."""
+"""Reads the folders of finished stages without the settings of their run, and exports them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from glob import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import numpy as np
 
 from pipeline.datasets.vocabulary import voc_palette
 from pipeline.engine.folder import FAILURES, REMOVED
 from pipeline.engine.kinds import measured_kinds
 from pipeline.engine.lineage import Result
+from pipeline.engine.progress import track
 from pipeline.engine.result_folder import MANIFEST
-from pipeline.errors import ImageError, UserError
+from pipeline.errors import ImageError, UserError, tell
 from pipeline.files.atomic import fits
 from pipeline.files.fingerprints import fingerprint_image, first_key
 from pipeline.files.images import COMMON_SUFFIXES, SUFFIXES
-from pipeline.files.label_images import BACKGROUND
+from pipeline.files.label_images import BACKGROUND, IGNORE, read_labels
 from pipeline.report.configurations import flatten, last_part, readable
+
+Name = TypeVar("Name")
+Converted = TypeVar("Converted")
 
 
 class Artefact(Result):
@@ -114,3 +121,85 @@ def find_photograph(root: Path, image_id: str) -> Path:
         if suffix in files:
             return files[suffix]
     raise ImageError(f"no image {root / image_id} ({', '.join(SUFFIXES)})")
+
+
+@dataclass
+class Export:
+    """The outcome of an export."""
+
+    written: int = 0  # images
+    left_out: dict[Any, str] = field(default_factory=dict)  # id, or another name → why
+    notes: list[str] = field(default_factory=list)  # what the user has to know, a sentence each
+
+    def each(
+        self,
+        images: Sequence[Name],
+        convert: Callable[[Name], Converted],
+        title: str = "export",
+        note: str = "left out",
+    ) -> Iterator[tuple[Name, Converted]]:
+        """Converts images one after the other, and yields their ids, or other names, with results.
+
+        An :class:`ImageError`, a :class:`UserError`, a :class:`ValueError` or an :class:`OSError`
+        of ``convert`` leaves an image out; so refuse files of others before, by
+        :meth:`~pipeline.files.own_files.OwnFiles.refuse_foreign`. ``title`` stands before the
+        progress bar, and ``note`` behind the number of skipped images.
+        """
+        with track(title, len(images)) as advance:
+            for name in images:
+                try:
+                    result = convert(name)
+                except FileNotFoundError as error:
+                    self.left_out[name] = f"{error.filename} is missing"
+                except OSError as error:
+                    reason = f"{error.filename or 'a file'}: {error.strerror or error}"
+                    self.left_out[name] = reason
+                except (ImageError, UserError, ValueError) as error:
+                    self.left_out[name] = str(error)
+                else:
+                    yield name, result
+                    self.written += 1
+                advance(note=f"{len(self.left_out)} {note}" if self.left_out else "")
+
+    def refuse_left_out(self, sentence: str, prefix: str = "left out: ") -> None:
+        """Names every skipped image on stderr.
+
+        Raises:
+            UserError: there is any: their number, and then the sentence.
+        """
+        for name, reason in self.left_out.items():
+            tell(f"{prefix}{name}: {reason}")
+        if self.left_out:
+            raise UserError(f"{len(self.left_out)} {sentence}")
+
+
+def read_artefact_labels(artefact: Artefact, image_id: str) -> np.ndarray:
+    """Reads the mask of an image: H×W uint8; 0 background, k+1 class k, 255 ignore.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        ImageError: see :meth:`Artefact.refuse_changed`.
+        UserError: it is damaged, or holds other labels.
+    """
+    artefact.refuse_changed(image_id)
+    path, num_classes = artefact.path / f"{image_id}.png", len(artefact.classes)
+    labels = read_labels(path)
+    highest = int(labels.max(initial=0, where=labels != IGNORE))
+    if highest > num_classes:
+        raise UserError(
+            f"{path} holds label {highest} of {num_classes} classes: run the stage again"
+        )
+    return labels
+
+
+def target_path(folder: Path, name: str) -> Path:
+    """Returns the path of a file in the output folder.
+
+    Raises:
+        ImageError: the name leads out of the folder.
+    """
+    path = folder / name
+    # Resolve the parent only: the file may be a link that an earlier export made.
+    if not path.parent.resolve().is_relative_to(folder.resolve()):
+        raise ImageError("its id leaves the output folder: rename the image")
+    return path

@@ -60,12 +60,9 @@ class Chain:
         if ours is None or result.path in self._members:
             return False
         is_of_ours = all(each.path in self._members for each in before)
-        return not is_of_ours or _round(result) == _round(ours)
-
-
-def _round(result: Result) -> int:
-    """Returns how many networks a result was made from, one after the other."""
-    return sum(each.name == NETWORK.stage for each in result.chain)
+        # The networks that each was made from, one after the other.
+        rounds = [sum(r.name == NETWORK.stage for r in each.chain) for each in (result, ours)]
+        return not is_of_ours or rounds[0] == rounds[1]
 
 
 def _place(result: Result) -> Place:

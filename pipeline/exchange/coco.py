@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 from skimage.measure import label as label_components
 
-from pipeline.exchange.artefacts import Artefact, find_photograph
-from pipeline.exchange.exporting import Export, read_artefact_labels
+from pipeline.exchange.artefacts import Artefact, Export, find_photograph, read_artefact_labels
 from pipeline.files.label_images import IGNORE
 from pipeline.files.own_files import OwnFiles
 
@@ -37,7 +36,10 @@ def export_coco(
     """
     export, output = Export(), OwnFiles(target.parent, "export.py")
     output.refuse_foreign([target])
-    numbers = _number(sorted(artefact.entries))
+    numbers = {image_id: k for k, image_id in enumerate(sorted(artefact.entries), 1)}
+    if all(image_id.isascii() and image_id.isdecimal() for image_id in numbers):
+        own = {image_id: int(image_id) for image_id in numbers}
+        numbers = own if len({*own.values()}) == len(own) else numbers
     described: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
 
@@ -48,15 +50,9 @@ def export_coco(
         return name, read_artefact_labels(artefact, image_id)
 
     for image_id, (name, labels) in export.each(sorted(artefact.entries), read):
-        described.append(
-            {
-                "id": numbers[image_id],
-                "file_name": name,
-                "width": labels.shape[1],
-                "height": labels.shape[0],
-                "ignored_area": int((labels == IGNORE).sum()),
-            }
-        )
+        about = {"id": numbers[image_id], "file_name": name}
+        about |= {"width": labels.shape[1], "height": labels.shape[0]}
+        described.append({**about, "ignored_area": int((labels == IGNORE).sum())})
         for region in _regions(labels, components):
             number = len(annotations) + 1
             annotations.append({"id": number, "image_id": numbers[image_id], **region})
@@ -79,15 +75,6 @@ def export_coco(
     if images is None:
         export.notes.append("file names end in .jpg: --images takes the suffixes of the images")
     return export
-
-
-def _number(image_ids: list[str]) -> dict[str, int]:
-    """Returns the numbers of images: their ids if these are numbers, or a count from 1."""
-    if all(image_id.isascii() and image_id.isdecimal() for image_id in image_ids):
-        numbers = {image_id: int(image_id) for image_id in image_ids}
-        if len(set(numbers.values())) == len(numbers):
-            return numbers
-    return {image_id: number for number, image_id in enumerate(image_ids, 1)}
 
 
 def _regions(labels: np.ndarray, components: bool) -> Iterator[dict[str, Any]]:

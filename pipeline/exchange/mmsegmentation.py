@@ -11,8 +11,13 @@ from pathlib import Path
 from PIL import ExifTags, Image
 
 from pipeline.errors import ImageError, UserError
-from pipeline.exchange.artefacts import Artefact, find_photograph
-from pipeline.exchange.exporting import Export, read_artefact_labels, target_path
+from pipeline.exchange.artefacts import (
+    Artefact,
+    Export,
+    find_photograph,
+    read_artefact_labels,
+    target_path,
+)
 from pipeline.files.atomic import TEMPORARY
 from pipeline.files.images import FORMATS, encode, encode_png, load_image, to_image_error
 from pipeline.files.own_files import OwnFiles

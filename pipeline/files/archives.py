@@ -35,18 +35,14 @@ _DAMAGED += (RuntimeError, ValueError, ArithmeticError, LookupError)
 def unpack(
     archive: Path, target: Path, inside: str = "", show: Callable[[int], None] = lambda _: None
 ) -> int:
-    """Unpacks an archive into a folder; all of it, or nothing.
+    """Unpacks an archive into a folder, all of it or nothing, and returns the number of files.
 
     Files of the same names are replaced.
 
     Args:
         archive: a zip file, or a tar file that may be compressed with gzip.
-        target: the folder.
         inside: the folder in the archive whose contents are unpacked; the rest is ignored.
         show: is called with the number of bytes of the archive that were read.
-
-    Returns:
-        The number of files.
 
     Raises:
         UnusableArchive: it is damaged, holds a link, a device, a sparse file, a path that leads

@@ -19,7 +19,7 @@ from typing import BinaryIO
 
 import psutil
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, shown
 
 _MENDABLE = "ENOSPC EDQUOT EROFS EACCES EPERM EFBIG ENAMETOOLONG EMFILE EIO ESTALE"
 MENDABLE = frozenset(getattr(errno, name) for name in _MENDABLE.split())
@@ -31,10 +31,7 @@ TEMPORARY = ".partial-"
 """The prefix of the names of temporary files."""
 
 _ABANDONED = 3600.0  # seconds
-
-_MAX_DEPTH = 50
-"""Levels of nesting in JSON that is read."""
-
+_MAX_DEPTH = 50  # levels of nesting in JSON that is read
 _ANY: Mapping = {}
 
 canonical_json = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
@@ -147,8 +144,8 @@ def cannot_write(path: Path | str | None, error: OSError, what: str = "write") -
             " (docker: --ipc host), or give runtime.workers=1 segmenter.workers=0 executor=local"
         )
     return UserError(
-        f"cannot {what} {path or 'a file'}: {error.strerror}; fix this and run the same command"
-        " again, finished results are kept"
+        f"cannot {what} {shown(path or 'a file')}: {error.strerror}; fix this and run the same"
+        " command again, finished results are kept"
     )
 
 

@@ -104,7 +104,6 @@ def fetch(
     fetches a file.
 
     Args:
-        source: the file.
         path: where it appears when it is complete and verified.
         show: is called with the number of bytes that have arrived, and of all if it is known.
         copies: how often the disk must have room for it.

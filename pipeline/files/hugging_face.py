@@ -27,11 +27,10 @@ def with_checksum(source: Source) -> Source:
     for url in source.urls:
         try:
             facts = get_hf_file_metadata(url)
-        except EntryNotFoundError as error:
-            failure = error
-            continue
         except Exception as error:  # the client raises many types
             failure = error
+            if isinstance(error, EntryNotFoundError):
+                continue
             break
         # Files in Git itself have another kind of checksum.
         digest = facts.etag if facts.etag and _SHA256.fullmatch(facts.etag) else ""

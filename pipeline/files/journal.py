@@ -42,7 +42,6 @@ class Journal:
     takes their lines over.
 
     Attributes:
-        path: the file.
         damaged: how many lines were skipped when the entries were read.
     """
 

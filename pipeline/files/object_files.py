@@ -55,24 +55,23 @@ def read_object_file(path: Path) -> object:
         if dtype != np.dtype(object) or shape != ():
             raise NotPlain(f"holds an array of {dtype}, where a dictionary is expected")
         data = file.read()
-    _check_operations(data)
-    root = _Reader(io.BytesIO(data), encoding="latin1").load()  # also of pickles of Python 2
-    if not isinstance(root, _Array):
-        raise NotPlain("does not hold an array")
-    _, shape, dtype, _, objects = root.state
-    if not dtype.is_object or shape != () or len(objects) != 1:
-        raise NotPlain("does not hold a single object")
-    return _resolve(objects[0])
-
-
-def _check_operations(data: bytes) -> None:
-    """Refuses operations that arrays do not need, or that exhaust the memory; runs none."""
+    # First, without running any, refuse operations that arrays do not need or that take memory.
     for operation, argument, _ in pickletools.genops(data):
         if operation.name in _REFUSED:
             raise NotPlain(f"uses {operation.name}, which no array needs")
         # pickle allocates as many places as the largest index of a remembered value.
         if operation.name in _MEMO and argument > len(data):
             raise NotPlain("remembers more values than it holds")
+    root = _Reader(io.BytesIO(data), encoding="latin1").load()  # also of pickles of Python 2
+    if not isinstance(root, _Array):
+        raise NotPlain("does not hold an array")
+    _, shape, dtype, _, objects = root.state
+    if not dtype.is_object or shape != () or len(objects) != 1:
+        raise NotPlain("does not hold a single object")
+    content = objects[0]
+    if isinstance(content, dict):
+        return {key: _resolve(value) for key, value in content.items()}
+    return _resolve(content)
 
 
 class _Reader(pickle.Unpickler):
@@ -170,13 +169,7 @@ def _to_bytes(data: bytes | str) -> bytes:
 
 
 def _resolve(value: object) -> object:
-    """Replaces stand-ins by arrays, in a dictionary and in its lists."""
-    if isinstance(value, dict):
-        return {key: _resolve_value(inner) for key, inner in value.items()}
-    return _resolve_value(value)
-
-
-def _resolve_value(value: object) -> object:
+    """Replaces stand-ins by arrays, also in a list."""
     # One level of lists only: nested lists that share their elements would expand without end.
     if isinstance(value, list | tuple):
         return [v.content() if isinstance(v, _Array | _Tensor) else v for v in value]

@@ -4,8 +4,7 @@ from pathlib import Path
 
 from pipeline.errors import UserError, shown
 
-_MAX_BYTES = 1 << 28
-"""Of a text file; COCO's longest list has 15 million."""
+_MAX_BYTES = 1 << 28  # of a text file; COCO's longest list has 15 million
 
 
 def read_text(path: Path, name: str, wanted: str, max_bytes: int = _MAX_BYTES) -> str:

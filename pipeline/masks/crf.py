@@ -40,14 +40,10 @@ def crf_image(image: np.ndarray, *, bgr: bool) -> np.ndarray:
 
 
 def import_densecrf() -> ModuleType:
-    """Returns the module ``pydensecrf.densecrf``.
-
-    Raises:
-        UserError: it is not installed, as after a plain installation for Python 3.13.
-    """
+    """Returns the module ``pydensecrf.densecrf``; raises a UserError if it is not installed."""
     try:
         return importlib.import_module("pydensecrf.densecrf")
-    except ModuleNotFoundError as error:
+    except ModuleNotFoundError as error:  # as after a plain installation for Python 3.13
         raise UserError(f"the dense CRF is not installed: run {_INSTALLATION}") from error
 
 
@@ -108,13 +104,10 @@ def by_pydensecrf(unary: np.ndarray, image: np.ndarray, options: CrfOptions) -> 
 
 
 class CrfKernel:
-    """The compiled kernel; threads may use it at the same time.
-
-    Raises:
-        NoKernelError: it cannot be compiled.
-    """
+    """The compiled kernel, which threads may share."""
 
     def __init__(self) -> None:
+        """Compiles it, unless it is kept; a NoKernelError if that fails."""
         (self._compute,) = load(compiled(_SOURCE, _OPTIONS, headers=_HEADERS), "dense_crf")
 
     def __call__(

@@ -32,11 +32,7 @@ class DenseLabeller:
     """Labels the pixels of images by a dense method."""
 
     def __init__(
-        self,
-        method: DenseMethod,
-        options: DenseMaskOptions,
-        names: Names,
-        resources: Resources,
+        self, method: DenseMethod, options: DenseMaskOptions, names: Names, resources: Resources
     ):
         """Embeds the names and prepares the image tower.
 
@@ -62,15 +58,11 @@ class DenseLabeller:
 
     @torch.no_grad()
     def __call__(self, image: np.ndarray, size: Size) -> tuple[np.ndarray, np.ndarray]:
-        """Labels every pixel of an image.
-
-        Args:
-            image: h×w×3 uint8, RGB, perhaps shrunk; PAMR works at this size.
-            size: the image's full height and width.
+        """Labels every pixel of an image, h×w×3 uint8, RGB, perhaps shrunk; PAMR works at its size.
 
         Returns:
-            The labels, H×W uint8: 0 background, k+1 class k. And the probability of each in the
-            softmax over all names, H×W float32.
+            The labels in the image's full ``size``, H×W uint8: 0 background, k+1 class k. And the
+            probability of each in the softmax over all names, H×W float32.
 
         Raises:
             ImageError: the method cannot be applied to the image.
@@ -80,7 +72,11 @@ class DenseLabeller:
         windows, batch = self._windows, self._batch_size
         found = similarity_map(self._method, self._encoder, pixels, names, windows, batch)
         if options.pamr_iterations:
-            found = self._refine(resize(pixels, image.shape[:2]), found)
+            guide = resize(pixels, image.shape[:2])
+            at_once = max(1, _PAMR_VALUES // guide[0].numel())  # names
+            kernel = {"iterations": options.pamr_iterations, "dilations": options.pamr_dilations}
+            parts = (resize(part, guide.shape[-2:])[None] for part in found.split(at_once))
+            found = torch.cat([pamr(guide[None], part, **kernel)[0] for part in parts])
         classes, probability = best_classes(
             found, self._classes, size, names.temperature, options.min_area
         )
@@ -108,11 +104,3 @@ class DenseLabeller:
         )
         resized = torch.from_numpy(resize_as_opencv(image, *size)).float()
         return ((resized - mean) / std).permute(2, 0, 1).contiguous().to(encoder.device)
-
-    def _refine(self, guide: torch.Tensor, similarities: torch.Tensor) -> torch.Tensor:
-        """Refines C×h×w similarities, resized to a guide, by PAMR, a few names at a time."""
-        options, size = self._options, guide.shape[-2:]
-        at_once = max(1, _PAMR_VALUES // size.numel())
-        kernel = {"iterations": options.pamr_iterations, "dilations": options.pamr_dilations}
-        parts = (resize(part, size)[None] for part in similarities.split(at_once))
-        return torch.cat([pamr(guide[None], part, **kernel)[0] for part in parts])

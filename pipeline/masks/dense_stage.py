@@ -20,7 +20,6 @@ from pipeline.masks.refiner import labelled
 from pipeline.masks.stage import MaskStage
 
 if TYPE_CHECKING:
-    from pipeline.dense.method import DenseMethod
     from pipeline.masks.dense import DenseLabeller
 
 
@@ -53,11 +52,7 @@ class DenseMasks(MaskStage):
     def check(self) -> None:
         """Refuses windows and blocks that do not suit the CLIP."""
         super().check()
-        self._dense_method.hooks(self.resources.clip.dimensions)
-
-    @property
-    def _dense_method(self) -> DenseMethod:
-        return build_method(self.cams)
+        build_method(self.cams).hooks(self.resources.clip.dimensions)
 
     @cached_property
     def names(self) -> Names:
@@ -80,7 +75,8 @@ class DenseMasks(MaskStage):
         """Builds the labeller."""
         from pipeline.masks.dense import DenseLabeller  # imports PyTorch
 
-        return DenseLabeller(self._dense_method, self.options, self.names, self.resources)
+        method = build_method(self.cams)
+        return DenseLabeller(method, self.options, self.names, self.resources)
 
     def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:
         """Labels the pixels of images."""

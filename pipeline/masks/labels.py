@@ -25,12 +25,8 @@ PROBABILITY = ".probability"
 def stack_background(cams: np.ndarray, beta: float | None) -> np.ndarray:
     """Prepends the background's score, (1 − max cam)^β, to the CAMs, without renormalisation.
 
-    Args:
-        cams: K×H×W float in [0, 1].
-        beta: β; none if the classes cover everything, and only an image without any is background.
-
-    Returns:
-        (1+K)×H×W of the same type, or the CAMs alone.
+    From K×H×W float in [0, 1] to (1+K)×H×W of the same type. Without ``beta`` the classes cover
+    everything, which leaves the CAMs alone; only an image without any is background.
     """
     if beta is None and len(cams):
         return cams
@@ -39,12 +35,9 @@ def stack_background(cams: np.ndarray, beta: float | None) -> np.ndarray:
 
 
 def to_labels(channels: np.ndarray, keys: np.ndarray, *, background: bool = True) -> np.ndarray:
-    """Turns channels into labels, uint8 of the same shape: 0 background, k+1 class k.
+    """Turns channels, H×W, into labels, uint8 of the same shape: 0 background, k+1 class k.
 
-    Args:
-        channels: H×W indices; 0 is the background, if there is one, and the tags follow.
-        keys: K class indices.
-        background: whether there is a background.
+    Channel 0 is the ``background``, if there is one; those of the K class indices ``keys`` follow.
     """
     labels = keys + 1
     if background:

@@ -44,8 +44,7 @@ def read_name_list(given: str | None, vocabulary: Vocabulary) -> Names:
 def names_in(given: str) -> Names:
     """Returns the names in every line of a list, as :func:`read_name_list` is given it.
 
-    Raises:
-        UserError: no such list, or a name that CLIP cannot read.
+    A UserError refuses a list that does not exist, and a name that CLIP cannot read.
     """
     key = f"masks.names={shown(given)}"
     wanted = f"give a file with a line for each class, or one of {', '.join(shipped_lists())}"

@@ -54,26 +54,19 @@ class PixelAdaptive(Refiner):
         size, beta = images[0].shape[:2], self._options.beta
         scores = [stack_background(each.resized(*size), beta) for each in cams]
         if tagged := [index for index, each in enumerate(cams) if len(each.keys)]:
-            given = ([several[index] for index in tagged] for several in (images, scores))
-            for index, refined in zip(tagged, self._refined(*given)):
-                scores[index] = refined
+            # Both methods divide by standard deviations of colours, so that the mean and the
+            # deviation by which pixels are normalised cancel out, whichever CLIP's they are.
+            pixels = torch.stack([to_pixels(images[index], *size) for index in tagged])
+            # The averages of a channel do not depend on the others, so that those of other images
+            # may fill up.
+            given = [torch.from_numpy(scores[index]) for index in tagged]
+            most = max(map(len, given))
+            filled = torch.stack([F.pad(s, (0, 0, 0, 0, 0, most - len(s))) for s in given])
+            refined = self.average(pixels.to(self._device), filled.to(self._device))
+            parts = to_host(*(shares(own[: len(s)]) for own, s in zip(refined, given)))
+            for index, part in zip(tagged, parts):
+                scores[index] = part
         return [best_labels(*each) for each in zip(scores, cams)]
-
-    def _refined(
-        self, images: Sequence[np.ndarray], stacked: Sequence[np.ndarray]
-    ) -> Sequence[np.ndarray]:
-        """Returns the shares of the refined scores of each image, C×h×w float32."""
-        # Both methods divide by standard deviations of colours, so that the mean and the deviation
-        # by which pixels are normalised cancel out, whichever CLIP's they are.
-        pixels = torch.stack([to_pixels(each, *each.shape[:2]) for each in images])
-        # The averages of a channel do not depend on the others, so that those of other images may
-        # fill up.
-        most = max(map(len, stacked))
-        scores = torch.stack(
-            [F.pad(torch.from_numpy(each), (0, 0, 0, 0, 0, most - len(each))) for each in stacked]
-        )
-        refined = self.average(pixels.to(self._device), scores.to(self._device))
-        return to_host(*(shares(own[: len(given)]) for own, given in zip(refined, stacked)))
 
 
 class Pamr(PixelAdaptive):

@@ -47,10 +47,7 @@ class Refiner(ABC):
 
     @abstractmethod
     def __call__(self, image: np.ndarray, cams: Cams) -> Labelled:
-        """Labels every pixel of an image.
-
-        Args:
-            image: h×w×3 uint8, RGB, perhaps shrunk.
+        """Labels every pixel of an image, h×w×3 uint8, RGB, perhaps shrunk.
 
         Returns:
             The labels in the image's full size, H×W uint8: 0 background, k+1 class k. And the

@@ -21,37 +21,6 @@ from pipeline.masks.settings import SLIC, RegionOptions
 from pipeline.masks.stage import Masks
 
 
-def label_regions(
-    channels: np.ndarray,
-    probability: np.ndarray,
-    scores: np.ndarray,
-    regions: Iterable[Region],
-    inside: np.ndarray,
-) -> None:
-    """Gives each pixel the best channel of the smallest region around it, and that one's share.
-
-    The best channel of a region has the largest mean score over all of its pixels, of equal ones
-    the first. Of regions of equal size the first wins.
-
-    Args:
-        channels: H·W uint8, flattened; those of pixels in no region stay.
-        probability: H·W float32, the same; of a region, the share of its label's mean score.
-        scores: C×h×w float32.
-        regions: in the size of ``channels``; each is read once.
-        inside: the index of each pixel in the flattened scores.
-    """
-    import torch
-
-    flat = scores.reshape(len(scores), -1)
-    smallest = np.full(channels.size, channels.size + 1)
-    for region in regions:
-        if region.size:
-            means = flat[:, inside[region]].mean(1, dtype=np.float64)
-            won = region[smallest[region] > region.size]
-            smallest[won], channels[won] = region.size, means.argmax()
-            probability[won] = shares(torch.from_numpy(means)).max()
-
-
 class RegionVote(Refiner):
     """Labels images by regions, SLIC's unless they are given."""
 
@@ -61,20 +30,22 @@ class RegionVote(Refiner):
     def __call__(
         self, image: np.ndarray, cams: Cams, regions: Iterable[Region] | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Labels every pixel of an image; those in no region by their own scores.
+        """Labels every pixel of an image by the smallest region around it.
 
-        Args:
-            image: h×w×3 uint8, RGB, perhaps shrunk.
-            regions: in the image's full size; none for SLIC's.
+        The label of a region is the channel of the largest mean score over all of its pixels, of
+        equal ones the first; of regions of equal size the first wins. Pixels in no region are
+        labelled by their own scores. The probability is the share of the label's (mean) score.
 
-        Returns:
-            The labels, H×W uint8, and the probability of each, H×W float32.
+        The ``regions`` are in the image's full size, and each is read once; none takes SLIC's.
+        Shapes and types are those of :class:`~pipeline.masks.refiner.Refiner`.
         """
+        import torch
+
         (height, width), (rows, columns) = cams.size, image.shape[:2]
         # In an image that was not shrunk, each pixel lies inside itself.
         down = (2 * np.arange(height) + 1) * rows // (2 * height)
         right = (2 * np.arange(width) + 1) * columns // (2 * width)
-        inside = (down[:, None] * columns + right).ravel()
+        inside = (down[:, None] * columns + right).ravel()  # the index of each pixel in scores
         if regions is None:
             regions = split_regions(self._superpixels(image).ravel()[inside])
         # Files of images without tags are read as well, so that damage is always found.
@@ -82,15 +53,17 @@ class RegionVote(Refiner):
         channels, best = resized_argmax(scores, height, width)
         _, total = resized_argmax(scores.sum(0, keepdims=True), height, width)
         probability = best / np.maximum(total, np.finfo(np.float32).tiny)
-        label_regions(channels.reshape(-1), probability.reshape(-1), scores, regions, inside)
+        flat, smallest = scores.reshape(len(scores), -1), np.full(inside.size, inside.size + 1)
+        for region in filter(np.size, regions):
+            means = flat[:, inside[region]].mean(1, dtype=np.float64)
+            won = region[smallest[region] > region.size]
+            smallest[won], channels.reshape(-1)[won] = region.size, means.argmax()
+            probability.reshape(-1)[won] = shares(torch.from_numpy(means)).max()
         has_background = len(scores) > len(cams.keys)
         return to_labels(channels, cams.keys, background=has_background), probability
 
     def stream(self, images: Iterable[Given]) -> Iterator[tuple[Item, Labelled | ImageError]]:
-        """Labels images, whose names are items that give their files of regions, if they have any.
-
-        See :class:`~pipeline.masks.refiner.Refiner`.
-        """
+        """Labels images; their names are items, which give their files of regions, if any."""
         for item, image, cams in images:
             path = item.given.regions
             regions = path and read_regions(path, cams.size)

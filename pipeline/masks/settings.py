@@ -162,8 +162,7 @@ class DenseMaskOptions(MaskOptions):
 
     def validate(self, prefix: str) -> None:
         """Refuses gaps between windows."""
-        if self.window and self.stride:
-            _refuse_gaps(self.window, self.stride, prefix)
+        self._refuse_gaps(self.window, prefix)
 
     def validate_for(self, clip: Dimensions, prefix: str) -> None:
         """Refuses windows that are smaller than a patch, or leave gaps."""
@@ -173,20 +172,18 @@ class DenseMaskOptions(MaskOptions):
                 f"{prefix}.window={side} is smaller than a patch of this CLIP: give at least"
                 f" {clip.patch_size}, or 0 for the whole image"
             )
-        if side and self.stride:
-            _refuse_gaps(side, self.stride, prefix)
+        self._refuse_gaps(side, prefix)
 
     def side(self, native_size: int) -> int:
         """Returns the side of the windows in pixels, for a CLIP of a native size."""
         return native_size if self.window is None else self.window
 
-
-def _refuse_gaps(window: int, stride: int, prefix: str) -> None:
-    if stride > window:
-        raise UserError(
-            f"{prefix}.stride={stride} leaves gaps between windows of {window} pixels: give at most"
-            f" {window}"
-        )
+    def _refuse_gaps(self, side: int | None, prefix: str) -> None:
+        if side and self.stride and self.stride > side:
+            raise UserError(
+                f"{prefix}.stride={self.stride} leaves gaps between windows of {side} pixels: give"
+                f" at most {side}"
+            )
 
 
 SLIC = "slic"

@@ -141,8 +141,8 @@ def remark_on_clip(preset: str, clip: str) -> str:
     name of the CLIP is that of ``clip.name``, or "" if none was used.
     """
     group, _, name = preset.rpartition("=")
-    is_file = (CONFIGS / (group or "experiment") / f"{name}.yaml").is_file()
-    if clip in ("", _CLIP) or not is_file or preset not in _presets():
+    path = CONFIGS / (group or "experiment") / f"{name}.yaml"
+    if clip in ("", _CLIP) or preset not in _presets() or not path.is_file():
         return ""
     return f"the constants of {preset} were chosen for clip={_CLIP}, not for clip={clip}"
 

@@ -1,6 +1,7 @@
 """Adapts the networks of mmsegmentation's configs to pseudo masks, and names their licences."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -30,14 +31,9 @@ _REFUSED = {
     "BEiT": "takes images of a single size",
     "MAE": "takes images of a single size",
 }
-# Parts of heads that have num_classes but compute no loss from labels.
-_INSIDE_HEADS = frozenset({"KernelUpdateHead"})
 # Backbones that reject image sides that are not multiples of their stride.
 _SIZE_DIVISORS = {"UNet": 16}
-_BATCH_NORMS = frozenset({"BN", "SyncBN", "MMSyncBN"})
 _SLIDING_WINDOW = frozenset({"mode", "crop_size", "stride"})  # unused: images are segmented whole
-_SIDES = (1, 2, 4, 8, 16, 32, 64, 128)
-_MAX_FEATURE_MAPS = 4  # as many as UPerNet and similar heads read
 
 
 def adapt_model(
@@ -78,7 +74,7 @@ def adapt_model(
     kept = {k: v for k, v in (model.get("test_cfg") or {}).items() if k not in _SLIDING_WINDOW}
     model.test_cfg = ConfigDict(kept, mode="whole")
     for part in dictionaries(model):
-        if part.get("type") in _BATCH_NORMS:
+        if part.get("type") in ("BN", "SyncBN", "MMSyncBN"):
             part.type = "SyncBN" if synchronise else "BN"
         if part.get("type") in _REFUSED:
             raise UserError(
@@ -88,7 +84,7 @@ def adapt_model(
     for part in dictionaries([model.get("decode_head"), model.get("auxiliary_head")]):
         if "num_classes" in part:
             part.num_classes = num_classes
-            if part.get("type") not in _INSIDE_HEADS:
+            if part.get("type") != "KernelUpdateHead":  # which computes no loss from labels
                 part.ignore_index = IGNORE
                 part.pop("out_channels", None)  # only binary heads with one channel have it
         if part.get("type") == "CrossEntropyLoss":
@@ -124,7 +120,7 @@ def use_timm_backbone(model: ConfigDict, name: str) -> None:
             f"segmenter.backbone={name} returns no feature maps ({first_line(error)}):"
             " choose another, such as convnext_tiny"
         ) from error
-    levels = list(maps.out_indices)[-_MAX_FEATURE_MAPS:]
+    levels = list(maps.out_indices)[-4:]
     channels = [maps.info[level]["num_chs"] for level in levels]
     model.backbone = ConfigDict(
         type="TIMMBackbone", model_name=name, pretrained=False, out_indices=tuple(levels)
@@ -147,14 +143,12 @@ def smallest_side(model: nn.Module) -> int:
     image, and ConvNeXt its feature maps. The model is put into evaluation mode.
     """
     device = next(model.eval().parameters()).device
-    for side in _SIDES:
+    for side in (1, 2, 4, 8, 16, 32, 64, 128):
         size = (side, side)
         meta = {"ori_shape": size, "img_shape": size, "pad_shape": size}
-        try:
+        with suppress(*MISFITS):
             model.encode_decode(torch.zeros(1, 3, *size, device=device), [meta])
-        except MISFITS:
-            continue
-        return side
+            return side
     return 1
 
 
@@ -171,8 +165,7 @@ def dictionaries(value: object) -> Iterator[ConfigDict]:
 
 def first_line(error: BaseException) -> str:
     """Returns the first line of an error, or its type if it says nothing."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 RESTRICTED = {

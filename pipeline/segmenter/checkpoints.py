@@ -50,19 +50,16 @@ def best_checkpoint(work_dir: Path) -> Path:
 
 def resumable_checkpoint(work_dir: Path) -> Path | None:
     """Returns the newest intact checkpoint; one process names damaged ones and moves them away."""
-    for path in best_checkpoints(work_dir):
-        _put_aside_if_damaged(path)
+    best = best_checkpoints(work_dir)
     newest_first = sorted(checkpoints_in(work_dir), key=iteration_of, reverse=True)
-    return next((path for path in newest_first if not _put_aside_if_damaged(path)), None)
-
-
-def _put_aside_if_damaged(path: Path) -> bool:
-    if is_intact(path):
-        return False
-    if not process_rank():
-        aside = path.replace(f"{path}.damaged")
-        tell(f"note: checkpoint {path} is damaged and is now {aside.name}")
-    return True
+    for path in [*best, *newest_first]:
+        if not is_intact(path):
+            if not process_rank():
+                aside = path.replace(f"{path}.damaged")
+                tell(f"note: checkpoint {path} is damaged and is now {aside.name}")
+        elif path not in best:
+            return path
+    return None
 
 
 def forget(work_dir: Path) -> None:

@@ -1,7 +1,7 @@
 """The images and masks that a segmenter is trained on, and checks of both."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,10 @@ from pipeline.files.fingerprints import fingerprint, fingerprint_file, fingerpri
 from pipeline.files.label_images import GREY, IGNORE, PALETTE, read_labels, refuse_brush_masks
 from pipeline.files.text import given_folder
 from pipeline.masks.labels import PROBABILITY
+
+_NO_PROBABILITIES = (
+    "segmenter.pixel_weights needs the CRF's probabilities: make the masks with masks=crf_weighted"
+)
 
 
 @dataclass(frozen=True)
@@ -65,13 +69,11 @@ class TrainingData:
 
 def masks_of_stage(masks: Stage, images: Images, store: Store, weighted: bool) -> TrainingData:
     """Returns the masks of a stage; the probabilities beside them may weight their pixels."""
-
-    def samples() -> list[Sample]:
-        return available(masks, images, store)
+    samples = partial(available, masks, images, store)
 
     def pairs() -> list[TrainingPair]:
         if weighted and not masks.settings["keep_probability"]:
-            raise _no_probabilities()
+            raise UserError(_NO_PROBABILITIES)
         folder = open_folder(masks, store).path
         found = [TrainingPair(s.id, s.image, folder / f"{s.id}.png") for s in samples()]
         if weighted:
@@ -101,7 +103,7 @@ def masks_in_folder(given: str, images: Images, split: str, weighted: bool) -> T
 
     def pairs() -> list[TrainingPair]:
         if weighted:
-            raise _no_probabilities()
+            raise UserError(_NO_PROBABILITIES)
         found = [TrainingPair(s.id, s.image, folder() / f"{s.id}.png") for s in samples()]
         remedy = f"{command('import_masks')} --values 255=1 makes it class 1"
         refuse_brush_masks((pair.mask for pair in found), f"segmenter.masks={given}", remedy)
@@ -123,27 +125,14 @@ def ground_truth_masks(samples: Callable[[], Sequence[Sample]]) -> TrainingData:
 def training_data_key(pairs: Sequence[TrainingPair]) -> str:
     """Returns the fingerprint of the contents of all files that a training reads."""
 
-    def content(path: Path, read: Callable[[Path], str] = fingerprint_file) -> str | None:
+    def contents(pair: TrainingPair) -> list[str | None]:
+        read = [(pair.image, fingerprint_image), (pair.mask, fingerprint_file)]
+        if pair.probability:
+            read.append((pair.probability, fingerprint_file))
         # Missing files are listed, all of them, before the training begins.
-        return read(path) if path.is_file() else None
+        return [content(path) if path.is_file() else None for path, content in read]
 
-    return fingerprint(
-        [
-            [
-                pair.id,
-                content(pair.image, fingerprint_image),
-                *(content(path) for path in (pair.mask, pair.probability) if path),
-            ]
-            for pair in pairs
-        ]
-    )
-
-
-def _no_probabilities() -> UserError:
-    return UserError(
-        "segmenter.pixel_weights needs the CRF's probabilities: make the masks with"
-        " masks=crf_weighted"
-    )
+    return fingerprint([[pair.id, *contents(pair)] for pair in pairs])
 
 
 def check_pairs(
@@ -151,41 +140,34 @@ def check_pairs(
     num_classes: int,
     decode: ImageReader = ImageReader(),  # noqa: B008
 ) -> dict[str, str]:
-    """Finds everything that would end or spoil a training, by decoding images and masks.
+    """Returns id → what would end or spoil a training, by decoding images and masks.
 
     Of n classes without the background, labels 0 to n and 255 are allowed. The limit of pixels of
     ``decode`` holds for masks, too.
-
-    Returns:
-        Id → what is wrong, of the pairs that cannot be used.
     """
 
     def check(pair: TrainingPair) -> str:
-        return "; ".join(_problems(pair, num_classes, decode))
+        problems, size = [], None
+        try:
+            _, size = decode(Sample(pair.id, pair.image))
+        except ImageError as error:
+            problems += [f"image {pair.image} {error if pair.image.exists() else 'is missing'}"]
+        files = [("mask", pair.mask, (PALETTE, GREY)), ("probability", pair.probability, (GREY,))]
+        for kind, path, modes in files:
+            if path is None:
+                continue
+            try:
+                pixels = read_labels(path, modes, decode.max_pixels)
+            except (UserError, FileNotFoundError) as error:
+                problems += [f"{kind} {error if path.exists() else f'{path} is missing'}"]
+                continue
+            if size is not None and pixels.shape != size:
+                (rows, columns), (height, width) = pixels.shape, size
+                problems += [f"{kind} is {columns}×{rows}, its image {width}×{height} pixels"]
+            present = np.unique(pixels).tolist() if kind == "mask" else []
+            if wrong := [label for label in present if num_classes < label != IGNORE]:
+                problems += [f"mask has labels {wrong} outside 0 to {num_classes} and 255"]
+        return "; ".join(problems)
 
     checked = prefetch(pairs, check, decode.threads, 2 * decode.threads)
     return {pair.id: problems for pair, problems in checked if problems}
-
-
-def _problems(pair: TrainingPair, num_classes: int, decode: ImageReader) -> Iterator[str]:
-    size = None
-    try:
-        _, size = decode(Sample(pair.id, pair.image))
-    except ImageError as error:
-        yield f"image {pair.image} {error if pair.image.exists() else 'is missing'}"
-
-    files = [("mask", pair.mask, (PALETTE, GREY)), ("probability", pair.probability, (GREY,))]
-    for kind, path, modes in files:
-        if path is None:
-            continue
-        try:
-            pixels = read_labels(path, modes, decode.max_pixels)
-        except (UserError, FileNotFoundError) as error:
-            yield f"{kind} {error if path.exists() else f'{path} is missing'}"
-            continue
-        if size is not None and pixels.shape != size:
-            (rows, columns), (height, width) = pixels.shape, size
-            yield f"{kind} is {columns}×{rows}, its image {width}×{height} pixels"
-        present = np.unique(pixels).tolist() if kind == "mask" else []
-        if wrong := [label for label in present if num_classes < label != IGNORE]:
-            yield f"mask has labels {wrong} outside 0 to {num_classes} and 255"

@@ -14,16 +14,12 @@ _GROUP = frozenset(("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
 
 def process_count() -> int:
     """Returns the number of processes that torchrun started, or 1."""
-    return _read_variable("WORLD_SIZE", 1)
+    return int(os.environ["WORLD_SIZE"]) if os.environ.keys() >= _GROUP else 1
 
 
 def process_rank() -> int:
     """Returns the rank of this process, from 0; only rank 0 writes files."""
-    return _read_variable("RANK", 0)
-
-
-def _read_variable(variable: str, alone: int) -> int:
-    return int(os.environ[variable]) if os.environ.keys() >= _GROUP else alone
+    return int(os.environ["RANK"]) if process_count() > 1 else 0
 
 
 def local_device(device: str) -> str:
@@ -55,11 +51,7 @@ def join(device: str) -> None:
 
 @contextmanager
 def explain_lost_process() -> Iterator[None]:
-    """Turns the error that follows the end of another process into a sentence.
-
-    Raises:
-        UserError: another process of this training ended in the block, or the network did.
-    """
+    """Turns the error after the end of another process, or of the network, into a UserError."""
     try:
         yield
     except RuntimeError as error:

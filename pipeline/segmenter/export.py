@@ -17,9 +17,6 @@ from pipeline.segmenter.architecture import first_line
 from pipeline.segmenter.openmmlab import swaps_channels
 from pipeline.segmenter.predict import Segmenter, resize_scores
 
-OPSET = 18
-"""The oldest opset of ONNX that PyTorch's exporter writes without a conversion."""
-
 _MAX_PIXELS = 4096 * 4096
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _AXES = {0: "batch", 2: "height", 3: "width"}  # of the input
@@ -51,12 +48,9 @@ def export_onnx(
     the file is written only if its outputs agree with the network. The dynamic graphs of some
     networks, such as those that pool to a fixed grid, work for a single size and fail this test.
 
-    The graph takes one image of ``height`` and ``width``, in pixels. If ``dynamic``, it takes any
-    number and size of images; if the network does not allow that, one image of any size, or else of
-    this size.
-
-    Returns:
-        The shape of the graph's input.
+    Returns the shape of the graph's input: one image of ``height`` and ``width``, in pixels. If
+    ``dynamic``, it takes any number and size of images; if the network does not allow that, one
+    image of any size, or else of this size.
 
     Raises:
         UserError: packages are missing, the size is not positive or too large, or the network
@@ -100,8 +94,7 @@ def export_onnx(
 def run_onnx(content: Path | bytes, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Runs a graph of :func:`export_onnx`, a file or its bytes, in ONNX Runtime, on the CPU.
 
-    Returns:
-        Of images, N×H×W×3 uint8, RGB: logits, N×(n+1)×H×W float32, and labels, N×H×W uint8.
+    Returns logits, N×(n+1)×H×W float32, and labels, N×H×W uint8, of N×H×W×3 uint8, RGB.
     """
     import onnxruntime
 
@@ -159,7 +152,7 @@ def _export(network: _Deployed, segmenter: Segmenter, shape: Shape, example: Sha
             verbose=False,
             input_names=["image"],
             output_names=_OUTPUTS,
-            opset_version=OPSET,
+            opset_version=18,  # the oldest that PyTorch's exporter writes without a conversion
             dynamic_shapes={"image": free} if free else None,
         )
     model = program.model_proto

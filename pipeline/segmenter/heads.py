@@ -66,12 +66,7 @@ class AllMlpHead(BaseDecodeHead):
         **settings: arguments of mmsegmentation's ``BaseDecodeHead``, such as ``num_classes``.
     """
 
-    def __init__(
-        self,
-        in_channels: Sequence[int],
-        channels: int,
-        **settings: Any,  # noqa: ANN401
-    ) -> None:
+    def __init__(self, in_channels: Sequence[int], channels: int, **settings: Any) -> None:  # noqa: ANN401
         settings["input_transform"] = "multiple_select"  # several feature maps are allowed
         super().__init__(in_channels, channels=channels, **settings)
         layer = partial(ConvModule, kernel_size=1, norm_cfg=self.norm_cfg, act_cfg=self.act_cfg)

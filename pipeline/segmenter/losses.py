@@ -19,9 +19,7 @@ from pipeline.segmenter.architecture import dictionaries
 if TYPE_CHECKING:
     from mmseg.structures import SegDataSample
 
-_BACKGROUND = 0
 _CROSS_ENTROPY = "CrossEntropyLoss"
-_LOSS_ENDINGS = ("Loss", "CrossEntropy")
 # The classes whose ``loss_by_feat`` multiplies pixel losses by the weights of the head's sampler.
 # EncHead has a second loss of the whole image, which stays unweighted.
 _USE_SAMPLER = frozenset({"BaseDecodeHead", "DAHead", "EncHead"})
@@ -75,7 +73,7 @@ class BalancedCrossEntropy(nn.Module):
             losses = losses * weight
         if reduction_override == "none":
             return self.loss_weight * losses
-        background = label == _BACKGROUND
+        background = label == 0
         kinds = torch.stack([background, ~background & (label != ignore_index)]).flatten(1)
         counts = kinds.sum(1)
         means = torch.where(kinds, losses.flatten(), 0).sum(1) / counts.clamp(min=1)
@@ -94,12 +92,23 @@ def choose_loss(model: ConfigDict, loss: str) -> None:
         UserError: a head has no cross-entropy over classes to balance.
     """
     for head in heads_of(model):
-        losses = [p for p in dictionaries(head) if _kind(p).endswith(_LOSS_ENDINGS)]
+        losses = [p for p in dictionaries(head) if _kind(p).endswith(("Loss", "CrossEntropy"))]
         if not losses:
             head.loss_decode = ConfigDict(type=_CROSS_ENTROPY, avg_non_ignore=True)
             losses = [head.loss_decode]
-        if loss == "balanced":
-            _balance(losses, _kind(head))
+        if loss != "balanced":
+            continue
+        replaced = [part for part in losses if _kind(part) == _CROSS_ENTROPY]
+        if not replaced or any(p.get("use_sigmoid") or p.get("use_mask") for p in replaced):
+            reason = "a sigmoid loss" if replaced else _kind(losses[0])
+            raise UserError(
+                f"segmenter.loss=balanced cannot replace {reason} of {_kind(head)}: choose"
+                " segmenter.loss=cross_entropy or another segmenter.config"
+            )
+        for part in replaced:
+            kept = {key: part[key] for key in ("loss_weight", "loss_name") if key in part}
+            part.clear()
+            part.update(type=BalancedCrossEntropy.__name__, **kept)
 
 
 def weight_pixels(model: nn.Module) -> None:
@@ -114,7 +123,21 @@ def weight_pixels(model: nn.Module) -> None:
         UserError: a head computes its loss in a way that takes no weights; the message names it.
     """
     for head in heads_of(model):
-        _refuse_unweighable(head)
+        owner = next((c.__name__ for c in type(head).__mro__ if "loss_by_feat" in vars(c)), None)
+        reason = None
+        if owner not in _USE_SAMPLER:
+            reason = "computes its loss in its own way"
+        elif not isinstance(head.sampler, SampleWeights | None):
+            reason = f"chooses pixels by {type(head.sampler).__name__}"
+        elif unfit := [
+            loss for loss in _as_list(head.loss_decode) if type(loss).__name__ not in _TAKE_WEIGHTS
+        ]:
+            reason = f"learns by {type(unfit[0]).__name__}"
+        if reason:
+            raise UserError(
+                f"segmenter.pixel_weights cannot weigh the pixels of {type(head).__name__}, which"
+                f" {reason}: choose another segmenter.config or segmenter.pixel_weights=null"
+            )
         head.sampler = SampleWeights()
         # In a deep copy of the head, a bound method belongs to the copy; a closure would not.
         head.loss_by_feat = MethodType(_weighted_loss_by_feat, head)
@@ -149,24 +172,6 @@ def _weighted_loss_by_feat(
     return type(head).loss_by_feat(head, seg_logits, batch_data_samples)
 
 
-def _refuse_unweighable(head: nn.Module) -> None:
-    owner = next((c.__name__ for c in type(head).__mro__ if "loss_by_feat" in vars(c)), None)
-    reason = None
-    if owner not in _USE_SAMPLER:
-        reason = "computes its loss in its own way"
-    elif not isinstance(head.sampler, SampleWeights | None):
-        reason = f"chooses pixels by {type(head.sampler).__name__}"
-    else:
-        names = [type(loss).__name__ for loss in _as_list(head.loss_decode)]
-        if unfit := [name for name in names if name not in _TAKE_WEIGHTS]:
-            reason = f"learns by {unfit[0]}"
-    if reason:
-        raise UserError(
-            f"segmenter.pixel_weights cannot weigh the pixels of {type(head).__name__}, which"
-            f" {reason}: choose another segmenter.config or segmenter.pixel_weights=null"
-        )
-
-
 def heads_of(model: nn.Module | ConfigDict) -> list[Any]:
     """Returns the decode heads and then the auxiliary heads of a network or of its config."""
     parts = [getattr(model, name, None) for name in ("decode_head", "auxiliary_head")]
@@ -175,21 +180,6 @@ def heads_of(model: nn.Module | ConfigDict) -> list[Any]:
 
 def _as_list(part: object) -> list[Any]:
     return list(part) if isinstance(part, list | tuple | nn.ModuleList) else [part]
-
-
-def _balance(losses: Sequence[ConfigDict], head: str) -> None:
-    """Replaces the cross-entropies among a head's losses."""
-    replaced = [part for part in losses if _kind(part) == _CROSS_ENTROPY]
-    if not replaced or any(part.get("use_sigmoid") or part.get("use_mask") for part in replaced):
-        reason = "a sigmoid loss" if replaced else _kind(losses[0])
-        raise UserError(
-            f"segmenter.loss=balanced cannot replace {reason} of {head}: choose"
-            " segmenter.loss=cross_entropy or another segmenter.config"
-        )
-    for part in replaced:
-        kept = {key: part[key] for key in ("loss_weight", "loss_name") if key in part}
-        part.clear()
-        part.update(type=BalancedCrossEntropy.__name__, **kept)
 
 
 def _kind(part: ConfigDict) -> str:

@@ -4,8 +4,8 @@ import importlib
 import json
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,7 @@ from pipeline.errors import UserError, did_you_mean
 from pipeline.files.fingerprints import fingerprint
 from pipeline.segmenter.architecture import MISFITS, adapt_model, dictionaries, first_line
 from pipeline.segmenter.losses import choose_loss
-from pipeline.segmenter.openmmlab import (
-    compute_accuracy_quickly,
-    importable,
-    provide_timm,
-    shipped,
-)
+from pipeline.segmenter.openmmlab import importable, provide_timm, shipped
 from pipeline.segmenter.optimization import configure_optimizer, configure_schedule
 from pipeline.segmenter.pretrained import check_choice, strip_pretrained
 from pipeline.segmenter.settings import SegmenterSettings
@@ -36,13 +31,10 @@ _AVERAGED_GRADIENTS = {
     # Some backbones of timm end in layers that no feature map uses.
     "find_unused_parameters": True,
 }
-_SUBPACKAGES = ("models", "datasets", "evaluation", "engine", "visualization")
 
 
 def import_mmseg() -> None:
-    """Imports mmsegmentation, whose modules mmengine finds under the scope ``mmseg``.
-
-    It may be called repeatedly.
+    """Imports mmsegmentation, unless it is; mmengine finds its modules under the scope ``mmseg``.
 
     Raises:
         UserError: mmsegmentation or mmcv is not installed.
@@ -50,10 +42,9 @@ def import_mmseg() -> None:
     try:
         with importable(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            for name in _SUBPACKAGES:
+            for name in ("models", "datasets", "evaluation", "engine", "visualization"):
                 importlib.import_module(f"mmseg.{name}")
             importlib.import_module("pipeline.segmenter.heads")
-        compute_accuracy_quickly()
     except ImportError as error:
         raise UserError(
             f"mmsegmentation cannot be imported ({error}): install mmsegmentation or"
@@ -61,12 +52,8 @@ def import_mmseg() -> None:
         ) from error
 
 
-def in_mmseg() -> AbstractContextManager[None]:
-    """Returns a context in which mmengine looks for modules in mmsegmentation first.
-
-    mmengine's own choice is global to the process, and is restored.
-    """
-    return DefaultScope.overwrite_default_scope("mmseg")
+in_mmseg = partial(DefaultScope.overwrite_default_scope, "mmseg")
+"""Returns a context in which mmengine looks in mmsegmentation first; its own choice is restored."""
 
 
 def find_config(name: str) -> Path:
@@ -79,11 +66,9 @@ def find_config(name: str) -> Path:
     Raises:
         UserError: there is no such file, or it is not Python; the message names the nearest.
     """
+    wrong = f"segmenter.config={name} is not a config of mmsegmentation"
     if Path(name).suffix != ".py":
-        raise UserError(
-            f"segmenter.config={name} is not a config of mmsegmentation: give one of its files,"
-            " which end in .py"
-        )
+        raise UserError(f"{wrong}: give one of its files, which end in .py")
     if Path(name).is_absolute():
         if Path(name).is_file():
             return Path(name)
@@ -92,18 +77,11 @@ def find_config(name: str) -> Path:
     if ".." not in Path(name).parts and (root / name).is_file():
         return root / name
     known = [path.relative_to(root).as_posix() for path in root.glob("*/*.py")]
-    raise UserError(
-        f"segmenter.config={name} is not a config of mmsegmentation: {did_you_mean(name, known)}"
-        f"give a path below {root}"
-    )
+    raise UserError(f"{wrong}: {did_you_mean(name, known)}give a path below {root}")
 
 
 def read_config(name: str) -> Config:
-    """Reads a config of mmsegmentation with all that it inherits from; see :func:`find_config`.
-
-    Raises:
-        UserError: it does not exist, or cannot be read.
-    """
+    """Reads a config with all that it inherits from, or raises a UserError: :func:`find_config`."""
     try:
         return Config.fromfile(find_config(name))
     except (ImportError, KeyError, SyntaxError, OSError) as error:
@@ -135,10 +113,9 @@ def build_config(
     The arguments are those of :func:`pipeline.segmenter.train.train`, and the number of processes
     that train together, each on a part of every batch.
 
-    Returns:
-        A config of model, optimiser and schedule, with ``class_names`` and ``palette`` (both with
-        the background first), the settings, and ``pretrained_source``, the place from which
-        mmsegmentation takes the backbone's ImageNet weights. It contains no data.
+    Returns a config of model, optimiser and schedule, with ``class_names`` and ``palette`` (both
+    with the background first), the settings, and ``pretrained_source``, the place from which
+    mmsegmentation takes the backbone's ImageNet weights. It contains no data.
 
     Raises:
         UserError: the config does not exist or cannot be used, or settings do not fit together.
@@ -188,44 +165,33 @@ def build_model(model: Mapping[str, Any]) -> nn.Module:
     import_mmseg()
     from mmseg.registry import MODELS as MMSEG_MODELS
 
-    _refuse_unregistered(model)
+    # Refuse names that are not in a registry: mmengine imports and calls any object by its dotted
+    # name and imports whatever is given as a scope, so that a checkpoint could run code; timm
+    # downloads networks whose name is an address.
+    subject, remedy = "the segmenter's network", "choose another segmenter.config"
+    registries = [MODELS, TASK_UTILS, WEIGHT_INITIALIZERS]
+    registries += [child for root in registries for child in root.children.values()]
+    for part in dictionaries(model):
+        if "_scope_" in part:
+            raise UserError(f"{subject} has parts of {part['_scope_']}: {remedy}")
+        name = part.get("type")
+        if name is None:
+            continue
+        scope, _, key = str(name).rpartition(".")
+        if not any(key in r.module_dict and scope in ("", r.scope) for r in registries):
+            raise UserError(f"{subject} needs {name}, which is in no installed package: {remedy}")
+        network = str(part.get("model_name"))
+        if key == "TIMMBackbone" and (":" in network or not provide_timm().is_model(network)):
+            raise UserError(
+                f"{subject} needs {network}, which timm does not have: choose another"
+                " segmenter.backbone"
+            )
     try:
         with warnings.catch_warnings(), in_mmseg():
             warnings.simplefilter("ignore")  # mmsegmentation calls deprecated functions of its own
             return MMSEG_MODELS.build(ConfigDict(model))
     except MISFITS as error:
         raise UserError(
-            f"the segmenter's network cannot be built ({first_line(error)}): choose another"
-            " segmenter.config or correct segmenter.overrides"
+            f"{subject} cannot be built ({first_line(error)}): {remedy} or correct"
+            " segmenter.overrides"
         ) from error
-
-
-def _refuse_unregistered(model: Mapping[str, Any]) -> None:
-    """Refuses names that are not in a registry.
-
-    mmengine imports and calls any object by its dotted name and imports whatever is given as a
-    scope, so that a checkpoint could run code; timm downloads networks whose name is an address.
-    """
-    registries = [MODELS, TASK_UTILS, WEIGHT_INITIALIZERS]
-    registries += [child for root in registries for child in root.children.values()]
-    for part in dictionaries(model):
-        if "_scope_" in part:
-            raise UserError(
-                f"the segmenter's network has parts of {part['_scope_']}: choose another"
-                " segmenter.config"
-            )
-        name = part.get("type")
-        if name is None:
-            continue
-        scope, _, key = str(name).rpartition(".")
-        if not any(key in r.module_dict and scope in ("", r.scope) for r in registries):
-            raise UserError(
-                f"the segmenter's network needs {name}, which is in no installed package: choose"
-                " another segmenter.config"
-            )
-        network = str(part.get("model_name"))
-        if key == "TIMMBackbone" and (":" in network or not provide_timm().is_model(network)):
-            raise UserError(
-                f"the segmenter's network needs {network}, which timm does not have: choose another"
-                " segmenter.backbone"
-            )

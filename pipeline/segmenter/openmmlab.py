@@ -53,6 +53,8 @@ def importable() -> Iterator[None]:
     to find out whether there are operators. The fork prints which optional packages it misses.
 
     Both import timm, for one backbone, which takes longer than they do: see :func:`provide_timm`.
+    Their heads sort the logits of every pixel for the log, which takes a tenth of a training on a
+    CPU, and waits for a GPU: they are given :func:`pixel_accuracy`.
     """
     # The heads import mmsegmentation again while they are imported.
     is_there = _COMPILED_OPS in sys.modules
@@ -64,6 +66,9 @@ def importable() -> Iterator[None]:
     try:
         with redirect_stdout(None):
             yield
+        from mmseg.models.decode_heads import decode_head
+
+        decode_head.accuracy = pixel_accuracy
     finally:
         if stand_in_needed:
             sys.modules.pop(_COMPILED_OPS, None)
@@ -96,17 +101,6 @@ def pixel_accuracy(
     right = (chosen >= logits.amax(1)) & known
     tiny = torch.finfo(torch.float32).eps
     return (right.sum().float() + tiny)[None] * (100 / (counts.sum() + tiny))
-
-
-def compute_accuracy_quickly() -> None:
-    """Gives :func:`pixel_accuracy` to mmsegmentation's heads.
-
-    Theirs sorts the logits of every pixel, which takes a tenth of a training on a CPU, and waits
-    for a GPU.
-    """
-    from mmseg.models.decode_heads import decode_head
-
-    decode_head.accuracy = pixel_accuracy
 
 
 def shipped(path: str) -> Path:

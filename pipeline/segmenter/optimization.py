@@ -16,7 +16,6 @@ from pipeline.errors import UserError, check_choice
 from pipeline.segmenter.losses import heads_of
 from pipeline.segmenter.settings import SegmenterSettings
 
-_WITH_MOMENTUM = frozenset({"SGD", "RMSprop"})
 _KEPT_FROM_CONFIG = ("paramwise_cfg", "constructor", "clip_grad")
 
 
@@ -36,7 +35,7 @@ def configure_optimizer(base: Config, settings: SegmenterSettings, device: str) 
         wrong = f"segmenter.optimizer={settings.optimizer} is unknown"
         check_choice(wrong, settings.optimizer, OPTIMIZERS.module_dict)
         optimizer = {"type": settings.optimizer}
-        if settings.optimizer in _WITH_MOMENTUM:
+        if settings.optimizer in ("SGD", "RMSprop"):
             optimizer["momentum"] = settings.momentum
     rate = settings.learning_rate
     if settings.starts_from_scratch and settings.learning_rate_from_scratch is not None:

@@ -24,8 +24,6 @@ from pipeline.segmenter.mmseg import build_model, import_mmseg
 from pipeline.segmenter.pretrained import strip_pretrained
 from pipeline.segmenter.settings import MAX_SIZE_DIVISOR, check_scales
 
-Colour = tuple[int, int, int]
-
 _CHOICES = {"last": last_checkpoint, "best": best_checkpoint}
 
 
@@ -45,7 +43,7 @@ class Segmenter:
         self,
         model: nn.Module,
         class_names: tuple[str, ...],
-        palette: tuple[Colour, ...],
+        palette: tuple[tuple[int, int, int], ...],
         device: str = "cpu",
     ) -> None:
         self.class_names = class_names
@@ -83,8 +81,24 @@ class Segmenter:
             f"checkpoint {path} is not a segmenter of stage=train: choose another file"
         )
         try:
-            architecture, names, palette = _read_description(checkpoint["meta"]["segmenter"])
-            weights = checkpoint["state_dict"]
+            described, weights = checkpoint["meta"]["segmenter"], checkpoint["state_dict"]
+            names, palette = described["class_names"], np.array(described["palette"])
+            architecture = ConfigDict(described["model"])
+            strip_pretrained(architecture)  # the pretrained weights may no longer exist
+            padding = dict(architecture.data_preprocessor.get("test_cfg") or {})
+            divisor = padding.pop("size_divisor", 1)
+            if (
+                not isinstance(names, list)
+                or not all(isinstance(name, str) for name in names)
+                or len(names) > IGNORE
+                or palette.shape != (len(names), 3)
+                or palette.dtype.kind != "i"
+                or not 0 <= palette.min() <= palette.max() <= 255
+                or padding
+                or type(divisor) is not int
+                or not 1 <= divisor <= MAX_SIZE_DIVISOR
+            ):
+                raise foreign
         except MISFITS as error:
             raise foreign from error
         with Uninitialised():
@@ -98,7 +112,7 @@ class Segmenter:
                 f"checkpoint {path} does not fit the network that it describes: train it again"
             ) from error
         check_finite(model.state_dict(), path)
-        return cls(model, names, palette, device)
+        return cls(model, tuple(names), tuple(map(tuple, palette.tolist())), device)
 
     @overload
     def __call__(self, image: AnyImage) -> np.ndarray: ...
@@ -125,10 +139,9 @@ class Segmenter:
     ) -> np.ndarray:
         """Computes class probabilities: the mean of :meth:`views`, with the same arguments.
 
-        Returns:
-            (n+1)×H×W float32 that sums to 1 over the classes. The memory needed is a few times that
-            of the result at the largest scale; ``longest_side`` of
-            :class:`pipeline.engine.sample.ImageReader` bounds it.
+        Returns (n+1)×H×W float32 that sums to 1 over the classes. The memory needed is a few times
+        that of the result at the largest scale; ``longest_side`` of
+        :class:`pipeline.engine.sample.ImageReader` bounds it.
         """
         total = sum(view for _, view in self.views(to_image(image), scales, flip))
         return self.finite(total / (len(scales) * (1 + flip)))
@@ -139,13 +152,9 @@ class Segmenter:
     ) -> Iterator[tuple[bool, torch.Tensor]]:
         """Yields the softmax of each scale of an image, and of its mirror image, one at a time.
 
-        As in mmsegmentation (``SegTTAModel`` and ``TestTimeAug``), the logits of each view are
-        resized to the image.
-
-        The image is H×W×3 uint8, RGB. For the scales, see :func:`check_scales`.
-
-        Yields:
-            Whether the view is the unchanged image; (n+1)×H×W float32 on the device.
+        It is (n+1)×H×W float32 on the device, after whether the view is the unchanged image. As in
+        mmsegmentation (``SegTTAModel`` and ``TestTimeAug``), logits are resized to the image, which
+        is H×W×3 uint8, RGB. For the scales, see :func:`check_scales`.
         """
         check_scales(scales)
         for scale in scales:
@@ -241,29 +250,3 @@ def scale_image(image: np.ndarray, scale: float) -> np.ndarray:
     box = (max(1, int(width * scale + 0.5)), max(1, int(height * scale + 0.5)))
     size = tuple(max(1, side) for side in rescale_size((width, height), box))
     return imresize(image, size, interpolation="bilinear", backend="cv2")
-
-
-def _read_description(described: Any) -> tuple[ConfigDict, tuple[str, ...], tuple[Colour, ...]]:  # noqa: ANN401
-    """Returns the architecture, the names and the colours that a checkpoint describes.
-
-    Raises:
-        ValueError: they have another form than those of a training; or another of MISFITS.
-    """
-    names, palette = described["class_names"], np.array(described["palette"])
-    architecture = ConfigDict(described["model"])
-    strip_pretrained(architecture)  # the pretrained weights may no longer exist
-    padding = dict(architecture.data_preprocessor.get("test_cfg") or {})
-    divisor = padding.pop("size_divisor", 1)
-    if (
-        not isinstance(names, list)
-        or not all(isinstance(name, str) for name in names)
-        or len(names) > IGNORE
-        or palette.shape != (len(names), 3)
-        or palette.dtype.kind != "i"
-        or not 0 <= palette.min() <= palette.max() <= 255
-        or padding
-        or type(divisor) is not int
-        or not 1 <= divisor <= MAX_SIZE_DIVISOR
-    ):
-        raise ValueError("it was not written by a training")
-    return architecture, tuple(names), tuple(map(tuple, palette.tolist()))

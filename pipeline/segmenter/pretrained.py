@@ -16,10 +16,9 @@ from pipeline.segmenter.weight_layouts import Fit, fit_weights, quietly
 def strip_pretrained(model: ConfigDict) -> str | None:
     """Removes all references to pretrained weights from the config of a model, in place.
 
-    Returns:
-        The source of the backbone's weights: a URL, a path, or a name like
-        ``open-mmlab://resnet50_v1c``. A ``prefix`` beside it is ignored, because
-        :func:`load_pretrained` finds it in the file.
+    Returns the source of those of the backbone: a URL, a path, or a name like
+    ``open-mmlab://resnet50_v1c``. A ``prefix`` beside it is ignored, because
+    :func:`load_pretrained` finds it in the file.
     """
     sources = _strip(model.get("backbone"))
     if isinstance(model.get("pretrained"), str):  # the network passes it to its backbone
@@ -114,15 +113,8 @@ def _strip(config: object) -> list[str]:
             part["pretrained"], part["checkpoint_path"] = False, ""
         for key, value in list(part.items()):
             items = value if isinstance(value, list | tuple) else [value]
-            if given := [item["checkpoint"] for item in items if _is_pretrained(item)]:
-                sources += given
-                part[key] = [item for item in items if not _is_pretrained(item)] or None
+            named = [item for item in items if isinstance(item, Mapping) and "checkpoint" in item]
+            if given := [item for item in named if "Pretrained" in str(item.get("type"))]:
+                sources += [item["checkpoint"] for item in given]
+                part[key] = [item for item in items if item not in given] or None
     return [place for place in sources if isinstance(place, str) and place]
-
-
-def _is_pretrained(value: object) -> bool:
-    return (
-        isinstance(value, Mapping)
-        and "checkpoint" in value
-        and "Pretrained" in str(value.get("type"))
-    )

@@ -159,7 +159,14 @@ class BatchInPartsLoop(StartedLoop):
             UserError: the loss is not finite. No checkpoint with it is written.
         """
         runner, wrapper = self.runner, self.runner.optim_wrapper
-        _seed(runner.seed, self.iter, runner.rank)
+        # mmengine does not resume random states; this seeds what is random in a network, such as
+        # dropout. The leading 1 makes these streams differ from those of the samples.
+        rank = [runner.rank] if runner.rank else []
+        sequence = np.random.SeedSequence([1, runner.seed, self.iter, *rank])
+        state = sequence.generate_state(4)
+        torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
+        np.random.seed(state)
+        random.seed(state.tobytes())
         runner.call_hook("before_train_iter", batch_idx=self.iter, data_batch=data_batch)
         count = runner.cfg.optim_wrapper.accumulative_counts
         size = len(data_batch["inputs"]) // count
@@ -193,15 +200,3 @@ def predicts_objects(model: nn.Module, batch: Mapping[str, list]) -> bool:
         data = model.data_preprocessor(batch, True)  # which pads to one size
         metas = [sample.metainfo for sample in data["data_samples"]]
         return bool(model.encode_decode(data["inputs"], metas).argmax(1).any())
-
-
-def _seed(seed: int, iteration: int, rank: int) -> None:
-    """Seeds what is random in a network, such as dropout: mmengine does not resume random states.
-
-    The leading 1 makes these streams differ from those of the samples.
-    """
-    sequence = np.random.SeedSequence([1, seed, iteration, *([rank] if rank else [])])
-    state = sequence.generate_state(4)
-    torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
-    np.random.seed(state)
-    random.seed(state.tobytes())

@@ -6,8 +6,7 @@ import os
 import random
 import signal
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,6 @@ from pipeline.segmenter.mmseg import import_mmseg
 from pipeline.segmenter.settings import SegmenterSettings
 
 _MAX_CLASS_SHARE = 0.75  # of a crop; as in mmsegmentation's configs for VOC and ADE20K
-_CROPS_TRIED = 11  # as by its RandomCrop
 _MIN_SIDE = 8  # mmsegmentation's transforms fail on images of one or two pixels
 _MAX_CACHED_BYTES = 2**30  # of a training on one machine, in all processes that load images
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal sent to a process when its parent ends
@@ -69,21 +67,26 @@ class PseudoLabelled(Dataset):
         float32 in [0, 1]. A file that cannot be read is a UserError.
         """
         epoch, place = divmod(position, len(self._pairs))
-        sample = self._load(self._pairs[self._shuffled(epoch)[place]])
-        with _seeded(self._seed, position):
+        if self._order is None or self._order[0] != epoch:
+            generator = np.random.default_rng([self._seed, epoch])
+            self._order = epoch, generator.permutation(len(self._pairs))
+        sample = self._load(self._pairs[self._order[1][place]])
+        # The transforms use the global generators, which are seeded and then restored.
+        numpy_state, python_state = np.random.get_state(), random.getstate()
+        state = np.random.SeedSequence([self._seed, position]).generate_state(4)
+        np.random.seed(state)
+        random.seed(state.tobytes())
+        try:
             for transform in self._transforms:
                 sample = transform(sample)
+        finally:
+            np.random.set_state(numpy_state)
+            random.setstate(python_state)
         packed = self._pack(sample)
         if _WEIGHTS in sample:
             weights = torch.from_numpy(sample[_WEIGHTS][None].astype(np.float32) / 255)
             packed["data_samples"].set_data({_WEIGHTS: PixelData(data=weights)})
         return packed
-
-    def _shuffled(self, epoch: int) -> np.ndarray:
-        if self._order is None or self._order[0] != epoch:
-            generator = np.random.default_rng([self._seed, epoch])
-            self._order = epoch, generator.permutation(len(self._pairs))
-        return self._order[1]
 
     def _load(self, pair: TrainingPair) -> dict[str, Any]:
         decoded = self._cache.get(pair.id) or self._decode(pair)
@@ -109,10 +112,7 @@ class PseudoLabelled(Dataset):
             image, _ = self._read(Sample(pair.id, pair.image))
             size = image.shape[1::-1]
             limit = self._read.max_pixels
-            arrays = {
-                "img": image[:, :, ::-1],
-                "gt_seg_map": _read_resized(pair.mask, size, limit),
-            }
+            arrays = {"img": image[:, :, ::-1], "gt_seg_map": _read_resized(pair.mask, size, limit)}
             if pair.probability is not None:
                 arrays[_WEIGHTS] = _read_resized(pair.probability, size, limit)
         except (ImageError, UserError, OSError) as error:
@@ -207,12 +207,7 @@ def _build_transforms(settings: SegmenterSettings) -> tuple[list[Any], Any]:
     """Returns mmsegmentation's augmentations, and what makes a sample of their result."""
     import_mmseg()
     from mmcv.transforms import RandomResize
-    from mmseg.datasets.transforms import (
-        PackSegInputs,
-        PhotoMetricDistortion,
-        RandomCrop,
-        RandomFlip,
-    )
+    from mmseg.datasets import transforms as available
 
     class RandomScale(RandomResize):
         """Resizes an image by a random factor; mmcv's class starts from one size for all images."""
@@ -221,14 +216,14 @@ def _build_transforms(settings: SegmenterSettings) -> tuple[list[Any], Any]:
             self.scale = results["img"].shape[1::-1]
             return super().transform(results)
 
-    class QuickCrop(RandomCrop):
+    class QuickCrop(available.RandomCrop):
         """Crops at random; mmsegmentation's class sorts the labels of a crop to count them."""
 
         def crop_bbox(self, results: dict[str, Any]) -> tuple[int, int, int, int]:
             """Returns top, bottom, left and right of the first crop that no class dominates."""
             height, width = results["img"].shape[:2]
             margins = [max(side - size, 0) for side, size in zip((height, width), self.crop_size)]
-            for _ in range(_CROPS_TRIED):
+            for _ in range(11):  # as often as mmsegmentation's class
                 top, left = (np.random.randint(0, margin + 1) for margin in margins)
                 box = top, top + self.crop_size[0], left, left + self.crop_size[1]
                 labels = self.crop(results["gt_seg_map"], box)
@@ -248,25 +243,11 @@ def _build_transforms(settings: SegmenterSettings) -> tuple[list[Any], Any]:
             keep_ratio=True,
         ),
         QuickCrop(crop_size=crop, cat_max_ratio=_MAX_CLASS_SHARE),
-        RandomFlip(prob=0.5),
+        available.RandomFlip(prob=0.5),
     ]
     if settings.photometric_distortion:
-        transforms.append(PhotoMetricDistortion())
-    return transforms, PackSegInputs(meta_keys=_META_KEYS)
-
-
-@contextmanager
-def _seeded(seed: int, position: int) -> Iterator[None]:
-    """Seeds the global generators that mmsegmentation's transforms use, and restores them."""
-    numpy_state, python_state = np.random.get_state(), random.getstate()
-    state = np.random.SeedSequence([seed, position]).generate_state(4)
-    np.random.seed(state)
-    random.seed(state.tobytes())
-    try:
-        yield
-    finally:
-        np.random.set_state(numpy_state)
-        random.setstate(python_state)
+        transforms.append(available.PhotoMetricDistortion())
+    return transforms, available.PackSegInputs(meta_keys=_META_KEYS)
 
 
 def _end_with_parent(worker: int) -> None:

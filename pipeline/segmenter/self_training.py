@@ -5,29 +5,24 @@ without the pixels that it is unsure of and without the classes that an image do
 therefore be better masks than those. They are tags as well. No ground truth is read.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from pipeline.datasets.corrections import Corrections
-from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.kinds import MASKS, TAGS
 from pipeline.engine.sample import Sample
 from pipeline.engine.settings import facts
-from pipeline.engine.stage import Computed, Decoded, Folders, Item, Output, PerImage
+from pipeline.engine.stage import Computed, Decoded, Folders, Item, Output
 from pipeline.files.fingerprints import fingerprint, fingerprint_image, join_keys
 from pipeline.masks.labels import mask_files, resized_argmax, to_labels
 from pipeline.segmenter.settings import SelfTrainingSettings, TestSettings
-from pipeline.segmenter.stage import Predictions, network_files
+from pipeline.segmenter.stage import Segmenting
 from pipeline.tags.remarks import count_tags
 from pipeline.tags.scores import read_tags, summarise, tags_output
-
-if TYPE_CHECKING:
-    from pipeline.segmenter.predict import Segmenter
 
 
 @dataclass(frozen=True)
@@ -80,27 +75,19 @@ def seen(scores: np.ndarray, settings: SelfTrainingSettings) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Relabelling(PerImage):
-    """The tags or the masks of a later round, which follow from one prediction.
+class _Relabelling(Segmenting):
+    """The tags or the masks of a later round, from one prediction of the network before.
 
-    Attributes:
-        options: how predictions become tags and masks.
-        test: the sizes of an image over which probabilities are averaged.
-        keep_probability: whether the probability of each pixel is stored beside its mask.
-        corrections: the tags that images keep in any case.
-        device: torch's name of the device that predicts.
-        vocabulary: the class names.
+    Probabilities are averaged over the scales of ``test``. Tags of ``corrections`` are kept.
     """
 
     command = "masks"
     decisive = ("method",)
+    thresholds = ("corrections",)  # those of an image are part of its input
     options: SelfTrainingSettings
     test: TestSettings
     keep_probability: bool
     corrections: Corrections = Corrections()
-    device: str
-    vocabulary: Vocabulary
-    machine = Predictions.machine
 
     def own_settings(self) -> dict[str, Any]:
         """Returns what the probabilities depend on besides the network."""
@@ -111,15 +98,6 @@ class _Relabelling(PerImage):
         """Returns the file of corrections."""
         return self.corrections.legend
 
-    @property
-    def thresholds(self) -> Collection[str]:
-        """The corrections; those of an image are part of its input."""
-        return ("corrections",)
-
-    def loaded(self, inputs: Mapping[str, Path]) -> Sequence[Path]:
-        """Returns the checkpoint of the round before."""
-        return network_files(inputs["segmenter"], "last")
-
     def item(self, sample: Sample, folders: Folders) -> Item:
         """Returns an image, with the tags that it keeps: those of the first round, or corrected."""
         image, tags = fingerprint_image(sample.image), self.corrections.tags.get(sample.id)
@@ -129,12 +107,6 @@ class _Relabelling(PerImage):
             found = folders["first_tags"].entries[sample.id].get("found")
         read = [fingerprint(list(keys)) for keys in (tags, found) if keys is not None]
         return Item(sample, join_keys(image, *read), (tags, found))
-
-    def load(self, inputs: Mapping[str, Path]) -> "Segmenter":
-        """Loads the network of the round before."""
-        from pipeline.segmenter.predict import Segmenter
-
-        return Segmenter.from_run(inputs["segmenter"], self.device)
 
     def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:
         """Tags and labels images anew."""
@@ -183,9 +155,7 @@ class SegmenterTags(_Relabelling):
         return {
             **super().own_settings(),
             "classes": list(self.vocabulary.classes),
-            "tag_region": self.options.tag_region,
-            "tag_threshold": self.options.tag_threshold,
-            "keep_tags": self.options.keep_tags,
+            **facts(self.options, without=["confidence"]),
         }
 
     @property

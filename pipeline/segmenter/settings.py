@@ -40,11 +40,7 @@ class TestSettings:
 
 
 def check_scales(scales: Sequence[float]) -> None:
-    """Checks the factors by which an image is resized.
-
-    Raises:
-        UserError: the list is empty, or a factor is not above 0.
-    """
+    """Raises a UserError unless there are factors by which to resize images, all above 0."""
     if not scales or not all(0 < scale < math.inf for scale in scales):
         shown = " ".join(f"{scale:g}" for scale in scales) or "nothing"
         raise UserError(f"scales are {shown}: give numbers above 0, as in 0.5 1.0 1.5")

@@ -122,9 +122,8 @@ class Training(OfSplit):
 
     def _lacks_best(self, folder: StageFolder) -> bool:
         """Tells whether the best checkpoint is asked for and missing, and can be made."""
-        if self.options.checkpoint != "best" or any(map(is_intact, folder.path.glob(_BEST))):
-            return False
-        return self._is_measured
+        is_wanted = self.options.checkpoint == "best"
+        return is_wanted and not any(map(is_intact, folder.path.glob(_BEST))) and self._is_measured
 
     @property
     def _is_measured(self) -> bool:
@@ -141,12 +140,10 @@ class Training(OfSplit):
                 f"{what} in {folder.path} is missing or damaged: run stage=train with the same"
                 " settings, which makes it again"
             )
+        wrong = "no segmenter was trained on these masks"
         if reader.round > self.round:
-            raise UserError(
-                f"round {reader.round} needs the segmenter of round {self.round}: run stage=train"
-                " first"
-            )
-        raise UserError("no segmenter was trained on these masks: run stage=train first")
+            wrong = f"round {reader.round} needs the segmenter of round {self.round}"
+        raise UserError(f"{wrong}: run stage=train first")
 
     @explain_lost_process()
     def run(self, folder: StageFolder) -> int:
@@ -242,7 +239,37 @@ class Training(OfSplit):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Predictions(PerImage):
+class Segmenting(PerImage):
+    """A stage that segments images with the network of a training."""
+
+    device: str
+    vocabulary: Vocabulary
+    checkpoint = "last"  # or "best"
+
+    @cached_property
+    def machine(self) -> Sequence[str]:
+        """The kind of the device that segments."""
+        return [f"device={device_kind(self.device)}"]
+
+    def loaded(self, inputs: Mapping[str, Path]) -> Sequence[Path]:
+        """Returns the checkpoint that segments; perhaps there is none yet."""
+        from pipeline.segmenter.checkpoints import best_checkpoint, last_checkpoint
+
+        find = best_checkpoint if self.checkpoint == "best" else last_checkpoint
+        try:
+            return [find(inputs["segmenter"])]
+        except UserError:  # of a reader that finds none
+            return []
+
+    def load(self, inputs: Mapping[str, Path]) -> "Segmenter":
+        """Loads the network."""
+        from pipeline.segmenter.predict import Segmenter
+
+        return Segmenter.from_run(inputs["segmenter"], self.device, self.checkpoint)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Predictions(Segmenting):
     """The predictions of a segmenter for a split: palette PNGs of image size.
 
     The results of the steps before the last one are in hidden folders, see :func:`variant_path`.
@@ -254,8 +281,11 @@ class Predictions(PerImage):
     algorithm = 3
     decisive = ("test", "segmenter.name")
     options: PredictionSettings
-    device: str
-    vocabulary: Vocabulary
+
+    @property
+    def checkpoint(self) -> str:
+        """The checkpoint that predicts."""
+        return self.options.checkpoint
 
     def applies(self) -> bool:
         """Tells whether the network exists for the data set."""
@@ -276,21 +306,6 @@ class Predictions(PerImage):
         network = self.uses["segmenter"].expected
         return {**self.options.prediction_facts, "segmenter": network}
 
-    @cached_property
-    def machine(self) -> Sequence[str]:
-        """The kind of the device that predicts."""
-        return [f"device={device_kind(self.device)}"]
-
-    def loaded(self, inputs: Mapping[str, Path]) -> Sequence[Path]:
-        """Returns the checkpoint that predicts."""
-        return network_files(inputs["segmenter"], self.options.checkpoint)
-
-    def load(self, inputs: Mapping[str, Path]) -> "Segmenter":
-        """Loads the network."""
-        from pipeline.segmenter.predict import Segmenter
-
-        return Segmenter.from_run(inputs["segmenter"], self.device, self.options.checkpoint)
-
     def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:
         """Segments images."""
         test = self.options.test
@@ -304,16 +319,6 @@ class Predictions(PerImage):
             for step in before:
                 files[variant_path(step, item.sample.id)] = partial(encode, labels[step])
             yield item, {self.name: Output(files)}
-
-
-def network_files(folder: Path, which: str) -> list[Path]:
-    """Returns the checkpoint, "last" or "best", in the folder of a training; perhaps none yet."""
-    from pipeline.segmenter.checkpoints import best_checkpoint, last_checkpoint
-
-    try:
-        return [best_checkpoint(folder) if which == "best" else last_checkpoint(folder)]
-    except UserError:  # of a reader that finds none
-        return []
 
 
 def variant_path(step: str, image_id: str) -> str:

@@ -6,7 +6,6 @@ This module does not import mmsegmentation, so that worker processes for the CRF
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -26,14 +25,8 @@ LabelMaps = dict[str, np.ndarray]
 """Step → H×W uint8, of the image's full size."""
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """The output of a network for an image, on its way to the CRF."""
-
-    item: Item
-    labels: LabelMaps
-    image: np.ndarray
-    probabilities: np.ndarray
+_Seen = tuple[Item, LabelMaps, np.ndarray, np.ndarray]
+"""An item, its labels so far, its image and the network's probabilities, on the way to the CRF."""
 
 
 def segment_all(
@@ -42,9 +35,9 @@ def segment_all(
     """Segments images by every step; the CRF runs in processes behind the network."""
     seen = (_look(segmenter, item, image, test) for item, image in images)
     if test.crf is None:
-        return ((each.item, each.labels) for each in seen)
+        return ((item, labels) for item, labels, *_ in seen)
     refined = in_processes(seen, partial(_refine, crf=test.crf), workers)
-    return ((each.item, labels) for each, labels in refined)
+    return ((each[0], labels) for each, labels in refined)
 
 
 def _look(segmenter: Segmenter, item: Item, image: np.ndarray, test: TestSettings) -> _Seen:
@@ -57,10 +50,11 @@ def _look(segmenter: Segmenter, item: Item, image: np.ndarray, test: TestSetting
     labels = {SINGLE_SCALE: resized_argmax(plain, *item.size)[0]}
     if MULTI_SCALE in test.steps:
         labels[MULTI_SCALE] = resized_argmax(probabilities, *item.size)[0]
-    return _Seen(item, labels, image, probabilities)
+    return item, labels, image, probabilities
 
 
 def _refine(seen: _Seen, crf: CrfOptions) -> LabelMaps:
     """Does the last step for one image, in whatever process."""
-    sharpened = dense_crf(seen.image, seen.probabilities, crf)
-    return {**seen.labels, CRF: resized_argmax(sharpened, *seen.item.size)[0]}
+    item, labels, image, probabilities = seen
+    sharpened = dense_crf(image, probabilities, crf)
+    return {**labels, CRF: resized_argmax(sharpened, *item.size)[0]}

@@ -23,15 +23,8 @@ from pipeline.engine.sample import ImageReader, Sample
 from pipeline.errors import UserError, tell
 from pipeline.files.atomic import MENDABLE, cannot_write, write_atomically
 from pipeline.files.label_images import IGNORE
+from pipeline.segmenter import checkpoints
 from pipeline.segmenter.architecture import licence_notes, smallest_side
-from pipeline.segmenter.checkpoints import (
-    METRIC,
-    KeepCheckpoints,
-    iteration_of,
-    last_checkpoint,
-    precision_of,
-    resumable_checkpoint,
-)
 from pipeline.segmenter.data import TrainingPair
 from pipeline.segmenter.distributed import join, local_device, process_count, process_rank
 from pipeline.segmenter.losses import weight_pixels
@@ -48,9 +41,6 @@ INITIAL_WEIGHTS = "initial_weights.json"
 
 LOG_INTERVAL = 50
 """Iterations between lines of the log."""
-
-_LEARNED = 0.3
-"""The share of a training after which a sound network predicts objects: from scratch, 0.2."""
 
 
 def train(
@@ -99,12 +89,14 @@ def train(
     device = local_device(device)
     processes = process_count()
     join(device)  # the first process has prepared the folder
-    resume_from = resumable_checkpoint(work_dir)
+    resume_from = checkpoints.resumable_checkpoint(work_dir)
     # It may have begun on a machine where "auto" was another precision.
-    settings = replace(settings, precision=precision_of(settings.precision, resume_from))
+    settings = replace(
+        settings, precision=checkpoints.precision_of(settings.precision, resume_from)
+    )
     config = build_config(settings, class_names, palette, seed, device, processes)
     iterations = settings.iterations
-    start = iteration_of(resume_from) if resume_from else 0
+    start = checkpoints.iteration_of(resume_from) if resume_from else 0
     metainfo = {"classes": config.class_names, "palette": config.palette}
     labelled = Labelled(validation, read, metainfo)
     is_measured = settings.validation_interval and len(labelled)
@@ -145,7 +137,7 @@ def train(
 
         if not model.data_preprocessor.test_cfg and (side := smallest_side(model)) > 1:
             model.data_preprocessor.test_cfg = {"size": (side, side)}  # pads smaller images
-        best = {"save_best": METRIC, "rule": "greater"}
+        best = {"save_best": checkpoints.METRIC, "rule": "greater"}
         sampler = DefaultSampler(labelled, shuffle=False)
         measured = {
             "val_dataloader": build_loader(labelled, sampler, 1, settings.workers),
@@ -153,19 +145,22 @@ def train(
             "val_evaluator": {
                 "type": ValidationIoU,
                 "ignore_index": IGNORE,
-                "iou_metrics": [METRIC],
+                "iou_metrics": [checkpoints.METRIC],
                 "collect_device": "gpu",  # sends tensors, on CPUs too; "cpu" writes pickles to disk
             },
         }
     hooks = {
         "logger": {"type": "LoggerHook", "interval": LOG_INTERVAL, "log_metric_by_epoch": False},
-        "checkpoint": KeepCheckpoints(description, interval=settings.checkpoint_interval, **best),
+        "checkpoint": checkpoints.KeepCheckpoints(
+            description, interval=settings.checkpoint_interval, **best
+        ),
         "sampler_seed": None,
     }
     has_tensorboard = importlib.util.find_spec("tensorboard") is not None
     curves = ["LocalVisBackend", *["TensorboardVisBackend"] * has_tensorboard]
     interval = settings.checkpoint_interval
-    first = min(interval * ceil(_LEARNED * iterations / interval), iterations)
+    # A sound network predicts objects after this share of its training; from scratch, after 0.2.
+    first = min(interval * ceil(0.3 * iterations / interval), iterations)
     initialise = partial(_initialise, model, settings.pretrained, config, work_dir, device)
     # mmengine keeps loggers, visualisers and counters by name until the process ends.
     name = f"segmenter-{uuid.uuid4().hex}"
@@ -211,7 +206,7 @@ def train(
         finally:
             runner.close()
     barrier()  # until the first process has written the last checkpoint
-    return last_checkpoint(work_dir)
+    return checkpoints.last_checkpoint(work_dir)
 
 
 def _check_parts(

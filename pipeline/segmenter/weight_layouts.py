@@ -80,15 +80,17 @@ def fit_weights(
     """Finds the layout in which most tensors of a file fit a backbone.
 
     Tensors on the device "meta" are compared by shape. The backbone is not changed; ``settings`` is
-    its config.
-
-    Returns:
-        How they fit; the tensors under the backbone's names, or none if the file lacks the first
-        layer or more than 5 % of the backbone.
+    its config. Returns how they fit, and the tensors under the backbone's names, or none if the
+    file lacks the first layer or more than 5 % of the backbone.
     """
     wanted = {k: v.shape for k, v in backbone.state_dict().items() if not _is_computed(k)}
+    prefixes = {""}  # such as "backbone.", which are tried from the shortest on
+    for name in weights:
+        wrappers = name.removesuffix(_without_wrappers(name)).split(".")[:-1]
+        prefixes.update(accumulate(f"{wrapper}." for wrapper in wrappers))
+    shortest_first = sorted(prefixes, key=lambda prefix: (len(prefix), prefix))
     layout, tensors, fitting, used = "unknown", {}, set(), set()
-    for prefix, (name, convert) in product(_prefixes(weights), _layouts(backbone, settings)):
+    for prefix, (name, convert) in product(shortest_first, _layouts(backbone, settings)):
         inner = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
         try:
             converted, sources = _trace(convert, inner)
@@ -101,25 +103,21 @@ def fit_weights(
             tensors = {k: v for k, v in converted.items() if k in found or k.endswith(_COUNTER)}
         if len(fitting) == len(wanted):
             break
+    parts = {part for name in weights for part in name.split(".")[:3]}
+    # Beside a "backbone", torchvision's "classifier" segments; alone it classifies images.
+    segments = "backbone" in parts and "classifier" in map(_top, weights)
     fit = Fit(
         source=source,
         layout=layout,
         matched=len(fitting),
         total=len(wanted),
         unmatched=tuple(k for k in wanted if k not in fitting),
-        unused=tuple(k for k in weights if k not in used and not _is_expected_to_stay(k)),
-        seen_masks=_was_trained_on_masks(weights),
+        unused=tuple(k for k in weights if not (k in used or _is_computed(k) or _top(k) in _HEADS)),
+        seen_masks=segments or bool(parts & _MASK_HEADS),
     )
     # Behind a random first layer, all other layers would see noise.
     is_enough = next(iter(wanted)) in fitting and fit.matched >= _MIN_SHARE * fit.total
     return fit, tensors if is_enough else None
-
-
-def _was_trained_on_masks(weights: Weights) -> bool:
-    """Tells whether a file holds the head of a segmentation network."""
-    parts = {part for name in weights for part in name.split(".")[:3]}
-    # Beside a "backbone", torchvision's "classifier" segments; alone it classifies images.
-    return bool(parts & _MASK_HEADS) or ("backbone" in parts and "classifier" in _tops(weights))
 
 
 @contextmanager
@@ -174,9 +172,6 @@ def _trace(
     Conversions rename, join, reshape and resample, and a network of timm keeps random values where
     the file has none. Therefore the function first converts tensors of the same shapes, each filled
     with a number of its own: the numbers in a result identify its sources.
-
-    Returns:
-        The converted tensors; the names of their sources, for those with values from the file only.
     """
     names = list(weights)
     traced = {
@@ -196,34 +191,21 @@ def _trace(
     return convert(weights), sources
 
 
-def _prefixes(weights: Weights) -> list[str]:
-    """Returns the prefixes that occur, such as "" and "backbone.", the shortest first."""
-    prefixes = {""}
-    for name in weights:
-        wrappers = name.removesuffix(_without_wrappers(name)).split(".")[:-1]
-        prefixes.update(accumulate(f"{wrapper}." for wrapper in wrappers))
-    return sorted(prefixes, key=lambda prefix: (len(prefix), prefix))
-
-
 def _without_wrappers(name: str) -> str:
     return ".".join(dropwhile(_WRAPPERS.__contains__, name.split("."))) or name
 
 
-def _tops(weights: Weights) -> set[str]:
-    return {_without_wrappers(name).split(".")[0] for name in weights}
+def _top(name: str) -> str:
+    return _without_wrappers(name).split(".")[0]
 
 
 def _is_computed(name: str) -> bool:
     return name.rpartition(".")[2] in _COMPUTED
 
 
-def _is_expected_to_stay(name: str) -> bool:
-    return _is_computed(name) or _without_wrappers(name).split(".")[0] in _HEADS
-
-
 def _describe(weights: Weights, prefix: str) -> str:
     """Names the layout of a file whose names, after the prefix, are those of the backbone."""
-    tops = _tops(weights)
+    tops = set(map(_top, weights))
     if "decode_head" in tops:
         return "mmsegmentation network"
     if prefix.endswith("backbone."):

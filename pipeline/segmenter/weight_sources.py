@@ -5,7 +5,7 @@ No code in a file is run. mmengine's own loader is not used, since it may unpick
 
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -45,10 +45,16 @@ def read_weights(path: Path) -> Weights:
         if not (weights := _tensors_of(read_weights_file(path))):
             raise ValueError("the file holds no tensors")
     except Exception as error:  # every reader raises its own types
-        if not isinstance(error, Oversized) and (objects := _objects_in(path)):
+        objects: list[str] = []
+        if not isinstance(error, Oversized):
+            with suppress(Exception):  # a damaged file, or one from before torch 1.6
+                # This reads the names in a pickle, and does not run it.
+                objects = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        if objects:
             raise UserError(
-                f"segmenter.pretrained={path} holds objects that could run code ({objects}): save"
-                " its tensors only, torch.save(checkpoint['state_dict'], PATH)"
+                f"segmenter.pretrained={path} holds objects that could run code"
+                f" ({', '.join(objects[:3])}): save its tensors only,"
+                " torch.save(checkpoint['state_dict'], PATH)"
             ) from error
         raise UserError(
             f"segmenter.pretrained={path} is damaged or not a weights file"
@@ -69,8 +75,9 @@ def fetch_imagenet(
     Raises:
         UserError: no such weights are known, or they cannot be downloaded.
     """
-    unknown = f"no ImageNet weights are known for this {type(backbone).__name__}"
-    if type(backbone).__name__ == "TIMMBackbone":
+    kind = type(backbone).__name__
+    unknown = f"no ImageNet weights are known for this {kind}"
+    if kind == "TIMMBackbone":
         name = settings["model_name"]
         known = timm.get_pretrained_cfg(name)
         if known is None or not known.has_weights:
@@ -83,17 +90,23 @@ def fetch_imagenet(
         if tensors is None:
             raise UserError(f"{unknown}, since {name} {fit.shortage}: {INSTEAD}")
         return _fetch(get_model_weights(name).IMAGENET1K_V1.url, "imagenet", download)
-    place = _locate(_name_by_depth(backbone) or source)
-    if place is None:
+    # The depth of a ResNetV1c, which overrides may have changed, names its weights.
+    by_depth = f"resnet{getattr(backbone, 'depth', None)}_v1c"
+    if kind == "ResNetV1c" and by_depth in get_external_models():
+        source = f"open-mmlab://{by_depth}"
+    scheme, separator, name = (source or "").rpartition("://")
+    if separator and scheme not in ("http", "https"):
+        source = _CATALOGUES.get(scheme, dict)().get(name)
+    if source is None:
         raise UserError(f"{unknown}: {INSTEAD}")
-    if "://" in place:
-        return _fetch(place, "imagenet", download)
-    if not Path(place).is_file():
+    if "://" in source:
+        return _fetch(source, "imagenet", download)
+    if not Path(source).is_file():
         raise UserError(
-            f"segmenter.config takes its ImageNet weights from the file {place}, which does not"
+            f"segmenter.config takes its ImageNet weights from the file {source}, which does not"
             f" exist: {INSTEAD}"
         )
-    return read_weights(Path(place)), place
+    return read_weights(Path(source)), source
 
 
 def fetch_coco(
@@ -157,21 +170,6 @@ def _fit_torchvision(
     return fit_weights(weights, name, backbone, settings)
 
 
-def _name_by_depth(backbone: nn.Module) -> str | None:
-    """Returns the name of the weights for a ResNetV1c, whose depth overrides may have changed."""
-    name = f"resnet{getattr(backbone, 'depth', None)}_v1c"
-    known = type(backbone).__name__ == "ResNetV1c" and name in get_external_models()
-    return f"open-mmlab://{name}" if known else None
-
-
-def _locate(source: str | None) -> str | None:
-    """Returns the URL or path that a name of OpenMMLab stands for; none if it is unknown."""
-    scheme, separator, name = (source or "").rpartition("://")
-    if not separator or scheme in ("http", "https"):
-        return source
-    return _CATALOGUES.get(scheme, dict)().get(name)
-
-
 def _fetch(url: str, choice: str, download: bool) -> tuple[Weights, str]:
     """Returns the tensors behind a URL, through torch's cache, and the URL."""
     stored = Path(get_dir()) / "checkpoints" / Path(url).name
@@ -213,15 +211,6 @@ def _tensors_of(checkpoint: Mapping[str, Any]) -> Weights:
             checkpoint = checkpoint[key]
     tensors = {k: value for k, value in checkpoint.items() if isinstance(value, torch.Tensor)}
     return timm.models.clean_state_dict(tensors)  # removes prefixes of distributed training
-
-
-def _objects_in(path: Path) -> str:
-    """Names the objects that a pickle refers to, without running it."""
-    try:
-        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except Exception:  # a damaged file, or one from before torch 1.6
-        return ""
-    return ", ".join(names[:3])
 
 
 def _not_downloaded(url: str, choice: str, error: Exception) -> NotDownloaded:

@@ -99,13 +99,12 @@ class Builder:
     def resources(self, method: Method) -> Resources:
         """Returns what a method is built from: only what it declares."""
         compat = self.config.compat
+        quirks = {quirk.name: getattr(compat, quirk.name) for quirk in method.quirks}
         return Resources(
             vocabulary=self.vocabulary,
             device=self.device,
             clip=self.clip if method.uses_clip else None,
-            quirks=SimpleNamespace(
-                **{quirk.name: getattr(compat, quirk.name) for quirk in method.quirks}
-            ),
+            quirks=SimpleNamespace(**quirks),
         )
 
     def reader_for(self, method: Method) -> ImageReader:
@@ -134,10 +133,7 @@ class Builder:
         options = replace(options, fit_split=options.fit_split or self.train_split)
         method = method_of(options)
         raw_options = options if method.learns else replace(options, fit_split=None)
-
-        def raw(split: str) -> Tags:
-            return self._tags_by_method(split, raw_options, title="before standardising")
-
+        raw = partial(self._tags_by_method, options=raw_options, title="before standardising")
         uses = {}
         if "class" in options.standardise:
             uses["learned"] = ScoreStatistics(

@@ -39,11 +39,7 @@ COMMANDS = (*PER_SPLIT, "train", "predict", "evaluate", "report")
 
 
 def parse_stages(requested: str | Sequence[str]) -> list[str]:
-    """Returns the requested stages in their order; "all" stands for every one.
-
-    Raises:
-        UserError: a name that is not a stage.
-    """
+    """Returns the requested stages in order, every one for "all"; a UserError for other names."""
     names = [requested] if isinstance(requested, str) else requested
     if not isinstance(names, list | tuple) or not names:
         raise UserError(

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pipeline.clip import device, fused
-from pipeline.clip.attention import Attention, attend_with_weights
+from pipeline.clip.attention import Attention
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.fused import FusedKernel, choose_attention
 from pipeline.engine import progress
@@ -137,7 +137,7 @@ def test_few_queries_and_gradients_are_left_to_torch(kernel):
     assert not kernel.suits(query.clone().requires_grad_())
     one = Attention(kernel)(query[:, :, :1], key, value)
     torch.testing.assert_close(one, Attention()(query[:, :, :1], key, value), atol=0, rtol=0)
-    expected = attend_with_weights(query, key, value)
+    expected = Attention().with_weights(query, key, value)
     for ours, theirs in zip(Attention(kernel).with_weights(query, key, value), expected):
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
 

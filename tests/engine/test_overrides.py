@@ -106,7 +106,7 @@ def test_names_in_a_study_that_read_as_numbers_stay_as_typed(several, tmp_path):
         compose_jobs(typed, None, True),
         compose_jobs(["experiment=mine", typed[1]], tmp_path, True),
     ):
-        jobs = [(job.config.output_dir, job.config.self_training.confidence) for job in study]
+        jobs = [(config.output_dir, config.self_training.confidence) for config, _ in study]
         assert {name for name, _ in jobs} == {"2024_10", "1e3"}
         assert {number for _, number in jobs} == {0.5, 1}
 

@@ -84,7 +84,7 @@ class TagClipOptions(ScoredTagOptions):
             "this is one {} in the scene.",
         )
     },
-    presets=("tags/tagclip_*", "experiment/tagclip_*"),
+    presets=("tags/tagclip_*", "experiment/tagclip_*", "experiment/dmar_*"),
     variants=VARIANTS,
     reads=("classes", "tag_names", "backgrounds"),
     source="Lin et al., TagCLIP, AAAI 2024, arXiv 2312.12828, figure 2",
