@@ -55,10 +55,8 @@ class DenseCamOptions(PassCamOptions):
     temperature: float | None = setting(None, above=0)
     affinity: bool = False
 
-    @property
-    def shares_pass(self) -> bool:
-        """Whether they can be computed in the pass that tags take."""
-        return True
+    shares_pass = True
+    """Whether they can be computed in the pass that tags take."""
 
     def validate_for(self, clip: Dimensions, prefix: str) -> None:
         """Refuses blocks that a CLIP does not have."""

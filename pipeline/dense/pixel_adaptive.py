@@ -71,10 +71,7 @@ def par(
     Args:
         image: x, B×3×H×W float32, normalised; first resized to the masks (bilinear, aligned
             corners).
-        masks: B×C×h×w float32.
-        iterations: how often the masks are averaged.
-        dilations: distances of the neighbours in pixels.
-        bandwidth: b; a smaller one tells more colours apart.
+        masks: B×C×h×w float32; for the next three see :func:`pamr`.
         position_weight: w, of distances beside colours.
 
     Returns:

@@ -59,10 +59,8 @@ def scaled_size(
 ) -> tuple[int, int]:
     """Returns the height and width to which an image is resized, as mmsegmentation does.
 
-    Args:
-        short_side: of the result, unless the other side would exceed ``long_side``.
-        long_side: the most of the longer side.
-        at_least: of both sides.
+    Its shorter side becomes ``short_side``, unless the other one would exceed ``long_side``; no
+    side is below ``at_least``.
     """
     scale = min(long_side / max(height, width), short_side / min(height, width))
     return max(at_least, int(height * scale + 0.5)), max(at_least, int(width * scale + 0.5))

@@ -70,13 +70,9 @@ def difference_intervals(
 ) -> dict[str, tuple[float, float]]:
     """Returns 95% intervals of the second result's figures minus the first's.
 
-    They are percentiles over resamples of the images with replacement, in each of which both
-    results are measured.
-
-    Args:
-        measure: returns the figures of both results by name, R×2 each, from how often each image
-            counts, R×N integers.
-        number: N, that of the images.
+    They are percentiles over resamples of the N images with replacement, in each of which both
+    results are measured: ``measure`` returns the figures of both by name, R×2 each, from how often
+    each image counts, R×N integers.
     """
     rng, found = np.random.default_rng(0), []
     for _ in range(RESAMPLES // _AT_ONCE):

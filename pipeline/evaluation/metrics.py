@@ -91,11 +91,8 @@ def calibration_figures(
 ) -> dict:
     """Measures the tags of each class, and the threshold of its scores with the best F1.
 
-    Args:
-        scores: N×n float, which one threshold makes tags of, such as standardised ones.
-        positive: the ground truth, N×n bool.
-        tags: what the threshold chose, N×n bool.
-        classes: n names.
+    One threshold makes tags, N×n bool, of scores, N×n float, such as standardised ones. For the
+    rest see :func:`tagging_figures`.
 
     Returns:
         "threshold", the common one that gives the best F1 of all decisions together, "f1" of it,

@@ -78,11 +78,6 @@ class Combination:
         nested = (v for n, v in flatten(self.settings).items() if n.endswith("tags.method"))
         return _GIVEN in (self.last.about.get("tags"), *nested)
 
-    @property
-    def has_corrected_tags(self) -> bool:
-        """Whether a person corrected tags, which methods do not compete with."""
-        return "corrections" in self.last.figures
-
     def own_settings(self, kind: Kind) -> dict[str, Any]:
         """Returns the settings of one stage, without those of the stages before it."""
         left_out = {"affinity", "clip", "name", *quirks(), *(each.stage for each in kinds())}

@@ -47,11 +47,7 @@ class Board(Table):
 
 
 def write_leaderboard(runs: Sequence[MeasuredRun], splits: Sequence[str] = ()) -> str:
-    """Returns the leaderboard as Markdown.
-
-    Args:
-        runs: what was measured, the oldest first.
-        splits: of which a table has the mean and the standard deviation; none for each apart.
+    """Returns the tables of :func:`collect_boards` as Markdown.
 
     Raises:
         UserError: nothing was measured, or not on these splits.
@@ -76,7 +72,7 @@ def write_leaderboard(runs: Sequence[MeasuredRun], splits: Sequence[str] = ()) -
 def collect_boards(runs: Sequence[MeasuredRun], splits: Sequence[str] = ()) -> list[Board]:
     """Returns a table for each data set, split and set of images; runs are the oldest first.
 
-    Of several ``splits`` it is a table of the means over them for each data set, of what all have.
+    Of ``splits`` it is a table of the means over them for each data set, of what all have.
     """
     rows_by_place = {place: [*combinations(same)] for place, same in by_place(runs).items()}
     if not splits:
@@ -133,7 +129,9 @@ def _board(place: Place, rows: Sequence[Combination]) -> Board:
     ]
     columns = [name for name in figure_columns() if any(row.values(name) for row in rows)]
     # Methods do not compete with tags that are given or corrected. Equal figures have no best.
-    competing = [i for i, r in enumerate(rows) if not (r.has_given_tags or r.has_corrected_tags)]
+    competing = [
+        i for i, r in enumerate(rows) if not (r.has_given_tags or "corrections" in r.last.figures)
+    ]
     best = set()
     for column, name in enumerate(columns, len(words)):
         figures = {i: values for i in competing if (values := rows[i].values(name))}
@@ -174,14 +172,10 @@ def average_over_others(
 ) -> Table | None:
     """Returns the mean figures of every method over its combinations with all others.
 
-    Args:
-        rows: the combinations of a table.
-        choices: the words of each by their columns, of which "settings" tells apart what is
-            otherwise the same method.
-
-    Returns:
-        None unless the rows are a full product of at least two parts, and alike in all else: only
-        then is every method combined with the same others. Given image labels are skipped.
+    ``choices`` are the words of each row by their columns, of which "settings" tells apart what is
+    otherwise the same method. Returns none unless the rows are a full product of at least two
+    parts, and alike in all else: only then is every method combined with the same others. Given
+    image labels are skipped.
     """
     kept = [(row, words) for row, words in zip(rows, choices) if not row.has_given_tags]
     order = [*figure_columns()]

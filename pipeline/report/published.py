@@ -137,9 +137,8 @@ def published_experiments() -> frozenset[str]:
 def remark_on_clip(preset: str, clip: str) -> str:
     """Returns a remark if the constants of a preset were chosen for another CLIP; "" if not.
 
-    Args:
-        preset: an experiment, as in ``experiment_name``, or a choice such as "tags=piaa_voc".
-        clip: the name of the CLIP, as in ``clip.name``; "" if none was used.
+    A preset is an experiment, as in ``experiment_name``, or a choice such as "tags=piaa_voc"; the
+    name of the CLIP is that of ``clip.name``, or "" if none was used.
     """
     group, _, name = preset.rpartition("=")
     path = CONFIGS / (group or "experiment") / f"{name}.yaml"

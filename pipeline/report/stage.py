@@ -34,13 +34,10 @@ def write(
     command: str,
     workers: int,
 ) -> Iterator[Outcome]:
-    """Writes :data:`FILES` of all rounds; yields them, the page last.
+    """Writes :data:`FILES` of the stages of all rounds; yields them, the page last.
 
-    Args:
-        stages: those of all rounds.
-        last: the evaluation of the last round.
-        settings: of the report.
-        read: these and the further ones are of :class:`~pipeline.report.measured.ReportInputs`.
+    ``last`` is the evaluation of the last round; for the rest see
+    :class:`~pipeline.report.measured.ReportInputs`.
     """
     # Matplotlib takes most of a second to import, which runs without a report are spared.
     from pipeline.report.page import write_report

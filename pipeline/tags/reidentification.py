@@ -87,14 +87,9 @@ def reidentify(
 ) -> np.ndarray:
     """Classifies crops with the whole CLIP, whose class token attends to the object only.
 
-    Args:
-        text: C×E class embeddings.
-        proposals: at least one and at most ``batch_size``, of any number of images. The batch is
-            padded to its full size, so that a crop's result does not depend on the others.
-        batch_size: crops in a batch.
-
-    Returns:
-        The probability of each proposal's class, float32 in [0, 1].
+    Proposals are at least one and at most ``batch_size``, of any number of images. The batch is
+    padded to its full size, so that a crop's result does not depend on the others. ``text`` is C×E,
+    of classes. Returns the probability of each proposal's class, float32 in [0, 1].
     """
     padded = proposals + proposals[-1:] * (batch_size - len(proposals))
     crops = torch.stack([proposal.crop for proposal in padded])

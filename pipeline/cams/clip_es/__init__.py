@@ -18,10 +18,8 @@ if TYPE_CHECKING:
 class ClipEsOptions(PassCamOptions):
     """``cams=clip_es`` and its presets, the constants of CLIP-ES (CVPR 2023)."""
 
-    @property
-    def shares_pass(self) -> bool:
-        """Whether they can be computed in the pass that tags take."""
-        return True
+    shares_pass = True
+    """Whether they can be computed in the pass that tags take."""
 
 
 @register(

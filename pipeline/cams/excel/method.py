@@ -23,13 +23,7 @@ class ExcelEncoder(ClipEncoder):
     """
 
     def __init__(self, encoder: ClipEncoder, size: int | None, *, imagenet_norm: bool):
-        """Changes what an encoder sees.
-
-        Args:
-            encoder: the encoder, which is not modified.
-            size: side of the square that images are squashed to; none keeps their own grid.
-            imagenet_norm: quirk: pixels are normalised with ImageNet's mean and standard deviation.
-        """
+        """Takes an encoder, which stays as it is; for the rest see :mod:`pipeline.cams.excel`."""
         vars(self).update(vars(encoder))
         self.size, self.position_fp16 = size, False
         if imagenet_norm:
@@ -53,13 +47,7 @@ class ExcelEncoder(ClipEncoder):
 
 @dataclass(eq=False)
 class Excel(PassCams):
-    """Computes ExCEL's CAMs of images.
-
-    Attributes:
-        token_norm: quirk: features are divided by their length over the tokens, one number for each
-            channel, and not by each token's own.
-        head_sum: quirk: see :class:`~pipeline.cams.excel.surgery.HeadSum`.
-    """
+    """Computes ExCEL's CAMs of images, with its quirks ``token_norm`` and ``head_sum``."""
 
     token_norm: bool = True
     head_sum: bool = True

@@ -49,12 +49,8 @@ def feature_surgery(features: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
     R_ic = ω_c F_i·T_c − mean over c' of ω_c' F_i·T_c', where ω_c = C·p_c and p is the softmax of
     2 F_0·T_c. Each name's values are normalised over all tokens, the class token among them.
 
-    Args:
-        features: F, (1+N)×E, the class token first.
-        text: T, C×E, each of length 1.
-
-    Returns:
-        Of the patches, C×N float32 in [0, 1].
+    Features F are (1+N)×E, the class token first, and ``text`` is T, C×E, each of length 1. Returns
+    C×N float32 in [0, 1], of the patches.
     """
     similarities = features @ text.mT
     weighted = len(text) * (2 * similarities[0]).softmax(-1) * similarities

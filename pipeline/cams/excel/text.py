@@ -26,12 +26,8 @@ _MAX_NAMED = 3  # classes that an error names
 def read_descriptors(given: str, classes: Sequence[str], clusters: int) -> Sentences:
     """Reads the sentences of classes, in their order, from a file, {class name: [sentences]}.
 
-    Names are compared without regard to case and white space.
-
-    Args:
-        given: the path, as ``cams.descriptors`` has it.
-        classes: the n class names.
-        clusters: J, which the sentences have to suffice for.
+    Names are compared without regard to case and white space. The path is given as in
+    ``cams.descriptors``; the sentences have to suffice for J ``clusters``.
 
     Raises:
         UserError: the file is missing or of another form, names a class that there is not or leaves
@@ -122,13 +118,8 @@ def enrich_classes(text: torch.Tensor, attributes: torch.Tensor, kept: float) ->
     T_c = t_c + Σ_j w_cj a_j, normalised, where w is the softmax of t_c·a_j over j, without a
     temperature, so that it is nearly uniform over the attributes that are kept.
 
-    Args:
-        text: t, n×E, each of length 1.
-        attributes: a, J×E.
-        kept: the share of attributes that are kept for a class, those most like it.
-
-    Returns:
-        T, n×E, each of length 1.
+    ``kept`` is their share for a class, those most like it. Takes t, n×E, each of length 1, and a,
+    J×E; returns T, n×E, each of length 1.
     """
     similarities = text @ attributes.mT
     left_out = int(round((1 - kept) * len(attributes), 6))

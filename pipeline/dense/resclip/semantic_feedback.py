@@ -11,11 +11,8 @@ def semantic_feedback(labels: torch.Tensor, blur_sigma: float = BLUR_SIGMA) -> t
 
     Patches of one label attend to each other, the less the farther they are apart, unless they are
     of one object. As in the released code, the Gaussian blurs each row as one sequence of patches,
-    which runs on from the end of an image row to the beginning of the next.
-
-    Args:
-        labels: B×h×w int64.
-        blur_sigma: σ of the Gaussian in patches, which has 31 taps if it is 5, and at most about N.
+    which runs on from the end of an image row to the beginning of the next. Labels are B×h×w int64;
+    ``blur_sigma`` is its σ in patches: it has 31 taps if that is 5, and at most about N.
     """
     _, height, width = labels.shape
     flat = labels.flatten(1)
@@ -44,14 +41,8 @@ def same_object(labels: torch.Tensor, apart: torch.Tensor) -> torch.Tensor:
     """Tells whether the patches on the line from one patch to another have the label of the first.
 
     As in the released code, the line is cut into as many steps as the longest line of the image
-    has, and only as many of them are looked at as the two patches are apart.
-
-    Args:
-        labels: h×w int64.
-        apart: the larger of the distances in rows and in columns, N×N int64.
-
-    Returns:
-        N×N bool.
+    has, and only as many of them are looked at as the two patches are apart, see
+    :func:`chebyshev`. Labels are h×w int64, the result is N×N bool.
     """
     height, width = labels.shape
     sides = [torch.arange(side, device=labels.device) for side in labels.shape]

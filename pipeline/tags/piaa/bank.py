@@ -36,10 +36,7 @@ _PATCH_SETTINGS = ("encoder", "templates", "with_backgrounds", "crop", "temperat
 class Candidates:
     """Chooses the patches of images that may be in the bank, by the least entropies that were seen.
 
-    Attributes:
-        options: those of PIAA; ``bank_size`` is K, the number of patches of a class in the bank.
-        encoder: gives the features of patches.
-        text: C×E, the class embeddings.
+    The class embeddings ``text`` are C×E; ``options.bank_size`` is K, see :class:`PiaaOptions`.
     """
 
     def __init__(self, options: PiaaOptions, encoder: PatchEncoder, text: torch.Tensor):
@@ -67,9 +64,7 @@ class Candidates:
     def choose(self, entropies: np.ndarray, classes: np.ndarray) -> np.ndarray:
         """Takes in an image's patches, and returns those that may be in the bank, ascending.
 
-        Args:
-            entropies: H, N float32.
-            classes: ŷ, N integers.
+        ``entropies`` are H, N float32, and ``classes`` are ŷ, N integers.
         """
         size, chosen = self.options.bank_size, []
         for index in np.unique(classes):

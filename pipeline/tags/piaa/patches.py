@@ -17,7 +17,7 @@ from torchvision.transforms.functional import InterpolationMode, center_crop, re
 from pipeline.clip.device import Batches
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.frozen import Resources
-from pipeline.clip.shared_pass import SharedPass, batch_by_grid, prepare_batch
+from pipeline.clip.shared_pass import batch_by_grid, prepare_batch
 from pipeline.dense.method import DenseMethod, build_method
 from pipeline.dense.sc_clip import ScClipSettings
 from pipeline.dense.sc_clip.method import ScClip
@@ -75,7 +75,7 @@ class PatchEncoder:
             names, pictures = zip(*batch)
             size = len(batch) if self.batch_dependent else batches.images
             pixels = prepare_batch(encoder, pictures, size)
-            shared_pass = SharedPass.over(encoder, pixels, cam_hooks=self.method.hooks(encoder))
+            shared_pass = self.method.run_pass(encoder, pixels)
             try:
                 features = self.method.patch_features(encoder, shared_pass)
             except ImageError as error:

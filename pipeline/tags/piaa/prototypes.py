@@ -37,13 +37,8 @@ def entropy(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns how unsure zero-shot classification is of patches, and the class of each.
 
-    Args:
-        features: …×E, of length 1.
-        text: C×E class embeddings, of length 1.
-        temperature: the factor of the cosine similarities.
-
-    Returns:
-        H = −Σ p ln p of p = softmax(temperature · x·t), and ŷ = argmax x·t; both of shape ….
+    These are H = −Σ p ln p of p = softmax(temperature · x·t), and ŷ = argmax x·t, both of shape …,
+    where features x are …×E and class embeddings t are C×E, all of length 1.
     """
     probabilities = zero_shot(features, text, temperature)
     logarithms = probabilities.clamp(min=_LEAST_PROBABILITY).log()
@@ -63,13 +58,8 @@ def choose_bank(
     Of equal entropies the first image's, and in it the first patch, is chosen, so that the choice
     depends on nothing but the order of the images.
 
-    Args:
-        entropies: H of the patches of every image, N float32 each.
-        classes: ŷ of the same patches, N integers each.
-        size: K, the number of patches for a class, fewer where there are fewer.
-
-    Returns:
-        The chosen patches of every image, ascending.
+    Takes H and ŷ of the patches of every image, N float32 and N integers each, and K, the ``size``;
+    a class with fewer than K patches keeps all. Returns the chosen ones of every image, ascending.
     """
     entropy, patch_class = np.concatenate(entropies), np.concatenate(classes)
     chosen = np.zeros(len(entropy), bool)
@@ -84,10 +74,8 @@ def choose_bank(
 def estimate(features: torch.Tensor, probabilities: torch.Tensor, text: torch.Tensor) -> Prototypes:
     """Gaussian discriminant analysis: each patch counts for its best class, by its probability.
 
-    Args:
-        features: n×E, of length 1.
-        probabilities: n×C.
-        text: C×E, which are the means of classes without a patch.
+    Features are n×E, of length 1, and probabilities n×C. The embeddings ``text``, C×E, are the
+    means of classes without a patch.
 
     Raises:
         UserError: there are fewer than two patches, which have no covariance.
@@ -115,17 +103,10 @@ def keep_surest(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Scores patches with prototypes, and keeps those that stand out in their class.
 
-    In class c these are the patches with q ≥ mean + standard deviation of q over the class.
-
-    Args:
-        features: n×E, of length 1.
-        prototypes: the classifier.
-        temperature: T of q = softmax(T·ℓ).
-        empty_class: quirk: no patch of a class is kept where none reaches the threshold, as where
-            all are almost certain, or where there is one patch; else its best patches are kept.
-
-    Returns:
-        Which patches are kept, n bool, and q of all, n×C.
+    In class c these are the patches with q ≥ mean + standard deviation of q over the class, where
+    q = softmax(T·ℓ). With the quirk ``empty_class`` no patch of a class is kept where none reaches
+    that, as where all are almost certain, or where there is one patch; else its best patches are.
+    Features are n×E, of length 1. Returns which patches are kept, n bool, and q of all, n×C.
     """
     logits = prototypes.logits(features)
     probabilities, classes = (temperature * logits).softmax(-1), logits.argmax(-1)
