@@ -135,64 +135,43 @@ def test_progress_shows_speed_time_left_and_failures(capsys, monkeypatch):
     assert re.search(r"\d+\.\d/s", shown) and re.search(r"\d:\d\d:\d\d", shown)
 
 
-def test_what_cannot_be_read_is_not_said_to_be_written(monkeypatch, capsys):
-    def read(arguments):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "out/all/masks")
+def system_error(number: int, *path: str) -> OSError:
+    return OSError(number, os.strerror(number), *path)
 
-    with pytest.raises(SystemExit) as ended:
-        answer(read)
-    assert ended.value.code == 2
-    assert "error: cannot read or write out/all/masks: Permission" in capsys.readouterr().err
+
+OF_JOBLIB = UnboundLocalError("cannot access local variable 'child_r'")
+OF_JOBLIB.__context__ = system_error(errno.EMFILE)
+OF_GPU = type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory. Tried to …")
+LIMIT = "memory, or the number of processes, threads or files, is at its limit"
 
 
 @pytest.mark.parametrize(
-    "error",
+    ("error", "message"),
     [
-        MemoryError(),
-        OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
-        BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)),  # of a process over ulimit -u
-        OSError(errno.EMFILE, os.strerror(errno.EMFILE), "/lib/torch.py"),
-        RuntimeError("can't start new thread"),
-        RuntimeError(
-            "[enforce fail at alloc_cpu.cpp:125] DefaultCPUAllocator: can't allocate memory"
-        ),
-        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+        (system_error(errno.EACCES, "out/all/masks"), "cannot read or write out/all/masks: Permis"),
+        (MemoryError(), LIMIT),
+        (system_error(errno.ENOMEM), LIMIT),
+        (system_error(errno.EAGAIN), LIMIT),  # of a process over ulimit -u
+        (system_error(errno.EMFILE, "/lib/torch.py"), LIMIT),
+        (RuntimeError("can't start new thread"), LIMIT),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), LIMIT),
+        (ImportError("libtorch_cpu.so: failed to map segment from shared object"), LIMIT),
+        (OF_JOBLIB, LIMIT),  # which hides that files ran out
+        (OF_GPU, "the GPU's memory ran out: lower runtime.batch_size and runtime.crop_batch_size"),
+        (ImportError("libGL.so.1: cannot open shared object file"), "OpenCV requires libGL.so.1"),
     ],
     ids=repr,
 )
-def test_the_limits_of_the_system_are_one_sentence(error, capsys):
+def test_faults_of_the_system_are_one_sentence(error, message, capsys):
     def fail(_):
         raise error
 
     with pytest.raises(SystemExit) as ended:
         answer(fail)
     said = capsys.readouterr().err
-    assert ended.value.code == 2 and said.startswith("error: memory, or the number of processes")
-    assert "ulimit -v" in said and said.count("\n") == 1
-
-
-def test_a_fault_of_joblib_does_not_hide_that_files_ran_out(capsys):
-    def fail(_):
-        try:
-            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-        finally:
-            raise UnboundLocalError("cannot access local variable 'child_r'")
-
-    with pytest.raises(SystemExit) as ended:
-        answer(fail)
-    said = capsys.readouterr().err
-    assert ended.value.code == 2 and "-u and -n)" in said and said.count("\n") == 1
-
-
-def test_a_full_gpu_is_one_sentence_that_names_the_batches(capsys):
-    def fail(_):
-        raise type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory. Tried to …")
-
-    with pytest.raises(SystemExit) as ended:
-        answer(fail)
-    said = capsys.readouterr().err
-    assert ended.value.code == 2 and said.count("\n") == 1
-    assert "lower runtime.batch_size and runtime.crop_batch_size" in said
+    assert ended.value.code == 2 and said.startswith(f"error: {message}")
+    assert said.count("\n") == 1 and ("ulimit -v, -u and -n" in said) == (message == LIMIT)
+    assert ("apt install libgl1" in said) == ("OpenCV" in message)
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.ENOENT])
@@ -201,7 +180,7 @@ def test_a_shared_memory_that_cannot_be_written_is_named(number, capsys, monkeyp
     monkeypatch.setattr("os.access", lambda path, mode: path != "/dev/shm")
 
     def fail(_):
-        raise OSError(number, os.strerror(number))  # as semaphores do
+        raise system_error(number)  # as semaphores do
 
     with pytest.raises(SystemExit) as ended:
         answer(fail)
