@@ -101,6 +101,16 @@ def colour(gain: float) -> list[str]:
     return ["tags=colour", f"tags.gain={gain}", "tags.min_score=0.3"]
 
 
+def test_masks_of_old_corrections_are_not_figures_of_new_ones(run, world):
+    """Evaluation measured masks of an old file, and named the new one."""
+    run(MEASURED, correct(world, {"0": "cup"}))
+    edited = correct(world, {"0": ""})
+    run("stage=tags", edited)
+    finished = run("stage=evaluate", edited)
+    assert "no results: cams of split all, masks of split all" in finished.errors
+    assert {*figures(world / "out")} == {"tags"}
+
+
 def test_rows_of_results_that_changed_are_withheld_from_tables(run, run_tool, world):
     run(MEASURED, "experiment_name=study")
     run(MEASURED, "experiment_name=study", "cams.cell_size=8")

@@ -411,12 +411,6 @@ SEQUENCES = {
         (["cell_size", 8], ["background_betas", (1.0, 2.0)], (*TO_MASKS, "evaluate")),
         (["mask", 2, "a"], ["background_betas", (2.0,)], ("masks",)),
     ],
-    "masks of old corrections gave figures of new ones": [
-        "file",
-        (["correction", (1,), "a"], (*TO_MASKS, "evaluate")),
-        (["correction", (), "a"], ("tags",)),
-        (("evaluate",),),
-    ],
     "a list of labels changed": [
         "file",
         (["labelled", True], ["labels", (0,), "a"], ("tags", "evaluate")),
