@@ -97,10 +97,6 @@ def figures(out: Path) -> dict[str, dict]:
     return {stage: splits["all"] for stage, splits in found.items() if splits}
 
 
-def colour(gain: float) -> list[str]:
-    return ["tags=colour", f"tags.gain={gain}", "tags.min_score=0.3"]
-
-
 def test_masks_of_old_corrections_are_not_figures_of_new_ones(run, world):
     """Evaluation measured masks of an old file, and named the new one."""
     run(MEASURED, correct(world, {"0": "cup"}))
