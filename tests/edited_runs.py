@@ -284,7 +284,7 @@ def _composed(tags: str) -> Config:
         *("dataset.cam_names=null", "dataset.backgrounds=[]"),
         *(f"tags={tags}", *["tags.path=line.txt"] * (tags == "file")),
         *("cams=channel", "masks=argmax", "segmenter=demo", "segmenter.ceiling=false"),
-        "segmenter.validation_interval=null",
+        *("segmenter.validation_interval=null", "segmenter.precision=fp32"),
         "segmenter.test={scales: [1.0], flip: false, crf: null}",
         *("experiment_name=edits", "runtime.workers=1", "runtime.max_failures=100"),
         "output_dir=/",

@@ -141,7 +141,7 @@ class Edits(RuleBasedStateMachine):
     def begin(self, tags):
         self.options = Options(tags=tags)
         self.workspace.write(self.images)
-        self.run(*EVERY_STAGE, "evaluate")
+        assert not self.run(*EVERY_STAGE, "evaluate")
 
     @rule(
         edits=st.lists(edits(OF_IMAGES, "abcde") | edits(OF_RUNS, ""), min_size=1, max_size=2),
@@ -166,7 +166,8 @@ class Edits(RuleBasedStateMachine):
         if stages:
             self.run(*stages)
 
-    def run(self, *stages: str):
+    def run(self, *stages: str) -> str:
+        """Runs stages; returns why a user has to do something, or ""."""
         put = MetricsFile.put
 
         def note(file, folder, *figures):
@@ -175,7 +176,7 @@ class Edits(RuleBasedStateMachine):
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(MetricsFile, "put", note)
-            self.workspace.run(self.options, *stages, out=self.out)
+            problem = self.workspace.run(self.options, *stages, out=self.out)
         found = self.places(replace(self.options, split=None))
         self.runs.append({*found.values()})
         tags = {p[1]: p for stage, p in found.items() if stage.name == "tags" and stage.round == 1}
@@ -186,6 +187,7 @@ class Edits(RuleBasedStateMachine):
                 self.made.setdefault(place, Made(self.options, tags[stage.split], training))
         for place in self.new:
             self.measured[self.out, place] = self.options, self.with_results(place)
+        return problem
 
     def places(self, options: Options) -> dict[Stage, Place]:
         """Returns where the results of a run with these options are."""
@@ -399,6 +401,49 @@ SEQUENCES = {
     ],
     "an image lost its line in the list": ["file", (["line", None, "b"], ())],
     "tags skip an image of which there are masks": ["file", (["line", None, "b"], ("tags",))],
+    "a comparison counted those images alone that were measured": [
+        "colour",
+        (["limit", 2], ["alpha", 0.3], ("tags", "evaluate")),
+        (["limit", None], ("tags",)),
+    ],
+    "a comparison knew neither edited ground truth nor another background": [
+        "file",
+        (["cell_size", 8], ["background_betas", (1.0, 2.0)], (*TO_MASKS, "evaluate")),
+        (["mask", 2, "a"], ["background_betas", (2.0,)], ("masks",)),
+    ],
+    "a list of labels changed": [
+        "file",
+        (["labelled", True], ["labels", (0,), "a"], ("tags", "evaluate")),
+        (["labels", (1,), "a"], ()),
+    ],
+    "masks of old tags were compared": [
+        "file",
+        (["out", "two"], ["cell_size", 8], TO_MASKS),
+        (["line", (0, 2), "a"], ("tags",)),
+    ],
+    "a network of old masks was compared": [
+        "file",
+        (["out", "two"], ["cell_size", 8], EVERY_STAGE),
+        (["line", (0, 2), "a"], TO_MASKS),
+    ],
+    "a second correction under the same name made rows of two": [
+        "file",
+        (["correction", (1,), "a"], (*EVERY_STAGE, "evaluate")),
+        (["correction", (0, 2), "b"], (*EVERY_STAGE, "evaluate")),
+    ],
+    **{
+        f"a report showed figures of before another {name}": [
+            "colour" if name == "photograph" else "file",
+            ([name, value, *image_id], ("tags",)),
+        ]
+        for name, value, *image_id in (
+            ["correction", (), "a"],
+            ["photograph", 1, "a"],
+            ["line", (0, 2), "a"],
+            ["mask", 1, "a"],
+            ["limit", 2],
+        )
+    },
 }
 """What was wrong, or is rare → the tags at the beginning, and steps: edits, and stages to run."""
 

@@ -244,14 +244,10 @@ def test_settings_without_effect_are_named(notes):
         notes("tags.fit_split=nope")
 
 
-def test_a_published_preset_with_another_clip_is_remarked_on(notes):
-    expected = "the constants of cls_seg_voc2012 were chosen for clip=vit_b16, not for clip=file"
-    assert notes("experiment_name=cls_seg_voc2012") == [expected]
-    assert notes("experiment_name=mine") == []
-
-
-def test_a_typed_preset_of_a_method_with_another_clip_is_remarked_on(run_stage, arguments):
-    finished = run_stage(*arguments, "cams=excel_coco2014", "stage=[tags,cams]")
-    expected = "note: the constants of cams=excel_coco2014 were chosen for clip=vit_b16"
-    assert finished.code == 0 and expected in finished.errors
-    assert "constants" not in run_stage(*arguments, "stage=tags").errors
+@pytest.mark.parametrize(
+    ("given", "preset"),
+    [("experiment_name=cls_seg_voc2012", "cls_seg_voc2012"), ("cams=excel_coco2014",) * 2],
+)
+def test_a_published_preset_with_another_clip_is_remarked_on(given, preset, notes):
+    expected = f"the constants of {preset} were chosen for clip=vit_b16, not for clip=file"
+    assert expected in notes(given) and not notes("experiment_name=mine")

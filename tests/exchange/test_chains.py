@@ -75,6 +75,12 @@ def test_tags_that_the_latest_run_began_with_are_not_of_the_run_before(results):
     assert before["val", "tags"] == "u1" and {*before.values()} == {"n1", "u1", "p1"}
 
 
+def test_masks_of_the_tags_before_do_not_belong_to_new_tags(results):
+    results.finish("val/masks/m", tags=results.finish("val/tags/old"))
+    results.finish("val/tags/new")
+    assert names(find_chain(results.root)) == {("val", "tags"): "new"}
+
+
 def test_what_both_runs_share_belongs_to_both(results):
     results.run = 0
     results.finish("val/tags/older")
