@@ -18,6 +18,7 @@ from joblib.externals.loky import get_reusable_executor
 from skimage.measure import regionprops
 
 from pipeline import Labeller
+from pipeline.dense.settings import DenseSettings
 from pipeline.engine import plugins, registry
 from pipeline.engine.configuration import take_plugins
 from pipeline.engine.plugins import import_plugins
@@ -217,7 +218,8 @@ def test_a_preset_of_a_plugin_is_data(with_preset, run_stage, arguments):
     assert "dim: true" in run_stage(plugins, *released, "--cfg", "job").output
 
 
-def test_what_a_plugin_declares_is_checked(with_preset, run_stage, arguments):
+def test_what_a_plugin_declares_is_checked(with_preset, run_stage, arguments, forgotten):
+    forgotten("cams", "another")
     missing = run_stage(with_preset(None), *without_methods(arguments), "tags=preset")
     assert missing.code == 2 and "has no experiment/theirs.yaml: add the file" in missing.errors
 
@@ -225,12 +227,23 @@ def test_what_a_plugin_declares_is_checked(with_preset, run_stage, arguments):
     class Other(ColourOptions):
         pass
 
-    quirk = Quirk("exif", "another meaning")
-    with pytest.raises(UserError, match="declares a quirk exif, which there is already: rename"):
-        register("tags", "another", Other, quirks=(quirk,))(lambda options, resources: None)
-    templates = {"imagenet": ("a {}",)}
-    with pytest.raises(UserError, match="declares a template set imagenet, which there is"):
-        register("tags", "another", Other, templates=templates)(lambda options, resources: None)
+    def refused(why: str, group: str = "tags", settings: type = Other, **declared: object) -> None:
+        with pytest.raises(UserError, match=why):
+            register(group, "another", settings, **declared)(lambda options, resources: None)
+
+    refused("declares a quirk exif, but that name is taken", quirks=(Quirk("exif", "ignored"),))
+    refused("quirk a, but", quirks=(Quirk("a", "one"), Quirk("a", "two")))
+    refused("declares a template set imagenet, but", templates={"imagenet": ("a {}",)})
+    for prompts in ("a {}", (), ("no braces",), ("{} {}",), ("{0}",), ("mine",)):
+        refused("set mine is not a tuple of prompts", templates={"mine": prompts})
+    for preset in ("../configs/experiment/x", "/experiment/x", "nogroup/x", "experiment/**/x"):
+        refused("give GROUP/NAME", presets=(preset,))
+    refused("presets= is not a tuple", presets="experiment/x")
+    clash = make_dataclass("Clash", [("affinity", float, 2.0)], bases=(DenseSettings,))
+    refused("Clash has a setting affinity, which all CAMs have", "dense", clash)
+    for name in ("name", "class", "a b", "__reduce__", ""):
+        with pytest.raises(UserError, match="cannot be a quirk"):
+            Quirk(name, "meaning")
 
 
 def test_installed_packages_offer_methods_by_an_entry_point(tmp_path, monkeypatch, forgotten):

@@ -6,7 +6,7 @@ Nothing here imports PyTorch, so that a command that computes nothing starts at 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, make_dataclass, replace
+from dataclasses import dataclass, fields, make_dataclass, replace
 from functools import cache
 
 from omegaconf import MISSING
@@ -17,6 +17,7 @@ from pipeline.clip.settings import OPEN_BORDER
 from pipeline.dense.settings import DenseSettings
 from pipeline.engine.registry import TEMPLATES, Method, derive_forms, method_of, register
 from pipeline.engine.settings import setting
+from pipeline.errors import UserError
 
 
 @dataclass
@@ -72,7 +73,15 @@ class DenseCamOptions(PassCamOptions):
 
 @cache
 def cam_form(settings: type[DenseSettings]) -> type[DenseCamOptions]:
-    """Returns the dataclass of a dense method's settings and of those of its CAMs."""
+    """Returns the dataclass of a dense method's settings and of those of its CAMs.
+
+    Raises:
+        UserError: a setting has the name of one of the CAMs.
+    """
+    if taken := {each.name for each in fields(settings)} & {*dir(DenseCamOptions)}:
+        raise UserError(
+            f"{settings.__qualname__} has a setting {min(taken)}, which all CAMs have: rename it"
+        )
     name = f"{settings.__name__.removesuffix('Settings')}CamOptions"
     about = {"__doc__": settings.__doc__, "__module__": settings.__module__}
     return make_dataclass(name, (), bases=(settings, DenseCamOptions), namespace=about)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from pipeline.engine.registry import imported, method_of
@@ -39,13 +40,14 @@ class DenseMethod(ABC):
 
     Attributes:
         options: its settings.
+        quirks: those that it declares, as attributes.
         passes: passes of the backbone over an image.
     """
 
     passes: ClassVar[int] = 1
 
-    def __init__(self, options: DenseSettings):
-        self.options = options
+    def __init__(self, options: DenseSettings, quirks: SimpleNamespace | None = None):
+        self.options, self.quirks = options, quirks or SimpleNamespace()
 
     def hooks(self, encoder: ClipEncoder) -> Sequence[BlockHook]:
         """Returns the hooks that the method requires, new for each pass."""
@@ -77,7 +79,7 @@ class DenseMethod(ABC):
         return SharedPass.over(encoder, pixels, cam_hooks=self.hooks(encoder))
 
 
-def build_method(options: DenseSettings) -> DenseMethod:
+def build_method(options: DenseSettings, quirks: SimpleNamespace | None = None) -> DenseMethod:
     """Returns the dense method of settings, which may be those of its CAMs."""
     method = method_of(options)
-    return imported((method.base or method).build)(options)
+    return imported((method.base or method).build)(options, quirks)

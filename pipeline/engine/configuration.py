@@ -241,6 +241,7 @@ def composing(
     folders = [*([] if folder is None else [folder.absolute()]), *preset_folders()]
     for each in folders:
         _refuse_namesakes(each)
+    _refuse_equal_presets()
     paths = ",".join(_quoted(f"file://{each}") for each in folders)
     more = [f"hydra.searchpath=[{paths}]"] if folders else []
 
@@ -276,6 +277,16 @@ def _refuse_namesakes(folder: Path) -> None:
     for name in (f"{DEFAULTS}.yaml", *names):
         if (folder / name).exists():
             raise UserError(f"{folder / name} has a name that is taken: rename the file")
+
+
+def _refuse_equal_presets() -> None:
+    """Refuses a preset of a plug-in that has the name of one of ours, or of another's."""
+    taken: dict[str, Path] = {}
+    for path in dict.fromkeys(p for m in methods() if not m.is_ours for p in m.preset_files):
+        name = f"{path.parent.name}/{path.name}"
+        if (other := taken.setdefault(name, path)) != path or (CONFIGS / name).exists():
+            other = CONFIGS / name if other == path else other
+            raise UserError(f"{path} has the name of {other}: rename the file")
 
 
 def _key_below_null(read: Sequence[str]) -> str:

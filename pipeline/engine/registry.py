@@ -10,12 +10,15 @@ of the settings is the choice, so that settings lead to their method. What compu
 "module:attribute"; it is then imported when it is used, and PyTorch with it.
 """
 
+import importlib
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.util import find_spec
+from keyword import iskeyword
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, TypeVar
@@ -39,12 +42,23 @@ class Quirk:
         meaning: a sentence, without its full stop.
         released: its value with ``compat=released``.
         clean: its value with ``compat=clean``.
+
+    Raises:
+        UserError: the name cannot be a key, or a value is not a bool.
     """
 
     name: str
     meaning: str
     released: bool = True
     clean: bool = False
+
+    def __post_init__(self) -> None:
+        is_word = re.fullmatch(r"[a-z][a-z0-9_]*", self.name) and not iskeyword(self.name)
+        if not is_word or self.name == "name" or {type(self.released), type(self.clean)} != {bool}:
+            raise UserError(
+                f"{shown(self)} cannot be a quirk: give a name of lower-case letters and"
+                " underscores that Python does not reserve, and True or False"
+            )
 
 
 @dataclass(frozen=True)
@@ -107,11 +121,15 @@ class Method:
         code = build if isinstance(build, str) else f"{build.__module__}.{build.__qualname__}"
         method = replace(self, build=build, code=self.code or code.replace(":", "."))
         _refuse_what_is_taken(method)
-        _METHODS[method.group, method.name] = method
-        TEMPLATES.update(method.templates)
         if make := _FORMS.get(method.group):
             make(method)
+        _METHODS[method.group, method.name] = method
+        TEMPLATES.update(method.templates)
         return build
+
+    def __reduce__(self) -> tuple[Callable, tuple[str, ...]]:
+        # Another process registers it as well; the settings of a form have no place to be found.
+        return _registered, ((self.base or self).settings.__module__, self.group, self.name)
 
     @property
     def is_ours(self) -> bool:
@@ -214,9 +232,9 @@ def derive_forms(group: str, make: Callable[[Method], None]) -> None:
 
 
 def _refuse_what_is_taken(method: Method) -> None:
-    code, choice = method.code, f"{method.group}={method.name}"
+    code, choice = (method.base or method).code, f"{method.group}={method.name}"
     # One of the same name and code is itself, reloaded.
-    others = [m for m in _METHODS.values() if (m.name, m.code) != (method.name, code)]
+    others = [m for m in _METHODS.values() if (m.name, m.code) != (method.name, method.code)]
     for other in others:
         if (other.group, other.name) == (method.group, method.name):
             raise UserError(
@@ -226,14 +244,36 @@ def _refuse_what_is_taken(method: Method) -> None:
             raise UserError(
                 f"{code} shares the settings of {other.code}: give {choice} a dataclass of its own"
             )
+    for trait in ("quirks", "presets", "reads"):
+        if not isinstance(getattr(method, trait), tuple | list):
+            raise UserError(f"{code}: {trait}= is not a tuple: give {trait}=(…,)")
     known = _CORE_QUIRKS | {quirk.name: quirk for other in others for quirk in other.quirks}
-    taken = [f"quirk {q.name}" for q in method.quirks if known.get(q.name, q) != q]
+    names = [quirk.name for quirk in method.quirks]
+    for quirk in method.quirks:
+        is_taken = quirk.name in _CORE_QUIRKS or known.get(quirk.name, quirk) != quirk
+        if is_taken or names.count(quirk.name) > 1:
+            raise UserError(
+                f"{code} declares a quirk {quirk.name}, but that name is taken: rename the quirk"
+            )
     reloaded = _METHODS.get((method.group, method.name))
-    before = {**TEMPLATES, **(method.templates if reloaded else {})}
-    declared = method.templates.items()
-    taken += [f"template set {n}" for n, given in declared if before.get(n, given) != given]
-    if taken:
-        raise UserError(f"{code} declares a {taken[0]}, which there is already: rename it")
+    sets = {**TEMPLATES, **(method.templates if reloaded else {})}
+    for name, given in method.templates.items():
+        if sets.get(name, given) != given:
+            raise UserError(
+                f"{code} declares a template set {name}, but that name is taken: rename the set"
+            )
+        prompts = given if isinstance(given, tuple | list) else ()
+        if not prompts or not all(p in TEMPLATES or str(p).count("{}") == 1 for p in prompts):
+            raise UserError(
+                f"{code}: template set {name} is not a tuple of prompts, each with one {{}}, or of"
+                " names of other sets: correct it"
+            )
+    for pattern in method.presets:
+        group, _, file = pattern.partition("/")
+        if not (CONFIGS / group).is_dir() or not re.fullmatch(r"[\w*-]+", file):
+            raise UserError(
+                f"{code} declares a preset {shown(pattern)}: give GROUP/NAME, as in experiment/mine"
+            )
 
 
 def methods(group: str = "") -> list[Method]:
@@ -253,10 +293,26 @@ def find_method(group: str, name: str) -> Method:
     return known[name]
 
 
+def _registered(module: str, group: str, name: str) -> Method:
+    importlib.import_module(module)
+    return find_method(group, name)
+
+
+def registering_modules() -> list[str]:
+    """Returns the names of all modules whose settings belong to methods."""
+    return [*dict.fromkeys(method.settings.__module__ for method in _METHODS.values())]
+
+
 def label_of(group: str, name: str) -> str:
     """Returns what tables call a method; its name, too, where the method is not registered."""
     method = _METHODS.get((group, name))
     return method.label or name if method else name
+
+
+def is_ours(group: str, name: str) -> bool:
+    """Tells whether a method comes with the package."""
+    method = _METHODS.get((group, name))
+    return method is not None and method.is_ours
 
 
 def method_of(settings: object) -> Method:

@@ -1,9 +1,11 @@
 """Executors: this process, processes on this machine, or the workers of a cluster."""
 
 import gc
+import importlib
 import pickle
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache, lru_cache, partial
 from itertools import chain, groupby
@@ -15,6 +17,7 @@ from pipeline.engine.executors import ExecutorSettings, WorkerSettings
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.pool import Pool, ProcessPool, prefetch, spread
 from pipeline.engine.progress import say
+from pipeline.engine.registry import registering_modules
 from pipeline.engine.result_folder import ResultFolder, WorkerFolder
 from pipeline.engine.sample import ImageReader, Sample, Size
 from pipeline.engine.stage import Decoded, Item, Outputs, PerImage
@@ -227,7 +230,9 @@ def _work_of(
 ) -> Callable[..., ShardResult]:
     """Returns :func:`compute_shard` of a stage."""
     places = {name: (folder.path, folder.recipe) for name, folder in folders.items()}
-    return partial(compute_shard, pickle.dumps(_to_load(stage, inputs, folders)), places, threads)
+    arguments = pickle.dumps(_to_load(stage, inputs, folders))
+    pickled = pickle.dumps((registering_modules(), arguments))
+    return partial(compute_shard, pickled, places, threads)
 
 
 def _compute_in(
@@ -264,8 +269,9 @@ def compute_shard(
 ) -> ShardResult:
     """Computes images in a worker with so many ``threads`` of torch; none leaves them to torch.
 
-    ``pickled`` holds the arguments of :func:`_load`; ``places`` the path and the recipe of each
-    folder that receives results, by name. A ``reader`` takes the place of the stage's own.
+    ``pickled`` holds the modules that register methods, and, pickled, the arguments of
+    :func:`_load`; ``places`` the path and the recipe of each folder that receives results, by name.
+    A ``reader`` takes the place of the stage's own.
     """
     warnings.filterwarnings("ignore", module=r"PIL\.")  # as in pipeline.commands
     if threads:
@@ -289,8 +295,12 @@ def _resident(pickled: bytes) -> tuple[PerImage, Callable[[], Any]]:
 
     The recipe tells apart stages that differ in the contents of a file alone, such as new weights.
     """
+    modules, arguments = pickle.loads(pickled)  # of the process that asks for results
+    for name in modules:
+        with suppress(ImportError):  # a plug-in that this stage may not need
+            importlib.import_module(name)
     try:
-        found = pickle.loads(pickled)  # of the process that asks for results
+        found = pickle.loads(arguments)
     except ModuleNotFoundError as error:
         raise UserError(
             f"a worker cannot import {error.name}: install the plug-in there, or add its folder to"

@@ -8,7 +8,7 @@ from pipeline.clip.method_stage import MethodStage
 from pipeline.clip.settings import ClipSettings, RuntimeSettings
 from pipeline.datasets.settings import DatasetSettings
 from pipeline.engine.kinds import CAMS, Kind, groups
-from pipeline.engine.registry import COMPAT, quirks
+from pipeline.engine.registry import COMPAT, is_ours, label_of, quirks
 from pipeline.engine.result_folder import describe_legend
 from pipeline.engine.stage import Stage
 from pipeline.segmenter.settings import SegmenterSettings
@@ -47,6 +47,9 @@ def describe(stage: Stage, config: Configuration) -> dict[str, str]:
             methods[group] = settings.get("method", "")
             # Masks that are made without CAMs may take the method of cams= all the same.
             methods |= {CAMS.group: settings["cams"]["method"]} if "cams" in settings else {}
+    # Labels of plug-ins, which may not be there when tables are written.
+    theirs = [(group, name) for group, name in methods.items() if name and not is_ours(group, name)]
+    labels = {f"{group}_label": label_of(group, name) for group, name in theirs}
     return {
         "experiment": config.experiment_name or "",
         "dataset": dataset.name,
@@ -54,6 +57,7 @@ def describe(stage: Stage, config: Configuration) -> dict[str, str]:
         "clip": config.clip.name if uses_clip else "",
         "pretrained": (config.clip.pretrained or "") if uses_clip else "",
         **methods,
+        **labels,
         "compat": _describe_quirks(config.compat, stage.kind),
         "precision": config.runtime.precision,
         "segmenter": config.segmenter.name,

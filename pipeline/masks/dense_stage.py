@@ -52,7 +52,7 @@ class DenseMasks(MaskStage):
     def check(self) -> None:
         """Refuses windows and blocks that do not suit the CLIP."""
         super().check()
-        build_method(self.cams).hooks(self.resources.clip.dimensions)
+        build_method(self.cams, self.resources.quirks).hooks(self.resources.clip.dimensions)
 
     @cached_property
     def names(self) -> Names:
@@ -75,7 +75,7 @@ class DenseMasks(MaskStage):
         """Builds the labeller."""
         from pipeline.masks.dense import DenseLabeller  # imports PyTorch
 
-        method = build_method(self.cams)
+        method = build_method(self.cams, self.resources.quirks)
         return DenseLabeller(method, self.options, self.names, self.resources)
 
     def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:

@@ -58,7 +58,8 @@ class Combination:
                 methods[kind.method] = methods[kind.method] or str(settings.get("method", ""))
             elif kind is MASKS and settings.get("crf", "") is None:
                 methods[kind.method] = "argmax"  # the CRF without its constants (masks=argmax)
-            methods[kind.method] = label_of(kind.group, methods[kind.method])
+            label = about.get(f"{kind.group}_label")
+            methods[kind.method] = label or label_of(kind.group, methods[kind.method])
         commits = [r.about.get("commit", "") for runs in self.runs.values() for r in runs][::-1]
         return {
             **methods,

@@ -80,7 +80,8 @@ def _our_rows(table: PublishedTable, runs: Sequence[MeasuredRun]) -> list[_OurRo
     full_sizes = {column.name: column.split.images for column in table.columns}
 
     def label(tags: str) -> str:
-        return table.ours.get(tags) or label_of(TAGS.group, tags)
+        theirs = {run.about.get("tags"): run.about.get("tags_label") for run in runs}
+        return table.ours.get(tags) or theirs.get(tags) or label_of(TAGS.group, tags)
 
     rows = []
     for key in sorted(cells):

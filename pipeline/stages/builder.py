@@ -13,7 +13,7 @@ from pipeline.clip.frozen import FrozenClip, Resources
 from pipeline.datasets.corrections import BySplit, Corrections, read_corrections
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.pool import count_cores
-from pipeline.engine.registry import Method, imported, method_of
+from pipeline.engine.registry import Method, Quirk, imported, method_of
 from pipeline.engine.sample import ImageReader, Images, Sample
 from pipeline.engine.stage import PerImage, Stage
 from pipeline.engine.store import Store
@@ -96,10 +96,11 @@ class Builder:
         wanted = self.config.runtime.one_pass
         return not devices.is_cpu(self.device) if wanted is None else wanted
 
-    def resources(self, method: Method) -> Resources:
-        """Returns what a method is built from: only what it declares."""
+    def resources(self, method: Method, more: Sequence[Quirk] = ()) -> Resources:
+        """Returns what a method is built from: only what it declares, and ``more`` quirks."""
         compat = self.config.compat
-        quirks = {quirk.name: getattr(compat, quirk.name) for quirk in method.quirks}
+        declared = (*method.quirks, *more)
+        quirks = {each.name: getattr(compat, each.name, each.clean) for each in declared}
         return Resources(
             vocabulary=self.vocabulary,
             device=self.device,
@@ -232,13 +233,14 @@ class Builder:
     def masks(self, split: str, before: Mapping[str, PerImage]) -> MaskStage:
         """Returns the stage of a split's pseudo masks, of the CAMs ``before`` if it reads them."""
         method, stage = method_of(self.config.masks), masks_stage(self.config)
+        dense = None if stage.from_cams else method_of(self.config.cams).base
         return stage(
             split=split,
             before={"cams": before["cams"]} if stage.from_cams else {},
             cams=self.config.cams,
             method=method,
             options=self.config.masks,
-            resources=self.resources(method),
+            resources=self.resources(method, dense.quirks if dense else ()),
             reader=self.reader_for(method),
         )
 

@@ -27,7 +27,7 @@ from pipeline.clip.shared_pass import MeanAttention
 from pipeline.dense.method import DenseMethod, NameEmbeddings, build_method
 from pipeline.dense.sclip import Sclip, SclipSettings
 from pipeline.engine.plugins import import_plugins
-from pipeline.engine.registry import methods, register
+from pipeline.engine.registry import method_of, methods, register
 from pipeline.engine.run import Outcome
 from pipeline.errors import UserError
 from pipeline.files.images import load_image
@@ -263,11 +263,34 @@ def test_an_own_dense_method_is_a_choice_that_workers_can_be_sent(start, tmp_pat
     options = options_of("key_key", gain=2.0, affinity=True, affinity_blocks=[-1, 0])
     sent = pickle.loads(pickle.dumps(options))
     assert sent == options and type(sent).__module__ == "tests.plugins.keys"
+    assert pickle.loads(pickle.dumps(method_of(sent))) is method_of(sent)
     run(start("out", cams=sent), "tags", "cams")
     assert stored(tmp_path / "out").keys() == SIZES.keys()
     manifest = json.loads((latest(tmp_path / "out", "cams") / "manifest.json").read_text())
     assert manifest["configuration"]["code"] == "pipeline.cams.settings.KeysCamOptions.build"
     assert manifest["configuration"]["method_source"]
+
+
+@pytest.mark.large
+def test_workers_have_all_methods_and_their_quirks(run_stage, pictures, tiny_checkpoint, tmp_path):
+    """The method of another group declares the templates; the quirk doubles the logits."""
+    given = [*folder_options(pictures, tiny_checkpoint), "plugins=[tests.plugins.keys]"]
+    given += ["cams=key_key", "tags.templates=tagclip", "stage=[tags,cams]"]
+
+    def cams(name: str, *more: str) -> dict[str, np.ndarray]:
+        finished = run_stage(*given, f"output_dir={tmp_path / name}", *more)
+        assert finished.code == 0, finished.errors
+        return stored(tmp_path / name)
+
+    here = cams("here", "compat=released")
+    there = cams("there", "compat=released", "executor=processes", "executor.workers=2")
+    doubled = cams("doubled", "compat=released", "compat.double_gain=true")
+    for name, expected in here.items():
+        assert np.array_equal(there[name], expected) and not np.array_equal(doubled[name], expected)
+    masks = {"masks=dense", "stage=masks", "compat=released", f"output_dir={tmp_path / 'masks'}"}
+    for more in ("compat.double_gain=false", "compat.double_gain=true"):
+        assert run_stage(*given[:-1], *masks, more).code == 0
+    assert len([*(tmp_path / "masks" / "all" / "masks").glob("*/manifest.json")]) == 3  # and latest
 
 
 def test_a_dense_method_does_not_take_the_name_of_another():

@@ -192,7 +192,7 @@ def test_what_workers_wrote_is_taken_over_after_a_kill(pipeline):
     items = [stage.item(sample, {}) for sample in builder.images.of("all")[:2]]
     places = {"tags": (folder.path, folder.recipe)}
     entries, failures = compute_shard(
-        pickle.dumps((stage, {}, [], stage.recipe)), places, None, items
+        pickle.dumps(([], pickle.dumps((stage, {}, [], stage.recipe)))), places, None, items
     )
     assert [line["id"] for line in entries["tags"]] == ["a", "b"] and not failures
     assert list(Journal(folder.path / "entries.jsonl").entries) == ["a", "b"]
@@ -234,7 +234,8 @@ def test_other_weights_in_the_same_file_are_loaded_anew(pipeline, monkeypatch, t
     items = [stage.item(sample, {}) for sample in pipeline.builder.images.of("all")]
     places = {"tags": (tmp_path, stage.recipe)}
     for recipe, times in (("another recipe", 1), ("another recipe", 1), (stage.recipe, 2)):
-        compute_shard(pickle.dumps((stage, {}, [], recipe)), places, None, items[:1])
+        pickled = pickle.dumps(([], pickle.dumps((stage, {}, [], recipe))))
+        compute_shard(pickled, places, None, items[:1])
         assert len(loaded) == times
 
 

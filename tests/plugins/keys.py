@@ -9,7 +9,7 @@ from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.shared_pass import SharedPass
 from pipeline.dense.method import DenseMethod, NameEmbeddings
 from pipeline.dense.settings import DenseSettings
-from pipeline.engine.registry import register
+from pipeline.engine.registry import Quirk, register
 from pipeline.engine.settings import setting
 
 
@@ -24,7 +24,10 @@ class KeysSettings(DenseSettings):
     gain: float = setting(1.0, above=0)
 
 
-@register("dense", "key_key", KeysSettings)
+DOUBLE_GAIN = Quirk("double_gain", "the released code doubles the gain", released=False)
+
+
+@register("dense", "key_key", KeysSettings, quirks=(DOUBLE_GAIN,))
 class Keys(DenseMethod):
     """The attention of block L is softmax(gain · KKᵀ/√d)."""
 
@@ -32,5 +35,6 @@ class Keys(DenseMethod):
         self, encoder: ClipEncoder, seen: SharedPass, names: NameEmbeddings | None = None
     ) -> torch.Tensor:
         _, _, key, value = seen.last_block_input
-        attended = attend(self.options.gain * key[:, :, 1:], key, value)
+        gain = self.options.gain * (2 if self.quirks.double_gain else 1)
+        attended = attend(gain * key[:, :, 1:], key, value)
         return encoder.embed(encoder.last_block.attention_output(attended))
