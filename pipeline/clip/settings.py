@@ -12,7 +12,7 @@ from typing import Any
 from pipeline.clip.device import ATTENTIONS, PRECISIONS
 from pipeline.clip.dimensions import Dimensions
 from pipeline.datasets.vocabulary import Vocabulary
-from pipeline.engine.registry import TEMPLATES, Quirk, declare_quirks, quirks
+from pipeline.engine.registry import CORE_QUIRKS, TEMPLATES, Quirk, quirks
 from pipeline.engine.settings import Settings, setting
 
 _ROUNDING = "the order of sums changes, and nothing else"
@@ -92,9 +92,9 @@ OPEN_BORDER = Quirk(
 )
 """The quirk of :func:`pipeline.clip.boxes.bounding_box`."""
 
-declare_quirks(
-    Quirk("exif", "the EXIF orientation of an image is ignored"),
-    Quirk("position_fp16", "the interpolated position embedding is rounded to float16"),
+CORE_QUIRKS["exif"] = Quirk("exif", "the EXIF orientation of an image is ignored")
+CORE_QUIRKS["position_fp16"] = Quirk(
+    "position_fp16", "the interpolated position embedding is rounded to float16"
 )
 
 _COMPAT = """``compat``: which quirks of the released code are kept; see docs/algorithms.md.
@@ -129,10 +129,8 @@ def _compat_with(values: Mapping[str, Any]) -> object:
 class MethodOptions(Settings):
     """The base of the settings of all methods, which override what they need."""
 
-    @property
-    def shares_pass(self) -> bool:
-        """Whether it takes part in a pass of the backbone that tags and CAMs share."""
-        return False
+    shares_pass = False
+    """Whether it takes part in a pass of the backbone that tags and CAMs share."""
 
     def validate_for(self, clip: Dimensions, prefix: str) -> None:
         """Refuses, by a UserError, settings that do not suit a CLIP, such as blocks it lacks."""

@@ -46,7 +46,8 @@ def register_groups() -> None:
         UserError: the name of a method is that of a preset, or there is no such group.
     """
     store = ConfigStore.instance()
-    groups = [group for group in _groups() if (CONFIGS / group).is_dir()]
+    known = dict.fromkeys(method.group for method in methods())
+    groups = [group for group in known if (CONFIGS / group).is_dir()]
     for method in methods():
         code, group = method.code, method.group
         check_choice(f"{code} is a method of a group {shown(group)}", group, groups)
@@ -78,10 +79,6 @@ def shipped_choices() -> dict[str, set[str]]:
     return found
 
 
-def _groups() -> dict[str, None]:
-    return dict.fromkeys(method.group for method in methods())
-
-
 def choices() -> dict[str, set[str]]:
     """Returns group → its choices, with the presets of plug-ins."""
     found = shipped_choices()
@@ -94,9 +91,18 @@ def preset_folders() -> list[Path]:
     """Returns the folders with the presets of plug-ins.
 
     Raises:
-        UserError: a preset that a plug-in declares is not there.
+        UserError: a preset that a plug-in declares is not there, or its name is taken.
     """
-    return [*dict.fromkeys(m.preset_folder for m in methods() if not m.is_ours and m.preset_files)]
+    taken = {}
+    for path in (
+        path for method in methods() if not method.is_ours for path in method.preset_files
+    ):
+        name = f"{path.parent.name}/{path.name}"
+        ours, other = CONFIGS / name, taken.setdefault(name, path)
+        if other != path or ours.exists():
+            other = ours if ours.exists() else other
+            raise UserError(f"{path} has the name of {other}: rename the file")
+    return [*dict.fromkeys(path.parents[1] for path in taken.values())]
 
 
 def take_plugins(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -241,7 +247,6 @@ def composing(
     folders = [*([] if folder is None else [folder.absolute()]), *preset_folders()]
     for each in folders:
         _refuse_namesakes(each)
-    _refuse_equal_presets()
     paths = ",".join(_quoted(f"file://{each}") for each in folders)
     more = [f"hydra.searchpath=[{paths}]"] if folders else []
 
@@ -277,16 +282,6 @@ def _refuse_namesakes(folder: Path) -> None:
     for name in (f"{DEFAULTS}.yaml", *names):
         if (folder / name).exists():
             raise UserError(f"{folder / name} has a name that is taken: rename the file")
-
-
-def _refuse_equal_presets() -> None:
-    """Refuses a preset of a plug-in that has the name of one of ours, or of another's."""
-    taken: dict[str, Path] = {}
-    for path in dict.fromkeys(p for m in methods() if not m.is_ours for p in m.preset_files):
-        name = f"{path.parent.name}/{path.name}"
-        if (other := taken.setdefault(name, path)) != path or (CONFIGS / name).exists():
-            other = CONFIGS / name if other == path else other
-            raise UserError(f"{path} has the name of {other}: rename the file")
 
 
 def _key_below_null(read: Sequence[str]) -> str:
@@ -384,7 +379,7 @@ def explain(error: Exception) -> str:
     if match := re.search(choices, text):
         group, choice, known = match.groups()
         names = [name for name in known.split() if name != "default"]  # what the others build on
-        own = ", or give plugins=[MODULE] for a method of your own" * (group in _groups())
+        own = ", or give plugins=[MODULE] for a method of your own" * bool(methods(group))
         hint = nearest(choice, names)
         return f"there is no {group}={choice}: {hint}choose from {', '.join(names)}{own}"
     preset = r"In '([^']+)': ConfigKeyError raised while composing config: .* full_key: (\S+)"

@@ -137,24 +137,14 @@ class Method:
         return self.settings.__module__.startswith("pipeline.")
 
     @property
-    def preset_folder(self) -> Path:
-        """The folder that holds its presets, which may be missing where it declares none."""
-        if self.is_ours:
-            return CONFIGS
-        return Path(sys.modules[self.settings.__module__].__file__).with_name("configs")
-
-    @property
     def preset_files(self) -> list[Path]:
         """The files of its presets; raises a UserError if a plug-in lacks one that it declares."""
-        found = []
-        for pattern in self.presets:
-            files = sorted(self.preset_folder.glob(f"{pattern}.yaml"))
-            if not files:
-                raise UserError(
-                    f"{self.code} declares presets {pattern}, and {self.preset_folder} has no"
-                    f" {pattern}.yaml: add the file"
-                )
-            found += files
+        module = sys.modules[self.settings.__module__].__file__
+        folder = CONFIGS if self.is_ours else Path(module or "").with_name("configs")
+        found = [path for name in self.presets for path in sorted(folder.glob(f"{name}.yaml"))]
+        for name in self.presets:
+            if not any(folder.glob(f"{name}.yaml")):
+                raise UserError(f"{self.code}: {folder} has no {name}.yaml: add the file")
         return found
 
     @property
@@ -169,7 +159,10 @@ class Method:
     def modules(self) -> list[str]:
         """The names of the modules of a plug-in that declare and compute it."""
         parts = filter(None, [self, self.base])
-        found = [m for part in parts for m in (part.settings.__module__, _module_of(part.build))]
+        found: list[str] = []
+        for part in parts:
+            named = part.build.partition(":")[0] if isinstance(part.build, str) else ""
+            found += [part.settings.__module__, named or part.build.__module__]
         return [module for module in dict.fromkeys(found) if not module.startswith("pipeline.")]
 
     @property
@@ -190,11 +183,6 @@ register = Method
 def imported(given: Callable[..., Any] | str) -> Callable[..., Any]:
     """Returns what a method gives in full, or by the name "module:attribute"."""
     return resolve_name(given) if isinstance(given, str) else given
-
-
-def _module_of(given: Callable[..., Any] | str) -> str:
-    """Returns the name of the module of what a method gives, which need not be imported for it."""
-    return given.partition(":")[0] if isinstance(given, str) else given.__module__
 
 
 def files_of(module: str) -> list[Path]:
@@ -219,8 +207,10 @@ def _source_of(module: str) -> str:
 TEMPLATES: dict[str, Sequence[str]] = {}
 """The sets of prompt templates that methods declare, by their names in the configuration."""
 
+CORE_QUIRKS: dict[str, Quirk] = {}
+"""The quirks of what all methods are built on, by their names."""
+
 _METHODS: dict[tuple[str, str], Method] = {}
-_CORE_QUIRKS: dict[str, Quirk] = {}
 _FORMS: dict[str, Callable[[Method], None]] = {}  # group → what makes forms of its methods
 
 
@@ -247,10 +237,10 @@ def _refuse_what_is_taken(method: Method) -> None:
     for trait in ("quirks", "presets", "reads"):
         if not isinstance(getattr(method, trait), tuple | list):
             raise UserError(f"{code}: {trait}= is not a tuple: give {trait}=(…,)")
-    known = _CORE_QUIRKS | {quirk.name: quirk for other in others for quirk in other.quirks}
+    known = CORE_QUIRKS | {quirk.name: quirk for other in others for quirk in other.quirks}
     names = [quirk.name for quirk in method.quirks]
     for quirk in method.quirks:
-        is_taken = quirk.name in _CORE_QUIRKS or known.get(quirk.name, quirk) != quirk
+        is_taken = quirk.name in CORE_QUIRKS or known.get(quirk.name, quirk) != quirk
         if is_taken or names.count(quirk.name) > 1:
             raise UserError(
                 f"{code} declares a quirk {quirk.name}, but that name is taken: rename the quirk"
@@ -309,20 +299,9 @@ def label_of(group: str, name: str) -> str:
     return method.label or name if method else name
 
 
-def is_ours(group: str, name: str) -> bool:
-    """Tells whether a method comes with the package."""
-    method = _METHODS.get((group, name))
-    return method is not None and method.is_ours
-
-
 def method_of(settings: object) -> Method:
     """Returns the method that settings belong to."""
     return next(method for method in _METHODS.values() if method.settings is type(settings))
-
-
-def declare_quirks(*given: Quirk) -> None:
-    """Declares quirks of what all methods are built on."""
-    _CORE_QUIRKS.update({quirk.name: quirk for quirk in given})
 
 
 def quirks(*groups: str) -> dict[str, Quirk]:
@@ -332,4 +311,4 @@ def quirks(*groups: str) -> dict[str, Quirk]:
     """
     known = [method for method in methods() if not groups or method.group in groups]
     declared = {quirk.name: quirk for method in known for quirk in method.quirks}
-    return _CORE_QUIRKS | declared
+    return CORE_QUIRKS | declared

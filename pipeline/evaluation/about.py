@@ -7,8 +7,9 @@ from pipeline.cams.method import CamOptions
 from pipeline.clip.method_stage import MethodStage
 from pipeline.clip.settings import ClipSettings, RuntimeSettings
 from pipeline.datasets.settings import DatasetSettings
+from pipeline.engine import registry
 from pipeline.engine.kinds import CAMS, Kind, groups
-from pipeline.engine.registry import COMPAT, is_ours, label_of, quirks
+from pipeline.engine.registry import COMPAT, quirks
 from pipeline.engine.result_folder import describe_legend
 from pipeline.engine.stage import Stage
 from pipeline.segmenter.settings import SegmenterSettings
@@ -48,8 +49,8 @@ def describe(stage: Stage, config: Configuration) -> dict[str, str]:
             # Masks that are made without CAMs may take the method of cams= all the same.
             methods |= {CAMS.group: settings["cams"]["method"]} if "cams" in settings else {}
     # Labels of plug-ins, which may not be there when tables are written.
-    theirs = [(group, name) for group, name in methods.items() if name and not is_ours(group, name)]
-    labels = {f"{group}_label": label_of(group, name) for group, name in theirs}
+    theirs = (m for m in registry.methods() if not m.is_ours and methods.get(m.group) == m.name)
+    labels = {f"{method.group}_label": method.label for method in theirs}
     return {
         "experiment": config.experiment_name or "",
         "dataset": dataset.name,
