@@ -107,18 +107,6 @@ def test_a_segmenter_sees_what_the_stage_stores(run_stage, arguments, photograph
             assert np.array_equal(labels, np.asarray(mask))
 
 
-def test_images_in_every_form_are_labelled_alike(labeller, photographs):
-    path = photographs / "a.jpg"
-    image = load_image(path)
-    wanted = labeller(image).mask
-    with Image.open(path) as picture:
-        for labelling in labeller([path, str(path), picture]):
-            assert np.array_equal(labelling.mask, wanted)
-    (name,) = labeller.classes[:1]
-    assert np.array_equal(labeller.mask(path, name), labeller.mask(image, [0]))
-    assert np.array_equal(labeller.scores(path), labeller.scores(image))
-
-
 def test_nothing_is_written(labeller, photographs, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.rglob("*"))

@@ -12,22 +12,11 @@ from pipeline.cams.cams import Cams, encode_cams, read_cams
 from pipeline.cams.clip_es import ClipEsOptions
 from pipeline.cams.clip_es.method import ClipEs
 from pipeline.cams.gradcam import attention_vjp_sums, normalise, softmax_gradcam
-from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.shared_pass import MeanAttention
 from pipeline.errors import ImageError
 from tests.clip.naive_boxes import naive_union
 from tests.methods import ALONE, cams_of
 from tests.small_runs import draw_photograph
-
-
-@pytest.fixture(scope="module")
-def encoder(tiny_clip) -> ClipEncoder:
-    return ClipEncoder(tiny_clip)
-
-
-@pytest.fixture(scope="module")
-def text() -> torch.Tensor:
-    return F.normalize(torch.randn(5, 32, generator=torch.Generator().manual_seed(2)), dim=-1)
 
 
 def test_gradients_are_those_of_one_tag_at_a_time(tiny_clip, encoder, text):

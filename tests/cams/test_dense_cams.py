@@ -33,22 +33,10 @@ from pipeline.errors import UserError
 from pipeline.files.images import load_image
 from pipeline.stages.config import Config, compose, read_config
 from pipeline.stages.pipeline import Pipeline
-from tests.methods import ALONE, cams_of, dense_method
+from tests.methods import ALONE, DENSE, cams_of, dense_method
 from tests.small_runs import draw_photograph, folder_options, latest
 
 SIZES = {"small": (64, 64), "tall": (112, 80), "wide": (96, 128)}  # 16, 35 and 48 patches
-DENSE = ("clearclip", "gem", "itaclip", "maskclip", "naclip", "resclip", "sc_clip", "sclip")
-
-
-@pytest.fixture(scope="module")
-def encoder(tiny_clip) -> ClipEncoder:
-    return ClipEncoder(tiny_clip)
-
-
-@pytest.fixture(scope="module")
-def text() -> torch.Tensor:
-    """Three classes and two backgrounds."""
-    return F.normalize(torch.randn(5, 32, generator=torch.Generator().manual_seed(2)), dim=-1)
 
 
 def options_of(name: str, **given: object) -> DenseCamOptions:

@@ -1,11 +1,8 @@
 """What is done around a network when it is tested."""
 
-from dataclasses import asdict
-
 import numpy as np
 import pytest
 
-from pipeline.datasets.settings import CrfOptions
 from pipeline.errors import UserError
 from pipeline.segmenter.predict import Segmenter, scale_image
 from tests.segmenter.tiny_segmenters import noise
@@ -27,17 +24,6 @@ def test_no_side_vanishes(shape):
     image = np.zeros((*shape, 3), np.uint8)
     height, width = scale_image(image, 0.1).shape[:2]
     assert (height, width) == (1, max(1, shape[1] // 10))
-
-
-def test_the_constants_are_those_of_the_literature():
-    assert asdict(CrfOptions()) == {
-        "iterations": 10,
-        "gaussian_sxy": 1,
-        "gaussian_compat": 3,
-        "bilateral_sxy": 67,
-        "bilateral_srgb": 3,
-        "bilateral_compat": 4,
-    }
 
 
 def test_a_single_class_is_certain():
