@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +13,10 @@ from PIL import Image
 from pipeline.cams.pass_method import competitors_of
 from pipeline.clip.dimensions import block_window
 from pipeline.datasets.vocabulary import build_vocabulary
+from pipeline.dense.sc_clip import ScClipSettings
 from pipeline.engine.registry import methods
 from pipeline.report.configurations import flatten
 from pipeline.stages.config import compose, read_config
-from pipeline.tags import piaa
-from pipeline.tags.piaa.patches import BatchedScClip
 from tests import REPOSITORY
 from tests.datasets import miniature_coco, miniatures
 from tests.tiers import large_except
@@ -400,7 +398,8 @@ def test_clip_es_takes_the_objects_and_not_the_masks(run_experiment, tmp_path):
 @pytest.mark.large
 @pytest.mark.parametrize("name", PIAA)
 def test_piaa_runs_to_its_end(run_experiment, built, name, tmp_path, monkeypatch):
-    monkeypatch.setattr(piaa, "BatchedScClip", partial(BatchedScClip, neighbours=9))  # of 16
+    few = ScClipSettings(neighbours=9)  # of 16
+    monkeypatch.setattr("pipeline.tags.piaa.patches.ScClipSettings", lambda: few)
     if "coco2014" in name:
         miniature_coco.build_coco(built("coco2014", "val").parent, "train2014")
     figures = run_experiment(name)

