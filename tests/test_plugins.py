@@ -64,11 +64,6 @@ def computed(finished: Finished) -> dict[str, int]:
     return {row[0]: int(row[4]) for row in rows}
 
 
-def results(out: Path) -> dict[str, bytes]:
-    found = (p for p in out.rglob("*") if p.suffix in (".npz", ".png", ".txt") and p.is_file())
-    return {p.relative_to(out).as_posix(): p.read_bytes() for p in found if "latest" not in p.parts}
-
-
 @pytest.fixture
 def forgotten(monkeypatch, request):
     """Forgets a method after the test that registers it: forgotten(group, name)."""
@@ -113,16 +108,6 @@ def test_methods_outside_the_package_have_all_that_ours_have(
     assert tables.code == 0, tables.errors
     status = run_stage("stage=status", f"output_dir={out}")
     assert "colour" in status.output and "superpixels" in status.output
-
-
-@pytest.mark.large
-def test_workers_import_them(run_stage, arguments, tmp_path):
-    stages = "stage=[tags,cams,masks]"
-    assert run_stage(*arguments, stages).code == 0
-    elsewhere = [*arguments[:9], f"output_dir={tmp_path / 'processes'}", "executor=processes"]
-    finished = run_stage(*elsewhere, "executor.workers=2", stages)
-    assert computed(finished) == {"tags": 5, "cams": 5, "masks": 5}
-    assert results(tmp_path / "processes") == results(tmp_path / "out")
 
 
 def test_figures_of_such_methods_name_them_and_no_clip(run_stage, tmp_path):
@@ -212,10 +197,12 @@ def test_what_a_plugin_declares_is_checked(with_preset, run_stage, arguments, fo
     class Other(ColourOptions):
         pass
 
-    def refused(why: str, group: str = "tags", settings: type = Other, **declared: object) -> None:
+    def refused(why: str, choice: str = "tags=another", settings: type = Other, **declared) -> None:
         with pytest.raises(UserError, match=why):
-            register(group, "another", settings, **declared)(lambda options, resources: None)
+            register(*choice.split("="), settings, **declared)(lambda options, resources: None)
 
+    refused("tags=colour, which .*ColourTagger is already", "tags=colour")
+    refused("give tags=another a dataclass of its own", settings=ColourOptions)
     refused("declares a quirk exif, but that name is taken", quirks=(Quirk("exif", "ignored"),))
     refused("quirk a, but", quirks=(Quirk("a", "one"), Quirk("a", "two")))
     refused("declares a template set imagenet, but", templates={"imagenet": ("a {}",)})
@@ -225,7 +212,7 @@ def test_what_a_plugin_declares_is_checked(with_preset, run_stage, arguments, fo
         refused("give GROUP/NAME", presets=(preset,))
     refused("presets= is not a tuple", presets="experiment/x")
     clash = make_dataclass("Clash", [("affinity", float, 2.0)], bases=(DenseSettings,))
-    refused("Clash has a setting affinity, which all CAMs have", "dense", clash)
+    refused("Clash has a setting affinity, which all CAMs have", "dense=another", clash)
     for name in ("name", "class", "a b", "__reduce__", ""):
         with pytest.raises(UserError, match="cannot be a quirk"):
             Quirk(name, "meaning")
@@ -251,17 +238,6 @@ def test_installed_packages_offer_methods_by_an_entry_point(tmp_path, monkeypatc
     import_plugins([])
     config = read_config(compose(["dataset=demo", "tags=installed"]))
     assert type(config.tags).__module__ == "installed_tagger"
-
-
-def test_names_that_are_taken_are_refused():
-    @dataclass
-    class Other(ColourOptions):
-        pass
-
-    with pytest.raises(UserError, match="tags=colour, which .*ColourTagger is already"):
-        register("tags", "colour", Other)(lambda options, resources: None)
-    with pytest.raises(UserError, match="give tags=another a dataclass of its own"):
-        register("tags", "another", ColourOptions)(lambda options, resources: None)
 
 
 def without_methods(arguments: list[str]) -> list[str]:
