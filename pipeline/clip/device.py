@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,7 +47,7 @@ def choose_device(wanted: str) -> str:
         device = torch.device(wanted)
     except RuntimeError as error:
         raise UserError(
-            f"runtime.device={wanted} is not a device: give cpu, cuda or auto"
+            f"runtime.device={shown(wanted)} is not a device: give cpu, cuda or auto"
         ) from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"runtime.device={wanted}, but torch finds no GPU: give cpu or auto")

@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, shown
 from pipeline.files.atomic import Complete, cannot_write, read_json, write_atomically
 from pipeline.files.fingerprints import fingerprint
 from pipeline.files.journal import Journal, part_path
@@ -55,7 +55,9 @@ def describe_machines(*manifests: Mapping[str, Any]) -> str:
     """Returns in which ways results of one stage and split were computed, if in several; or ""."""
     images = sum((Counter(manifest.get("machines", {})) for manifest in manifests), Counter())
     values = Counter(trait.split("=")[0] for trait in images)
-    several = [f"{n:,} with {t}" for t, n in images.most_common() if values[t.split("=")[0]] > 1]
+    several = [
+        f"{n:,} with {shown(t)}" for t, n in images.most_common() if values[t.split("=")[0]] > 1
+    ]
     what = f"{manifests[0].get('stage')} for split {manifests[0].get('split')}"
     ways = f"{what} were computed in ways that differ by rounding (images: {', '.join(several)})"
     return ways if several else ""
