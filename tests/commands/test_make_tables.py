@@ -153,6 +153,9 @@ assert not {{"torch", "scipy", "hydra"}} & sys.modules.keys()
 """
     command = [sys.executable, "-c", program]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    # Only a published experiment is composed.
+    write_runs(tmp_path / "outputs" / "metrics.json", voc2007(0.921))
+    subprocess.run([sys.executable, TOOL], cwd=tmp_path, check=True, capture_output=True)
 
 
 def test_wrong_arguments_end_with_one_sentence(make_tables):
