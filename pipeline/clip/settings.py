@@ -122,7 +122,9 @@ def compat_settings() -> type:
 
 
 def _compat_with(values: Mapping[str, Any]) -> object:
-    return compat_settings()(**values)
+    compat = compat_settings()()
+    vars(compat).update(values)  # with the quirks of a plug-in that is not there
+    return compat
 
 
 @dataclass

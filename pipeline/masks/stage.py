@@ -38,17 +38,13 @@ class FilesOfImage(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MaskStage(MethodStage):
-    """The pseudo masks of a split, whatever they are made from.
-
-    Attributes:
-        cams: the settings of ``cams=``, for masks that are made without CAMs by its method.
-    """
+    """The pseudo masks of a split, whatever they are made from."""
 
     name = command = "masks"
     kind = MASKS
     algorithm = 2
     options_base = MaskOptions
-    cams: CamOptions | None = None
+    cams: CamOptions | None = None  # its method may make masks without CAMs
     from_cams: ClassVar[bool] = False
     """Whether it needs the CAMs of images, and with them tags."""
     takes_any_image = True

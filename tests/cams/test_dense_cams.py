@@ -23,6 +23,7 @@ from pipeline.cams.pass_method import PassCams
 from pipeline.cams.settings import DenseCamOptions
 from pipeline.clip.device import Batches
 from pipeline.clip.encoder import ClipEncoder
+from pipeline.clip.settings import compat_settings
 from pipeline.clip.shared_pass import MeanAttention
 from pipeline.dense.method import DenseMethod, NameEmbeddings, build_method
 from pipeline.dense.sclip import Sclip, SclipSettings
@@ -252,6 +253,10 @@ def test_an_own_dense_method_is_a_choice_that_workers_can_be_sent(start, tmp_pat
     sent = pickle.loads(pickle.dumps(options))
     assert sent == options and type(sent).__module__ == "tests.plugins.keys"
     assert pickle.loads(pickle.dumps(method_of(sent))) is method_of(sent)
+    compat = pickle.dumps(compat_settings()(double_gain=True))
+    with pytest.MonkeyPatch.context() as patch:  # a process without the plug-in
+        patch.setattr("pipeline.clip.settings.quirks", dict)
+        assert pickle.loads(compat).double_gain
     run(start("out", cams=sent), "tags", "cams")
     assert stored(tmp_path / "out").keys() == SIZES.keys()
     manifest = json.loads((latest(tmp_path / "out", "cams") / "manifest.json").read_text())
