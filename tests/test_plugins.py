@@ -69,9 +69,9 @@ def forgotten(monkeypatch, request):
     """Forgets a method after the test that registers it: forgotten(group, name)."""
     monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))
     monkeypatch.setattr(plugins, "_PLUGINS", set(plugins._PLUGINS))
-    repo = ConfigStore.instance().repo
 
     def forget(group, name):
+        repo = ConfigStore.instance().repo
         request.addfinalizer(lambda: repo.get(group, {}).pop(f"{name}.yaml", None))
 
     return forget
@@ -186,6 +186,13 @@ def test_a_preset_of_a_plugin_is_data(with_preset, run_stage, arguments):
     assert "gain: 0.5" in finished.output and "dim: false" in finished.output
     released = [*without_methods(arguments), "tags=preset", "compat=released"]
     assert "dim: true" in run_stage(plugins, *released, "--cfg", "job").output
+
+
+def test_a_method_may_be_declared_where_there_is_no_file(forgotten):
+    forgotten("tags", "cell")  # as in a notebook, or behind python -c
+    settings = make_dataclass("Cell", [], bases=(ColourOptions,), namespace={"__module__": "cell"})
+    register("tags", "cell", settings)(lambda options, resources: None)
+    assert compose(["tags=cell"]).tags.gain == 1
 
 
 def test_what_a_plugin_declares_is_checked(with_preset, run_stage, arguments, forgotten):
@@ -447,8 +454,7 @@ class Boxes(PerImage):
 
     def item(self, sample, folders) -> Item:
         mask = folders["masks"].output_key(sample.id)
-        key = join_keys(fingerprint_file(sample.image), mask)
-        return Item(sample, key, folders["masks"].path)
+        return Item(sample, join_keys(fingerprint_file(sample.image), mask), folders["masks"].path)
 
     def compute(self, images, model):
         for item, _ in images:

@@ -82,9 +82,13 @@ def shipped_choices() -> dict[str, set[str]]:
 def choices() -> dict[str, set[str]]:
     """Returns group → its choices, with the presets of plug-ins."""
     found = shipped_choices()
-    for path in (path for method in methods() for path in method.preset_files):
+    for path in _presets_of_plugins():
         found.setdefault(path.parent.name, set()).add(path.stem)
     return found
+
+
+def _presets_of_plugins() -> list[Path]:
+    return [path for method in methods() if not method.is_ours for path in method.preset_files]
 
 
 def preset_folders() -> list[Path]:
@@ -94,9 +98,7 @@ def preset_folders() -> list[Path]:
         UserError: a preset that a plug-in declares is not there, or its name is taken.
     """
     taken = {}
-    for path in (
-        path for method in methods() if not method.is_ours for path in method.preset_files
-    ):
+    for path in _presets_of_plugins():
         name = f"{path.parent.name}/{path.name}"
         ours, other = CONFIGS / name, taken.setdefault(name, path)
         if other != path or ours.exists():
@@ -155,7 +157,8 @@ def readable(overrides: Sequence[str]) -> list[str]:
                 continue
             value, group = override.value(), override.key_or_group
             is_choice = override.is_sweep_override() or isinstance(value, str | list)
-            changes = override.type is OverrideType.CHANGE and group in shipped_choices()
+            is_group = group == "compat" or (CONFIGS / group).is_dir()
+            changes = override.type is OverrideType.CHANGE and is_group
             if changes and not is_choice:
                 raise UserError(f"{shown(text)} is not a choice: give the name of one")
             read.append(form)

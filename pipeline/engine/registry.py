@@ -139,12 +139,13 @@ class Method:
     @property
     def preset_files(self) -> list[Path]:
         """The files of its presets; raises a UserError if a plug-in lacks one that it declares."""
-        module = sys.modules[self.settings.__module__].__file__
-        folder = CONFIGS if self.is_ours else Path(module or "").with_name("configs")
-        found = [path for name in self.presets for path in sorted(folder.glob(f"{name}.yaml"))]
+        module, found = self.settings.__module__, []
+        file = getattr(sys.modules.get(module), "__file__", module)  # a notebook's has none
+        folder = CONFIGS if self.is_ours else Path(file).with_name("configs")
         for name in self.presets:
-            if not any(folder.glob(f"{name}.yaml")):
+            if not (files := sorted(folder.glob(f"{name}.yaml"))):
                 raise UserError(f"{self.code}: {folder} has no {name}.yaml: add the file")
+            found += files
         return found
 
     @property
@@ -158,9 +159,8 @@ class Method:
     @property
     def modules(self) -> list[str]:
         """The names of the modules of a plug-in that declare and compute it."""
-        parts = filter(None, [self, self.base])
         found: list[str] = []
-        for part in parts:
+        for part in filter(None, (self, self.base)):
             named = part.build.partition(":")[0] if isinstance(part.build, str) else ""
             found += [part.settings.__module__, named or part.build.__module__]
         return [module for module in dict.fromkeys(found) if not module.startswith("pipeline.")]
@@ -273,11 +273,7 @@ def methods(group: str = "") -> list[Method]:
 
 
 def find_method(group: str, name: str) -> Method:
-    """Returns the method of a group with a name.
-
-    Raises:
-        UserError: there is none.
-    """
+    """Returns the method of a group with a name; raises a UserError if there is none."""
     known = {method.name: method for method in methods(group)}
     check_choice(f"there is no {group} method {shown(name)}", name, known)
     return known[name]
@@ -286,11 +282,6 @@ def find_method(group: str, name: str) -> Method:
 def _registered(module: str, group: str, name: str) -> Method:
     importlib.import_module(module)
     return find_method(group, name)
-
-
-def registering_modules() -> list[str]:
-    """Returns the names of all modules whose settings belong to methods."""
-    return [*dict.fromkeys(method.settings.__module__ for method in _METHODS.values())]
 
 
 def label_of(group: str, name: str) -> str:
