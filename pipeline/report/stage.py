@@ -82,7 +82,8 @@ def _gather(
     elif masks.options.is_argmax:
         titles = None, "mask, argmax of the CAMs"
     else:
-        refiner = label_of(MASKS.group, masks.method.name)
+        name = masks.method.name
+        refiner = "the CRF" if name == "crf" else label_of(MASKS.group, name)
         titles = f"mask before {refiner}, argmax of the CAMs", f"mask after {refiner}"
 
     # Collect what stages remark on, of all splits, and the results of another photograph, which

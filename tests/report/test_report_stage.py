@@ -59,7 +59,7 @@ def test_masks_are_named_after_what_refined_them(run_stage, arguments, tmp_path)
         assert finished.code == 0, finished.errors
         return read(tmp_path / "out").text
 
-    assert "mask before CRF, argmax of the CAMs" in page("crf")
+    assert "mask before the CRF, argmax of the CAMs" in page("crf")
     text = page("pamr")
     assert "mask before PAMR, argmax of the CAMs" in text and "mask after PAMR" in text
     assert "CRF" not in text
