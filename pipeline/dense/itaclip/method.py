@@ -9,6 +9,7 @@ from pipeline.clip.encoder import BlockHook, ClipEncoder
 from pipeline.clip.shared_pass import SharedPass
 from pipeline.dense.hooks import MeanWeights
 from pipeline.dense.method import DenseMethod, NameEmbeddings
+from pipeline.dense.sclip import attend_to_alike
 
 
 class ItaClip(DenseMethod):
@@ -26,12 +27,11 @@ class ItaClip(DenseMethod):
         self, encoder: ClipEncoder, shared_pass: SharedPass, names: NameEmbeddings | None = None
     ) -> torch.Tensor:
         """Returns the embeddings of the patches of one view, B×N×E float32."""
-        tokens, query, key, value = shared_pass.last_block_input
-        by_query = encoder.attend(query[:, :, 1:], query, value)
-        attended = by_query + encoder.attend(key[:, :, 1:], key, value)
-        middle = shared_pass.observed[0][:, :, 1:].to(value.dtype) @ value
-        output = encoder.last_block.attention_output((attended + middle) / 2)
-        return encoder.embed(tokens[:, 1:] + output)
+        inputs = shared_pass.last_block_input
+        middle = shared_pass.observed[0][:, :, 1:].to(inputs.value.dtype) @ inputs.value
+        attended = (attend_to_alike(encoder, inputs) + middle) / 2
+        output = encoder.last_block.attention_output(attended)
+        return encoder.embed(inputs.tokens[:, 1:] + output)
 
     def similarities(
         self, encoder: ClipEncoder, shared_pass: SharedPass, names: NameEmbeddings

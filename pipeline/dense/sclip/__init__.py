@@ -12,7 +12,7 @@ from pipeline.engine.registry import register
 if TYPE_CHECKING:
     import torch
 
-    from pipeline.clip.encoder import ClipEncoder
+    from pipeline.clip.encoder import BlockInput, ClipEncoder
     from pipeline.clip.shared_pass import SharedPass
 
 
@@ -37,7 +37,13 @@ class Sclip(DenseMethod):
         self, encoder: ClipEncoder, shared_pass: SharedPass, names: NameEmbeddings | None = None
     ) -> torch.Tensor:
         """Returns the embeddings of patches, B×N×E float32."""
-        tokens, query, key, value = shared_pass.last_block_input
-        by_query = encoder.attend(query[:, :, 1:], query, value)
-        attended = by_query + encoder.attend(key[:, :, 1:], key, value)
-        return encoder.embed(encoder.last_block.finish(tokens[:, 1:], attended))
+        inputs = shared_pass.last_block_input
+        attended = attend_to_alike(encoder, inputs)
+        return encoder.embed(encoder.last_block.finish(inputs.tokens[:, 1:], attended))
+
+
+def attend_to_alike(encoder: ClipEncoder, inputs: BlockInput) -> torch.Tensor:
+    """Returns the output of SCLIP's attention for the patches, B×heads×N×d."""
+    _, query, key, value = inputs
+    by_query = encoder.attend(query[:, :, 1:], query, value)
+    return by_query + encoder.attend(key[:, :, 1:], key, value)
