@@ -29,8 +29,7 @@ MOVED = {
 }
 """Method → its group, a run that uses it, and one of its presets."""
 
-WRITTEN = ("code", "method_source")
-"""The settings of a key that say where a method lies."""
+WRITTEN = ("code", "method_source")  # the settings of a key that say where a method lies
 
 COMPOSE = """
 import json, sys

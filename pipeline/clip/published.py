@@ -107,8 +107,8 @@ def published_weights(model: str, pretrained: str | None) -> Source:
 def hub_files(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Returns the repository and name of each file that weights may be on Hugging Face.
 
-    Where open_clip's ``entry`` has no name, its own names are meant; a pickle may have been
-    downloaded as safetensors.
+    If open_clip's ``entry`` names no file, these are open_clip's default names. A pickle may have
+    been downloaded as safetensors.
     """
     from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 

@@ -57,10 +57,10 @@ def _show_status(config: DictConfig, given: Sequence[str]) -> None:
     if not isinstance(root := config.output_dir, str) or not root or "\0" in root:
         raise UserError("output_dir is not the name of a folder: give it, output_dir=…")
     root = given_path(root, "output_dir").absolute()
-    store, console = Store(root), Console(soft_wrap=True, markup=False)
-    if (table := status_table(store)).row_count:
-        Console(width=max(console.width, 160)).print(table)
-        for text in filter(None, (describe_machines(found) for _, found in store.folders())):
+    folders, console = Store(root).folders(), Console(soft_wrap=True, markup=False)
+    if folders:
+        Console(width=max(console.width, 160)).print(status_table(root, folders))
+        for text in filter(None, (describe_machines(manifest) for _, manifest in folders)):
             console.print(f"note: {text}", highlight=False)
     else:
         next_one = next_command(given, "tags")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.filesize import decimal
@@ -10,7 +11,7 @@ from rich.table import Column, Table
 
 from pipeline.engine.folder import ENTRIES
 from pipeline.engine.result_folder import finished_at
-from pipeline.engine.store import Store, folder_size
+from pipeline.engine.store import folder_size
 from pipeline.files.journal import Journal
 from pipeline.files.text import in_words
 from pipeline.report.configurations import describe_choices, distinguish, readable
@@ -24,14 +25,15 @@ def numbers(*names: str) -> list[Column]:
     return [Column(name, justify="right") for name in names]
 
 
-def status_table(store: Store) -> Table:
+def status_table(root: Path, folders: Sequence[tuple[Path, Mapping]]) -> Table:
     """Returns a table with a row for every key, oldest first; unfinished ones say how far.
 
     Each names its choices, and the settings in which it differs from others of its stage and split.
+    The ``folders`` below ``root`` come with their manifests.
     """
     counts = numbers("done", "left out", "size", "seconds")
-    table = Table("split", "stage", "key", *counts, "finished", "what", title=str(store.root))
-    folders, differing = store.folders(), {}
+    table = Table("split", "stage", "key", *counts, "finished", "what", title=str(root))
+    differing: dict[Path, str] = {}
     for place in {path.parent for path, _ in folders}:
         configurations = {
             path: readable(manifest.get("configuration", {}), manifest.get("legend", {}))
@@ -43,7 +45,7 @@ def status_table(store: Store) -> Table:
         done = manifest.get("images", "–")
         if not manifest.get("complete"):
             done = f"{len(Journal(path / ENTRIES).entries)} of {manifest.get('images', '?')}"
-        split = path.parent.parent.relative_to(store.root).as_posix()
+        split = path.parent.parent.relative_to(root).as_posix()
         choices = describe_choices(manifest.get("configuration", {}))
         table.add_row(
             "–" if split == "." else split,

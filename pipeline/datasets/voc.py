@@ -51,8 +51,8 @@ def load_voc(settings: VocSettings) -> Dataset[Vocabulary]:
         return {*_read_ids(first_existing(settings, folder, [f"{name}.txt"]))}
 
     def read_augmented() -> list[Sample]:
-        # VOC's training split and SBD, without VOC's val. The lists in Main hold other images, most
-        # of which have no mask.
+        # VOC's training split and SBD, without VOC's val. The lists in Main hold other images, and
+        # most of these lack a mask.
         voc = root / "ImageSets" / "Segmentation"
         candidates = listed(sbd, "train") | listed(sbd, "val") | listed(voc, "train")
         return read(sorted(candidates - listed(voc, "val")))

@@ -17,7 +17,7 @@ from pipeline.engine.executors import ExecutorSettings, WorkerSettings
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.pool import Pool, ProcessPool, prefetch, spread
 from pipeline.engine.progress import say
-from pipeline.engine.registry import registering_modules
+from pipeline.engine.registry import methods
 from pipeline.engine.result_folder import ResultFolder, WorkerFolder
 from pipeline.engine.sample import ImageReader, Sample, Size
 from pipeline.engine.stage import Decoded, Item, Outputs, PerImage
@@ -231,7 +231,8 @@ def _work_of(
     """Returns :func:`compute_shard` of a stage."""
     places = {name: (folder.path, folder.recipe) for name, folder in folders.items()}
     arguments = pickle.dumps(_to_load(stage, inputs, folders))
-    pickled = pickle.dumps((registering_modules(), arguments))
+    modules = [*dict.fromkeys(method.settings.__module__ for method in methods())]
+    pickled = pickle.dumps((modules, arguments))
     return partial(compute_shard, pickled, places, threads)
 
 

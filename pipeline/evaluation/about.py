@@ -7,9 +7,8 @@ from pipeline.cams.method import CamOptions
 from pipeline.clip.method_stage import MethodStage
 from pipeline.clip.settings import ClipSettings, RuntimeSettings
 from pipeline.datasets.settings import DatasetSettings
-from pipeline.engine import registry
 from pipeline.engine.kinds import CAMS, Kind, groups
-from pipeline.engine.registry import COMPAT, quirks
+from pipeline.engine.registry import COMPAT, methods, quirks
 from pipeline.engine.result_folder import describe_legend
 from pipeline.engine.stage import Stage
 from pipeline.segmenter.settings import SegmenterSettings
@@ -41,15 +40,15 @@ def describe(stage: Stage, config: Configuration) -> dict[str, str]:
     data += [f"{what} of {Path(path).name}" for what, path in lists.items() if path is not None]
     data += [each.note for each in stage.chain if each.note]
     uses_clip = any(isinstance(each, MethodStage) and each.uses_clip for each in stage.chain)
-    methods = dict.fromkeys(groups(), "")
+    chosen = dict.fromkeys(groups(), "")
     for each in reversed(stage.chain):
         if group := each.kind.group:
             settings = each.own_settings()
-            methods[group] = settings.get("method", "")
+            chosen[group] = settings.get("method", "")
             # Masks that are made without CAMs may take the method of cams= all the same.
-            methods |= {CAMS.group: settings["cams"]["method"]} if "cams" in settings else {}
+            chosen |= {CAMS.group: settings["cams"]["method"]} if "cams" in settings else {}
     # Labels of plug-ins, which may not be there when tables are written.
-    theirs = (m for m in registry.methods() if not m.is_ours and methods.get(m.group) == m.name)
+    theirs = (m for m in methods() if not m.is_ours and chosen.get(m.group) == m.name)
     labels = {f"{method.group}_label": method.label for method in theirs}
     return {
         "experiment": config.experiment_name or "",
@@ -57,7 +56,7 @@ def describe(stage: Stage, config: Configuration) -> dict[str, str]:
         "data": ", ".join(data),
         "clip": config.clip.name if uses_clip else "",
         "pretrained": (config.clip.pretrained or "") if uses_clip else "",
-        **methods,
+        **chosen,
         **labels,
         "compat": _describe_quirks(config.compat, stage.kind),
         "precision": config.runtime.precision,

@@ -78,10 +78,10 @@ def _our_rows(table: PublishedTable, runs: Sequence[MeasuredRun]) -> list[_OurRo
                     key = (experiment != _PRESET, *settings, number)
                     cells.setdefault(key, {}).setdefault(column.name, []).append(run)
     full_sizes = {column.name: column.split.images for column in table.columns}
+    recorded = {run.about.get("tags"): run.about.get("tags_label") for run in runs}
 
     def label(tags: str) -> str:
-        theirs = {run.about.get("tags"): run.about.get("tags_label") for run in runs}
-        return table.ours.get(tags) or theirs.get(tags) or label_of(TAGS.group, tags)
+        return table.ours.get(tags) or recorded.get(tags) or label_of(TAGS.group, tags)
 
     rows = []
     for key in sorted(cells):

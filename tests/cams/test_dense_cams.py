@@ -247,21 +247,20 @@ def test_a_method_runs_in_bfloat16(start, configured, tmp_path):
     assert all(np.isfinite(cams).all() and cams.max() > 0.99 for cams in rough.values())
 
 
-def test_an_own_dense_method_is_a_choice_that_workers_can_be_sent(start, tmp_path):
+def test_an_own_dense_method_is_a_choice_for_workers_too(start, tmp_path, monkeypatch):
     import_plugins(["tests.plugins.keys"])
     options = options_of("key_key", gain=2.0, affinity=True, affinity_blocks=[-1, 0])
     sent = pickle.loads(pickle.dumps(options))
     assert sent == options and type(sent).__module__ == "tests.plugins.keys"
     assert pickle.loads(pickle.dumps(method_of(sent))) is method_of(sent)
-    compat = pickle.dumps(compat_settings()(double_gain=True))
-    with pytest.MonkeyPatch.context() as patch:  # a process without the plug-in
-        patch.setattr("pipeline.clip.settings.quirks", dict)
-        assert pickle.loads(compat).double_gain
     run(start("out", cams=sent), "tags", "cams")
     assert stored(tmp_path / "out").keys() == SIZES.keys()
     manifest = json.loads((latest(tmp_path / "out", "cams") / "manifest.json").read_text())
     assert manifest["configuration"]["code"] == "pipeline.cams.settings.KeysCamOptions.build"
     assert manifest["configuration"]["method_source"]
+    compat = pickle.dumps(compat_settings()(double_gain=True))
+    monkeypatch.setattr("pipeline.clip.settings.quirks", dict)  # as without the plug-in
+    assert pickle.loads(compat).double_gain
 
 
 @pytest.mark.large

@@ -8,7 +8,7 @@ from pipeline.engine.store import Store
 
 def what(store: Store) -> dict[str, str]:
     """Returns key → the column "what"."""
-    columns = {column.header: [*column.cells] for column in status_table(store).columns}
+    columns = {c.header: [*c.cells] for c in status_table(store.root, store.folders()).columns}
     return dict(zip(columns["key"], columns["what"]))
 
 
