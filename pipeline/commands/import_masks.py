@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.commands.command_line import Parser, check_folder
+from pipeline.datasets.mask_images import parse_values, read_colours, read_foreign_mask
 from pipeline.datasets.settings import VocabularySettings
 from pipeline.datasets.vocabulary import build_vocabulary, voc_palette
 from pipeline.engine.folder import ENTRIES
 from pipeline.engine.progress import track
 from pipeline.errors import ImageError, UserError
 from pipeline.exchange.artefacts import Artefact, Export
-from pipeline.exchange.masks import parse_values, read_colours, read_foreign_mask
 from pipeline.files.images import SUFFIXES, encode_png
 from pipeline.files.label_images import IGNORE, refuse_brush_labels
 from pipeline.files.own_files import OwnFiles
@@ -43,7 +43,7 @@ def run(arguments: Sequence[str]) -> None:
     palette = voc_palette(256)
     colours = {palette[label]: label for label in (*range(num_classes + 1), IGNORE)}
     if options.colours is not None:
-        colours = read_colours(options.colours, vocabulary.classes)
+        colours = read_colours(options.colours, vocabulary.classes, "--colours")
     values = None if options.values is None else parse_values(options.values, num_classes)
 
     def read(path: Path) -> np.ndarray:

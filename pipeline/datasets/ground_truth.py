@@ -4,7 +4,7 @@ A mask is read as H×W uint8: 0 background, k+1 class k, 255 ignore. The data se
 never changed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.datasets.rasterise import rasterise
 from pipeline.datasets.vocabulary import Vocabulary, voc_palette
 from pipeline.engine.sample import Dataset, GroundTruthMask, Sample, Splits
 from pipeline.errors import UserError
@@ -19,8 +20,6 @@ from pipeline.files.atomic import write_atomically
 from pipeline.files.fingerprints import fingerprint, fingerprint_file
 from pipeline.files.images import encode_png
 from pipeline.files.label_images import IGNORE, read_labels
-
-_MIN_COORDINATES = 6  # of a polygon with three corners
 
 
 @dataclass(frozen=True)
@@ -187,51 +186,3 @@ def _known_labels(labels: np.ndarray, num_classes: int | None, path: Path) -> np
 
 def _missing(path: Path | str) -> UserError:
     return UserError(f"{path} is missing: every image of the split needs its mask")
-
-
-def rasterise(shape: Sequence | Mapping, height: int, width: int) -> np.ndarray:
-    """Returns the pixels of a region, height×width bool, from polygons or COCO's run lengths.
-
-    pycocotools checks neither: it leaves pixels after the last run uninitialised, and polygons far
-    outside the image end the process. It raises many types on other damage.
-
-    Raises:
-        ValueError: the runs are not those of all pixels, or a corner is far from the image.
-    """
-    if isinstance(shape, Mapping):
-        counts = shape["counts"]
-        runs = _unpacked(counts) if isinstance(counts, str) else counts
-        if [*shape["size"]] != [height, width] or min(runs) < 0 or sum(runs) != height * width:
-            raise ValueError("runs that are not those of all pixels")
-        pixels = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
-        return pixels.reshape((height, width), order="F")
-    from pycocotools import mask as coco_mask
-
-    # Fewer than three corners cover nothing, but pycocotools would draw a box.
-    polygons = [np.asarray(p, np.float64) for p in shape if len(p) >= _MIN_COORDINATES]
-    if not polygons:
-        return np.zeros((height, width), bool)
-    # Annotators leave the image by a few pixels. NaN is not below the limit either.
-    if not all((abs(polygon) < 2 * max(height, width)).all() for polygon in polygons):
-        raise ValueError("a corner far from the image")
-    runs = coco_mask.merge(coco_mask.frPyObjects([p.tolist() for p in polygons], height, width))
-    return coco_mask.decode(runs).view(bool)
-
-
-def _unpacked(text: str) -> list[int]:
-    """Returns run lengths from COCO's text: 5 bits a character, from the third the differences."""
-    runs: list[int] = []
-    value = bits = 0
-    for code in text.encode("ascii"):
-        code -= ord("0")
-        if not 0 <= code < 64 or bits > 50:
-            raise ValueError("text that does not hold run lengths")
-        value |= (code & 31) << bits
-        bits += 5
-        if not code & 32:  # the last character of a number; its fifth bit is the sign
-            value -= 1 << bits if code & 16 else 0
-            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-            value = bits = 0
-    if bits:
-        raise ValueError("text that ends within a number")
-    return runs

@@ -7,7 +7,7 @@ from pathlib import Path
 from pipeline.datasets.coco import find_images
 from pipeline.datasets.ground_truth import RelabelledMask
 from pipeline.datasets.layout import find_root, find_splits, first_existing
-from pipeline.datasets.lists import value_table
+from pipeline.datasets.mask_images import value_table
 from pipeline.datasets.settings import LabelMapSettings
 from pipeline.datasets.vocabulary import Vocabulary, build_vocabulary
 from pipeline.engine.sample import Dataset, Sample

@@ -3,21 +3,21 @@
 import csv
 import io
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from urllib import parse
 
+from pipeline.datasets.annotations import Reading, as_mask, open_annotations
 from pipeline.datasets.corrections import is_corrections, read_corrections
-from pipeline.datasets.ground_truth import MaskFile, RelabelledMask
-from pipeline.datasets.layout import existing_folder
-from pipeline.datasets.settings import DatasetSettings, LabelMapSettings, splits_of_run
-from pipeline.datasets.vocabulary import Vocabulary, require_each, same_name
+from pipeline.datasets.ground_truth import MaskFile
+from pipeline.datasets.settings import DatasetSettings, splits_of_run
+from pipeline.datasets.vocabulary import Vocabulary, same_name
 from pipeline.engine.sample import Dataset, GroundTruthMask, Labels, Sample, Splits
-from pipeline.errors import UserError, shown
+from pipeline.errors import NoEntry, UserError, shown
 from pipeline.files.label_images import refuse_brush_masks
 from pipeline.files.text import given_path, read_text
 
@@ -41,26 +41,24 @@ def apply_lists(dataset: Dataset[Vocabulary], settings: DatasetSettings) -> Data
         raise UserError(
             "dataset.image_list holds the images of one split: say which, as in dataset.split=val"
         )
-    known = table = None
-    if settings.values is not None:
-        table = value_table(settings.values, classes)
-        if not isinstance(settings, LabelMapSettings) and 0 not in settings.values:
-            table = ((0, 0), *table)  # the background, which label maps do not have
+    known = given_masks = None
     if labels is not None:
         path = given_path(labels, "dataset.labels")
         if path.suffix.lower() == ".csv" and path.is_file() and is_corrections(path):
             known = read_corrections(path, "dataset.labels", classes)
         else:
             known = {"": read_image_classes(path, classes, settings.values)}
-    folder = None if masks is None else existing_folder(masks, "masks")
+    cache, notes = Path(settings.cache), dataset.notes
+    if masks is not None:
+        reading = Reading.of(settings, "dataset", classes)
+        given_masks = open_annotations(masks, "dataset.masks", reading, cache)
+        notes += (*given_masks.notes,)
 
     def mask_of(sample: Sample) -> GroundTruthMask | None:
-        path = folder / f"{sample.id}.png"
-        if not os.path.lexists(path):  # reading reports what is not a file
-            return None
-        if table is None:
-            return MaskFile(path, len(classes))
-        return RelabelledMask(Path(settings.cache) / "masks" / f"{sample.id}.png", path, table)
+        with suppress(NoEntry):
+            found = given_masks.find(sample.id)
+            return as_mask(found, cache / "masks" / f"{sample.id}.png", settings.max_pixels)
+        return None
 
     def read(split: str) -> list[Sample]:
         samples = dataset.splits[split]
@@ -71,7 +69,7 @@ def apply_lists(dataset: Dataset[Vocabulary], settings: DatasetSettings) -> Data
             given = [_listed_labels(named, sample) for sample in samples]
             refuse_unused(given, f"dataset.labels={labels} names", split)
             samples = [s if k is None else replace(s, labels=k) for s, k in zip(samples, given)]
-        if folder is not None:
+        if given_masks is not None:
             given = [mask_of(sample) for sample in samples]
             refuse_unused(given, f"dataset.masks={masks} holds the mask of", split)
             samples = [replace(s, mask=mask) for s, mask in zip(samples, given)]
@@ -92,7 +90,6 @@ def apply_lists(dataset: Dataset[Vocabulary], settings: DatasetSettings) -> Data
                 f"{does} none of the images of split {split}: correct the file, or give another"
             )
 
-    notes = dataset.notes
     if known is not None and len(dataset.splits) == 1:
         [split] = dataset.splits
         names = {name for sample in dataset.splits[split] for name in _names(sample)}
@@ -139,18 +136,6 @@ def _select(samples: Sequence[Sample], path: Path, split: str) -> list[Sample]:
     if not named:
         raise UserError(f"dataset.image_list={path} is empty: give a list with one image per line")
     return list({by_name[name].id: by_name[name] for name in named}.values())
-
-
-def value_table(values: Sequence[int], classes: Sequence[str]) -> tuple[tuple[int, int], ...]:
-    """Returns (value, label) pairs from the value of each class in the masks.
-
-    Raises:
-        UserError: not one value for each class, or one value for two.
-    """
-    require_each("values", values, classes, "numbers")
-    if len(set(values)) < len(values):
-        raise UserError("dataset.values holds a number twice: give each class one of its own")
-    return tuple((value, k + 1) for k, value in enumerate(values))
 
 
 def read_image_classes(

@@ -20,6 +20,7 @@ SELECTION = "it selects images, and every image has an entry of its own"
 
 _ground_truth = partial(setting, changes="nothing", why=GROUND_TRUTH)
 _selection = partial(setting, changes="images", why=SELECTION)
+_reading = partial(setting, changes="nothing", why="what is read is part of each image's input")
 
 RENDERED = ("demo", "demo_crowded")
 """The data sets of drawn scenes."""
@@ -51,6 +52,27 @@ class VocabularySettings:
     cam_names: Any = None
     parents: Any = setting(None, changes="nothing", why="only evaluation groups classes by parent")
     backgrounds: Any = setting([])
+
+
+@dataclass(kw_only=True)
+class AnnotationSettings:
+    """How files of other programs are read as masks (docs/interoperation.md).
+
+    Attributes:
+        values: of palette and grey PNGs, the value of each class; null for k+1. 0 is the background
+            unless it is a class's, and pixels of other values are ignored.
+        colours: a table of the colours in coloured PNGs, a colour and a name a line; null takes
+            PASCAL VOC's colours.
+        palette: whether the "index" or the "colour" of a pixel counts in palette PNGs.
+        join: class → names in the files that count as it, beside its own.
+        min_score: instances of a lower score are ignored pixels.
+    """
+
+    values: list[int] | None = _reading(None, at_least=0, at_most=65_535)
+    colours: str | None = _reading(None)
+    palette: str = _reading("index", choices=("index", "colour"))
+    join: dict[str, Any] = _reading({})
+    min_score: float = _reading(0.0, at_least=0, at_most=1)
 
 
 @dataclass(kw_only=True)
@@ -114,7 +136,7 @@ class TrainingSettings:
 
 
 @dataclass(kw_only=True)
-class DatasetSettings(VocabularySettings):
+class DatasetSettings(VocabularySettings, AnnotationSettings):
     """Settings of all data sets.
 
     Attributes:
@@ -127,7 +149,7 @@ class DatasetSettings(VocabularySettings):
         limit: the first N images of each split; null for all.
         image_list: a file whose lines begin with an image id; only these images are used.
         labels: a file with the classes of images: ``.csv``, COCO's ``.json`` or TagCLIP's format.
-        masks: a folder with ground-truth masks, ``<id>.png``.
+        masks: a folder with ground-truth masks, ``<id>.png``, or another form of annotations.
         values: the value of each class in ``masks`` and ``labels``; null for k+1 and k. In masks, 0
             is the background unless it is a class's, and pixels of other values are ignored.
         ignore_background: whether background pixels of the ground truth are ignored, for methods

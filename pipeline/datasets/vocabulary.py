@@ -86,12 +86,17 @@ def annotated_names(given: Sequence[str] | None, vocabulary: Vocabulary) -> Sequ
 
 
 def require_each(
-    key: str, given: Sequence, classes: Sequence[str], kind: str = "names", more: str = ""
+    key: str,
+    given: Sequence,
+    classes: Sequence[str],
+    kind: str = "names",
+    more: str = "",
+    group: str = "dataset",
 ) -> None:
     """Raises a UserError unless a setting holds one name, or what ``kind`` says, for each class."""
     if len(given) != len(classes):
         raise UserError(
-            f"dataset.{key} holds {len(given)} {kind} for {len(classes)} classes: give one for each"
+            f"{group}.{key} holds {len(given)} {kind} for {len(classes)} classes: give one for each"
             f" class, in the same order{more}"
         )
 

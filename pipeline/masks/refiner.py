@@ -11,6 +11,7 @@ import numpy as np
 
 from pipeline.cams.cams import Cams
 from pipeline.clip.settings import MethodOptions
+from pipeline.datasets.settings import AnnotationSettings
 from pipeline.engine.settings import setting
 from pipeline.errors import ImageError
 
@@ -22,8 +23,8 @@ Labelled = tuple[np.ndarray, np.ndarray | None]
 
 
 @dataclass
-class MaskOptions(MethodOptions):
-    """Settings of all choices of ``masks=``.
+class MaskOptions(MethodOptions, AnnotationSettings):
+    """Settings of all choices of ``masks=``; those of annotations are for files of masks.
 
     Attributes:
         beta: β of the background, (1 − max cam)^β; none where the classes cover everything and the

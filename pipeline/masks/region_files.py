@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.datasets.ground_truth import rasterise
+from pipeline.datasets.rasterise import rasterise
 from pipeline.errors import ImageError, UserError
 from pipeline.files.images import MODES_OF_16_BITS
 from pipeline.files.label_images import GREY, PALETTE, decode_png

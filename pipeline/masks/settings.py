@@ -5,6 +5,8 @@ Nothing here imports PyTorch, so that a command that computes nothing starts at 
 
 from dataclasses import dataclass, field
 
+from omegaconf import MISSING
+
 from pipeline.clip.dimensions import Dimensions
 from pipeline.datasets.settings import CrfOptions
 from pipeline.dense.settings import REMAINDERS
@@ -246,3 +248,25 @@ register(
     source="the released code of the dense methods",
     section="Dense methods as published",
 )("pipeline.masks.dense_stage:DenseMasks")
+
+
+@dataclass
+class MaskFileOptions(MaskOptions):
+    """``masks=file``: masks of people or of other programs, which need neither tags nor CAMs.
+
+    Attributes:
+        path: a folder of label PNGs or of labelme's files, or the JSON of COCO or Label Studio; for
+            several splits a folder with one of these for each.
+    """
+
+    path: str = MISSING
+
+
+register(
+    "masks",
+    "file",
+    MaskFileOptions,
+    label="masks of a file",
+    is_stage=True,
+    reads=("classes",),
+)("pipeline.masks.given:GivenMasks")

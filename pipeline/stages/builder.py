@@ -3,13 +3,15 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from types import SimpleNamespace
 from typing import TypeVar
 
 from pipeline.cams.stage import CamStage, ComputedCams
 from pipeline.clip import device as devices
 from pipeline.clip.frozen import FrozenClip, Resources
+from pipeline.datasets.annotation_index import INDEXES
+from pipeline.datasets.annotations import Annotations, Reading, open_annotations
 from pipeline.datasets.corrections import BySplit, Corrections, read_corrections
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.pool import count_cores
@@ -237,11 +239,25 @@ class Builder:
         return stage(
             split=split,
             before={"cams": before["cams"]} if stage.from_cams else {},
+            images=self.images,
             cams=self.config.cams,
+            annotations=cache(partial(self.annotations, split)),
             method=method,
             options=self.config.masks,
             resources=self.resources(method, dense.quirks if dense else ()),
             reader=self.reader_for(method),
+        )
+
+    def annotations(self, split: str, name: str) -> Annotations:
+        """Opens the file of a split's masks that a setting of ``masks`` names."""
+        options, splits = self.config.masks, self.images.dataset.splits
+        return open_annotations(
+            getattr(options, name),
+            f"masks.{name}",
+            Reading.of(options, "masks", self.vocabulary.classes),
+            self.store.root / INDEXES,
+            split if len(splits) > 1 else "",
+            len({split, *self.splits}) > 1,
         )
 
     # Training and prediction

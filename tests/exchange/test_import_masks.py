@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from pipeline.datasets.ground_truth import MaskFile
+from pipeline.datasets.mask_images import read_colours
 from pipeline.datasets.vocabulary import voc_palette
 from pipeline.errors import UserError
-from pipeline.exchange.masks import read_colours
 from pipeline.files.images import encode_png
 from pipeline.files.label_images import IGNORE
 from pipeline.segmenter.data import TrainingPair, check_pairs
@@ -232,15 +232,15 @@ def test_what_was_imported_is_what_the_pipeline_takes(run_tool, folder, tmp_path
         ("1 2 3 cat\n1 2 3 dog", "line 2: .* has another name above"),
         ("background:::\ncat:1,2,3::", "line 1: background::: is not a colour and a name"),
         ("cat:::\ndog:::", "has no colours, and its first name is not background"),
-        ("background:::\nbird:::", "line 2: bird is not among --classes"),
-        ("1 2 3 bird", "bird is not among --classes: add it there, or call it ignore"),
+        ("background:::\nbird:::", "line 2: bird is not a class"),
+        ("1 2 3 bird", "bird is not a class: add it to the classes, or call it ignore"),
     ],
 )
 def test_tables_that_cannot_be_used(text, message, tmp_path):
     path = tmp_path / "colours.txt"
     path.write_text(text)
     with pytest.raises(UserError, match=message):
-        read_colours(path, CLASSES)
+        read_colours(path, CLASSES, "--colours")
 
 
 @pytest.mark.parametrize(
@@ -322,4 +322,4 @@ def test_a_labelmap_without_colours_has_those_of_voc_in_its_order(tmp_path):
     path = tmp_path / "labelmap.txt"
     path.write_text("# label:color_rgb:parts:actions\nbackground:::\ndog:::\ncat::body,head:run\n")
     black, red, green = voc_palette(3)
-    assert read_colours(path, CLASSES) == {black: 0, red: 2, green: 1}
+    assert read_colours(path, CLASSES, "--colours") == {black: 0, red: 2, green: 1}

@@ -1,4 +1,4 @@
-"""Imports masks: palette, grey and coloured PNGs, read as labels."""
+"""Masks of other programs: palette, grey and coloured PNGs, read as labels."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.datasets.vocabulary import same_name, voc_palette
+from pipeline.datasets.vocabulary import require_each, same_name, voc_palette
 from pipeline.errors import ImageError, UserError, shown
 from pipeline.files.images import MODES_OF_16_BITS
 from pipeline.files.label_images import BACKGROUND, GREY, IGNORE, PALETTE, decode_png
@@ -29,7 +29,7 @@ _ONE_NUMBER = (PALETTE, GREY, "1", *MODES_OF_16_BITS)
 _SEVERAL = ("LA", "RGB", "RGBA")
 
 
-def read_colours(path: Path, classes: Sequence[str]) -> dict[Colour, int]:
+def read_colours(path: Path, classes: Sequence[str], key: str) -> dict[Colour, int]:
     """Reads a table of colours → label: 0 background, k+1 class k, 255 ignore.
 
     A line is a colour and a name, in one of three usual forms: ``64 128 64 cat`` (CamVid's
@@ -39,13 +39,15 @@ def read_colours(path: Path, classes: Sequence[str]) -> dict[Colour, int]:
     begin with ``#`` are comments. In ``labelmap.txt`` all colours may be missing (``cat:::``): then
     the first name is that of the background, and line k has PASCAL VOC's colour k.
 
+    ``key`` is what named the file, for errors.
+
     Raises:
         UserError: the file is missing, or a line is not a colour and a known name.
     """
     labels = dict.fromkeys(_IGNORE_NAMES, IGNORE)
     labels |= {same_name(name): k + 1 for k, name in enumerate(classes)}
     labels[BACKGROUND] = 0
-    text = read_text(path, f"--colours {shown(path)}", "give a table with a colour a line")
+    text = read_text(path, f"{key} {shown(path)}", "give a table with a colour a line")
     lines = {
         number: line.strip()
         for number, line in enumerate(text.splitlines(), 1)
@@ -72,7 +74,7 @@ def read_colours(path: Path, classes: Sequence[str]) -> dict[Colour, int]:
             raise UserError(f"{where}: {colour} is not a colour: give three numbers from 0 to 255")
         if (label := labels.get(same_name(match["name"]))) is None:
             raise UserError(
-                f"{where}: {shown(match['name'])} is not among --classes: add it there, or call it"
+                f"{where}: {shown(match['name'])} is not a class: add it to the classes, or call it"
                 f" {_IGNORE_NAMES[0]}"
             )
         if colours.setdefault(colour, label) != label:
@@ -80,6 +82,20 @@ def read_colours(path: Path, classes: Sequence[str]) -> dict[Colour, int]:
     if not colours:
         raise UserError(f"{path} names no colour: give a table with a colour a line")
     return {(0, 0, 0): 0} | colours
+
+
+def value_table(
+    values: Sequence[int], classes: Sequence[str], group: str = "dataset"
+) -> tuple[tuple[int, int], ...]:
+    """Returns (value, label) pairs from the value of each class in the masks, ``<group>.values``.
+
+    Raises:
+        UserError: not one value for each class, or one value for two.
+    """
+    require_each("values", values, classes, "numbers", group=group)
+    if len(set(values)) < len(values):
+        raise UserError(f"{group}.values holds a number twice: give each class one of its own")
+    return tuple((value, k + 1) for k, value in enumerate(values))
 
 
 def parse_values(given: str, num_classes: int) -> dict[int, int]:
@@ -106,12 +122,14 @@ def read_foreign_mask(
     colours: Mapping[Colour, int],
     palette_by_colour: bool = False,
     values_of: Mapping[int, int] | None = None,
+    other: int | None = None,
 ) -> np.ndarray:
     """Reads a mask from any kind of PNG: H×W uint8; 0 background, k+1 class k, 255 ignore.
 
     Palette and grey PNGs of 1 to 16 bits hold labels, 0 to ``num_classes`` and 255; in others
     ``colours`` stand for labels, and in palette PNGs too with ``palette_by_colour``. ``values_of``
-    replaces the labels of palette and grey PNGs: pixel value → label.
+    replaces the labels of palette and grey PNGs: pixel value → label; values that it lacks have the
+    label ``other``, or are refused.
 
     Raises:
         ImageError: the file is missing, is not a PNG, is damaged, has transparent pixels, or has
@@ -129,6 +147,8 @@ def read_foreign_mask(
         values = values[..., 0]
     if values.ndim == 2:
         known = values_of or {label: label for label in (*range(num_classes + 1), IGNORE)}
+        if values_of and other is not None:
+            known = dict.fromkeys(np.unique(values).tolist(), other) | dict(values_of)
         remark = f", where labels are 0 to {num_classes} and {IGNORE}"
         remark = ", which --values does not name" if values_of else remark
         return _to_labels(values, known, "label {}".format, remark)

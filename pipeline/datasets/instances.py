@@ -1,0 +1,155 @@
+"""Instances, regions with the name of a class and a score, and the labels that follow from them."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pipeline.datasets.rasterise import rasterise
+from pipeline.files.label_images import IGNORE
+
+_BRUSH, _POLYGON, _CHOICES = "brushlabels", "polygonlabels", "choices"
+
+
+class Instance(NamedTuple):
+    """A region of an image.
+
+    Attributes:
+        name: of its class, as the file gives it.
+        score: in [0, 1].
+        is_crowd: whether it holds several objects, so that its pixels are ignored.
+        shape: see :func:`~pipeline.datasets.rasterise.rasterise`; none where the file names a class
+            of the whole image.
+    """
+
+    name: str
+    score: float
+    is_crowd: bool
+    shape: Any
+
+
+def draw(
+    instances: Iterable[Instance],
+    label_of: Callable[[str], int | None],
+    size: tuple[int, int],
+    min_score: float,
+) -> np.ndarray:
+    """Returns the labels of an image, H×W uint8: 0 background, k+1 class k, 255 ignore.
+
+    At a pixel the highest score wins, then the smaller drawn area, then the earlier instance.
+    Crowds and instances below ``min_score`` are ignored pixels where no other instance lies.
+
+    Args:
+        label_of: returns the label of a name; instances of names without one are left out.
+        size: height and width.
+
+    Raises:
+        ValueError: a score or a shape cannot be used. Damaged shapes raise other types as well.
+    """
+    labels = np.zeros(size, np.uint8)
+    best, area = np.full(size, -1.0), np.zeros(size, np.int64)
+    unsure = np.zeros(size, bool)
+    for instance in instances:
+        label = label_of(instance.name)
+        if label is None or instance.shape is None:
+            continue
+        inside = rasterise(instance.shape, *size)
+        if instance.is_crowd or instance.score < min_score:
+            unsure |= inside
+            continue
+        drawn, score = np.count_nonzero(inside), instance.score
+        won = inside & ((best < score) | ((best == score) & (area > drawn)))
+        labels[won], best[won], area[won] = label, score, drawn
+    labels[unsure & (best < 0)] = IGNORE
+    return labels
+
+
+def checked_score(score: object) -> float:
+    """Returns the score of an instance, 1 where there is none; raises a ValueError."""
+    if score is None:
+        return 1.0
+    if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 1:
+        raise ValueError(f"a score of {score}, where 0 to 1 is expected")
+    return float(score)
+
+
+def coco_instances(annotation: Mapping[str, Any], names: Mapping[str, str]) -> list[Instance]:
+    """Returns an annotation of COCO's; ``names`` has those of the categories, by their ids.
+
+    Raises:
+        ValueError, LookupError, TypeError: it is not one.
+    """
+    name = names[str(annotation["category_id"])]
+    score, is_crowd = checked_score(annotation.get("score")), bool(annotation.get("iscrowd"))
+    return [Instance(name, score, is_crowd, annotation.get("segmentation"))]
+
+
+def label_studio_instances(task: Mapping[str, Any]) -> list[Instance]:
+    """Returns the brush masks, polygons and choices of a task; see :func:`newest_annotation`.
+
+    Raises:
+        ValueError, LookupError, TypeError: they are not as Label Studio writes them.
+    """
+    found = []
+    for result in newest_annotation(task)["result"]:
+        kind, value = result["type"], result["value"]
+        if kind not in (_BRUSH, _POLYGON, _CHOICES):
+            continue
+        if result.get("image_rotation"):
+            raise ValueError("a rotated image")
+        shape = None
+        if kind == _BRUSH:
+            shape = {"rle": value["rle"]}
+        elif kind == _POLYGON:
+            sides = np.array([result["original_width"], result["original_height"]])
+            shape = [(np.array(value["points"], np.float64) * sides / 100).ravel().tolist()]
+        score = checked_score(result.get("score"))
+        found += [Instance(name, score, False, shape) for name in value[kind]]
+    return found
+
+
+def newest_annotation(task: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Returns a task's newest annotation that was not cancelled; none if there is none."""
+    given = task.get("annotations") or []
+    kept = [each for each in given if isinstance(each, Mapping) and not each.get("was_cancelled")]
+    dates = [(str(each.get("updated_at") or each.get("created_at") or "")) for each in kept]
+    # Of equal dates the last one counts, as in a file without dates.
+    return kept[max(range(len(kept)), key=lambda i: (dates[i], i))] if kept else None
+
+
+def stated_size(element: Mapping[str, Any]) -> list[int] | None:
+    """Returns height and width in a task of Label Studio's, or a file of labelme's."""
+    if "shapes" in element:
+        return [element["imageHeight"], element["imageWidth"]]
+    results = newest_annotation(element)["result"]
+    sizes = {(each.get("original_height"), each.get("original_width")) for each in results}
+    if len(sizes := sizes - {(None, None)}) > 1:
+        raise ValueError("an image of two sizes")
+    return next(map(list, sizes), None)
+
+
+def labelme_instances(content: Mapping[str, Any]) -> Iterator[Instance]:
+    """Yields the polygons, rectangles, circles and masks in a file of labelme's.
+
+    Raises:
+        ValueError, LookupError, TypeError: they are not as labelme writes them.
+    """
+    for shape in content["shapes"]:
+        points = np.array(shape["points"], np.float64).reshape(-1, 2)
+        kind = shape.get("shape_type", "polygon")
+        if kind == "mask":
+            drawn: Any = {"png": shape["mask"], "corner": points[0].tolist()}
+        elif kind == "polygon":
+            drawn = [points.ravel().tolist()]
+        elif kind == "rectangle":
+            (left, top), (right, bottom) = points
+            drawn = [[left, top, right, top, right, bottom, left, bottom]]
+        elif kind == "circle":
+            turns = np.linspace(0, 2 * math.pi, 90, endpoint=False)
+            radius = float(np.hypot(*(points[1] - points[0])))
+            ring = points[0] + radius * np.stack([np.cos(turns), np.sin(turns)], 1)
+            drawn = [ring.ravel().tolist()]
+        else:  # points and lines have no area
+            continue
+        yield Instance(shape["label"], 1.0, False, drawn)

@@ -1,0 +1,108 @@
+"""Regions as pixels: polygons, COCO's run lengths, and those of Label Studio's brush."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from PIL import Image
+
+_MIN_COORDINATES = 6  # of a polygon with three corners
+
+
+def rasterise(shape: Sequence | Mapping, height: int, width: int) -> np.ndarray:
+    """Returns the pixels of a region, height×width bool, from polygons or run lengths.
+
+    These are COCO's, ``{"size": [height, width], "counts": …}``, as a list or compressed; or those
+    of Label Studio's brush, ``{"rle": …}``, a list of bytes. Or they are a mask of labelme's,
+    ``{"png": …, "corner": [x, y]}``, in base64, which covers a part of the image.
+
+    pycocotools checks neither: it leaves pixels after the last run uninitialised, and polygons far
+    outside the image end the process. It raises many types on other damage.
+
+    Raises:
+        ValueError: the runs are not those of all pixels, or a corner is far from the image.
+    """
+    if isinstance(shape, Mapping):
+        if "png" in shape:
+            return _placed(shape["png"], shape["corner"], height, width)
+        if "rle" in shape:
+            return _brush_strokes(shape["rle"], height * width).reshape(height, width)
+        counts = shape["counts"]
+        runs = _unpacked(counts) if isinstance(counts, str) else counts
+        if [*shape["size"]] != [height, width] or min(runs) < 0 or sum(runs) != height * width:
+            raise ValueError("runs that are not those of all pixels")
+        pixels = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
+        return pixels.reshape((height, width), order="F")
+    from pycocotools import mask as coco_mask
+
+    # Fewer than three corners cover nothing, but pycocotools would draw a box.
+    polygons = [np.asarray(p, np.float64) for p in shape if len(p) >= _MIN_COORDINATES]
+    if not polygons:
+        return np.zeros((height, width), bool)
+    # Annotators leave the image by a few pixels. NaN is not below the limit either.
+    if not all((abs(polygon) < 2 * max(height, width)).all() for polygon in polygons):
+        raise ValueError("a corner far from the image")
+    runs = coco_mask.merge(coco_mask.frPyObjects([p.tolist() for p in polygons], height, width))
+    return coco_mask.decode(runs).view(bool)
+
+
+def _unpacked(text: str) -> list[int]:
+    """Returns run lengths from COCO's text: 5 bits a character, from the third the differences."""
+    runs: list[int] = []
+    value = bits = 0
+    for code in text.encode("ascii"):
+        code -= ord("0")
+        if not 0 <= code < 64 or bits > 50:
+            raise ValueError("text that does not hold run lengths")
+        value |= (code & 31) << bits
+        bits += 5
+        if not code & 32:  # the last character of a number; its fifth bit is the sign
+            value -= 1 << bits if code & 16 else 0
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = bits = 0
+    if bits:
+        raise ValueError("text that ends within a number")
+    return runs
+
+
+def _placed(data: str, corner: Sequence[float], height: int, width: int) -> np.ndarray:
+    left, top = (round(place) for place in corner)
+    with Image.open(io.BytesIO(base64.b64decode(data)), formats=["PNG"]) as image:
+        if not (0 <= top <= height - image.height and 0 <= left <= width - image.width):
+            raise ValueError("a mask that leaves the image")
+        margins = (top, height - top - image.height), (left, width - left - image.width)
+        return np.pad(np.asarray(image.convert("L")) > 0, margins)
+
+
+def _brush_strokes(data: Sequence[int], pixels: int) -> np.ndarray:
+    """Returns which pixels a brush of Label Studio has painted, from its stream of bits.
+
+    It holds RGBA pixels, row by row: the number of values (32 bits), the bits of a value (5), and
+    of four lengths (4 each). Then runs follow: a bit that is 1 where one value repeats, 2 bits that
+    choose a length, that length, and the values. Widths and lengths are stored less 1. A pixel is
+    painted where its alpha exceeds 127.
+    """
+    bits = np.unpackbits(np.array(data, np.uint8) if data else np.zeros(0, np.uint8))
+    at = 0
+
+    def read(width: int, count: int = 1) -> np.ndarray:
+        nonlocal at
+        end = at + width * count
+        if end > len(bits):
+            raise ValueError("run lengths that end too early")
+        block, at = bits[at:end].reshape(count, width), end
+        return block @ (1 << np.arange(width - 1, -1, -1))
+
+    if read(32)[0] != 4 * pixels:
+        raise ValueError("run lengths of another size")
+    width, *lengths = [int(read(n)[0]) + 1 for n in (5, 4, 4, 4, 4)]
+    values, start = np.empty(4 * pixels, np.uint8), 0
+    while start < len(values):
+        repeats, choice = read(1)[0], int(read(2)[0])
+        end = start + int(read(lengths[choice])[0]) + 1
+        if end > len(values):
+            raise ValueError("run lengths of more than all pixels")
+        values[start:end] = read(width, 1 if repeats else end - start)
+        start = end
+    return values[3::4] > 127

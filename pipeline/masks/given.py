@@ -1,0 +1,66 @@
+"""``masks=file``: masks of people or of other programs, which need neither tags nor CAMs."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.datasets.annotations import Reading
+from pipeline.engine.progress import note
+from pipeline.engine.sample import Sample
+from pipeline.engine.stage import Computed, Decoded, Folders, Item
+from pipeline.errors import ImageError
+from pipeline.files.fingerprints import fingerprint_image, join_keys
+from pipeline.files.text import given_path
+from pipeline.masks.stage import MaskStage
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GivenMasks(MaskStage):
+    """Masks that are read.
+
+    The key holds the name of their file or folder, so that the masks of two sources can be
+    compared. What is said of an image is part of its input.
+    """
+
+    takes_any_image = False
+
+    @property
+    def batch_size(self) -> None:
+        """None: drawing masks keeps one core busy."""
+        return None
+
+    @property
+    def note(self) -> str:
+        """The file or folder that the masks are from."""
+        return f"masks of {self._name}"
+
+    @property
+    def _name(self) -> str:
+        return given_path(self.options.path, "masks.path").absolute().name
+
+    def check(self) -> None:
+        """Refuses files that cannot be read, and says what in them is left out."""
+        super().check()
+        note(*self.annotations("path").notes)
+
+    def own_settings(self) -> dict[str, Any]:
+        """Returns what masks depend on, except the files."""
+        settings = super().own_settings()
+        del settings["path"]
+        reading = Reading.of(self.options, "masks", self.vocabulary.classes).facts
+        return {**settings, "file": self._name, "reading": reading}
+
+    def item(self, sample: Sample, folders: Folders) -> Item:
+        """Returns an image with what is said of it; raises a NoEntry if there is nothing."""
+        found = self.annotations("path").find(sample.id)
+        return Item(sample, join_keys(fingerprint_image(sample.image), found.content), found)
+
+    def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:
+        """Draws the masks of images."""
+        for item, _ in images:
+            try:
+                labels = item.given.labels(item.size)
+            except ImageError as error:
+                yield item, error
+            else:
+                yield item, self.outputs(item, (labels, None))
