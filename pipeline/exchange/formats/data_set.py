@@ -102,6 +102,7 @@ class DataSet:
     def refuse_other_classes(self, name: str, names: str) -> None:
         """Raises a UserError if a file that splits share does not end with these ``names``."""
         path = self.target / name
+        self._output.refuse_foreign([path])
         if path.is_file() and not path.read_bytes().endswith(names.encode()):
             raise UserError(f"{path} has other classes: choose another output")
 
