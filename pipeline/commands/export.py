@@ -31,7 +31,7 @@ _EXAMPLES = """examples:
   python tools/export.py outputs/folder/all/masks/latest --format label_studio --images PHOTOS --prefix photos/ --output tasks.json
       tasks with predictions, and tasks.xml, the labelling configuration
   python tools/export.py outputs/folder/all/masks/latest --format labelme --images PHOTOS --output DEST
-      DEST/<id>.json beside DEST/<id>.jpg; --format voc, yolo and hugging_face work alike
+      DEST/all/<id>.json beside <id>.jpg; --format voc, yolo and hugging_face work alike
 
 Images that cannot be exported are left out and named, and the exit code is 2. See docs/interoperation.md.
 """  # noqa: E501
