@@ -173,7 +173,7 @@ def read_header(path: Path) -> tuple[str, tuple[int, int], bool]:
         ImageError: the file cannot be read.
     """
     try:
-        with Image.open(path) as header:
+        with Image.open(path, formats=FORMATS) as header:
             turned = header.getexif().get(ExifTags.Base.Orientation) not in _UPRIGHT
             return header.format, (header.height, header.width), turned
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
