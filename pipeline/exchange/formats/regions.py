@@ -88,7 +88,7 @@ class Outlines:
                 " joined to the outlines around them by a line"
             )
         if self._dropped:
-            yield f"{self._dropped} components below {self.min_area:g} pixels have no polygon"
+            yield f"{self._dropped} components below {self.min_area} pixels have no polygon"
 
 
 def draw_outlines(outlines: Iterable[Outline], size: tuple[int, int]) -> np.ndarray:
