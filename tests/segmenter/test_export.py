@@ -1,6 +1,7 @@
 """Networks as ONNX files."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,13 +9,14 @@ import torch
 
 from pipeline.errors import UserError
 from pipeline.segmenter import export
-from pipeline.segmenter.export import Shape, export_onnx, run_onnx
+from pipeline.segmenter.export import Shape, export_onnx
+from pipeline.segmenter.network import OnnxGraph
 from tests.segmenter.tiny_segmenters import UNET, balanced_segmenter, noise
-from tests.segmenter.tiny_training import tiny_settings
 
 
 def assert_same(path, segmenter, images):
-    logits, labels = run_onnx(path, images)
+    pixels = images.transpose(0, 3, 1, 2).astype(np.float32)
+    logits, labels = OnnxGraph(path.read_bytes()).run(pixels)
     wanted = np.stack([segmenter.logits(image) for image in images])
     assert logits.shape == wanted.shape and labels.dtype == np.uint8
     assert np.abs(logits - wanted).max() < 1e-4 * np.abs(wanted).max()
@@ -47,17 +49,6 @@ def test_a_padded_network_of_one_size(tmp_path):
     assert_same(tmp_path / "m.onnx", segmenter, noise(37, 50)[None])
 
 
-@pytest.mark.parametrize("swaps", [True, False])
-def test_channels_come_in_the_order_that_the_network_was_trained_with(swaps):
-    given = tiny_settings().overrides | {"data_preprocessor": {"bgr_to_rgb": not swaps}}
-    segmenter = balanced_segmenter(overrides=given)
-    network = export._Deployed(segmenter.model)
-    image = noise(40, 48)
-    with torch.no_grad():
-        logits, _ = network(torch.from_numpy(image.transpose(2, 0, 1)[None].astype(np.float32)))
-    assert np.allclose(logits[0], segmenter.logits(image), atol=1e-4)
-
-
 def test_the_size_is_kept_where_the_network_holds_for_one_alone(tmp_path, monkeypatch):
     tried = []
 
@@ -76,12 +67,13 @@ def test_the_size_is_kept_where_the_network_holds_for_one_alone(tmp_path, monkey
 def test_a_graph_that_does_something_else_is_not_kept(tmp_path, monkeypatch):
     segmenter = balanced_segmenter()
     wrong = np.zeros((1, 3, 40, 48), np.float32)
-    monkeypatch.setattr(export, "run_onnx", lambda *_: (wrong, wrong[:, 0].astype(np.uint8)))
+    returned = [(wrong, wrong[:, 0].astype(np.uint8))]
+    monkeypatch.setattr(export, "OnnxGraph", lambda _: SimpleNamespace(run=lambda _: returned[-1]))
     with pytest.raises(ValueError, match="of its labels would differ"):
         export._compare(b"", segmenter, noise(40, 48)[None])
     # All labels are right, and the scores are not.
     same = segmenter.logits(noise(40, 48))[None]
-    monkeypatch.setattr(export, "run_onnx", lambda *_: (3 * same, same.argmax(1)))
+    returned.append((3 * same, same.argmax(1)))
     with pytest.raises(ValueError, match="scores by up to 2e"):
         export._compare(b"", segmenter, noise(40, 48)[None])
 
