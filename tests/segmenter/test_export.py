@@ -11,6 +11,8 @@ from pipeline.errors import UserError
 from pipeline.segmenter import export
 from pipeline.segmenter.export import Shape, export_onnx
 from pipeline.segmenter.network import OnnxGraph
+from pipeline.segmenter.predict import Segmenter
+from tests.segmenter.tiny_graphs import write_graph
 from tests.segmenter.tiny_segmenters import UNET, balanced_segmenter, noise
 
 
@@ -39,6 +41,7 @@ def test_any_number_of_images_of_any_size(tmp_path):
     assert json.loads(properties["class_names"]) == ["background", "red", "blue"]
     assert json.loads(properties["palette"]) == [[0, 0, 0], [255, 0, 0], [0, 0, 255]]
     assert "RGB in [0, 255]" in properties["input"]
+    assert json.loads(properties["size"]) == {"batch": None, "height": None, "width": None}
     sides = model.graph.input[0].type.tensor_type.shape.dim
     assert [side.dim_param or side.dim_value for side in sides] == ["batch", 3, "height", "width"]
 
@@ -119,7 +122,7 @@ def test_the_tool_says_what_the_file_takes(run_tool, trained, tmp_path, monkeypa
     assert finished.code == 0 and finished.errors == "" and target.read_bytes() == b"graph"
     assert finished.output.splitlines() == [
         "image 1×3×40×48 → logits, labels of 3 classes",
-        f"written to {target}",
+        f"written to {target}, and described in {tmp_path / 'README.md'}",
     ]
     finished = run_tool(*arguments, "--dynamic")
     assert finished.code == 0 and len(finished.errors.splitlines()) == 1
@@ -145,3 +148,29 @@ def test_another_file_is_not_replaced(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="exists, and tools/export_onnx.py did not write it"):
         export_onnx(balanced_segmenter(), tmp_path / "m.onnx", 8, 8)
     assert (tmp_path / "m.onnx").read_bytes() == b"theirs"
+
+
+def test_an_onnx_file_is_not_exported_again(tmp_path):
+    segmenter = Segmenter.from_run(write_graph(tmp_path / "m.onnx"))
+    with pytest.raises(UserError, match="is an ONNX file already: give a checkpoint"):
+        export_onnx(segmenter, tmp_path / "n.onnx", 8, 8)
+
+
+def test_a_readme_describes_one_graph(run_tool, trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "_export", lambda *_: b"graph")
+
+    def write(name, folder):
+        arguments = ["--checkpoint", trained, "--output", folder / name]
+        return run_tool("export_onnx.py", *arguments)
+
+    for name in ("a.onnx", "b.onnx", "a.onnx"):
+        assert write(name, tmp_path / "ours").code == 0
+    assert (tmp_path / "ours" / "README.md").read_text().count("# a.onnx\n") == 1
+    assert "# b.onnx\n" in (tmp_path / "ours" / "b.md").read_text()
+    (tmp_path / "README.md").write_text("theirs")
+    assert f"described in {tmp_path / 'a.md'}" in write("a.onnx", tmp_path).output
+    assert (tmp_path / "README.md").read_text() == "theirs"
+    (tmp_path / "a.md").write_text("theirs, too")
+    monkeypatch.delattr(export, "_export")  # it is refused before the work
+    finished = write("a.onnx", tmp_path)
+    assert finished.code == 2 and "a.md exists, and tools/export_onnx.py did not" in finished.errors
