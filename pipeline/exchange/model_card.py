@@ -40,7 +40,7 @@ import numpy, onnxruntime, PIL.Image
 
 image = PIL.Image.open("photograph.jpg").convert("RGB"){resized}
 pixels = numpy.asarray(image, "float32").transpose(2, 0, 1)[None]  # 1×3×H×W, RGB in [0, 255]
-logits, labels = onnxruntime.InferenceSession("{file}").run(None, {{"image": pixels}})
+logits, labels = onnxruntime.InferenceSession({file!r}).run(None, {{"image": pixels}})
 ```
 
 ## Metrics

@@ -10,7 +10,7 @@ from huggingface_hub.utils import get_session
 from pipeline.errors import UserError, shown
 from pipeline.files.download import Source
 
-_ONNX_FILE = re.compile(r"hf:([\w.-]+/[\w.-]+)(/.+\.onnx)?")
+_ONNX_FILE = re.compile(r"hf:(?!.*\.\.)([\w.-]+/[\w.-]+)(/.+\.onnx)?")
 _TIMEOUT = 20.0  # seconds without an answer from the network
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 

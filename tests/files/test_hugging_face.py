@@ -120,7 +120,7 @@ def test_without_a_network_the_last_file_counts(hub, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", ["hf:", "hf:pets", "hf:me/pets/model.pth", "hf:me/pets/", "hf:a/b/"]
+    "name", ["hf:", "hf:pets", "hf:me/pets/model.pth", "hf:me/pets/", "hf:a/b/../c.onnx"]
 )
 def test_onnx_alone_is_read_from_there(hub, name):
     with pytest.raises(UserError, match="names no ONNX file .*no other format is read: give hf:"):
