@@ -163,10 +163,12 @@ class AnnotatedMask(DerivedMask):
         height, width = self.annotation.size or (0, 0)
         try:
             if self.max_pixels is not None and height * width > self.max_pixels:
-                raise ImageError(f"has more than dataset.max_pixels={self.max_pixels} pixels")
+                raise ImageError(
+                    f"its mask has more than dataset.max_pixels={self.max_pixels} pixels"
+                )
             return self.annotation.labels(None)
         except ImageError as error:
-            raise UserError(f"image {self.kept.stem} {error}") from error
+            raise UserError(f"image {self.kept.stem}: {error}") from error
 
     def file(self) -> Path:
         """Implements the base class; a PNG of labels is such a file, even if it is damaged."""

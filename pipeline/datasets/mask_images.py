@@ -152,10 +152,17 @@ class Reading:
             UserError: a table of colours is missing or damaged, or a name is joined to two classes.
         """
         labels = {same_name(name): k + 1 for k, name in enumerate(classes)}
-        for name, names in settings.join.items():
-            check_choice(f"{group}.join: {shown(name)} is not a class", same_name(name), labels)
-            label = labels[same_name(name)]
-            for other in [names] if isinstance(names, str) else names:
+        join = {} if settings.join is None else settings.join
+        if not isinstance(join, Mapping):
+            raise UserError(
+                f"{group}.join={shown(join)} does not join names to classes: write it like"
+                f" {group}.join={{person: [pedestrian, rider]}}"
+            )
+        for name, names in join.items():
+            wrong = f"{group}.join: {shown(name)} is not a class"
+            check_choice(wrong, same_name(str(name)), {same_name(c): c for c in classes})
+            label = labels[same_name(str(name))]
+            for other in names if isinstance(names, list | tuple) else [names]:
                 if labels.setdefault(same_name(str(other)), label) != label:
                     raise UserError(
                         f"{group}.join counts {shown(other)} as two classes: keep one of them"

@@ -221,6 +221,8 @@ def test_names_that_are_no_class_are_counted_or_joined(tmp_path):
         reading(join={"dog": "rider", "cat": "rider"})
     with pytest.raises(UserError, match=r"masks.join: bird is not a class"):
         reading(join={"bird": "rider"})
+    with pytest.raises(UserError, match=r"masks.join=rider does not join names to classes"):
+        reading(join="rider")
 
 
 def test_categories_of_equal_names_are_one_class(tmp_path):
@@ -296,7 +298,9 @@ def test_masks_are_drawn_once_in_a_folder_of_their_own_or_are_files(tmp_path):
     assert written.parent == tmp_path / "kept" and written == mask.file()
     joined = opened(path, join={"dog": "hound"}).find("a")
     assert AnnotatedMask(mask.kept, joined).file() != written
-    with pytest.raises(UserError, match="image a has more than dataset.max_pixels=200 pixels"):
+    with pytest.raises(
+        UserError, match="image a: its mask has more than dataset.max_pixels=200 pixels"
+    ):
         AnnotatedMask(tmp_path / "other" / "a.png", mask.annotation, max_pixels=200).file()
     png = tmp_path / "pngs" / "a.png"
     png.parent.mkdir()
