@@ -2,14 +2,13 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from pipeline.datasets.annotation_index import (
     LABEL_STUDIO,
@@ -26,6 +25,7 @@ from pipeline.datasets.mask_images import Reading, refuse_parts_of_masks
 from pipeline.engine.sample import Size, ids_below
 from pipeline.errors import ImageError, NoEntry, UserError, shown
 from pipeline.files.fingerprints import fingerprint_image
+from pipeline.files.images import open_image
 from pipeline.files.json_stream import read_element
 from pipeline.files.label_images import GREY, IGNORE, PALETTE, refuse_brush_masks
 from pipeline.files.text import given_path
@@ -172,15 +172,12 @@ class AnnotatedMask(DerivedMask):
 
     def file(self) -> Path:
         """Implements the base class; a PNG of labels is such a file, even if it is damaged."""
-        if isinstance(self.annotation, LabelImage) and self.annotation.reading.takes_labels:
-            try:
-                with Image.open(self.annotation.path) as image:
-                    is_plain = image.mode in (PALETTE, GREY)
-            except Exception:  # Pillow's decoders raise nearly anything on damaged files
-                is_plain = True
-            if is_plain:
-                return self.annotation.path
-        return super().file()
+        found, mode = self.annotation, PALETTE
+        if not isinstance(found, LabelImage) or not found.reading.takes_labels:
+            return super().file()
+        with suppress(Exception), open_image(found.path, ["PNG"]) as image:
+            mode = image.mode
+        return found.path if mode in (PALETTE, GREY) else super().file()
 
 
 @dataclass(frozen=True)

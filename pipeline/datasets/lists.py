@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from urllib import parse
 
+from pipeline.datasets.annotation_index import INDEXES
 from pipeline.datasets.annotations import AnnotatedMask, open_annotations, refuse_brush
 from pipeline.datasets.corrections import is_corrections, read_corrections
 from pipeline.datasets.ground_truth import MaskFile
@@ -52,7 +53,7 @@ def apply_lists(dataset: Dataset[Vocabulary], settings: DatasetSettings) -> Data
     cache, notes = Path(settings.cache), dataset.notes
     if masks is not None:
         reading = Reading.of(settings, "dataset", classes)
-        given_masks = open_annotations(masks, "dataset.masks", reading, cache)
+        given_masks = open_annotations(masks, "dataset.masks", reading, cache / INDEXES)
         notes += (*given_masks.notes,)
 
     def mask_of(sample: Sample) -> GroundTruthMask | None:

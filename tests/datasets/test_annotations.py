@@ -674,3 +674,14 @@ def test_a_file_that_changes_while_it_is_read_is_not_indexed(large, monkeypatch)
     with pytest.raises(UserError, match="changed while it was read: run the command again"):
         opened(path, cache)
     assert not cache.exists()
+
+
+def test_a_pipe_in_place_of_a_mask_is_not_waited_for(tmp_path):
+    (tmp_path / "pngs").mkdir()
+    os.mkfifo(tmp_path / "pngs" / "a.png")
+    found = opened(tmp_path / "pngs").find("a")
+    assert AnnotatedMask(tmp_path / "kept.png", found).file() == tmp_path / "pngs" / "a.png"
+    with pytest.raises(ImageError, match="is not a file but a folder, a pipe"):
+        found.labels(SIZE)
+    with pytest.raises(OSError, match="it is not a file"):
+        _ = found.content
