@@ -11,9 +11,11 @@ from functools import partial
 from pathlib import Path
 from urllib import parse
 
-from pipeline.datasets.annotations import Reading, as_mask, open_annotations
+from pipeline.datasets.annotation_index import INDEXES
+from pipeline.datasets.annotations import AnnotatedMask, open_annotations, refuse_brush
 from pipeline.datasets.corrections import is_corrections, read_corrections
 from pipeline.datasets.ground_truth import MaskFile
+from pipeline.datasets.mask_images import Reading
 from pipeline.datasets.settings import DatasetSettings, splits_of_run
 from pipeline.datasets.vocabulary import Vocabulary, same_name
 from pipeline.engine.sample import Dataset, GroundTruthMask, Labels, Sample, Splits
@@ -51,13 +53,13 @@ def apply_lists(dataset: Dataset[Vocabulary], settings: DatasetSettings) -> Data
     cache, notes = Path(settings.cache), dataset.notes
     if masks is not None:
         reading = Reading.of(settings, "dataset", classes)
-        given_masks = open_annotations(masks, "dataset.masks", reading, cache)
+        given_masks = open_annotations(masks, "dataset.masks", reading, cache / INDEXES)
         notes += (*given_masks.notes,)
 
     def mask_of(sample: Sample) -> GroundTruthMask | None:
+        kept = cache / "masks" / f"{sample.id}.png"
         with suppress(NoEntry):
-            found = given_masks.find(sample.id)
-            return as_mask(found, cache / "masks" / f"{sample.id}.png", settings.max_pixels)
+            return AnnotatedMask(kept, given_masks.find(sample.id), settings.max_pixels)
         return None
 
     def read(split: str) -> list[Sample]:
@@ -72,10 +74,11 @@ def apply_lists(dataset: Dataset[Vocabulary], settings: DatasetSettings) -> Data
         if given_masks is not None:
             given = [mask_of(sample) for sample in samples]
             refuse_unused(given, f"dataset.masks={masks} holds the mask of", split)
+            refuse_brush(given_masks, (s.id for s in samples), "dataset.masks")
             samples = [replace(s, mask=mask) for s, mask in zip(samples, given)]
         refuse_brush_masks(
             (s.mask.path for s in samples if isinstance(s.mask, MaskFile)),
-            "the ground truth" if masks is None else f"dataset.masks={masks}",
+            "the ground truth",
             "dataset.values=[255] says so of a single class, and dataset.values=[1] that it is not",
         )
         return samples
