@@ -211,11 +211,17 @@ def _read_coco(path: Path, elements: Iterable[Element]) -> AnnotationIndex:
                 )
             for key, value, *_ in stream_json(beside, _REMEDY):
                 described.get(key, []).append(value)
-        index.names = {_id(each["id"]): str(each["name"]) for each in described["categories"]}
+        for each in described["categories"]:
+            category, name = _id(each["id"]), str(each["name"])
+            if index.names.setdefault(category, name) != name:
+                raise ValueError(f"{name} and {index.names[category]} are one category")
+        numbers = Counter(_id(image["id"]) for image in described["images"])
         for image in described["images"]:
             number = _id(image["id"])
             row = read.pop(number, Row())
             row.size = [*map(image.get, ("height", "width"))] if "height" in image else None
+            if numbers[number] > 1:
+                row.problem = f"gives its id, {shown(number)}, to another image as well"
             if unknown := [category for category in row.scores if category not in index.names]:
                 row.problem = f"has an annotation of category {shown(unknown[0])}, which it lacks"
             row.scores = _best((index.names.get(c, ""), row.scores[c]) for c in row.scores)

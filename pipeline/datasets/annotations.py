@@ -21,6 +21,7 @@ from pipeline.datasets.annotation_index import (
 from pipeline.datasets.ground_truth import DerivedMask, MaskFile
 from pipeline.datasets.instances import Instance, draw
 from pipeline.datasets.mask_images import Colour, read_colours, read_foreign_mask, value_table
+from pipeline.datasets.score_tables import read_table
 from pipeline.datasets.settings import AnnotationSettings, LabelMapSettings
 from pipeline.datasets.vocabulary import same_name, voc_palette
 from pipeline.engine.sample import GroundTruthMask, Size, ids_below
@@ -172,7 +173,7 @@ class Drawing:
     def scores(self) -> dict[int, float]:
         """Class index → score of its best instance; raises an ImageError."""
         found: dict[int, float] = {}
-        with _damage(self.path):
+        with _damage(self.path, "scores"):
             if self.row.problem:
                 raise ImageError(self.row.problem)
             for name, score in self.row.scores.items():
@@ -188,15 +189,15 @@ def _refuse_other_size(found: Size, size: Size) -> None:
 
 
 @contextmanager
-def _damage(path: Path) -> Iterator[None]:
+def _damage(path: Path, what: str = "mask") -> Iterator[None]:
     """Names the file in errors; damaged JSON and shapes raise nearly anything."""
     try:
         yield
     except ImageError as error:
-        raise ImageError(f"its mask cannot be used: {path} {error}") from error
+        raise ImageError(f"its {what} cannot be used: {path} {error}") from error
     except Exception as error:
         reason = f"{type(error).__name__}: {shown(error)}"
-        raise ImageError(f"its mask cannot be used: {path} is damaged ({reason})") from error
+        raise ImageError(f"its {what} cannot be used: {path} is damaged ({reason})") from error
 
 
 @dataclass(frozen=True)
@@ -308,6 +309,7 @@ def open_annotations(
     cache: Path | None,
     split: str = "",
     several: bool = False,
+    holds_tags: bool = False,
 ) -> Annotations:
     """Opens a file or folder of annotations, that of a split where there is one below it.
 
@@ -317,24 +319,27 @@ def open_annotations(
         cache: the folder of the indexes of large files.
         split: the split of the images; "" where the data set has one.
         several: whether the run works on other splits as well.
+        holds_tags: whether tags are wanted, which tables hold as well, and label PNGs do not.
 
     Raises:
         UserError: it is missing or damaged, or could be that of another split.
     """
     path = given_path(given, key).absolute()
-    below = [path / split, path / f"{split}.json"]
-    if split and (found := [each for each in below if each.exists()]):
+    names = [f"{split}/", f"{split}.json", *[f"{split}.csv"] * holds_tags]
+    if split and (found := [path / name for name in names if (path / name).exists()]):
         path = found[0]
     elif several:
         raise UserError(
-            f"{key}={shown(given)} holds neither {split}/ nor {split}.json: with several splits"
-            " give a folder with one for each, since their images may have equal ids"
+            f"{key}={shown(given)} holds neither {' nor '.join(names)}: with several splits give a"
+            " folder with one for each, since their images may have equal ids"
         )
     if not path.exists():
         raise UserError(
             f"{key}={shown(given)} does not exist: give a folder of label PNGs, or the JSON of"
             " COCO, Label Studio or labelme"
         )
-    if path.is_dir() and not holds_labelme(path):
+    if holds_tags and path.suffix.lower() == ".csv":
+        return Drawings(path, reading, read_table(path, key))
+    if path.is_dir() and not holds_tags and not holds_labelme(path):
         return LabelImages(path, reading)
     return Drawings(path, reading, read_index(path, cache))

@@ -187,6 +187,7 @@ class Builder:
             uses=uses,
             images=images,
             dependent_batch=method.batch_of(options, self.config.compat) if depends else 0,
+            annotations=cache(partial(self.annotations, split, group="tags")),
             corrections=corrections,
             method=method,
             options=options,
@@ -248,16 +249,17 @@ class Builder:
             reader=self.reader_for(method),
         )
 
-    def annotations(self, split: str, name: str) -> Annotations:
-        """Opens the file of a split's masks that a setting of ``masks`` names."""
-        options, splits = self.config.masks, self.images.dataset.splits
+    def annotations(self, split: str, name: str, group: str = "masks") -> Annotations:
+        """Opens the file of a split's masks or tags that a setting of their ``group`` names."""
+        options, splits = getattr(self.config, group), self.images.dataset.splits
         return open_annotations(
             getattr(options, name),
-            f"masks.{name}",
-            Reading.of(options, "masks", self.vocabulary.classes),
+            f"{group}.{name}",
+            Reading.of(options, group, self.vocabulary.classes),
             self.store.root / INDEXES,
             split if len(splits) > 1 else "",
             len({split, *self.splits}) > 1,
+            holds_tags=group == "tags",
         )
 
     # Training and prediction
