@@ -2,20 +2,26 @@
 
 from argparse import Namespace
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.commands.command_line import Parser, check_folder
-from pipeline.datasets.mask_images import parse_values, read_colours, read_foreign_mask
-from pipeline.datasets.settings import VocabularySettings
-from pipeline.datasets.vocabulary import build_vocabulary, voc_palette
+from pipeline.datasets.mask_images import (
+    Reading,
+    parse_values,
+    read_colours,
+    refuse_parts_of_masks,
+)
+from pipeline.datasets.settings import AnnotationSettings, VocabularySettings
+from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.engine.folder import ENTRIES
 from pipeline.engine.progress import track
 from pipeline.errors import ImageError, UserError
 from pipeline.exchange.artefacts import Artefact, Export
 from pipeline.files.images import SUFFIXES, encode_png
-from pipeline.files.label_images import IGNORE, refuse_brush_labels
+from pipeline.files.label_images import refuse_brush_labels
 from pipeline.files.own_files import OwnFiles
 from pipeline.files.text import given_path
 
@@ -40,16 +46,13 @@ def run(arguments: Sequence[str]) -> None:
     options = _parse(arguments)
     vocabulary = build_vocabulary(VocabularySettings(classes=_classes(options.classes)))
     num_classes = len(vocabulary.classes)
-    palette = voc_palette(256)
-    colours = {palette[label]: label for label in (*range(num_classes + 1), IGNORE)}
+    settings = AnnotationSettings(palette=options.palette)
+    reading = replace(Reading.of(settings, "", vocabulary.classes), other=None)
     if options.colours is not None:
         colours = read_colours(options.colours, vocabulary.classes, "--colours")
-    values = None if options.values is None else parse_values(options.values, num_classes)
-
-    def read(path: Path) -> np.ndarray:
-        by_colour = options.palette == "colour"
-        return read_foreign_mask(options.folder / path, num_classes, colours, by_colour, values)
-
+        reading = replace(reading, colours=colours)
+    if options.values is not None:
+        reading = replace(reading, values=parse_values(options.values, num_classes))
     check_folder(options.folder, "", "the one that holds the masks")
     if options.output.resolve().is_relative_to(options.folder.resolve()):
         raise UserError(f"--output {options.output} lies in the folder of the masks: give another")
@@ -61,31 +64,28 @@ def run(arguments: Sequence[str]) -> None:
         masks = [Path(f"{i}.png") for i in sorted(Artefact(options.folder).entries)]
     if not masks:
         raise UserError(f"{options.folder} holds no PNG: give the folder that holds the masks")
-    if any(path.match("task-*-annotation-*-by-*") for path in masks):
-        raise UserError(
-            f"{options.folder} holds Label Studio's PNGs, of which each is a part of a mask: export"
-            " JSON, and make masks of it as docs/interoperation.md shows"
-        )
+    refuse_parts_of_masks((path.name for path in masks), options.folder)
     targets = {path: options.output / path.with_suffix(".png") for path in masks}
     output = OwnFiles(options.output, "import_masks.py")
     output.refuse_foreign(targets.values())
-    checked, taken, labels = Export(), {}, set()
+    checked, taken, found = Export(), {}, set()
 
     def check(path: Path) -> None:
         other = taken.setdefault(path.with_suffix(""), path)
-        labels.update(np.unique(read(path)).tolist())
+        found.update(np.unique(reading.read_png(options.folder / path)).tolist())
         if other != path:
             raise ImageError(f"has the same name as {other.name}: keep one of them")
 
     list(checked.each(masks, check, "check", "cannot be used"))
     remedy = "cannot be imported, and nothing was written: fix those that are named above"
     checked.refuse_left_out(f"of {len(masks)} masks {remedy}", prefix="")
-    if values is None:
+    if reading.values is None:
         remedy = "--values 255=1 says so, and --values 1=1 that its pixels are ignored"
-        refuse_brush_labels(labels, str(options.folder), remedy)
+        refuse_brush_labels(found, str(options.folder), remedy)
     with track("import", len(masks)) as advance:
         for path, target in targets.items():  # read again, since all may not fit into memory
-            output.write(target, encode_png(read(path), vocabulary.palette))
+            labels = reading.read_png(options.folder / path)
+            output.write(target, encode_png(labels, vocabulary.palette))
             advance()
     print(f"{len(masks)} masks written to {options.output}")
 

@@ -1,20 +1,24 @@
 """What JSON files of annotations say of each image, and the index of a large file."""
 
-import hashlib
+import gc
 import json
+import marshal
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from pipeline.datasets.instances import (
     Instance,
-    checked_score,
+    checked_id,
+    checked_size,
     coco_instances,
     label_studio_instances,
     labelme_instances,
@@ -23,7 +27,7 @@ from pipeline.datasets.instances import (
 )
 from pipeline.engine.progress import track_bytes
 from pipeline.errors import UserError, shown
-from pipeline.files.atomic import read_json, write_atomically
+from pipeline.files.atomic import write_atomically
 from pipeline.files.fingerprints import fingerprint, fingerprint_image
 from pipeline.files.images import SUFFIXES
 from pipeline.files.json_stream import Element, read_element, stream_json
@@ -35,12 +39,11 @@ INDEXES = ".annotations"
 
 _VERSION = 1  # raised when the same file gives another index
 _LARGE = 1 << 22  # bytes; reading smaller files takes no time
+_LOOKED_AT = 10  # JSON files in a folder, to know whether they are labelme's
+_DIGITS = 16  # of a fingerprint
 _UPLOAD = re.compile(r"upload/(.*/)?[0-9a-f]{8}-(?=[^/]+$)")  # Label Studio's prefix of files
 _REMEDY = "export it again, or give another file"
 _IMAGES = "images.json"
-
-# What is not as a program writes it raises one of these.
-_WRONG = (ValueError, LookupError, TypeError, AttributeError)
 
 
 @dataclass
@@ -48,18 +51,16 @@ class Row:
     """What a file says of one image.
 
     Attributes:
-        file: its file below the folder; "" where one file has all images.
         size: height and width; none if the file does not say.
         content: the fingerprint of what it says.
-        places: first byte and number of bytes of each element of the file that is about it.
+        places: first byte and number of bytes of each element about it, one after the other.
         scores: name → score of its best instance.
         problem: why it cannot be used, or "".
     """
 
-    file: str = ""
     size: list[int] | None = None
     content: str = ""
-    places: list[list[int]] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
     scores: dict[str, float] = field(default_factory=dict)
     problem: str = ""
 
@@ -73,14 +74,16 @@ class AnnotationIndex:
         rows: name of an image, without its suffix → what the file says of it.
         names: the names of COCO's categories, by their ids.
         counts: name → number of its instances.
-        notes: what the user should know about the file, a sentence each.
+        remarks: what the user should know → how often it is so, and where first.
+        state: size and time of the last change of the file that the rows' places are in.
     """
 
     form: str
     rows: dict[str, Row] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=Counter)
+    remarks: dict[str, tuple[int, str]] = field(default_factory=dict)
+    state: list[int] | None = None
 
     @property
     def instances_of(self) -> Callable[[Any], Iterable[Instance]]:
@@ -89,34 +92,53 @@ class AnnotationIndex:
             return partial(coco_instances, names=self.names)
         return label_studio_instances if self.form == LABEL_STUDIO else labelme_instances
 
+    def remark(self, what: str, where: str) -> None:
+        """Counts what the user should know."""
+        count, first = self.remarks.get(what, (0, where))
+        self.remarks[what] = count + 1, first
+
     def add(self, name: str, row: Row) -> None:
         """Adds what a file says of an image; of two entries neither counts."""
-        path = name.replace("\\", "/").removeprefix("./")
-        stem, _, suffix = path.rpartition(".")
-        name = stem if stem and f".{suffix}".lower() in SUFFIXES else path
         if name in self.rows:
             row.problem = "has two entries of it"
         self.rows[name] = row
 
-    def add_instances(self, name: str, row: Row, element: Any) -> None:  # noqa: ANN401
+    def add_instance(self, row: Row, instance: Instance, where: str) -> None:
+        """Adds an instance of an image."""
+        # The second version of this format is the same for equal values, and takes a tenth of the
+        # time of JSON.
+        row.content = fingerprint(row.content, marshal.dumps(tuple(instance), 2))
+        row.scores[instance.name] = max(instance.score, row.scores.get(instance.name, 0.0))
+        self.counts[instance.name] += 1
+        if instance.is_empty:
+            self.remark("shapes that cover nothing, such as polygons of two corners", where)
+
+    def add_image(self, name: str, element: Any, places: list[int]) -> None:  # noqa: ANN401
         """Adds an image whose instances are all in one element of a file."""
-        instances: list[Instance] = []
+        row = Row(places=places)
         try:
-            instances = [*self.instances_of(element)]
             row.size = stated_size(element)
-        except _WRONG as error:
-            row.problem = f"is not as {self.form} writes it ({type(error).__name__}: {error})"
-        for each in instances:
-            self.counts[each.name] = self.counts.get(each.name, 0) + 1
-        row.scores = _best((each.name, each.score) for each in instances)
-        row.content = fingerprint(json.dumps([instances, row.size]))
+            for instance in self.instances_of(element):
+                self.add_instance(row, instance, f"image {shown(name)}")
+            row.content = fingerprint(row.content, row.size)
+        except Exception as error:  # what other programs write raises nearly anything
+            row.problem = f"has an entry of it that is not {self.form}'s ({_reason(error)})"
         self.add(name, row)
 
 
 def holds_labelme(folder: Path) -> bool:
     """Tells whether a folder holds labelme's files; other programs put JSON beside PNGs."""
-    first = next(folder.rglob("*.json"), None)
-    return first is not None and "shapes" in (read_json(first) or {})
+    for path in islice(folder.rglob("*.json"), _LOOKED_AT):
+        with suppress(Exception):  # it is damaged
+            if "shapes" in read_element(path):
+                return True
+    return False
+
+
+def file_state(path: Path) -> list[int]:
+    """Returns the size of a file and the time of its last change; raises an OSError."""
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns]
 
 
 def read_index(path: Path, cache: Path | None) -> AnnotationIndex:
@@ -129,144 +151,147 @@ def read_index(path: Path, cache: Path | None) -> AnnotationIndex:
         UserError: the file is missing or damaged, or is of another form.
     """
     if path.is_dir():
-        return _read_labelme(path)
+        index = AnnotationIndex(LABELME)
+        for file in sorted(path.rglob("*.json")):
+            name = file.relative_to(path).with_suffix("").as_posix()
+            try:
+                index.add_image(name, read_element(file), [])
+            except Exception as error:  # damaged JSON raises nearly anything
+                index.add(name, Row(problem=f"cannot be read ({_reason(error)})"))
+        return index
     try:
-        files = [each for each in (path, path.with_name(_IMAGES)) if each.is_file()]
+        state, beside = file_state(path), path.with_name(_IMAGES)
+        files = [path, *([beside] if beside.is_file() else [])]
         contents = [_VERSION, *map(fingerprint_image, files)]
-        is_large = path.stat().st_size > _LARGE
+        kept = cache / fingerprint(str(path.absolute())) if cache and state[0] > _LARGE else None
+        index = kept and _read_kept(kept, contents)
+        if not index:
+            index = _read_file(path)
+            if file_state(path) != state:
+                raise UserError(f"{shown(path)} changed while it was read: run the command again")
+            if kept:
+                rows = {name: [*vars(row).values()] for name, row in index.rows.items()}
+                body = json.dumps([contents, vars(index) | {"rows": rows}])
+                write_atomically(kept, fingerprint(body.encode()) + body)
     except OSError as error:
         raise UserError(f"{shown(path)} cannot be read ({error.strerror}): {_REMEDY}") from error
-    kept = None
-    if is_large and cache is not None:
-        kept = cache / f"{fingerprint(str(path.absolute()))}.json"
-        if (found := read_json(kept, {"of": list, "index": dict})) and found["of"] == contents:
-            found["index"]["rows"] = {n: Row(*row) for n, row in found["index"]["rows"].items()}
-            return AnnotationIndex(**found["index"])
-    index = _read_file(path)
-    if kept is not None:
-        rows = {name: [*vars(row).values()] for name, row in index.rows.items()}
-        about = {"of": contents, "index": {**vars(index), "rows": rows}}
-        write_atomically(kept, json.dumps(about))
+    index.state = state
     return index
+
+
+def _read_kept(kept: Path, contents: list) -> AnnotationIndex | None:
+    """Returns an index that was kept, unless it is damaged or of other contents."""
+    data = kept.read_bytes() if kept.is_file() else b""
+    if data[:_DIGITS] != fingerprint(data[_DIGITS:]).encode():
+        return None
+    gc.disable()  # nothing of what is read is garbage
+    try:
+        found, index = json.loads(data[_DIGITS:])
+        index["rows"] = {name: Row(*row) for name, row in index["rows"].items()}
+    finally:
+        gc.enable()
+    return AnnotationIndex(**index) if found == contents else None
 
 
 def _read_file(path: Path) -> AnnotationIndex:
+    size = path.stat().st_size
     with track_bytes(f"read {path.name}") as show:
-        size, elements = path.stat().st_size, stream_json(path, _REMEDY)
-        first = next(elements, None)
-        elements = chain([first] * (first is not None), elements)
-        counted = (
-            each for n, each in enumerate(elements) if n % 1000 or show(each.start, size) is None
-        )
-        if first and (first.key or _is(first.value, "image_id")):
-            return _read_coco(path, counted)
-        if first and _is(first.value, "data"):
-            return _read_label_studio(path, counted)
+        elements = stream_json(path, _REMEDY, lambda done: show(done, size))
+        if first := next(elements, None):
+            is_coco = first.key or isinstance(first.value, Mapping) and "image_id" in first.value
+            index = (_read_coco if is_coco else _read_label_studio)(path, chain([first], elements))
+            if index.rows:
+                return index
     raise UserError(
-        f"{shown(path)} holds neither COCO's annotations nor tasks of Label Studio: give such a"
-        " file"
+        f"{shown(path)} holds neither images with COCO's annotations nor finished tasks of Label"
+        " Studio: give such a file"
     )
 
 
-def _is(value: object, key: str) -> bool:
-    return isinstance(value, Mapping) and key in value
-
-
-def _best(scores: Iterable[tuple[str, float]]) -> dict[str, float]:
-    best: dict[str, float] = {}
-    for name, score in scores:
-        best[name] = max(score, best.get(name, 0.0))
-    return best
-
-
-def _read_coco(path: Path, elements: Iterable[Element]) -> AnnotationIndex:
+def _read_coco(path: Path, elements: Iterator[Element]) -> AnnotationIndex:
     """Reads a data set; or results, whose images and categories are in a file beside it."""
     index, read = AnnotationIndex(COCO), defaultdict[str, Row](Row)  # by the ids of images
-    counts, digests = Counter(), defaultdict(partial(hashlib.blake2b, digest_size=8))
     described: dict[str, list[Any]] = {"images": [], "categories": []}
     is_results = False
+    for key, value, start, length in elements:
+        if key in described:
+            described[key].append(value)
+        elif key in ("", "annotations"):
+            is_results, row = not key, Row()
+            try:
+                row = read[checked_id(value["image_id"])]
+                [instance] = coco_instances(value, {})  # by the id of its category as yet
+                index.add_instance(row, instance, f"byte {start}")
+                row.places += start, length
+            except Exception as error:  # what other programs write raises nearly anything
+                where = f"byte {start} ({_reason(error)})"
+                row.problem = f"has an annotation of it that is not COCO's, at {where}"
+                index.remark("annotations that are not COCO's", where)
+    if is_results:
+        beside = path.with_name(_IMAGES)
+        if not beside.is_file():
+            raise UserError(
+                f"{shown(path)} is a list of results, which names images by numbers: put the JSON"
+                f" of the data set, with images and categories, beside it as {_IMAGES}"
+            )
+        for key, value, *_ in stream_json(beside, _REMEDY):
+            described.get(key, []).append(value)
     try:
-        for key, value, start, length in elements:
-            if key in described:
-                described[key].append(value)
-            elif key in ("", "annotations"):
-                is_results = not key
-                image, category = _id(value["image_id"]), _id(value["category_id"])
-                row, score = read[image], 0.0
-                row.places.append([start, length])
-                try:
-                    score = checked_score(value.get("score"))
-                except ValueError as error:
-                    row.problem = f"has {error}"
-                row.scores[category] = max(score, row.scores.get(category, 0.0))
-                counts[category] += 1
-                said = [category, score, value.get("iscrowd"), value.get("segmentation")]
-                digests[image].update(json.dumps(said).encode())
-        if is_results:
-            beside = path.with_name(_IMAGES)
-            if not beside.is_file():
-                raise UserError(
-                    f"{shown(path)} is a list of results, which names images by numbers: put the"
-                    f" JSON of the data set, with images and categories, beside it as {_IMAGES}"
-                )
-            for key, value, *_ in stream_json(beside, _REMEDY):
-                described.get(key, []).append(value)
-        for each in described["categories"]:
-            category, name = _id(each["id"]), str(each["name"])
-            if index.names.setdefault(category, name) != name:
-                raise ValueError(f"{name} and {index.names[category]} are one category")
-        numbers = Counter(_id(image["id"]) for image in described["images"])
-        for image in described["images"]:
-            number = _id(image["id"])
-            row = read.pop(number, Row())
-            row.size = [*map(image.get, ("height", "width"))] if "height" in image else None
-            if numbers[number] > 1:
-                row.problem = f"gives its id, {shown(number)}, to another image as well"
-            if unknown := [category for category in row.scores if category not in index.names]:
-                row.problem = f"has an annotation of category {shown(unknown[0])}, which it lacks"
-            row.scores = _best((index.names.get(c, ""), row.scores[c]) for c in row.scores)
-            row.content = fingerprint(digests[number].hexdigest(), row.scores, row.size)
-            index.add(str(image["file_name"]), row)
-    except _WRONG as error:
-        raise UserError(
-            f"{shown(path)} is not as COCO describes it ({type(error).__name__}: {error}):"
-            f" {_REMEDY}"
-        ) from error
-    for category, count in counts.items():
-        name = index.names.get(category, category)
-        index.counts[name] = index.counts.get(name, 0) + count
-    if read:
-        index.notes.append(
-            f"{path.name} has annotations of {len(read)} images that it does not list, such as"
-            f" {shown(next(iter(read)))}"
-        )
+        pairs = [(checked_id(each["id"]), str(each["name"])) for each in described["categories"]]
+        index.names = dict(pairs)
+        if len(index.names) < len(pairs):
+            raise ValueError("two have one id")
+    except Exception as error:
+        reason = f"categories that are not COCO's ({_reason(error)})"
+        raise UserError(f"{shown(path)} has {reason}: {_REMEDY}") from error
+    listed: dict[str, Row] = {}
+    for image in described["images"]:
+        try:
+            number, name = checked_id(image["id"]), image_name(image["file_name"])
+            size = checked_size(image.get("height"), image.get("width"))
+        except Exception as error:
+            index.remark("images that are not COCO's", _reason(error))
+            continue
+        if row := listed.get(number):
+            row.problem = "has two images of its id"
+        else:
+            row = listed[number] = read.pop(number, Row())
+            names = {category: index.names.get(category, "") for category in row.scores}
+            if not all(names.values()):
+                row.problem = "has an annotation of it without a known category"
+            row.size, row.content = size, fingerprint(row.content, names, size)
+            row.scores = dict(
+                sorted(((names[c], s) for c, s in row.scores.items()), key=itemgetter(1))
+            )
+        index.add(name, row)
+    for number in read:
+        index.remark("images with annotations that it does not list", f"id {shown(number)}")
+    by_category, index.counts = index.counts, Counter()
+    for category, count in by_category.items():
+        index.counts[index.names.get(category, category)] += count
     return index
 
 
-def _id(value: object) -> str:
-    """Returns an id as text, since some programs write numbers as text."""
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        raise ValueError(f"{value} is not an id")
-    return str(value)
-
-
-def _read_label_studio(path: Path, elements: Iterable[Element]) -> AnnotationIndex:
-    index, unfinished = AnnotationIndex(LABEL_STUDIO), 0
+def _read_label_studio(path: Path, elements: Iterator[Element]) -> AnnotationIndex:
+    index = AnnotationIndex(LABEL_STUDIO)
     for _, task, start, length in elements:
-        if not _is(task, "data") or newest_annotation(task) is None:
-            unfinished += 1
+        try:
+            name, annotation = _photograph(task["data"]), newest_annotation(task)
+        except Exception as error:  # what other programs write raises nearly anything
+            index.remark("tasks that are not Label Studio's", f"byte {start} ({_reason(error)})")
+            continue
+        if annotation is None:
+            index.remark("tasks without a submitted annotation", f"image {shown(name)}")
         else:
-            index.add_instances(_photograph(task["data"]), Row(places=[[start, length]]), task)
-    if unfinished:
-        index.notes.append(f"{path.name} has {unfinished} tasks without a submitted annotation")
+            index.add_image(name, task, [start, length])
     return index
 
 
 def _photograph(data: Mapping[str, Any]) -> str:
-    """Returns the path of a task's image, without the address and Label Studio's prefix."""
+    """Returns the name of a task's image, without the address and Label Studio's prefix."""
     paths = [_path(value) for value in data.values() if isinstance(value, str)]
     named = [path for path in paths if path.lower().endswith(SUFFIXES)]
-    return _UPLOAD.sub(r"\1", next(iter([*named, *paths]), ""))
+    return image_name(_UPLOAD.sub(r"\1", [*named, *paths][0]))
 
 
 def _path(address: str) -> str:
@@ -275,15 +300,12 @@ def _path(address: str) -> str:
     return local[0] if local else unquote(parts.path)
 
 
-def _read_labelme(folder: Path) -> AnnotationIndex:
-    index = AnnotationIndex(LABELME)
-    for path in sorted(folder.rglob("*.json")):
-        name = path.relative_to(folder).as_posix()
-        row = Row(file=name, places=[[0, -1]])
-        try:
-            content = read_element(path, 0, -1)
-        except (ValueError, RecursionError, OSError) as error:
-            content, row.problem = {}, f"cannot be read ({error})"
-        if row.problem or "shapes" in content:
-            index.add_instances(name.removesuffix(".json"), row, content)
-    return index
+def image_name(path: str) -> str:
+    """Returns a path in a file of annotations without the suffix of an image."""
+    path = path.replace("\\", "/").removeprefix("./")
+    stem, _, suffix = path.rpartition(".")
+    return stem if stem and f".{suffix}".lower() in SUFFIXES else path
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {shown(error)}"

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,85 +13,25 @@ from PIL import Image
 
 from pipeline.datasets.annotation_index import (
     LABEL_STUDIO,
+    LABELME,
     AnnotationIndex,
     Row,
+    file_state,
     holds_labelme,
     read_index,
 )
-from pipeline.datasets.ground_truth import DerivedMask, MaskFile
+from pipeline.datasets.ground_truth import DerivedMask
 from pipeline.datasets.instances import Instance, draw
-from pipeline.datasets.mask_images import Colour, read_colours, read_foreign_mask, value_table
+from pipeline.datasets.mask_images import Reading, refuse_parts_of_masks
 from pipeline.datasets.score_tables import read_table
-from pipeline.datasets.settings import AnnotationSettings, LabelMapSettings
-from pipeline.datasets.vocabulary import same_name, voc_palette
-from pipeline.engine.sample import GroundTruthMask, Size, ids_below
-from pipeline.errors import ImageError, NoEntry, UserError, check_choice, shown
-from pipeline.files.fingerprints import fingerprint, fingerprint_file
+from pipeline.engine.sample import Size, ids_below
+from pipeline.errors import ImageError, NoEntry, UserError, shown
+from pipeline.files.fingerprints import fingerprint_image
 from pipeline.files.json_stream import read_element
-from pipeline.files.label_images import GREY, IGNORE, PALETTE
+from pipeline.files.label_images import GREY, IGNORE, PALETTE, refuse_brush_masks
 from pipeline.files.text import given_path
 
 _MAX_NAMED = 5
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How annotations become labels.
-
-    Attributes:
-        labels: name of a class, as :func:`~pipeline.datasets.vocabulary.same_name` has it → label.
-        num_classes: n.
-        colours: colour → label, in coloured PNGs.
-        values: pixel value → label, in palette and grey PNGs; none for labels themselves.
-        by_colour: whether the colours of palette PNGs count.
-        min_score: see :func:`pipeline.datasets.instances.draw`.
-    """
-
-    labels: Mapping[str, int]
-    num_classes: int
-    colours: Mapping[Colour, int]
-    values: Mapping[int, int] | None
-    by_colour: bool
-    min_score: float
-
-    @classmethod
-    def of(cls, settings: AnnotationSettings, group: str, classes: Sequence[str]) -> "Reading":
-        """Reads the settings of a group of the configuration.
-
-        Raises:
-            UserError: a table of colours is missing or damaged, or a name is joined to two classes.
-        """
-        labels = {same_name(name): k + 1 for k, name in enumerate(classes)}
-        for name, names in settings.join.items():
-            check_choice(f"{group}.join: {shown(name)} is not a class", same_name(name), labels)
-            label = labels[same_name(name)]
-            for other in [names] if isinstance(names, str) else names:
-                if labels.setdefault(same_name(str(other)), label) != label:
-                    raise UserError(
-                        f"{group}.join counts {shown(other)} as two classes: keep one of them"
-                    )
-        palette, values = voc_palette(256), None
-        colours = {palette[label]: label for label in (*range(len(classes) + 1), IGNORE)}
-        if settings.colours is not None:
-            key = f"{group}.colours"
-            colours = read_colours(given_path(settings.colours, key), classes, key)
-        if settings.values is not None:
-            values = dict(value_table(settings.values, classes, group))
-            if not isinstance(settings, LabelMapSettings):  # these have no background
-                values = {0: 0} | values
-        by_colour = settings.palette == "colour"
-        return cls(labels, len(classes), colours, values, by_colour, settings.min_score)
-
-    def label_of(self, name: object) -> int | None:
-        """Returns the label of a name, if it is that of a class."""
-        return self.labels.get(same_name(str(name)))
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What labels depend on beside the files, for a cache key."""
-        listed = (sorted(map(str, table.items())) for table in (self.colours, self.values or {}))
-        tables = fingerprint(*listed, self.by_colour)
-        return {"labels": dict(self.labels), "tables": tables, "min_score": self.min_score}
 
 
 @dataclass(frozen=True)
@@ -106,7 +46,7 @@ class LabelImage:
     @cached_property
     def content(self) -> str:
         """The fingerprint of the file; raises an OSError."""
-        return fingerprint_file(self.path)
+        return fingerprint_image(self.path)
 
     def labels(self, size: Size | None) -> np.ndarray:
         """Returns the labels of an image, H×W uint8: 0 background, k+1 class k, 255 ignore.
@@ -115,16 +55,9 @@ class LabelImage:
             ImageError: they cannot be used, or are not of the image's ``size``; without one, that
                 of the file counts.
         """
-        with _damage(self.path):
-            labels = read_foreign_mask(
-                self.path,
-                self.reading.num_classes,
-                self.reading.colours,
-                self.reading.by_colour,
-                self.reading.values,
-                other=IGNORE,
-            )
-            _refuse_other_size(labels.shape, size or labels.shape)
+        with naming(self.path):
+            labels = self.reading.read_png(self.path)
+            refuse_other_size(labels.shape, size or labels.shape)
             return labels
 
     @cached_property
@@ -142,12 +75,14 @@ class Drawing:
         path: the file.
         row: what its index says of the image.
         instances_of: returns the instances of an element of the file.
+        state: that of the file when it was read; none where all of it is about the image.
     """
 
     path: Path
     reading: Reading
     row: Row
     instances_of: Callable[[Any], Iterable[Instance]]
+    state: list[int] | None = None
 
     @property
     def content(self) -> str:
@@ -161,19 +96,24 @@ class Drawing:
 
     def labels(self, size: Size | None) -> np.ndarray:
         """Returns the labels of an image; see :meth:`LabelImage.labels`."""
-        with _damage(self.path):
+        with naming(self.path):
             if self.row.problem or not (size := size or self.size):
                 raise ImageError(self.row.problem or "gives its image no height and width")
-            _refuse_other_size(self.size or size, size)
-            places = (read_element(self.path, *place) for place in self.row.places)
-            instances = (each for place in places for each in self.instances_of(place))
-            return draw(instances, self.reading.label_of, size, self.reading.min_score)
+            refuse_other_size(self.size or size, size)
+            if self.state and self.state != file_state(self.path):
+                raise ImageError("has changed since it was read: run the same command again")
+            return draw(self._instances(), self.reading.label_of, size, self.reading.min_score)
+
+    def _instances(self) -> Iterator[Instance]:
+        places = self.row.places
+        for place in zip(places[::2], places[1::2]) if self.state else [()]:
+            yield from self.instances_of(read_element(self.path, *place))
 
     @cached_property
     def scores(self) -> dict[int, float]:
         """Class index → score of its best instance; raises an ImageError."""
         found: dict[int, float] = {}
-        with _damage(self.path, "scores"):
+        with naming(self.path, "scores"):
             if self.row.problem:
                 raise ImageError(self.row.problem)
             for name, score in self.row.scores.items():
@@ -182,14 +122,15 @@ class Drawing:
         return found
 
 
-def _refuse_other_size(found: Size, size: Size) -> None:
+def refuse_other_size(found: Size, size: Size) -> None:
+    """Raises an ImageError unless what was ``found`` for an image is of its ``size``."""
     if tuple(found) != tuple(size):
         given, wanted = (f"{width}×{height}" for height, width in (found, size))
         raise ImageError(f"is of {given} pixels, and the image of {wanted}")
 
 
 @contextmanager
-def _damage(path: Path, what: str = "mask") -> Iterator[None]:
+def naming(path: Path, what: str = "mask") -> Iterator[None]:
     """Names the file in errors; damaged JSON and shapes raise nearly anything."""
     try:
         yield
@@ -214,7 +155,9 @@ class AnnotatedMask(DerivedMask):
     @property
     def origin(self) -> list[Any]:
         """Implements the base class."""
-        return [self.annotation.content, self.annotation.reading.facts]
+        found = self.annotation
+        is_file = isinstance(found, LabelImage)
+        return [found.path if is_file else found.content, found.reading.facts]
 
     def read(self) -> np.ndarray:
         """Implements the base class."""
@@ -226,15 +169,17 @@ class AnnotatedMask(DerivedMask):
         except ImageError as error:
             raise UserError(f"image {self.kept.stem} {error}") from error
 
-
-def as_mask(found: LabelImage | Drawing, kept: Path, max_pixels: int | None) -> GroundTruthMask:
-    """Returns an annotation as a mask, which is drawn as the file ``kept`` where one is needed."""
-    reading = found.reading
-    if isinstance(found, LabelImage) and reading.values is None and not reading.by_colour:
-        with suppress(OSError), Image.open(found.path) as image:
-            if image.mode in (PALETTE, GREY):
-                return MaskFile(found.path, reading.num_classes)
-    return AnnotatedMask(kept, found, max_pixels)
+    def file(self) -> Path:
+        """Implements the base class; a PNG of labels is such a file, even if it is damaged."""
+        if isinstance(self.annotation, LabelImage) and self.annotation.reading.takes_labels:
+            try:
+                with Image.open(self.annotation.path) as image:
+                    is_plain = image.mode in (PALETTE, GREY)
+            except Exception:  # Pillow's decoders raise nearly anything on damaged files
+                is_plain = True
+            if is_plain:
+                return self.annotation.path
+        return super().file()
 
 
 @dataclass(frozen=True)
@@ -268,34 +213,45 @@ class Drawings:
 
     @cached_property
     def notes(self) -> list[str]:
-        """What the user should know: the notes of the index, and instances that are of no class."""
+        """What the user should know: remarks, and instances of names that are no class."""
+        found = [
+            f"{self.path.name} has {count} {what}, the first at {first}"
+            for what, (count, first) in self.index.remarks.items()
+        ]
         others = {n: c for n, c in self.index.counts.items() if not self.reading.label_of(n)}
-        if not others:
-            return self.index.notes
-        names = ", ".join(f"{shown(name)} ({others[name]})" for name in [*others][:_MAX_NAMED])
-        more = ", …" if len(others) > _MAX_NAMED else ""
-        counted = f"{sum(others.values())} instances of names that are not classes"
-        return [*self.index.notes, f"{self.path.name} has {counted}: {names}{more}"]
+        if others:
+            names = ", ".join(f"{shown(name)} ({others[name]})" for name in [*others][:_MAX_NAMED])
+            more = ", …" if len(others) > _MAX_NAMED else ""
+            counted = f"{sum(others.values())} instances of names that are not classes"
+            found.append(f"{self.path.name} has {counted}: {names}{more}")
+        return found
 
     @cached_property
-    def _names(self) -> Mapping[str, Sequence[str]]:
-        """Name of an image → its names in the file, of Label Studio in any folder."""
+    def _below(self) -> Mapping[str, Sequence[str]]:
+        """Path of an image below any folder → its names in Label Studio's file."""
         found: dict[str, list[str]] = {}
-        for name in self.index.rows:
-            parts = name.split("/") if self.index.form == LABEL_STUDIO else [name]
-            for start in range(len(parts)):
+        for name in self.index.rows if self.index.form == LABEL_STUDIO else ():
+            parts = name.split("/")
+            for start in range(1, len(parts)):
                 found.setdefault("/".join(parts[start:]), []).append(name)
         return found
 
+    @cached_property
+    def _instances_of(self) -> Callable[[Any], Iterable[Instance]]:
+        return self.index.instances_of
+
     def find(self, image_id: str) -> Drawing:
         """Returns the instances of an image; raises a NoEntry if the file does not list it."""
-        names = self._names.get(image_id, ())
+        rows, path = self.index.rows, self.path
+        names = [image_id] if image_id in rows else self._below.get(image_id, ())
         if not names:
-            raise NoEntry(f"has no entry in {self.path}", self._names)
-        row = self.index.rows[names[0]]
+            raise NoEntry(f"has no entry in {path}", rows)
+        row = rows[names[0]]
         if len(names) > 1:
             row = replace(row, problem=f"has several entries of it, such as {shown(names[1])}")
-        return Drawing(self.path / row.file, self.reading, row, self.index.instances_of)
+        if self.index.form == LABELME:
+            path /= f"{image_id}.json"
+        return Drawing(path, self.reading, row, self._instances_of, self.index.state)
 
 
 Annotations = LabelImages | Drawings
@@ -319,10 +275,10 @@ def open_annotations(
         cache: the folder of the indexes of large files.
         split: the split of the images; "" where the data set has one.
         several: whether the run works on other splits as well.
-        holds_tags: whether tags are wanted, which tables hold as well, and label PNGs do not.
+        holds_tags: whether it may be a table of scores, and no folder of label PNGs.
 
     Raises:
-        UserError: it is missing or damaged, or could be that of another split.
+        UserError: it is missing or damaged, holds parts of masks, or may be of another split.
     """
     path = given_path(given, key).absolute()
     names = [f"{split}/", f"{split}.json", *[f"{split}.csv"] * holds_tags]
@@ -340,6 +296,16 @@ def open_annotations(
         )
     if holds_tags and path.suffix.lower() == ".csv":
         return Drawings(path, reading, read_table(path, key))
-    if path.is_dir() and not holds_tags and not holds_labelme(path):
-        return LabelImages(path, reading)
-    return Drawings(path, reading, read_index(path, cache))
+    if holds_tags or not path.is_dir() or holds_labelme(path):
+        return Drawings(path, reading, read_index(path, cache))
+    refuse_parts_of_masks((name for *_, names in os.walk(path) for name in names), path)
+    return LabelImages(path, reading)
+
+
+def refuse_brush(annotations: Annotations, ids: Iterable[str], key: str) -> None:
+    """Refuses label PNGs of images that hold 0 and 255 alone; ``key`` is the setting."""
+    if isinstance(annotations, LabelImages) and annotations.reading.takes_labels:
+        values = f"{key.partition('.')[0]}.values"
+        remedy = f"{values}=[255] says so of a single class, and {values}=[1] that it is not"
+        masks = (annotations.path / f"{image_id}.png" for image_id in ids)
+        refuse_brush_masks(masks, f"{key}={annotations.path}", remedy)

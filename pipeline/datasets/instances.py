@@ -6,10 +6,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.datasets.rasterise import rasterise
+from pipeline.datasets.rasterise import MIN_COORDINATES, rasterise
+from pipeline.errors import shown
 from pipeline.files.label_images import IGNORE
 
 _BRUSH, _POLYGON, _CHOICES = "brushlabels", "polygonlabels", "choices"
+_WITHOUT_AREA = ("point", "points", "line", "linestrip")
 
 
 class Instance(NamedTuple):
@@ -28,6 +30,13 @@ class Instance(NamedTuple):
     is_crowd: bool
     shape: Any
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether it has a shape that covers nothing, such as a polygon of two corners."""
+        return (
+            isinstance(self.shape, list) and min(map(len, self.shape), default=0) < MIN_COORDINATES
+        )
+
 
 def draw(
     instances: Iterable[Instance],
@@ -45,7 +54,7 @@ def draw(
         size: height and width.
 
     Raises:
-        ValueError: a score or a shape cannot be used. Damaged shapes raise other types as well.
+        ValueError: a shape cannot be used. Damaged shapes raise other types as well.
     """
     labels = np.zeros(size, np.uint8)
     best, area = np.full(size, -1.0), np.zeros(size, np.int64)
@@ -70,27 +79,40 @@ def checked_score(score: object) -> float:
     if score is None:
         return 1.0
     if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 1:
-        raise ValueError(f"a score of {score}, where 0 to 1 is expected")
+        raise ValueError(f"a score of {shown(score)}, where 0 to 1 is expected")
     return float(score)
+
+
+def checked_size(height: object, width: object) -> list[int] | None:
+    """Returns the size of an image, none where a file does not say it; raises a ValueError."""
+    size = [height, width]
+    if size == [None, None]:
+        return None
+    if not all(type(side) is int and side > 0 for side in size):
+        raise ValueError(f"an image of {shown(width)}×{shown(height)} pixels")
+    return size
+
+
+def checked_id(value: object) -> str:
+    """Returns an id as text, since some programs write numbers as text; raises a ValueError."""
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError(f"an id that is {shown(value)}")
+    return str(value)
 
 
 def coco_instances(annotation: Mapping[str, Any], names: Mapping[str, str]) -> list[Instance]:
     """Returns an annotation of COCO's; ``names`` has those of the categories, by their ids.
 
-    Raises:
-        ValueError, LookupError, TypeError: it is not one.
+    What is not an annotation raises nearly anything, here and below.
     """
-    name = names[str(annotation["category_id"])]
+    category = checked_id(annotation["category_id"])
     score, is_crowd = checked_score(annotation.get("score")), bool(annotation.get("iscrowd"))
-    return [Instance(name, score, is_crowd, annotation.get("segmentation"))]
+    shape = annotation.get("segmentation") or []  # boxes alone cover nothing, and name classes
+    return [Instance(names.get(category, category), score, is_crowd, shape)]
 
 
 def label_studio_instances(task: Mapping[str, Any]) -> list[Instance]:
-    """Returns the brush masks, polygons and choices of a task; see :func:`newest_annotation`.
-
-    Raises:
-        ValueError, LookupError, TypeError: they are not as Label Studio writes them.
-    """
+    """Returns the brush masks, polygons and choices of a task; see :func:`newest_annotation`."""
     found = []
     for result in newest_annotation(task)["result"]:
         kind, value = result["type"], result["value"]
@@ -111,45 +133,42 @@ def label_studio_instances(task: Mapping[str, Any]) -> list[Instance]:
 
 def newest_annotation(task: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Returns a task's newest annotation that was not cancelled; none if there is none."""
-    given = task.get("annotations") or []
-    kept = [each for each in given if isinstance(each, Mapping) and not each.get("was_cancelled")]
-    dates = [(str(each.get("updated_at") or each.get("created_at") or "")) for each in kept]
+    kept = [each for each in task.get("annotations") or [] if not each.get("was_cancelled")]
     # Of equal dates the last one counts, as in a file without dates.
-    return kept[max(range(len(kept)), key=lambda i: (dates[i], i))] if kept else None
+    dated = {str(each.get("updated_at") or each.get("created_at") or ""): each for each in kept}
+    return dated[max(dated)] if dated else None
 
 
 def stated_size(element: Mapping[str, Any]) -> list[int] | None:
     """Returns height and width in a task of Label Studio's, or a file of labelme's."""
     if "shapes" in element:
-        return [element["imageHeight"], element["imageWidth"]]
+        return checked_size(element.get("imageHeight"), element.get("imageWidth"))
     results = newest_annotation(element)["result"]
     sizes = {(each.get("original_height"), each.get("original_width")) for each in results}
     if len(sizes := sizes - {(None, None)}) > 1:
         raise ValueError("an image of two sizes")
-    return next(map(list, sizes), None)
+    return checked_size(*sizes.pop()) if sizes else None
 
 
 def labelme_instances(content: Mapping[str, Any]) -> Iterator[Instance]:
-    """Yields the polygons, rectangles, circles and masks in a file of labelme's.
-
-    Raises:
-        ValueError, LookupError, TypeError: they are not as labelme writes them.
-    """
+    """Yields the polygons, rectangles, circles and masks in a file of labelme's."""
     for shape in content["shapes"]:
         points = np.array(shape["points"], np.float64).reshape(-1, 2)
-        kind = shape.get("shape_type", "polygon")
+        kind = shape.get("shape_type") or "polygon"
         if kind == "mask":
             drawn: Any = {"png": shape["mask"], "corner": points[0].tolist()}
-        elif kind == "polygon":
+        elif kind in ("polygon", "oriented_rectangle"):
             drawn = [points.ravel().tolist()]
         elif kind == "rectangle":
             (left, top), (right, bottom) = points
             drawn = [[left, top, right, top, right, bottom, left, bottom]]
         elif kind == "circle":
             turns = np.linspace(0, 2 * math.pi, 90, endpoint=False)
-            radius = float(np.hypot(*(points[1] - points[0])))
+            radius = math.dist(points[0], points[1])
             ring = points[0] + radius * np.stack([np.cos(turns), np.sin(turns)], 1)
             drawn = [ring.ravel().tolist()]
-        else:  # points and lines have no area
+        elif kind in _WITHOUT_AREA:
             continue
+        else:
+            raise ValueError(f"a shape of type {shown(kind)}")
         yield Instance(shape["label"], 1.0, False, drawn)

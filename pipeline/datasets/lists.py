@@ -11,14 +11,15 @@ from pathlib import Path
 from urllib import parse
 
 from pipeline.datasets.annotations import (
+    AnnotatedMask,
     Annotations,
     Drawing,
-    Reading,
-    as_mask,
     open_annotations,
+    refuse_brush,
 )
 from pipeline.datasets.corrections import is_corrections, read_corrections
 from pipeline.datasets.ground_truth import MaskFile
+from pipeline.datasets.mask_images import Reading
 from pipeline.datasets.settings import DatasetSettings, splits_of_run
 from pipeline.datasets.vocabulary import Vocabulary, same_name
 from pipeline.engine.sample import Dataset, GroundTruthMask, Labels, Sample, Splits
@@ -57,10 +58,10 @@ def apply_lists(dataset: Dataset[Vocabulary], settings: DatasetSettings) -> Data
 
     if labels is not None:
         path = given_path(labels, "dataset.labels")
-        suffix = path.suffix.lower() if path.is_file() else ""
-        if suffix == ".json":
+        suffix = path.suffix.lower()
+        if suffix == ".json" and path.is_file():
             given_labels = opened("dataset.labels", labels)
-        elif suffix == ".csv" and is_corrections(path):
+        elif suffix == ".csv" and path.is_file() and is_corrections(path):
             known = read_corrections(path, "dataset.labels", classes)
         else:
             known = {"": read_image_classes(path, classes, settings.values)}
@@ -73,9 +74,9 @@ def apply_lists(dataset: Dataset[Vocabulary], settings: DatasetSettings) -> Data
         return None
 
     def mask_of(sample: Sample) -> GroundTruthMask | None:
+        kept = cache / "masks" / f"{sample.id}.png"
         with suppress(NoEntry):
-            found = given_masks.find(sample.id)
-            return as_mask(found, cache / "masks" / f"{sample.id}.png", settings.max_pixels)
+            return AnnotatedMask(kept, given_masks.find(sample.id), settings.max_pixels)
         return None
 
     def read(split: str) -> list[Sample]:
@@ -90,10 +91,11 @@ def apply_lists(dataset: Dataset[Vocabulary], settings: DatasetSettings) -> Data
         if given_masks is not None:
             given = [mask_of(sample) for sample in samples]
             refuse_unused(given, f"dataset.masks={masks} holds the mask of", split)
+            refuse_brush(given_masks, (s.id for s in samples), "dataset.masks")
             samples = [replace(s, mask=mask) for s, mask in zip(samples, given)]
         refuse_brush_masks(
             (s.mask.path for s in samples if isinstance(s.mask, MaskFile)),
-            "the ground truth" if masks is None else f"dataset.masks={masks}",
+            "the ground truth",
             "dataset.values=[255] says so of a single class, and dataset.values=[1] that it is not",
         )
         return samples

@@ -1,16 +1,22 @@
 """Masks of other programs: palette, grey and coloured PNGs, read as labels."""
 
+import fnmatch
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from pipeline.datasets.settings import AnnotationSettings, LabelMapSettings
 from pipeline.datasets.vocabulary import require_each, same_name, voc_palette
-from pipeline.errors import ImageError, UserError, shown
+from pipeline.errors import ImageError, UserError, check_choice, shown
+from pipeline.files.fingerprints import fingerprint
 from pipeline.files.images import MODES_OF_16_BITS
 from pipeline.files.label_images import BACKGROUND, GREY, IGNORE, PALETTE, decode_png
-from pipeline.files.text import read_text
+from pipeline.files.text import given_path, read_text
 
 Colour = tuple[int, int, int]
 """Red, green and blue, from 0 to 255."""
@@ -116,62 +122,131 @@ def parse_values(given: str, num_classes: int) -> dict[int, int]:
     return values
 
 
-def read_foreign_mask(
-    path: Path,
-    num_classes: int,
-    colours: Mapping[Colour, int],
-    palette_by_colour: bool = False,
-    values_of: Mapping[int, int] | None = None,
-    other: int | None = None,
-) -> np.ndarray:
-    """Reads a mask from any kind of PNG: H×W uint8; 0 background, k+1 class k, 255 ignore.
+@dataclass(frozen=True)
+class Reading:
+    """How annotations become labels.
 
-    Palette and grey PNGs of 1 to 16 bits hold labels, 0 to ``num_classes`` and 255; in others
-    ``colours`` stand for labels, and in palette PNGs too with ``palette_by_colour``. ``values_of``
-    replaces the labels of palette and grey PNGs: pixel value → label; values that it lacks have the
-    label ``other``, or are refused.
-
-    Raises:
-        ImageError: the file is missing, is not a PNG, is damaged, has transparent pixels, or has
-            unknown colours or labels: says which, how many pixels, and where the first is.
+    Attributes:
+        labels: name of a class, as :func:`~pipeline.datasets.vocabulary.same_name` has it → label.
+        num_classes: n.
+        colours: colour → label, in coloured PNGs.
+        by_colour: whether the colours of palette PNGs count.
+        values: pixel value → label, in palette and grey PNGs; none for labels themselves.
+        other: the label of other pixel values; none refuses them.
+        min_score: see :func:`pipeline.datasets.instances.draw`.
     """
-    try:
-        mode, values, palette = decode_png(path, (*_ONE_NUMBER, *_SEVERAL))
-    except FileNotFoundError as error:
-        raise ImageError("is missing") from error
-    if mode == PALETTE and palette_by_colour:
-        values = palette[values]
-    if mode.endswith("A") and (transparent := values[..., -1] != _OPAQUE).any():
-        raise ImageError(f"has transparent pixels ({_count_and_first(transparent)})")
-    if mode == "LA":
-        values = values[..., 0]
-    if values.ndim == 2:
-        known = values_of or {label: label for label in (*range(num_classes + 1), IGNORE)}
-        if values_of and other is not None:
-            known = dict.fromkeys(np.unique(values).tolist(), other) | dict(values_of)
-        remark = f", where labels are 0 to {num_classes} and {IGNORE}"
-        remark = ", which --values does not name" if values_of else remark
-        return _to_labels(values, known, "label {}".format, remark)
-    encoded = values[..., :3].astype(np.int64) @ (1 << 16, 1 << 8, 1)
-    known = {int.from_bytes(colour, "big"): label for colour, label in colours.items()}
 
-    def name(value: int) -> str:
-        return "colour {} {} {}".format(*value.to_bytes(3, "big"))
+    labels: Mapping[str, int]
+    num_classes: int
+    colours: Mapping[Colour, int]
+    by_colour: bool
+    values: Mapping[int, int] | None = None
+    other: int | None = None
+    min_score: float = 0.0
 
-    return _to_labels(encoded, known, name, ": no class has it")
+    @classmethod
+    def of(cls, settings: AnnotationSettings, group: str, classes: Sequence[str]) -> "Reading":
+        """Reads the settings of a group of the configuration.
+
+        Raises:
+            UserError: a table of colours is missing or damaged, or a name is joined to two classes.
+        """
+        labels = {same_name(name): k + 1 for k, name in enumerate(classes)}
+        for name, names in settings.join.items():
+            check_choice(f"{group}.join: {shown(name)} is not a class", same_name(name), labels)
+            label = labels[same_name(name)]
+            for other in [names] if isinstance(names, str) else names:
+                if labels.setdefault(same_name(str(other)), label) != label:
+                    raise UserError(
+                        f"{group}.join counts {shown(other)} as two classes: keep one of them"
+                    )
+        palette, key = voc_palette(256), f"{group}.colours"
+        colours = {palette[label]: label for label in (*range(len(classes) + 1), IGNORE)}
+        if settings.colours is not None:
+            colours = read_colours(given_path(settings.colours, key), classes, key)
+        values = None
+        if settings.values is not None:
+            # Label maps have no background.
+            values = {} if isinstance(settings, LabelMapSettings) else {0: 0}
+            values |= value_table(settings.values, classes, group)
+        by_colour, score = settings.palette == "colour", settings.min_score
+        return cls(labels, len(classes), colours, by_colour, values, IGNORE, score)
+
+    def label_of(self, name: object) -> int | None:
+        """Returns the label of a name, if it is that of a class."""
+        return self.labels.get(same_name(str(name)))
+
+    @property
+    def takes_labels(self) -> bool:
+        """Whether the values of palette and grey PNGs are labels."""
+        return self.values is None and not self.by_colour
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """What labels depend on beside the files, for a cache key."""
+        listed = (sorted(map(str, table.items())) for table in (self.colours, self.values or {}))
+        tables = fingerprint(*listed, self.by_colour)
+        return {"labels": dict(self.labels), "tables": tables, "min_score": self.min_score}
+
+    def read_png(self, path: Path) -> np.ndarray:
+        """Reads a mask from any kind of PNG: H×W uint8; 0 background, k+1 class k, 255 ignore.
+
+        Palette and grey PNGs may have 1 to 16 bits a pixel.
+
+        Raises:
+            ImageError: the file is missing, is not a PNG, is damaged, has transparent pixels, or
+                has unknown colours or labels: says which, how many pixels, and where the first is.
+        """
+        try:
+            mode, values, palette = decode_png(path, (*_ONE_NUMBER, *_SEVERAL))
+        except FileNotFoundError as error:
+            raise ImageError("is missing") from error
+        if mode == PALETTE and self.by_colour:
+            values = palette[values]
+        if mode.endswith("A") and (transparent := values[..., -1] != _OPAQUE).any():
+            raise ImageError(f"has transparent pixels ({_count_and_first(transparent)})")
+        if mode == "LA":
+            values = values[..., 0]
+        if values.ndim == 2:
+            known = {label: label for label in (*range(self.num_classes + 1), IGNORE)}
+            remark = f", where labels are 0 to {self.num_classes} and {IGNORE}"
+            other = None
+            if self.values is not None:
+                known, remark, other = self.values, ", which --values does not name", self.other
+            return _to_labels(values, known, "label {}".format, remark, other)
+        encoded = values[..., :3].astype(np.int64) @ (1 << 16, 1 << 8, 1)
+        known = {int.from_bytes(colour, "big"): label for colour, label in self.colours.items()}
+
+        def name(value: int) -> str:
+            return "colour {} {} {}".format(*value.to_bytes(3, "big"))
+
+        return _to_labels(encoded, known, name, ": no class has it")
+
+
+def refuse_parts_of_masks(names: Iterable[str], folder: Path) -> None:
+    """Refuses PNGs that Label Studio exports, of which each is a part of a mask."""
+    if fnmatch.filter(names, "task-*-annotation-*-by-*"):
+        raise UserError(
+            f"{folder} holds Label Studio's PNGs, of which each is a part of a mask: export JSON,"
+            " which masks=file and segmenter.masks read"
+        )
 
 
 def _to_labels(
-    values: np.ndarray, known: Mapping[int, int], name: Callable[[int], str], remark: str
+    values: np.ndarray,
+    known: Mapping[int, int],
+    name: Callable[[int], str],
+    remark: str,
+    other: int | None = None,
 ) -> np.ndarray:
-    """Returns the labels, H×W uint8, that stand for values.
+    """Returns the labels, H×W uint8, that stand for values, ``other`` for those that do not.
 
     Raises:
-        ImageError: there are others: calls them by ``name``, the most frequent first, and ends with
-            ``remark``.
+        ImageError: there are such values, and no ``other``: calls them by ``name``, the most
+            frequent first, and ends with ``remark``.
     """
     present, positions, counts = np.unique(values, return_inverse=True, return_counts=True)
-    labels = np.array([known.get(value, -1) for value in present.tolist()])
+    labels = np.array([known.get(v, -1 if other is None else other) for v in present.tolist()])
     unknown = np.flatnonzero(labels < 0)
     if len(unknown):
         named = unknown[np.argsort(-counts[unknown], kind="stable")][:_MAX_NAMED]

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image
 
-_MIN_COORDINATES = 6  # of a polygon with three corners
+MIN_COORDINATES = 6
+"""Of a polygon, which has three corners."""
 
 
 def rasterise(shape: Sequence | Mapping, height: int, width: int) -> np.ndarray:
@@ -31,13 +32,13 @@ def rasterise(shape: Sequence | Mapping, height: int, width: int) -> np.ndarray:
         counts = shape["counts"]
         runs = _unpacked(counts) if isinstance(counts, str) else counts
         if [*shape["size"]] != [height, width] or min(runs) < 0 or sum(runs) != height * width:
-            raise ValueError("runs that are not those of all pixels")
+            raise ValueError(f"runs that are not those of {width}×{height} pixels")
         pixels = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
         return pixels.reshape((height, width), order="F")
     from pycocotools import mask as coco_mask
 
     # Fewer than three corners cover nothing, but pycocotools would draw a box.
-    polygons = [np.asarray(p, np.float64) for p in shape if len(p) >= _MIN_COORDINATES]
+    polygons = [np.asarray(p, np.float64) for p in shape if len(p) >= MIN_COORDINATES]
     if not polygons:
         return np.zeros((height, width), bool)
     # Annotators leave the image by a few pixels. NaN is not below the limit either.

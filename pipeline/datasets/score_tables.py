@@ -7,11 +7,11 @@ one, the class has none.
 
 import csv
 import io
-from collections import Counter, defaultdict
+from collections import defaultdict
 from contextlib import suppress
 from pathlib import Path
 
-from pipeline.datasets.annotation_index import AnnotationIndex, Row
+from pipeline.datasets.annotation_index import AnnotationIndex, Row, image_name
 from pipeline.datasets.corrections import is_corrections
 from pipeline.datasets.instances import checked_score
 from pipeline.errors import UserError, shown
@@ -26,13 +26,16 @@ def read_table(path: Path, key: str) -> AnnotationIndex:
     An image of which a line cannot be used has a problem. A file that is no such table is a
     UserError.
     """
-    name, images, counts = f"{key}={shown(path)}", defaultdict[str, Row](Row), Counter[str]()
+    name, index = f"{key}={shown(path)}", AnnotationIndex("table")
     text = read_text(path, name, "give a list, a table with scores or a JSON file")
     if is_corrections(path):
         raise UserError(f"{name} is a table of corrected tags: give it as tags.corrections")
-    rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+    images, rows = (
+        defaultdict[str, Row](Row),
+        csv.reader(io.StringIO(text, newline=""), strict=True),
+    )
     try:
-        first, *names = map(str.strip, next(rows, [""]))
+        first, *names = map(str.strip, next(rows, []) or [""])
         if first != "id":
             raise UserError(
                 f"{name} begins with {shown(first)}: its header is id,class,score, or id and the"
@@ -40,6 +43,9 @@ def read_table(path: Path, key: str) -> AnnotationIndex:
             )
         for row in filter(any, rows):
             image, *cells = map(str.strip, row)
+            if not image:
+                index.remark("lines without an image", f"line {rows.line_num}")
+                continue
             is_first, found = image not in images, images[image]
             scored = [*zip(names, cells)]
             if is_pairs := names in _PAIRS:
@@ -51,16 +57,14 @@ def read_table(path: Path, key: str) -> AnnotationIndex:
                     raise ValueError("a second entry of it")
                 for label, cell in scored:
                     if label and cell:
-                        counts[label] += 1
+                        index.counts[label] += 1
                         found.scores[label] = max(_score(cell), found.scores.get(label, 0.0))
             except ValueError as error:
                 found.problem = f"has, in line {rows.line_num}, {error}"
     except csv.Error as error:
         raise UserError(f"{path}, line {rows.line_num} is not CSV ({error}): correct it") from error
-    notes = [f"{path.name} has lines that name no image"] * (images.pop("", None) is not None)
-    index = AnnotationIndex("table", counts=dict(counts), notes=notes)
     for image, found in images.items():
-        index.add(image, found)
+        index.add(image_name(image), found)
     return index
 
 

@@ -169,8 +169,8 @@ class Evaluation:
             settings["absent_as_zero"] = self.config.tags.absent_as_zero
         elif result.stage.kind.holds == "cams":
             settings["background_betas"] = plain(self.config.cams.background_betas)
-        given = dataset.labels if of_tags else None
-        lists = [] if given is None else [given_path(given, "dataset.labels").absolute()]
+        key, given = ("labels", dataset.labels) if of_tags else ("masks", dataset.masks)
+        lists = [] if given is None else [given_path(given, f"dataset.{key}").absolute()]
         return MeasuredOn.of(result.folder, samples, settings, lists)
 
     @cached_property

@@ -4,13 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.datasets.annotations import Reading
+from pipeline.datasets.annotations import refuse_brush
+from pipeline.datasets.mask_images import Reading
 from pipeline.engine.progress import note
 from pipeline.engine.sample import Sample
 from pipeline.engine.stage import Computed, Decoded, Folders, Item
-from pipeline.errors import ImageError
 from pipeline.files.fingerprints import fingerprint_image, join_keys
 from pipeline.files.text import given_path
+from pipeline.masks.refiner import labelled
 from pipeline.masks.stage import MaskStage
 
 
@@ -41,7 +42,9 @@ class GivenMasks(MaskStage):
     def check(self) -> None:
         """Refuses files that cannot be read, and says what in them is left out."""
         super().check()
-        note(*self.annotations("path").notes)
+        found = self.annotations("path")
+        refuse_brush(found, (sample.id for sample in self.images.of(self.split)), "masks.path")
+        note(*found.notes)
 
     def own_settings(self) -> dict[str, Any]:
         """Returns what masks depend on, except the files."""
@@ -58,9 +61,5 @@ class GivenMasks(MaskStage):
     def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:
         """Draws the masks of images."""
         for item, _ in images:
-            try:
-                labels = item.given.labels(item.size)
-            except ImageError as error:
-                yield item, error
-            else:
-                yield item, self.outputs(item, (labels, None))
+            found = labelled(lambda size, given=item.given: (given.labels(size), None), item.size)
+            yield item, self.outputs(item, found)

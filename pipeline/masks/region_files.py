@@ -1,16 +1,15 @@
 """Files of regions: label images, ``<id>.png``, and COCO's run lengths, ``<id>.json``."""
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
+from pipeline.datasets.annotations import naming, refuse_other_size
 from pipeline.datasets.rasterise import rasterise
-from pipeline.errors import ImageError, UserError
 from pipeline.files.images import MODES_OF_16_BITS
+from pipeline.files.json_stream import read_element
 from pipeline.files.label_images import GREY, PALETTE, decode_png
-from pipeline.files.text import read_text
 
 Region = np.ndarray
 """The pixels of a region: indices into the flattened image, each once."""
@@ -29,29 +28,16 @@ def read_regions(path: Path, size: tuple[int, int]) -> Iterator[Region]:
     Raises:
         ImageError: the file is damaged, or of another size.
     """
-    height, width = size
-    try:
+    with naming(path, "regions"):
         if path.suffix == ".png":
             numbers = decode_png(path, (PALETTE, GREY, *MODES_OF_16_BITS)).values
-            if numbers.shape != size:
-                found = f"{numbers.shape[1]}×{numbers.shape[0]}"
-                raise ImageError(f"has {found} pixels, and the image {width}×{height}")
+            refuse_other_size(numbers.shape, size)
             yield from split_regions(numbers)
             return
-        content = json.loads(read_text(path, str(path), "replace it"))
+        content = read_element(path)
         for each in content["annotations"] if isinstance(content, Mapping) else content:
             is_record = isinstance(each, Mapping) and "segmentation" in each
-            shape = each["segmentation"] if is_record else each
-            yield np.flatnonzero(rasterise(shape, height, width))
-    except UserError as error:
-        raise ImageError(f"its regions cannot be used: {error}") from error
-    except ImageError as error:
-        raise ImageError(f"its regions cannot be used: {path} {error}") from error
-    except Exception as error:  # damaged JSON and shapes raise nearly anything
-        raise ImageError(
-            f"its regions cannot be used: {path} is damaged, not of {width}×{height} pixels, or not"
-            f" a list of COCO's run lengths ({type(error).__name__})"
-        ) from error
+            yield np.flatnonzero(rasterise(each["segmentation"] if is_record else each, *size))
 
 
 def split_regions(numbers: np.ndarray) -> Iterator[Region]:

@@ -1,6 +1,5 @@
 """The images and masks that a segmenter is trained on, and checks of both."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -9,16 +8,17 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.datasets.annotations import AnnotatedMask, Annotations, refuse_brush
 from pipeline.engine.lineage import learned_from, open_folder
 from pipeline.engine.pool import prefetch
-from pipeline.engine.sample import ImageReader, Images, Sample, ids_below
+from pipeline.engine.progress import note, track
+from pipeline.engine.sample import ImageReader, Images, Sample
 from pipeline.engine.scan import available
 from pipeline.engine.stage import Stage
 from pipeline.engine.store import Store
-from pipeline.errors import ImageError, NoEntry, UserError, command
+from pipeline.errors import ImageError, NoEntry, UserError
 from pipeline.files.fingerprints import fingerprint, fingerprint_file, fingerprint_image
-from pipeline.files.label_images import GREY, IGNORE, PALETTE, read_labels, refuse_brush_masks
-from pipeline.files.text import given_folder
+from pipeline.files.label_images import GREY, IGNORE, PALETTE, read_labels
 from pipeline.masks.labels import PROBABILITY
 
 _NO_PROBABILITIES = (
@@ -36,12 +36,14 @@ class TrainingPair:
         mask: indexed or grey PNG of the image's size; 0 background, k+1 class k, 255 ignore.
         probability: 8-bit grey PNG of the image's size: 255 times the weight in [0, 1] of each
             pixel. None gives all pixels the same weight.
+        problem: why there is no mask, or "".
     """
 
     id: str
     image: Path
     mask: Path
     probability: Path | None = None
+    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -86,27 +88,50 @@ def masks_of_stage(masks: Stage, images: Images, store: Store, weighted: bool) -
     return TrainingData(samples, pairs, learned_from=read)
 
 
-def masks_in_folder(given: str, images: Images, split: str, weighted: bool) -> TrainingData:
-    """Returns the masks <id>.png of a folder: ``segmenter.masks``. They have no probabilities."""
-    folder = partial(given_folder, given, "segmenter.masks", "<id>.png")
+def given_masks(
+    annotations: Callable[[], Annotations],
+    images: Images,
+    split: str,
+    kept: Path,
+    decode: ImageReader,
+    weighted: bool,
+) -> TrainingData:
+    """Returns the masks of ``segmenter.masks``, which have no probabilities.
+
+    Those that are not PNGs of labels are drawn, once, in the folder ``kept``.
+    """
 
     def absent() -> dict[str, NoEntry]:
-        known, below = ids_below(folder(), ".png"), folder()
-        masks = {sample.id: below / f"{sample.id}.png" for sample in images.of(split)}
-        # What is there and is not a file is broken.
-        missing = {i: path for i, path in masks.items() if not os.path.lexists(path)}
-        return {i: NoEntry(f"has no mask: {path} is missing", known) for i, path in missing.items()}
+        found: dict[str, NoEntry] = {}
+        for sample in images.of(split):
+            try:
+                annotations().find(sample.id)
+            except NoEntry as error:
+                found[sample.id] = error
+        return found
 
     def samples() -> list[Sample]:
         without = absent()
         return [sample for sample in images.of(split) if sample.id not in without]
 
+    def pair_of(sample: Sample) -> TrainingPair:
+        path = kept / f"{sample.id}.png"
+        mask = AnnotatedMask(path, annotations().find(sample.id), decode.max_pixels)
+        try:
+            return TrainingPair(sample.id, sample.image, mask.file())
+        except UserError as error:
+            return TrainingPair(sample.id, sample.image, path, problem=str(error))
+
     def pairs() -> list[TrainingPair]:
         if weighted:
             raise UserError(_NO_PROBABILITIES)
-        found = [TrainingPair(s.id, s.image, folder() / f"{s.id}.png") for s in samples()]
-        remedy = f"{command('import_masks')} --values 255=1 makes it class 1"
-        refuse_brush_masks((pair.mask for pair in found), f"segmenter.masks={given}", remedy)
+        note(*annotations().notes)
+        chosen, found = samples(), []
+        refuse_brush(annotations(), (sample.id for sample in chosen), "segmenter.masks")
+        with track("read the masks", len(chosen)) as advance:
+            for _, pair in prefetch(chosen, pair_of, decode.threads, 2 * decode.threads):
+                found.append(pair)
+                advance()
         return found
 
     return TrainingData(samples, pairs, facts={"masks": {"from": "files"}}, absent=absent)
@@ -153,8 +178,9 @@ def check_pairs(
         except ImageError as error:
             problems += [f"image {pair.image} {error if pair.image.exists() else 'is missing'}"]
         files = [("mask", pair.mask, (PALETTE, GREY)), ("probability", pair.probability, (GREY,))]
+        problems += [pair.problem] if pair.problem else []
         for kind, path, modes in files:
-            if path is None:
+            if path is None or pair.problem:
                 continue
             try:
                 pixels = read_labels(path, modes, decode.max_pixels)

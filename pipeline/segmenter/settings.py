@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from pipeline.clip.device import AUTO, PRECISIONS
-from pipeline.datasets.settings import CrfOptions
+from pipeline.datasets.settings import AnnotationSettings, CrfOptions
 from pipeline.engine.settings import facts, setting
 from pipeline.errors import UserError
 
@@ -66,11 +66,12 @@ class PredictionSettings:
 
 
 @dataclass(kw_only=True)
-class SegmenterSettings(PredictionSettings):
+class SegmenterSettings(PredictionSettings, AnnotationSettings):
     """The group ``segmenter``. Fields without a default come from its presets or the data set.
 
     What this class adds to :class:`PredictionSettings` changes the weights, unless it is declared
-    otherwise. Hence :attr:`training_facts` and :attr:`prediction_facts` need no list of names.
+    otherwise, as settings of annotations are. Hence :attr:`training_facts` and
+    :attr:`prediction_facts` need no list of names.
 
     Attributes:
         name: the network's name in tables.
@@ -79,7 +80,8 @@ class SegmenterSettings(PredictionSettings):
         backbone: a network of timm that replaces the config's backbone.
         pretrained: initial weights of the backbone: imagenet, coco (trained on masks), none, or
             the path of a file.
-        masks: a folder of masks, <id>.png, that replace those of the stage ``masks``.
+        masks: a folder of masks, <id>.png, or another form of annotations; these replace the masks
+            of the stage ``masks``.
         ceiling: whether to train the same network fully supervised as well, for comparison.
         loss: cross_entropy, or balanced: foreground and background are averaged separately.
         pixel_weights: crf multiplies the loss of each pixel by its CRF probability.

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache, cached_property, partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TypeVar
 
@@ -11,8 +12,9 @@ from pipeline.cams.stage import CamStage, ComputedCams
 from pipeline.clip import device as devices
 from pipeline.clip.frozen import FrozenClip, Resources
 from pipeline.datasets.annotation_index import INDEXES
-from pipeline.datasets.annotations import Annotations, Reading, open_annotations
+from pipeline.datasets.annotations import Annotations, open_annotations
 from pipeline.datasets.corrections import BySplit, Corrections, read_corrections
+from pipeline.datasets.mask_images import Reading
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.pool import count_cores
 from pipeline.engine.registry import Method, Quirk, imported, method_of
@@ -22,7 +24,7 @@ from pipeline.engine.store import Store
 from pipeline.errors import UserError, check_choice, shown
 from pipeline.files.text import given_path
 from pipeline.masks.stage import Masks, MaskStage
-from pipeline.segmenter.data import ground_truth_masks, masks_in_folder, masks_of_stage
+from pipeline.segmenter.data import given_masks, ground_truth_masks, masks_of_stage
 from pipeline.segmenter.self_training import SegmenterMasks, SegmenterTags
 from pipeline.segmenter.stage import Predictions, Training
 from pipeline.stages.config import Config
@@ -251,16 +253,15 @@ class Builder:
 
     def annotations(self, split: str, name: str, group: str = "masks") -> Annotations:
         """Opens the file of a split's masks or tags that a setting of their ``group`` names."""
-        options, splits = getattr(self.config, group), self.images.dataset.splits
-        return open_annotations(
-            getattr(options, name),
-            f"{group}.{name}",
-            Reading.of(options, group, self.vocabulary.classes),
-            self.store.root / INDEXES,
-            split if len(splits) > 1 else "",
-            len({split, *self.splits}) > 1,
-            holds_tags=group == "tags",
-        )
+        has_several = len(self.images.dataset.splits) > 1
+        runs_on_several = len({split, *self.splits}) > 1
+        return self._open(group, name, split if has_several else "", runs_on_several)
+
+    def _open(self, group: str, name: str, split: str = "", several: bool = False) -> Annotations:
+        options = getattr(self.config, group)
+        reading = Reading.of(options, group, self.vocabulary.classes)
+        place = (getattr(options, name), f"{group}.{name}", reading, self.store.root / INDEXES)
+        return open_annotations(*place, split, several, holds_tags=group == "tags")
 
     # Training and prediction
 
@@ -284,7 +285,10 @@ class Builder:
         options, before = self.config.segmenter, {"masks": masks}
         weighted = options.pixel_weights is not None
         if options.masks is not None and number == 1:
-            data = masks_in_folder(options.masks, self.images, self.train_split, weighted)
+            kept = Path(self.config.dataset.cache) / "segmenter_masks"
+            given = cache(partial(self._open, "segmenter", "masks"))
+            split = self.train_split
+            data = given_masks(given, self.images, split, kept, self.reader, weighted)
             before = {}
         else:
             data = masks_of_stage(masks, self.images, self.store, weighted)

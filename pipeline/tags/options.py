@@ -4,6 +4,7 @@ Nothing here imports NumPy, so that a command that computes nothing starts at on
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -127,7 +128,10 @@ class TagListOptions(GivenTagOptions):
     def thresholds(self) -> Mapping[str, float]:
         """What turns scores into tags; {} for a list."""
         path = given_path(self.path, "tags.path")
-        if path.suffix.lower() not in (".csv", ".json") and not path.is_dir():
+        is_list = path.suffix.lower() not in (".csv", ".json")
+        with suppress(OSError):  # what has so long a name is no folder
+            is_list = is_list and not path.is_dir()
+        if is_list:
             return {}
         given = {"alpha": (self.alpha, 0.0), "min_score": (self.min_score, 0.5)}
         return {name: default if v is None else v for name, (v, default) in given.items()}

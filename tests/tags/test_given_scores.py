@@ -46,7 +46,12 @@ def coco(scores: dict[str, dict[str, float]]) -> str:
             "images": [{"id": n, "file_name": f"{i}.jpg"} for n, i in enumerate(scores)],
             "categories": [{"id": k, "name": name} for k, name in enumerate(CLASSES)],
             "annotations": [
-                {"image_id": n, "category_id": CLASSES.index(name), "score": each}
+                {
+                    "image_id": n,
+                    "category_id": CLASSES.index(name),
+                    "score": each,
+                    "segmentation": [[0, 0, 9, 0, 9, 9]],
+                }
                 for n, found in enumerate(scores.values())
                 for name, score in found.items()
                 for each in (score / 2, score)  # the best instance counts
@@ -128,6 +133,12 @@ def test_every_form_gives_the_same_scores_and_tags(name, content, run, tags, tmp
     with np.load(latest(tmp_path / "out", "tags") / "scores.npz") as stored:
         expected = [[SCORES[i].get(name, 0) for name in CLASSES] for i in IDS]
         np.testing.assert_array_equal(stored["scores"], np.float32(expected))
+
+
+def test_boxes_without_shapes_name_classes(run, tags):
+    boxes = coco(SCORES).replace('"segmentation": [[0, 0, 9, 0, 9, 9]]', '"bbox": [0, 0, 9, 9]')
+    assert "shapes that cover nothing" in run("x.json", boxes).errors
+    assert tags() == TAGS
 
 
 def test_a_folder_of_labelmes_files_names_classes(run, tags, tmp_path):
@@ -229,7 +240,7 @@ def test_lines_without_an_image_are_a_note(tmp_path):
     (tmp_path / "x.csv").write_text("id,cat\na,1\n,0.5\n,\n")
     table = read_table(tmp_path / "x.csv", "tags.path")
     assert table.rows.keys() == {"a"}
-    assert table.notes == ["x.csv has lines that name no image"]
+    assert table.remarks == {"lines without an image": (1, "line 3")}
 
 
 def test_a_refused_table_ends_the_run_with_one_sentence(run):
@@ -253,8 +264,8 @@ def test_figures_rank_scores_and_calibrate_their_threshold(run, tmp_path):
     truth = f"dataset.labels={tmp_path / 'truth.txt'}"
     run("x.csv", pairs(SCORES), truth, stage="[tags,evaluate,report]")
     figures = json.loads((tmp_path / "out" / "metrics.json").read_text())["latest"]["tags"]["all"]
-    # Person and rocket rank one wrong image in two; cup one; cat none.
-    assert figures["map"] == pytest.approx((1 + 0.5 + 0.5 + 0.5) / 4)
+    # Of rocket and cup, the second of two images is right; of the others both are.
+    assert figures["map"] == pytest.approx((1 + 1 + 0.5 + 0.5) / 4)
     assert figures["calibration"]["per_class"]["cup"]["best_f1"] == pytest.approx(2 / 3)
     tables = (tmp_path / "out" / "tables.md").read_text()
     assert "Calibration of the scores, all" in tables and "exceeds tags.min_score" in tables

@@ -1,0 +1,120 @@
+"""Annotations of drawn images in the forms of other programs, each written in the plainest way."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from pipeline.datasets.annotations import Annotations, open_annotations
+from pipeline.datasets.mask_images import Reading
+from pipeline.datasets.settings import AnnotationSettings
+
+CLASSES = ["cat", "dog", "traffic light"]
+SIZE = 12, 17
+"""Height and width of the images."""
+
+
+def reading(group: str = "masks", **settings: object) -> Reading:
+    """Returns how annotations of three classes are read."""
+    return Reading.of(AnnotationSettings(**settings), group, CLASSES)
+
+
+def opened(path: Path, cache: Path | None = None, **settings: object) -> Annotations:
+    """Opens annotations of three classes."""
+    return open_annotations(str(path), "masks.path", reading(**settings), cache)
+
+
+def run_lengths(pixels: np.ndarray) -> dict:
+    """Returns COCO's run lengths: column by column, of 0 and of 1 in turns."""
+    flat, counts, value = pixels.ravel(order="F").astype(int), [0], 0
+    for pixel in flat.tolist():
+        if pixel != value:
+            counts.append(0)
+            value = pixel
+        counts[-1] += 1
+    return {"size": [*pixels.shape], "counts": counts}
+
+
+def coco(
+    images: Sequence[tuple[str, list[dict]]], names: Sequence[str] = CLASSES, size: tuple = SIZE
+) -> dict:
+    """Returns a data set of COCO's: (file name, annotations without ids) of each image."""
+    listed, annotations = [], []
+    for number, (name, instances) in enumerate(images, 100):
+        listed.append({"id": number, "file_name": name, "height": size[0], "width": size[1]})
+        for each in instances:
+            annotations.append({"id": len(annotations), "image_id": number, "iscrowd": 0} | each)
+    categories = [{"id": k + 7, "name": name} for k, name in enumerate(names)]
+    return {"images": listed, "annotations": annotations, "categories": categories}
+
+
+def instance(name: str, pixels: np.ndarray, **more: object) -> dict:
+    """Returns an annotation of COCO's."""
+    return {"category_id": CLASSES.index(name) + 7, "segmentation": run_lengths(pixels), **more}
+
+
+def brush(pixels: np.ndarray) -> list[int]:
+    """Returns run lengths as Label Studio's brush writes them: of RGBA, bit by bit."""
+    values = np.repeat(pixels.ravel(), 4).astype(int) * 255
+    lengths = 3, 5, 8, 16
+    bits = f"{len(values):032b}{8 - 1:05b}" + "".join(f"{n - 1:04b}" for n in lengths)
+    start = 0
+    while start < len(values):
+        end = start
+        while end < len(values) and values[end] == values[start] and end - start < 2**16:
+            end += 1
+        choice = next(k for k, n in enumerate(lengths) if end - start <= 2**n)
+        bits += f"1{choice:02b}" + f"{end - start - 1:0{lengths[choice]}b}{values[start]:08b}"
+        start = end
+    bits += "0" * (-len(bits) % 8)
+    return [int(bits[k : k + 8], 2) for k in range(0, len(bits), 8)]
+
+
+def stroke(name: str, pixels: np.ndarray, **more: object) -> dict:
+    """Returns a result of Label Studio's."""
+    value = {"format": "rle", "rle": brush(pixels), "brushlabels": [name]}
+    sizes = {"original_height": pixels.shape[0], "original_width": pixels.shape[1]}
+    return {"type": "brushlabels", "value": value, "image_rotation": 0, **sizes, **more}
+
+
+def task(address: str, *results: dict, **annotation: object) -> dict:
+    """Returns a task of Label Studio's with one annotation."""
+    return {"data": {"image": address}, "annotations": [{"result": [*results], **annotation}]}
+
+
+def labelme(*shapes: dict, size: tuple = SIZE) -> dict:
+    """Returns a file of labelme's."""
+    return {"version": "5", "imageHeight": size[0], "imageWidth": size[1], "shapes": [*shapes]}
+
+
+def labelme_mask(name: str, pixels: np.ndarray) -> dict:
+    """Returns a shape of labelme's: a PNG of the part of the image that holds the mask."""
+    rows, columns = np.flatnonzero(pixels.any(1)), np.flatnonzero(pixels.any(0))
+    top, bottom, left, right = rows[0], rows[-1], columns[0], columns[-1]
+    buffer = io.BytesIO()
+    part = pixels[top : bottom + 1, left : right + 1]
+    Image.fromarray(part.astype(np.uint8)).save(buffer, "PNG")
+    corners = [[int(left), int(top)], [int(right), int(bottom)]]
+    mask = base64.b64encode(buffer.getvalue()).decode()
+    return {"label": name, "shape_type": "mask", "points": corners, "mask": mask}
+
+
+def write(path: Path, content: object) -> Path:
+    """Writes JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+    return path
+
+
+def boxes(*corners: tuple[int, int, int, int]) -> np.ndarray:
+    """Returns a mask of boxes: top, left, bottom, right; the last two lie outside."""
+    pixels = np.zeros(SIZE, bool)
+    for top, left, bottom, right in corners:
+        pixels[top:bottom, left:right] = True
+    return pixels
