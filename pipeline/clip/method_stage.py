@@ -1,6 +1,6 @@
 """The base of the stages of tags, CAMs and masks, whose results a registered method computes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from pipeline.clip.frozen import Resources
 from pipeline.clip.settings import MethodOptions
+from pipeline.datasets.annotations import Annotations
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.registry import Method, imported
 from pipeline.engine.sample import Images, Sample
@@ -28,6 +29,8 @@ class MethodStage(PerImage):
         resources: what it is built from.
         images: the images of the run; none for single images.
         dependent_batch: the size of the batch on which each result depends; 0 if there is none.
+        annotations: opens the file that a setting of the method names; see
+            :func:`~pipeline.datasets.annotations.open_annotations`.
         options_base: what the settings of every method of the stage are derived from.
 
     Raises:
@@ -41,6 +44,7 @@ class MethodStage(PerImage):
     resources: Resources
     images: Images | None = None
     dependent_batch: int = 0
+    annotations: Callable[[str], Annotations] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.options, self.options_base):
@@ -126,4 +130,5 @@ class MethodStage(PerImage):
         return self.resources.clip.batches.images if self.resources.clip else 1
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "images": None}  # workers need items alone
+        # Workers need items alone.
+        return {**super().__getstate__(), "images": None, "annotations": None}

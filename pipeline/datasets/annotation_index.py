@@ -247,7 +247,7 @@ def _read_coco(path: Path, elements: Iterator[Element]) -> AnnotationIndex:
     listed: dict[str, Row] = {}
     for image in described["images"]:
         try:
-            number, name = checked_id(image["id"]), _image_name(image["file_name"])
+            number, name = checked_id(image["id"]), image_name(image["file_name"])
             size = checked_size(image.get("height"), image.get("width"))
         except Exception as error:
             index.remark("images that are not COCO's", _reason(error))
@@ -291,7 +291,7 @@ def _photograph(data: Mapping[str, Any]) -> str:
     """Returns the name of a task's image, without the address and Label Studio's prefix."""
     paths = [_path(value) for value in data.values() if isinstance(value, str)]
     named = [path for path in paths if path.lower().endswith(SUFFIXES)]
-    return _image_name(_UPLOAD.sub(r"\1", [*named, *paths][0]))
+    return image_name(_UPLOAD.sub(r"\1", [*named, *paths][0]))
 
 
 def _path(address: str) -> str:
@@ -300,7 +300,7 @@ def _path(address: str) -> str:
     return local[0] if local else unquote(parts.path)
 
 
-def _image_name(path: str) -> str:
+def image_name(path: str) -> str:
     """Returns a path in a file of annotations without the suffix of an image."""
     path = path.replace("\\", "/").removeprefix("./")
     stem, _, suffix = path.rpartition(".")

@@ -22,6 +22,7 @@ from pipeline.datasets.annotation_index import (
 from pipeline.datasets.ground_truth import DerivedMask
 from pipeline.datasets.instances import Instance, draw
 from pipeline.datasets.mask_images import Reading, refuse_parts_of_masks
+from pipeline.datasets.score_tables import read_table
 from pipeline.engine.sample import Size, ids_below
 from pipeline.errors import ImageError, NoEntry, UserError, shown
 from pipeline.files.fingerprints import fingerprint_image
@@ -112,7 +113,7 @@ class Drawing:
     def scores(self) -> dict[int, float]:
         """Class index → score of its best instance; raises an ImageError."""
         found: dict[int, float] = {}
-        with naming(self.path):
+        with naming(self.path, "scores"):
             if self.row.problem:
                 raise ImageError(self.row.problem)
             for name, score in self.row.scores.items():
@@ -263,6 +264,7 @@ def open_annotations(
     cache: Path | None,
     split: str = "",
     several: bool = False,
+    holds_tags: bool = False,
 ) -> Annotations:
     """Opens a file or folder of annotations, that of a split where there is one below it.
 
@@ -272,25 +274,28 @@ def open_annotations(
         cache: the folder of the indexes of large files.
         split: the split of the images; "" where the data set has one.
         several: whether the run works on other splits as well.
+        holds_tags: whether it may be a table of scores, and no folder of label PNGs.
 
     Raises:
         UserError: it is missing or damaged, holds parts of masks, or may be of another split.
     """
     path = given_path(given, key).absolute()
-    below = [path / split, path / f"{split}.json"]
-    if split and (found := [each for each in below if each.exists()]):
+    names = [f"{split}/", f"{split}.json", *[f"{split}.csv"] * holds_tags]
+    if split and (found := [path / name for name in names if (path / name).exists()]):
         path = found[0]
     elif several:
         raise UserError(
-            f"{key}={shown(given)} holds neither {split}/ nor {split}.json: with several splits"
-            " give a folder with one for each, since their images may have equal ids"
+            f"{key}={shown(given)} holds neither {' nor '.join(names)}: with several splits give a"
+            " folder with one for each, since their images may have equal ids"
         )
     if not path.exists():
         raise UserError(
             f"{key}={shown(given)} does not exist: give a folder of label PNGs, or the JSON of"
             " COCO, Label Studio or labelme"
         )
-    if not path.is_dir() or holds_labelme(path):
+    if holds_tags and path.suffix.lower() == ".csv":
+        return Drawings(path, reading, read_table(path, key))
+    if holds_tags or not path.is_dir() or holds_labelme(path):
         return Drawings(path, reading, read_index(path, cache))
     refuse_parts_of_masks((name for *_, names in os.walk(path) for name in names), path)
     return LabelImages(path, reading)

@@ -107,7 +107,8 @@ def coco_instances(annotation: Mapping[str, Any], names: Mapping[str, str]) -> l
     """
     category = checked_id(annotation["category_id"])
     score, is_crowd = checked_score(annotation.get("score")), bool(annotation.get("iscrowd"))
-    return [Instance(names.get(category, category), score, is_crowd, annotation["segmentation"])]
+    shape = annotation.get("segmentation") or []  # boxes alone cover nothing, and name classes
+    return [Instance(names.get(category, category), score, is_crowd, shape)]
 
 
 def label_studio_instances(task: Mapping[str, Any]) -> list[Instance]:

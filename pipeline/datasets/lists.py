@@ -2,9 +2,8 @@
 
 import csv
 import io
-import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -12,14 +11,20 @@ from pathlib import Path
 from urllib import parse
 
 from pipeline.datasets.annotation_index import INDEXES
-from pipeline.datasets.annotations import AnnotatedMask, open_annotations, refuse_brush
+from pipeline.datasets.annotations import (
+    AnnotatedMask,
+    Annotations,
+    Drawing,
+    open_annotations,
+    refuse_brush,
+)
 from pipeline.datasets.corrections import is_corrections, read_corrections
 from pipeline.datasets.ground_truth import MaskFile
 from pipeline.datasets.mask_images import Reading
 from pipeline.datasets.settings import DatasetSettings, splits_of_run
 from pipeline.datasets.vocabulary import Vocabulary, same_name
 from pipeline.engine.sample import Dataset, GroundTruthMask, Labels, Sample, Splits
-from pipeline.errors import NoEntry, UserError, shown
+from pipeline.errors import ImageError, NoEntry, UserError, shown
 from pipeline.files.label_images import refuse_brush_masks
 from pipeline.files.text import given_path, read_text
 
@@ -43,18 +48,32 @@ def apply_lists(dataset: Dataset[Vocabulary], settings: DatasetSettings) -> Data
         raise UserError(
             "dataset.image_list holds the images of one split: say which, as in dataset.split=val"
         )
-    known = given_masks = None
+    known = given_labels = given_masks = None
+    cache, notes = Path(settings.cache), dataset.notes
+
+    def opened(key: str, given: str) -> Annotations:
+        nonlocal notes
+        reading = Reading.of(settings, "dataset", classes)
+        found = open_annotations(given, key, reading, cache / INDEXES)
+        notes += (*found.notes,)
+        return found
+
     if labels is not None:
         path = given_path(labels, "dataset.labels")
-        if path.suffix.lower() == ".csv" and path.is_file() and is_corrections(path):
+        suffix = path.suffix.lower()
+        if suffix == ".json" and path.is_file():
+            given_labels = opened("dataset.labels", labels)
+        elif suffix == ".csv" and path.is_file() and is_corrections(path):
             known = read_corrections(path, "dataset.labels", classes)
         else:
             known = {"": read_image_classes(path, classes, settings.values)}
-    cache, notes = Path(settings.cache), dataset.notes
     if masks is not None:
-        reading = Reading.of(settings, "dataset", classes)
-        given_masks = open_annotations(masks, "dataset.masks", reading, cache / INDEXES)
-        notes += (*given_masks.notes,)
+        given_masks = opened("dataset.masks", masks)
+
+    def labels_of(sample: Sample) -> Callable[[], Labels] | None:
+        with suppress(NoEntry):
+            return partial(_labels_in, given_labels.find(sample.id), sample.id)
+        return None
 
     def mask_of(sample: Sample) -> GroundTruthMask | None:
         kept = cache / "masks" / f"{sample.id}.png"
@@ -66,9 +85,9 @@ def apply_lists(dataset: Dataset[Vocabulary], settings: DatasetSettings) -> Data
         samples = dataset.splits[split]
         if listed is not None and split in chosen:
             samples = _select(samples, given_path(listed, "dataset.image_list"), split)
-        if known is not None:
-            named = {**known.get("", {}), **known.get(split, {})}
-            given = [_listed_labels(named, sample) for sample in samples]
+        if labels is not None:
+            named = {**known.get("", {}), **known.get(split, {})} if known else {}
+            given = [*map(labels_of if given_labels else partial(_listed_labels, named), samples)]
             refuse_unused(given, f"dataset.labels={labels} names", split)
             samples = [s if k is None else replace(s, labels=k) for s, k in zip(samples, given)]
         if given_masks is not None:
@@ -123,6 +142,15 @@ def _listed_labels(known: Mapping[str, Labels], sample: Sample) -> Labels | None
     return next(iter(names), None)
 
 
+def _labels_in(found: Drawing, image_id: str) -> Labels:
+    """Returns the labels of an image in a JSON file; a UserError if they cannot be used."""
+    try:
+        scores, least = found.scores, found.reading.min_score
+        return tuple(sorted(k for k, score in scores.items() if score >= least))
+    except ImageError as error:
+        raise UserError(f"image {image_id}: {error}") from error
+
+
 def _select(samples: Sequence[Sample], path: Path, split: str) -> list[Sample]:
     """Returns the samples that a list names, in its order."""
     by_name = {name: s for s in samples for name in reversed(_names(s))}
@@ -146,56 +174,19 @@ def read_image_classes(
 ) -> dict[str, Labels]:
     """Reads the classes of images: name of an image in the file → class indices.
 
-    A ``.csv`` file has an image and the names of its classes on every line, a ``.json`` file is one
-    of COCO's annotations, and any other file is a list in TagCLIP's format, with indices.
+    A ``.csv`` file has an image and the names of its classes on every line, and any other file is a
+    list in TagCLIP's format, with indices.
 
     ``numbers`` has the number of each class in a list with indices; none for 0 to n-1.
 
     Raises:
         UserError: as :func:`read_class_list`.
     """
-    if path.suffix.lower() == ".json":
-        return _json_labels(path, classes)
     if path.suffix.lower() == ".csv":
         return _collect(path, _table_lines(path, classes))
     numbers = range(len(classes)) if numbers is None else numbers
     known = {str(number): k for k, number in enumerate(numbers)}
     return read_class_list(path, "dataset.labels", known)
-
-
-def _json_labels(path: Path, classes: Sequence[str]) -> dict[str, Labels]:
-    """Returns name of an image → classes, from annotations in COCO's format."""
-    indices = {same_name(name): k for k, name in enumerate(classes)}
-    try:
-        content = json.loads(_text(path, "dataset.labels"))
-        names = _by_id(path, content["categories"], "name")
-        files = _by_id(path, content["images"], "file_name")
-        found = {key: set() for key in files}
-        for item in content["annotations"]:
-            found[item["image_id"]].add(names[item["category_id"]])
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise UserError(
-            f"dataset.labels={shown(path)} is JSON, but not annotations in COCO's format: give"
-            " these, a .csv file or a list in TagCLIP's format"
-        ) from error
-    for name in sorted(set().union(*found.values())):
-        if same_name(name) not in indices:
-            raise UserError(f"{path}: {shown(name)} is not in dataset.classes: add or rename it")
-    labels: dict[str, Labels] = {}
-    for key, image in files.items():
-        present = tuple(sorted({indices[same_name(name)] for name in found[key]}))
-        if labels.setdefault(image, present) != present:
-            raise UserError(f"{path} gives {shown(image)} two ids with different classes: keep one")
-    return labels
-
-
-def _by_id(path: Path, items: Iterable[Mapping], key: str) -> dict[object, str]:
-    """Returns id → value of a key, of COCO's images or categories."""
-    known = {item["id"]: str(item[key]) for item in items}
-    for item in items:
-        if (last := known[item["id"]]) != str(item[key]):
-            raise UserError(f"{path} gives {shown(item[key])} and {shown(last)} one id: correct it")
-    return known
 
 
 def _table_lines(path: Path, classes: Sequence[str]) -> Iterator[tuple[int, str, list[int]]]:

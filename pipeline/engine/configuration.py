@@ -16,6 +16,7 @@ from hydra.core.override_parser.types import Override, OverrideType, Quote, Quot
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.resolvers import oc
 from yaml import YAMLError
 
 from pipeline.engine.registry import COMPAT, methods, quirks
@@ -30,6 +31,9 @@ DEFAULTS = "dataclass_defaults"
 
 _OPEN = (".overrides.", ".cluster.")
 """Groups that take more keys than they have: these are the arguments of another library."""
+
+_MAPPING = ".join"
+"""The last part of keys that hold a mapping of names."""
 
 _WORD = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[^][(){},]+""")
 """A text in quotes, or a word, of a list or of several values."""
@@ -161,7 +165,9 @@ def readable(overrides: Sequence[str]) -> list[str]:
             changes = override.type is OverrideType.CHANGE and is_group
             if changes and not is_choice:
                 raise UserError(f"{shown(text)} is not a choice: give the name of one")
-            read.append(form)
+            # Hydra adds names to a mapping only if it is told to.
+            adds = group.endswith(_MAPPING) and override.type is OverrideType.CHANGE
+            read.append(f"++{form}" if adds else form)
             break
         else:
             raise UserError(f"{shown(text)} cannot be read: quote its value, as in KEY='VALUE'")
@@ -275,7 +281,7 @@ def composing(
     finally:
         GlobalHydra.instance().hydra = before
         if folders:
-            OmegaConf.clear_resolvers()  # which brings back OmegaConf's own
+            OmegaConf.register_new_resolver("oc.env", oc.env)
 
 
 def _refuse_namesakes(folder: Path) -> None:

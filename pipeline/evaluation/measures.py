@@ -60,6 +60,9 @@ def evaluate_tags(results: Results, absent_as_zero: bool = False) -> dict | None
     tags = to_indicator([read_tags(folder, s) for s in wanted if s.id in labels], len(classes))
     scores = read_scores(folder, labels)
     variants, calibration = {}, {}
+    # One threshold for the scores of all images, which are not all 0 and 1.
+    if folder.configuration.get("alpha") == 0 and len(np.unique(scores)) > 2:
+        calibration = calibration_figures(scores, positive, tags, classes)
     further = [name for method in methods(TAGS.group) for name in method.variants]
     for name in (*further, STANDARDISED):
         if (variant_scores := read_scores(folder, labels, name)) is not None:

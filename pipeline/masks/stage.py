@@ -14,7 +14,6 @@ from pipeline.cams.cams import read_cams
 from pipeline.cams.method import CamOptions
 from pipeline.clip.device import device_kind
 from pipeline.clip.method_stage import MethodStage
-from pipeline.datasets.annotations import Annotations
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.kinds import MASKS
 from pipeline.engine.sample import LOOKED_AT, Sample, Size, evenly
@@ -43,8 +42,6 @@ class MaskStage(MethodStage):
 
     Attributes:
         cams: the settings of the CAMs; its method may make masks without CAMs.
-        annotations: opens the file of masks that a setting names; see
-            :func:`~pipeline.datasets.annotations.open_annotations`.
     """
 
     name = command = "masks"
@@ -52,7 +49,6 @@ class MaskStage(MethodStage):
     algorithm = 2
     options_base = MaskOptions
     cams: CamOptions | None = None
-    annotations: Callable[[str], Annotations] | None = None
     from_cams: ClassVar[bool] = False
     """Whether it needs the CAMs of images, and with them tags."""
     takes_any_image = True
@@ -60,9 +56,6 @@ class MaskStage(MethodStage):
     def own_settings(self) -> dict[str, Any]:
         """Returns what masks depend on besides the images and the stages before."""
         return joined(super().own_settings(), {"num_classes": self.resources.num_classes})
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "annotations": None}
 
     def statistics(self, folder: StageFolder, done: Sequence[Sample]) -> Mapping[str, Any]:
         """Returns the median, over a selection of masks, of the background's share of a mask."""

@@ -21,8 +21,8 @@ _STEPS = {"single_scale": "at one scale", "multi_scale": "at several scales, bef
 _TAG_METRICS = ("map", "f1", "precision", "recall")
 _MEANS = ("miou", "miou_union", "miou_images")
 _CALIBRATION_NOTE = (
-    "A class is a tag where its standardised score exceeds tags.z. The ground truth chooses the"
-    " best z, which shows how far one z for all classes is from the best one of each."
+    "A class is a tag where its {score} exceeds tags.{key}. The ground truth chooses the best"
+    " {word}, which shows how far one {word} for all classes is from the best one of each."
 )
 _MEANS_NOTE = (
     "Three conventions: mIoU is the mean over the classes of the ground truth; in mIoU_union"
@@ -96,11 +96,15 @@ def _ablation(metrics: MetricsFile) -> Table:
 
 
 def _calibration(metrics: MetricsFile) -> Iterator[Table]:
-    """Yields a table for each split whose tags follow from standardised scores."""
+    """Yields a table for each split whose tags follow from one threshold for all images."""
     tag_columns = ["precision (%)", "recall (%)", "F1 (%)"]
-    header = ["class", "positives", *tag_columns, "best z", "F1 there (%)"]
     for split, figures in metrics.latest.get(TAGS.stage, {}).items():
         if found := figures.get("calibration"):
+            words = {"word": "score", "score": "score", "key": "min_score"}
+            if STANDARDISED in figures.get("variants", {}):
+                words = {"word": "z", "score": "standardised score", "key": "z"}
+            word, note = words["word"], _CALIBRATION_NOTE.format(**words)
+            header = ["class", "positives", *tag_columns, f"best {word}", "F1 there (%)"]
             rows, per_class = [], figures.get("per_class", {})
             positives = {name: f.get("positives", 0) for name, f in per_class.items()}
             for name, calibrated in found["per_class"].items():
@@ -110,9 +114,9 @@ def _calibration(metrics: MetricsFile) -> Iterator[Table]:
             values = [percent(figures.get(key)) for key in ("precision", "recall", "f1")]
             common = found["threshold"]
             best = ["–" if common is None else f"{common:.2f}", percent(found["f1"])]
-            rows.append(["all, one z", str(sum(positives.values())), *values, *best])
-            title = f"Calibration of the standardised scores, {split}"
-            yield Table(header, rows, header[:1], title, notes=[_CALIBRATION_NOTE])
+            rows.append([f"all, one {word}", str(sum(positives.values())), *values, *best])
+            title = f"Calibration of the {words['score']}s, {split}"
+            yield Table(header, rows, header[:1], title, notes=[note])
 
 
 def _segmentation(metrics: MetricsFile) -> Table:

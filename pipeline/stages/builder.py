@@ -189,6 +189,7 @@ class Builder:
             uses=uses,
             images=images,
             dependent_batch=method.batch_of(options, self.config.compat) if depends else 0,
+            annotations=cache(partial(self.annotations, split, group="tags")),
             corrections=corrections,
             method=method,
             options=options,
@@ -250,17 +251,17 @@ class Builder:
             reader=self.reader_for(method),
         )
 
-    def annotations(self, split: str, name: str) -> Annotations:
-        """Opens the file of a split's masks that a setting of ``masks`` names."""
+    def annotations(self, split: str, name: str, group: str = "masks") -> Annotations:
+        """Opens the file of a split's masks or tags that a setting of their ``group`` names."""
         has_several = len(self.images.dataset.splits) > 1
         runs_on_several = len({split, *self.splits}) > 1
-        return self._open("masks", name, split if has_several else "", runs_on_several)
+        return self._open(group, name, split if has_several else "", runs_on_several)
 
     def _open(self, group: str, name: str, split: str = "", several: bool = False) -> Annotations:
         options = getattr(self.config, group)
         reading = Reading.of(options, group, self.vocabulary.classes)
-        given, indexes = getattr(options, name), self.store.root / INDEXES
-        return open_annotations(given, f"{group}.{name}", reading, indexes, split, several)
+        place = (getattr(options, name), f"{group}.{name}", reading, self.store.root / INDEXES)
+        return open_annotations(*place, split, several, holds_tags=group == "tags")
 
     # Training and prediction
 

@@ -1,7 +1,7 @@
 """``tags=ground_truth`` and ``tags=file``: tags that are given, not computed."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,20 +10,22 @@ from typing import Any
 import numpy as np
 
 from pipeline.datasets.lists import read_class_list
+from pipeline.engine.progress import note
 from pipeline.engine.sample import Labels, Sample
 from pipeline.engine.stage import Computed, Decoded, Folders, Item
 from pipeline.errors import ImageError, NoEntry, UserError
 from pipeline.files.fingerprints import fingerprint, fingerprint_image, join_keys
 from pipeline.files.text import given_path
-from pipeline.tags.scores import tags_output
+from pipeline.tags.scores import decode_scores, tags_output
 from pipeline.tags.stage import Tags
+from pipeline.tags.tagger import image_threshold
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GivenTags(Tags):
-    """Tags that are read; each has the score 1.
+    """Tags that are read, with scores that are 1 unless a file says otherwise.
 
-    The key names where they come from. The tags of an image are part of its input, so that a
+    The key names where they come from. What is said of an image is part of its input, so that a
     corrected line costs one image.
     """
 
@@ -35,57 +37,91 @@ class GivenTags(Tags):
         return {k: v for k, v in super().own_settings().items() if k not in decoding}
 
     @abstractmethod
-    def tags_of(self, sample: Sample) -> Labels:
-        """Returns an image's tags; raises a NoEntry where it has none, or another ImageError."""
+    def given(self, sample: Sample) -> Mapping[int, float]:
+        """Returns class → score; raises a NoEntry where there is nothing, or another ImageError."""
 
     def item(self, sample: Sample, folders: Folders) -> Item:
-        """Returns an image with its tags."""
-        tags = self.tags_of(sample)
-        return Item(sample, join_keys(fingerprint_image(sample.image), fingerprint(tags)), tags)
+        """Returns an image with the scores that it is given."""
+        given = sorted(self.given(sample).items())
+        said = given if self.threshold else [k for k, _ in given]
+        key = join_keys(fingerprint_image(sample.image), fingerprint(said))
+        return Item(sample, key, dict(given))
 
     def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:
         """Yields what is given."""
         for item, _ in images:
             scores = np.zeros(self.resources.num_classes, np.float32)
-            scores[list(item.given)] = 1
-            facts = self.corrections.apply(item.sample.id, item.given)
+            scores[[*item.given]] = [*item.given.values()]
+            facts = self.corrections.apply(item.sample.id, self._choose(scores))
             yield item, {self.name: tags_output(**facts, scores={"scores": scores})}
 
     def found(self, entry: Mapping[str, Any]) -> list[int]:
-        """Returns the tags that were given."""
-        return entry.get("found", entry["tags"])
+        """Returns the tags that were given, or that follow from an entry's scores."""
+        return self._choose(decode_scores(entry["scores"]))
+
+    def _choose(self, scores: np.ndarray) -> list[int]:
+        threshold = self.threshold(scores) if self.threshold else 0.0
+        return np.flatnonzero(scores > threshold).tolist()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GroundTruthTags(GivenTags):
     """The data set's labels."""
 
-    def tags_of(self, sample: Sample) -> Labels:
+    def given(self, sample: Sample) -> Mapping[int, float]:
         """Returns an image's labels."""
         if not sample.has_ground_truth:
             raise NoEntry("has no ground truth, which tags=ground_truth requires")
         try:
-            return sample.ground_truth_labels
+            return dict.fromkeys(sample.ground_truth_labels, 1.0)
         except UserError as error:
             raise ImageError(str(error)) from error
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ListedTags(GivenTags):
-    """The tags of a list. The key holds its file's name."""
+    """The tags of a list, or those that follow from scores in a file. The key holds its name."""
+
+    @property
+    def thresholds(self) -> Collection[str]:
+        """The settings that turn scores into tags."""
+        return (*super().thresholds, *self.options.thresholds)
+
+    @cached_property
+    def threshold(self) -> Callable[[np.ndarray], float] | None:
+        """The threshold of scores, of which 0, that of what the file does not name, is one."""
+        if not (settings := self.options.thresholds):
+            return None
+        return lambda scores: image_threshold(np.append(scores, 0), **settings)
+
+    def check(self) -> None:
+        """Refuses a file of scores that cannot be read, and says what in it is left out."""
+        super().check()
+        if self.threshold:
+            note(*self.annotations("path").notes)
 
     def own_settings(self) -> dict[str, Any]:
         """Returns what tags depend on, except the tags."""
-        settings = super().own_settings()
-        return {**settings, "list": Path(settings.pop("path")).name}
+        settings, thresholds = super().own_settings(), self.options.thresholds
+        name = Path(settings["path"]).name
+        if thresholds:  # the key of a list holds its whole path as well
+            del settings["path"]
+        return {**settings, "list": name, **thresholds}
 
     @cached_property
     def _listed(self) -> Mapping[str, Labels]:
         indices = {str(k): k for k in range(self.resources.num_classes)}
         return read_class_list(given_path(self.options.path, "tags.path"), "tags.path", indices)
 
-    def tags_of(self, sample: Sample) -> Labels:
-        """Returns the tags on an image's line."""
-        if sample.id not in self._listed and sample.id not in self.corrections.tags:
-            raise NoEntry(f"has no line in {self.options.path}", self._listed)
-        return self._listed.get(sample.id, ())
+    def given(self, sample: Sample) -> Mapping[int, float]:
+        """Returns what a line, or an entry, says of an image."""
+        try:
+            if self.threshold:
+                return self.annotations("path").find(sample.id).scores
+            if sample.id not in self._listed:
+                raise NoEntry(f"has no line in {self.options.path}", self._listed)
+            return dict.fromkeys(self._listed[sample.id], 1.0)
+        except NoEntry:
+            if sample.id in self.corrections.tags:
+                return {}
+            raise

@@ -3,15 +3,18 @@
 Nothing here imports NumPy, so that a command that computes nothing starts at once.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
-from omegaconf import MISSING
+from omegaconf import MISSING, OmegaConf
 
 from pipeline.clip.settings import MethodOptions
 from pipeline.engine.registry import Quirk, method_of, methods, register
 from pipeline.engine.settings import setting
+from pipeline.files.text import given_path
 
 CWR_STOP = Quirk("cwr_stop", "an empty box ends CWR for all later classes")
 """The quirk of :func:`pipeline.tags.reidentification.propose`."""
@@ -97,16 +100,55 @@ class GroundTruthOptions(GivenTagOptions):
     """``tags=ground_truth``: the classes that the data set says are in the image."""
 
 
+_of_scores = partial(setting, changes="nothing", why="the key holds it where a file has scores")
+
+
 @dataclass
 class TagListOptions(GivenTagOptions):
-    """``tags=file``: a list with an image id and class indices from 0 on each line.
+    """``tags=file``: a list with an image id and class indices from 0 on each line, or scores.
 
     Attributes:
-        path: the file, in the format of ``tags.txt``.
+        path: a list in the format of ``tags.txt``; or scores of classes: a ``.csv`` table, the
+            ``.json`` of COCO or Label Studio, or a folder of labelme's files.
+        min_score: the score that a tag must exceed in any case; null for 0.5.
+        alpha: α of each image's threshold; null for 0. A list has no scores, and ignores both.
+        join: class → names in the file that count as it, beside its own.
     """
 
     path: str = MISSING
+    min_score: float | None = _of_scores(None, at_least=0, at_most=1)
+    alpha: float | None = _of_scores(None, at_least=0, at_most=1)
+    join: dict[str, Any] = setting(
+        {}, changes="nothing", why="what is read is part of each image's input"
+    )
 
+    values, colours, palette = None, None, "index"  # of label PNGs, which hold no tags
+
+    @property
+    def thresholds(self) -> Mapping[str, float]:
+        """What turns scores into tags; {} for a list."""
+        path = given_path(self.path, "tags.path")
+        is_list = path.suffix.lower() not in (".csv", ".json")
+        with suppress(OSError):  # what has so long a name is no folder
+            is_list = is_list and not path.is_dir()
+        if is_list:
+            return {}
+        given = {"alpha": (self.alpha, 0.0), "min_score": (self.min_score, 0.5)}
+        return {name: default if v is None else v for name, (v, default) in given.items()}
+
+    def without_effect(self, prefix: str) -> Iterator[str]:
+        """Yields a note on each setting that was given and changes nothing."""
+        for name in ("alpha", "min_score", "join"):
+            if not self.thresholds and getattr(self, name) not in (None, {}):
+                yield f"{prefix}.{name} has no effect on a list, which has no scores"
+
+
+# A data set may set the minimum score of all taggers; for the scores in a file it stays null.
+OmegaConf.register_new_resolver(
+    "of_taggers",
+    lambda score, _parent_: None if OmegaConf.get_type(_parent_) is TagListOptions else score,
+    replace=True,
+)
 
 register("tags", "ground_truth", GroundTruthOptions, is_stage=True, reads=("classes",))(
     "pipeline.tags.given:GroundTruthTags"

@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,13 @@ from pipeline.engine.stage import Computed, Decoded
 from pipeline.errors import ImageError, UserError, did_you_mean, shown
 from pipeline.tags.remarks import count_tags, find_near_synonyms, remarks_on_tags
 from pipeline.tags.scores import decode_scores, summarise, tags_output
-from pipeline.tags.tagger import ScoredTagOptions, TagOptions, choose_tags, problem_with
+from pipeline.tags.tagger import (
+    ScoredTagOptions,
+    TagOptions,
+    choose_tags,
+    image_threshold,
+    problem_with,
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -109,13 +115,9 @@ class ScoredTags(Tags):
 
     @property
     def threshold(self) -> Callable[[np.ndarray], float]:
-        """The threshold θ_img, which is at least the minimum score."""
-
-        def threshold_of_image(scores: np.ndarray) -> float:
-            low, high = float(scores.min()), float(scores.max())
-            return max(low + self.options.alpha * (high - low), self.options.min_score)
-
-        return threshold_of_image
+        """See :func:`~pipeline.tags.tagger.image_threshold`."""
+        options = self.options
+        return partial(image_threshold, alpha=options.alpha, min_score=options.min_score)
 
     @property
     def thresholds(self) -> Collection[str]:

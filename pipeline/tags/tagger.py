@@ -77,6 +77,12 @@ def problem_with(scores: Mapping[str, np.ndarray], num_classes: int) -> str:
     return "" if "scores" in scores else "no scores"
 
 
+def image_threshold(scores: np.ndarray, alpha: float, min_score: float) -> float:
+    """Returns the threshold θ_img of an image's scores, which is at least the minimum score."""
+    low, high = float(scores.min()), float(scores.max())
+    return max(low + alpha * (high - low), min_score)
+
+
 def choose_tags(scores: np.ndarray, alpha: float, min_score: float = 0.0) -> tuple[int, ...]:
     """Returns the classes above θ_img = min + α·(max − min) of an image's scores, sorted.
 

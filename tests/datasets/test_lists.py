@@ -237,29 +237,41 @@ def test_labels_may_be_annotations_of_coco(photographs, cache, write):
     labels = write(annotations(), "annotations.json")
     given = {"classes": CLASSES, "labels": str(labels)}
     samples = load("folder", photographs, cache, **given).splits["all"]
-    assert [s.labels for s in samples] == [(0, 1), None, None, None, ()]
+    assert [s.has_ground_truth for s in samples] == [True, False, False, False, True]
+    assert samples[0].ground_truth_labels == (0, 1) and samples[4].ground_truth_labels == ()
+    given |= {"classes": CLASSES[:1], "join": {"cat": ["person"]}}
+    samples = load("folder", photographs, cache, **given).splits["all"]
+    assert samples[0].ground_truth_labels == (0,)
+
+
+def test_labels_of_scored_annotations_reach_the_minimum_score(photographs, cache, write):
+    scored = [{"image_id": 1, "category_id": k, "score": s} for k, s in ((7, 0.4), (3, 0.6))]
+    labels = write(annotations(annotations=scored), "annotations.json")
+    given = {"classes": CLASSES, "labels": str(labels), "min_score": 0.5}
+    samples = load("folder", photographs, cache, **given).splits["all"]
+    assert samples[0].ground_truth_labels == (0,)
+
+
+def test_labels_may_be_choices_of_label_studio(photographs, cache, write):
+    choices = {"type": "choices", "value": {"choices": ["person", "tree"]}}
+    task = {"data": {"image": "/data/local-files/?d=mine/b.png"}}
+    tasks = [{**task, "annotations": [{"result": [choices]}]}]
+    given = {"classes": CLASSES, "labels": str(write(json.dumps(tasks), "export.json"))}
+    dataset = load("folder", photographs, cache, **given)
+    assert dataset.splits["all"][1].ground_truth_labels == (1,)
+    assert dataset.notes == ("export.json has 1 instances of names that are not classes: tree (1)",)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[1, 2]", "is JSON, but not annotations in COCO's format"),
-        ("{", "is JSON, but not annotations"),
-        ("[" * 100_000, "is JSON, but not annotations"),
-        (annotations(annotations=[{"image_id": 9, "category_id": 7}]), "is JSON, but not"),
-        (annotations(categories=[{"id": 7, "name": "bird"}, {"id": 3, "name": "cat"}]), "bird is"),
-        # Each of these would silently lose the first one's classes, or take others for them.
-        (
-            annotations(images=[{"id": 1, "file_name": "a.jpg"}, {"id": 1, "file_name": "b.png"}]),
-            "gives a.jpg and b.png one id",
-        ),
-        (
-            annotations(images=[{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "a.jpg"}]),
-            "gives a.jpg two ids with different classes",
-        ),
+        ("[1, 2]", "holds neither images with COCO's annotations nor"),
+        ("{", "is not complete JSON"),
+        ("[" * 100_000, "is not complete JSON"),
+        # This would take the classes of the first one for those of the other.
         (
             annotations(categories=[{"id": 7, "name": "person"}, {"id": 7, "name": "cat"}]),
-            "gives person and cat one id",
+            "categories that are not COCO's",
         ),
     ],
 )
@@ -267,6 +279,22 @@ def test_other_json_is_named(photographs, cache, write, text, message):
     labels = write(text, "annotations.json")
     with pytest.raises(UserError, match=message):
         load("folder", photographs, cache, classes=CLASSES, labels=str(labels))
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        [{"id": 1, "file_name": "a.jpg"}, {"id": 1, "file_name": "b.png"}],
+        [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "a.jpg"}],
+    ],
+)
+def test_an_image_whose_entry_is_not_its_own_has_no_labels(photographs, cache, write, images):
+    images = [*images, {"id": 3, "file_name": "c.webp"}]
+    labels = str(write(annotations(images=images), "annotations.json"))
+    samples = load("folder", photographs, cache, classes=CLASSES, labels=labels).splits["all"]
+    with pytest.raises(UserError, match="image a: its scores cannot be used: .* has two"):
+        _ = samples[0].ground_truth_labels
+    assert samples[2].ground_truth_labels == ()
 
 
 def test_labels_of_further_images_are_a_note(photographs, cache, write):

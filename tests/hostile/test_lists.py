@@ -178,6 +178,9 @@ def test_what_is_no_file_is_refused(run_on, tmp_path, key, nowhere, trial):
     more = ["tags=file"] if key == "tags.path" else ["tags=ground_truth"]
     for place in (tmp_path / "pipe.csv", tmp_path, "/no/such", nowhere):
         finished = run_on("stage=tags", "dataset.split=all", *more, f"{key}='{place}'")
+        if key == "tags.path" and place == tmp_path:  # which may hold files of labelme's
+            assert_one_sentence(finished, f"has no entry in {tmp_path}")
+            continue
         assert_one_sentence(finished, f"{key}={str(place)[:9]}")
         assert place == nowhere or "is not a file: give a list" in finished.errors
     trial("input", f"{key}: pipe, folder, missing, too long or nobody's home", "exit code 2", 4)

@@ -1,0 +1,75 @@
+"""Tables of tags with scores, as other taggers write them: CSV with a header.
+
+The header is ``id,class,score``, with a line for each class of an image, or ``id`` and the names of
+classes, with a line for each image. A score that is not given is 1 in the first form; in the second
+one, the class has none.
+"""
+
+import csv
+import io
+from collections import defaultdict
+from contextlib import suppress
+from pathlib import Path
+
+from pipeline.datasets.annotation_index import AnnotationIndex, Row, image_name
+from pipeline.datasets.corrections import is_corrections
+from pipeline.datasets.instances import checked_score
+from pipeline.errors import UserError, shown
+from pipeline.files.text import read_text
+
+_PAIRS = (["class"], ["class", "score"])
+
+
+def read_table(path: Path, key: str) -> AnnotationIndex:
+    """Reads the table that a key of the configuration names; of a class the highest score counts.
+
+    An image of which a line cannot be used has a problem. A file that is no such table is a
+    UserError.
+    """
+    name, index = f"{key}={shown(path)}", AnnotationIndex("table")
+    text = read_text(path, name, "give a list, a table with scores or a JSON file")
+    if is_corrections(path):
+        raise UserError(f"{name} is a table of corrected tags: give it as tags.corrections")
+    images, rows = (
+        defaultdict[str, Row](Row),
+        csv.reader(io.StringIO(text, newline=""), strict=True),
+    )
+    try:
+        first, *names = map(str.strip, next(rows, []) or [""])
+        if first != "id":
+            raise UserError(
+                f"{name} begins with {shown(first)}: its header is id,class,score, or id and the"
+                " names of classes"
+            )
+        for row in filter(any, rows):
+            image, *cells = map(str.strip, row)
+            if not image:
+                index.remark("lines without an image", f"line {rows.line_num}")
+                continue
+            is_first, found = image not in images, images[image]
+            scored = [*zip(names, cells)]
+            if is_pairs := names in _PAIRS:
+                scored = [(cells[0], "".join(cells[1:]) or "1")] if cells else []
+            try:
+                if len(cells) != len(names) and not (is_pairs and len(cells) == 1):
+                    raise ValueError(f"{len(row)} cells for {len(names) + 1} columns")
+                if not (is_first or is_pairs):
+                    raise ValueError("a second entry of it")
+                for label, cell in scored:
+                    if label and cell:
+                        index.counts[label] += 1
+                        found.scores[label] = max(_score(cell), found.scores.get(label, 0.0))
+            except ValueError as error:
+                found.problem = f"has, in line {rows.line_num}, {error}"
+    except csv.Error as error:
+        raise UserError(f"{path}, line {rows.line_num} is not CSV ({error}): correct it") from error
+    for image, found in images.items():
+        index.add(image_name(image), found)
+    return index
+
+
+def _score(cell: str) -> float:
+    """Returns a score; raises a ValueError."""
+    with suppress(ValueError):
+        return checked_score(float(cell))
+    return checked_score(shown(cell))
