@@ -85,7 +85,7 @@ class Reading:
         """Returns the label of a name, if it is that of a class."""
         return self.labels.get(same_name(str(name)))
 
-    @property
+    @cached_property
     def facts(self) -> dict[str, Any]:
         """What labels depend on beside the files, for a cache key."""
         listed = (sorted(map(str, table.items())) for table in (self.colours, self.values or {}))
@@ -245,6 +245,11 @@ class LabelImages:
 
     notes: Sequence[str] = ()
 
+    @cached_property
+    def entries(self) -> Mapping[str, Sequence[str]]:
+        """Id of an image → its name below the folder."""
+        return {image_id: [image_id] for image_id in ids_below(self.path, ".png")}
+
     def find(self, image_id: str) -> LabelImage:
         """Returns the PNG of an image; raises a NoEntry if there is none."""
         path = self.path / f"{image_id}.png"
@@ -277,8 +282,8 @@ class Drawings:
         return [*self.index.notes, f"{self.path.name} has {counted}: {names}{more}"]
 
     @cached_property
-    def _names(self) -> Mapping[str, Sequence[str]]:
-        """Name of an image → its names in the file, of Label Studio in any folder."""
+    def entries(self) -> Mapping[str, Sequence[str]]:
+        """Id of an image → its names in the file, of Label Studio in any folder."""
         found: dict[str, list[str]] = {}
         for name in self.index.rows:
             parts = name.split("/") if self.index.form == LABEL_STUDIO else [name]
@@ -288,9 +293,9 @@ class Drawings:
 
     def find(self, image_id: str) -> Drawing:
         """Returns the instances of an image; raises a NoEntry if the file does not list it."""
-        names = self._names.get(image_id, ())
+        names = self.entries.get(image_id, ())
         if not names:
-            raise NoEntry(f"has no entry in {self.path}", self._names)
+            raise NoEntry(f"has no entry in {self.path}", self.entries)
         row = self.index.rows[names[0]]
         if len(names) > 1:
             row = replace(row, problem=f"has several entries of it, such as {shown(names[1])}")

@@ -163,7 +163,8 @@ def _base(tmp_path, *choices: str) -> Config:
     given += [] if "dataset=demo" in choices else [f"dataset.root={tmp_path}"]
     given += ["dataset.classes=[cat,person,cup]"] if "folder" in chosen["dataset"] else []
     given += ["tags.min_score=0"] if chosen["tags"] == "tags=piaa" else []
-    given += [f"{c}.path={tmp_path / 'one'}" for c in CLIP if chosen[c] == f"{c}=file"]
+    files = [group for group in (*CLIP, "masks") if chosen.get(group) == f"{group}=file"]
+    given += [f"{group}.path={tmp_path / 'one'}" for group in files]
     config = read_config(compose(given))
     config.masks.crf = CrfOptions() if hasattr(config.masks, "crf") else None
     config.segmenter.test.crf = CrfOptions()
@@ -225,6 +226,8 @@ def prepared(config: Config, key: str, tmp_path) -> tuple[Config, Any]:
     if key == "tags.corrections":  # its lines are another matter, see test_corrections.py
         (tmp_path / "corrections.csv").write_text("id,classes\n")
         return config, str(tmp_path / "corrections.csv")
+    if key == "masks.corrections":  # of no image, see test_corrected_masks.py
+        return config, str(tmp_path / "two")
     if key == "tags.fit_split":
         return config, "val"
     if key == "tags.z":
