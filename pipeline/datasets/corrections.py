@@ -20,6 +20,7 @@ from typing import Any
 
 from pipeline.datasets.annotations import Annotations, Drawing, LabelImage
 from pipeline.datasets.vocabulary import same_name
+from pipeline.engine.progress import note
 from pipeline.engine.sample import Labels
 from pipeline.errors import ImageError, UserError, did_you_mean, shown
 from pipeline.files.fingerprints import fingerprint
@@ -105,6 +106,7 @@ def corrected_masks(found: Annotations, known: Collection[str], split: str) -> C
     masks, tags = {i: found.find(i) for i in found.entries if i in known}, {}
     named = {name for image_id in masks for name in found.entries[image_id]}
     refuse_unknown({*chain(*found.entries.values())} - named, known, split, found.path)
+    note(*found.notes)
     for image_id, mask in masks.items():
         with suppress(ImageError):  # the stage of the masks says why
             scores, least = mask.scores, mask.reading.min_score

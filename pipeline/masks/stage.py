@@ -43,7 +43,6 @@ class FilesOfImage(NamedTuple):
 class CorrectableMasks(PerImage):
     """Masks that a stage computes, except for ``corrected`` ones, which a person made."""
 
-    options: Any
     corrected: Corrections = Corrections()
 
     @cached_property

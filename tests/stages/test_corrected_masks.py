@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from pipeline import Labeller
+from pipeline.cams.cams import read_cams
 from pipeline.datasets.corrections import Corrections
 from pipeline.engine.stage import PerImage
 from pipeline.errors import UserError
@@ -108,12 +109,16 @@ def test_two_masks_cost_two_images_and_an_edited_outline_costs_one_mask(run, min
     assert latest(out, "masks").resolve() == first
 
 
-def test_a_corrected_mask_is_drawn_where_its_cams_are_damaged(run, mine, tmp_path):
-    run("stage=[tags,cams]", given := f"masks.corrections={mine}")
-    (latest(tmp_path / "out", "cams") / "a.npz").write_bytes(b"damaged")
-    (latest(tmp_path / "out", "cams") / "b.npz").write_bytes(b"damaged")
-    run("stage=masks", given, code=2)  # without a look at those of a, whose fingerprint is another
-    assert "2 damaged" in run.errors
+def test_cams_of_corrected_images_are_not_read(run, mine, monkeypatch):
+    read = []
+
+    def record(path):
+        read.append(path.stem)
+        return read_cams(path)
+
+    monkeypatch.setattr("pipeline.masks.stage.read_cams", record)
+    run(UP_TO_MASKS, f"masks.corrections={mine}")
+    assert sorted(read) == ["b", "c", "d"]
 
 
 def stage_of_a_plugin():
@@ -207,11 +212,29 @@ def test_masks_may_be_drawn_by_labelme_and_names_joined(run, tmp_path):
     run(UP_TO_MASKS, given[0], "+masks.join.cup=crew")
     assert latest(tmp_path / "out", "masks").resolve() != first, "the key holds the reading"
     assert tags_of(tmp_path / "out")["a"] == [3]
-    # An instance that is ignored is not a tag.
-    about["shapes"] = [{**shape, "label": "cup"}]
-    (tmp_path / "drawn" / "a.json").write_text(json.dumps(about))
-    run(UP_TO_MASKS, given[0])
-    assert tags_of(tmp_path / "out")["a"] == [3]
+
+
+def test_instances_of_low_scores_are_ignored_pixels_and_not_tags(run, tmp_path):
+    boxes = {
+        "person": ([0, 0, 30, 0, 30, 30, 0, 30], 0.9),
+        "cup": ([40, 0, 70, 0, 70, 30, 40, 30], 0.3),
+    }
+    coco = {
+        "images": [{"id": 1, "file_name": "a.jpg", "height": 90, "width": 70}],
+        "categories": [{"id": n, "name": name} for n, name in enumerate([*boxes, "dog"])],
+        "annotations": [
+            {"image_id": 1, "category_id": n, "segmentation": [box], "score": score}
+            for n, (box, score) in enumerate([*boxes.values(), boxes["cup"]])
+        ],
+    }
+    (tmp_path / "coco.json").write_text(json.dumps(coco))
+    run(UP_TO_MASKS, f"masks.corrections={tmp_path / 'coco.json'}", "masks.min_score=0.5")
+    assert "note: coco.json has 1 instances of names that are not classes: dog (1)" in run.errors
+    labels = read_labels(latest(tmp_path / "out", "masks") / "a.png")
+    assert np.unique(labels).tolist() == [0, 2, 255]
+    assert tags_of(tmp_path / "out")["a"] == [1]
+    named = {about["file"] for about in manifest_of(tmp_path / "out")["legend"].values()}
+    assert named == {"coco.json"}
 
 
 def test_masks_of_other_images_are_refused(run, mine):
