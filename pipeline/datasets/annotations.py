@@ -190,6 +190,11 @@ class LabelImages:
 
     notes: Sequence[str] = ()
 
+    @cached_property
+    def entries(self) -> Mapping[str, Sequence[str]]:
+        """Id of an image → its name below the folder."""
+        return {image_id: [image_id] for image_id in ids_below(self.path, ".png")}
+
     def find(self, image_id: str) -> LabelImage:
         """Returns the PNG of an image; raises a NoEntry if there is none."""
         path = self.path / f"{image_id}.png"
@@ -234,6 +239,11 @@ class Drawings:
             for start in range(1, len(parts)):
                 found.setdefault("/".join(parts[start:]), []).append(name)
         return found
+
+    @cached_property
+    def entries(self) -> Mapping[str, Sequence[str]]:
+        """Id of an image → its names in the file."""
+        return {**self._below, **{name: [name] for name in self.index.rows}}
 
     @cached_property
     def _instances_of(self) -> Callable[[Any], Iterable[Instance]]:

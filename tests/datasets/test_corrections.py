@@ -82,7 +82,7 @@ def test_corrected_tags_take_the_place_of_those_found():
     assert corrections.apply("c", (0, 2)) == {"tags": [0, 2]}
     [(content, about)] = corrections.legend.items()
     assert corrections.facts == {"corrections": content}
-    assert describe_legend(about) == "2 images in mine.csv of 2026-11-29 10:20:03"
+    assert describe_legend(about) == "tags of 2 images in mine.csv of 2026-11-29 10:20:03"
     other = Corrections({"b": (), "a": (1,)}, "other.csv")
     assert other.facts == corrections.facts, "neither the name nor the order of lines counts"
     assert Corrections({"a": (1,), "b": (0,)}).facts != corrections.facts

@@ -225,6 +225,8 @@ def prepared(config: Config, key: str, tmp_path) -> tuple[Config, Any]:
     if key == "tags.corrections":  # its lines are another matter, see test_corrections.py
         (tmp_path / "corrections.csv").write_text("id,classes\n")
         return config, str(tmp_path / "corrections.csv")
+    if key == "masks.corrections":  # of no image, see test_corrected_masks.py
+        return config, str(tmp_path / "two")
     if key == "tags.fit_split":
         return config, "val"
     if key == "tags.z":
