@@ -15,7 +15,7 @@ from pipeline.cams.cams import read_cams
 from pipeline.cams.method import CamOptions
 from pipeline.clip.device import device_kind
 from pipeline.clip.method_stage import MethodStage
-from pipeline.datasets.corrections import Corrections
+from pipeline.datasets.corrected import Corrections
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.kinds import MASKS
 from pipeline.engine.sample import LOOKED_AT, Sample, Size, evenly

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.datasets.corrections import Corrections
+from pipeline.datasets.corrected import Corrections
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.kinds import MASKS, TAGS
 from pipeline.engine.sample import Sample

@@ -12,13 +12,8 @@ from pipeline.clip import device as devices
 from pipeline.clip.frozen import FrozenClip, Resources
 from pipeline.datasets.annotation_index import INDEXES
 from pipeline.datasets.annotations import Annotations, open_annotations
-from pipeline.datasets.corrections import (
-    BySplit,
-    Corrections,
-    corrected_masks,
-    read_corrections,
-    saved,
-)
+from pipeline.datasets.corrected import Corrections, corrected_masks, saved
+from pipeline.datasets.corrections import BySplit, read_corrections
 from pipeline.datasets.mask_images import Reading
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.pool import count_cores

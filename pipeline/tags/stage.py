@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.clip.method_stage import MethodStage
-from pipeline.datasets.corrections import Corrections, refuse_unknown
+from pipeline.datasets.corrected import Corrections, refuse_unknown
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.kinds import TAGS
 from pipeline.engine.result_folder import MANIFEST, read_manifest

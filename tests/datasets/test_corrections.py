@@ -5,12 +5,8 @@ import io
 
 import pytest
 
-from pipeline.datasets.corrections import (
-    Corrections,
-    join_names,
-    read_corrections,
-    split_names,
-)
+from pipeline.datasets.corrected import Corrections
+from pipeline.datasets.corrections import join_names, read_corrections, split_names
 from pipeline.engine.result_folder import describe_legend
 from pipeline.errors import UserError
 from tools.benchmark.corrections import format_corrections

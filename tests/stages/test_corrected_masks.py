@@ -11,7 +11,7 @@ import pytest
 
 from pipeline import Labeller
 from pipeline.cams.cams import read_cams
-from pipeline.datasets.corrections import Corrections
+from pipeline.datasets.corrected import Corrections
 from pipeline.engine.stage import PerImage
 from pipeline.errors import UserError
 from pipeline.exchange.chains import pair_up
