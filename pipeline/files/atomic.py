@@ -183,14 +183,14 @@ def parse_object(
         value = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    level, depth = [value], 0
+    level, depth = [[value]], 0
     while level and depth < _MAX_DEPTH:
         depth += 1
         level = [
             child
             for node in level
-            if isinstance(node, dict | list)
             for child in (node.values() if isinstance(node, dict) else node)
+            if isinstance(child, (dict, list))
         ]
     return value if not level and fits(value, {**shape}, required) else None
 
