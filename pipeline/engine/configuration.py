@@ -110,10 +110,8 @@ def preset_folders() -> list[Path]:
 def take_plugins(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Returns the modules that ``plugins=[…]`` names, and the other arguments.
 
-    Only the command line can name code; in a file, ``plugins`` is refused.
-
-    Raises:
-        UserError: what it names is not a list of words.
+    Only the command line can name code; in a file, ``plugins`` is refused. What is not a list of
+    words is a UserError.
     """
     names: list[str] = []
     others = []
@@ -234,10 +232,8 @@ def composing(
     """Yields what composes a configuration, with ``hydra``, and what parses overrides.
 
     Files in a ``folder`` of a user's own, and presets of plug-ins, stand beside ours. They cannot
-    read the environment: a secret must not come into a report, nor choose a file.
-
-    Raises:
-        UserError: there is no such folder, or a file in it has a name that is taken.
+    read the environment: a secret must not come into a report, nor choose a file. A folder that is
+    not there, or a name in it that is taken, is a UserError.
     """
     register_groups()
     if folder is not None and not folder.is_dir():

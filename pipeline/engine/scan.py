@@ -185,10 +185,8 @@ def _inputs(
 def available(stage: PerImage, images: Images, store: Store) -> list[Sample]:
     """Returns the images that have an intact result of a stage, for a stage that needs it.
 
-    Those that the stage, or one before it, skipped are not among them.
-
-    Raises:
-        UserError: the stage did not run, or not on all images as they are now.
+    Those that the stage, or one before it, skipped are not among them. It is a UserError if the
+    stage did not run, or not on all images as they are now.
     """
     result, samples = StageResult(stage, store, images), images.of(stage.split)
     folder, left_out, name, split = result.folder, result.left_out, stage.name, stage.split

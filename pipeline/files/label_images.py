@@ -90,9 +90,6 @@ def refuse_brush_masks(masks: Iterable[Path], name: str, remedy: str) -> None:
     They would be read as "nothing but ignored pixels". Files are read up to the first other value;
     those that cannot be read are reported where they are used. ``name`` is the setting that names
     the masks, and ``remedy`` says how to state what 255 is.
-
-    Raises:
-        UserError: no mask holds another value, and one holds 255.
     """
     found: set[int] = set()
     for path in masks:

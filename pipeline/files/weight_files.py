@@ -47,11 +47,8 @@ def read_weights_file(path: Path, device: str = "cpu") -> Any:  # noqa: ANN401
     """Reads a safetensors file, or a file of ``torch.save``, whatever PyTorch's defaults are.
 
     The suffix ``.safetensors`` marks safetensors. The saved object is usually a dictionary of
-    tensors, or one that holds such a dictionary. The device "meta" stands for shapes alone.
-
-    Raises:
-        Exception: the file is damaged or holds more than tensors and plain values; every format
-            has errors of its own.
+    tensors, or one that holds such a dictionary. The device "meta" stands for shapes alone. A file
+    that is damaged, or holds more than tensors and plain values, raises an error of its format.
     """
     if path.suffix == ".safetensors":
         return {name: tensor.to(device) for name, tensor in load_file(path).items()}

@@ -93,11 +93,7 @@ def overlay_labels(
     opacity: float = _FILL,
     line: int = 0,
 ) -> np.ndarray:
-    """Lays :func:`paint_labels` over a photograph, h×w×3 uint8; labels are resized to it.
-
-    Raises:
-        ValueError: a label has no colour.
-    """
+    """Paints labels, resized, over a photograph, h×w×3 uint8; a ValueError if one has no colour."""
     if labels.max(initial=0, where=labels != IGNORE) >= len(palette):
         raise ValueError(f"labels {np.unique(labels).tolist()} for {len(palette)} names")
     layer = paint_labels(resize_labels(labels, *image.shape[:2]), palette, opacity, line)
