@@ -1,7 +1,5 @@
 """Average precision, F1 and its calibration, and mIoU (docs/algorithms.md, section 5)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 
@@ -171,7 +169,7 @@ class Confusion:
         counts = np.bincount(truth * num_labels + prediction, minlength=self.matrix.size)
         self.matrix += counts.reshape(self.matrix.shape)
 
-    def merged(self, groups: Sequence[int]) -> Confusion:
+    def merged(self, groups: Sequence[int]) -> "Confusion":
         """Returns the matrix of coarser classes; ``groups`` gives each label's coarse label."""
         membership = np.eye(max(groups) + 1, dtype=np.int64)[list(groups)]
         coarse = Confusion(membership.shape[1])

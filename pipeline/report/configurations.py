@@ -17,12 +17,8 @@ _FINGERPRINTS = ("weights", "data", "list", "code")
 """Settings that only identify a content; they are omitted if others distinguish the results."""
 
 _DESCRIBED = ("method", "name", "seed")
-
-_OPTIONAL = ("corrections",)
-"""Settings that are not there where they change nothing."""
-
-_MISSING = ""
-"""Stands for the value of a setting that a configuration lacks."""
+_OPTIONAL = ("corrections",)  # settings that are not there where they change nothing
+_MISSING = ""  # stands for the value of a setting that a configuration lacks
 
 Values = list[str]
 """The values of a setting in each configuration, as JSON, or missing."""

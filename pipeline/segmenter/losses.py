@@ -1,7 +1,5 @@
 """Losses for noisy masks: balanced, or weighted by pixel."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from types import MethodType
 from typing import TYPE_CHECKING, Any
@@ -141,7 +139,7 @@ def weight_pixels(model: nn.Module) -> None:
 class SampleWeights:
     """A pixel sampler of mmsegmentation that returns the weights of the samples."""
 
-    samples: Sequence[SegDataSample] = ()
+    samples: "Sequence[SegDataSample]" = ()
     """The samples of the batch, which heads do not pass to their sampler."""
 
     def sample(self, seg_logit: torch.Tensor, seg_label: torch.Tensor) -> torch.Tensor:
@@ -161,7 +159,7 @@ class SampleWeights:
 def _weighted_loss_by_feat(
     head: nn.Module,
     seg_logits: torch.Tensor | tuple[torch.Tensor, ...],
-    batch_data_samples: Sequence[SegDataSample],
+    batch_data_samples: "Sequence[SegDataSample]",
 ) -> dict[str, torch.Tensor]:
     head.sampler.samples = batch_data_samples
     return type(head).loss_by_feat(head, seg_logits, batch_data_samples)
