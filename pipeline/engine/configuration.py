@@ -244,8 +244,12 @@ def composing(
     shared = GlobalHydra.instance()
     before, shared.hydra = shared.hydra, None
     folders = [*([] if folder is None else [folder.absolute()]), *preset_folders()]
-    for each in folders:
-        _refuse_namesakes(each)
+    # Hydra would read such a file in place of a method, an executor or the defaults.
+    stored = ConfigStore.instance().repo
+    names = [f"{group}/{name}" for group in shipped_choices() for name in stored.get(group, ())]
+    for file in (each / name for each in folders for name in (f"{DEFAULTS}.yaml", *names)):
+        if file.exists():
+            raise UserError(f"{file} has a name that is taken: rename the file")
     paths = ",".join(_quoted(f"file://{each}") for each in folders)
     more = [f"hydra.searchpath=[{paths}]"] if folders else []
 
@@ -272,15 +276,6 @@ def composing(
         GlobalHydra.instance().hydra = before
         if folders:
             OmegaConf.clear_resolvers()  # which brings back OmegaConf's own
-
-
-def _refuse_namesakes(folder: Path) -> None:
-    """Refuses files that Hydra would read in place of a method, an executor or the defaults."""
-    stored = ConfigStore.instance().repo
-    names = [f"{group}/{name}" for group in shipped_choices() for name in stored.get(group, ())]
-    for name in (f"{DEFAULTS}.yaml", *names):
-        if (folder / name).exists():
-            raise UserError(f"{folder / name} has a name that is taken: rename the file")
 
 
 def _key_below_null(read: Sequence[str]) -> str:
