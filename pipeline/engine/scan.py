@@ -68,12 +68,9 @@ def scan(
 ) -> Scan:
     """Returns what exists of a stage and what is missing.
 
-    Args:
-        earlier: scans of stages that run before this one; of others the disk tells.
-        opened: folders of the stage and of its rider that are open already, by name.
-
-    Raises:
-        UserError: an earlier stage did not process all images, or files lack most of them.
+    ``earlier`` are scans of stages that run before this one; of others the disk tells. ``opened``
+    are folders of the stage and of its rider that are open already, by name. It is a UserError if
+    an earlier stage did not process all images, or files lack most of them.
     """
     if after := key_unknown_until(stage, earlier):
         samples = images.of(stage.split)

@@ -40,11 +40,7 @@ _SUM, _ABOUT = "sum", "about"  # the names of what is beside an array
 
 
 class Store:
-    """The folders below ``output_dir``.
-
-    Attributes:
-        folder: returns the folder of a stage, as :class:`~pipeline.engine.folder.StageFolder`.
-    """
+    """The folders below ``output_dir``; ``folder`` returns a stage's, a :class:`StageFolder`."""
 
     def __init__(self, root: Path, wait: float = 0.0):
         """Checks the version of the layout.

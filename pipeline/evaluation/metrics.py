@@ -146,8 +146,7 @@ def to_indicator(tags: Sequence[Sequence[int]], num_classes: int) -> np.ndarray:
 class Confusion:
     """A confusion matrix that pooled pixels are added to.
 
-    Attributes:
-        matrix: (n+1)×(n+1) int64; rows are the ground truth, columns the predictions.
+    ``matrix`` is (n+1)×(n+1) int64; rows are the ground truth, columns the predictions.
     """
 
     def __init__(self, num_labels: int):

@@ -36,9 +36,8 @@ class BalancedCrossEntropy(nn.Module):
     Ignored pixels do not count. If a batch has pixels of one kind only, their mean is the loss, not
     half of it. If all pixels are ignored, the loss and its gradient are 0.
 
-    Args:
-        loss_weight: factor of the result.
-        loss_name: its name in mmsegmentation; only losses named "loss_…" are trained on.
+    ``loss_weight`` is a factor of the result; mmsegmentation trains only on losses whose
+    ``loss_name`` begins with "loss_".
     """
 
     def __init__(self, loss_weight: float = 1.0, loss_name: str = "loss_ce") -> None:
@@ -145,9 +144,7 @@ class SampleWeights:
     def sample(self, seg_logit: torch.Tensor, seg_label: torch.Tensor) -> torch.Tensor:
         """Returns the weights, N×H×W float32, 0 in the padding.
 
-        Args:
-            seg_logit: N×C×H×W.
-            seg_label: N×1×H×W, padded by mmsegmentation on the right and below, as the images are.
+        Logits are N×C×H×W; labels N×1×H×W, padded on the right and below, as the images are.
         """
         height, width = seg_label.shape[-2:]
         weights = [sample.pixel_weights.data[0] for sample in self.samples]
