@@ -132,8 +132,8 @@ def build_by_name(model_name: str, quick_gelu: bool = False) -> ClipModel:
 def read_weights(path: Path, device: str = "cpu") -> dict[str, torch.Tensor]:
     """Reads a weights file into a state dict, without executing code in it.
 
-    On the device "meta" tensors have no values. Of a safetensors file, none are read until used. A
-    file that is damaged or of an unknown format is a UserError.
+    On the device "meta" tensors have no values. Of a safetensors file, none are read until used.
+    Raises a UserError if the file is damaged or has an unknown format.
     """
     try:
         if is_torchscript(path):

@@ -28,7 +28,7 @@ def find_inputs(given: Sequence[Path], output: Path, endings: Sequence[str] = ()
     Files may have any suffix; folders are searched as for ``dataset=folder``, apart from the folder
     ``output`` of the results. The name of a result is the path of its image below the given folder,
     or the name of the given file. Of images with the same name all but the first get a number.
-    Results that would lie beside images are a UserError.
+    Raises a UserError if results would lie beside images.
     """
     named: list[tuple[str, Path]] = []
     results_below = output.resolve()

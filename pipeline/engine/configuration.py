@@ -110,8 +110,8 @@ def preset_folders() -> list[Path]:
 def take_plugins(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Returns the modules that ``plugins=[…]`` names, and the other arguments.
 
-    Only the command line can name code; in a file, ``plugins`` is refused. What is not a list of
-    words is a UserError.
+    Only the command line can name code; in a file, ``plugins`` is refused. Raises a UserError
+    unless it names a list of words.
     """
     names: list[str] = []
     others = []
@@ -133,11 +133,8 @@ def take_plugins(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 def readable(overrides: Sequence[str]) -> list[str]:
     """Returns overrides that Hydra's grammar can read: values that it cannot read are quoted.
 
-    A list that the shell split at its spaces is joined.
-
-    Raises:
-        UserError: an argument is not KEY=VALUE, or cannot be read in quotes either; or a group is
-            given something that is not a choice.
+    A list that the shell split at its spaces is joined. Raises a UserError if an argument is not
+    KEY=VALUE or cannot be read in quotes either, or a group is given what is not a choice.
     """
     parser, rest, read = OverridesParser.create(), deque(overrides), []
     while rest:
@@ -232,8 +229,8 @@ def composing(
     """Yields what composes a configuration, with ``hydra``, and what parses overrides.
 
     Files in a ``folder`` of a user's own, and presets of plug-ins, stand beside ours. They cannot
-    read the environment: a secret must not come into a report, nor choose a file. A folder that is
-    not there, or a name in it that is taken, is a UserError.
+    read the environment: a secret must not come into a report, nor choose a file. Raises a
+    UserError if the folder is not there, or the name of a file in it is taken.
     """
     register_groups()
     if folder is not None and not folder.is_dir():

@@ -24,8 +24,8 @@ def import_methods(package: str) -> None:
 def import_plugins(names: Iterable[str]) -> None:
     """Imports modules that register methods, and those of installed packages.
 
-    The names are of modules on Python's search path, such as ``my_package.my_tagger``. One that is
-    not there, cannot be imported or registers no method is a UserError.
+    The names are of modules on Python's search path, such as ``my_package.my_tagger``. Raises a
+    UserError if one is not there, cannot be imported, or registers no method.
     """
     for name in dict.fromkeys(names):
         before = len(methods())

@@ -46,11 +46,8 @@ class Store:
         """Checks the version of the layout.
 
         The directory need not exist. ``wait`` are the seconds to wait for another run that writes
-        to the same folder.
-
-        Raises:
-            UserError: it is not a folder that can be read, or a version of this program with
-                another layout wrote it.
+        to the same folder. Raises a UserError if it is not a folder that can be read, or a version
+        of this program with another layout wrote it.
         """
         if root.exists() and not root.is_dir():
             raise UserError(f"{root} is not a folder: choose another output_dir")

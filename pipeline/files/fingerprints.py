@@ -58,7 +58,7 @@ def fingerprint_image(path: Path) -> str:
     Like git, this takes a file as unchanged while its size and the times of its last changes stay
     the same, and does not trust what was read about when the file was written, since it may have
     changed again within the resolution of the file system's clock. :func:`remember_in` keeps what
-    is known from run to run. A file that cannot be read is an OSError.
+    is known from run to run. Raises an OSError if the file cannot be read.
     """
     if (memory := _memory.get()) is None:
         return fingerprint_file(path)

@@ -83,7 +83,7 @@ def choose_loss(model: ConfigDict, loss: str) -> None:
     The latter replaces the cross-entropy of all heads by :class:`BalancedCrossEntropy`. Other
     losses of a head (such as Lovász) stay. A head without a loss in its config has the default of
     mmsegmentation, a cross-entropy whose mean includes ignored pixels; it is given one that
-    excludes them. One without a cross-entropy over classes to balance is a UserError.
+    excludes them. Raises a UserError if a head has no cross-entropy over classes to balance.
     """
     for head in heads_of(model):
         losses = [p for p in dictionaries(head) if _kind(p).endswith(("Loss", "CrossEntropy"))]
@@ -111,8 +111,8 @@ def weight_pixels(model: nn.Module) -> None:
     ``pixel_weights`` of a sample is PixelData of 1×h×w float32 in [0, 1]; pixels beyond h×w are
     padding. The denominator of the mean does not change: it is the number of pixels that are not
     ignored (for a sigmoid loss, times the number of classes), so that halving all weights halves
-    the loss. Call it after the network is built. A head whose loss takes no weights is a UserError
-    that names it.
+    the loss. Call it after the network is built. Raises a UserError that names a head whose loss
+    takes no weights.
     """
     for head in heads_of(model):
         owner = next((c.__name__ for c in type(head).__mro__ if "loss_by_feat" in vars(c)), None)

@@ -57,7 +57,8 @@ def find_config(name: str) -> Path:
 
     Such a file is a Python program that runs when it is read, so only installed configs and
     absolute paths are allowed. mmengine also reads YAML, which can run code, and JSON, which can
-    import modules: these, and files that do not exist, are a UserError that names the nearest.
+    import modules. Raises a UserError for both, and for a file that is not there; it names the
+    nearest.
     """
     wrong = f"segmenter.config={name} is not a config of mmsegmentation"
     if Path(name).suffix != ".py":
@@ -108,8 +109,8 @@ def build_config(
 
     Returns a config of model, optimiser and schedule, with ``class_names`` and ``palette`` (both
     with the background first), the settings, and ``pretrained_source``, the place from which
-    mmsegmentation takes the backbone's ImageNet weights. It contains no data. A config that does
-    not exist or cannot be used, and settings that do not fit together, are a UserError.
+    mmsegmentation takes the backbone's ImageNet weights. It contains no data. Raises a UserError if
+    the config does not exist or cannot be used, or settings do not fit together.
     """
     import_mmseg()
     parts = processes * settings.accumulate
