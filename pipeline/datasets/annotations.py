@@ -111,14 +111,12 @@ class Drawing:
     @cached_property
     def scores(self) -> dict[int, float]:
         """Class index → score of its best instance; raises an ImageError."""
-        found: dict[int, float] = {}
-        with naming(self.path):
-            if self.row.problem:
+        if self.row.problem:
+            with naming(self.path):
                 raise ImageError(self.row.problem)
-            for name, score in self.row.scores.items():
-                if label := self.reading.label_of(name):
-                    found[label - 1] = max(score, found.get(label - 1, 0.0))
-        return found
+        named = ((self.reading.label_of(n), score) for n, score in self.row.scores.items())
+        best = sorted((score, label - 1) for label, score in named if label)
+        return {index: score for score, index in best}
 
 
 def refuse_other_size(found: Size, size: Size) -> None:
@@ -234,10 +232,6 @@ class Drawings:
                 found.setdefault("/".join(parts[start:]), []).append(name)
         return found
 
-    @cached_property
-    def _instances_of(self) -> Callable[[Any], Iterable[Instance]]:
-        return self.index.instances_of
-
     def find(self, image_id: str) -> Drawing:
         """Returns the instances of an image; raises a NoEntry if the file does not list it."""
         rows, path = self.index.rows, self.path
@@ -249,7 +243,7 @@ class Drawings:
             row = replace(row, problem=f"has several entries of it, such as {shown(names[1])}")
         if self.index.form == LABELME:
             path /= f"{image_id}.json"
-        return Drawing(path, self.reading, row, self._instances_of, self.index.state)
+        return Drawing(path, self.reading, row, self.index.instances_of, self.index.state)
 
 
 Annotations = LabelImages | Drawings
