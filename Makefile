@@ -6,8 +6,8 @@ FAMILY = $(addsuffix -,$(filter-out 1,$(LOCKED)))
 VENV ?= .venv$(if $(LOCKED),-$(FAMILY)locked)
 RUN = $(VENV)/bin/python
 
-.PHONY: demo test test-large test-all rounding same-results docs docs-test pictures lint lock versions studies leaderboard recipe corrections \
-  segmenters soak clean
+.PHONY: demo test test-large test-all test-extras rounding same-results docs docs-test pictures lint lock versions studies leaderboard recipe corrections \
+  corrected-masks segmenters soak clean
 
 demo: $(VENV)/installed
 	$(RUN) tools/run_stage.py stage=all dataset=demo clip=demo
@@ -22,6 +22,20 @@ test-large: $(VENV)/installed
 	$(RUN) -m pytest -n 2 -m large
 
 test-all: test test-large
+
+# The tests with the libraries of other programs, which make test skips. They have an environment of their own, which
+# takes from the first one what it lacks itself, such as PyTorch. Files without such tests need not be imported.
+test-extras: $(VENV)-extras/installed
+	EXTRAS=1 $(VENV)-extras/bin/python -m pytest -n 2 -m extras \
+	  $$(grep --recursive --files-with-matches --include='*.py' 'mark\.extras' tests)
+
+$(VENV)-extras/installed: $(VENV)/installed pyproject.toml
+	$(RUN) -m venv --clear $(VENV)-extras
+	$(RUN) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	  > "$$($(VENV)-extras/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/first.pth"
+	$(VENV)-extras/bin/python -m pip install 'pip>=25.1'
+	$(VENV)-extras/bin/python -m pip install --no-compile --group extras
+	touch $@
 
 # The tests that compute, as on a processor with 256-bit vectors and with one thread, which rounds differently.
 rounding: $(VENV)/installed
@@ -140,6 +154,15 @@ corrections: $(VENV)/installed
 	$(RUN) -m tools.benchmark.corrections print
 	$(RUN) tools/run_stage.py experiment=corrections dataset.split=choose stage=tags
 	$(RUN) -m tools.benchmark.corrections review dataset.split=choose
+
+# The same with corrected masks, a seed after the other: two hours on two cores. What is finished is not computed again,
+# and an interrupted training goes on: nohup make corrected-masks >> corrected-masks.log 2>&1 &
+corrected-masks: $(VENV)/installed
+	$(RUN) -m tools.benchmark.corrections write_masks | while read -r seed given; do \
+	  $(RUN) tools/run_stage.py $(TAGGED) $$given < /dev/null || exit; \
+	  $(RUN) tools/run_stage.py $(TRAINED) $$given seed=$$seed < /dev/null || exit; \
+	  $(RUN) -m tools.benchmark.corrections print_masks < /dev/null || exit; \
+	done
 
 # The table of docs/segmenters.md, and those of losses and rounds, on the demo: under half an hour on two cores.
 segmenters: $(VENV)/installed

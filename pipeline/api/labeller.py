@@ -133,11 +133,12 @@ class Labeller:
                 f"tags={method.name} and tags.standardise learn from the images of a split: run"
                 " stage=tags, or choose another tagger here"
             )
-        if options.corrections is not None:
-            raise UserError(
-                "tags.corrections names images of a split: give the tags of an image to cams() and"
-                " mask() here"
-            )
+        for group in ("tags", "masks"):
+            if getattr(self._config, group).corrections is not None:
+                raise UserError(
+                    f"{group}.corrections names images of a split: give the tags of an image to"
+                    " cams() and mask() here"
+                )
         vocabulary = build_vocabulary(self._config.dataset)
         self._builder = Builder(self._config, vocabulary)
         self._stages = self._builder.per_split("")

@@ -135,6 +135,10 @@ def notes_on(pipeline: Pipeline, requested: Sequence[str], given: Sequence[str])
                 f"{config.tags.corrections} corrects no image of this run: see dataset.split and"
                 " dataset.limit"
             )
+    ours, theirs = config.masks.corrections, config.segmenter.masks
+    if config.segmenter.repeat_corrected > 1 and (theirs or not ours):
+        why = "with segmenter.masks" if theirs else "without masks.corrections"
+        yield f"segmenter.repeat_corrected has no effect {why}"
     # Of presets of methods, those that were typed.
     for preset in (config.experiment_name or "", *(argument.lstrip("+") for argument in given)):
         if remark := remark_on_clip(preset, config.clip.name):

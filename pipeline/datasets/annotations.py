@@ -2,14 +2,13 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from pipeline.datasets.annotation_index import (
     LABEL_STUDIO,
@@ -27,6 +26,7 @@ from pipeline.datasets.score_tables import read_table
 from pipeline.engine.sample import Size, ids_below
 from pipeline.errors import ImageError, NoEntry, UserError, shown
 from pipeline.files.fingerprints import fingerprint_image
+from pipeline.files.images import open_image
 from pipeline.files.json_stream import read_element
 from pipeline.files.label_images import GREY, IGNORE, PALETTE, refuse_brush_masks
 from pipeline.files.text import given_path
@@ -164,22 +164,21 @@ class AnnotatedMask(DerivedMask):
         height, width = self.annotation.size or (0, 0)
         try:
             if self.max_pixels is not None and height * width > self.max_pixels:
-                raise ImageError(f"has more than dataset.max_pixels={self.max_pixels} pixels")
+                raise ImageError(
+                    f"its mask has more than dataset.max_pixels={self.max_pixels} pixels"
+                )
             return self.annotation.labels(None)
         except ImageError as error:
-            raise UserError(f"image {self.kept.stem} {error}") from error
+            raise UserError(f"image {self.kept.stem}: {error}") from error
 
     def file(self) -> Path:
         """Implements the base class; a PNG of labels is such a file, even if it is damaged."""
-        if isinstance(self.annotation, LabelImage) and self.annotation.reading.takes_labels:
-            try:
-                with Image.open(self.annotation.path) as image:
-                    is_plain = image.mode in (PALETTE, GREY)
-            except Exception:  # Pillow's decoders raise nearly anything on damaged files
-                is_plain = True
-            if is_plain:
-                return self.annotation.path
-        return super().file()
+        found, mode = self.annotation, PALETTE
+        if not isinstance(found, LabelImage) or not found.reading.takes_labels:
+            return super().file()
+        with suppress(Exception), open_image(found.path, ["PNG"]) as image:
+            mode = image.mode
+        return found.path if mode in (PALETTE, GREY) else super().file()
 
 
 @dataclass(frozen=True)
@@ -190,6 +189,11 @@ class LabelImages:
     reading: Reading
 
     notes: Sequence[str] = ()
+
+    @cached_property
+    def entries(self) -> Mapping[str, Sequence[str]]:
+        """Id of an image → its name below the folder."""
+        return {image_id: [image_id] for image_id in ids_below(self.path, ".png")}
 
     def find(self, image_id: str) -> LabelImage:
         """Returns the PNG of an image; raises a NoEntry if there is none."""
@@ -235,6 +239,11 @@ class Drawings:
             for start in range(1, len(parts)):
                 found.setdefault("/".join(parts[start:]), []).append(name)
         return found
+
+    @cached_property
+    def entries(self) -> Mapping[str, Sequence[str]]:
+        """Id of an image → its names in the file."""
+        return {**self._below, **{name: [name] for name in self.index.rows}}
 
     @cached_property
     def _instances_of(self) -> Callable[[Any], Iterable[Instance]]:

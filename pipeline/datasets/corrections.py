@@ -9,54 +9,15 @@ import csv
 import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from pipeline.datasets.vocabulary import same_name
 from pipeline.engine.sample import Labels
 from pipeline.errors import UserError, did_you_mean, shown
-from pipeline.files.fingerprints import fingerprint
 from pipeline.files.text import read_text
 
 BySplit = Mapping[str, Mapping[str, Labels]]
 """Split → image id → class indices; the split is "" in a file without splits."""
-
-
-@dataclass(frozen=True)
-class Corrections:
-    """The corrected tags of a split.
-
-    Attributes:
-        tags: image id → class indices.
-        file: the name of their file, without its folder.
-        date: when it was saved (UTC).
-    """
-
-    tags: Mapping[str, Labels] = field(default_factory=dict)
-    file: str = ""
-    date: str = ""
-
-    def __bool__(self) -> bool:
-        return bool(self.tags)
-
-    @cached_property
-    def facts(self) -> dict[str, str]:
-        """The fingerprint of the tags, as keys hold it; {} where no image is corrected."""
-        return {"corrections": fingerprint(self.tags)} if self else {}
-
-    @property
-    def legend(self) -> dict[str, dict[str, Any]]:
-        """The fingerprint → what people call it; see :attr:`pipeline.engine.stage.Stage.legend`."""
-        about = {"file": self.file, "images": len(self.tags), "date": self.date}
-        return dict.fromkeys(self.facts.values(), about)
-
-    def apply(self, image_id: str, found: Sequence[int]) -> dict[str, list[int]]:
-        """Returns the "tags" of an image; if they are corrected, those that were "found" too."""
-        if image_id not in self.tags:
-            return {"tags": list(found)}
-        return {"tags": list(self.tags[image_id]), "found": list(found)}
 
 
 _COLUMNS, _SPLIT = ("id", "classes"), "split"

@@ -11,7 +11,10 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from pipeline.datasets.ground_truth import MaskFile, RelabelledMask
+from pipeline.datasets.annotation_index import INDEXES
+from pipeline.datasets.annotations import AnnotatedMask, LabelImage
+from pipeline.datasets.ground_truth import MaskFile
+from pipeline.datasets.mask_images import Reading
 from pipeline.datasets.scenes import load_recipe, render_scene
 from pipeline.datasets.settings import DatasetSettings
 from pipeline.datasets.vocabulary import Vocabulary, build_vocabulary, voc_palette
@@ -21,6 +24,7 @@ from pipeline.engine.sample import Dataset, Sample, Splits
 from pipeline.errors import UserError, shown
 from pipeline.files.atomic import read_json, write_atomically
 from pipeline.files.images import encode_png
+from pipeline.files.label_images import IGNORE
 from pipeline.files.text import given_path
 
 _draws: ContextVar[bool] = ContextVar("draws", default=True)
@@ -72,7 +76,8 @@ def load_demo(settings: DatasetSettings, workers: int = 1) -> Dataset[Vocabulary
             mask = image.with_suffix(".mask.png")
             truth = MaskFile(mask)
             if labels != list(range(len(drawn))):
-                truth = RelabelledMask(kept / split / image.name, mask, tuple(enumerate(labels)))
+                found = LabelImage(mask, Reading(values=dict(enumerate(labels)), other=IGNORE))
+                truth = AnnotatedMask(kept / split / image.name, found)
             present = tuple(sorted(label - 1 for label in present))
             is_drawn = bool(facts["ground"])
             samples.append(Sample(image.stem, image, truth, present, is_there=is_drawn))
@@ -109,9 +114,12 @@ def redirect_writes(settings: DatasetSettings) -> Iterator[None]:
     """Has a data set read without a trace, for a dry run; the settings, of any, are changed.
 
     Masks that have to be drawn go to a temporary folder while the block runs; scenes are not drawn.
+    Indexes of large files of annotations are read, and kept if there are any.
     """
     with TemporaryDirectory() as folder:
-        settings.cache = str(Path(folder) / "masks")
+        if (indexes := Path(settings.cache, INDEXES).absolute()).is_dir():
+            Path(folder, INDEXES).symlink_to(indexes)
+        settings.cache = folder
         token = _draws.set(False)
         try:
             yield

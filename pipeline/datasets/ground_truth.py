@@ -61,21 +61,6 @@ class DerivedMask(GroundTruthMask):
 
 
 @dataclass(frozen=True)
-class RelabelledMask(DerivedMask):
-    """A PNG whose values are not labels: at most 256 (value, label) pairs; others become 255."""
-
-    path: Path
-    labels: tuple[tuple[int, int], ...]
-
-    def read(self) -> np.ndarray:
-        """Implements the base class."""
-        table = np.full(256, IGNORE, np.uint8)
-        for value, label in self.labels:
-            table[value] = label
-        return table[read_mask(self.path)]
-
-
-@dataclass(frozen=True)
 class InstanceMask(DerivedMask):
     """The classes of COCO's instances, the largest first; pycocotools draws the polygons.
 

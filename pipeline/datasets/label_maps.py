@@ -1,13 +1,14 @@
 """Data sets whose masks hold a value for each class: COCO-Stuff, COCO-Object and ADE20K."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from pipeline.datasets.annotations import AnnotatedMask, LabelImage
 from pipeline.datasets.coco import find_images
-from pipeline.datasets.ground_truth import RelabelledMask
 from pipeline.datasets.layout import find_root, find_splits, first_existing
-from pipeline.datasets.mask_images import value_table
+from pipeline.datasets.mask_images import Reading
 from pipeline.datasets.settings import LabelMapSettings
 from pipeline.datasets.vocabulary import Vocabulary, build_vocabulary
 from pipeline.engine.sample import Dataset, Sample
@@ -42,18 +43,17 @@ def _load(
 ) -> Dataset[Vocabulary]:
     """Reads the splits that one of the map folders holds: ``<split>/<id>.png``, and its images."""
     vocabulary = build_vocabulary(settings)
-    table = value_table(settings.values, vocabulary.classes)
+    reading = Reading.of(settings, "dataset", vocabulary.classes)
     if settings.other_values == "background":
-        table += tuple((value, 0) for value in range(256) if value not in settings.values)
+        reading = replace(reading, other=0)
 
     def read(maps: Path) -> list[Sample]:
         images, kept = images_of(maps.name), Path(settings.cache) / maps.name
         # mmsegmentation's converter of COCO-Stuff leaves files of its own among the maps.
         paths = sorted(p for p in maps.glob("*.png") if not p.stem.endswith("_labelTrainIds"))
-        return [
-            Sample(p.stem, images / f"{p.stem}.jpg", RelabelledMask(kept / p.name, p, table))
-            for p in paths
-        ]
+        masks = [AnnotatedMask(kept / path.name, LabelImage(path, reading)) for path in paths]
+        files = (images / f"{path.stem}.jpg" for path in paths)
+        return [Sample(file.stem, file, mask) for file, mask in zip(files, masks)]
 
     splits = find_splits(settings, root, lambda n: [f"{each}/{n}" for each in map_folders], read)
     return Dataset(vocabulary, splits, settings.train_split)

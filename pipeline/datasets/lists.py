@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from urllib import parse
 
+from pipeline.datasets.annotation_index import INDEXES
 from pipeline.datasets.annotations import (
     AnnotatedMask,
     Annotations,
@@ -52,7 +53,8 @@ def apply_lists(dataset: Dataset[Vocabulary], settings: DatasetSettings) -> Data
 
     def opened(key: str, given: str) -> Annotations:
         nonlocal notes
-        found = open_annotations(given, key, Reading.of(settings, "dataset", classes), cache)
+        reading = Reading.of(settings, "dataset", classes)
+        found = open_annotations(given, key, reading, cache / INDEXES)
         notes += (*found.notes,)
         return found
 

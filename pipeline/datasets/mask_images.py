@@ -3,7 +3,7 @@
 import fnmatch
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -90,20 +90,6 @@ def read_colours(path: Path, classes: Sequence[str], key: str) -> dict[Colour, i
     return {(0, 0, 0): 0} | colours
 
 
-def value_table(
-    values: Sequence[int], classes: Sequence[str], group: str = "dataset"
-) -> tuple[tuple[int, int], ...]:
-    """Returns (value, label) pairs from the value of each class in the masks, ``<group>.values``.
-
-    Raises:
-        UserError: not one value for each class, or one value for two.
-    """
-    require_each("values", values, classes, "numbers", group=group)
-    if len(set(values)) < len(values):
-        raise UserError(f"{group}.values holds a number twice: give each class one of its own")
-    return tuple((value, k + 1) for k, value in enumerate(values))
-
-
 def parse_values(given: str, num_classes: int) -> dict[int, int]:
     """Returns pixel value → label from text like ``255=1,128=2``; 0 and 255 stay unless named.
 
@@ -136,10 +122,10 @@ class Reading:
         min_score: see :func:`pipeline.datasets.instances.draw`.
     """
 
-    labels: Mapping[str, int]
-    num_classes: int
-    colours: Mapping[Colour, int]
-    by_colour: bool
+    labels: Mapping[str, int] = field(default_factory=dict)
+    num_classes: int = 0
+    colours: Mapping[Colour, int] = field(default_factory=dict)
+    by_colour: bool = False
     values: Mapping[int, int] | None = None
     other: int | None = None
     min_score: float = 0.0
@@ -152,10 +138,17 @@ class Reading:
             UserError: a table of colours is missing or damaged, or a name is joined to two classes.
         """
         labels = {same_name(name): k + 1 for k, name in enumerate(classes)}
-        for name, names in settings.join.items():
-            check_choice(f"{group}.join: {shown(name)} is not a class", same_name(name), labels)
-            label = labels[same_name(name)]
-            for other in [names] if isinstance(names, str) else names:
+        join = {} if settings.join is None else settings.join
+        if not isinstance(join, Mapping):
+            raise UserError(
+                f"{group}.join={shown(join)} does not join names to classes: write it like"
+                f" {group}.join={{person: [pedestrian, rider]}}"
+            )
+        for name, names in join.items():
+            wrong = f"{group}.join: {shown(name)} is not a class"
+            check_choice(wrong, same_name(str(name)), {same_name(c): c for c in classes})
+            label = labels[same_name(str(name))]
+            for other in names if isinstance(names, list | tuple) else [names]:
                 if labels.setdefault(same_name(str(other)), label) != label:
                     raise UserError(
                         f"{group}.join counts {shown(other)} as two classes: keep one of them"
@@ -166,9 +159,14 @@ class Reading:
             colours = read_colours(given_path(settings.colours, key), classes, key)
         values = None
         if settings.values is not None:
+            require_each("values", settings.values, classes, "numbers", group=group)
+            if len({*settings.values}) < len(classes):
+                raise UserError(
+                    f"{group}.values holds a number twice: give each class one of its own"
+                )
             # Label maps have no background.
             values = {} if isinstance(settings, LabelMapSettings) else {0: 0}
-            values |= value_table(settings.values, classes, group)
+            values |= {value: k + 1 for k, value in enumerate(settings.values)}
         by_colour, score = settings.palette == "colour", settings.min_score
         return cls(labels, len(classes), colours, by_colour, values, IGNORE, score)
 
@@ -245,15 +243,17 @@ def _to_labels(
         ImageError: there are such values, and no ``other``: calls them by ``name``, the most
             frequent first, and ends with ``remark``.
     """
-    present, positions, counts = np.unique(values, return_inverse=True, return_counts=True)
-    labels = np.array([known.get(v, -1 if other is None else other) for v in present.tolist()])
-    unknown = np.flatnonzero(labels < 0)
-    if len(unknown):
-        named = unknown[np.argsort(-counts[unknown], kind="stable")][:_MAX_NAMED]
-        parts = [f"{name(v)} ({_count_and_first(values == v)})" for v in present[named].tolist()]
+    table = np.full(int(values.max()) + 1, -1 if other is None else other, np.int16)
+    for value, label in known.items():
+        table[value : value + 1] = label  # none, where it is larger than all
+    labels = table[values]
+    if (labels < 0).any():
+        unknown, counts = np.unique(values[labels < 0], return_counts=True)
+        named = unknown[np.argsort(-counts, kind="stable")][:_MAX_NAMED].tolist()
+        parts = [f"{name(value)} ({_count_and_first(values == value)})" for value in named]
         more = f" and {len(unknown) - len(named)} more" if len(unknown) > len(named) else ""
         raise ImageError(f"holds {', '.join(parts)}{more}{remark}")
-    return labels.astype(np.uint8)[positions]
+    return labels.astype(np.uint8)
 
 
 def _count_and_first(where: np.ndarray) -> str:

@@ -64,14 +64,14 @@ class AnnotationSettings:
         colours: a table of the colours in coloured PNGs, a colour and a name a line; null takes
             PASCAL VOC's colours.
         palette: whether the "index" or the "colour" of a pixel counts in palette PNGs.
-        join: class → names in the files that count as it, beside its own.
+        join: class → a name in the files, or a list of them, that counts as it beside its own.
         min_score: instances of a lower score are ignored pixels.
     """
 
     values: list[int] | None = _reading(None, at_least=0, at_most=65_535)
     colours: str | None = _reading(None)
     palette: str = _reading("index", choices=("index", "colour"))
-    join: dict[str, Any] = _reading({})
+    join: Any = _reading(None)  # untyped, since Hydra would add to a mapping and take no new key
     min_score: float = _reading(0.0, at_least=0, at_most=1)
 
 

@@ -82,7 +82,7 @@ class Alongside:
         if not (self._is_sound and has_inputs):
             return
         try:
-            item = self.stage.item(sample, self._folders)
+            item = self.stage.find_item(sample, self._folders)
         except (ImageError, OSError):
             return
         known = self._folder.is_done, self._folder.find_reusable

@@ -257,7 +257,7 @@ class StageResult(Result):
             photograph = fingerprint_image(sample.image)
             if any(image_id not in folder.entries for folder in folders.values()):
                 return photograph == first_key(entry["input"])
-            return entry["input"] == self.stage.item(sample, folders).input
+            return entry["input"] == self.stage.find_item(sample, folders).input
         except ImageError:  # such as a line that its list no longer has
             return False
         except (UserError, OSError):  # such as a list that is gone

@@ -101,7 +101,7 @@ def scan(
         if sample.id in waiting:
             continue
         try:
-            item = items[sample.id] = stage.item(sample, folders)
+            item = items[sample.id] = stage.find_item(sample, folders)
             if folder.is_done(sample.id, item.input):
                 stored = folder.entries[sample.id]
                 if (entry := stage.adapt(stored)) == stored:

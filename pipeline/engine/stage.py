@@ -278,6 +278,10 @@ class PerImage(Stage):
         """
         return Item(sample, fingerprint_image(sample.image))
 
+    def find_item(self, sample: Sample, folders: Folders) -> Item:
+        """Returns what a run works on: :meth:`item`, unless the result of an image is given."""
+        return self.item(sample, folders)
+
     def adapt(self, entry: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """Returns an entry of the same recipe and input with this stage's thresholds applied.
 
@@ -315,6 +319,10 @@ class PerImage(Stage):
     @abstractmethod
     def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:
         """Computes results, in batches as it likes; ``model`` loads on its first call."""
+
+    def find_results(self, images: Decoded, model: Callable[[], Any]) -> Computed:
+        """Yields what a run stores: the results of :meth:`compute`, and those that are given."""
+        return self.compute(images, model)
 
     def summary(self, folder: StageFolder, done: Sequence[Sample]) -> Mapping[str, bytes]:
         """Returns files that sum up the results of the images ``done``."""

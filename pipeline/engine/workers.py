@@ -61,7 +61,7 @@ def compute_here(
         return None
 
     reader = (reader or stage.reader) if stage.reads_images else None
-    computed = go_through(items, reader, partial(stage.compute, model=model), stage.chosen)
+    computed = go_through(items, reader, partial(stage.find_results, model=model), stage.chosen)
     for (item, _), reason in prefetch(computed, store, 1, _MAX_UNWRITTEN, at_once=True):
         yield item.sample, reason
 

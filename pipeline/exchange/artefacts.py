@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.datasets.vocabulary import voc_palette
 from pipeline.engine.folder import FAILURES, REMOVED
-from pipeline.engine.kinds import measured_kinds
+from pipeline.engine.kinds import TAGS, measured_kinds
 from pipeline.engine.lineage import Result
 from pipeline.engine.progress import track
 from pipeline.engine.result_folder import MANIFEST
@@ -92,6 +92,13 @@ class Artefact(Result):
             change = "" if is_same else f"its photograph has changed: run stage={first} first"
         if change:
             raise ImageError(change)
+
+    def tags(self, image_id: str, labels: np.ndarray | None = None) -> list[str]:
+        """Returns an image's tags: those that its labels were made from, or their names."""
+        results = self._walk(lambda need: need.split == self.split)
+        if tagged := [r.entries for r in results if r.name == TAGS.stage]:
+            return [self.classes[k] for k in tagged[0].get(image_id, {"tags": []})["tags"]]
+        return [self.names[label] for label in np.setdiff1d(labels, (0, IGNORE))]
 
     @property
     def names(self) -> tuple[str, ...]:

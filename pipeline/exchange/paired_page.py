@@ -13,7 +13,7 @@ from pipeline.evaluation.bootstrap import class_figures
 from pipeline.exchange.paired import Pair, points
 from pipeline.files.images import limit_longest_side
 from pipeline.files.label_images import BACKGROUND
-from pipeline.report.configurations import describe_value, last_part, varying
+from pipeline.report.configurations import OPTIONAL, describe_value, last_part, varying
 from pipeline.report.gallery import Panel, difference_panel, label_panel
 from pipeline.report.grouping import grouped
 from pipeline.report.markdown import Table, percent
@@ -45,7 +45,7 @@ def find_settings(pairs: Sequence[Pair]) -> list[list[str]]:
 
 def describe_difference(settings: Sequence[Sequence[str]]) -> str:
     """Returns a title for what differs; "" if no setting does."""
-    if settings and all(last_part(name) == "corrections" for name, *_ in settings):
+    if settings and all(last_part(name) in OPTIONAL for name, *_ in settings):
         return "Before and after corrections"
     words = [f"{name}: {a} → {b}" for name, a, b in settings[:_IN_TITLE]]
     more = len(settings) - _IN_TITLE

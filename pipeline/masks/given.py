@@ -49,7 +49,7 @@ class GivenMasks(MaskStage):
     def own_settings(self) -> dict[str, Any]:
         """Returns what masks depend on, except the files."""
         settings = super().own_settings()
-        del settings["path"]
+        del settings["path"], settings["colours"]
         reading = Reading.of(self.options, "masks", self.vocabulary.classes).facts
         return {**settings, "file": self._name, "reading": reading}
 

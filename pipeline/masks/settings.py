@@ -4,6 +4,7 @@ Nothing here imports PyTorch, so that a command that computes nothing starts at 
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -257,9 +258,16 @@ class MaskFileOptions(MaskOptions):
     Attributes:
         path: a folder of label PNGs or of labelme's files, or the JSON of COCO or Label Studio; for
             several splits a folder with one of these for each.
+
+    The settings of annotations are part of the key here.
     """
 
     path: str = MISSING
+    values: list[int] | None = setting(None, at_least=0, at_most=65_535)
+    colours: str | None = None
+    palette: str = setting("index", choices=("index", "colour"))
+    join: Any = None
+    min_score: float = setting(0.0, at_least=0, at_most=1)
 
 
 register(

@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from statistics import median
 from typing import Any, ClassVar, NamedTuple
@@ -14,11 +15,12 @@ from pipeline.cams.cams import read_cams
 from pipeline.cams.method import CamOptions
 from pipeline.clip.device import device_kind
 from pipeline.clip.method_stage import MethodStage
+from pipeline.datasets.corrected import Corrections
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.kinds import MASKS
 from pipeline.engine.sample import LOOKED_AT, Sample, Size, evenly
 from pipeline.engine.settings import joined
-from pipeline.engine.stage import Computed, Decoded, Folders, Item, Output, Outputs
+from pipeline.engine.stage import Computed, Decoded, Folders, Item, Output, Outputs, PerImage
 from pipeline.errors import ImageError
 from pipeline.files.fingerprints import fingerprint_image, join_keys
 from pipeline.files.label_images import IGNORE
@@ -37,7 +39,58 @@ class FilesOfImage(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class MaskStage(MethodStage):
+class CorrectableMasks(PerImage):
+    """Masks that a stage computes, except for ``corrected`` ones, which a person made."""
+
+    corrected: Corrections = Corrections()
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """All that changes a mask. The recipe, of the computed ones, holds no corrections."""
+        by_hand = {"by_hand": facts} if (facts := self.corrected.facts) else {}
+        return joined(super().settings, by_hand)
+
+    def own_legend(self) -> Mapping[str, Mapping[str, Any]]:
+        """Returns the files of corrections."""
+        return {**super().own_legend(), **self.corrected.legend}
+
+    def find_item(self, sample: Sample, folders: Folders) -> Item:
+        """Returns an image, if it is corrected with its mask, and to be computed alone."""
+        if (mask := self.corrected.masks.get(sample.id)) is None:
+            return super().find_item(sample, folders)
+        # Results before are named, though not read: lineage follows them.
+        read = (folders[name].output_key(sample.id) for name in self.before)
+        key = join_keys(fingerprint_image(sample.image), *read, self.corrected.contents[sample.id])
+        return Item(sample, key, mask, computed_with=sample.id)
+
+    def find_results(self, images: Decoded, model: Callable[[], Any]) -> Computed:
+        """Draws a corrected mask, whose probability is 1, or computes masks."""
+        item, image = next(images)
+        if item.computed_with != item.sample.id:
+            yield from super().find_results(chain([(item, image)], images), model)
+            return
+        try:
+            labels = item.given.labels(item.size)
+        except ImageError as error:
+            yield item, error
+        else:
+            yield item, self.stored(item, labels, np.ones(labels.shape, np.float32))
+
+    def stored(self, item: Item, labels: np.ndarray, probability: np.ndarray | None) -> Outputs:
+        """Returns what is stored of a mask and its probability."""
+        files = mask_files(
+            item.sample.id,
+            labels,
+            probability,
+            self.vocabulary.palette,
+            confidence=self.options.confidence,
+            keep_probability=self.keep_probability,
+        )
+        return {MASKS.stage: Output(files)}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MaskStage(CorrectableMasks, MethodStage):
     """The pseudo masks of a split, whatever they are made from.
 
     Attributes:
@@ -56,6 +109,14 @@ class MaskStage(MethodStage):
     def own_settings(self) -> dict[str, Any]:
         """Returns what masks depend on besides the images and the stages before."""
         return joined(super().own_settings(), {"num_classes": self.resources.num_classes})
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "corrected": Corrections()}  # items have their masks
+
+    @property
+    def keep_probability(self) -> bool:
+        """Whether the probability of each pixel is stored."""
+        return self.options.keep_probability
 
     def statistics(self, folder: StageFolder, done: Sequence[Sample]) -> Mapping[str, Any]:
         """Returns the median, over a selection of masks, of the background's share of a mask."""
@@ -104,16 +165,7 @@ class MaskStage(MethodStage):
         """Returns what is stored for an image, or why nothing is; raises as :meth:`checked`."""
         if isinstance(found, ImageError):
             return found
-        labels, probability = self.checked(*found, item.size, item.sample.id)
-        files = mask_files(
-            item.sample.id,
-            labels,
-            probability,
-            self.vocabulary.palette,
-            confidence=self.options.confidence,
-            keep_probability=self.options.keep_probability,
-        )
-        return {self.name: Output(files)}
+        return self.stored(item, *self.checked(*found, item.size, item.sample.id))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

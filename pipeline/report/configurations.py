@@ -18,7 +18,7 @@ _FINGERPRINTS = ("weights", "data", "list", "code")
 
 _DESCRIBED = ("method", "name", "seed")
 
-_OPTIONAL = ("corrections",)
+OPTIONAL = ("corrections", "repeat_corrected")
 """Settings that are not there where they change nothing."""
 
 _MISSING = ""
@@ -130,7 +130,7 @@ def varying(
 ) -> dict[str, Values]:
     """Returns the settings that differ where they exist, each once, by their dotted names.
 
-    One that has none of :data:`_OPTIONAL` differs from one that has it. ``choices`` come first, in
+    One that has none of :data:`OPTIONAL` differs from one that has it. ``choices`` come first, in
     place of settings that one of them determines and stands for: those that its ``meanings`` name
     by their last part, or by their first, such as "segmenter.".
     """
@@ -143,7 +143,7 @@ def varying(
             is_group = any(other.startswith(f"{name}.") for other in configuration)
             has_value = name in configuration or is_group
             values.append(canonical_json(configuration.get(name, {})) if has_value else _MISSING)
-        is_optional = last_part(name) in _OPTIONAL and _MISSING in values
+        is_optional = last_part(name) in OPTIONAL and _MISSING in values
         if len(set(values) - {_MISSING}) > 1 or is_optional:
             differing[name] = values
     kept: dict[tuple[str, ...], str] = {}

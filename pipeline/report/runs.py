@@ -115,7 +115,7 @@ class MeasuredRun:
         """Returns the footnotes on human annotations that contributed to the figures."""
         notes = []
         if corrections := self.figures.get("corrections"):
-            notes.append(f"tags corrected by hand ({corrections})")
+            notes.append(f"corrected by hand ({corrections})")
         if self.figures.get("chosen_by_ground_truth"):
             beta = as_number(self.figures.get("background_beta"))
             chosen = "none" if beta is None else f"β={beta:g}"

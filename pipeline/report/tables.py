@@ -75,7 +75,7 @@ def _tagging(metrics: MetricsFile) -> Iterator[Table]:
                 rows.append([split + level, _images(latest), *values])
                 notes += [f"{split}{level}: {note}." for note in map_notes(figures)]
             if corrections := latest.get("corrections"):
-                notes.append(f"{split}: tags corrected by hand ({corrections}).")
+                notes.append(f"{split}: corrected by hand ({corrections}).")
             if remark := latest.get("remark"):
                 notes.append(f"{split}: {remark}.")
         title = f"{kind.title.capitalize()} (%)"
@@ -124,7 +124,7 @@ def _segmentation(metrics: MetricsFile) -> Table:
     for kind in (kind for kind in measured_kinds().values() if kind.metric == "miou"):
         label = kind.title + ", trained on pseudo masks" * (kind is PREDICTIONS)
         for split, figures in metrics.latest.get(kind.stage, {}).items():
-            marks = ", tags corrected by hand" * ("corrections" in figures)
+            marks = ", corrected by hand" * ("corrections" in figures)
             marks += f", {figures['remark']}" if "remark" in figures else ""
             if "chosen_by_ground_truth" in figures:
                 beta = figures.get("background_beta")
@@ -134,7 +134,7 @@ def _segmentation(metrics: MetricsFile) -> Table:
             marks += " (its initial weights have seen masks)" * has_seen_masks(figures)
             results = {label + marks + level: f for level, f in _by_level(figures)}
             if corrections := figures.get("corrections"):
-                notes[f"Tags corrected by hand: {corrections}."] = None
+                notes[f"Corrected by hand: {corrections}."] = None
             variants = figures.get("variants", {})
             ceiling = variants.get("ceiling", {}).get("miou")
             share = (figures.get("miou") or 0) / ceiling if ceiling else None

@@ -37,6 +37,7 @@ class TrainingPair:
         probability: 8-bit grey PNG of the image's size: 255 times the weight in [0, 1] of each
             pixel. None gives all pixels the same weight.
         problem: why there is no mask, or "".
+        repeats: how often an epoch shows it.
     """
 
     id: str
@@ -44,6 +45,7 @@ class TrainingPair:
     mask: Path
     probability: Path | None = None
     problem: str = ""
+    repeats: int = 1
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class TrainingData:
         samples: returns the images.
         pairs: returns them, each with its mask; raises a UserError where there are no masks yet, or
             no probabilities that pixels could be weighted by.
-        facts: what names the source in a cache key, where it is not a stage.
+        facts: what a cache key holds of the source beside a stage.
         applies: tells whether the data set has such masks.
         learned_from: returns what is read of a stage, see
             :func:`pipeline.engine.lineage.learned_from`.
@@ -69,7 +71,9 @@ class TrainingData:
     absent: Callable[[], Mapping[str, NoEntry]] = dict
 
 
-def masks_of_stage(masks: Stage, images: Images, store: Store, weighted: bool) -> TrainingData:
+def masks_of_stage(
+    masks: Stage, images: Images, store: Store, weighted: bool, repeats: Mapping[str, int] = {}
+) -> TrainingData:
     """Returns the masks of a stage; the probabilities beside them may weight their pixels."""
     samples = partial(available, masks, images, store)
 
@@ -77,7 +81,8 @@ def masks_of_stage(masks: Stage, images: Images, store: Store, weighted: bool) -
         if weighted and not masks.settings["keep_probability"]:
             raise UserError(_NO_PROBABILITIES)
         folder = open_folder(masks, store).path
-        found = [TrainingPair(s.id, s.image, folder / f"{s.id}.png") for s in samples()]
+        masks_of = ((s, folder / f"{s.id}.png", repeats.get(s.id, 1)) for s in samples())
+        found = [TrainingPair(s.id, s.image, path, repeats=n) for s, path, n in masks_of]
         if weighted:
             return [replace(p, probability=folder / PROBABILITY / p.mask.name) for p in found]
         return found
@@ -85,7 +90,8 @@ def masks_of_stage(masks: Stage, images: Images, store: Store, weighted: bool) -
     def read() -> Mapping[str, str]:
         return learned_from(open_folder(masks, store), (sample.id for sample in samples()))
 
-    return TrainingData(samples, pairs, learned_from=read)
+    facts = {"repeat_corrected": max(repeats.values())} if repeats else {}
+    return TrainingData(samples, pairs, facts, learned_from=read)
 
 
 def given_masks(

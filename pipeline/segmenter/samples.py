@@ -49,7 +49,7 @@ class PseudoLabelled(Dataset):
         read: ImageReader = ImageReader(),  # noqa: B008
     ) -> None:
         self.metainfo = dict(metainfo)
-        self._pairs = list(pairs)
+        self._pairs = [pair for pair in pairs for _ in range(pair.repeats)]
         self._seed = seed
         self._read = read
         self._transforms, self._pack = _build_transforms(settings)

@@ -11,14 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.datasets.corrections import Corrections
+from pipeline.datasets.corrected import Corrections
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.kinds import MASKS, TAGS
 from pipeline.engine.sample import Sample
 from pipeline.engine.settings import facts
-from pipeline.engine.stage import Computed, Decoded, Folders, Item, Output
+from pipeline.engine.stage import Computed, Decoded, Folders, Item
 from pipeline.files.fingerprints import fingerprint, fingerprint_image, join_keys
-from pipeline.masks.labels import mask_files, resized_argmax, to_labels
+from pipeline.masks.labels import resized_argmax, to_labels
+from pipeline.masks.stage import CorrectableMasks
 from pipeline.segmenter.settings import SelfTrainingSettings, TestSettings
 from pipeline.segmenter.stage import Segmenting
 from pipeline.tags.remarks import count_tags
@@ -75,7 +76,7 @@ def seen(scores: np.ndarray, settings: SelfTrainingSettings) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Relabelling(Segmenting):
+class _Relabelling(CorrectableMasks, Segmenting):
     """The tags or the masks of a later round, from one prediction of the network before.
 
     Probabilities are averaged over the scales of ``test``. Tags of ``corrections`` are kept.
@@ -95,8 +96,8 @@ class _Relabelling(Segmenting):
         return {"method": "segmenter", **self.reader.facts, **test, **self.corrections.facts}
 
     def own_legend(self) -> Mapping[str, Mapping[str, Any]]:
-        """Returns the file of corrections."""
-        return self.corrections.legend
+        """Returns the files of corrections."""
+        return {**super().own_legend(), **self.corrections.legend}
 
     def item(self, sample: Sample, folders: Folders) -> Item:
         """Returns an image, with the tags that it keeps: those of the first round, or corrected."""
@@ -114,19 +115,12 @@ class _Relabelling(Segmenting):
             probabilities = model().probabilities(image, self.test.scales, self.test.flip)
             kept, first = item.given
             relabelled = relabel(probabilities, item.size, self.options, kept)
-            files = mask_files(
-                item.sample.id,
-                relabelled.labels,
-                relabelled.probability,
-                self.vocabulary.palette,
-                confidence=self.options.confidence,
-                keep_probability=self.keep_probability,
-            )
+            masks = self.stored(item, relabelled.labels, relabelled.probability)
             found = {}
             if item.sample.id in self.corrections.tags:
                 found["found"] = seen(relabelled.scores, self.options) if first is None else first
             tags = tags_output(relabelled.tags, {"scores": relabelled.scores}, **found)
-            yield item, {SegmenterTags.name: tags, SegmenterMasks.name: Output(files)}
+            yield item, {SegmenterTags.name: tags, **masks}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -82,6 +82,7 @@ class SegmenterSettings(PredictionSettings, AnnotationSettings):
             the path of a file.
         masks: a folder of masks, <id>.png, or another form of annotations; these replace the masks
             of the stage ``masks``.
+        repeat_corrected: how often an epoch shows an image of ``masks.corrections``.
         ceiling: whether to train the same network fully supervised as well, for comparison.
         loss: cross_entropy, or balanced: foreground and background are averaged separately.
         pixel_weights: crf multiplies the loss of each pixel by its CRF probability.
@@ -117,6 +118,9 @@ class SegmenterSettings(PredictionSettings, AnnotationSettings):
     pretrained: str | None = "imagenet"
     masks: str | None = setting(
         None, changes="nothing", why="the content of the masks is part of the training data's key"
+    )
+    repeat_corrected: int = setting(
+        1, at_least=1, at_most=1000, changes="nothing", why="the key holds it with corrected masks"
     )
     ceiling: bool = setting(False, changes="nothing", why="it adds a second network")
 

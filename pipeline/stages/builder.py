@@ -2,18 +2,18 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import cache, cached_property, partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pipeline.cams.stage import CamStage, ComputedCams
 from pipeline.clip import device as devices
 from pipeline.clip.frozen import FrozenClip, Resources
 from pipeline.datasets.annotation_index import INDEXES
 from pipeline.datasets.annotations import Annotations, open_annotations
-from pipeline.datasets.corrections import BySplit, Corrections, read_corrections
+from pipeline.datasets.corrected import Corrections, corrected_masks, saved
+from pipeline.datasets.corrections import BySplit, read_corrections
 from pipeline.datasets.mask_images import Reading
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.pool import count_cores
@@ -39,7 +39,7 @@ _PREFETCHED = 4  # images that are decoded ahead of a segmenter
 
 @dataclass(frozen=True)
 class Builder:
-    """Builds stages. It reads no split and no weights.
+    """Builds stages. It reads no weights, and a split only where masks are corrected.
 
     Attributes:
         config: the configuration.
@@ -198,11 +198,35 @@ class Builder:
         )
 
     def _corrections(self, split: str) -> Corrections:
-        if not (tags := self.corrections.get(split)):
+        table, reads_cams = Corrections(), masks_stage(self.config).from_cams
+        if tags := self.corrections.get(split):
+            path = given_path(self.config.tags.corrections, "tags.corrections")
+            table = Corrections(tags, path.name, saved(path))
+        # Where masks are made without tags, corrected ones say nothing of tags.
+        if not reads_cams or method_of(self.config.cams).stage:
+            return table
+        return self.corrected_masks(split).tags_beside(table, self.vocabulary.classes)
+
+    @cached_property
+    def corrected_masks(self) -> Callable[[str], Corrections]:
+        """Returns the masks of a split that a person made; each split is read once."""
+        return cache(self._read_masks)
+
+    def _read_masks(self, split: str) -> Corrections:
+        given = self.config.masks.corrections
+        if given is None or self.images is None:
             return Corrections()
-        path = given_path(self.config.tags.corrections, "tags.corrections")
-        saved = datetime.fromtimestamp(path.stat().st_mtime, UTC)
-        return Corrections(tags, path.name, f"{saved:%Y-%m-%d %H:%M:%S}")
+        path, splits = given_path(given, "masks.corrections"), self.images.dataset.splits
+        below = {s for s in splits if any((path / name).exists() for name in (s, f"{s}.json"))}
+        if below and split not in below:  # other splits alone are corrected
+            return Corrections()
+        try:
+            found = self.annotations(split, "corrections")
+        except UserError as error:
+            if split in self.splits:
+                raise
+            return Corrections(error=error)
+        return corrected_masks(found, self.images.known_ids(split), split)
 
     @cached_property
     def corrections(self) -> BySplit:
@@ -245,6 +269,7 @@ class Builder:
             images=self.images,
             cams=self.config.cams,
             annotations=cache(partial(self.annotations, split)),
+            corrected=self.corrected_masks(split),
             method=method,
             options=self.config.masks,
             resources=self.resources(method, dense.quirks if dense else ()),
@@ -291,7 +316,9 @@ class Builder:
             data = given_masks(given, self.images, split, kept, self.reader, weighted)
             before = {}
         else:
-            data = masks_of_stage(masks, self.images, self.store, weighted)
+            corrected = self.corrected_masks(self.train_split).masks
+            repeats = dict.fromkeys(corrected, options.repeat_corrected)
+            data = masks_of_stage(masks, self.images, self.store, weighted, repeats)
         return Training(
             split=self.train_split,
             round=number,
@@ -323,13 +350,12 @@ class Builder:
         """Returns tags and masks of the round after a training, which that segmenter predicts."""
         options = self.config.self_training
 
-        def predicted(kind: type[Relabelled], rider: PerImage | None = None) -> Relabelled:
+        def predicted(kind: type[Relabelled], **parts: Any) -> Relabelled:  # noqa: ANN401
             return kind(
                 split=split,
                 round=training.round + 1,
                 before={"first_tags": tags} if options.keep_tags else {},
                 uses={"segmenter": training},
-                rider=rider,
                 options=options,
                 test=self.config.segmenter.test,
                 keep_probability=self.config.masks.keep_probability,
@@ -337,10 +363,11 @@ class Builder:
                 device=self.device,
                 vocabulary=self.vocabulary,
                 reader=replace(self.reader, prefetch=_PREFETCHED),
+                **parts,
             )
 
-        masks = predicted(SegmenterMasks)
-        return predicted(SegmenterTags, masks), masks
+        masks = predicted(SegmenterMasks, corrected=self.corrected_masks(split))
+        return predicted(SegmenterTags, rider=masks), masks
 
     def networks(self, training: Training, predictions: list[Predictions]) -> list[Stage]:
         """Returns a network and its predictions, and those of a fully supervised one."""

@@ -81,7 +81,8 @@ class Pipeline:
     def open(cls, config: Config) -> Pipeline:
         """Reads the data set of a configuration; raises a UserError if it cannot be used."""
         root = given_path(config.output_dir, "output_dir").absolute()
-        # A dry run writes nothing, not even what would save the next one some reading.
+        # A dry run writes nothing that would save the next one some reading, except the index of a
+        # large file of masks.
         remember_in(root, write=not config.dry_run)
         if config.runtime.threads:
             import torch

@@ -10,14 +10,14 @@ from typing import Any, ClassVar
 import numpy as np
 
 from pipeline.clip.method_stage import MethodStage
-from pipeline.datasets.corrections import Corrections
+from pipeline.datasets.corrected import Corrections, refuse_unknown
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.kinds import TAGS
 from pipeline.engine.result_folder import MANIFEST, read_manifest
 from pipeline.engine.sample import Sample
 from pipeline.engine.settings import joined
 from pipeline.engine.stage import Computed, Decoded
-from pipeline.errors import ImageError, UserError, did_you_mean, shown
+from pipeline.errors import ImageError
 from pipeline.tags.remarks import count_tags, find_near_synonyms, remarks_on_tags
 from pipeline.tags.scores import decode_scores, summarise, tags_output
 from pipeline.tags.tagger import (
@@ -69,13 +69,9 @@ class Tags(MethodStage):
     def check(self) -> None:
         """Refuses a correction of an image that the split does not have."""
         super().check()
-        known = self.images.known_ids(self.split) if self.corrections else ()
-        if unknown := [i for i in self.corrections.tags if i not in known]:
-            more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
-            raise UserError(
-                f"{self.options.corrections} names {shown(unknown[0])}{more}, which split"
-                f" {self.split} does not have: {did_you_mean(unknown[0], known)}correct the file"
-            )
+        if corrected := self.corrections.tags:
+            known = self.images.known_ids(self.split)
+            refuse_unknown(corrected, known, self.split, self.options.corrections)
 
     @abstractmethod
     def found(self, entry: Mapping[str, Any]) -> Sequence[int] | None:

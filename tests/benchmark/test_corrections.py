@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from pipeline.datasets.corrections import read_corrections
+from pipeline.files.label_images import read_labels
 from pipeline.stages.config import compose, read_config
 from pipeline.stages.pipeline import Pipeline
 from tests.report.measured import rows_of
-from tools.benchmark.corrections import curve, half_of_the_gain, review, write
+from tools.benchmark.corrections import (
+    curve,
+    half_of_the_gain,
+    mask_curve,
+    review,
+    write,
+    write_masks,
+)
 
 
 def run_of(stage: str, split: str, name: str, value: float, seed: int = 0) -> dict:
@@ -60,6 +70,38 @@ def test_notes_say_how_many_images_reach_half_of_the_gain():
 def test_half_of_the_gain_lies_between_two_measurements():
     assert half_of_the_gain([0, 50, 200, 400], [50, 60, 80, 90]) == 125
     assert half_of_the_gain([0, 400], [0, 1]) == 200
+
+
+def test_masks_have_a_row_for_each_number_and_repetition():
+    runs = []
+    for seed, value in enumerate((0.3, 0.4, 0.5)):
+        runs.append(run_of("predictions", "report", "", value, seed))
+        for repeats in (1, 4):
+            name = f"masks_{seed}_20/train"
+            run = run_of("predictions", "report", name, value + repeats / 100, seed)
+            run["configuration"]["segmenter"]["repeat_corrected"] = repeats
+            runs.append({**run, "key": f"{run['key']} {repeats}"})
+        runs.append(run_of("masks", "train", f"masks_{seed}_20/train", 0.6))
+    runs.append(run_of("masks", "train", "masks_all/train", 0.9))
+    assert rows_of(mask_curve(runs, 400).markdown(), "")[2:] == [
+        ["0", "1", "", "40.0 ± 10.0"],
+        ["20", "1", "60.0 ± 0.0", "41.0 ± 10.0"],
+        ["20", "4", "", "44.0 ± 10.0"],
+        ["400", "1", "90.0", ""],
+    ]
+
+
+@pytest.mark.large
+def test_folders_hold_the_masks_of_the_ground_truth(tmp_path):
+    given = ["experiment=corrections", "dataset.limit=30", f"output_dir={tmp_path / 'out'}"]
+    pipeline = Pipeline.open(read_config(compose([*given, "stage=tags"])))
+    cells = [*write_masks(pipeline)]
+    assert [seed for seed, _ in cells] == sorted(seed for seed, _ in cells)
+    (twenty,) = {given[0].partition("=")[2] for seed, given in cells if "masks_1_20" in str(given)}
+    paths = [*(Path(twenty) / "train").glob("*.png")]
+    samples = {s.id: s for s in pipeline.builder.images.of("train")}
+    assert len(paths) == 20
+    assert all((read_labels(p) == samples[p.stem].mask.read()).all() for p in paths)
 
 
 @pytest.mark.large

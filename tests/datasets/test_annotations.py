@@ -221,6 +221,8 @@ def test_names_that_are_no_class_are_counted_or_joined(tmp_path):
         reading(join={"dog": "rider", "cat": "rider"})
     with pytest.raises(UserError, match=r"masks.join: bird is not a class"):
         reading(join={"bird": "rider"})
+    with pytest.raises(UserError, match=r"masks.join=rider does not join names to classes"):
+        reading(join="rider")
 
 
 def test_categories_of_equal_names_are_one_class(tmp_path):
@@ -296,7 +298,9 @@ def test_masks_are_drawn_once_in_a_folder_of_their_own_or_are_files(tmp_path):
     assert written.parent == tmp_path / "kept" and written == mask.file()
     joined = opened(path, join={"dog": "hound"}).find("a")
     assert AnnotatedMask(mask.kept, joined).file() != written
-    with pytest.raises(UserError, match="image a has more than dataset.max_pixels=200 pixels"):
+    with pytest.raises(
+        UserError, match="image a: its mask has more than dataset.max_pixels=200 pixels"
+    ):
         AnnotatedMask(tmp_path / "other" / "a.png", mask.annotation, max_pixels=200).file()
     png = tmp_path / "pngs" / "a.png"
     png.parent.mkdir()
@@ -670,3 +674,14 @@ def test_a_file_that_changes_while_it_is_read_is_not_indexed(large, monkeypatch)
     with pytest.raises(UserError, match="changed while it was read: run the command again"):
         opened(path, cache)
     assert not cache.exists()
+
+
+def test_a_pipe_in_place_of_a_mask_is_not_waited_for(tmp_path):
+    (tmp_path / "pngs").mkdir()
+    os.mkfifo(tmp_path / "pngs" / "a.png")
+    found = opened(tmp_path / "pngs").find("a")
+    assert AnnotatedMask(tmp_path / "kept.png", found).file() == tmp_path / "pngs" / "a.png"
+    with pytest.raises(ImageError, match="is not a file but a folder, a pipe"):
+        found.labels(SIZE)
+    with pytest.raises(OSError, match="it is not a file"):
+        _ = found.content

@@ -5,12 +5,8 @@ import io
 
 import pytest
 
-from pipeline.datasets.corrections import (
-    Corrections,
-    join_names,
-    read_corrections,
-    split_names,
-)
+from pipeline.datasets.corrected import Corrections
+from pipeline.datasets.corrections import join_names, read_corrections, split_names
 from pipeline.engine.result_folder import describe_legend
 from pipeline.errors import UserError
 from tools.benchmark.corrections import format_corrections
@@ -82,7 +78,7 @@ def test_corrected_tags_take_the_place_of_those_found():
     assert corrections.apply("c", (0, 2)) == {"tags": [0, 2]}
     [(content, about)] = corrections.legend.items()
     assert corrections.facts == {"corrections": content}
-    assert describe_legend(about) == "2 images in mine.csv of 2026-11-29 10:20:03"
+    assert describe_legend(about) == "tags of 2 images in mine.csv of 2026-11-29 10:20:03"
     other = Corrections({"b": (), "a": (1,)}, "other.csv")
     assert other.facts == corrections.facts, "neither the name nor the order of lines counts"
     assert Corrections({"a": (1,), "b": (0,)}).facts != corrections.facts

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from pipeline.datasets import annotation_index
+from pipeline.datasets.demo import redirect_writes
 from pipeline.datasets.ground_truth import read_mask
 from pipeline.errors import UserError
+from tests.datasets.annotated import coco, run_lengths
+from tests.datasets.annotated import write as write_json
 from tests.datasets.miniature_coco import coco_names
 from tests.datasets.miniatures import (
     ADE20K_VALUES,
@@ -298,3 +303,30 @@ def test_labels_of_further_images_are_a_note(photographs, cache, write):
     dataset = load("folder", photographs, cache, classes=CLASSES, labels=str(labels))
     assert dataset.rejected == {"all": []} and dataset.splits["all"][0].labels == (0,)
     assert dataset.notes == ("labels.txt names x0 and 29 more, which are not images",)
+
+
+def test_masks_of_other_programs_are_ground_truth(photographs, cache, tmp_path, monkeypatch):
+    monkeypatch.setattr(annotation_index, "_LARGE", 10)
+    reads, read = [], annotation_index._read_file
+    monkeypatch.setattr(annotation_index, "_read_file", lambda p: (reads.append(p), read(p))[1])
+    pixels = striped(0, [0, 1]) == 1
+    instances = [{"category_id": 8, "segmentation": run_lengths(pixels)}]
+    content = coco([("holiday 2026/e f.jpg", instances)], ["no class", "lynx"], pixels.shape)
+    path = write_json(tmp_path / "truth.json", content)
+    changes = {"classes": CLASSES[:2], "masks": str(path), "join": {CLASSES[1]: "lynx"}}
+
+    def samples(**more):
+        return load("folder", photographs, cache, **changes, **more).splits["all"]
+
+    found = {s.id: s for s in samples()}
+    truth = found.pop("holiday 2026/e f")
+    np.testing.assert_array_equal(truth.mask.read(), pixels * 2)
+    assert truth.ground_truth_labels == (1,) and not any(s.mask for s in found.values())
+    np.testing.assert_array_equal(read_mask(truth.mask.file()), pixels * 2)
+    settings = SimpleNamespace(cache=str(cache))
+    with redirect_writes(settings):
+        load("folder", photographs, settings.cache, **changes)
+    assert len(reads) == 1, "a dry run reads the index"
+    large = next(s for s in samples(max_pixels=9) if s.mask)
+    with pytest.raises(UserError, match="image e f: its mask has more than dataset.max_pixels=9"):
+        large.mask.read()

@@ -70,12 +70,9 @@ def test_broken_masks_are_named_and_the_rest_is_measured(evaluate, add, masks, o
 
     whole = (masks / "whole 0.png").read_bytes()
     broken = {
-        "colours": (encode(photograph(), "PNG"), "is a PNG of mode RGB: convert it to a palette"),
-        "deep": (
-            raw_png(4, 4, 16, 0),
-            "is a PNG of mode I;16: convert it to a palette",
-        ),
-        "foreign": (labels(0, 9), "holds label 9, but dataset.classes 4 names: give the names"),
+        "colours": (encode(photograph(), "PNG"), "holds colour "),
+        "photograph": (encode(photograph().convert("LA"), "PNG"), "holds label "),
+        "foreign": (labels(0, 9), "holds label 9 (1120 pixels, the first at x=0, y=20), where"),
         "torn": (whole[: len(whole) // 2], "cannot be decoded (Truncated File Read): replace it"),
         "empty": (b"", "cannot be decoded (the file is empty): replace it"),
         "jpeg": (encode(photograph().convert("L")), "cannot be decoded (it is not a PNG file)"),

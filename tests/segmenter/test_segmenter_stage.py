@@ -13,9 +13,11 @@ import torch
 from PIL import Image
 
 from pipeline.errors import UserError
+from pipeline.files.label_images import read_labels
 from pipeline.segmenter.data import masks_of_stage
 from pipeline.segmenter.predict import Segmenter
 from tests import REPOSITORY
+from tests.datasets.annotated import coco, run_lengths, write
 from tests.segmenter.tiny_training import (
     CLASS_NAMES,
     run_stage_in,
@@ -50,7 +52,7 @@ def test_everything_wrong_with_masks_is_listed_before_training(run_stage, own, t
     foreign[3] = 77
     Image.fromarray(foreign).save(masks / "1.png")
     Image.fromarray(np.zeros((20, 48), np.uint8)).save(masks / "2.png")
-    Image.fromarray(np.zeros((40, 48, 3), np.uint8)).save(masks / "3.png")
+    Image.fromarray(np.full((40, 48, 3), 9, np.uint8)).save(masks / "3.png")
     finished = run_stage(*arguments, "stage=train", "runtime.max_failures=2")
     assert finished.code == 2 and finished.errors.count("\n") == 1
     assert "3 of 5 images of split all were left out of segmenter" in finished.errors
@@ -63,8 +65,47 @@ def test_everything_wrong_with_masks_is_listed_before_training(run_stage, own, t
         "mask has labels [77] outside 0 to 2 and 255",
         "mask is 48×20, its image 48×40 pixels",
     ]
-    assert "3.png is a PNG of mode RGB: convert it" in reasons[2] and len(reasons) == 3
+    assert "3.png holds colour 9 9 9 (1920 pixels" in reasons[2] and len(reasons) == 3
     assert not list((tmp_path / "out").glob("segmenter/*/iter_*"))
+
+
+def test_masks_of_other_programs_are_drawn_once_and_those_that_cannot_be_are_named(
+    run_stage, own, tmp_path
+):
+    masks, arguments = own
+    images = [(f"{path.stem}.png", []) for path in sorted(masks.iterdir())]
+    content = coco(images, CLASS_NAMES, (40, 48))
+    for image in content["images"]:
+        labels = read_labels(masks / image["file_name"])
+        for label in {*np.unique(labels).tolist()} - {0}:
+            category = (
+                {"category_id": 7, "iscrowd": 1} if label == 255 else {"category_id": 6 + label}
+            )
+            region = {"image_id": image["id"], "segmentation": run_lengths(labels == label)}
+            content["annotations"].append(region | category)
+    given = write(tmp_path / "given.json", content)
+    arguments = [a for a in arguments if not a.startswith("segmenter.masks=")]
+    arguments += [f"segmenter.masks={given}", f"dataset.cache={tmp_path / 'cache'}", "stage=train"]
+    planned = run_stage(*arguments, "dry_run=true")
+    assert planned.code == 0, planned.errors
+    assert not (tmp_path / "cache").exists() and not (tmp_path / "out" / "segmenter").exists()
+    for images in (5, 0):  # the second time from the cache
+        finished = run_stage(*arguments)
+        assert finished.code == 0 and f" {images} computed now" in finished.output
+    drawn = [*(tmp_path / "cache").rglob("*.png")]
+    assert len(drawn) == 5
+    content["categories"][0]["name"] = "crimson"
+    write(given, content)
+    joined = run_stage(*arguments, "segmenter.join={red: [crimson]}")
+    assert " 0 computed now" in joined.output, "the key holds the masks, and not their origin"
+
+    content["annotations"][0]["segmentation"] = {"size": [40, 48], "counts": [5]}
+    content["images"][4]["width"] = 47
+    write(given, content)
+    finished = run_stage(*arguments, "segmenter.join={red: [crimson]}", "runtime.max_failures=2")
+    assert finished.code == 0 and " 2 left out" in finished.output
+    assert "left out: 0: image 0: its mask cannot be used: " in finished.errors
+    assert "not those of 48×40 pixels" in finished.errors and "Traceback" not in finished.errors
 
 
 def test_images_without_a_mask_and_broken_ones_are_left_out_and_named(run_stage, own, tmp_path):

@@ -173,7 +173,9 @@ def test_labels_may_be_corrections(run, tmp_path):
     run({"a": "cup", "b": ""}, f"dataset.labels={tmp_path / 'mine.csv'}", "stage=[tags,evaluate]")
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     figures = metrics["latest"]["tags"]["all"]
-    assert figures["f1"] == 1 and figures["corrections"].startswith("2 images in mine.csv of 20")
+    assert figures["f1"] == 1 and figures["corrections"].startswith(
+        "tags of 2 images in mine.csv of 20"
+    )
     assert metrics["runs"][-1]["about"]["corrections"] == figures["corrections"]
 
 
@@ -238,7 +240,7 @@ def test_a_status_tells_which_results_are_corrected(run, run_stage, tmp_path):
     run(None, UP_TO_MASKS)
     run({"a": "cup;cat"}, UP_TO_MASKS)
     status = run_stage("stage=status", f"output_dir={tmp_path / 'out'}")
-    assert "corrections=1 image in mine.csv of 20" in status.output.replace("\n", "")
+    assert "corrections=tags of 1 image in mine.csv of 20" in status.output.replace("\n", "")
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ DECLARED = {
     "masks=pamr": (False, (), ()),
     "masks=par": (False, (), ()),
     "masks=regions": (False, (), ()),
+    "masks=file": (False, (), ("classes",)),
     "masks=dense": (True, ("position_scale",), ()),
 }
 DECLARED |= {

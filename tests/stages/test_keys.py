@@ -45,7 +45,7 @@ CHAIN = ("tags", "cams", "masks", "segmenter", "relabelled", "retrained")
 LEAVES = {"predictions": "segmenter", "retagged": "segmenter", "repredicted": "retrained"}
 """Stages that no later one needs → the last one before them."""
 
-ALL, CLIP = (*CHAIN, *LEAVES), ("tags", "cams")
+ALL, CLIP, METHODS = (*CHAIN, *LEAVES), ("tags", "cams"), ("tags", "cams", "masks")
 TRAINING, TESTING = ("segmenter", "retrained"), ("predictions", "repredicted")
 SEEN = ("relabelled", "retagged")
 BELONGS: dict[str, tuple[str, ...]] = {
@@ -163,7 +163,7 @@ def _base(tmp_path, *choices: str) -> Config:
     given += [] if "dataset=demo" in choices else [f"dataset.root={tmp_path}"]
     given += ["dataset.classes=[cat,person,cup]"] if "folder" in chosen["dataset"] else []
     given += ["tags.min_score=0"] if chosen["tags"] == "tags=piaa" else []
-    given += [f"{c}.path={tmp_path / 'one'}" for c in CLIP if chosen[c] == f"{c}=file"]
+    given += [f"{c}.path={tmp_path / 'one'}" for c in METHODS if chosen.get(c) == f"{c}=file"]
     config = read_config(compose(given))
     config.masks.crf = CrfOptions() if hasattr(config.masks, "crf") else None
     config.segmenter.test.crf = CrfOptions()
@@ -225,6 +225,8 @@ def prepared(config: Config, key: str, tmp_path) -> tuple[Config, Any]:
     if key == "tags.corrections":  # its lines are another matter, see test_corrections.py
         (tmp_path / "corrections.csv").write_text("id,classes\n")
         return config, str(tmp_path / "corrections.csv")
+    if key == "masks.corrections":  # of no image, see test_corrected_masks.py
+        return config, str(tmp_path / "two")
     if key == "tags.fit_split":
         return config, "val"
     if key == "tags.z":
@@ -241,6 +243,13 @@ def prepared(config: Config, key: str, tmp_path) -> tuple[Config, Any]:
         return config, [f"a thing {k}" for k in range(names)]
     if key == "runtime.device":
         return config, "cpu"
+    if key == "masks.values":
+        return config, [3, 2, 1]
+    if key == "masks.colours":
+        (tmp_path / "colours.txt").write_text("1 2 3 cat\n")
+        return config, str(tmp_path / "colours.txt")
+    if key == "masks.join":
+        return config, {"cat": "kitten"}
     if key == "masks.names":
         (tmp_path / "names.txt").write_text("animal\nperson, man\ncup\n")
         return config, str(tmp_path / "names.txt")

@@ -26,7 +26,7 @@ CHOICES = {
     **{group: tuple(m.name for m in methods() if m.group == group) for group in ("cams", "masks")},
     "tags": ("tagclip", "clip", "ground_truth", "file"),
 }
-GIVEN = {"tags=file": ["tags.path=tags.txt"], "cams=file": ["cams.path=cams"]}
+GIVEN = {f"{group}=file": [f"{group}.path=given"] for group in ("tags", "cams", "masks")}
 Root = make_dataclass(
     "Root", [(f.name, int, f) for f in fields(Config) if f.name in ("rounds", "seed")]
 )

@@ -1,9 +1,12 @@
-"""How many corrected images give how much: ``make corrections``.
+"""How many corrected images give how much: ``make corrections`` and ``make corrected-masks``.
 
 ``python -m tools.benchmark.corrections write`` corrects the tags of the training images by their
 ground truth, in the place of a person, and writes a file for each number of images and order.
 ``print`` prints what the runs with these files reached, and ``review`` how soon each order meets
 the wrong tags of a split.
+
+``write_masks`` does the same with masks: a folder for each number of images and seed. It prints the
+seed and the settings of each run, in the order of seeds. ``print_masks`` prints their table.
 """
 
 from __future__ import annotations
@@ -24,6 +27,8 @@ from pipeline.engine.lineage import open_folder
 from pipeline.engine.sample import Sample
 from pipeline.evaluation.record import MetricsFile
 from pipeline.files.atomic import write_atomically
+from pipeline.files.images import encode_png
+from pipeline.report.configurations import flatten, last_part
 from pipeline.report.markdown import Table, percent, percent_of_several
 from pipeline.report.measured import tag_doubt
 from pipeline.stages.config import compose, read_config
@@ -31,6 +36,8 @@ from pipeline.stages.pipeline import Pipeline
 from pipeline.tags.scores import decode_scores
 
 COUNTS = (50, 200)  # and none, and all
+MASK_COUNTS = (20, 50, 100)  # and none, and all
+REPEATS = (1, 4)
 SEEDS = (0, 1, 2)
 _COLUMNS = (("train", "tags", "f1"), ("train", "masks", "miou"), ("report", "predictions", "miou"))
 
@@ -47,6 +54,28 @@ def write(pipeline: Pipeline) -> Iterator[tuple[Path, Sequence[int]]]:
             text = format_corrections({split: chosen}, builder.vocabulary.classes)
             write_atomically(path, text)
             yield path, seeds
+
+
+def write_masks(pipeline: Pipeline) -> Iterator[tuple[int, Sequence[str]]]:
+    """Writes the folders; yields the seed and the settings of each training.
+
+    The images of a seed are the first ones of a random order. Of all images none is repeated, which
+    would change nothing but their order.
+    """
+    builder = pipeline.builder
+    split, samples = builder.train_split, builder.images.of(builder.train_split)
+    for seed in SEEDS:
+        yield seed, []
+        order = np.random.default_rng(seed).permutation(len(samples))
+        for count in (*MASK_COUNTS, len(samples)):
+            name = "all" if count == len(samples) else f"{seed}_{count}"
+            folder = builder.store.root / "corrections" / f"masks_{name}"
+            for sample in (samples[k] for k in order[:count]):
+                content = encode_png(sample.mask.read(), builder.vocabulary.palette)
+                write_atomically(folder / split / f"{sample.id}.png", content)
+            for repeats in REPEATS if count < len(samples) else (1,):
+                given = f"segmenter.repeat_corrected={repeats}"
+                yield seed, [f"masks.corrections={folder}", given]
 
 
 def review(pipeline: Pipeline, split: str) -> Table:
@@ -126,6 +155,27 @@ def curve(runs: Sequence[Mapping[str, Any]], images: int) -> Table:
     return Table(header, rows, ["order"], "Corrected images", notes=notes)
 
 
+def mask_curve(runs: Sequence[Mapping[str, Any]], images: int) -> Table:
+    """Returns the figures by the number of corrected masks, repeated or not; see :func:`curve`."""
+    found: dict[tuple[int, int], dict[str, dict[str, float]]] = {}
+    for run in runs:
+        files = {each["file"] for each in run.get("legend", {}).values()}
+        count = Path(files.pop() if files else "masks_0/train").parent.name.rpartition("_")[2]
+        settings = flatten(run["configuration"])
+        repeats = [n for name, n in settings.items() if last_part(name) == "repeat_corrected"]
+        place = images if count == "all" else int(count), *(repeats or [1])
+        for column in _COLUMNS[1:]:
+            if column[:2] == (run["split"], run["stage"]):
+                found.setdefault(place, {}).setdefault(column[1], {})[run["key"]] = run[column[2]]
+    rows = []
+    for (count, repeats), figures in sorted(found.items()):
+        values = [[*figures.get(stage, {}).values()] for _, stage, _ in _COLUMNS[1:]]
+        cells = [percent_of_several(each) if each else "" for each in values]
+        rows.append([str(count), str(repeats), *cells])
+    header = ["masks corrected", "times in an epoch", "mIoU masks, train", "mIoU segmenter, report"]
+    return Table(header, rows, [], "Corrected masks")
+
+
 def format_corrections(corrections: BySplit, classes: Sequence[str]) -> str:
     """Returns the text of a file of corrections; a single split "" has no column of its own."""
     has_splits = {*corrections} != {""}
@@ -154,14 +204,21 @@ def main(arguments: Sequence[str]) -> None:
     elif arguments[:1] == ["write"]:
         for path, seeds in write(pipeline):
             print(path, ",".join(map(str, seeds)))
+    elif arguments[:1] == ["write_masks"]:
+        for seed, given in write_masks(pipeline):
+            print(seed, *given)
     else:
         root, samples = pipeline.builder.store.root, pipeline.builder.images
-        runs = [r for r in MetricsFile(root / "metrics.json").runs if _is_ours(r)]
-        print(curve(runs, len(samples.of(pipeline.builder.train_split))).markdown(), end="")
+        table, of_masks = (mask_curve, True) if arguments[:1] == ["print_masks"] else (curve, False)
+        runs = [r for r in MetricsFile(root / "metrics.json").runs if _is_ours(r, of_masks)]
+        print(table(runs, len(samples.of(pipeline.builder.train_split))).markdown(), end="")
 
 
-def _is_ours(run: Mapping[str, Any]) -> bool:
-    return "corrections" in run["experiments"]
+def _is_ours(run: Mapping[str, Any], of_masks: bool) -> bool:
+    """Tells whether a run is one with corrected masks, or tags, or with neither."""
+    legend = run.get("legend", {}).values()
+    has_masks = any(each["file"].startswith("masks_") for each in legend)
+    return "corrections" in run["experiments"] and (has_masks == of_masks or not legend)
 
 
 if __name__ == "__main__":
