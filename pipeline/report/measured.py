@@ -51,6 +51,7 @@ class ReportInputs:
     stages: Sequence[StageFolder] = ()  # all of the run, in the order of the pipeline
     threshold: Callable[[np.ndarray], float] | None = None
     """The threshold of an image's tags from its n float32 scores; none if scores do not decide."""
+    certain: Sequence[float] = ()  # scores that leave no doubt, see pipeline.tags.stage.Tags
     beta: float | None = 1.0  # see pipeline.masks.labels.stack_background
     argmax_title: str | None = "mask before the CRF, argmax of the CAMs"  # none: it is the mask
     mask_title: str = "mask after the CRF"
@@ -200,7 +201,7 @@ def _measure(sample: Sample, inputs: ReportInputs) -> tuple[ImageFigures, dict[s
     mask, prediction = (layers.get(kind.unfiltered) for kind in (MASKS, PREDICTIONS))
     doubt, folder = None, inputs.folders[CAMS.stage]
     if "found" not in entry and threshold is not None:
-        doubt = tag_doubt(scores, threshold)
+        doubt = tag_doubt(np.append(scores, np.float32(inputs.certain)), threshold)
     elif "found" not in entry and mask is not None and sample.id in folder.entries:
         doubt = label_doubt(read_cams(folder.path / f"{sample.id}.npz"), mask, inputs.beta)
     figures = ImageFigures(

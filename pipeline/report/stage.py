@@ -111,6 +111,7 @@ def _gather(
         folders=shown,
         stages=list({folder.path: folder for folder in folders.values()}.values()),
         threshold=newest[TAGS].threshold,
+        certain=newest[TAGS].certain,
         beta=masks.options.beta if isinstance(masks.options, MaskOptions) else 1.0,
         argmax_title=titles[0],
         mask_title=titles[1],

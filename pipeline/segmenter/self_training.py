@@ -143,6 +143,7 @@ class SegmenterTags(_Relabelling):
 
     name = "tags"
     kind = TAGS
+    certain = ()
 
     def own_settings(self) -> dict[str, Any]:
         """Returns what the tags depend on besides the network and the first tags."""

@@ -82,6 +82,8 @@ class GroundTruthTags(GivenTags):
 class ListedTags(GivenTags):
     """The tags of a list, or those that follow from scores in a file. The key holds its name."""
 
+    certain = (0.0, 1.0)
+
     @property
     def thresholds(self) -> Collection[str]:
         """The settings that turn scores into tags."""

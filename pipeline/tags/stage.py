@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -42,6 +42,9 @@ class Tags(MethodStage):
     kind = TAGS
     options_base = TagOptions
     corrections: Corrections = Corrections()
+
+    certain: ClassVar[Sequence[float]] = ()
+    """Scores that leave no doubt; without any, the lowest and the highest score of an image."""
 
     @property
     def threshold(self) -> Callable[[np.ndarray], float] | None:

@@ -10,8 +10,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from pipeline.datasets.annotations import open_annotations
+from pipeline.datasets.mask_images import Reading
 from pipeline.datasets.score_tables import read_table
 from pipeline.errors import UserError
+from pipeline.tags.options import TagListOptions
 from tests.small_runs import Finished, latest
 
 CLASSES = ["cat", "person", "rocket", "cup"]
@@ -271,11 +274,31 @@ def test_figures_rank_scores_and_calibrate_their_threshold(run, tmp_path):
     assert "Calibration of the scores, all" in tables and "exceeds tags.min_score" in tables
     page = (tmp_path / "out" / "report.html").read_text()
     assert "score minus the threshold of the image" in page
+    doubts = [float(doubt) for doubt in re.findall('data-doubt="([^"]*)"', page)]
+    assert doubts[1] == pytest.approx(0.98**0.5), "0.51 is near 0.5, and not far below 1"
+    assert doubts[2] == 0 and doubts[4] == 1
 
     decisions = {image_id: dict.fromkeys(found, 1) for image_id, found in SCORES.items()}
     run("x.csv", pairs(decisions), truth, stage="[tags,evaluate]")
     figures = json.loads((tmp_path / "out" / "metrics.json").read_text())["latest"]["tags"]["all"]
     assert figures["map"] is None and "calibration" not in figures, "decisions rank nothing"
+
+
+def test_several_splits_have_files_of_their_own(tmp_path):
+    reading = Reading.of(TagListOptions(path="x"), "tags", CLASSES)
+
+    def opened(split: str, several: bool = True):
+        given = str(tmp_path), "tags.path", reading, None, split, several
+        return open_annotations(*given, holds_tags=True)
+
+    (tmp_path / "train.csv").write_text(pairs(SCORES))
+    (tmp_path / "val.json").write_text(coco({"v": {"cup": 0.7}}))
+    assert opened("train").find("a").scores == {0: 0.9, 3: 0.4}
+    assert opened("val").find("v").scores == {3: 0.7}
+    with pytest.raises(UserError, match="holds neither test/ nor test.json nor test.csv"):
+        opened("test")
+    with pytest.raises(UserError, match="holds neither train/ nor train.json: with several"):
+        open_annotations(str(tmp_path), "masks.path", reading, None, "train", True)
 
 
 def test_a_list_keeps_its_key_and_says_what_it_ignores(run, tmp_path):
