@@ -6,7 +6,7 @@ FAMILY = $(addsuffix -,$(filter-out 1,$(LOCKED)))
 VENV ?= .venv$(if $(LOCKED),-$(FAMILY)locked)
 RUN = $(VENV)/bin/python
 
-.PHONY: demo test test-large test-all rounding same-results docs docs-test pictures lint lock versions studies leaderboard recipe corrections \
+.PHONY: demo test test-large test-all test-extras rounding same-results docs docs-test pictures lint lock versions studies leaderboard recipe corrections \
   segmenters soak clean
 
 demo: $(VENV)/installed
@@ -22,6 +22,20 @@ test-large: $(VENV)/installed
 	$(RUN) -m pytest -n 2 -m large
 
 test-all: test test-large
+
+# The tests with the libraries of other programs, which make test skips. They have an environment of their own, which
+# takes from the first one what it lacks itself, such as PyTorch. Files without such tests need not be imported.
+test-extras: $(VENV)-extras/installed
+	EXTRAS=1 $(VENV)-extras/bin/python -m pytest -n 2 -m extras \
+	  $$(grep --recursive --files-with-matches --include='*.py' 'mark\.extras' tests)
+
+$(VENV)-extras/installed: $(VENV)/installed pyproject.toml
+	$(RUN) -m venv --clear $(VENV)-extras
+	$(RUN) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	  > "$$($(VENV)-extras/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/first.pth"
+	$(VENV)-extras/bin/python -m pip install 'pip>=25.1'
+	$(VENV)-extras/bin/python -m pip install --no-compile --group extras
+	touch $@
 
 # The tests that compute, as on a processor with 256-bit vectors and with one thread, which rounds differently.
 rounding: $(VENV)/installed

@@ -3,19 +3,22 @@
 A format is an entry of :data:`_FORMATS`, with a function that writes it.
 """
 
-from argparse import Namespace
-from collections.abc import Sequence
+import argparse
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from pipeline.cams.cams import read_cams
 from pipeline.cams.clip_es_files import encode_clip_es
 from pipeline.commands.command_line import Parser, check_folder, print_notes
 from pipeline.engine.kinds import measured_kinds
-from pipeline.engine.result_folder import MANIFEST, read_manifest
-from pipeline.errors import UserError
+from pipeline.errors import UserError, shown
 from pipeline.exchange.artefacts import Artefact, Export, target_path
-from pipeline.exchange.coco import export_coco
-from pipeline.exchange.mmsegmentation import export_mmsegmentation
+from pipeline.exchange.formats.coco import export_coco
+from pipeline.exchange.formats.label_images import HuggingFace, Voc
+from pipeline.exchange.formats.label_studio import export_label_studio
+from pipeline.exchange.formats.mmsegmentation import Mmsegmentation
+from pipeline.exchange.formats.polygons import Labelme, Yolo
 from pipeline.files.own_files import OwnFiles
 
 _EXAMPLES = """examples:
@@ -25,6 +28,10 @@ _EXAMPLES = """examples:
       COCO's JSON with run lengths, an annotation for every class of an image
   python tools/export.py outputs/folder/all/masks/latest --format mmsegmentation --images PHOTOS --output DEST
       DEST/img_dir/all, DEST/ann_dir/all and DEST/all.py, a data set for a config of mmsegmentation
+  python tools/export.py outputs/folder/all/masks/latest --format label_studio --images PHOTOS --prefix photos/ --output tasks.json
+      tasks with predictions, and tasks.xml, the labelling configuration
+  python tools/export.py outputs/folder/all/masks/latest --format labelme --images PHOTOS --output DEST
+      DEST/<id>.json beside DEST/<id>.jpg; --format voc, yolo and hugging_face work alike
 
 Images that cannot be exported are left out and named, and the exit code is 2. See docs/interoperation.md.
 """  # noqa: E501
@@ -35,44 +42,50 @@ def run(arguments: Sequence[str]) -> None:
     title = "Writes CAMs, masks or predictions in the formats of other programs."
     parser = Parser("export.py", title, _EXAMPLES)
     add = parser.add_argument
-    stage = f"<output_dir>/<split>/<{'|'.join(_stages('cams', *_LABELS))}>/<key or latest>"
+    stage = f"<output_dir>/<split>/<{'|'.join(_stages('tags', 'cams', *_LABELS))}>/<key or latest>"
     add("folder", type=Path, metavar="FOLDER", help=f"a finished stage: {stage}")
     add("--format", required=True, choices=sorted(_FORMATS))
-    output = "a folder; for coco, the JSON file"
+    output = f"a folder; for {' and '.join(_FILES)}, the JSON file"
     add("--output", required=True, type=Path, metavar="DEST", help=output)
     add("--images", type=Path, metavar="DIR", help="the folder of the images")
-    components = "coco: an annotation for each connected component of a class"
-    add("--components", action="store_true", help=components)
-    link = "mmsegmentation: symbolic links to images instead of copies"
-    add("--link", action="store_true", help=link)
-    grey = "mmsegmentation: masks as grey PNGs, for programs that read a palette's colours"
-    add("--grey", action="store_true", help=grey)
+    components = "an annotation for each connected component of a class"
+    add("--components", action="store_true", help=_for("components", components))
+    link = "symbolic links to images instead of copies"
+    add("--link", action="store_true", help=_for("link", link))
+    grey = "masks as grey PNGs, for programs that read a palette's colours"
+    add("--grey", action="store_true", help=_for("grey", grey))
+    prefix = "the folder of the images below Label Studio's document root, such as photos/"
+    add("--prefix", default="", metavar="DIR/", help=_for("prefix", prefix))
+    area = "no polygon for components of fewer pixels; 0"
+    add("--min-area", type=_number, default=0, metavar="N", help=_for("min_area", area))
+    tolerance = "fewer points: polygons may be N pixels off; 0"
+    add("--tolerance", type=_number, default=0, metavar="N", help=_for("tolerance", tolerance))
     options = parser.parse_args(arguments)
     artefact = Artefact(options.folder)
-    held, allowed, export_as = _FORMATS[options.format]
+    held, export_as, allowed = _FORMATS[options.format]
     if artefact.kind.holds not in held:
         raise UserError(
             f"{options.folder} holds {artefact.kind.stage}, and --format {options.format} is for"
             f" {' and '.join(_stages(*held))}: give such a folder or another format"
         )
-    for name in dict.fromkeys(name for _, names, _ in _FORMATS.values() for name in names):
-        if getattr(options, name) and name not in allowed:
-            formats = [key for key, (_, names, _) in _FORMATS.items() if name in names]
-            raise UserError(f"--{name} is for --format {' and '.join(formats)}: leave it out")
+    given = {name: getattr(options, name) for _, _, names in _FORMATS.values() for name in names}
+    for name in [name for name, value in given.items() if value and name not in allowed]:
+        option = f"--{name.replace('_', '-')}"
+        raise UserError(f"{option} is for --format {_having(name)}: leave it out")
     if options.images is not None:
         check_folder(options.images, "--images", "the one that holds them")
-    if options.format == "coco":
+    elif "link" in allowed:
+        raise UserError(f"--format {options.format} needs images: give their folder, --images")
+    if options.format in _FILES:
         if options.output.suffix.lower() != ".json" or options.output.is_dir():
             raise UserError(
                 f"--output {options.output} is not a JSON file: give one such as annotations.json"
             )
     elif options.output.exists():
         check_folder(options.output, "--output", "another")
-    if options.format == "mmsegmentation" and options.images is None:
-        raise UserError("a data set of mmsegmentation needs images: give their folder, --images")
     if not artefact.entries:
         raise UserError(f"{artefact.path} holds no image: run stage={artefact.kind.stage} first")
-    export = export_as(artefact, options)
+    export = export_as(artefact, options.output, **{name: given[name] for name in allowed})
     print_notes(export.notes)
     print(f"{export.written} {artefact.kind.stage} written to {options.output}")
     remedy = "could not be exported: fix those that are named above"
@@ -83,10 +96,25 @@ def _stages(*held: str) -> list[str]:
     return [stage for stage, kind in measured_kinds().items() if kind.holds in held]
 
 
-def _export_clip_es(artefact: Artefact, options: Namespace) -> Export:
+def _having(option: str) -> str:
+    return " and ".join(name for name, (_, _, names) in _FORMATS.items() if option in names)
+
+
+def _for(option: str, text: str) -> str:
+    return f"{_having(option).replace(' and ', ', ')}: {text}"
+
+
+def _number(text: str) -> float:
+    """Reads an option's number of pixels."""
+    with suppress(ValueError):
+        if 0 <= float(text) < float("inf"):
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{shown(text)} is not a number from 0")
+
+
+def _export_clip_es(artefact: Artefact, target: Path) -> Export:
     """Writes CAMs as ``<id>.npy``, see :func:`pipeline.cams.clip_es_files.encode_clip_es`."""
-    export, target = Export(), options.output
-    output = OwnFiles(target, "export.py")
+    export, output = Export(), OwnFiles(target, "export.py")
     output.refuse_foreign(target / f"{image_id}.npy" for image_id in artefact.entries)
 
     def write(image_id: str) -> int:
@@ -105,23 +133,18 @@ def _export_clip_es(artefact: Artefact, options: Namespace) -> Export:
     return export
 
 
-def _export_mmsegmentation(artefact: Artefact, options: Namespace) -> Export:
-    split = read_manifest(artefact.path).get("split")
-    if not isinstance(split, str) or not split or Path(split).name != split:
-        raise UserError(f"{artefact.path / MANIFEST} names no split: run the stage again")
-    kinds = {"link": options.link, "grey": options.grey}
-    return export_mmsegmentation(artefact, split, options.output, options.images, **kinds)
-
-
-def _export_coco(artefact: Artefact, options: Namespace) -> Export:
-    return export_coco(artefact, options.output, options.images, options.components)
-
-
-# What a format can hold of an image, see pipeline.engine.kinds.Kind; the options of the command
-# line that some formats lack; and what writes it.
+# What a format can hold of an image, see pipeline.engine.kinds.Kind; what writes it, to a file or a
+# folder; and the options of the command line that this takes. What copies images cannot do without.
 _LABELS = ("masks", "labels")
-_FORMATS = {
-    "clip_es": (("cams",), (), _export_clip_es),
-    "coco": (_LABELS, ("components", "images"), _export_coco),
-    "mmsegmentation": (_LABELS, ("images", "link", "grey"), _export_mmsegmentation),
+_LABEL_IMAGES, _POLYGONS = ("images", "link", "grey"), ("images", "link", "min_area", "tolerance")
+_FILES = ("coco", "label_studio")
+_FORMATS: dict[str, tuple[tuple[str, ...], Callable[..., Export], tuple[str, ...]]] = {
+    "clip_es": (("cams",), _export_clip_es, ()),
+    "coco": (_LABELS, export_coco, ("images", "components")),
+    "hugging_face": (_LABELS, HuggingFace.export, _LABEL_IMAGES),
+    "label_studio": (("tags", *_LABELS), export_label_studio, ("images", "prefix")),
+    "labelme": (_LABELS, Labelme.export, _POLYGONS),
+    "mmsegmentation": (_LABELS, Mmsegmentation.export, _LABEL_IMAGES),
+    "voc": (_LABELS, Voc.export, _LABEL_IMAGES),
+    "yolo": (_LABELS, Yolo.export, _POLYGONS),
 }

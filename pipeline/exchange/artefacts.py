@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.datasets.vocabulary import voc_palette
 from pipeline.engine.folder import FAILURES, REMOVED
-from pipeline.engine.kinds import measured_kinds
+from pipeline.engine.kinds import TAGS, measured_kinds
 from pipeline.engine.lineage import Result
 from pipeline.engine.progress import track
 from pipeline.engine.result_folder import MANIFEST
@@ -92,6 +92,13 @@ class Artefact(Result):
             change = "" if is_same else f"its photograph has changed: run stage={first} first"
         if change:
             raise ImageError(change)
+
+    def tags(self, image_id: str, labels: np.ndarray | None = None) -> list[str]:
+        """Returns an image's tags: those that its labels were made from, or their names."""
+        tagged = (r for r in self.chain if r.name == TAGS.stage and r.split == self.split)
+        if (entry := next((r.entries for r in tagged), {}).get(image_id)) is not None:
+            return [self.classes[k] for k in entry["tags"]]
+        return [self.names[label] for label in np.setdiff1d(labels, (0, IGNORE))]
 
     @property
     def names(self) -> tuple[str, ...]:

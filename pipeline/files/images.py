@@ -33,7 +33,7 @@ with contextlib.suppress(ImportError):
     pillow_heif.register_heif_opener()
     FORMATS, SUFFIXES = (*FORMATS, "HEIF"), (*SUFFIXES, *HEIF_SUFFIXES)
 
-_IGNORED = (224, 224, 192)
+IGNORED = (224, 224, 192)
 
 MODES_OF_16_BITS = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 """Pillow's modes of grey images with 16 bits a pixel."""
@@ -204,7 +204,7 @@ def encode_png(image: np.ndarray, palette: Sequence[tuple[int, int, int]] | None
     picture = Image.fromarray(image)
     if palette is not None:
         # With fewer than 256 colours Pillow writes fewer bits a pixel, and label 255 is lost.
-        colours = [*palette, *[(0, 0, 0)] * (255 - len(palette)), _IGNORED][:256]
+        colours = [*palette, *[(0, 0, 0)] * (255 - len(palette)), IGNORED][:256]
         picture.putpalette([channel for colour in colours for channel in colour])
     return encode(picture, "PNG")
 

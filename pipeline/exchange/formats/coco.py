@@ -1,14 +1,13 @@
 """Masks as annotations in COCO's format: one JSON file with run lengths."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from skimage.measure import label as label_components
 
 from pipeline.exchange.artefacts import Artefact, Export, find_photograph, read_artefact_labels
+from pipeline.exchange.formats.regions import split_regions
 from pipeline.files.label_images import IGNORE
 from pipeline.files.own_files import OwnFiles
 
@@ -25,8 +24,9 @@ def export_coco(
 
     Class k has category k+1, as in masks. An image has an annotation for each of its classes:
     ``segmentation`` in COCO's compressed run lengths, ``area`` in pixels, ``bbox`` as x, y, width,
-    height, and ``iscrowd`` 0. Label 255 has no annotation. If all ids are numbers, they are the
-    numbers of the images as well, as in COCO; otherwise images are counted from 1.
+    height, and ``iscrowd`` 0. Where the stage keeps probabilities, ``score`` is the mean of its
+    pixels. Label 255 has no annotation. If all ids are numbers, they are the numbers of the images
+    as well, as in COCO; otherwise images are counted from 1.
 
     The files of the image root ``images`` give ``file_name`` its suffix; without it, ``.jpg``. With
     ``components`` there is an annotation for each connected component, diagonals included.
@@ -43,19 +43,21 @@ def export_coco(
     described: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
 
-    def read(image_id: str) -> tuple[str, np.ndarray]:
+    def read(image_id: str) -> tuple[str, np.ndarray, list[dict[str, Any]]]:
         name = f"{image_id}.jpg"
         if images is not None:
             name = find_photograph(images, image_id).relative_to(images).as_posix()
-        return name, read_artefact_labels(artefact, image_id)
+        labels = read_artefact_labels(artefact, image_id)
+        regions = split_regions(artefact, image_id, labels, components)
+        return name, labels, [_annotation(*region) for region in regions]
 
-    for image_id, (name, labels) in export.each(sorted(artefact.entries), read):
+    for image_id, (name, labels, regions) in export.each(sorted(artefact.entries), read):
         about = {"id": numbers[image_id], "file_name": name}
         about |= {"width": labels.shape[1], "height": labels.shape[0]}
         described.append({**about, "ignored_area": int((labels == IGNORE).sum())})
-        for region in _regions(labels, components):
+        for annotation in regions:
             number = len(annotations) + 1
-            annotations.append({"id": number, "image_id": numbers[image_id], **region})
+            annotations.append({"id": number, "image_id": numbers[image_id], **annotation})
     categories = [
         {"id": k + 1, "name": name, "supercategory": ""} for k, name in enumerate(artefact.classes)
     ]
@@ -77,21 +79,16 @@ def export_coco(
     return export
 
 
-def _regions(labels: np.ndarray, components: bool) -> Iterator[dict[str, Any]]:
-    """Yields COCO's fields of every region, the lowest class first."""
+def _annotation(k: int, inside: np.ndarray, score: dict[str, float]) -> dict[str, Any]:
+    """Returns COCO's fields of a region of class k, H×W bool."""
     from pycocotools import mask as coco_mask
 
-    for label in np.unique(labels):
-        if label in (0, IGNORE):
-            continue
-        inside = labels == label
-        parts = label_components(inside, connectivity=2) if components else inside.astype(np.uint8)
-        for part in range(1, parts.max() + 1):
-            runs = coco_mask.encode(np.asfortranarray(parts == part, np.uint8))
-            yield {
-                "category_id": int(label),
-                "segmentation": {"size": runs["size"], "counts": runs["counts"].decode("ascii")},
-                "area": int(coco_mask.area(runs)),
-                "bbox": [float(value) for value in coco_mask.toBbox(runs)],
-                "iscrowd": 0,
-            }
+    runs = coco_mask.encode(np.asfortranarray(inside, np.uint8))
+    return {
+        "category_id": k + 1,
+        "segmentation": {"size": runs["size"], "counts": runs["counts"].decode("ascii")},
+        "area": int(coco_mask.area(runs)),
+        "bbox": [float(value) for value in coco_mask.toBbox(runs)],
+        "iscrowd": 0,
+        **score,
+    }

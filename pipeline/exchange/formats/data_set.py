@@ -1,0 +1,180 @@
+"""What formats share that are a folder of photographs, and of an annotation for each."""
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image
+
+from pipeline.errors import ImageError, UserError
+from pipeline.exchange.artefacts import (
+    Artefact,
+    Export,
+    find_photograph,
+    read_artefact_labels,
+    target_path,
+)
+from pipeline.exchange.formats.regions import Outlines
+from pipeline.files.atomic import TEMPORARY
+from pipeline.files.images import FORMATS, encode, encode_png, load_image, to_image_error
+from pipeline.files.own_files import OwnFiles
+
+_UPRIGHT = (None, 1)  # EXIF orientations
+_ENCODINGS = {
+    ".jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
+    ".png": ("PNG", {}),
+    ".webp": ("WEBP", {"lossless": True}),
+}
+
+
+class DataSet:
+    """A data set in the layout of a format, which a subclass describes.
+
+    Photographs in JPEG, PNG and WebP are copied unchanged, and others become PNG, with one
+    exception: the readers of all formats follow EXIF orientations, so a photograph that has one is
+    written without EXIF, turned as its mask is. Other splits in the folder stay.
+
+    Attributes:
+        photographs: the folder of the photographs, in which {} stands for the split.
+        annotations: that of the annotations; both can be the same.
+        suffix: the suffix of an annotation.
+        is_shared: whether the folders may hold other files, as those of other splits.
+        one_suffix: whether all photographs become PNG if they have several suffixes.
+        suffixes: image id → the suffix of its photograph in the data set.
+    """
+
+    photographs = annotations = ""
+    suffix = ".png"
+    is_shared = one_suffix = False
+
+    @classmethod
+    def export(cls, artefact: Artefact, target: Path, images: Path, **options: object) -> Export:
+        """Writes masks or predictions with their photographs; see the constructor.
+
+        Raises:
+            UserError: the target holds other files or classes, or the format cannot name a class.
+        """
+        return cls(artefact, target, images, **options).write()
+
+    def __init__(
+        self,
+        artefact: Artefact,
+        target: Path,
+        images: Path,
+        *,
+        link: bool = False,
+        grey: bool = False,
+        min_area: int = 0,
+        tolerance: float = 0,
+    ):
+        """Finds the photographs of an artefact below the image root ``images``.
+
+        With ``link``, unchanged ones become symbolic links; with ``grey``, masks are grey PNGs, for
+        programs that read a palette's colours instead of its indices. For the others, see
+        :class:`~pipeline.exchange.formats.regions.Outlines`.
+        """
+        self.artefact, self.target, self.split = artefact, target, artefact.split
+        self.outlines = Outlines(min_area, tolerance)
+        self._images, self._link, self._grey = images, link, grey
+        self._output, self._rewritten = OwnFiles(target, "export.py"), 0
+        self.suffixes: dict[str, str] = {}
+        for image_id in artefact.entries:
+            with contextlib.suppress(ImageError):  # the export of this image reports it
+                suffix = find_photograph(images, image_id).suffix.lower()
+                suffix = ".jpg" if suffix == ".jpeg" else suffix
+                self.suffixes[image_id] = suffix if suffix in _ENCODINGS else ".png"
+        if self.one_suffix and len({*self.suffixes.values()}) != 1:
+            self.suffixes = dict.fromkeys(artefact.entries, ".png")
+
+    def name(self, image_id: str) -> str:
+        """Returns the name of an image's files, without suffixes."""
+        return image_id
+
+    def encode(self, image_id: str, labels: np.ndarray) -> bytes | str:
+        """Returns the annotation of an image from its labels, H×W uint8."""
+        return encode_png(labels, None if self._grey else self.artefact.palette)
+
+    def index(self, written: Mapping[str, Sequence[str]]) -> dict[str, str]:
+        """Returns the files below the target that describe images, given as id → tags."""
+        return {}
+
+    def refuse_other_classes(self, name: str, names: str) -> None:
+        """Raises a UserError if a file that splits share does not end with these ``names``."""
+        path = self.target / name
+        self._output.refuse_foreign([path])
+        if path.is_file() and not path.read_bytes().endswith(names.encode()):
+            raise UserError(f"{path} has other classes: choose another output")
+
+    def write(self) -> Export:
+        """Writes the data set; raises as :meth:`export`."""
+        export, ids = Export(), sorted(self.artefact.entries)
+        photographs = self.target / self.photographs.format(self.split)
+        annotations = self.target / self.annotations.format(self.split)
+        self._output.refuse_foreign(self.target / name for name in self.index({}))
+        self._refuse_others(photographs, self.suffixes)
+        self._refuse_others(annotations, dict.fromkeys(ids, self.suffix))
+
+        def write(image_id: str) -> list[str]:
+            name = self.name(image_id)
+            path = target_path(annotations, f"{name}{self.suffix}")
+            labels = self._write_photograph(image_id, photographs, name)
+            self._output.write(path, self.encode(image_id, labels))
+            return self.artefact.tags(image_id, labels)
+
+        for name, text in self.index(dict(export.each(ids, write))).items():
+            self._output.write(self.target / name, text)
+        if self._rewritten:
+            export.notes.append(
+                f"{self._rewritten} images were written anew as"
+                f" {' or '.join(sorted({*self.suffixes.values()}))}: their files have another"
+                " format or suffix, or an EXIF orientation"
+            )
+        export.notes += self.outlines.loss()
+        return export
+
+    def _refuse_others(self, folder: Path, suffixes: Mapping[str, str]) -> None:
+        """Refuses other files, which a program that reads the folder takes for part of the data."""
+        ours = {folder / f"{self.name(i)}{suffix}" for i, suffix in suffixes.items()}
+        self._output.refuse_foreign(sorted(ours))
+        for path in () if self.is_shared else sorted(folder.rglob("*")):
+            if path not in ours and not path.is_dir() and not path.name.startswith(TEMPORARY):
+                raise UserError(
+                    f"{path} is not part of this export: remove it, or choose another output"
+                )
+
+    def _write_photograph(self, image_id: str, folder: Path, name: str) -> np.ndarray:
+        """Writes a photograph as its mask shows it; returns the mask's labels."""
+        path = find_photograph(self._images, image_id)
+        self.artefact.refuse_changed(image_id, path)
+        labels = read_artefact_labels(self.artefact, image_id)
+        kind, options = _ENCODINGS[self.suffixes[image_id]]
+        found, (height, width), turned = read_header(path)
+        data = None
+        if found != kind or turned:
+            image = load_image(path, apply_exif=self.artefact.apply_exif)
+            (height, width), data = image.shape[:2], encode(image, kind, **options)
+        if labels.shape != (height, width):
+            rows, columns = labels.shape
+            raise ImageError(f"its mask is {columns}×{rows}, the image {width}×{height} pixels")
+        place = target_path(folder, f"{name}{self.suffixes[image_id]}")
+        if self._link and data is None:
+            self._output.link(place, path.resolve())
+        else:
+            self._output.write(place, data or path.read_bytes())
+        self._rewritten += data is not None
+        return labels
+
+
+def read_header(path: Path) -> tuple[str, tuple[int, int], bool]:
+    """Returns an image's format, its height and width as stored, and whether EXIF turns it.
+
+    Raises:
+        ImageError: the file cannot be read.
+    """
+    try:
+        with Image.open(path) as header:
+            turned = header.getexif().get(ExifTags.Base.Orientation) not in _UPRIGHT
+            return header.format, (header.height, header.width), turned
+    except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
+        raise to_image_error(error, path, FORMATS) from error

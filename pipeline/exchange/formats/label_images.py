@@ -1,0 +1,79 @@
+"""Masks as label images, with their photographs: data sets of PASCAL VOC and of Hugging Face."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from urllib.parse import quote
+
+from pipeline.errors import UserError
+from pipeline.exchange.formats.data_set import DataSet
+from pipeline.files.images import IGNORED
+from pipeline.files.label_images import IGNORE
+
+_IGNORED_NAME = "ignore"  # of label 255
+_UNLISTED = re.compile(r"^[#\s]|\s$|[\r\n]")  # what a line of a list cannot hold
+
+
+class Voc(DataSet):
+    """The folders of PASCAL VOC, with CVAT's ``labelmap.txt``.
+
+    DEST/JPEGImages/<id>.jpg, DEST/SegmentationClass/<id>.png, and
+    DEST/ImageSets/Segmentation/<split>.txt. All splits share the first two.
+    """
+
+    photographs, annotations = "JPEGImages", "SegmentationClass"
+    is_shared = True
+
+    def name(self, image_id: str) -> str:
+        """Implements the base class."""
+        return _UNLISTED.sub(lambda found: quote(found[0]), image_id)
+
+    def index(self, written: Mapping[str, Sequence[str]]) -> dict[str, str]:
+        """Implements the base class: the list of the split, and labelmap.txt.
+
+        Raises:
+            UserError: another split has one of the images, or labelmap.txt cannot name a class.
+        """
+        # Readers take a name with an underscore for the list of a class, such as cat_train.txt.
+        name = f"ImageSets/Segmentation/{self.split.replace('_', '-')}.txt"
+        names = [self.name(image_id) for image_id in self.artefact.entries]
+        for other in {*self.target.glob("ImageSets/Segmentation/*.txt")} - {self.target / name}:
+            listed = other.read_text(encoding="utf-8", errors="replace").splitlines()
+            if shared := sorted({*listed} & {*names}):
+                raise UserError(
+                    f"{other} has an image {shared[0]} as well, and splits share their folders:"
+                    " choose another output"
+                )
+        classes = [*self.artefact.names, _IGNORED_NAME]
+        if wrong := [n for n in classes if ":" in n or _UNLISTED.search(n)]:
+            raise UserError(
+                f"labelmap.txt cannot name class {wrong[0]}: rename it without a colon, a # at the"
+                " start or white space at an end, or choose another format"
+            )
+        colours = zip(classes, [*self.artefact.palette, IGNORED])
+        label_map = "".join(f"{n}:{r},{g},{b}::\n" for n, (r, g, b) in colours)
+        self.refuse_other_classes("labelmap.txt", label_map)
+        listed = "".join(f"{self.name(image_id)}\n" for image_id in written)
+        return {name: listed, "labelmap.txt": f"# label:color_rgb:parts:actions\n{label_map}"}
+
+
+class HuggingFace(DataSet):
+    """An image folder of the library ``datasets``, with the names of labels in id2label.json.
+
+    DEST/<split>/images/<id>.jpg, DEST/<split>/masks/<id>.png and DEST/<split>/metadata.jsonl.
+    """
+
+    photographs, annotations = "{}/images", "{}/masks"
+
+    def index(self, written: Mapping[str, Sequence[str]]) -> dict[str, str]:
+        """Implements the base class: the files and the tags of each image, and the names."""
+        lines = []
+        for image_id, tags in written.items():
+            image, mask = f"images/{image_id}{self.suffixes[image_id]}", f"masks/{image_id}.png"
+            line = {"file_name": image, "mask_file_name": mask, "id": image_id, "tags": tags}
+            lines.append(json.dumps(line, ensure_ascii=False) + "\n")
+        names = dict(enumerate(self.artefact.names)) | {IGNORE: _IGNORED_NAME}
+        return {
+            f"{self.split}/metadata.jsonl": "".join(lines),
+            f"{self.split}/id2label.json": json.dumps(names, ensure_ascii=False, indent=1),
+        }

@@ -1,0 +1,142 @@
+"""Tags and masks as tasks of Label Studio with predictions, and the labelling configuration."""
+
+import json
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+from xml.etree import ElementTree
+
+import numpy as np
+
+from pipeline.errors import ImageError
+from pipeline.exchange.artefacts import Artefact, Export, find_photograph, read_artefact_labels
+from pipeline.exchange.formats.data_set import read_header
+from pipeline.exchange.formats.regions import split_regions
+from pipeline.files.own_files import OwnFiles
+
+_ADDRESS = "/data/local-files/?d="  # of a file below LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT
+_IMAGE, _MASKS, _TAGS = "image", "label", "tags"  # names of the configuration's elements
+
+_VALUE_BITS = 8
+_RUN_BITS = np.array([3, 4, 8, 16])  # the widths of a run's length
+
+
+def export_label_studio(
+    artefact: Artefact, target: Path, images: Path | None = None, prefix: str = ""
+) -> Export:
+    """Writes tags, masks or predictions as one JSON file of tasks, and ``<name>.xml`` beside it.
+
+    A task has one prediction: the tags as choices, and the region of each class as a brush's run
+    lengths, with the mean probability of its pixels as ``score`` where the stage keeps these. Label
+    255 has no region. A task's ``image`` is the address of a local file: ``prefix``, the folder of
+    the images below Label Studio's document root, and the path below the image root. The files of
+    the image root ``images`` give it the suffix; without it, ``.jpg``.
+
+    Raises:
+        UserError: a file cannot be written, or is another's.
+    """
+    export, output = Export(), OwnFiles(target.parent, "export.py")
+    configuration = target.with_suffix(".xml")
+    output.refuse_foreign([target, configuration])
+    version = f"{artefact.name} {artefact.path.name}"
+
+    def task(image_id: str) -> dict[str, Any]:
+        name = f"{image_id}.jpg"
+        if images is not None:
+            photograph = find_photograph(images, image_id)
+            artefact.refuse_changed(image_id, photograph)
+            _, _, turned = read_header(photograph)
+            if turned and artefact.kind.is_labels and not artefact.apply_exif:
+                raise ImageError(
+                    "Label Studio turns it by its EXIF orientation, and its mask is not turned:"
+                    " turn the file, or run the stages with compat.exif=false"
+                )
+            name = photograph.relative_to(images).as_posix()
+        tags, regions = [], []
+        if artefact.kind.is_labels:
+            labels = read_artefact_labels(artefact, image_id)
+            tags = artefact.tags(image_id, labels)
+            regions = [
+                _region(artefact.classes[k], *r)
+                for k, *r in split_regions(artefact, image_id, labels)
+            ]
+        else:
+            artefact.refuse_changed(image_id)
+            tags = artefact.tags(image_id)
+        choices = {"id": _TAGS, "type": "choices", "from_name": _TAGS, "to_name": _IMAGE}
+        choices["value"] = {"choices": tags}
+        return {
+            "data": {_IMAGE: f"{_ADDRESS}{quote(prefix + name)}", "id": image_id},
+            "predictions": [{"model_version": version, "result": [choices] * bool(tags) + regions}],
+        }
+
+    tasks = [made for _, made in export.each(sorted(artefact.entries), task)]
+    output.write(target, json.dumps(tasks, ensure_ascii=False, separators=(",", ":")))
+    output.write(configuration, _configuration(artefact))
+    export.notes.append(f"paste {configuration} into the labelling interface of the project")
+    if images is None:
+        export.notes.append("file names end in .jpg: --images takes the suffixes of the images")
+    return export
+
+
+def _region(name: str, inside: np.ndarray, score: dict[str, float]) -> dict[str, Any]:
+    """Returns a region of a class, H×W bool, as Label Studio has it."""
+    height, width = inside.shape
+    return {
+        "id": f"{_MASKS} {name}",
+        "type": "brushlabels",
+        "from_name": _MASKS,
+        "to_name": _IMAGE,
+        "original_width": width,
+        "original_height": height,
+        "image_rotation": 0,
+        "value": {"format": "rle", "rle": encode_brush(inside).tolist(), "brushlabels": [name]},
+        **score,
+    }
+
+
+def encode_brush(inside: np.ndarray) -> np.ndarray:
+    """Encodes a region, H×W bool, in the run lengths of Label Studio's brush: N uint8.
+
+    They are a stream of bits, the highest of a byte first. It begins with the number of values (32
+    bits), the width of a value minus 1 (5 bits), and the four widths of a run's length minus 1 (4
+    bits each). A run is a 1, the index of its width (2 bits), its length minus 1, and its value.
+    Each pixel has four equal values, 255 inside and 0 outside: red, green, blue and opacity.
+    """
+    flat = inside.ravel()
+    starts = np.flatnonzero(np.diff(flat, prepend=~flat[:1]))
+    lengths = 4 * np.diff(starts, append=len(flat))
+    longest = 2 ** int(_RUN_BITS[-1])
+    parts = -(-lengths // longest)
+    runs = np.full(parts.sum(), longest)
+    runs[np.cumsum(parts) - 1] = lengths - longest * (parts - 1)
+    values = np.repeat(255 * flat[starts].astype(int), parts)
+    index = np.searchsorted(2**_RUN_BITS, runs)
+    widths = _RUN_BITS[index]
+    codes = ((4 + index << widths) + runs - 1 << _VALUE_BITS) + values
+    header = [(4 * len(flat), 32), (_VALUE_BITS - 1, 5), *((bits - 1, 4) for bits in _RUN_BITS)]
+    numbers, sizes = map(np.array, zip(*header))
+    return np.packbits(
+        np.concatenate([_bits(numbers, sizes), _bits(codes, 3 + widths + _VALUE_BITS)])
+    )
+
+
+def _bits(numbers: np.ndarray, widths: np.ndarray) -> np.ndarray:
+    """Returns the bits of numbers in their widths, the highest first, all in one row."""
+    places = widths[:, None] - 1 - np.arange(widths.max())
+    return (numbers[:, None] >> places.clip(0) & 1)[places >= 0]
+
+
+def _configuration(artefact: Artefact) -> str:
+    view = ElementTree.Element("View")
+    ElementTree.SubElement(view, "Image", name=_IMAGE, value=f"${_IMAGE}")
+    if artefact.kind.is_labels:
+        masks = ElementTree.SubElement(view, "BrushLabels", name=_MASKS, toName=_IMAGE)
+        for name, colour in zip(artefact.classes, artefact.palette[1:]):
+            background = "#{:02x}{:02x}{:02x}".format(*colour)
+            ElementTree.SubElement(masks, "Label", value=name, background=background)
+    tags = ElementTree.SubElement(view, "Choices", name=_TAGS, toName=_IMAGE, choice="multiple")
+    for name in artefact.classes:
+        ElementTree.SubElement(tags, "Choice", value=name)
+    ElementTree.indent(view)
+    return ElementTree.tostring(view, encoding="unicode") + "\n"
