@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
+from pipeline.datasets.mask_images import read_colours, read_foreign_mask
 from pipeline.datasets.vocabulary import voc_palette
-from pipeline.exchange.masks import read_colours, read_foreign_mask
 from pipeline.files.images import load_image
 from pipeline.files.label_images import IGNORE, read_labels
 from tests.exchange.conftest import CLASSES
