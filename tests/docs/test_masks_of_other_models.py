@@ -265,21 +265,21 @@ def test_a_list_of_results_goes_in(tmp_path):
     assert np.array_equal(unsure, np.where(two_parts(), 255, 0))
 
 
-def test_masks_of_cvat_go_in(tmp_path):
+@pytest.mark.parametrize("mode", ["RGB", "P"])
+def test_masks_of_cvat_go_in(mode, tmp_path):
     (tmp_path / "SegmentationClass").mkdir()
     table = (
         "# label:color_rgb:parts:actions\nbackground:0,0,0::\ncup:250,50,83::\ncat:51,221,255::\n"
     )
     (tmp_path / "labelmap.txt").write_text(table)
-    picture = np.zeros((20, 30, 3), np.uint8)
-    picture[two_parts()] = 250, 50, 83
-    picture[19] = 51, 221, 255
-    Image.fromarray(picture).save(tmp_path / "SegmentationClass" / "a.png")
-    expected = np.where(two_parts(), 3, 0)
-    expected[19] = 1
-    colours = {"colours": str(tmp_path / "labelmap.txt")}
+    numbers = np.where(two_parts(), 1, 0).astype(np.uint8)  # of the lines, not of our classes
+    numbers[19] = 2
+    picture = Image.fromarray(numbers).convert("P")
+    picture.putpalette([0, 0, 0, 250, 50, 83, 51, 221, 255])
+    picture.convert(mode).save(tmp_path / "SegmentationClass" / "a.png")
+    colours = {"colours": str(tmp_path / "labelmap.txt"), "palette": "colour"}
     found = labels_of(tmp_path / "SegmentationClass", "a", (20, 30), **colours)
-    assert np.array_equal(found, expected)
+    assert np.array_equal(found, np.array([0, 3, 1])[numbers])
 
 
 @pytest.mark.extras
