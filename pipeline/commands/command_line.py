@@ -215,18 +215,22 @@ def fraction(text: str) -> float:
 def add_checkpoint(parser: Parser) -> None:
     """Adds the options that :func:`load_segmenter` reads."""
     add = parser.add_argument
-    checkpoint = "a checkpoint of stage=train, or its folder"
-    add("--checkpoint", required=True, type=Path, metavar="C", help=checkpoint)
+    checkpoint = "a checkpoint of stage=train, its folder, model.onnx, or hf:ORGANISATION/NAME"
+    add("--checkpoint", required=True, type=_checkpoint, metavar="C", help=checkpoint)
     add("--best", action="store_true", help="use the checkpoint with the highest mIoU of a folder")
 
 
 def load_segmenter(options: argparse.Namespace, device: str = "cpu") -> Segmenter:
-    """Reads the segmenter that a command line names: a file, its folder, or a run's.
+    """Reads the segmenter that a command line names.
 
     It raises as :meth:`pipeline.segmenter.predict.Segmenter.from_run`.
     """
-    from pipeline.segmenter.predict import Segmenter  # mmsegmentation takes seconds to import
+    from pipeline.segmenter.predict import Segmenter  # imports PyTorch
 
-    checkpoint_folder = options.checkpoint / "segmenter" / "latest"
-    path = checkpoint_folder if checkpoint_folder.is_dir() else options.checkpoint
-    return Segmenter.from_run(path, device, "best" if options.best else "last")
+    return Segmenter.from_run(options.checkpoint, device, "best" if options.best else "last")
+
+
+def _checkpoint(text: str) -> Path:
+    """Returns the path of a checkpoint, or of the folder of the latest in that of a run."""
+    latest = Path(text, "segmenter", "latest")
+    return latest if latest.is_dir() else Path(text)

@@ -3,16 +3,14 @@
 A format is an entry of :data:`_FORMATS`, with a function that writes it.
 """
 
-import argparse
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from pipeline.cams.cams import read_cams
 from pipeline.cams.clip_es_files import encode_clip_es
 from pipeline.commands.command_line import Parser, check_folder, print_notes
 from pipeline.engine.kinds import measured_kinds
-from pipeline.errors import UserError, shown
+from pipeline.errors import UserError
 from pipeline.exchange.artefacts import Artefact, Export, target_path
 from pipeline.exchange.formats.coco import export_coco
 from pipeline.exchange.formats.label_images import HuggingFace, Voc
@@ -31,7 +29,7 @@ _EXAMPLES = """examples:
   python tools/export.py outputs/folder/all/masks/latest --format label_studio --images PHOTOS --prefix photos/ --output tasks.json
       tasks with predictions, and tasks.xml, the labelling configuration
   python tools/export.py outputs/folder/all/masks/latest --format labelme --images PHOTOS --output DEST
-      DEST/<id>.json beside DEST/<id>.jpg; --format voc, yolo and hugging_face work alike
+      DEST/all/<id>.json beside <id>.jpg; --format voc, yolo and hugging_face work alike
 
 Images that cannot be exported are left out and named, and the exit code is 2. See docs/interoperation.md.
 """  # noqa: E501
@@ -48,18 +46,18 @@ def run(arguments: Sequence[str]) -> None:
     output = f"a folder; for {' and '.join(_FILES)}, the JSON file"
     add("--output", required=True, type=Path, metavar="DEST", help=output)
     add("--images", type=Path, metavar="DIR", help="the folder of the images")
-    components = "an annotation for each connected component of a class"
-    add("--components", action="store_true", help=_for("components", components))
-    link = "symbolic links to images instead of copies"
-    add("--link", action="store_true", help=_for("link", link))
-    grey = "masks as grey PNGs, for programs that read a palette's colours"
-    add("--grey", action="store_true", help=_for("grey", grey))
-    prefix = "the folder of the images below Label Studio's document root, such as photos/"
-    add("--prefix", default="", metavar="DIR/", help=_for("prefix", prefix))
-    area = "no polygon for components of fewer pixels; 0"
-    add("--min-area", type=_number, default=0, metavar="N", help=_for("min_area", area))
-    tolerance = "fewer points: polygons may be N pixels off; 0"
-    add("--tolerance", type=_number, default=0, metavar="N", help=_for("tolerance", tolerance))
+    components = f"{_having('components')}: an annotation for each connected component of a class"
+    add("--components", action="store_true", help=components)
+    link = f"{_having('link')}: symbolic links to images instead of copies"
+    add("--link", action="store_true", help=link)
+    grey = f"{_having('grey')}: masks as grey PNGs, for programs that read a palette's colours"
+    add("--grey", action="store_true", help=grey)
+    prefix = f"{_having('prefix')}: the path of DIR below Label Studio's document root, as photos/"
+    add("--prefix", default="", metavar="PATH", help=prefix)
+    area = f"{_having('min_area')}: no polygon for components of fewer pixels; 0"
+    add("--min-area", type=int, default=0, metavar="N", help=area)
+    tolerance = f"{_having('tolerance')}: fewer points, which may be N pixels off; 0"
+    add("--tolerance", type=float, default=0, metavar="N", help=tolerance)
     options = parser.parse_args(arguments)
     artefact = Artefact(options.folder)
     held, export_as, allowed = _FORMATS[options.format]
@@ -97,19 +95,7 @@ def _stages(*held: str) -> list[str]:
 
 
 def _having(option: str) -> str:
-    return " and ".join(name for name, (_, _, names) in _FORMATS.items() if option in names)
-
-
-def _for(option: str, text: str) -> str:
-    return f"{_having(option).replace(' and ', ', ')}: {text}"
-
-
-def _number(text: str) -> float:
-    """Reads an option's number of pixels."""
-    with suppress(ValueError):
-        if 0 <= float(text) < float("inf"):
-            return float(text)
-    raise argparse.ArgumentTypeError(f"{shown(text)} is not a number from 0")
+    return ", ".join(name for name, (_, _, names) in _FORMATS.items() if option in names)
 
 
 def _export_clip_es(artefact: Artefact, target: Path) -> Export:

@@ -5,12 +5,14 @@ from pathlib import Path
 
 from pipeline.commands.command_line import Parser, add_checkpoint, load_segmenter
 from pipeline.errors import tell
+from pipeline.files.own_files import OwnFiles
 
 _DESCRIPTION = """Writes a trained segmenter as an ONNX file, which needs no mmsegmentation.
 
 The input "image" is N×3×H×W float32, RGB in [0, 255]. The outputs are "logits", N×(n+1)×H×W
-float32, and "labels", N×H×W uint8. The metadata of the file hold the names
-and colours of the classes.
+float32, and "labels", N×H×W uint8. The metadata of the file hold its size and the names and colours
+of the classes. README.md beside it has the metrics, the training data and the licences; if that
+describes something else, NAME.md has.
 """
 _EXAMPLES = """examples:
   python tools/export_onnx.py --checkpoint outputs/folder/segmenter/latest --output model.onnx
@@ -34,12 +36,24 @@ def run(arguments: Sequence[str]) -> None:
     add("--dynamic", action="store_true", help=dynamic)
     options = parser.parse_args(arguments)
     segmenter = load_segmenter(options)
-    from pipeline.segmenter.export import export_onnx  # takes seconds to import
+    from pipeline.exchange.model_card import write_card  # takes seconds to import
+    from pipeline.segmenter.export import export_onnx
 
+    output, card = OwnFiles(options.output.parent, "export_onnx.py"), _card_of(options.output)
+    output.refuse_foreign([card])
     shape = export_onnx(segmenter, options.output, *options.size, dynamic=options.dynamic)
+    read_from = options.checkpoint, options.best
+    output.write(card, write_card(options.output.name, segmenter, shape, *read_from))
     if options.dynamic and None not in shape:
         tell("note: the graph of this network works for a single size, so --size was kept")
     sides = "N×3×H×W" if shape.height is None else f"N×3×{shape.height}×{shape.width}"
     sides = sides if shape.batch is None else sides.replace("N", str(shape.batch))
     print(f"image {sides} → logits, labels of {len(segmenter.class_names)} classes")
-    print(f"written to {options.output}")
+    print(f"written to {options.output}, and described in {card}")
+
+
+def _card_of(path: Path) -> Path:
+    """Returns README.md beside a graph, or <name>.md if that describes something else."""
+    readme, title = path.with_name("README.md"), f"\n# {path.name}\n".encode()
+    is_free = not readme.is_file() or title in readme.read_bytes()
+    return readme if is_free else path.with_suffix(".md")

@@ -95,9 +95,9 @@ class Artefact(Result):
 
     def tags(self, image_id: str, labels: np.ndarray | None = None) -> list[str]:
         """Returns an image's tags: those that its labels were made from, or their names."""
-        tagged = (r for r in self.chain if r.name == TAGS.stage and r.split == self.split)
-        if (entry := next((r.entries for r in tagged), {}).get(image_id)) is not None:
-            return [self.classes[k] for k in entry["tags"]]
+        results = self._walk(lambda need: need.split == self.split)
+        if tagged := [r.entries for r in results if r.name == TAGS.stage]:
+            return [self.classes[k] for k in tagged[0].get(image_id, {"tags": []})["tags"]]
         return [self.names[label] for label in np.setdiff1d(labels, (0, IGNORE))]
 
     @property

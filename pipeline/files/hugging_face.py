@@ -1,14 +1,17 @@
-"""Metadata of files on Hugging Face."""
+"""Files on Hugging Face."""
 
 import re
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
-from huggingface_hub import constants, get_hf_file_metadata
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
+from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.utils import get_session
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, shown
 from pipeline.files.download import Source
 
+_ONNX_FILE = re.compile(r"hf:(?!.*\.\.)([\w.-]+/[\w.-]+)(/.+\.onnx)?")
+_TIMEOUT = 20.0  # seconds without an answer from the network
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -40,3 +43,35 @@ def with_checksum(source: Source) -> Source:
         f"{source.name} could not be downloaded: {url} cannot be reached"
         f" ({type(failure).__name__}): run the same command to try again, or download it elsewhere"
     ) from failure
+
+
+def fetch_onnx(name: str) -> Path:
+    """Returns an ONNX file on Hugging Face, through the cache of its client.
+
+    ``hf:org/name`` is ``model.onnx`` of that repository, ``hf:org/name/FILE.onnx`` another file.
+    Without a network, it is the file that was downloaded last.
+
+    Raises:
+        UserError: the name is of another kind of file, or there is no such file or network.
+    """
+    if (found := _ONNX_FILE.fullmatch(name)) is None:
+        raise UserError(
+            f"{shown(name)} names no ONNX file on Hugging Face, from where no other format is read:"
+            " give hf:org/name, which has a model.onnx, or hf:org/name/FILE.onnx"
+        )
+    repository, file = found[1], (found[2] or "/model.onnx")[1:]
+    is_offline = False
+    try:
+        try:
+            # Fails at once without a network; the client would try six times, for half a minute.
+            get_session().head(hf_hub_url(repository, file), timeout=_TIMEOUT)
+        except Exception:
+            is_offline = True
+        return Path(hf_hub_download(repository, file, local_files_only=is_offline))
+    except Exception as error:  # the client raises many types
+        why = f"cannot be reached ({type(error).__name__}): try again where there is a network"
+        if isinstance(error, RepositoryNotFoundError):
+            why = "is not there, or is not public: correct the name, or run hf auth login"
+        elif isinstance(error, EntryNotFoundError) and not is_offline:
+            why = f"has no file {file}: give hf:{repository}/FILE.onnx"
+        raise UserError(f"hf:{repository} {why}") from error

@@ -9,18 +9,16 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional
 
 from pipeline.errors import UserError
 from pipeline.files.own_files import OwnFiles
 from pipeline.segmenter.architecture import first_line
-from pipeline.segmenter.openmmlab import swaps_channels
-from pipeline.segmenter.predict import Segmenter, resize_scores
+from pipeline.segmenter.network import IMAGE, LABELS, LOGITS, OnnxGraph
+from pipeline.segmenter.predict import Segmenter
 
 _MAX_PIXELS = 4096 * 4096
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _AXES = {0: "batch", 2: "height", 3: "width"}  # of the input
-_OUTPUTS = ["logits", "labels"]
 # ONNX Runtime and PyTorch round differently.
 _MIN_AGREEMENT = 0.999  # share of labels
 _MAX_DIFFERENCE = 0.001  # of logits, relative to the largest
@@ -61,6 +59,8 @@ def export_onnx(
         raise UserError(
             f"writing ONNX needs {' and '.join(missing)}: pip install {' '.join(missing)}"
         )
+    if not isinstance(segmenter.network, nn.Module):
+        raise UserError("this segmenter is an ONNX file already: give a checkpoint of stage=train")
     if min(height, width) < 1:
         raise UserError(f"{height}×{width} is not a size of images: give pixels above 0")
     if height * width > _MAX_PIXELS:
@@ -72,7 +72,7 @@ def export_onnx(
     wanted = [Shape(None, None, None), Shape(1, None, None)] if dynamic else []
     output = OwnFiles(path.parent, "export_onnx.py")
     output.refuse_foreign([path])
-    network = _Deployed(segmenter.model).eval()
+    network = _WithLabels(segmenter.network).eval()
     for shape in [*wanted, fixed]:
         try:
             content = _export(network, segmenter, shape, fixed)
@@ -91,51 +91,20 @@ def export_onnx(
     return shape
 
 
-def run_onnx(content: Path | bytes, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Runs a graph of :func:`export_onnx`, a file or its bytes, in ONNX Runtime, on the CPU.
+class _WithLabels(nn.Module):
+    """A network that also returns the label of every pixel."""
 
-    Returns logits, N×(n+1)×H×W float32, and labels, N×H×W uint8, of N×H×W×3 uint8, RGB.
-    """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 4  # failures raise exceptions
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    pixels = np.ascontiguousarray(images.transpose(0, 3, 1, 2), np.float32)
-    logits, labels = session.run(_OUTPUTS, {"image": pixels})
-    return logits, labels
-
-
-class _Deployed(nn.Module):
-    """A network with mmsegmentation's pre- and postprocessing, for any number of images."""
-
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.model = model
-        before = model.data_preprocessor
-        self.swaps_channels = not swaps_channels(before)  # the network expects BGR
-        self.divisor = (before.test_cfg or {}).get("size_divisor") or 1
-        self.padding = float(before.pad_val)
-        normalised = hasattr(before, "mean")
-        self.register_buffer("mean", before.mean.clone() if normalised else torch.zeros(3, 1, 1))
-        self.register_buffer("std", before.std.clone() if normalised else torch.ones(3, 1, 1))
+        self.network = network
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns logits, N×(n+1)×H×W, and labels, N×H×W uint8, of N×3×H×W in [0, 255]."""
-        height, width = image.shape[2:]
-        pixels = ((image.flip(1) if self.swaps_channels else image) - self.mean) / self.std
-        if self.divisor > 1:
-            missing = (0, -width % self.divisor, 0, -height % self.divisor)
-            pixels = functional.pad(pixels, missing, value=self.padding)
-        size = tuple(pixels.shape[2:])
-        meta = {"ori_shape": size, "img_shape": size, "pad_shape": size}
-        scores = resize_scores(self.model, self.model.encode_decode(pixels, [meta]), size)
-        logits = scores[:, :, :height, :width]
+        logits = self.network(image)
         return logits, logits.argmax(1).to(torch.uint8)
 
 
-def _export(network: _Deployed, segmenter: Segmenter, shape: Shape, example: Shape) -> bytes:
+def _export(network: nn.Module, segmenter: Segmenter, shape: Shape, example: Shape) -> bytes:
     """Returns a file with classes and colours, whose outputs agree with the network."""
     import onnx
 
@@ -150,10 +119,10 @@ def _export(network: _Deployed, segmenter: Segmenter, shape: Shape, example: Sha
             (pixels,),
             dynamo=True,
             verbose=False,
-            input_names=["image"],
-            output_names=_OUTPUTS,
+            input_names=[IMAGE],
+            output_names=[LOGITS, LABELS],
             opset_version=18,  # the oldest that PyTorch's exporter writes without a conversion
-            dynamic_shapes={"image": free} if free else None,
+            dynamic_shapes={IMAGE: free} if free else None,
         )
     model = program.model_proto
     del model.graph.value_info[:]  # shapes of intermediate values, by generated names
@@ -162,6 +131,8 @@ def _export(network: _Deployed, segmenter: Segmenter, shape: Shape, example: Sha
         {
             "class_names": json.dumps(segmenter.class_names, ensure_ascii=False),
             "palette": json.dumps(segmenter.palette),
+            "size": json.dumps(shape._asdict()),  # null stands for any
+            "align_corners": json.dumps(segmenter.network.align_corners),
             "input": "image: N×3×H×W float32, RGB in [0, 255]",
             "output": "logits: N×(n+1)×H×W float32; labels: N×H×W uint8, 0 the first class name",
         },
@@ -180,7 +151,8 @@ def _export(network: _Deployed, segmenter: Segmenter, shape: Shape, example: Sha
 
 
 def _compare(content: bytes, segmenter: Segmenter, images: np.ndarray) -> None:
-    logits, labels = run_onnx(content, images)
+    pixels = np.ascontiguousarray(images.transpose(0, 3, 1, 2), np.float32)
+    logits, labels = OnnxGraph(content).run(pixels)
     wanted = np.stack([segmenter.logits(image) for image in images])
     difference = np.abs(logits - wanted).max() / np.abs(wanted).max()
     agreement = float((labels == wanted.argmax(1)).mean())

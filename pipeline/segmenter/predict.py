@@ -1,30 +1,26 @@
-"""Applies a trained network to images."""
+"""Applies a trained network to images.
+
+This module does not import mmsegmentation, which an ONNX file can do without.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 import torch
-from mmengine.config import ConfigDict
-from torch import nn
-from torch.nn import functional
 
 from pipeline.clip.device import choose_device, to_host
 from pipeline.errors import UserError, check_choice
 from pipeline.files.images import AnyImage, to_image
-from pipeline.files.label_images import IGNORE
-from pipeline.files.weight_files import Uninitialised, check_finite
 from pipeline.masks.crf import CrfOptions, dense_crf
-from pipeline.segmenter.architecture import MISFITS, smallest_side
-from pipeline.segmenter.checkpoints import best_checkpoint, last_checkpoint, read_checkpoint
-from pipeline.segmenter.mmseg import build_model, import_mmseg
-from pipeline.segmenter.pretrained import strip_pretrained
-from pipeline.segmenter.settings import MAX_SIZE_DIVISOR, check_scales
+from pipeline.segmenter.network import Names, OnnxGraph, Palette, resize_scores
+from pipeline.segmenter.settings import check_scales
 
-_CHOICES = {"last": last_checkpoint, "best": best_checkpoint}
+if TYPE_CHECKING:
+    from pipeline.segmenter.mmseg_network import MmsegNetwork
 
 
 class Segmenter:
@@ -34,85 +30,50 @@ class Segmenter:
     :func:`pipeline.files.images.to_image`, which raises a UserError for anything else.
 
     Args:
-        model: a segmentor of mmsegmentation; it is put into evaluation mode.
+        network: labels images of any size.
         class_names: n+1 names, "background" first.
         palette: n+1 colours, RGB in [0, 255].
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        class_names: tuple[str, ...],
-        palette: tuple[tuple[int, int, int], ...],
-        device: str = "cpu",
+        self, network: MmsegNetwork | OnnxGraph, class_names: Names, palette: Palette
     ) -> None:
+        self.network = network
         self.class_names = class_names
         self.palette = palette
-        self.model = model.to(device).eval()
-        self._device = torch.device(device)
-        self._min_side = smallest_side(self.model)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _empty_segmenter, (), self.__dict__
 
     @classmethod
-    @torch.random.fork_rng(devices=[])  # mmengine draws weights, which are replaced
     def from_run(cls, path: str | Path, device: str = "cpu", which: str = "last") -> Segmenter:
-        """Reads a checkpoint, which contains the architecture, classes and palette.
+        """Reads a trained segmenter, whose file contains the network, classes and palette.
 
         Args:
-            path: a checkpoint of :func:`pipeline.segmenter.train.train`, or its directory.
+            path: a checkpoint of :func:`pipeline.segmenter.train.train`, or its directory; an ONNX
+                file of :func:`pipeline.segmenter.export.export_onnx`, which needs no
+                mmsegmentation; or one on Hugging Face, see
+                :func:`pipeline.files.hugging_face.fetch_onnx`.
             which: "last" takes the newest complete checkpoint of a directory, "best" the one with
                 the highest mIoU on validation images, if the training measured it.
 
         Raises:
-            UserError: the checkpoint does not exist, is damaged, or is not of a segmenter.
+            UserError: the file does not exist, is damaged, or is not of a segmenter.
         """
-        check_choice(f"there is no checkpoint which={which}", which, _CHOICES)
+        check_choice(f"there is no checkpoint which={which}", which, ("last", "best"))
         device = choose_device(device)
+        if str(path).startswith("hf:"):
+            from pipeline.files.hugging_face import fetch_onnx
+
+            path = fetch_onnx(str(path))
         path = Path(path)
-        path = _CHOICES[which](path) if path.is_dir() else path
-        if not path.is_file():
+        if not path.exists():
             raise UserError(
                 f"checkpoint {path} does not exist: give the file of a trained segmenter"
             )
-        checkpoint = read_checkpoint(path)
-        foreign = UserError(
-            f"checkpoint {path} is not a segmenter of stage=train: choose another file"
-        )
-        try:
-            described, weights = checkpoint["meta"]["segmenter"], checkpoint["state_dict"]
-            names, palette = described["class_names"], np.array(described["palette"])
-            architecture = ConfigDict(described["model"])
-            strip_pretrained(architecture)  # the pretrained weights may no longer exist
-            padding = dict(architecture.data_preprocessor.get("test_cfg") or {})
-            divisor = padding.pop("size_divisor", 1)
-            if (
-                not isinstance(names, list)
-                or not all(isinstance(name, str) for name in names)
-                or len(names) > IGNORE
-                or palette.shape != (len(names), 3)
-                or palette.dtype.kind != "i"
-                or not 0 <= palette.min() <= palette.max() <= 255
-                or padding
-                or type(divisor) is not int
-                or not 1 <= divisor <= MAX_SIZE_DIVISOR
-            ):
-                raise foreign
-        except MISFITS as error:
-            raise foreign from error
-        with Uninitialised():
-            model = build_model(architecture)
-        if model.num_classes != len(names):
-            raise foreign
-        try:
-            model.load_state_dict(weights)
-        except MISFITS as error:
-            raise UserError(
-                f"checkpoint {path} does not fit the network that it describes: train it again"
-            ) from error
-        check_finite(model.state_dict(), path)
-        return cls(model, tuple(names), tuple(map(tuple, palette.tolist())), device)
+        if path.suffix.lower() == ".onnx" and path.is_file():
+            graph = OnnxGraph(path.read_bytes(), path, device)
+            return cls(graph, graph.class_names, graph.palette)
+        from pipeline.segmenter.mmseg_network import read_network  # takes seconds to import
+
+        return cls(*read_network(path, device, which))
 
     @overload
     def __call__(self, image: AnyImage) -> np.ndarray: ...
@@ -157,12 +118,19 @@ class Segmenter:
         is H×W×3 uint8, RGB. For the scales, see :func:`check_scales`.
         """
         check_scales(scales)
+        corners = self.network.align_corners
+        if self.network.size != (None, None) and {*scales} != {1}:
+            raise UserError(
+                f"the network resizes images to {'×'.join(map(str, self.network.size))}, so scales"
+                " would change nothing: leave them out, or take a graph that was written with"
+                " --dynamic"
+            )
         for scale in scales:
             scaled = scale_image(image, scale)
             pictures = [scaled, scaled[:, ::-1]] if flip else [scaled]
             for mirrored, scores in enumerate(self._scores(pictures)):
                 scores = scores.flip(2) if mirrored else scores
-                whole = resize_scores(self.model, scores[None], image.shape[:2])[0].softmax(0)
+                whole = resize_scores(scores[None], image.shape[:2], corners)[0].softmax(0)
                 yield scale == 1 and not mirrored, whole
 
     @staticmethod
@@ -197,43 +165,10 @@ class Segmenter:
         return dense_crf(image, probabilities, crf)
 
     def _scores(self, images: Sequence[np.ndarray]) -> Iterator[torch.Tensor]:
-        """Yields the logits of images of one size; a GPU computes them together."""
-        one_by_one = self._device.type == "cpu"  # a batch would change the last digits
-        for batch in [[image] for image in images] if one_by_one else [images]:
-            yield from self._scores_of_batch(batch)
-
-    def _scores_of_batch(self, images: Sequence[np.ndarray]) -> torch.Tensor:
-        """Returns logits, B×(n+1)×H×W float32."""
-        import_mmseg()
-        from mmseg.structures import SegDataSample
-
-        height, width = images[0].shape[:2]
-        bgr = [np.ascontiguousarray(image[:, :, ::-1].transpose(2, 0, 1)) for image in images]
-        batch = {
-            "inputs": [torch.from_numpy(each) for each in bgr],
-            "data_samples": [SegDataSample() for _ in bgr],
-        }
-        # Normalises, and pads on the right and below if the network needs multiples of its stride.
-        inputs = self.model.data_preprocessor(batch, training=False)["inputs"]
-        missing = [max(0, self._min_side - side) for side in inputs.shape[2:]]
-        inputs = functional.pad(inputs, (0, missing[1], 0, missing[0]))
-        size = tuple(inputs.shape[2:])
-        meta = {"ori_shape": (height, width), "img_shape": size, "pad_shape": size}
-        scores = self.model.encode_decode(inputs, [meta] * len(images))
-        return resize_scores(self.model, scores, size)[..., :height, :width].float()
-
-
-def resize_scores(model: nn.Module, scores: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Resizes the logits of a network, N×C×h×w, to a height and a width, bilinearly."""
-    if tuple(scores.shape[2:]) == size:
-        return scores
-    return functional.interpolate(scores, size, mode="bilinear", align_corners=model.align_corners)
-
-
-def _empty_segmenter() -> Segmenter:
-    """Imports mmsegmentation, as only we can, before a pickle names the classes of a network."""
-    import_mmseg()
-    return Segmenter.__new__(Segmenter)
+        """Yields the logits of images of one size, (n+1)×H×W float32."""
+        for batch in [images] if self.network.takes_batches else [[image] for image in images]:
+            pixels = np.ascontiguousarray(np.stack(batch).transpose(0, 3, 1, 2))
+            yield from self.network(torch.from_numpy(pixels))
 
 
 def scale_image(image: np.ndarray, scale: float) -> np.ndarray:
@@ -243,10 +178,11 @@ def scale_image(image: np.ndarray, scale: float) -> np.ndarray:
     """
     if scale == 1:
         return image
-    from mmcv.image import imresize, rescale_size
+    import cv2  # mmcv's, which a single scale can do without
 
-    width, height = image.shape[1], image.shape[0]
     # mmcv rounds twice: first the box into which the image must fit, then the sides.
-    box = (max(1, int(width * scale + 0.5)), max(1, int(height * scale + 0.5)))
-    size = tuple(max(1, side) for side in rescale_size((width, height), box))
-    return imresize(image, size, interpolation="bilinear", backend="cv2")
+    sides = image.shape[:2]
+    box = [max(1, int(side * scale + 0.5)) for side in sides]
+    factor = min(max(box) / max(sides), min(box) / min(sides))
+    height, width = (max(1, int(side * factor + 0.5)) for side in sides)
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)

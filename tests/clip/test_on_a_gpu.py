@@ -28,6 +28,7 @@ from pipeline.engine.registry import methods
 from pipeline.masks.pixel_adaptive import Pamr, Par
 from pipeline.masks.settings import PamrOptions, ParOptions
 from pipeline.segmenter.mmseg import build_config, build_model
+from pipeline.segmenter.mmseg_network import MmsegNetwork
 from pipeline.segmenter.predict import Segmenter
 from pipeline.tags.baseline.method import GlobalClip
 from pipeline.tags.piaa import PiaaOptions
@@ -146,7 +147,8 @@ def test_refiners_copy_once_a_batch(copies, kind, options):
 @pytest.mark.parametrize(("scales", "flip"), [((1.0,), False), ((0.5, 1.0, 1.5), True)])
 def test_a_segmenter_copies_once_an_image(copies, scales, flip):
     model = build_model(build_config(tiny_settings(), CLASS_NAMES, PALETTE, 0).model)
-    segmenter = Segmenter(model, ("background", *CLASS_NAMES), tuple(PALETTE), "meta")
+    network = MmsegNetwork(model, "meta")
+    segmenter = Segmenter(network, ("background", *CLASS_NAMES), tuple(PALETTE))
     found = segmenter.probabilities(IMAGES[0], scales, flip)
     assert found.shape == (len(PALETTE), *SIZE) and len(copies) == 1
 

@@ -1,11 +1,15 @@
 """``tools/predict.py``, as a person without knowledge of mmsegmentation uses it."""
 
+import os
 import pickle
 import shutil
+import subprocess
+import sys
 import weakref
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from pipeline.errors import ImageError
@@ -13,6 +17,9 @@ from pipeline.files.own_files import RECORD
 from pipeline.masks.labels import resized_argmax
 from pipeline.segmenter.checkpoints import last_checkpoint
 from pipeline.segmenter.predict import Segmenter
+from tests import REPOSITORY
+from tests.files.server import Answer, serving
+from tests.segmenter.tiny_graphs import scores_of, write_graph
 
 
 def read_png(path):
@@ -212,3 +219,77 @@ def test_one_image_whose_results_cannot_be_named_does_not_stop_the_others(
     assert "b.png has the result b_overlay.jpg, which is also" in skipped[2]
     assert "xxx.jpg has too long a name for its results: shorten it" in skipped[3]
     assert predict(photographs, "--max-failures", 3, output=tmp_path / "again").code == 2
+
+
+@pytest.mark.large
+def test_an_onnx_file_labels_photographs_as_its_checkpoint(
+    predict, run_tool, photographs, trained, tmp_path
+):
+    checkpoint = torch.load(last_checkpoint(trained), weights_only=True)
+    # The network finds background alone: let every class win somewhere.
+    means = Segmenter.from_run(trained).logits(photographs / "b.png").mean((1, 2))
+    checkpoint["state_dict"]["decode_head.conv_seg.bias"] -= torch.from_numpy(means)
+    torch.save(checkpoint, tmp_path / "c.pth")
+    graph = tmp_path / "net" / "model.onnx"
+    arguments = ["--checkpoint", tmp_path / "c.pth", "--output", graph, "--dynamic", "--size"]
+    assert run_tool("export_onnx.py", *arguments, 40, 48).code == 0
+    for number, options in enumerate(([], ["--crf", "--flip", "--scales", 0.5, 1])):
+        folders = [tmp_path / f"{number}{kind}" for kind in ("network", "graph")]
+        for folder, read in zip(folders, (tmp_path / "c.pth", graph)):
+            assert predict(photographs, *options, checkpoint=read, output=folder).code == 0
+        assert files_in(folders[0]) == files_in(folders[1])
+        for path in sorted(folders[0].rglob("*.png")):
+            labels, palette = read_png(path)
+            other, same = read_png(folders[1] / path.relative_to(folders[0]))
+            assert palette == same and (labels == other).mean() > 0.999
+        assert len(np.unique(labels)) > 1, "labels that all agree would prove nothing"
+
+
+_WITHOUT_MMSEGMENTATION = """
+import sys
+
+sys.modules |= dict.fromkeys(("mmseg", "mmengine", "mmcv"))  # cannot be imported
+from pipeline.commands import predict
+
+predict.run(sys.argv[1:])
+"""
+
+
+def test_an_onnx_file_on_hugging_face_requires_no_mmsegmentation(photographs, tmp_path):
+    words = [
+        photographs / "a.jpg",
+        "--checkpoint",
+        "hf:me/pets",
+        "--crf",
+        "--flip",
+        "--scales",
+        0.5,
+    ]
+    words = [sys.executable, "-c", _WITHOUT_MMSEGMENTATION, *words, "--output", tmp_path / "out"]
+    with serving() as server:
+        graph = write_graph(tmp_path / "model.onnx").read_bytes()
+        server.files["me/pets/resolve/main/model.onnx"] = graph
+        server.usual = Answer(headers={"X-Repo-Commit": "a" * 40, "ETag": '"1"'})
+        own = {"HF_ENDPOINT": server.url().rstrip("/"), "HF_HOME": str(tmp_path / "hub")}
+        own |= {"PYTHONPATH": str(REPOSITORY), "no_proxy": "*"}
+        environment = {**os.environ, **own}
+        done = subprocess.run([*map(str, words)], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert files_in(tmp_path / "out") == ["a.png", "a_overlay.jpg"]
+
+
+def test_a_graph_segments_as_a_checkpoint_does(predict, photographs, tmp_path):
+    graph = write_graph(tmp_path / "model.onnx")
+    assert predict(photographs / "b.png", checkpoint=graph).code == 0
+    with Image.open(photographs / "b.png") as image:
+        wanted = scores_of(np.asarray(image.convert("RGB"))).argmax(0)
+    labels, palette = read_png(tmp_path / "out" / "b.png")
+    assert (labels == wanted).mean() > 0.999 and palette[:6] == [0, 0, 0, 255, 0, 0]
+    fixed = write_graph(tmp_path / "fixed.onnx", (1, 3, 32, 40))
+    finished = predict(photographs, "--scales", 0.5, 1, checkpoint=fixed)
+    assert finished.code == 2 and "scales would change nothing" in finished.errors.splitlines()[-1]
+    assert predict(photographs, "--flip", checkpoint=fixed).code == 0
+    (tmp_path / "no.onnx").write_bytes(b"nothing")
+    for wrong in (tmp_path / "no.onnx", "hf:pets", tmp_path / "nowhere.onnx"):
+        finished = predict(photographs, checkpoint=wrong)
+        assert finished.code == 2 and finished.errors.count("\n") == 1, finished.errors

@@ -1,9 +1,12 @@
 """What folders of stages say of themselves."""
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from pipeline.engine.result_folder import MANIFEST
 from pipeline.engine.store import Store
 from pipeline.errors import UserError
 from pipeline.exchange.artefacts import Artefact
@@ -31,3 +34,20 @@ def test_a_folder_may_be_named_from_the_one_that_holds_it(tmp_path, monkeypatch)
     folder = fill(Store(tmp_path).folder("val", "masks", configuration), [], {})
     monkeypatch.chdir(folder.path.parent)
     assert Artefact(Path("latest")).classes == ("cat",)
+
+
+@pytest.mark.parametrize(("split", "expected"), [("val", ["dog"]), ("train", ["cat"])])
+def test_tags_are_those_of_the_same_images(split, expected, tmp_path):
+    """A network may have been trained on another split, or masks say nothing of their tags."""
+    store, configuration = Store(tmp_path), {"classes": ["cat", "dog"]}
+    tags = store.folder(split, "tags", configuration)
+    with tags:
+        tags.write("a", "input", {}, tags=[1])
+        tags.finish(["a"])
+    masks = fill(store.folder("val", "masks", configuration), [], {})
+    manifest = json.loads((masks.path / MANIFEST).read_text())
+    made_from = {"tags": [split, "tags", tags.path.name]}
+    (masks.path / MANIFEST).write_text(json.dumps({**manifest, "made_from": made_from}))
+    labels = np.uint8([[0, 1, 255]])
+    assert Artefact(masks.path).tags("a", labels) == expected
+    assert Artefact(tags.path).tags("a") == ["dog"]

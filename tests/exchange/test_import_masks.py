@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -17,8 +13,6 @@ from pipeline.errors import UserError
 from pipeline.files.images import encode_png
 from pipeline.files.label_images import IGNORE
 from pipeline.segmenter.data import TrainingPair, check_pairs
-from tests import REPOSITORY
-from tests.docs.pages import read_blocks
 from tests.exchange.conftest import draw_labels
 from tests.hostile.files import grey_png
 from tests.small_runs import draw_photograph
@@ -44,44 +38,6 @@ def indexed(palette: list[int]) -> Image.Image:
 def run(run_tool, folder, tmp_path, *arguments, classes="cat,dog,traffic light"):
     chosen = ["--classes", classes, "--output", tmp_path / "imported"]
     return run_tool("import_masks.py", folder, *chosen, *arguments)
-
-
-class Brush:
-    """Stands in for label_studio_converter.brush, whose run lengths are of RGBA pixels."""
-
-    @staticmethod
-    def mask2rle(mask: np.ndarray) -> list[int]:
-        return np.repeat(mask.ravel(), 4).tolist()
-
-    @staticmethod
-    def decode_rle(rle: list[int]) -> np.ndarray:
-        return np.array(rle, np.uint8)
-
-
-def test_masks_go_to_label_studio_and_come_back(tmp_path, monkeypatch):
-    """The two programs of the page, and between them what people do: accept the predictions."""
-    blocks = read_blocks(REPOSITORY / "docs" / "interoperation.md")
-    there, back = (block.text for block in blocks if "import brush" in block.text)
-    for name in ("label_studio_converter", "label_studio_converter.brush"):
-        monkeypatch.setitem(sys.modules, name, SimpleNamespace(brush=Brush))
-    monkeypatch.chdir(tmp_path)
-    masks = tmp_path / "outputs" / "folder" / "all" / "masks" / "latest"
-    masks.mkdir(parents=True)
-    labels = np.where(LABELS > 2, 0, LABELS)
-    assert {*np.unique(labels)} == {0, 1, 2}
-    Image.fromarray(labels).save(masks / "a.png")
-    Image.fromarray(labels[::-1, :30]).save(masks / "b.png")
-    exec(there, {})
-    tasks = json.loads((tmp_path / "tasks.json").read_text())
-    for task in tasks:
-        task["annotations"] = task.pop("predictions")
-        task["annotations"][0]["result"].append({"type": "choices"})
-    tasks.append({"data": {"image": "/data/local-files/?d=c.jpg"}, "annotations": []})
-    (tmp_path / "export.json").write_text(json.dumps(tasks))
-    exec(back, {})
-    assert sorted(path.name for path in (tmp_path / "MASKS").iterdir()) == ["a.png", "b.png"]
-    assert np.array_equal(np.asarray(Image.open(tmp_path / "MASKS" / "a.png")), labels)
-    assert np.array_equal(np.asarray(Image.open(tmp_path / "MASKS" / "b.png")), labels[::-1, :30])
 
 
 @pytest.mark.parametrize("more", [[], ["--values", "255=1"]])

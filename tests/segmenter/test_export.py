@@ -1,6 +1,7 @@
 """Networks as ONNX files."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,13 +9,16 @@ import torch
 
 from pipeline.errors import UserError
 from pipeline.segmenter import export
-from pipeline.segmenter.export import Shape, export_onnx, run_onnx
+from pipeline.segmenter.export import Shape, export_onnx
+from pipeline.segmenter.network import OnnxGraph
+from pipeline.segmenter.predict import Segmenter
+from tests.segmenter.tiny_graphs import write_graph
 from tests.segmenter.tiny_segmenters import UNET, balanced_segmenter, noise
-from tests.segmenter.tiny_training import tiny_settings
 
 
 def assert_same(path, segmenter, images):
-    logits, labels = run_onnx(path, images)
+    pixels = images.transpose(0, 3, 1, 2).astype(np.float32)
+    logits, labels = OnnxGraph(path.read_bytes()).run(pixels)
     wanted = np.stack([segmenter.logits(image) for image in images])
     assert logits.shape == wanted.shape and labels.dtype == np.uint8
     assert np.abs(logits - wanted).max() < 1e-4 * np.abs(wanted).max()
@@ -37,6 +41,7 @@ def test_any_number_of_images_of_any_size(tmp_path):
     assert json.loads(properties["class_names"]) == ["background", "red", "blue"]
     assert json.loads(properties["palette"]) == [[0, 0, 0], [255, 0, 0], [0, 0, 255]]
     assert "RGB in [0, 255]" in properties["input"]
+    assert json.loads(properties["size"]) == {"batch": None, "height": None, "width": None}
     sides = model.graph.input[0].type.tensor_type.shape.dim
     assert [side.dim_param or side.dim_value for side in sides] == ["batch", 3, "height", "width"]
 
@@ -45,17 +50,6 @@ def test_a_padded_network_of_one_size(tmp_path):
     segmenter = balanced_segmenter(**UNET)
     assert export_onnx(segmenter, tmp_path / "m.onnx", 37, 50) == Shape(1, 37, 50)
     assert_same(tmp_path / "m.onnx", segmenter, noise(37, 50)[None])
-
-
-@pytest.mark.parametrize("swaps", [True, False])
-def test_channels_come_in_the_order_that_the_network_was_trained_with(swaps):
-    given = tiny_settings().overrides | {"data_preprocessor": {"bgr_to_rgb": not swaps}}
-    segmenter = balanced_segmenter(overrides=given)
-    network = export._Deployed(segmenter.model)
-    image = noise(40, 48)
-    with torch.no_grad():
-        logits, _ = network(torch.from_numpy(image.transpose(2, 0, 1)[None].astype(np.float32)))
-    assert np.allclose(logits[0], segmenter.logits(image), atol=1e-4)
 
 
 def test_the_size_is_kept_where_the_network_holds_for_one_alone(tmp_path, monkeypatch):
@@ -76,12 +70,13 @@ def test_the_size_is_kept_where_the_network_holds_for_one_alone(tmp_path, monkey
 def test_a_graph_that_does_something_else_is_not_kept(tmp_path, monkeypatch):
     segmenter = balanced_segmenter()
     wrong = np.zeros((1, 3, 40, 48), np.float32)
-    monkeypatch.setattr(export, "run_onnx", lambda *_: (wrong, wrong[:, 0].astype(np.uint8)))
+    returned = [(wrong, wrong[:, 0].astype(np.uint8))]
+    monkeypatch.setattr(export, "OnnxGraph", lambda _: SimpleNamespace(run=lambda _: returned[-1]))
     with pytest.raises(ValueError, match="of its labels would differ"):
         export._compare(b"", segmenter, noise(40, 48)[None])
     # All labels are right, and the scores are not.
     same = segmenter.logits(noise(40, 48))[None]
-    monkeypatch.setattr(export, "run_onnx", lambda *_: (3 * same, same.argmax(1)))
+    returned.append((3 * same, same.argmax(1)))
     with pytest.raises(ValueError, match="scores by up to 2e"):
         export._compare(b"", segmenter, noise(40, 48)[None])
 
@@ -127,7 +122,7 @@ def test_the_tool_says_what_the_file_takes(run_tool, trained, tmp_path, monkeypa
     assert finished.code == 0 and finished.errors == "" and target.read_bytes() == b"graph"
     assert finished.output.splitlines() == [
         "image 1×3×40×48 → logits, labels of 3 classes",
-        f"written to {target}",
+        f"written to {target}, and described in {tmp_path / 'README.md'}",
     ]
     finished = run_tool(*arguments, "--dynamic")
     assert finished.code == 0 and len(finished.errors.splitlines()) == 1
@@ -153,3 +148,29 @@ def test_another_file_is_not_replaced(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="exists, and tools/export_onnx.py did not write it"):
         export_onnx(balanced_segmenter(), tmp_path / "m.onnx", 8, 8)
     assert (tmp_path / "m.onnx").read_bytes() == b"theirs"
+
+
+def test_an_onnx_file_is_not_exported_again(tmp_path):
+    segmenter = Segmenter.from_run(write_graph(tmp_path / "m.onnx"))
+    with pytest.raises(UserError, match="is an ONNX file already: give a checkpoint"):
+        export_onnx(segmenter, tmp_path / "n.onnx", 8, 8)
+
+
+def test_a_readme_describes_one_graph(run_tool, trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "_export", lambda *_: b"graph")
+
+    def write(name, folder):
+        arguments = ["--checkpoint", trained, "--output", folder / name]
+        return run_tool("export_onnx.py", *arguments)
+
+    for name in ("a.onnx", "b.onnx", "a.onnx"):
+        assert write(name, tmp_path / "ours").code == 0
+    assert (tmp_path / "ours" / "README.md").read_text().count("# a.onnx\n") == 1
+    assert "# b.onnx\n" in (tmp_path / "ours" / "b.md").read_text()
+    (tmp_path / "README.md").write_text("theirs")
+    assert f"described in {tmp_path / 'a.md'}" in write("a.onnx", tmp_path).output
+    assert (tmp_path / "README.md").read_text() == "theirs"
+    (tmp_path / "a.md").write_text("theirs, too")
+    monkeypatch.delattr(export, "_export")  # it is refused before the work
+    finished = write("a.onnx", tmp_path)
+    assert finished.code == 2 and "a.md exists, and tools/export_onnx.py did not" in finished.errors

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from pipeline.errors import UserError
-from pipeline.segmenter.architecture import smallest_side
 from pipeline.segmenter.checkpoints import best_checkpoint, last_checkpoint
 from pipeline.segmenter.mmseg import build_config, build_model, in_mmseg
+from pipeline.segmenter.mmseg_network import MmsegNetwork
 from pipeline.segmenter.predict import Segmenter
 from pipeline.segmenter.train import train
 from tests import REPOSITORY
@@ -49,7 +49,7 @@ def test_matches_mmsegmentation(segmenter):
     from mmseg.structures import SegDataSample
 
     image = np.random.default_rng(1).integers(0, 256, (41, 50, 3), dtype=np.uint8)
-    model = segmenter.model
+    model = segmenter.network.model
     sample = SegDataSample(metainfo={"img_shape": (41, 50), "ori_shape": (41, 50)})
     bgr = torch.from_numpy(image[:, :, ::-1].transpose(2, 0, 1).copy())
     with torch.no_grad():
@@ -83,7 +83,7 @@ def test_the_configuration_of_a_run_is_one_of_mmsegmentation(pairs, trained, seg
 
 def test_network_that_needs_whole_strides():
     model = build_model(build_config(tiny_settings(**UNET), CLASS_NAMES, PALETTE, 0).model)
-    labels = Segmenter(model, ("background", *CLASS_NAMES), tuple(PALETTE))(
+    labels = Segmenter(MmsegNetwork(model), ("background", *CLASS_NAMES), tuple(PALETTE))(
         np.zeros((37, 50, 3), np.uint8)
     )
     assert labels.shape == (37, 50)
@@ -106,12 +106,13 @@ CONVNEXT = {
 def test_images_that_a_network_would_shrink_to_nothing(changes, side):
     """SegFormer's first attention is over cells of 8×8 of its 4×4 patches."""
     config = build_config(tiny_settings(**changes), CLASS_NAMES, PALETTE, 0)
-    network = Segmenter(build_model(config.model), ("background", *CLASS_NAMES), tuple(PALETTE))
-    assert smallest_side(network.model) == side
+    network = MmsegNetwork(build_model(config.model))
+    assert network.min_side == side
+    segmenter = Segmenter(network, ("background", *CLASS_NAMES), tuple(PALETTE))
     for shape in [(50, 50), (50, 9), (31, 33), (1, 1)]:
         image = noise(*shape)
-        assert network(image).shape == shape
-        assert network.probabilities(image, (0.25, 0.5), flip=True).shape == (3, *shape)
+        assert segmenter(image).shape == shape
+        assert segmenter.probabilities(image, (0.25, 0.5), flip=True).shape == (3, *shape)
 
 
 def test_small_images_are_measured_during_training(pairs, tmp_path):
@@ -144,11 +145,12 @@ def test_a_gpu_segments_an_image_and_its_mirror_image_together(segmenter, shape,
     image, scales = noise(*shape), (0.5, 1.0, 1.5)
     expected = segmenter.probabilities(image, scales, flip=True)
     sizes = []
-    encode = segmenter.model.encode_decode
+    model = segmenter.network.model
+    encode = model.encode_decode
     monkeypatch.setattr(
-        segmenter.model, "encode_decode", lambda x, metas: sizes.append(len(x)) or encode(x, metas)
+        model, "encode_decode", lambda x, metas: sizes.append(len(x)) or encode(x, metas)
     )
-    monkeypatch.setattr(segmenter, "_device", torch.device("meta"))  # as if it were one
+    monkeypatch.setattr(segmenter.network, "takes_batches", True)  # as on a GPU
     found = segmenter.probabilities(image, scales, flip=True)
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert sizes == [2, 2, 2]
@@ -192,10 +194,10 @@ def test_scales_and_flips_match_mmsegmentation(changes, shape):
     assert len(batches["inputs"]) == 8
     with torch.no_grad():
         single = [
-            own.model.test_step({"inputs": i, "data_samples": d})[0].seg_logits.data
+            own.network.model.test_step({"inputs": i, "data_samples": d})[0].seg_logits.data
             for i, d in zip(*batches.values())
         ]
-        merged = SegTTAModel(own.model).test_step(batches)[0]
+        merged = SegTTAModel(own.network.model).test_step(batches)[0]
     wanted = torch.stack(single).softmax(1).mean(0).numpy()
     assert np.abs(averaged - wanted).max() < 1e-5
     agreement = merged.pred_sem_seg.data.numpy() == averaged.argmax(0)
@@ -332,6 +334,6 @@ def test_weights_that_are_not_finite_name_their_file(trained, tmp_path):
 def test_scores_that_are_not_finite_are_an_error(trained):
     segmenter = Segmenter.from_run(trained)
     with torch.no_grad():
-        segmenter.model.decode_head.conv_seg.bias.fill_(float("inf"))
+        segmenter.network.model.decode_head.conv_seg.bias.fill_(float("inf"))
     with pytest.raises(UserError, match="scores of an image are not finite"):
         segmenter(np.zeros((40, 48, 3), np.uint8))

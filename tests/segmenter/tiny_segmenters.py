@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from pipeline.segmenter.mmseg import build_config, build_model
+from pipeline.segmenter.mmseg_network import MmsegNetwork
 from pipeline.segmenter.predict import Segmenter
 from tests.segmenter.tiny_training import CLASS_NAMES, PALETTE, tiny_settings
 
@@ -26,7 +27,7 @@ def balanced_segmenter(**changes):
     """No class wins everywhere, as one usually does with fresh weights."""
     torch.manual_seed(0)
     model = build_model(build_config(tiny_settings(**changes), CLASS_NAMES, PALETTE, 0).model)
-    segmenter = Segmenter(model, ("background", *CLASS_NAMES), tuple(PALETTE))
+    segmenter = Segmenter(MmsegNetwork(model), ("background", *CLASS_NAMES), tuple(PALETTE))
     classifier = model.decode_head.conv_seg
     with torch.no_grad():
         classifier.weight.mul_(30)

@@ -132,7 +132,7 @@ def test_elements_are_chosen_from_one_end_to_the_other():
 def test_a_network_is_looked_at_without_being_changed(trained):
     from pipeline.segmenter.predict import Segmenter
 
-    model = Segmenter.from_run(trained).model.train()
+    model = Segmenter.from_run(trained).network.model.train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     from mmengine.structures import PixelData
     from mmseg.structures import SegDataSample

@@ -10,6 +10,7 @@ import torch
 from pipeline.clip.device import AUTO, is_cpu, precision_of_training
 from pipeline.datasets.vocabulary import voc_palette
 from pipeline.segmenter.mmseg import build_config, build_model, import_mmseg
+from pipeline.segmenter.mmseg_network import MmsegNetwork
 from pipeline.segmenter.optimization import arrange_for_cpu
 from pipeline.segmenter.predict import Segmenter
 from pipeline.segmenter.settings import SegmenterSettings
@@ -145,7 +146,8 @@ def _costs(
     model.train()
     training = measure("train", lambda: model.train_step(batch, wrapper), repeats)
     model.to(memory_format=torch.contiguous_format)
-    segmenter = Segmenter(model, ("background", *names), tuple(palette), device)
+    network = MmsegNetwork(model, device)
+    segmenter = Segmenter(network, ("background", *names), tuple(palette))
     (image,) = load_photographs(1, *size)
     prediction = measure("predict", lambda: segmenter(image), repeats)
     return training, prediction, sum(p.numel() for p in model.parameters())

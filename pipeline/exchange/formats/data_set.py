@@ -125,11 +125,9 @@ class DataSet:
         for name, text in self.index(dict(export.each(ids, write))).items():
             self._output.write(self.target / name, text)
         if self._rewritten:
-            export.notes.append(
-                f"{self._rewritten} images were written anew as"
-                f" {' or '.join(sorted({*self.suffixes.values()}))}: their files have another"
-                " format or suffix, or an EXIF orientation"
-            )
+            kinds = " or ".join(sorted({*self.suffixes.values()}))
+            reason = "their files have another format or suffix, or an EXIF orientation"
+            export.notes.append(f"{self._rewritten} images were written anew as {kinds}: {reason}")
         export.notes += self.outlines.loss()
         return export
 
@@ -173,7 +171,7 @@ def read_header(path: Path) -> tuple[str, tuple[int, int], bool]:
         ImageError: the file cannot be read.
     """
     try:
-        with Image.open(path) as header:
+        with Image.open(path, formats=FORMATS) as header:
             turned = header.getexif().get(ExifTags.Base.Orientation) not in _UPRIGHT
             return header.format, (header.height, header.width), turned
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files

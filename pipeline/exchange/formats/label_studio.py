@@ -52,22 +52,18 @@ def export_label_studio(
                     " turn the file, or run the stages with compat.exif=false"
                 )
             name = photograph.relative_to(images).as_posix()
-        tags, regions = [], []
-        if artefact.kind.is_labels:
-            labels = read_artefact_labels(artefact, image_id)
-            tags = artefact.tags(image_id, labels)
-            regions = [
-                _region(artefact.classes[k], *r)
-                for k, *r in split_regions(artefact, image_id, labels)
-            ]
-        else:
-            artefact.refuse_changed(image_id)
-            tags = artefact.tags(image_id)
-        choices = {"id": _TAGS, "type": "choices", "from_name": _TAGS, "to_name": _IMAGE}
-        choices["value"] = {"choices": tags}
+        artefact.refuse_changed(image_id)
+        labels = read_artefact_labels(artefact, image_id) if artefact.kind.is_labels else None
+        result = []
+        if tags := artefact.tags(image_id, labels):
+            chosen = {"id": _TAGS, "type": "choices", "from_name": _TAGS, "to_name": _IMAGE}
+            result.append({**chosen, "value": {"choices": tags}})
+        if labels is not None:
+            regions = split_regions(artefact, image_id, labels)
+            result += [_region(artefact.classes[k], *region) for k, *region in regions]
         return {
             "data": {_IMAGE: f"{_ADDRESS}{quote(prefix + name)}", "id": image_id},
-            "predictions": [{"model_version": version, "result": [choices] * bool(tags) + regions}],
+            "predictions": [{"model_version": version, "result": result}],
         }
 
     tasks = [made for _, made in export.each(sorted(artefact.entries), task)]

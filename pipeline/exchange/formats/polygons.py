@@ -14,31 +14,27 @@ import yaml
 from pipeline.exchange.formats.data_set import DataSet
 
 _VERSION = "6.3.1"  # of labelme, whose loader the tests use
-
 _OFFSET = 0.25  # of a pixel, so that readers find it by rounding and by truncating
 
 
 class Labelme(DataSet):
-    """DEST/<id>.json beside DEST/<id>.jpg; the points are pixels, as labelme draws them."""
+    """DEST/<split>/<id>.json beside <id>.jpg; the points are pixels, as labelme draws them."""
 
+    photographs = annotations = "{}"
     suffix = ".json"
     is_shared = True
 
     def encode(self, image_id: str, labels: np.ndarray) -> str:
         """Implements the base class."""
-        usual = {"group_id": None, "description": "", "flags": {}, "mask": None}
+        polygon = {"shape_type": "polygon", "group_id": None, "description": "", "flags": {}}
+        shapes = [
+            {"label": self.artefact.classes[k], "points": outline.astype(float).tolist(), **polygon}
+            for k, outline in self.outlines.trace(labels)
+        ]
         content = {
             "version": _VERSION,
             "flags": {},
-            "shapes": [
-                {
-                    "label": self.artefact.classes[k],
-                    "points": outline.astype(float).tolist(),
-                    "shape_type": "polygon",
-                    **usual,
-                }
-                for k, outline in self.outlines.trace(labels)
-            ],
+            "shapes": shapes,
             "imagePath": f"{PurePosixPath(image_id).name}{self.suffixes[image_id]}",
             "imageData": None,
             "imageHeight": labels.shape[0],

@@ -43,10 +43,8 @@ def split_regions(
         parts = label_components(inside, connectivity=2) if components else inside.astype(np.uint8)
         for part in range(1, parts.max() + 1):
             where = parts == part
-            score = (
-                {} if probability is None else {"score": round(probability[where].mean() / 255, 4)}
-            )
-            yield label - 1, where, score
+            mean = None if probability is None else round(probability[where].mean() / 255, 4)
+            yield label - 1, where, {} if mean is None else {"score": mean}
 
 
 @dataclass
@@ -90,8 +88,7 @@ class Outlines:
                 " joined to the outlines around them by a line"
             )
         if self._dropped:
-            few = f"{self._dropped} components of fewer than {self.min_area:g} pixels"
-            yield f"{few} have no polygon"
+            yield f"{self._dropped} components below {self.min_area} pixels have no polygon"
 
 
 def draw_outlines(outlines: Iterable[Outline], size: tuple[int, int]) -> np.ndarray:

@@ -50,7 +50,7 @@ def noisy(
 
     Ids have folders, spaces, and letters of other scripts.
     """
-    sizes = {"a": (40, 60), "b/c d": (33, 50), "ü/日本 #1": (1, 7), "%2F": (9, 1), "e": (48, 48)}
+    sizes = {"a": (40, 60), "b/c d": (33, 50), "#ü/日本 1": (1, 7), "%2F": (9, 1), "e": (48, 48)}
     labels = {i: noisy_labels(seed, *size) for seed, (i, size) in enumerate(sizes.items())}
     labels["e"][:] = 0  # an image without any region
     for seed, (image_id, size) in enumerate(sizes.items()):

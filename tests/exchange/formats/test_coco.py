@@ -130,13 +130,13 @@ def test_what_cannot_be_exported_is_named(run_tool, masks, images, tmp_path):
         (["--format", "coco", "--output", "x"], "is not a JSON file: give one such as"),
         (
             ["--format", "coco", "--output", "x.json", "--link"],
-            "--link is for --format hugging_face and labelme and",
+            "--link is for --format hugging_face, labelme, mm",
         ),
         (["--format", "coco", "--output", "x.json", "--images", "/no"], "/no is not a folder"),
         (["--format", "mmsegmentation", "--output", "x"], "give their folder, --images"),
         (["--format", "yolo", "--output", "x"], "--format yolo needs images: give"),
         (["--format", "tfrecord", "--output", "x"], "invalid choice: 'tfrecord'"),
-        (["--format", "labelme", "--output", "x", "--min-area", "-1"], "is not a number from 0"),
+        (["--format", "labelme", "--output", "x", "--min-area", "x"], "invalid int"),
         (["--format", "coco"], "required: --output; --help shows"),
     ],
 )

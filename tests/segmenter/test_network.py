@@ -1,0 +1,149 @@
+"""ONNX files as the networks of segmenters."""
+
+import json
+import pickle
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from pipeline.errors import UserError
+from pipeline.segmenter.predict import Segmenter, scale_image
+from tests.segmenter.tiny_graphs import METADATA, WEIGHT, scores_of, write_graph
+from tests.segmenter.tiny_segmenters import noise
+from tests.segmenter.tiny_training import CLASS_NAMES, PALETTE
+
+
+@pytest.fixture(scope="module")
+def segmenter(tmp_path_factory):
+    return Segmenter.from_run(write_graph(tmp_path_factory.mktemp("graph") / "model.onnx"))
+
+
+def resized(scores, size):
+    tensor = torch.from_numpy(scores)[None]
+    return functional.interpolate(tensor, size, mode="bilinear")[0].numpy()
+
+
+@pytest.mark.parametrize("shape", [(40, 48), (33, 57), (1, 1)])
+def test_a_graph_is_a_segmenter(segmenter, shape):
+    assert segmenter.class_names == ("background", *CLASS_NAMES)
+    assert segmenter.palette == tuple(PALETTE)
+    image = noise(*shape)
+    logits = segmenter.logits(image)
+    assert logits.shape == (3, *shape) and logits.dtype == np.float32
+    np.testing.assert_allclose(logits, scores_of(image), atol=1e-5)
+    assert np.array_equal(segmenter(image), logits.argmax(0))
+
+
+def test_scales_and_mirror_images_are_averaged(segmenter):
+    image, scales = noise(30, 45), (0.5, 1.0)
+    views = [resized(scores_of(scale_image(image, scale)), (30, 45)) for scale in scales]
+    wanted = torch.from_numpy(np.stack(views)).softmax(1).mean(0).numpy()
+    # The network looks at single pixels, so that mirror images add the same.
+    np.testing.assert_allclose(segmenter.probabilities(image, scales), wanted, atol=1e-5)
+    np.testing.assert_allclose(segmenter.probabilities(image, (1.0,), True).sum(0), 1, atol=1e-5)
+
+
+def test_a_graph_of_one_size_resizes_images_and_scores(tmp_path):
+    segmenter = Segmenter.from_run(write_graph(tmp_path / "m.onnx", (1, 3, 32, 40)))
+    image = noise(64, 120)
+    pixels = torch.from_numpy(image.transpose(2, 0, 1)[None]).float()
+    smaller = functional.interpolate(pixels, (32, 40), mode="bilinear", antialias=True)
+    wanted = resized(scores_of(smaller[0].numpy().transpose(1, 2, 0)), (64, 120))
+    np.testing.assert_allclose(segmenter.logits(image), wanted, atol=1e-5)
+    exact = noise(32, 40)
+    np.testing.assert_allclose(segmenter.logits(exact), scores_of(exact), atol=1e-5)
+    assert np.array_equal(segmenter.probabilities(image, (1,)), segmenter.probabilities(image))
+    with pytest.raises(UserError, match="resizes images to 32×40, so scales would change nothing"):
+        segmenter.probabilities(image, (0.5, 1.0))
+
+
+def test_a_graph_can_be_sent_to_another_process(segmenter):
+    sent = pickle.loads(pickle.dumps(segmenter))
+    assert np.array_equal(sent.logits(noise(9, 9)), segmenter.logits(noise(9, 9)))
+
+
+def external():
+    """Weights in a file that lies beside the graph."""
+    from onnx import TensorProto
+
+    tensor = TensorProto(name="weight", data_type=TensorProto.FLOAT, dims=[3, 3, 1, 1])
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="weights.bin")
+    return tensor
+
+
+def described(**changes):
+    return {"metadata": METADATA | {k: json.dumps(v) for k, v in changes.items()}}
+
+
+BROKEN = {
+    "no metadata": {"metadata": {}},
+    "no palette": {"metadata": {"class_names": METADATA["class_names"]}},
+    "no JSON": {"metadata": METADATA | {"class_names": "['a'"}},
+    "nested": {"metadata": METADATA | {"class_names": "[" * 100_000}},
+    "numbers": described(class_names=[1, 2, 3]),
+    "one name": described(class_names="abc"),
+    "no name": described(class_names=[], palette=[]),
+    "half a character": described(class_names=["background", "\ud800", "blue"]),
+    "short palette": described(palette=[[0, 0, 0]]),
+    "no colours": described(palette=[[0, 0, 256]] * 3),
+    "huge colours": described(palette=[[0, 0, 10**40]] * 3),
+    "256 names": described(class_names=["a"] * 256, palette=[[0, 0, 0]] * 256),
+    "a batch of four": {"shape": (4, 3, "height", "width")},
+    "a vector": {"shape": (3,)},
+    "other outputs": {"outputs": ("scores_", "labels")},
+    "weights elsewhere": {"initializer": external},
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_an_unusable_graph_is_one_sentence(tmp_path, monkeypatch, kind):
+    monkeypatch.chdir(tmp_path)
+    WEIGHT.tofile("weights.bin")
+    changes = {k: v() if callable(v) else v for k, v in BROKEN[kind].items()}
+    with pytest.raises(
+        UserError, match=r"m.onnx is damaged or not a segmenter of tools/"
+    ) as caught:
+        Segmenter.from_run(write_graph(tmp_path / "m.onnx", **changes))
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("content", [b"", b"nothing", bytes(1000)])
+def test_a_damaged_graph_is_one_sentence(tmp_path, content):
+    (tmp_path / "m.onnx").write_bytes(content)
+    with pytest.raises(
+        UserError, match=r"m.onnx is damaged or not a segmenter \S+ .*\(.*[Gg]raph|p"
+    ):
+        Segmenter.from_run(tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize(
+    "changes, why",
+    [
+        ({"weight": WEIGHT[:2]}, "logits are 1×2×9×9 float32"),
+        ({"kind": 11}, "logits are 1×3×9×9 float64"),
+        ({"shape": ("batch", 4, "height", "width")}, "Got invalid dimensions"),
+    ],
+)
+def test_other_outputs_than_the_metadata_say_are_one_sentence(tmp_path, changes, why):
+    segmenter = Segmenter.from_run(write_graph(tmp_path / "m.onnx", **changes))
+    with pytest.raises(UserError, match=f"cannot segment an image of 9×9 pixels .*{why}") as caught:
+        segmenter(noise(9, 9))
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_packages_are_named_with_the_remedy(tmp_path, monkeypatch):
+    path = write_graph(tmp_path / "m.onnx")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(UserError, match="requires onnxruntime, of the extra export: pip install"):
+        Segmenter.from_run(path)
+
+
+def test_a_gpu_without_its_runtime_is_noted(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("pipeline.segmenter.predict.choose_device", lambda _: "cuda")
+    segmenter = Segmenter.from_run(write_graph(tmp_path / "m.onnx"), "auto")
+    assert "ONNX Runtime computes on the CPU" in capsys.readouterr().err
+    assert segmenter(noise(9, 9)).shape == (9, 9)
