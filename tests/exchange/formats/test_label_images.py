@@ -27,7 +27,7 @@ def test_voc_holds_every_label(export, noisy, tmp_path):
     assert finished.code == 0 and finished.errors == ""
     listed = (target / "ImageSets/Segmentation/val.txt").read_text().splitlines()
     assert listed == sorted(map(in_list, labels))
-    colours = read_colours(target / "labelmap.txt", CLASSES)
+    colours = read_colours(target / "labelmap.txt", CLASSES, "--colours")
     assert len(colours) == 5
     for image_id, mask in labels.items():
         path = target / "SegmentationClass" / f"{in_list(image_id)}.png"
