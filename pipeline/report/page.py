@@ -222,7 +222,7 @@ def _class_rows(
         yield {
             "label": label,
             "name": name,
-            "tagged": tagged[label - 1] if label else None,
+            "tagged": tagged[label - 1] if label and tagged else None,
             "positives": positives,
             "measures": measures,
         }
