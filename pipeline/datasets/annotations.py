@@ -272,14 +272,14 @@ def open_annotations(
     """
     path = given_path(given, key).absolute()
     below = [path / split, path / f"{split}.json"]
-    if split and (found := [each for each in below if each.exists()]):
+    if split and (found := [each for each in below if os.path.lexists(each)]):
         path = found[0]
     elif several:
         raise UserError(
             f"{key}={shown(given)} holds neither {split}/ nor {split}.json: with several splits"
             " give a folder with one for each, since their images may have equal ids"
         )
-    if not path.exists():
+    if not os.path.lexists(path):
         raise UserError(
             f"{key}={shown(given)} does not exist: give a folder of label PNGs, or the JSON of"
             " COCO, Label Studio or labelme"
