@@ -257,9 +257,8 @@ def _read_coco(path: Path, elements: Iterator[Element]) -> AnnotationIndex:
             if not all(names.values()):
                 row.problem = "has an annotation of it without a known category"
             row.size, row.content = size, fingerprint(row.content, names, size)
-            row.scores = dict(
-                sorted(((names[c], s) for c, s in row.scores.items()), key=itemgetter(1))
-            )
+            scored = sorted(row.scores.items(), key=itemgetter(1))  # the best of a name counts
+            row.scores = {names[category]: score for category, score in scored}
         index.add(name, row)
     for number in read:
         index.remark("images with annotations that it does not list", f"id {shown(number)}")

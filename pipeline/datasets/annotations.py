@@ -285,14 +285,14 @@ def open_annotations(
     """
     path = given_path(given, key).absolute()
     names = [f"{split}/", f"{split}.json", *[f"{split}.csv"] * holds_tags]
-    if split and (found := [path / name for name in names if (path / name).exists()]):
+    if split and (found := [path / name for name in names if os.path.lexists(path / name)]):
         path = found[0]
     elif several:
         raise UserError(
             f"{key}={shown(given)} holds neither {' nor '.join(names)}: with several splits give a"
             " folder with one for each, since their images may have equal ids"
         )
-    if not path.exists():
+    if not os.path.lexists(path):
         raise UserError(
             f"{key}={shown(given)} does not exist: give a folder of label PNGs, or the JSON of"
             " COCO, Label Studio or labelme"

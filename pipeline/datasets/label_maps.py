@@ -12,6 +12,7 @@ from pipeline.datasets.mask_images import Reading
 from pipeline.datasets.settings import LabelMapSettings
 from pipeline.datasets.vocabulary import Vocabulary, build_vocabulary
 from pipeline.engine.sample import Dataset, Sample
+from pipeline.files.label_images import IGNORE
 
 
 def load_cocostuff(settings: LabelMapSettings) -> Dataset[Vocabulary]:
@@ -43,9 +44,9 @@ def _load(
 ) -> Dataset[Vocabulary]:
     """Reads the splits that one of the map folders holds: ``<split>/<id>.png``, and its images."""
     vocabulary = build_vocabulary(settings)
+    other = 0 if settings.other_values == "background" else IGNORE
     reading = Reading.of(settings, "dataset", vocabulary.classes)
-    if settings.other_values == "background":
-        reading = replace(reading, other=0)
+    reading = replace(reading, other=other, colours={})  # coloured PNGs are refused
 
     def read(maps: Path) -> list[Sample]:
         images, kept = images_of(maps.name), Path(settings.cache) / maps.name

@@ -183,7 +183,7 @@ class Reading:
     def facts(self) -> dict[str, Any]:
         """What labels depend on beside the files, for a cache key."""
         listed = (sorted(map(str, table.items())) for table in (self.colours, self.values or {}))
-        tables = fingerprint(*listed, self.by_colour)
+        tables = fingerprint(*listed, self.by_colour, self.other)
         return {"labels": dict(self.labels), "tables": tables, "min_score": self.min_score}
 
     def read_png(self, path: Path) -> np.ndarray:

@@ -331,7 +331,10 @@ def test_files_of_no_form_are_refused(tmp_path):
     assert "is not complete JSON (it ends" in refusal(path)
     os.mkfifo(tmp_path / "pipe.json")
     assert "cannot be read (it is not a file)" in refusal(tmp_path / "pipe.json")
-    assert "masks.path=/no/such does not exist" in refusal("/no/such")
+    for missing in ("/no/such", "x" * 5000):
+        assert "does not exist: give a folder of label PNGs" in refusal(missing)
+    (tmp_path / "link.json").symlink_to("nothing")
+    assert "cannot be read (No such file" in refusal(tmp_path / "link.json")
     content = coco([("a.jpg", [instance("cat", CAT)])])
     path = write(tmp_path / "found.json", content["annotations"])
     assert "put the JSON of the data set, with images and categories, beside it" in refusal(path)

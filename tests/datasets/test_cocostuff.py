@@ -125,12 +125,16 @@ def test_kept_maps_are_not_those_of_another_vocabulary(cocostuff, cache, tmp_pat
     assert (read_mask(first.mask.file()) == first.mask.read()).all()
     assert (read_mask(second.mask.file()) == second.mask.read()).all()
     assert (first.mask.read() != second.mask.read()).any()
+    filled = load("cocostuff", cocostuff, cache, other_values="background").splits["val"][0]
+    assert filled.mask.file() != first.mask.file()
 
     root = copy_of(cocostuff, tmp_path)
     third = load("cocostuff", root, cache).splits["val"][0]
     assert third.mask.file() == first.mask.file(), "the same map, wherever it lies"
-    third.mask.path.write_bytes((root / "stuffthingmaps/val2017" / f"{third.id}.png").read_bytes())
-    Image.fromarray(striped(0, [7])).save(third.mask.path)
+    third.mask.annotation.path.write_bytes(
+        (root / "stuffthingmaps/val2017" / f"{third.id}.png").read_bytes()
+    )
+    Image.fromarray(striped(0, [7])).save(third.mask.annotation.path)
     assert set(np.unique(read_mask(third.mask.file()))) == {8}
 
 
@@ -147,13 +151,13 @@ def test_values_have_to_fit_the_classes(cocostuff, cache):
 def test_a_map_with_colours_or_none_is_named(cocostuff, cache, tmp_path):
     root = copy_of(cocostuff, tmp_path)
     sample = load("cocostuff", root, cache).splits["val"][0]
-    Image.new("RGB", (4, 4)).save(sample.mask.path)
+    Image.new("RGB", (4, 4)).save(sample.mask.annotation.path)
     with pytest.raises(
         UserError,
-        match=rf"{sample.id}.png is a PNG of mode RGB: convert it to a palette or grey PNG",
+        match=rf"{sample.id}.png holds colour 0 0 0 \(16 pixels, .*: no class has it",
     ):
         sample.mask.read()
-    sample.mask.path.unlink()
+    sample.mask.annotation.path.unlink()
     for use in (sample.mask.read, sample.mask.file):
         with pytest.raises(UserError, match=rf"{sample.id}.png is missing"):
             use()

@@ -91,7 +91,7 @@ def test_a_value_that_never_ends_is_given_up_in_bounded_memory(tmp_path, monkeyp
     shown = []
     with pytest.raises(UserError, match="no complete value at byte 1"):
         list(stream_json(path, "correct it", shown.append))
-    assert len(shown) < 20  # blocks grow with the value, up to the limit
+    assert len(shown) < 10  # blocks grow with the value, up to the limit
     with pytest.raises(ValueError, match="Unterminated"):
         read_element(path)
 

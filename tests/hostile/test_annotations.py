@@ -145,10 +145,11 @@ def test_images_that_voc_lists_twice_are_one(tmp_path, trial):
 def test_a_map_of_ade20k_that_is_cut_is_named(tmp_path, trial):
     root = build_ade20k(tmp_path)
     sample = load("ade20k", root, tmp_path / "cache").splits["val"][0]
-    whole, labels = sample.mask.path.read_bytes(), sample.mask.read()
+    path = sample.mask.annotation.path
+    whole, labels = path.read_bytes(), sample.mask.read()
     for tenth in range(9):
-        sample.mask.path.write_bytes(whole[: len(whole) * tenth // 10])
-        assert sentence_of(sample.mask.read).startswith(str(sample.mask.path))
-    sample.mask.path.write_bytes(whole[:-8])  # without the mark of the end, but with every pixel
+        path.write_bytes(whole[: len(whole) * tenth // 10])
+        assert f"its mask cannot be used: {path} " in sentence_of(sample.mask.read)
+    path.write_bytes(whole[:-8])  # without the mark of the end, but with every pixel
     assert (sample.mask.read() == labels).all()
     trial("input", "map of ADE20K cut at every tenth of its bytes", "in failures.jsonl", 9)
