@@ -8,8 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-_MAX_SHOWN = 160
-"""Characters of a user's input that an error repeats."""
+_MAX_SHOWN = 160  # characters of a user's input that an error repeats
 
 CONSOLE = "afseg"
 """The console command of the installed package."""

@@ -27,7 +27,7 @@ SWEPT = {
     "leaderboard_cams": {"cams", "cams.affinity"},
     "leaderboard_masks": {"masks"},
 }
-OTHERWISE = {"tags=file", "cams=file", "masks=dense"}  # which read no photographs, or no tags
+OTHERWISE = {"tags=file", "cams=file", "masks=file", "masks=dense"}  # without photographs or tags
 
 
 @pytest.fixture(autouse=True, scope="module")

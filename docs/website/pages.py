@@ -29,6 +29,7 @@ NAVIGATION = {
         "docs/command-line",
         "docs/python",
         "docs/published-results",
+        "docs/masks-of-other-models",
         "docs/interoperation",
     ],
     "Method": [

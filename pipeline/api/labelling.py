@@ -1,7 +1,5 @@
 """What is in one image, and where."""
 
-from __future__ import annotations
-
 import io
 from dataclasses import dataclass, field
 

@@ -34,14 +34,11 @@ def refine_cams(
     """Propagates every CAM to patches of high affinity, from boxes around its strong regions.
 
     Args:
-        cams: K×N float32 in [0, 1].
+        cams: K×N float32 in [0, 1], as the result.
         attention: Ā of the image, N×N float32.
         grid: h, w.
         threshold: φ, the share of a CAM's peak above which a patch belongs to a region.
         open_border: quirk, see :func:`pipeline.clip.boxes.bounding_box`.
-
-    Returns:
-        K×N float32 in [0, 1].
     """
     masks = [
         union_of_boxes(cam.reshape(grid), threshold, open_border=open_border).reshape(-1)

@@ -48,11 +48,7 @@ def encode_cams(cams: Cams) -> bytes:
 
 
 def read_cams(path: Path) -> Cams:
-    """Reads the CAMs of an image from its file.
-
-    Raises:
-        ImageError: the file is missing or damaged.
-    """
+    """Reads the CAMs of an image; raises an ImageError if their file is missing or damaged."""
     try:
         refuse_special_file(path)
         with np.load(path, allow_pickle=False) as arrays:

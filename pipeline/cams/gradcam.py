@@ -19,7 +19,7 @@ def normalise(cams: torch.Tensor) -> torch.Tensor:
 def softmax_gradcam(
     encoder: ClipEncoder, inputs: BlockInput, text: torch.Tensor, num_tags: int
 ) -> torch.Tensor:
-    """Returns a class activation map (CAM) for every tag of one image.
+    """Returns a class activation map (CAM) for every tag of one image: K×N float32 in [0, 1].
 
     The score of a tag is its probability in a softmax over the tags and the backgrounds, so that
     similar classes suppress each other. One forward pass and one batched vector-Jacobian product
@@ -30,9 +30,6 @@ def softmax_gradcam(
         inputs: of block L, a batch of one.
         text: (K+M)×E embeddings of the K tags and then of the M backgrounds, each of length 1.
         num_tags: K.
-
-    Returns:
-        K×N float32 in [0, 1].
     """
     with torch.no_grad():
         tokens, query, key, value = inputs

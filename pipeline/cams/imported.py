@@ -49,12 +49,7 @@ class ImportedCams(CamStage):
         return given_path(self.options.path, "cams.path").absolute()
 
     def item(self, sample: Sample, folders: Folders) -> Item:
-        """Returns an image with its file.
-
-        Raises:
-            NoEntry: it does not have one.
-            UserError: the folder of these files does not exist.
-        """
+        """Returns an image with its file; a NoEntry without it, a UserError without the folder."""
         path = self._path / f"{sample.id}.npy"
         if not path.is_file():
             self.check()

@@ -107,10 +107,8 @@ class PassCams(CamMethod):
     def cams_of_pass(self, shared_pass: SharedPass, tags: Sequence[int]) -> np.ndarray:
         """Returns the CAM of each of K tags, K×h×w float32 in [0, 1] on the patch grid.
 
-        The shared pass is of one image, with the results of :meth:`hooks`.
-
-        Raises:
-            ImageError: the method cannot be applied to the image.
+        The shared pass is of one image, with the results of :meth:`hooks`. Raises an ImageError if
+        the method cannot be applied to it.
         """
         if not len(tags):
             return np.zeros((0, *shared_pass.grid), np.float32)

@@ -73,11 +73,7 @@ class ComputedCams(CamStage):
         return join_keys(image, fingerprint(list(tags)))
 
     def checked(self, cams: np.ndarray, tags: Sequence[int], image_id: str = "") -> np.ndarray:
-        """Returns the CAMs of an image's tags as they are.
-
-        Raises:
-            UserError: there is not one of each tag, or values are not in [0, 1].
-        """
+        """Returns the CAMs of tags; raises a UserError unless there is one of each, in [0, 1]."""
         if np.ndim(cams) != 3 or len(cams) != len(tags) or 0 in np.shape(cams)[1:]:
             shape = "×".join(map(str, np.shape(cams)))
             raise self.wrong(f"CAMs of shape {shape} for {len(tags)} tags,", image_id)

@@ -43,7 +43,7 @@ _MISSHAPEN = (RuntimeError, ValueError, TypeError, IndexError, ArithmeticError)
 def load_clip(
     path: Path, model_name: str | None = None, pretrained: str | None = None, device: str = "cpu"
 ) -> ClipModel:
-    """Builds a CLIP model and loads its weights from a file.
+    """Builds a CLIP with the weights of a file: in float32, for evaluation, without gradients.
 
     Args:
         path: OpenAI's TorchScript archive, a PyTorch state dict (alone, or in open_clip's training
@@ -52,9 +52,6 @@ def load_clip(
             names, whose activation is then QuickGELU.
         pretrained: the name under which the weights were published; it decides the activation.
         device: "cpu", or "meta" for a model without values.
-
-    Returns:
-        The model in float32 on the device, in evaluation mode, without gradients.
 
     Raises:
         UserError: a damaged file, one for another architecture (names both), an architecture that
@@ -136,9 +133,7 @@ def read_weights(path: Path, device: str = "cpu") -> dict[str, torch.Tensor]:
     """Reads a weights file into a state dict, without executing code in it.
 
     On the device "meta" tensors have no values. Of a safetensors file, none are read until used.
-
-    Raises:
-        UserError: the file is damaged or has an unknown format.
+    Raises a UserError if the file is damaged or has an unknown format.
     """
     try:
         if is_torchscript(path):

@@ -80,7 +80,7 @@ class FusedKernel:
         *,
         average: bool = False,
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """Computes attention; without gradients.
+        """Returns :meth:`~pipeline.clip.attention.Attention.with_weights`, as far as it is needed.
 
         Args:
             query: B×heads×T×d, float32 or bfloat16.
@@ -88,9 +88,6 @@ class FusedKernel:
             value: the same; none if the output is not needed.
             bias: added to the attention logits, T×S or B×1×T×S, where B may be 1.
             average: whether the attention between patches is needed, with S = T.
-
-        Returns:
-            As :meth:`~pipeline.clip.attention.Attention.with_weights`; none for what is not needed.
         """
         query, key = _with_whole_rows(query), _with_whole_rows(key)
         value = None if value is None else _with_whole_rows(value)

@@ -35,11 +35,8 @@ def resolve_checkpoint(model: str | None, pretrained: str | None, checkpoint: st
     """Returns the path of the weights: the given file, the demo's, or one that open_clip downloads.
 
     The arguments are those of :class:`pipeline.clip.settings.ClipSettings`. An unsuitable model is
-    refused before anything is downloaded.
-
-    Raises:
-        UserError: the file, the model or the weights do not exist, the method cannot use the model,
-            or the download fails.
+    refused before anything is downloaded. Raises a UserError also if the file, the model or the
+    weights do not exist, or the download fails.
     """
     pretraining_of(model, pretrained)
     if checkpoint is not None:

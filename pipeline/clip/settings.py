@@ -3,8 +3,6 @@
 Nothing here imports PyTorch, so that a command that computes nothing starts at once.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, make_dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """The shared pass: blocks 1 to L−1 over an image, whose results serve both tags and CAMs."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -60,13 +58,13 @@ class SharedPass:
         pixels: torch.Tensor,
         *hooks: AttentionHook,
         cam_hooks: Sequence[CamHook] = (),
-    ) -> SharedPass:
+    ) -> "SharedPass":
         """Runs blocks 1 to L−1 over pixels, and keeps the results of the hooks of a CAM method."""
         inputs = encoder.backbone(pixels, *hooks, *cam_hooks)
         rows, columns = (side // encoder.patch_size for side in pixels.shape[-2:])
         return cls((rows, columns), pixels, inputs, tuple(hook.result() for hook in cam_hooks))
 
-    def copy_image(self, row: int) -> SharedPass:
+    def copy_image(self, row: int) -> "SharedPass":
         """Copies one image out of the batch, so that it does not keep the others in memory."""
         if len(self.pixels) == 1:
             return self

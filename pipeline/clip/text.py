@@ -48,10 +48,8 @@ def prompts_of(templates: str) -> tuple[str, ...]:
 def load_tokenizer(model: str | None) -> Callable[[list[str]], torch.Tensor]:
     """Returns a model's tokenizer, which turns N prompts into N×context int64 tokens.
 
-    Without a model, which is a file in OpenAI's format, it is OpenAI's tokenizer.
-
-    Raises:
-        UserError: the tokenizer comes from Hugging Face, and a package or its files are missing.
+    Without a model, which is a file in OpenAI's format, it is OpenAI's tokenizer. Raises a
+    UserError if one comes from Hugging Face, and a package or its files are missing.
     """
     try:
         return open_clip.get_tokenizer(model or _OPENAI_MODEL)

@@ -17,8 +17,7 @@ import torch
 from pipeline.errors import UserError
 from pipeline.files.weight_files import check_archive, check_extent
 
-_MAX_MODULES = 100_000
-"""Modules allowed in an archive; the largest CLIPs have a few thousand."""
+_MAX_MODULES = 100_000  # modules allowed in an archive; the largest CLIPs have a few thousand
 
 _STORAGE_DTYPES = {
     "HalfStorage": torch.float16,

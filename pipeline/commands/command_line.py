@@ -1,7 +1,5 @@
 """The common parts of the tools' command lines: exit codes, parser, next command."""
 
-from __future__ import annotations
-
 import argparse
 import atexit
 import gc
@@ -220,7 +218,7 @@ def add_checkpoint(parser: Parser) -> None:
     add("--best", action="store_true", help="use the checkpoint with the highest mIoU of a folder")
 
 
-def load_segmenter(options: argparse.Namespace, device: str = "cpu") -> Segmenter:
+def load_segmenter(options: argparse.Namespace, device: str = "cpu") -> "Segmenter":
     """Reads the segmenter that a command line names.
 
     It raises as :meth:`pipeline.segmenter.predict.Segmenter.from_run`.

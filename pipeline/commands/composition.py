@@ -7,7 +7,7 @@ plug-ins are data: a value that can name code, an address or a command is ours, 
 
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from pipeline.engine.configuration import (
     shipped_choices,
 )
 from pipeline.errors import UserError, shown
+from pipeline.report.configurations import flatten
 from pipeline.stages.config import all_settings
 
 # The keys of Hydra that a file may set, as the studies in configs/experiment do.
@@ -104,10 +105,8 @@ def _refuse_hydra(overrides: Sequence[Override]) -> None:
 def _refuse_decisions(master: DictConfig, ours: DictConfig) -> None:
     """Refuses a file that decides more about Hydra than a file may."""
     free = tuple(f"hydra.{key}." for key in (*_FREE, *_MADE_BY_HYDRA))
-    found, expected = (
-        dict(_leaves(OmegaConf.to_container(composed.hydra), "hydra"))
-        for composed in (master, ours)
-    )
+    both = (OmegaConf.to_container(composed.hydra) for composed in (master, ours))
+    found, expected = (flatten(settings, "hydra.") for settings in both)
     for key in found.keys() | expected.keys():
         if not f"{key}.".startswith(free) and found.get(key) != expected.get(key):
             raise UserError(
@@ -122,12 +121,12 @@ def _refuse_code(config: DictConfig, ours: DictConfig, typed: Sequence[Override]
     for each in typed:
         # A value that refers to another key may be a file's.
         if not (each.is_delete() or each.is_sweep_override() or "${" in each.input_line):
-            said |= dict(_leaves(each.value(), each.key_or_group)).keys()
-    shipped = dict(_leaves(OmegaConf.to_container(ours)))
+            said |= flatten({each.key_or_group: each.value()}).keys()
+    shipped = flatten(OmegaConf.to_container(ours))
     restricted = {PLUGINS: ""} | {
         key: rule.file_values for key, rule, _ in all_settings() if rule.file_values is not None
     }
-    for key, value in _leaves(OmegaConf.to_container(config)):
+    for key, value in flatten(OmegaConf.to_container(config)).items():
         for name, allowed in restricted.items():
             is_below = f"{key}.".startswith(f"{name}.") and key not in said
             refers = f"{name}.".startswith(f"{key}.") and "${" in str(value)
@@ -137,12 +136,3 @@ def _refuse_code(config: DictConfig, ours: DictConfig, typed: Sequence[Override]
                 raise UserError(
                     f"a file of settings cannot name code: give {key}=… in full on the command line"
                 )
-
-
-def _leaves(node: object, key: str = "") -> Iterator[tuple[str, object]]:
-    """Yields the key and the value of everything in nested mappings that is not a mapping."""
-    if isinstance(node, Mapping) and node:
-        for name, value in node.items():
-            yield from _leaves(value, f"{key}.{name}".lstrip("."))
-    else:
-        yield key, node

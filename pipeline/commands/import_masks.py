@@ -8,12 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.commands.command_line import Parser, check_folder
-from pipeline.datasets.mask_images import (
-    Reading,
-    parse_values,
-    read_colours,
-    refuse_parts_of_masks,
-)
+from pipeline.datasets.mask_images import Reading, parse_values, refuse_parts_of_masks
 from pipeline.datasets.settings import AnnotationSettings, VocabularySettings
 from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.engine.folder import ENTRIES
@@ -46,11 +41,8 @@ def run(arguments: Sequence[str]) -> None:
     options = _parse(arguments)
     vocabulary = build_vocabulary(VocabularySettings(classes=_classes(options.classes)))
     num_classes = len(vocabulary.classes)
-    settings = AnnotationSettings(palette=options.palette)
+    settings = AnnotationSettings(palette=options.palette, colours=options.colours)
     reading = replace(Reading.of(settings, "", vocabulary.classes), other=None)
-    if options.colours is not None:
-        colours = read_colours(options.colours, vocabulary.classes, "--colours")
-        reading = replace(reading, colours=colours)
     if options.values is not None:
         reading = replace(reading, values=parse_values(options.values, num_classes))
     check_folder(options.folder, "", "the one that holds the masks")
@@ -110,7 +102,7 @@ def _parse(arguments: Sequence[str]) -> Namespace:
     add("--classes", required=True, metavar="NAMES", help=classes)
     add("--output", required=True, type=Path, metavar="FOLDER")
     colours = "a colour and a name a line; default: PASCAL VOC's colours"
-    add("--colours", type=Path, metavar="FILE", help=colours)
+    add("--colours", metavar="FILE", help=colours)
     values = "the labels of values in grey and palette PNGs, such as 255=1 for a brush's masks"
     add("--values", metavar="V=K,…", help=values)
     palette = "whether the indices or the colours of palette PNGs count; default: index"

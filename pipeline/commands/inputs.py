@@ -28,30 +28,28 @@ def find_inputs(given: Sequence[Path], output: Path, endings: Sequence[str] = ()
     Files may have any suffix; folders are searched as for ``dataset=folder``, apart from the folder
     ``output`` of the results. The name of a result is the path of its image below the given folder,
     or the name of the given file. Of images with the same name all but the first get a number.
-
-    Raises:
-        UserError: results would lie beside images.
+    Raises a UserError if results would lie beside images.
     """
-    named: list[tuple[Path, str]] = []
+    named: list[tuple[str, Path]] = []
     results_below = output.resolve()
     problems, remarks, left_out = [], [], []
     for path in given:
         if path.is_dir():
             images, skipped, notes = find_images(path)
             if path.resolve() in results_below.parents:
-                images = [p for p in images if results_below not in _place(p).parents]
+                images = [each for each in images if results_below not in _place(each[1]).parents]
             remarks += notes
             left_out += [f"{path / below} {reason}" for below, reason in skipped]
-            named += [(p, p.relative_to(path).with_suffix("").as_posix()) for p in images]
+            named += images
             if not images:
                 problems.append(f"{path} contains no image ({', '.join(SUFFIXES)})")
         elif path.is_file():
-            named.append((path, path.stem))
+            named.append((path.stem, path))
         else:
             problems.append(f"{path} does not exist")
     samples: dict[Path, Sample] = {}
     taken: set[str] = set()
-    for path, name in named:
+    for name, path in named:
         if _place(path) in samples:
             continue  # given twice, or in a given folder
         free, number = name, 1

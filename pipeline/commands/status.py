@@ -1,7 +1,5 @@
 """Tables in a terminal: what is cached below ``output_dir``, and what a run would compute."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,7 +59,7 @@ def status_table(root: Path, folders: Sequence[tuple[Path, Mapping]]) -> Table:
     return table
 
 
-def plan_table(planned: Sequence[PlannedStage]) -> Table:
+def plan_table(planned: Sequence["PlannedStage"]) -> Table:
     """Returns a table with a row for every stage and split, in the order of the run."""
     counts = numbers("images", "cached", "to compute", "estimated time")
     title = "dry run: nothing is computed or written"
@@ -81,7 +79,7 @@ def plan_table(planned: Sequence[PlannedStage]) -> Table:
     return table
 
 
-def total_time(planned: Sequence[PlannedStage]) -> str:
+def total_time(planned: Sequence["PlannedStage"]) -> str:
     """Returns the time of all stages, in words."""
     if not any(row.to_compute for row in planned):
         return "nothing to compute: everything is in the cache"
@@ -95,7 +93,7 @@ def total_time(planned: Sequence[PlannedStage]) -> str:
     return f"estimated time: {in_words(known)} without {names}, never measured here"
 
 
-def what_to_compute(row: PlannedStage) -> str:
+def what_to_compute(row: "PlannedStage") -> str:
     """Says how many images a stage would compute, as "all, after tags"."""
     if row.to_compute is None:
         return "what there is"

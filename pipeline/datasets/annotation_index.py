@@ -3,7 +3,6 @@
 import gc
 import json
 import marshal
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -13,13 +12,14 @@ from itertools import chain, islice
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
 
 from pipeline.datasets.instances import (
     Instance,
     checked_id,
     checked_size,
     coco_instances,
+    image_name,
+    label_studio_image,
     label_studio_instances,
     labelme_instances,
     newest_annotation,
@@ -29,7 +29,6 @@ from pipeline.engine.progress import track_bytes
 from pipeline.errors import UserError, shown
 from pipeline.files.atomic import write_atomically
 from pipeline.files.fingerprints import fingerprint, fingerprint_image
-from pipeline.files.images import SUFFIXES
 from pipeline.files.json_stream import Element, read_element, stream_json
 
 COCO, LABEL_STUDIO, LABELME = "coco", "label_studio", "labelme"
@@ -41,7 +40,6 @@ _VERSION = 1  # raised when the same file gives another index
 _LARGE = 1 << 22  # bytes; reading smaller files takes no time
 _LOOKED_AT = 10  # JSON files in a folder, to know whether they are labelme's
 _DIGITS = 16  # of a fingerprint
-_UPLOAD = re.compile(r"upload/(.*/)?[0-9a-f]{8}-(?=[^/]+$)")  # Label Studio's prefix of files
 _REMEDY = "export it again, or give another file"
 _IMAGES = "images.json"
 
@@ -88,9 +86,8 @@ class AnnotationIndex:
     @property
     def instances_of(self) -> Callable[[Any], Iterable[Instance]]:
         """Returns the instances of an element of the file."""
-        if self.form == COCO:
-            return partial(coco_instances, names=self.names)
-        return label_studio_instances if self.form == LABEL_STUDIO else labelme_instances
+        others = {LABEL_STUDIO: label_studio_instances, LABELME: labelme_instances}
+        return others.get(self.form) or partial(coco_instances, names=self.names)
 
     def remark(self, what: str, where: str) -> None:
         """Counts what the user should know."""
@@ -276,7 +273,7 @@ def _read_label_studio(path: Path, elements: Iterator[Element]) -> AnnotationInd
     index = AnnotationIndex(LABEL_STUDIO)
     for _, task, start, length in elements:
         try:
-            name, annotation = _photograph(task["data"]), newest_annotation(task)
+            name, annotation = label_studio_image(task), newest_annotation(task)
         except Exception as error:  # what other programs write raises nearly anything
             index.remark("tasks that are not Label Studio's", f"byte {start} ({_reason(error)})")
             continue
@@ -285,26 +282,6 @@ def _read_label_studio(path: Path, elements: Iterator[Element]) -> AnnotationInd
         else:
             index.add_image(name, task, [start, length])
     return index
-
-
-def _photograph(data: Mapping[str, Any]) -> str:
-    """Returns the name of a task's image, without the address and Label Studio's prefix."""
-    paths = [_path(value) for value in data.values() if isinstance(value, str)]
-    named = [path for path in paths if path.lower().endswith(SUFFIXES)]
-    return image_name(_UPLOAD.sub(r"\1", [*named, *paths][0]))
-
-
-def _path(address: str) -> str:
-    parts = urlsplit(address)
-    local = parse_qs(parts.query).get("d")  # of files that Label Studio serves from a folder
-    return local[0] if local else unquote(parts.path)
-
-
-def image_name(path: str) -> str:
-    """Returns a path in a file of annotations without the suffix of an image."""
-    path = path.replace("\\", "/").removeprefix("./")
-    stem, _, suffix = path.rpartition(".")
-    return stem if stem and f".{suffix}".lower() in SUFFIXES else path
 
 
 def _reason(error: Exception) -> str:

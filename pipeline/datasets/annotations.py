@@ -112,14 +112,12 @@ class Drawing:
     @cached_property
     def scores(self) -> dict[int, float]:
         """Class index → score of its best instance; raises an ImageError."""
-        found: dict[int, float] = {}
-        with naming(self.path, "scores"):
-            if self.row.problem:
+        if self.row.problem:
+            with naming(self.path, "scores"):
                 raise ImageError(self.row.problem)
-            for name, score in self.row.scores.items():
-                if label := self.reading.label_of(name):
-                    found[label - 1] = max(score, found.get(label - 1, 0.0))
-        return found
+        named = ((self.reading.label_of(n), score) for n, score in self.row.scores.items())
+        best = sorted((score, label - 1) for label, score in named if label)
+        return {index: score for score, index in best}
 
 
 def refuse_other_size(found: Size, size: Size) -> None:
@@ -245,10 +243,6 @@ class Drawings:
         """Id of an image → its names in the file."""
         return {**self._below, **{name: [name] for name in self.index.rows}}
 
-    @cached_property
-    def _instances_of(self) -> Callable[[Any], Iterable[Instance]]:
-        return self.index.instances_of
-
     def find(self, image_id: str) -> Drawing:
         """Returns the instances of an image; raises a NoEntry if the file does not list it."""
         rows, path = self.index.rows, self.path
@@ -260,7 +254,7 @@ class Drawings:
             row = replace(row, problem=f"has several entries of it, such as {shown(names[1])}")
         if self.index.form == LABELME:
             path /= f"{image_id}.json"
-        return Drawing(path, self.reading, row, self._instances_of, self.index.state)
+        return Drawing(path, self.reading, row, self.index.instances_of, self.index.state)
 
 
 Annotations = LabelImages | Drawings

@@ -1,16 +1,20 @@
 """Instances, regions with the name of a class and a score, and the labels that follow from them."""
 
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
 
 from pipeline.datasets.rasterise import MIN_COORDINATES, rasterise
 from pipeline.errors import shown
+from pipeline.files.images import SUFFIXES
 from pipeline.files.label_images import IGNORE
 
 _BRUSH, _POLYGON, _CHOICES = "brushlabels", "polygonlabels", "choices"
+_UPLOAD = re.compile(r"upload/(.*/)?[0-9a-f]{8}-(?=[^/]+$)")  # Label Studio's prefix of files
 _WITHOUT_AREA = ("point", "points", "line", "linestrip")
 
 
@@ -137,6 +141,26 @@ def newest_annotation(task: Mapping[str, Any]) -> Mapping[str, Any] | None:
     # Of equal dates the last one counts, as in a file without dates.
     dated = {str(each.get("updated_at") or each.get("created_at") or ""): each for each in kept}
     return dated[max(dated)] if dated else None
+
+
+def label_studio_image(task: Mapping[str, Any]) -> str:
+    """Returns the name of a task's image, without the address and Label Studio's prefix."""
+    paths = [_path(value) for value in task["data"].values() if isinstance(value, str)]
+    named = [path for path in paths if path.lower().endswith(SUFFIXES)]
+    return image_name(_UPLOAD.sub(r"\1", [*named, *paths][0]))
+
+
+def _path(address: str) -> str:
+    parts = urlsplit(address)
+    local = parse_qs(parts.query).get("d")  # of files that Label Studio serves from a folder
+    return local[0] if local else unquote(parts.path)
+
+
+def image_name(path: str) -> str:
+    """Returns a path in a file of annotations without the suffix of an image."""
+    path = path.replace("\\", "/").removeprefix("./")
+    stem, _, suffix = path.rpartition(".")
+    return stem if stem and f".{suffix}".lower() in SUFFIXES else path
 
 
 def stated_size(element: Mapping[str, Any]) -> list[int] | None:

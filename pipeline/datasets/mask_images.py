@@ -132,7 +132,7 @@ class Reading:
 
     @classmethod
     def of(cls, settings: AnnotationSettings, group: str, classes: Sequence[str]) -> "Reading":
-        """Reads the settings of a group of the configuration.
+        """Reads the settings of a group of the configuration; without a group, of a tool.
 
         Raises:
             UserError: a table of colours is missing or damaged, or a name is joined to two classes.
@@ -153,7 +153,7 @@ class Reading:
                     raise UserError(
                         f"{group}.join counts {shown(other)} as two classes: keep one of them"
                     )
-        palette, key = voc_palette(256), f"{group}.colours"
+        palette, key = voc_palette(256), f"{group}.colours" if group else "--colours"
         colours = {palette[label]: label for label in (*range(len(classes) + 1), IGNORE)}
         if settings.colours is not None:
             colours = read_colours(given_path(settings.colours, key), classes, key)
@@ -246,7 +246,7 @@ def _to_labels(
     table = np.full(int(values.max()) + 1, -1 if other is None else other, np.int16)
     for value, label in known.items():
         table[value : value + 1] = label  # none, where it is larger than all
-    labels = table[values]
+    labels = np.take(table, values)  # of one bit a pixel, too
     if (labels < 0).any():
         unknown, counts = np.unique(values[labels < 0], return_counts=True)
         named = unknown[np.argsort(-counts, kind="stable")][:_MAX_NAMED].tolist()

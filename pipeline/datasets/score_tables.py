@@ -11,9 +11,9 @@ from collections import defaultdict
 from contextlib import suppress
 from pathlib import Path
 
-from pipeline.datasets.annotation_index import AnnotationIndex, Row, image_name
+from pipeline.datasets.annotation_index import AnnotationIndex, Row
 from pipeline.datasets.corrections import is_corrections
-from pipeline.datasets.instances import checked_score
+from pipeline.datasets.instances import checked_score, image_name
 from pipeline.errors import UserError, shown
 from pipeline.files.text import read_text
 

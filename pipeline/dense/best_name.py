@@ -15,7 +15,7 @@ def best_classes(
     temperature: float,
     min_area: float = 0.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns the best class of every pixel, and its probability.
+    """Returns the best class of every pixel, H×W uint8, and its probability, float32 in [0, 1].
 
     The probability of a class is the largest one of its names in a softmax over all names. One name
     is resized at a time, so that memory does not grow with their number.
@@ -27,9 +27,6 @@ def best_classes(
         temperature: the factor of the similarities in the softmax.
         min_area: classes above 0 that cover at most this share of the pixels of such classes are
             removed.
-
-    Returns:
-        Classes, H×W uint8, and float32 in [0, 1].
     """
 
     def logits(wanted: Collection[int]) -> Iterator[tuple[int, torch.Tensor]]:

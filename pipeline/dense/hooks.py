@@ -38,11 +38,7 @@ class MeanWeights(BlockHook):
 
 
 class SecondPath(BlockHook):
-    """A path of tokens beside the last blocks, to which each adds an attention, but no MLP.
-
-    Attributes:
-        first: the number of the first of the blocks, whose tokens the path starts from.
-    """
+    """A path of tokens beside the blocks from ``first`` on: each adds an attention, but no MLP."""
 
     def __init__(self, first: int):
         self.first = first

@@ -32,13 +32,10 @@ def pamr(
 
     Args:
         image: x, B×3×H×W float32, normalised.
-        masks: B×C×h×w float32, first resized to the image (bilinear, aligned corners).
+        masks: B×C×h×w float32, first resized to B×C×H×W, as the result (bilinear, aligned corners).
         iterations: how often the masks are averaged.
         dilations: distances of the neighbours in pixels.
         bandwidth: b; a smaller one tells more colours apart.
-
-    Returns:
-        B×C×H×W float32.
     """
     masks = _resize(masks, image.shape[-2:])
     padded = _pad(image, dilations)
@@ -71,11 +68,8 @@ def par(
     Args:
         image: x, B×3×H×W float32, normalised; first resized to the masks (bilinear, aligned
             corners).
-        masks: B×C×h×w float32; for the next three see :func:`pamr`.
+        masks: B×C×h×w float32, as the result; for the next three see :func:`pamr`.
         position_weight: w, of distances beside colours.
-
-    Returns:
-        B×C×h×w float32.
     """
     image = _resize(image, masks.shape[-2:])
     padded = _pad(image, dilations)

@@ -4,8 +4,13 @@ Nothing here imports PyTorch, so that a command that computes nothing starts at 
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 from pipeline.clip.settings import MethodOptions
+from pipeline.engine.registry import register
+
+register_dense = partial(register, "dense", section="Dense methods")
+"""The decorator by which a dense method is declared."""
 
 REMAINDERS = ("stretch", "pad")
 """How pixels beside the last whole patch are treated: they are ignored, and similarities

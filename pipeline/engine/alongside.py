@@ -4,8 +4,6 @@ A model on a GPU looks at the next images in the meantime. Images are handed on 
 decoded.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future

@@ -36,11 +36,8 @@ def find_removable(store: Store) -> list[tuple[Path, dict]]:
 def remove(store: Store, folder: Path, manifest: Mapping[str, Any]) -> None:
     """Removes a stage's folder, unless a run is writing to it, or wrote to it or needs it by now.
 
-    ``manifest`` is the one that :func:`find_removable` gave.
-
-    Raises:
-        UserError: another process holds its lock, or it is not as it was.
-        OSError: it cannot be removed.
+    ``manifest`` is the one that :func:`find_removable` gave. Raises a UserError if another process
+    holds the lock or the folder is not as it was, and an OSError if it cannot be removed.
     """
     lock = FolderLock(folder)
     lock.acquire()

@@ -1,7 +1,5 @@
 """Kernels in C++, which are compiled on first use and kept in the user's cache."""
 
-from __future__ import annotations
-
 import ctypes
 import errno
 import os

@@ -111,10 +111,8 @@ def preset_folders() -> list[Path]:
 def take_plugins(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Returns the modules that ``plugins=[…]`` names, and the other arguments.
 
-    Only the command line can name code; in a file, ``plugins`` is refused.
-
-    Raises:
-        UserError: what it names is not a list of words.
+    Only the command line can name code; in a file, ``plugins`` is refused. Raises a UserError
+    unless it names a list of words.
     """
     names: list[str] = []
     others = []
@@ -136,11 +134,8 @@ def take_plugins(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 def readable(overrides: Sequence[str]) -> list[str]:
     """Returns overrides that Hydra's grammar can read: values that it cannot read are quoted.
 
-    A list that the shell split at its spaces is joined.
-
-    Raises:
-        UserError: an argument is not KEY=VALUE, or cannot be read in quotes either; or a group is
-            given something that is not a choice.
+    A list that the shell split at its spaces is joined. Raises a UserError if an argument is not
+    KEY=VALUE or cannot be read in quotes either, or a group is given what is not a choice.
     """
     parser, rest, read = OverridesParser.create(), deque(overrides), []
     while rest:
@@ -235,10 +230,8 @@ def composing(
     """Yields what composes a configuration, with ``hydra``, and what parses overrides.
 
     Files in a ``folder`` of a user's own, and presets of plug-ins, stand beside ours. They cannot
-    read the environment: a secret must not come into a report, nor choose a file.
-
-    Raises:
-        UserError: there is no such folder, or a file in it has a name that is taken.
+    read the environment: a secret must not come into a report, nor choose a file. Raises a
+    UserError if the folder is not there, or the name of a file in it is taken.
     """
     register_groups()
     if folder is not None and not folder.is_dir():
@@ -249,8 +242,12 @@ def composing(
     shared = GlobalHydra.instance()
     before, shared.hydra = shared.hydra, None
     folders = [*([] if folder is None else [folder.absolute()]), *preset_folders()]
-    for each in folders:
-        _refuse_namesakes(each)
+    # Hydra would read such a file in place of a method, an executor or the defaults.
+    stored = ConfigStore.instance().repo
+    names = [f"{group}/{name}" for group in shipped_choices() for name in stored.get(group, ())]
+    for file in (each / name for each in folders for name in (f"{DEFAULTS}.yaml", *names)):
+        if file.exists():
+            raise UserError(f"{file} has a name that is taken: rename the file")
     paths = ",".join(_quoted(f"file://{each}") for each in folders)
     more = [f"hydra.searchpath=[{paths}]"] if folders else []
 
@@ -277,15 +274,6 @@ def composing(
         GlobalHydra.instance().hydra = before
         if folders:
             OmegaConf.register_new_resolver("oc.env", oc.env)
-
-
-def _refuse_namesakes(folder: Path) -> None:
-    """Refuses files that Hydra would read in place of a method, an executor or the defaults."""
-    stored = ConfigStore.instance().repo
-    names = [f"{group}/{name}" for group in shipped_choices() for name in stored.get(group, ())]
-    for name in (f"{DEFAULTS}.yaml", *names):
-        if (folder / name).exists():
-            raise UserError(f"{folder / name} has a name that is taken: rename the file")
 
 
 def _key_below_null(read: Sequence[str]) -> str:

@@ -28,11 +28,9 @@ class DaskPool:
     ):
         """Connects, and starts ``size`` workers unless the ``address`` of a scheduler is given.
 
-        The settings are those of :class:`~pipeline.engine.executors.DaskSettings`.
-
-        Raises:
-            UserError: dask or its scheduler is not there, no worker comes, or one has another
-                version of this program.
+        The settings are those of :class:`~pipeline.engine.executors.DaskSettings`. Raises a
+        UserError if dask or its scheduler is not there, no worker comes, or one has another version
+        of this program.
         """
         try:
             from distributed import Client, KilledWorker

@@ -11,8 +11,6 @@ The key covers all stages before, so a corrected tag or another tagger leads to 
 CAMs. The CAMs of most images are the same in both: they are linked, not computed again.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import platform
@@ -23,7 +21,7 @@ from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pipeline.engine.result_folder import MANIFEST, ResultFolder, holds, read_manifest, remove_files
 from pipeline.engine.versions import versions
@@ -110,7 +108,7 @@ class StageFolder(ResultFolder):
         lines = read_json_lines(self.path / FAILURES)
         return {line["id"]: str(line.get("reason", "unknown")) for line in lines}
 
-    def __enter__(self) -> StageFolder:
+    def __enter__(self) -> Self:
         if (latest := self.path.parent / LATEST).is_dir() and not latest.is_symlink():
             raise UserError(f"{latest} is a folder, not a link to one: rename it, or remove it")
         try:

@@ -58,12 +58,9 @@ def photograph_and_result(entry: Mapping[str, Any]) -> str:
 
 
 class Result:
-    """The results in a stage's folder, with those that they were made from by its manifest.
+    """The results in a stage's folder, ``path``, and by its manifest those they were made from.
 
     Manifests may be another person's: those that name each other end in no circle.
-
-    Attributes:
-        path: the folder.
     """
 
     def __init__(self, path: Path, known: dict[Path, Result] | None = None):

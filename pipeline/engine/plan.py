@@ -48,11 +48,8 @@ def plan(
 ) -> Iterator[PlannedStage]:
     """Yields what each stage would do, in the order of the run.
 
-    The ``scans`` of these stages are added to those of stages that run before them.
-
-    Raises:
-        UserError: what would stop the run, such as a missing input; the stages before it were
-            yielded.
+    The ``scans`` of these stages are added to those of stages that run before them. Raises the
+    UserError that would stop the run, such as one for a missing input, after the stages before it.
     """
     carriers: dict[Stage, str] = {}
     folders = store.folders()

@@ -24,10 +24,8 @@ def import_methods(package: str) -> None:
 def import_plugins(names: Iterable[str]) -> None:
     """Imports modules that register methods, and those of installed packages.
 
-    The names are of modules on Python's search path, such as ``my_package.my_tagger``.
-
-    Raises:
-        UserError: there is no such module, it cannot be imported, or it registers no method.
+    The names are of modules on Python's search path, such as ``my_package.my_tagger``. Raises a
+    UserError if one is not there, cannot be imported, or registers no method.
     """
     for name in dict.fromkeys(names):
         before = len(methods())

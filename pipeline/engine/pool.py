@@ -158,9 +158,7 @@ def spread(
 
     Items are taken at most ``max_pending`` ahead of the results, by default two per worker. They
     are yielded with their results in the order of completion, or with an error if workers died.
-
-    Raises:
-        UserError: workers die whatever they process, or their scheduler has ended.
+    Raises a UserError if workers die whatever they process, or their scheduler has ended.
     """
     max_pending, noting = max_pending or 2 * pool.size, partial(with_notes, work)
     # Items, each with the number of workers that died while they processed it alone.

@@ -106,10 +106,8 @@ class ResultFolder:
 class WorkerFolder(ResultFolder):
     """The folder as a worker writes to it, while another process holds its lock.
 
-    Its journal is one of the worker's own, which outlives a killed run.
-
-    Attributes:
-        entries: the entries of this shard, in order.
+    Its journal is one of the worker's own, which outlives a killed run. ``entries`` are those of
+    this shard, in order.
     """
 
     def __init__(self, path: Path, recipe: str):

@@ -1,7 +1,5 @@
 """Computes what a scan finds missing, one stage after the other."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -87,7 +85,7 @@ class Run:
     _from_riding: Counter[Stage] = field(default_factory=Counter)
     _asked: Sequence[Stage] = ()
 
-    def __enter__(self) -> Run:
+    def __enter__(self) -> "Run":
         if self.writes:
             self.store.begin(self.files)
         return self

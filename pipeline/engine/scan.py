@@ -68,12 +68,9 @@ def scan(
 ) -> Scan:
     """Returns what exists of a stage and what is missing.
 
-    Args:
-        earlier: scans of stages that run before this one; of others the disk tells.
-        opened: folders of the stage and of its rider that are open already, by name.
-
-    Raises:
-        UserError: an earlier stage did not process all images, or files lack most of them.
+    ``earlier`` are scans of stages that run before this one; of others the disk tells. ``opened``
+    are folders of the stage and of its rider that are open already, by name. Raises a UserError if
+    an earlier stage did not process all images, or files lack most of them.
     """
     if after := key_unknown_until(stage, earlier):
         samples = images.of(stage.split)
@@ -185,10 +182,8 @@ def _inputs(
 def available(stage: PerImage, images: Images, store: Store) -> list[Sample]:
     """Returns the images that have an intact result of a stage, for a stage that needs it.
 
-    Those that the stage, or one before it, skipped are not among them.
-
-    Raises:
-        UserError: the stage did not run, or not on all images as they are now.
+    Those that the stage, or one before it, skipped are not among them. Raises a UserError if the
+    stage did not run, or not on all images as they are now.
     """
     result, samples = StageResult(stage, store, images), images.of(stage.split)
     folder, left_out, name, split = result.folder, result.left_out, stage.name, stage.split

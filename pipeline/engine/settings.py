@@ -136,11 +136,9 @@ def check(settings: object, prefix: str = "") -> None:
     """Checks the values of settings, and of settings within them, against their declarations.
 
     ``prefix`` is their key in the configuration, such as "tags"; "" for the whole configuration.
-    What depends on several of them is checked by :meth:`Settings.validate`.
-
-    Raises:
-        UserError: a number outside its range, a word that is not a choice, a text that is empty or
-            holds a NUL character, or a list of another length.
+    What depends on several of them is checked by :meth:`Settings.validate`. Raises a UserError for
+    a number outside its range, a word that is not a choice, a text that is empty or holds a NUL
+    character, and a list of another length.
     """
     for declared in dataclasses.fields(settings):
         value, key = getattr(settings, declared.name), f"{prefix}.{declared.name}".lstrip(".")

@@ -271,10 +271,8 @@ class PerImage(Stage):
 
         It begins with that of the photograph, by which evaluation finds results of another one;
         :func:`~pipeline.files.fingerprints.join_keys` adds those of results that are read. The
-        ``folders`` are those of the stages before it.
-
-        Raises:
-            ImageError: the image cannot have a result.
+        ``folders`` are those of the stages before it. Raises an ImageError if the image cannot have
+        a result.
         """
         return Item(sample, fingerprint_image(sample.image))
 

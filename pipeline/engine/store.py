@@ -40,21 +40,14 @@ _SUM, _ABOUT = "sum", "about"  # the names of what is beside an array
 
 
 class Store:
-    """The folders below ``output_dir``.
-
-    Attributes:
-        folder: returns the folder of a stage, as :class:`~pipeline.engine.folder.StageFolder`.
-    """
+    """The folders below ``output_dir``; ``folder`` returns a stage's, a :class:`StageFolder`."""
 
     def __init__(self, root: Path, wait: float = 0.0):
         """Checks the version of the layout.
 
         The directory need not exist. ``wait`` are the seconds to wait for another run that writes
-        to the same folder.
-
-        Raises:
-            UserError: it is not a folder that can be read, or a version of this program with
-                another layout wrote it.
+        to the same folder. Raises a UserError if it is not a folder that can be read, or a version
+        of this program with another layout wrote it.
         """
         if root.exists() and not root.is_dir():
             raise UserError(f"{root} is not a folder: choose another output_dir")

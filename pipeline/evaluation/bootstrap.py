@@ -39,16 +39,13 @@ def mean_average_precisions(
 ) -> np.ndarray:
     """Returns the mAP of several results, each where images count several times, or not at all.
 
-    An image that counts several times does so at one rank.
+    An image that counts several times does so at one rank. The mAPs are R×M float64.
 
     Args:
         scores: of M results, M×N×n float.
         positive: the ground truth, N×n bool, of which some is true.
         weights: how often each image counts, R×N integers.
         absent_as_zero: see :func:`pipeline.evaluation.metrics.mean_average_precision`.
-
-    Returns:
-        R×M float64.
     """
     columns = []
     for result in scores:

@@ -4,8 +4,6 @@ Beside the results lies what their figures were measured on, image by image, so 
 judged where the data set is not at hand.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -48,7 +46,7 @@ class MeasuredOn:
         samples: Iterable[Sample],
         settings: Mapping[str, Any],
         lists: Iterable[Path] = (),
-    ) -> MeasuredOn:
+    ) -> "MeasuredOn":
         """Returns what figures are measured on now; ``lists`` hold ground truth of many images."""
         images, files = {}, {str(path): _content(path) for path in lists}
         for sample in samples:
@@ -75,7 +73,7 @@ class MeasuredOn:
         """Writes it beside the results."""
         write_atomically(folder / MEASURED_ON, canonical_json(asdict(self)))
 
-    def describe_change(self, now: MeasuredOn) -> str:
+    def describe_change(self, now: "MeasuredOn") -> str:
         """Returns why figures are others now, or ""."""
         if self.images.keys() != now.images.keys():
             return "measured on other images"

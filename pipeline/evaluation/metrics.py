@@ -1,7 +1,5 @@
 """Average precision, F1 and its calibration, and mIoU (docs/algorithms.md, section 5)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 
@@ -148,8 +146,7 @@ def to_indicator(tags: Sequence[Sequence[int]], num_classes: int) -> np.ndarray:
 class Confusion:
     """A confusion matrix that pooled pixels are added to.
 
-    Attributes:
-        matrix: (n+1)×(n+1) int64; rows are the ground truth, columns the predictions.
+    ``matrix`` is (n+1)×(n+1) int64; rows are the ground truth, columns the predictions.
     """
 
     def __init__(self, num_labels: int):
@@ -171,7 +168,7 @@ class Confusion:
         counts = np.bincount(truth * num_labels + prediction, minlength=self.matrix.size)
         self.matrix += counts.reshape(self.matrix.shape)
 
-    def merged(self, groups: Sequence[int]) -> Confusion:
+    def merged(self, groups: Sequence[int]) -> "Confusion":
         """Returns the matrix of coarser classes; ``groups`` gives each label's coarse label."""
         membership = np.eye(max(groups) + 1, dtype=np.int64)[list(groups)]
         coarse = Confusion(membership.shape[1])

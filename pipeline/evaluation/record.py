@@ -1,7 +1,5 @@
 """``metrics.json``: what was measured, and on what."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -63,13 +61,11 @@ _WAIT = 60.0  # seconds for another run, which takes a moment
 
 
 @contextmanager
-def changing_metrics(path: Path) -> Iterator[MetricsFile]:
+def changing_metrics(path: Path) -> Iterator["MetricsFile"]:
     """Gives ``metrics.json`` as it is now, which other runs may have written to, and writes it.
 
-    A damaged file is kept beside it under another name, which its ``damage`` then says.
-
-    Raises:
-        UserError: it cannot be written.
+    A damaged file is kept beside it under another name, which its ``damage`` then says. Raises a
+    UserError if the file cannot be written.
     """
     lock = FolderLock(path.parent, _WAIT)
     try:

@@ -57,10 +57,8 @@ class Evaluation:
         """Measures, and writes ``metrics.json``; ``asked`` are the commands of the run.
 
         Images whose ground truth cannot be used are skipped; the figures say how many, and
-        ``failures.jsonl`` beside ``metrics.json`` names them.
-
-        Raises:
-            UserError: there is nothing to measure, or none of the ground truth can be used.
+        ``failures.jsonl`` beside ``metrics.json`` names them. Raises a UserError if there is
+        nothing to measure, or none of the ground truth can be used.
         """
         measured, unmeasured, outcomes, store = {}, [], [], self.store
         of_results: dict[Path, str] = {}

@@ -15,6 +15,7 @@ from pipeline.files.journal import Journal
 FILE = ".fingerprints.jsonl"
 """The journal of the fingerprints of files, in the output directory."""
 
+_PIECE = 1 << 18  # bytes
 _RESOLUTION = 2_000_000_000  # nanoseconds, of the coarsest file systems
 
 _memory: ContextVar[tuple[Journal, bool] | None] = ContextVar("fingerprints", default=None)
@@ -44,8 +45,11 @@ def fingerprint_file(path: Path) -> str:
     """Returns the fingerprint of a file's bytes, read every time, or raises an OSError."""
     if not path.is_file() and path.exists():  # reading a pipe would block
         raise OSError(errno.EIO, "it is not a file", str(path))
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
+    digest = hashlib.blake2b(digest_size=8)
+    with path.open("rb", buffering=0) as file:  # hashlib.file_digest takes twice as long
+        while piece := file.read(_PIECE):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def fingerprint_image(path: Path) -> str:
@@ -54,10 +58,7 @@ def fingerprint_image(path: Path) -> str:
     Like git, this takes a file as unchanged while its size and the times of its last changes stay
     the same, and does not trust what was read about when the file was written, since it may have
     changed again within the resolution of the file system's clock. :func:`remember_in` keeps what
-    is known from run to run.
-
-    Raises:
-        OSError: the file cannot be read.
+    is known from run to run. Raises an OSError if the file cannot be read.
     """
     if (memory := _memory.get()) is None:
         return fingerprint_file(path)

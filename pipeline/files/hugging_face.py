@@ -19,10 +19,7 @@ def with_checksum(source: Source) -> Source:
     """Returns a source with the size and the SHA-256 that Hugging Face states of its file.
 
     Of several addresses, the first that exists is kept, with its suffix. A source elsewhere is
-    returned unchanged.
-
-    Raises:
-        UserError: Hugging Face cannot be reached, or has no such file.
+    returned unchanged. Raises a UserError if Hugging Face cannot be reached, or has no such file.
     """
     if not source.urls[0].startswith(constants.ENDPOINT):
         return source

@@ -83,10 +83,8 @@ def to_image(given: AnyImage) -> np.ndarray:
 
     That is a path, a picture of Pillow, or a uint8 array: H×W or H×W×1 (grey), H×W×3 (RGB) or H×W×4
     (RGBA). Paths and pictures are turned upright by their EXIF orientation; transparent pixels
-    become white.
-
-    Raises:
-        UserError: it is something else, has no pixel, or cannot be decoded.
+    become white. Raises a UserError for anything else, and for what has no pixel or cannot be
+    decoded.
     """
     if isinstance(given, str | os.PathLike):
         try:

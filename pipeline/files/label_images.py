@@ -43,11 +43,9 @@ class Png(NamedTuple):
 def decode_png(path: Path, modes: Collection[str], max_pixels: int | None = None) -> Png:
     """Decodes a PNG of one of Pillow's ``modes`` without converting it.
 
-    Above ``max_pixels``, width × height, it is refused before it is decoded.
-
-    Raises:
-        FileNotFoundError: the file is missing.
-        ImageError: it is not a PNG of one of these modes, is damaged, or is too large.
+    Above ``max_pixels``, width × height, it is refused before it is decoded. Raises a
+    FileNotFoundError if it is missing, and an ImageError if it is not a PNG of these modes or is
+    damaged.
     """
     try:
         with open_image(path, ["PNG"], max_pixels) as image:
@@ -90,9 +88,6 @@ def refuse_brush_masks(masks: Iterable[Path], name: str, remedy: str) -> None:
     They would be read as "nothing but ignored pixels". Files are read up to the first other value;
     those that cannot be read are reported where they are used. ``name`` is the setting that names
     the masks, and ``remedy`` says how to state what 255 is.
-
-    Raises:
-        UserError: no mask holds another value, and one holds 255.
     """
     found: set[int] = set()
     for path in masks:

@@ -38,11 +38,8 @@ def read_object_file(path: Path) -> object:
     """Reads a Python object from a file of ``np.save``: a zero-dimensional array that holds it.
 
     It returns dictionaries, lists, tuples, numbers, text, and NumPy's arrays of numbers, which
-    PyTorch's tensors become too.
-
-    Raises:
-        NotPlain: the file names a function or a class that no array needs, or holds no object.
-        Exception: the file is damaged; NumPy, pickle and PyTorch have errors of their own.
+    PyTorch's tensors become too. Raises a NotPlain if the file names a function or a class that no
+    array needs, or holds no object, and errors of NumPy, pickle and PyTorch if it is damaged.
     """
     with path.open("rb") as file:
         version = np.lib.format.read_magic(file)

@@ -47,11 +47,8 @@ def read_weights_file(path: Path, device: str = "cpu") -> Any:  # noqa: ANN401
     """Reads a safetensors file, or a file of ``torch.save``, whatever PyTorch's defaults are.
 
     The suffix ``.safetensors`` marks safetensors. The saved object is usually a dictionary of
-    tensors, or one that holds such a dictionary. The device "meta" stands for shapes alone.
-
-    Raises:
-        Exception: the file is damaged or holds more than tensors and plain values; every format
-            has errors of its own.
+    tensors, or one that holds such a dictionary. The device "meta" stands for shapes alone. Raises
+    an error of its format if the file is damaged or holds more than tensors and plain values.
     """
     if path.suffix == ".safetensors":
         return {name: tensor.to(device) for name, tensor in load_file(path).items()}
@@ -73,11 +70,8 @@ def read_weights_file(path: Path, device: str = "cpu") -> Any:  # noqa: ANN401
 def read_storage(data: bytes) -> torch.Tensor:
     """Returns the values of a tensor's storage, in the older format of ``torch.save``, as a tensor.
 
-    PyTorch writes it so into another object's pickle.
-
-    Raises:
-        Oversized: it claims more memory than it has bytes.
-        Exception: it is damaged or holds something else.
+    PyTorch writes it so into another object's pickle. Raises an Oversized if it claims more memory
+    than it has bytes, and other errors if it is damaged.
     """
     if zipfile.is_zipfile(io.BytesIO(data)):  # which could be compressed
         raise ValueError("a storage in an archive")

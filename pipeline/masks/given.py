@@ -33,7 +33,7 @@ class GivenMasks(MaskStage):
     @property
     def note(self) -> str:
         """The file or folder that the masks are from."""
-        return f"masks of {self._name}"
+        return f"pseudo masks of {self._name}"
 
     @property
     def _name(self) -> str:

@@ -147,10 +147,13 @@ def mask_files(
 def read_pseudo_mask(folder: Path, image_id: str) -> tuple[np.ndarray, np.ndarray]:
     """Reads an image's mask after and before the filter, H×W uint8 each, from a stage's folder.
 
+    Before it, pixels without a label (those that ``masks=file`` ignores) are background.
+
     Raises:
         FileNotFoundError: the mask is missing.
         UserError: a file is damaged.
     """
     labels = read_labels(folder / f"{image_id}.png")
-    unfiltered = folder / UNFILTERED / f"{image_id}.png"
-    return labels, read_labels(unfiltered) if unfiltered.is_file() else labels
+    path = folder / UNFILTERED / f"{image_id}.png"
+    unfiltered = read_labels(path) if path.is_file() else labels
+    return labels, np.where(unfiltered == IGNORE, np.uint8(0), unfiltered)

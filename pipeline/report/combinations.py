@@ -22,8 +22,7 @@ from pipeline.report.grouping import grouped, without_seed
 from pipeline.report.markdown import Notes, percent_of_several
 from pipeline.report.runs import MeasuredRun, map_notes
 
-_GIVEN = "ground_truth"
-"""The choice of ``tags=`` that takes the image labels of the ground truth."""
+_GIVEN = "ground_truth"  # the choice of ``tags=`` that takes the image labels of the ground truth
 
 
 class Combination:

@@ -21,8 +21,7 @@ _DESCRIBED = ("method", "name", "seed")
 OPTIONAL = ("corrections", "repeat_corrected")
 """Settings that are not there where they change nothing."""
 
-_MISSING = ""
-"""Stands for the value of a setting that a configuration lacks."""
+_MISSING = ""  # stands for the value of a setting that a configuration lacks
 
 Values = list[str]
 """The values of a setting in each configuration, as JSON, or missing."""

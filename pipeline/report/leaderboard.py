@@ -47,11 +47,7 @@ class Board(Table):
 
 
 def write_leaderboard(runs: Sequence[MeasuredRun], splits: Sequence[str] = ()) -> str:
-    """Returns the tables of :func:`collect_boards` as Markdown.
-
-    Raises:
-        UserError: nothing was measured, or not on these splits.
-    """
+    """Returns the tables of :func:`collect_boards` as Markdown; a UserError if there are none."""
     boards = collect_boards(runs, splits)
     if splits and not boards:
         raise UserError(

@@ -25,9 +25,7 @@ from pipeline.report.settings import ReportSettings
 from pipeline.tags.scores import decode_scores
 
 _MAX_PREFETCHED = 4
-
-_ODD = (LookupError, TypeError)
-"""Errors of artefacts with another shape, or with other classes."""
+_ODD = (LookupError, TypeError)  # errors of artefacts with another shape, or with other classes
 
 _UNREADABLE = (OSError, ImageError, UserError, ValueError, *_ODD)
 """Errors of missing, damaged or mismatched artefacts and ground truth."""

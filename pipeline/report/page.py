@@ -83,11 +83,7 @@ def write_report(inputs: ReportInputs) -> list[Path]:
 
 
 def write_page(path: Path, inputs: ReportInputs, metrics: MetricsFile) -> Path:
-    """Writes the page and returns its path; images are rendered as they are written.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
+    """Writes the page, or raises a UserError; images are rendered as they are written."""
     stream = load_template("page.html", *_SCRIPTS).stream(_context(inputs, metrics))
     with replacing(path) as file:
         # Names of files need not be Unicode.
@@ -226,7 +222,7 @@ def _class_rows(
         yield {
             "label": label,
             "name": name,
-            "tagged": tagged[label - 1] if label else None,
+            "tagged": tagged[label - 1] if label and tagged else None,
             "positives": positives,
             "measures": measures,
         }

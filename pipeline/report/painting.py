@@ -5,7 +5,6 @@ reader can choose their opacity.
 """
 
 import base64
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from matplotlib import colormaps
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from scipy.ndimage import distance_transform_edt, maximum_filter, minimum_filter
 
-from pipeline.files.images import shrunk_size
+from pipeline.files.images import encode, shrunk_size
 from pipeline.files.label_images import IGNORE
 
 HEAT = colormaps["inferno"]
@@ -93,11 +92,7 @@ def overlay_labels(
     opacity: float = _FILL,
     line: int = 0,
 ) -> np.ndarray:
-    """Lays :func:`paint_labels` over a photograph, h×w×3 uint8; labels are resized to it.
-
-    Raises:
-        ValueError: a label has no colour.
-    """
+    """Paints labels, resized, over a photograph, h×w×3 uint8; a ValueError if one has no colour."""
     if labels.max(initial=0, where=labels != IGNORE) >= len(palette):
         raise ValueError(f"labels {np.unique(labels).tolist()} for {len(palette)} names")
     layer = paint_labels(resize_labels(labels, *image.shape[:2]), palette, opacity, line)
@@ -196,10 +191,9 @@ def percent_of_pixels(share: float) -> str:
 
 def embed(pixels: np.ndarray, quality: int | None = None) -> str:
     """Returns a picture, RGB or RGBA in uint8, as a ``data:`` address; lossless without quality."""
-    buffer = io.BytesIO()
     options = {"lossless": True, "quality": _EFFORT} if quality is None else {"quality": quality}
-    Image.fromarray(pixels).save(buffer, "WEBP", method=4, **options)
-    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    data = encode(pixels, "WEBP", method=4, **options)
+    return f"data:image/webp;base64,{base64.b64encode(data).decode()}"
 
 
 def encode_heat(cam: np.ndarray) -> str:

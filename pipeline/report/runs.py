@@ -130,10 +130,8 @@ class MeasuredRun:
         """Returns the settings in which the run differs from the experiment that it names.
 
         Those with columns of their own in the tables (CLIP, compat, precision) are omitted. The
-        methods that the experiment names must be registered.
-
-        Raises:
-            UserError: the experiment's files cannot be read.
+        methods that the experiment names must be registered. Raises a UserError if its files cannot
+        be read.
         """
         # Rarely needed, and slow to import.
         from pipeline.masks.name_lists import names_in

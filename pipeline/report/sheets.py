@@ -59,11 +59,7 @@ def cam_tiles(image: np.ndarray, cams: Cams, classes: Sequence[str]) -> list[Til
 def label_tile(
     image: np.ndarray, labels: np.ndarray, palette: Sequence[Colour], caption: str
 ) -> Tile:
-    """Returns labels over the photograph in grey, which makes their colours stand out.
-
-    Raises:
-        ValueError: a label has no colour.
-    """
+    """Returns labels over the grey photograph, for contrast; raises as :func:`overlay_labels`."""
     small = Image.fromarray(photograph_tile(image, caption).picture)
     grey = np.asarray(small.convert("L").convert("RGB"))
     occurring = frozenset(np.unique(labels).tolist()) - {0}

@@ -78,7 +78,7 @@ def _gather(
     if masks.round > 1:
         titles = "argmax of the first round's CAMs", "mask, seen by the segmenter before"
     elif not masks.from_cams:
-        titles = None, "mask, straight from the image"
+        titles = None, f"mask, {'straight from the image' if masks.takes_any_image else 'as given'}"
     elif masks.options.is_argmax:
         titles = None, "mask, argmax of the CAMs"
     else:

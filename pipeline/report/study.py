@@ -18,8 +18,7 @@ from pipeline.report.grouping import grouped
 from pipeline.report.markdown import Table, highest, percent
 from pipeline.report.runs import METRIC_LABELS, MeasuredRun
 
-_MAX_ROWS = 12
-"""With more runs, pairs of blocks are easier to read as a matrix than as rows."""
+_MAX_ROWS = 12  # with more runs, pairs of blocks are easier to read as a matrix than as rows
 
 _CHOICES = {
     "clip": ("model", "weights", "mean", "std", "quick_gelu"),

@@ -99,10 +99,8 @@ def use_timm_backbone(model: ConfigDict, name: str) -> None:
     """Replaces the backbone of a config by a network of timm, such as "convnext_tiny".
 
     The heads, which must read several feature maps (as UPerNet's do), read its last ones, four at
-    most. Images are normalised as they were when its weights were trained.
-
-    Raises:
-        UserError: timm has no such network, or the network returns no feature maps.
+    most. Images are normalised as they were when its weights were trained. Raises a UserError if
+    timm has no such network, or the network returns no feature maps.
     """
     import timm  # takes seconds
 

@@ -139,11 +139,8 @@ class KeepCheckpoints(StepHook):
 
     mmengine removes the best checkpoint before it writes a better one, and removes files whose
     names it reads from a checkpoint. This hook removes a file after its replacement is written, and
-    only checkpoints in the training's own folder.
-
-    Args:
-        description: what a checkpoint says of its network, so that it needs no other file.
-        **settings: arguments of mmengine's hook.
+    only checkpoints in the training's own folder. Its ``description`` is what a checkpoint says of
+    its network, so that it needs no other file; ``settings`` are arguments of mmengine's hook.
     """
 
     def __init__(self, description: Mapping[str, Any], **settings: Any) -> None:  # noqa: ANN401

@@ -1,7 +1,5 @@
 """Losses for noisy masks: balanced, or weighted by pixel."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from types import MethodType
 from typing import TYPE_CHECKING, Any
@@ -38,9 +36,8 @@ class BalancedCrossEntropy(nn.Module):
     Ignored pixels do not count. If a batch has pixels of one kind only, their mean is the loss, not
     half of it. If all pixels are ignored, the loss and its gradient are 0.
 
-    Args:
-        loss_weight: factor of the result.
-        loss_name: its name in mmsegmentation; only losses named "loss_…" are trained on.
+    ``loss_weight`` is a factor of the result; mmsegmentation trains only on losses whose
+    ``loss_name`` begins with "loss_".
     """
 
     def __init__(self, loss_weight: float = 1.0, loss_name: str = "loss_ce") -> None:
@@ -86,10 +83,7 @@ def choose_loss(model: ConfigDict, loss: str) -> None:
     The latter replaces the cross-entropy of all heads by :class:`BalancedCrossEntropy`. Other
     losses of a head (such as Lovász) stay. A head without a loss in its config has the default of
     mmsegmentation, a cross-entropy whose mean includes ignored pixels; it is given one that
-    excludes them.
-
-    Raises:
-        UserError: a head has no cross-entropy over classes to balance.
+    excludes them. Raises a UserError if a head has no cross-entropy over classes to balance.
     """
     for head in heads_of(model):
         losses = [p for p in dictionaries(head) if _kind(p).endswith(("Loss", "CrossEntropy"))]
@@ -117,10 +111,8 @@ def weight_pixels(model: nn.Module) -> None:
     ``pixel_weights`` of a sample is PixelData of 1×h×w float32 in [0, 1]; pixels beyond h×w are
     padding. The denominator of the mean does not change: it is the number of pixels that are not
     ignored (for a sigmoid loss, times the number of classes), so that halving all weights halves
-    the loss. Call it after the network is built.
-
-    Raises:
-        UserError: a head computes its loss in a way that takes no weights; the message names it.
+    the loss. Call it after the network is built. Raises a UserError that names a head whose loss
+    takes no weights.
     """
     for head in heads_of(model):
         owner = next((c.__name__ for c in type(head).__mro__ if "loss_by_feat" in vars(c)), None)
@@ -146,15 +138,13 @@ def weight_pixels(model: nn.Module) -> None:
 class SampleWeights:
     """A pixel sampler of mmsegmentation that returns the weights of the samples."""
 
-    samples: Sequence[SegDataSample] = ()
+    samples: "Sequence[SegDataSample]" = ()
     """The samples of the batch, which heads do not pass to their sampler."""
 
     def sample(self, seg_logit: torch.Tensor, seg_label: torch.Tensor) -> torch.Tensor:
         """Returns the weights, N×H×W float32, 0 in the padding.
 
-        Args:
-            seg_logit: N×C×H×W.
-            seg_label: N×1×H×W, padded by mmsegmentation on the right and below, as the images are.
+        Logits are N×C×H×W; labels N×1×H×W, padded on the right and below, as the images are.
         """
         height, width = seg_label.shape[-2:]
         weights = [sample.pixel_weights.data[0] for sample in self.samples]
@@ -166,7 +156,7 @@ class SampleWeights:
 def _weighted_loss_by_feat(
     head: nn.Module,
     seg_logits: torch.Tensor | tuple[torch.Tensor, ...],
-    batch_data_samples: Sequence[SegDataSample],
+    batch_data_samples: "Sequence[SegDataSample]",
 ) -> dict[str, torch.Tensor]:
     head.sampler.samples = batch_data_samples
     return type(head).loss_by_feat(head, seg_logits, batch_data_samples)

@@ -34,11 +34,7 @@ _AVERAGED_GRADIENTS = {
 
 
 def import_mmseg() -> None:
-    """Imports mmsegmentation, unless it is; mmengine finds its modules under the scope ``mmseg``.
-
-    Raises:
-        UserError: mmsegmentation or mmcv is not installed.
-    """
+    """Imports mmsegmentation, or raises a UserError; mmengine finds it in the scope ``mmseg``."""
     try:
         with importable(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -61,10 +57,8 @@ def find_config(name: str) -> Path:
 
     Such a file is a Python program that runs when it is read, so only installed configs and
     absolute paths are allowed. mmengine also reads YAML, which can run code, and JSON, which can
-    import modules; both are refused.
-
-    Raises:
-        UserError: there is no such file, or it is not Python; the message names the nearest.
+    import modules. Raises a UserError for both, and for a file that is not there; it names the
+    nearest.
     """
     wrong = f"segmenter.config={name} is not a config of mmsegmentation"
     if Path(name).suffix != ".py":
@@ -115,10 +109,8 @@ def build_config(
 
     Returns a config of model, optimiser and schedule, with ``class_names`` and ``palette`` (both
     with the background first), the settings, and ``pretrained_source``, the place from which
-    mmsegmentation takes the backbone's ImageNet weights. It contains no data.
-
-    Raises:
-        UserError: the config does not exist or cannot be used, or settings do not fit together.
+    mmsegmentation takes the backbone's ImageNet weights. It contains no data. Raises a UserError if
+    the config does not exist or cannot be used, or settings do not fit together.
     """
     import_mmseg()
     parts = processes * settings.accumulate

@@ -23,11 +23,9 @@ def configure_optimizer(base: Config, settings: SegmenterSettings, device: str) 
     """Returns mmengine's ``optim_wrapper`` for a training on a device.
 
     Rules for parts of the network (such as no decay of position embeddings) are kept from the
-    config of mmsegmentation, and its optimiser if ``settings.optimizer`` is none.
-
-    Raises:
-        UserError: neither the config nor the settings name an optimiser and a learning rate, or
-            the settings name one that is not registered; mmengine would import it.
+    config of mmsegmentation, and its optimiser if ``settings.optimizer`` is none. Raises a
+    UserError if neither names an optimiser and a learning rate, or the settings name one that is
+    not registered; mmengine would import it.
     """
     given = base.get("optim_wrapper", {})
     optimizer = dict(given.get("optimizer", {}))

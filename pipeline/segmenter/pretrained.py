@@ -47,7 +47,8 @@ def load_pretrained(
 ) -> Fit | None:
     """Loads pretrained weights into a backbone, and keeps mmengine from initialising it again.
 
-    No code in a file is run. Tensors that the file lacks are initialised by mmsegmentation.
+    No code in a file is run. Tensors that the file lacks are initialised by mmsegmentation. Returns
+    the weights used; None with ``none``.
 
     Args:
         backbone: the backbone of a network of mmsegmentation; changed in place.
@@ -56,9 +57,6 @@ def load_pretrained(
             timm, Swin Transformer or SegFormer.
         model: the config of the model to which the backbone belongs.
         source: the value that :func:`strip_pretrained` returned.
-
-    Returns:
-        The weights used; None with ``none``.
 
     Raises:
         UserError: weights are unknown, missing, damaged or hold more than tensors, cannot be

@@ -150,10 +150,8 @@ class Training(OfSplit):
         """Trains a segmenter, from its last checkpoint on if there is one.
 
         Every process that torchrun started calls this; only the first one writes to the folder.
-
-        Raises:
-            UserError: masks that cannot be used, a loss that is not finite, or another process of
-                the training ended.
+        Raises a UserError for masks that cannot be used, a loss that is not finite, or another
+        process that ended.
         """
         from pipeline.segmenter import checkpoints, train  # mmsegmentation takes seconds to import
 

@@ -3,8 +3,6 @@
 This module does not import mmsegmentation, so that worker processes for the CRF start quickly.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
@@ -30,7 +28,7 @@ _Seen = tuple[Item, LabelMaps, np.ndarray, np.ndarray]
 
 
 def segment_all(
-    images: Decoded, segmenter: Segmenter, test: TestSettings, workers: int
+    images: Decoded, segmenter: "Segmenter", test: TestSettings, workers: int
 ) -> Iterator[tuple[Item, LabelMaps | ImageError]]:
     """Segments images by every step; the CRF runs in processes behind the network."""
     seen = (_look(segmenter, item, image, test) for item, image in images)
@@ -40,7 +38,7 @@ def segment_all(
     return ((each[0], labels) for each, labels in refined)
 
 
-def _look(segmenter: Segmenter, item: Item, image: np.ndarray, test: TestSettings) -> _Seen:
+def _look(segmenter: "Segmenter", item: Item, image: np.ndarray, test: TestSettings) -> _Seen:
     total, plain = 0, None
     for is_plain, view in segmenter.views(image, test.scales, test.flip):
         total += view

@@ -58,8 +58,9 @@ def train(
 ) -> Path:
     """Trains with mmengine's Runner, from the last checkpoint in ``work_dir`` if there is one.
 
-    On a CPU with the same number of threads, the weights depend neither on interruptions nor on
-    ``settings.workers``. Every process that torchrun started calls this with the same arguments.
+    Returns the checkpoint of the last iteration. On a CPU with the same number of threads, the
+    weights depend neither on interruptions nor on ``settings.workers``. Every process that torchrun
+    started calls this with the same arguments.
 
     Args:
         pairs: images and masks; probabilities weight their pixels. Call
@@ -75,9 +76,6 @@ def train(
         on_iteration: called in the first process with (iteration from 1, all iterations, loss).
         on_background: called in the first process with an iteration early in the training, if the
             network predicts nothing but background then.
-
-    Returns:
-        The checkpoint of the last iteration.
 
     Raises:
         UserError: there are no pairs, a setting cannot be used, the pretrained weights do not fit,

@@ -70,10 +70,7 @@ def fetch_imagenet(
 
     Networks of timm get timm's weights, plain ResNets those of torchvision (IMAGENET1K_V1), and
     others those that the config of mmsegmentation names: a URL, a path, or a name like
-    ``mmcls://mobilenet_v2``.
-
-    Raises:
-        UserError: no such weights are known, or they cannot be downloaded.
+    ``mmcls://mobilenet_v2``. Raises a UserError if none are known, or they cannot be downloaded.
     """
     kind = type(backbone).__name__
     unknown = f"no ImageNet weights are known for this {kind}"

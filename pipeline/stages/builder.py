@@ -198,14 +198,14 @@ class Builder:
         )
 
     def _corrections(self, split: str) -> Corrections:
-        table, reads_cams = Corrections(), masks_stage(self.config).from_cams
+        table = Corrections()
         if tags := self.corrections.get(split):
             path = given_path(self.config.tags.corrections, "tags.corrections")
             table = Corrections(tags, path.name, saved(path))
         # Where masks are made without tags, corrected ones say nothing of tags.
-        if not reads_cams or method_of(self.config.cams).stage:
-            return table
-        return self.corrected_masks(split).tags_beside(table, self.vocabulary.classes)
+        reads_tags = masks_stage(self.config).from_cams and not method_of(self.config.cams).stage
+        masks = self.corrected_masks(split) if reads_tags else Corrections()
+        return masks.tags_beside(table, self.vocabulary.classes)
 
     @cached_property
     def corrected_masks(self) -> Callable[[str], Corrections]:

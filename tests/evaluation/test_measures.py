@@ -88,6 +88,16 @@ def test_masks_are_measured_before_the_filter_and_its_share_after(tmp_path):
     assert evaluate_masks(replace(results, samples=samples[1:])) is None
 
 
+def test_pixels_that_given_masks_ignore_are_measured_as_background(tmp_path):
+    truth, labels = np.array([[0, 0, 1, 1]], np.uint8), np.array([[255, 0, 1, 255]], np.uint8)
+    Image.fromarray(truth).save(tmp_path / "a.png")
+    with Store(tmp_path / "outputs").folder("val", "masks", {}) as folder:
+        folder.write("a", "input", {"a.png": encode_png(labels, VOCABULARY.palette)})
+    samples = [Sample("a", tmp_path / "a", MaskFile(tmp_path / "a.png"))]
+    found = evaluate_masks(Results(samples, folder, VOCABULARY))
+    assert found["miou"] == pytest.approx((2 / 3 + 1 / 2) / 2) and found["kept"] == 1 / 2
+
+
 def test_predictions_are_measured_beside_their_steps_and_the_ceiling(tmp_path):
     truth = np.array([[0, 0, 1, 1]], np.uint8)
     Image.fromarray(truth).save(tmp_path / "truth.png")

@@ -65,6 +65,22 @@ def test_masks_are_named_after_what_refined_them(run_stage, arguments, tmp_path)
     assert "CRF" not in text
 
 
+def test_given_masks_are_not_said_to_be_ours(run_stage, arguments, tmp_path):
+    photographs = sorted((tmp_path / "photographs").glob("*.*"))
+    images = [{"id": k, "file_name": path.name} for k, path in enumerate(photographs)]
+    shape = {"category_id": 1, "segmentation": [[2, 2, 20, 2, 20, 20, 2, 20]], "score": 0.4}
+    drawn = [{"image_id": image["id"], **shape} for image in images]
+    content = {"images": images, "categories": [{"id": 1, "name": "cat"}], "annotations": drawn}
+    (tmp_path / "sam3.json").write_text(json.dumps(content))
+    given = ["masks=file", f"masks.path={tmp_path / 'sam3.json'}", "masks.min_score=0.5"]
+    finished = run_stage(*arguments, *given, "stage=[masks,report]")
+    assert finished.code == 0, finished.errors
+    page = read(tmp_path / "out")
+    assert layers(page) == {"photograph", "mask"}
+    assert "mask, as given" in page.text and "pseudo masks of sam3.json" in page.text
+    assert "without annotations" not in page.text and "yet" not in page.text
+
+
 @pytest.mark.large
 def test_every_round_is_told_of(run_stage, arguments, tmp_path):
     stages = "stage=[tags,cams,masks,train,predict,report]"

@@ -215,24 +215,31 @@ def test_masks_may_be_drawn_by_labelme_and_names_joined(run, tmp_path):
 
 
 def test_instances_of_low_scores_are_ignored_pixels_and_not_tags(run, tmp_path):
-    boxes = {
-        "person": ([0, 0, 30, 0, 30, 30, 0, 30], 0.9),
-        "cup": ([40, 0, 70, 0, 70, 30, 40, 30], 0.3),
-    }
+    names, drawn = ["person", "cup", "dog"], [(0, 0, 0.9), (30, 0, 0.4), (60, 1, 0.3), (0, 2, 1)]
     coco = {
         "images": [{"id": 1, "file_name": "a.jpg", "height": 90, "width": 70}],
-        "categories": [{"id": n, "name": name} for n, name in enumerate([*boxes, "dog"])],
+        "categories": [{"id": n, "name": name} for n, name in enumerate(names)],
         "annotations": [
-            {"image_id": 1, "category_id": n, "segmentation": [box], "score": score}
-            for n, (box, score) in enumerate([*boxes.values(), boxes["cup"]])
+            {
+                "image_id": 1,
+                "category_id": n,
+                "segmentation": [[0, top, 20, top, 20, top + 20, 0, top + 20]],
+                "score": score,
+            }
+            for top, n, score in drawn
         ],
     }
     (tmp_path / "coco.json").write_text(json.dumps(coco))
-    run(UP_TO_MASKS, f"masks.corrections={tmp_path / 'coco.json'}", "masks.min_score=0.5")
+    given = [UP_TO_MASKS, f"masks.corrections={tmp_path / 'coco.json'}"]
+    run(*given)
     assert "note: coco.json has 1 instances of names that are not classes: dog (1)" in run.errors
-    labels = read_labels(latest(tmp_path / "out", "masks") / "a.png")
-    assert np.unique(labels).tolist() == [0, 2, 255]
-    assert tags_of(tmp_path / "out")["a"] == [1]
+    assert tags_of(tmp_path / "out")["a"] == [1, 3]
+    for least, label in ((0.35, 2), (0.5, 255)):
+        counts = run(*given, f"masks.min_score={least}")
+        labels = read_labels(latest(tmp_path / "out", "masks") / "a.png")
+        assert (labels[30:50, :20] == label).all() and (labels[60:80, :20] == 255).all()
+        assert tags_of(tmp_path / "out")["a"] == [1]
+        assert counts["masks"] == (1, 0, 4), "the key holds how masks are read"
     named = {about["file"] for about in manifest_of(tmp_path / "out")["legend"].values()}
     assert named == {"coco.json"}
 
@@ -349,8 +356,9 @@ def demo(run_stage, tmp_path):
 def test_of_several_splits_some_may_be_corrected(demo, tmp_path):
     mask = np.ones((240, 320), np.uint8)
     keep(tmp_path / "mine", "00001", mask)
-    both = demo("dataset.split=[train,val]", "stage=masks")
-    assert both.code == 2 and "holds neither train/ nor train.json" in both.errors
+    for stage in ("masks", "evaluate"):
+        both = demo("dataset.split=[train,val]", f"stage={stage}")
+        assert both.code == 2 and "holds neither train/ nor train.json" in both.errors
     assert demo("dataset.split=train", UP_TO_MASKS).code == 0
     # Of a split that the run does not work on, it matters where its masks are trained on.
     keep(tmp_path / "mine", "00100", mask)
@@ -387,7 +395,9 @@ def test_an_epoch_shows_corrected_images_several_times(pairs, tmp_path):
     assert isinstance(pairs[0], TrainingPair) and pairs[0].repeats == 1
 
 
-def test_the_key_of_a_training_holds_repetitions_of_corrected_images_alone(run, mine, tmp_path):
+def test_the_key_of_a_training_holds_repetitions_of_corrected_images_alone(
+    run, arguments, mine, tmp_path
+):
     network = [*TINY_SEGMENTER, "segmenter.pretrained=none", "stage=[tags,cams,masks,train]"]
     run(*network)
     plain = latest(tmp_path / "out", "segmenter", "").resolve()
@@ -403,6 +413,11 @@ def test_the_key_of_a_training_holds_repetitions_of_corrected_images_alone(run, 
         assert manifest["images"] == 5 and "5 images, " in run.output, "images count once"
         found.add(manifest["key"])
     assert len(found) == 2
+    given = [*arguments, *network, f"masks.corrections={mine}", "segmenter.repeat_corrected=3"]
+    stages = Pipeline.open(read_config(compose(given))).builder.stages
+    (training,) = (stage for stage in stages if stage.name == "segmenter")
+    repeats = {pair.id: pair.repeats for pair in training.pairs}
+    assert repeats == {image_id: 3 if image_id[0] in "ah" else 1 for image_id in SIZES}
     run(*network, f"segmenter.masks={mine}", f"masks.corrections={mine}", "dry_run=true",
         "segmenter.repeat_corrected=3", "dataset.limit=1")  # fmt: skip
     assert "segmenter.repeat_corrected has no effect with segmenter.masks" in run.errors

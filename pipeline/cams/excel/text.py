@@ -27,11 +27,9 @@ def read_descriptors(given: str, classes: Sequence[str], clusters: int) -> Sente
     """Reads the sentences of classes, in their order, from a file, {class name: [sentences]}.
 
     Names are compared without regard to case and white space. The path is given as in
-    ``cams.descriptors``; the sentences have to suffice for J ``clusters``.
-
-    Raises:
-        UserError: the file is missing or of another form, names a class that there is not or leaves
-            one out, or holds fewer than J different sentences.
+    ``cams.descriptors``; the sentences have to suffice for J ``clusters``. Raises a UserError if
+    the file is missing or of another form, names a class that there is not or leaves one out, or
+    holds fewer than J different sentences.
     """
     path = given_path(given, "cams.descriptors")
     name = f"cams.descriptors={shown(given)}"

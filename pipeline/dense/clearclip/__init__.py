@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.dense.method import DenseMethod, NameEmbeddings
-from pipeline.dense.settings import DenseSettings
-from pipeline.engine.registry import register
+from pipeline.dense.settings import DenseSettings, register_dense
 
 if TYPE_CHECKING:
     import torch
@@ -21,14 +20,12 @@ class ClearClipSettings(DenseSettings):
     """ClearCLIP: the attention of block L is softmax(QQᵀ/√d); no residual connection, no MLP."""
 
 
-@register(
-    "dense",
+@register_dense(
     "clearclip",
     ClearClipSettings,
     label="ClearCLIP",
     presets=("experiment/clearclip_*",),
     source="Lan et al., ClearCLIP, ECCV 2024, arXiv 2407.12442",
-    section="Dense methods",
 )
 class ClearClip(DenseMethod):
     """ClearCLIP: the attention of block L is softmax(QQᵀ/√d); no residual connection, no MLP."""

@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from pipeline.dense.settings import DenseSettings
-from pipeline.engine.registry import register
+from pipeline.dense.settings import DenseSettings, register_dense
 from pipeline.engine.settings import setting
 
 
@@ -18,11 +17,9 @@ class GemSettings(DenseSettings):
     blocks: int = setting(6, at_least=1)
 
 
-register(
-    "dense",
+register_dense(
     "gem",
     GemSettings,
     label="GEM",
     source="Bousselham et al., GEM, CVPR 2024, arXiv 2312.00878",
-    section="Dense methods",
 )("pipeline.dense.gem.method:Gem")

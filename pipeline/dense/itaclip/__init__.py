@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from pipeline.dense.settings import DenseSettings
-from pipeline.engine.registry import register
+from pipeline.dense.settings import DenseSettings, register_dense
 from pipeline.engine.settings import setting
 
 
@@ -24,11 +23,9 @@ class ItaClipSettings(DenseSettings):
     upright_share: float = setting(0.7, at_least=0, at_most=1)
 
 
-register(
-    "dense",
+register_dense(
     "itaclip",
     ItaClipSettings,
     label="ITACLIP",
     source="Aydın et al., ITACLIP, CVPR workshops 2025, arXiv 2411.12044",
-    section="Dense methods",
 )("pipeline.dense.itaclip.method:ItaClip")

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.dense.method import DenseMethod, NameEmbeddings
-from pipeline.dense.settings import DenseSettings
-from pipeline.engine.registry import register
+from pipeline.dense.settings import DenseSettings, register_dense
 
 if TYPE_CHECKING:
     import torch
@@ -21,13 +20,11 @@ class MaskClipSettings(DenseSettings):
     """MaskCLIP: in block L the identity replaces the attention; no residual connection, no MLP."""
 
 
-@register(
-    "dense",
+@register_dense(
     "maskclip",
     MaskClipSettings,
     label="MaskCLIP",
     source="Zhou et al., MaskCLIP, ECCV 2022, arXiv 2112.01071",
-    section="Dense methods",
 )
 class MaskClip(DenseMethod):
     """MaskCLIP: in block L the identity replaces the attention; no residual connection, no MLP."""

@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from pipeline.dense.settings import DenseSettings
-from pipeline.engine.registry import register
+from pipeline.dense.settings import DenseSettings, register_dense
 from pipeline.engine.settings import setting
 
 
@@ -18,12 +17,10 @@ class NaClipSettings(DenseSettings):
     sigma: float = setting(5.0, above=0)
 
 
-register(
-    "dense",
+register_dense(
     "naclip",
     NaClipSettings,
     label="NACLIP",
     presets=("experiment/naclip_*",),
     source="Hajimiri et al., NACLIP, WACV 2025, arXiv 2404.08181",
-    section="Dense methods",
 )("pipeline.dense.naclip.method:NaClip")

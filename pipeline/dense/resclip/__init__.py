@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from pipeline.dense.settings import DenseSettings
-from pipeline.engine.registry import register
+from pipeline.dense.settings import DenseSettings, register_dense
 from pipeline.engine.settings import setting
 
 
@@ -30,12 +29,10 @@ class ResClipSettings(DenseSettings):
     confidence: float = setting(0.5, at_least=0, at_most=1)
 
 
-register(
-    "dense",
+register_dense(
     "resclip",
     ResClipSettings,
     label="ResCLIP",
     presets=("experiment/resclip_*",),
     source="Yang et al., ResCLIP, CVPR 2025, arXiv 2411.15851",
-    section="Dense methods",
 )("pipeline.dense.resclip.method:ResClip")

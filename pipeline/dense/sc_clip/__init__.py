@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from pipeline.dense.settings import DenseSettings
-from pipeline.engine.registry import register
+from pipeline.dense.settings import DenseSettings, register_dense
 from pipeline.engine.settings import setting
 
 
@@ -33,12 +32,10 @@ class ScClipSettings(DenseSettings):
     class_token: float = setting(0.3, at_least=0)
 
 
-register(
-    "dense",
+register_dense(
     "sc_clip",
     ScClipSettings,
     label="SC-CLIP",
     presets=("experiment/sc_clip_*",),
     source="Bai et al., SC-CLIP, 2024, arXiv 2411.15869",
-    section="Dense methods",
 )("pipeline.dense.sc_clip.method:ScClip")

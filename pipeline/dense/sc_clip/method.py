@@ -27,11 +27,7 @@ class ScClip(DenseMethod):
     def patch_features(
         self, encoder: ClipEncoder, shared_pass: SharedPass, names: NameEmbeddings | None = None
     ) -> torch.Tensor:
-        """Returns the embeddings of patches, B×N×E float32.
-
-        Raises:
-            ImageError: there are too few patches for the local outlier factor.
-        """
+        """Returns the embeddings of patches, B×N×E float32; an ImageError if these are too few."""
         tokens = shared_pass.last_block_input.tokens
         middle, shallow, several = shared_pass.observed[0].unbind(1)
         patches, grid = tokens[:, 1:], shared_pass.grid

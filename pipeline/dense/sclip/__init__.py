@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.dense.method import DenseMethod, NameEmbeddings
-from pipeline.dense.settings import DenseSettings
-from pipeline.engine.registry import register
+from pipeline.dense.settings import DenseSettings, register_dense
 
 if TYPE_CHECKING:
     import torch
@@ -21,14 +20,12 @@ class SclipSettings(DenseSettings):
     """SCLIP: the attention of block L is softmax(QQᵀ/√d) + softmax(KKᵀ/√d), whose rows sum to 2."""
 
 
-@register(
-    "dense",
+@register_dense(
     "sclip",
     SclipSettings,
     label="SCLIP",
     presets=("experiment/sclip_*",),
     source="Wang et al., SCLIP, ECCV 2024, arXiv 2312.01597",
-    section="Dense methods",
 )
 class Sclip(DenseMethod):
     """SCLIP: the attention of block L is softmax(QQᵀ/√d) + softmax(KKᵀ/√d), whose rows sum to 2."""

@@ -6,8 +6,8 @@ import json
 
 import numpy as np
 import pytest
-from pipeline.exchange.masks import read_colours, read_foreign_mask
 
+from pipeline.datasets.mask_images import read_colours, read_foreign_mask
 from pipeline.datasets.vocabulary import voc_palette
 from pipeline.files.images import load_image
 from pipeline.files.label_images import IGNORE, read_labels
@@ -27,7 +27,7 @@ def test_voc_holds_every_label(export, noisy, tmp_path):
     assert finished.code == 0 and finished.errors == ""
     listed = (target / "ImageSets/Segmentation/val.txt").read_text().splitlines()
     assert listed == sorted(map(in_list, labels))
-    colours = read_colours(target / "labelmap.txt", CLASSES)
+    colours = read_colours(target / "labelmap.txt", CLASSES, "--colours")
     assert len(colours) == 5
     for image_id, mask in labels.items():
         path = target / "SegmentationClass" / f"{in_list(image_id)}.png"

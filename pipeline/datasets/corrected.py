@@ -1,0 +1,115 @@
+"""What a person corrected: tags by ``tags.corrections``, masks by ``masks.corrections``."""
+
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from pipeline.datasets.annotations import Annotations, Drawing, LabelImage
+from pipeline.datasets.corrections import join_names
+from pipeline.engine.progress import note
+from pipeline.engine.sample import Labels
+from pipeline.errors import ImageError, UserError, did_you_mean, shown
+from pipeline.files.fingerprints import fingerprint
+
+
+@dataclass(frozen=True)
+class Corrections:
+    """The corrected tags of a split, or its corrected masks.
+
+    Attributes:
+        tags: image id → class indices; of masks, those of all that can be read.
+        file: the name of their file, without its folder.
+        date: when it was saved (UTC).
+        masks: image id → the mask that a person made; {} for tags alone.
+        error: why they cannot be known; keys that depend on them raise it.
+    """
+
+    tags: Mapping[str, Labels] = field(default_factory=dict)
+    file: str = ""
+    date: str = ""
+    masks: Mapping[str, LabelImage | Drawing] = field(default_factory=dict)
+    error: UserError | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.contents)
+
+    @cached_property
+    def contents(self) -> Mapping[str, Any]:
+        """Image id → its tags; or the fingerprint of its mask, "" if that cannot be read."""
+        found = dict.fromkeys(self.masks, "")
+        for image_id, mask in self.masks.items():
+            with suppress(OSError):
+                found[image_id] = fingerprint(mask.content, mask.reading.facts)
+        return found or self.tags
+
+    @cached_property
+    def facts(self) -> dict[str, str]:
+        """The fingerprint of the corrections, as keys hold it; {} where there are none."""
+        if self.error is not None:
+            raise self.error
+        return {"corrections": fingerprint(self.contents)} if self else {}
+
+    @property
+    def legend(self) -> dict[str, dict[str, Any]]:
+        """The fingerprint → what people call it; see :attr:`pipeline.engine.stage.Stage.legend`."""
+        what, images = "masks" if self.masks else "tags", len(self.contents)
+        about = {"what": what, "file": self.file, "images": images, "date": self.date}
+        return dict.fromkeys(self.facts.values(), about)
+
+    def tags_beside(self, table: "Corrections", classes: Sequence[str]) -> "Corrections":
+        """Returns the tags of masks and of a table; raises a UserError if these contradict."""
+        for image_id in self.tags.keys() & table.tags.keys():
+            both = table.tags[image_id], self.tags[image_id]
+            if both[0] != both[1]:
+                listed, drawn = (join_names(classes[k] for k in tags) or "nothing" for tags in both)
+                raise UserError(
+                    f"image {shown(image_id)} shows {listed} in {table.file} and {drawn} in"
+                    f" {self.file}: correct tags.corrections or masks.corrections"
+                )
+        files = " and ".join(each.file for each in (table, self) if each.tags)
+        date, tags = max(table.date, self.date), {**table.tags, **self.tags}
+        return Corrections(tags, files, date, error=self.error)
+
+    def apply(self, image_id: str, found: Sequence[int]) -> dict[str, list[int]]:
+        """Returns the "tags" of an image; if they are corrected, those that were "found" too."""
+        if image_id not in self.tags:
+            return {"tags": list(found)}
+        return {"tags": list(self.tags[image_id]), "found": list(found)}
+
+
+def saved(*paths: Path) -> str:
+    """Returns when the newest of some files was saved (UTC)."""
+    newest = max(path.lstat().st_mtime for path in paths)
+    return f"{datetime.fromtimestamp(newest, UTC):%Y-%m-%d %H:%M:%S}"
+
+
+def corrected_masks(found: Annotations, known: Collection[str], split: str) -> Corrections:
+    """Returns the masks of a split's images; raises a UserError if there are others."""
+    masks, tags = {i: found.find(i) for i in found.entries if i in known}, {}
+    named = {name for image_id in masks for name in found.entries[image_id]}
+    refuse_unknown({*chain(*found.entries.values())} - named, known, split, found.path)
+    note(*found.notes)
+    for image_id, mask in masks.items():
+        with suppress(ImageError):  # the stage of the masks says why
+            scores, least = mask.scores, mask.reading.min_score
+            tags[image_id] = tuple(sorted(k for k, score in scores.items() if score >= least))
+    date = saved(*(mask.path for mask in masks.values())) if masks else ""
+    file = "/".join(found.path.parts[-2 if found.path.stem == split else -1 :])
+    return Corrections(tags, file, date, masks)
+
+
+def refuse_unknown(
+    names: Collection[str], known: Collection[str], split: str, file: object
+) -> None:
+    """Raises a UserError if a ``file`` corrects images that are not ``known`` in a split."""
+    if unknown := sorted(set(names).difference(known)):
+        more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+        raise UserError(
+            f"{file} names {shown(unknown[0])}{more}, which split {split} does not have:"
+            f" {did_you_mean(unknown[0], known)}correct the file"
+        )
