@@ -32,9 +32,6 @@ DEFAULTS = "dataclass_defaults"
 _OPEN = (".overrides.", ".cluster.")
 """Groups that take more keys than they have: these are the arguments of another library."""
 
-_MAPPING = ".join"
-"""The last part of keys that hold a mapping of names."""
-
 _WORD = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[^][(){},]+""")
 """A text in quotes, or a word, of a list or of several values."""
 
@@ -160,9 +157,7 @@ def readable(overrides: Sequence[str]) -> list[str]:
             changes = override.type is OverrideType.CHANGE and is_group
             if changes and not is_choice:
                 raise UserError(f"{shown(text)} is not a choice: give the name of one")
-            # Hydra adds names to a mapping only if it is told to.
-            adds = group.endswith(_MAPPING) and override.type is OverrideType.CHANGE
-            read.append(f"++{form}" if adds else form)
+            read.append(form)
             break
         else:
             raise UserError(f"{shown(text)} cannot be read: quote its value, as in KEY='VALUE'")

@@ -112,15 +112,13 @@ class TagListOptions(GivenTagOptions):
             ``.json`` of COCO or Label Studio, or a folder of labelme's files.
         min_score: the score that a tag must exceed in any case; null for 0.5.
         alpha: α of each image's threshold; null for 0. A list has no scores, and ignores both.
-        join: class → names in the file that count as it, beside its own.
+        join: class → a name in the file, or a list of them, that counts as it beside its own.
     """
 
     path: str = MISSING
     min_score: float | None = _of_scores(None, at_least=0, at_most=1)
     alpha: float | None = _of_scores(None, at_least=0, at_most=1)
-    join: dict[str, Any] = setting(
-        {}, changes="nothing", why="what is read is part of each image's input"
-    )
+    join: Any = setting(None, changes="nothing", why="what is read is part of each image's input")
 
     values, colours, palette = None, None, "index"  # of label PNGs, which hold no tags
 
@@ -139,7 +137,7 @@ class TagListOptions(GivenTagOptions):
     def without_effect(self, prefix: str) -> Iterator[str]:
         """Yields a note on each setting that was given and changes nothing."""
         for name in ("alpha", "min_score", "join"):
-            if not self.thresholds and getattr(self, name) not in (None, {}):
+            if not self.thresholds and getattr(self, name) is not None:
                 yield f"{prefix}.{name} has no effect on a list, which has no scores"
 
 
