@@ -136,7 +136,7 @@ def test_the_run_before_is_not_the_round_before(run, compare, world):
     run(*rounds, correct(world, {"0": "cup"}))
     finished = compare("out")
     (row,) = [row for row in rows_of(finished.output, "") if "corrections" in row[0]]
-    assert row[1] == "–" and row[2].startswith("1 image in c.csv of")
+    assert row[1] == "–" and row[2].startswith("tags of 1 image in c.csv of")
     assert "Before and after corrections" in (world / "comparison.html").read_text()
 
 
