@@ -225,6 +225,12 @@ def test_names_that_are_no_class_are_counted_or_joined(tmp_path):
         reading(join="rider")
 
 
+def test_the_best_of_joined_names_is_the_score(tmp_path):
+    strokes = [stroke("rider", CAT, score=0.9), stroke("dog", CAT, score=0.2)]
+    path = write(tmp_path / "tasks.json", [task("a.jpg", *strokes)])
+    assert opened(path, join={"dog": "rider"}).find("a").scores == {1: 0.9}
+
+
 def test_categories_of_equal_names_are_one_class(tmp_path):
     content = coco([("a.jpg", [instance("cat", CAT, score=0.3), instance("dog", DOG)])])
     content["categories"][1]["name"] = "cat"
