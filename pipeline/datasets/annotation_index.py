@@ -107,6 +107,8 @@ class AnnotationIndex:
         row.content = fingerprint(row.content, marshal.dumps(tuple(instance), 2))
         row.scores[instance.name] = max(instance.score, row.scores.get(instance.name, 0.0))
         self.counts[instance.name] += 1
+        if instance.is_crowd:
+            self.remark("crowds (iscrowd), whose pixels are ignored", where)
         if instance.is_empty:
             self.remark("shapes that cover nothing, such as polygons of two corners", where)
 

@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from pipeline.datasets.annotations import Annotations, Drawing, LabelImage
+from pipeline.datasets.annotations import Annotations, Drawing, LabelImage, refuse_brush
 from pipeline.datasets.corrections import join_names
 from pipeline.engine.progress import note
 from pipeline.engine.sample import Labels
@@ -93,6 +93,7 @@ def corrected_masks(found: Annotations, known: Collection[str], split: str) -> C
     masks, tags = {i: found.find(i) for i in found.entries if i in known}, {}
     named = {name for image_id in masks for name in found.entries[image_id]}
     refuse_unknown({*chain(*found.entries.values())} - named, known, split, found.path)
+    refuse_brush(found, masks, "masks.corrections")
     note(*found.notes)
     for image_id, mask in masks.items():
         with suppress(ImageError):  # the stage of the masks says why

@@ -1,6 +1,5 @@
 """Instances, regions with the name of a class and a score, and the labels that follow from them."""
 
-import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -8,7 +7,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
 
-from pipeline.datasets.rasterise import MIN_COORDINATES, rasterise
+from pipeline.datasets.rasterise import FIGURES, MIN_COORDINATES, rasterise
 from pipeline.errors import shown
 from pipeline.files.images import SUFFIXES
 from pipeline.files.label_images import IGNORE
@@ -147,7 +146,9 @@ def label_studio_image(task: Mapping[str, Any]) -> str:
     """Returns the name of a task's image, without the address and Label Studio's prefix."""
     paths = [_path(value) for value in task["data"].values() if isinstance(value, str)]
     named = [path for path in paths if path.lower().endswith(SUFFIXES)]
-    return image_name(_UPLOAD.sub(r"\1", [*named, *paths][0]))
+    name = image_name(_UPLOAD.sub(r"\1", [*named, *paths][0]))
+    own = task["data"].get("id")  # which tools/export.py writes
+    return own if isinstance(own, str) and f"/{name}".endswith(f"/{own}") else name
 
 
 def _path(address: str) -> str:
@@ -175,24 +176,18 @@ def stated_size(element: Mapping[str, Any]) -> list[int] | None:
 
 
 def labelme_instances(content: Mapping[str, Any]) -> Iterator[Instance]:
-    """Yields the polygons, rectangles, circles and masks in a file of labelme's."""
+    """Yields the shapes with an area in a file of labelme's."""
     for shape in content["shapes"]:
-        points = np.array(shape["points"], np.float64).reshape(-1, 2)
+        points = np.array(shape["points"], np.float64).reshape(-1, 2).tolist()
         kind = shape.get("shape_type") or "polygon"
-        if kind == "mask":
-            drawn: Any = {"png": shape["mask"], "corner": points[0].tolist()}
-        elif kind in ("polygon", "oriented_rectangle"):
-            drawn = [points.ravel().tolist()]
-        elif kind == "rectangle":
-            (left, top), (right, bottom) = points
-            drawn = [[left, top, right, top, right, bottom, left, bottom]]
-        elif kind == "circle":
-            turns = np.linspace(0, 2 * math.pi, 90, endpoint=False)
-            radius = math.dist(points[0], points[1])
-            ring = points[0] + radius * np.stack([np.cos(turns), np.sin(turns)], 1)
-            drawn = [ring.ravel().tolist()]
-        elif kind in _WITHOUT_AREA:
+        if kind in _WITHOUT_AREA:
             continue
+        if kind == "polygon" and len(points) < MIN_COORDINATES / 2:
+            drawn: Any = []
+        elif kind == "mask":
+            drawn = {"png": shape["mask"], "corner": points[0]}
+        elif kind in FIGURES:
+            drawn = {"figure": kind, "points": points}
         else:
             raise ValueError(f"a shape of type {shown(kind)}")
         yield Instance(shape["label"], 1.0, False, drawn)

@@ -2,10 +2,14 @@
 
 import base64
 import io
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
+
+FIGURES = ("polygon", "oriented_rectangle", "rectangle", "circle")
+"""The types of labelme's shapes that have an area, without masks."""
 
 MIN_COORDINATES = 6
 """Of a polygon, which has three corners."""
@@ -15,8 +19,9 @@ def rasterise(shape: Sequence | Mapping, height: int, width: int) -> np.ndarray:
     """Returns the pixels of a region, height×width bool, from polygons or run lengths.
 
     These are COCO's, ``{"size": [height, width], "counts": …}``, as a list or compressed; or those
-    of Label Studio's brush, ``{"rle": …}``, a list of bytes. Or they are a mask of labelme's,
-    ``{"png": …, "corner": [x, y]}``, in base64, which covers a part of the image.
+    of Label Studio's brush, ``{"rle": …}``, a list of bytes. Or they are labelme's: a mask of a
+    part of the image, ``{"png": …, "corner": [x, y]}``, in base64, or one of :data:`FIGURES`,
+    ``{"figure": …, "points": [[x, y], …]}``.
 
     pycocotools checks neither: it leaves pixels after the last run uninitialised, and polygons far
     outside the image end the process. It raises many types on other damage.
@@ -27,6 +32,8 @@ def rasterise(shape: Sequence | Mapping, height: int, width: int) -> np.ndarray:
     if isinstance(shape, Mapping):
         if "png" in shape:
             return _placed(shape["png"], shape["corner"], height, width)
+        if "figure" in shape:
+            return _drawn(shape["figure"], shape["points"], height, width)
         if "rle" in shape:
             return _brush_strokes(shape["rle"], height * width).reshape(height, width)
         counts = shape["counts"]
@@ -41,11 +48,33 @@ def rasterise(shape: Sequence | Mapping, height: int, width: int) -> np.ndarray:
     polygons = [np.asarray(p, np.float64) for p in shape if len(p) >= MIN_COORDINATES]
     if not polygons:
         return np.zeros((height, width), bool)
-    # Annotators leave the image by a few pixels. NaN is not below the limit either.
-    if not all((abs(polygon) < 2 * max(height, width)).all() for polygon in polygons):
-        raise ValueError("a corner far from the image")
+    for polygon in polygons:
+        _refuse_far_corners(polygon, height, width)
     runs = coco_mask.merge(coco_mask.frPyObjects([p.tolist() for p in polygons], height, width))
     return coco_mask.decode(runs).view(bool)
+
+
+def _refuse_far_corners(polygon: np.ndarray, height: int, width: int) -> None:
+    # Annotators leave the image by a few pixels. NaN is not below the limit either.
+    if not (abs(polygon) < 2 * max(height, width)).all():
+        raise ValueError("a corner far from the image")
+
+
+def _drawn(figure: str, points: Sequence[Sequence[float]], height: int, width: int) -> np.ndarray:
+    """Draws a figure with the pixels on its line, as labelme does."""
+    _refuse_far_corners(np.array(points), height, width)
+    picture = Image.new("1", (width, height))
+    draw = ImageDraw.Draw(picture)
+    if figure == "circle":
+        (x, y), edge = points
+        radius = math.dist((x, y), edge)
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=1, outline=1)
+    elif figure == "rectangle":
+        (left, right), (top, bottom) = map(sorted, zip(*points))
+        draw.rectangle((left, top, right, bottom), fill=1, outline=1)
+    else:
+        draw.polygon([*map(tuple, points)], fill=1, outline=1)
+    return np.array(picture)
 
 
 def _unpacked(text: str) -> list[int]:
