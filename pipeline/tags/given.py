@@ -106,9 +106,10 @@ class ListedTags(GivenTags):
         """Returns what tags depend on, except the tags."""
         settings, thresholds = super().own_settings(), self.options.thresholds
         name = Path(settings["path"]).name
-        if thresholds:  # the key of a list holds its whole path as well
-            del settings["path"]
-        return {**settings, "list": name, **thresholds}
+        # The key of a list holds its whole path as well, and no thresholds.
+        unused = ("path",) if thresholds else ("alpha", "min_score")
+        kept = {key: value for key, value in settings.items() if key not in unused}
+        return {**kept, "list": name, **thresholds}
 
     @cached_property
     def _listed(self) -> Mapping[str, Labels]:

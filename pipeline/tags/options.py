@@ -100,9 +100,6 @@ class GroundTruthOptions(GivenTagOptions):
     """``tags=ground_truth``: the classes that the data set says are in the image."""
 
 
-_of_scores = partial(setting, changes="nothing", why="the key holds it where a file has scores")
-
-
 @dataclass
 class TagListOptions(GivenTagOptions):
     """``tags=file``: a list with an image id and class indices from 0 on each line, or scores.
@@ -116,8 +113,8 @@ class TagListOptions(GivenTagOptions):
     """
 
     path: str = MISSING
-    min_score: float | None = _of_scores(None, at_least=0, at_most=1)
-    alpha: float | None = _of_scores(None, at_least=0, at_most=1)
+    min_score: float | None = setting(None, at_least=0, at_most=1)
+    alpha: float | None = setting(None, at_least=0, at_most=1)
     join: Any = setting(None, changes="nothing", why="what is read is part of each image's input")
 
     values, colours, palette = None, None, "index"  # of label PNGs, which hold no tags

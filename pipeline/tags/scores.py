@@ -26,7 +26,7 @@ def tags_output(
 ) -> Output:
     """Returns what is stored: n float32 for "scores" and each variant, "" where it equals these.
 
-    For ``found`` see :meth:`~pipeline.datasets.corrections.Corrections.apply`.
+    For ``found`` see :meth:`~pipeline.datasets.corrected.Corrections.apply`.
     """
     encoded = {
         name: base64.b64encode(np.asarray(values, "<f4").tobytes()).decode()

@@ -285,7 +285,7 @@ DATA = {
     *("dataset.devkit", "dataset.image_list", "dataset.labels", "dataset.mask_folders"),
     *("dataset.masks", "dataset.root", "dataset.sbd_root", "dataset.training.pretrained"),
     *("masks.names", "masks.regions", "output_dir", "segmenter.masks", "segmenter.pretrained"),
-    *("dataset.splits", "tags.corrections", "tags.path", "masks.path"),
+    *("dataset.splits", "tags.corrections", "tags.path", "masks.path", "masks.corrections"),
     *("dataset.colours", "masks.colours", "segmenter.colours"),
 }
 """Settings that name files: images, lists, masks, arrays without pickle, and tensors."""
@@ -301,7 +301,14 @@ NAMES = {
 WORDS = {
     *("cams.backgrounds", "clip.name", "compat.name", "dataset.annotated_as", "dataset.guide"),
     *("dataset.backgrounds", "dataset.cam_names", "dataset.parents", "dataset.tag_names"),
-    *("experiment_name", "segmenter.name", "dataset.join", "masks.join", "segmenter.join"),
+    *(
+        "experiment_name",
+        "segmenter.name",
+        "dataset.join",
+        "masks.join",
+        "segmenter.join",
+        "tags.join",
+    ),
 }
 """Settings that are words for CLIP, for tables and for messages."""
 

@@ -250,6 +250,8 @@ def prepared(config: Config, key: str, tmp_path) -> tuple[Config, Any]:
         return config, str(tmp_path / "colours.txt")
     if key == "masks.join":
         return config, {"cat": "kitten"}
+    if key == "tags.min_score" and config.tags.min_score is None:  # which stands for 0.5
+        return config, 0.7
     if key == "masks.names":
         (tmp_path / "names.txt").write_text("animal\nperson, man\ncup\n")
         return config, str(tmp_path / "names.txt")
