@@ -25,7 +25,7 @@ _SHAPE = {
     "accompanies": [str],
     "machines": {str: int},
     "made_from": {str: [str]},
-    "legend": {str: Complete(what=str, file=str, images=int, date=str)},
+    "legend": {str: Complete(file=str, images=int, date=str)},
     "statistics": {
         **dict.fromkeys(("tagged", "corrected", "background_until"), int),
         **dict.fromkeys(("flat", "background"), int | float),
@@ -48,7 +48,7 @@ def finished_at(manifest: Mapping[str, Any]) -> str:
 def describe_legend(legend: Mapping[str, Any]) -> str:
     """Returns what people call a content that a manifest's legend names by its fingerprint."""
     images = "1 image" if legend["images"] == 1 else f"{legend['images']:,} images"
-    return f"{legend['what']} of {images} in {legend['file']} of {legend['date']}"
+    return f"{legend.get('what', 'tags')} of {images} in {legend['file']} of {legend['date']}"
 
 
 def describe_machines(*manifests: Mapping[str, Any]) -> str:

@@ -208,9 +208,14 @@ class Builder:
         return masks.tags_beside(table, self.vocabulary.classes)
 
     @cached_property
-    def corrected_masks(self) -> Callable[[str], Corrections]:
+    def _corrected_masks(self) -> dict[str, Corrections]:
+        return {}
+
+    def corrected_masks(self, split: str) -> Corrections:
         """Returns the masks of a split that a person made; each split is read once."""
-        return cache(self._read_masks)
+        if split not in self._corrected_masks:
+            self._corrected_masks[split] = self._read_masks(split)
+        return self._corrected_masks[split]
 
     def _read_masks(self, split: str) -> Corrections:
         given = self.config.masks.corrections

@@ -149,6 +149,8 @@ def test_each_result_is_reported_while_the_next_one_is_computed():
                 before.append(len(reported))
                 yield item, {"slow": Output()}
 
+        find_results = compute
+
     class Stored:
         def write(self, image_id, *_, **__):
             stored[image_id].set()

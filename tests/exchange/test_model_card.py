@@ -83,8 +83,9 @@ def test_what_a_run_says_of_its_network(segmenter, folder):
         "segmenter: name=light",
         "masks: method=crf crf.iterations=10",
         "cams: method=clip_es",
-        "tags: method=tagclip alpha=0.5 clip.model=ViT-B-16 corrections=20 images in mine.csv of"
-        " 2026-11-29",
+        "tags: method=tagclip alpha=0.5 clip.model=ViT-B-16 corrections=tags of 20 images in"
+        " mine.csv of",
+        "    2026-11-29",
     ]
     assert "https://somewhere/resnet18.pth" in text and "openai" in text
 

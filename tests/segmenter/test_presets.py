@@ -7,6 +7,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from pipeline.datasets.settings import AnnotationSettings
 from pipeline.engine.settings import check
 from pipeline.errors import UserError
 from pipeline.segmenter.architecture import dictionaries
@@ -113,6 +114,7 @@ def test_every_setting_has_a_key_and_changes_weights_or_predictions_or_neither()
         settings_of("demo").prediction_facts,
     )
     neither = {"ceiling", "masks", "workers", "checkpoint_interval", "validation_interval"}
+    neither |= {"repeat_corrected", *(field.name for field in fields(AnnotationSettings))}
     assert prediction.keys() == {"checkpoint", "test"}
     assert training.keys() == {*keys} - {*prediction} - neither
 

@@ -206,7 +206,7 @@ def test_masks_may_be_drawn_by_labelme_and_names_joined(run, tmp_path):
     given = [f"masks.corrections={tmp_path / 'drawn'}", "+masks.join.person=crew"]
     run(UP_TO_MASKS, *given)
     labels = read_labels(latest(tmp_path / "out", "masks") / "a.png")
-    assert (labels[:30, :40] == 2).all() and labels.sum() == 2 * 30 * 40
+    assert (labels[:31, :41] == 2).all() and labels.sum() == 2 * 31 * 41
     assert tags_of(tmp_path / "out")["a"] == [1]
     first = latest(tmp_path / "out", "masks").resolve()
     run(UP_TO_MASKS, given[0], "+masks.join.cup=crew")

@@ -7,7 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from pipeline.datasets.mask_images import read_colours, read_foreign_mask
+from pipeline.datasets.mask_images import Reading
+from pipeline.datasets.settings import AnnotationSettings
 from pipeline.datasets.vocabulary import voc_palette
 from pipeline.files.images import load_image
 from pipeline.files.label_images import IGNORE, read_labels
@@ -27,12 +28,13 @@ def test_voc_holds_every_label(export, noisy, tmp_path):
     assert finished.code == 0 and finished.errors == ""
     listed = (target / "ImageSets/Segmentation/val.txt").read_text().splitlines()
     assert listed == sorted(map(in_list, labels))
-    colours = read_colours(target / "labelmap.txt", CLASSES, "--colours")
-    assert len(colours) == 5
+    settings = AnnotationSettings(colours=str(target / "labelmap.txt"), palette="colour")
+    reading = Reading.of(settings, "masks", CLASSES)
+    assert len(reading.colours) == 5
     for image_id, mask in labels.items():
         path = target / "SegmentationClass" / f"{in_list(image_id)}.png"
         assert np.array_equal(read_labels(path), mask)
-        assert np.array_equal(read_foreign_mask(path, 3, colours, palette_by_colour=True), mask)
+        assert np.array_equal(reading.read_png(path), mask)
         copied = target / "JPEGImages" / f"{in_list(image_id)}.png"
         assert copied.read_bytes() == (images / f"{image_id}.png").read_bytes()
     assert export("voc", folder, target, images).code == 0, "it may be run again"
