@@ -273,7 +273,7 @@ def composing(
     finally:
         GlobalHydra.instance().hydra = before
         if folders:
-            OmegaConf.register_new_resolver("oc.env", oc.env)
+            OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
 
 
 def _key_below_null(read: Sequence[str]) -> str:

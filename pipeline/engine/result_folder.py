@@ -48,7 +48,8 @@ def finished_at(manifest: Mapping[str, Any]) -> str:
 def describe_legend(legend: Mapping[str, Any]) -> str:
     """Returns what people call a content that a manifest's legend names by its fingerprint."""
     images = "1 image" if legend["images"] == 1 else f"{legend['images']:,} images"
-    return f"{legend.get('what', 'tags')} of {images} in {legend['file']} of {legend['date']}"
+    what = f"{legend['what']} of " if "what" in legend else ""
+    return f"{what}{images} in {legend['file']} of {legend['date']}"
 
 
 def describe_machines(*manifests: Mapping[str, Any]) -> str:

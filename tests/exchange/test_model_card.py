@@ -32,7 +32,7 @@ SETTINGS = {
 MANIFEST = {
     "stage": "segmenter",
     "configuration": SETTINGS,
-    "legend": {"f00": {"file": "mine.csv", "images": 20, "date": "2026-11-29"}},
+    "legend": {"f00": {"what": "tags", "file": "mine.csv", "images": 20, "date": "2026-11-29"}},
     "images": 400,
     "checkpoint": "iter_20.pth",
     "initial_weights": {"source": "https://somewhere/resnet18.pth"},
