@@ -36,11 +36,7 @@ READERS: dict[str, tuple[Reader | str, type[DatasetSettings]]] = {
 
 
 def find_reader(name: str) -> tuple[Reader, type[DatasetSettings]]:
-    """Returns the reader of a data set and the class of its settings.
-
-    Raises:
-        UserError: there is no such data set.
-    """
+    """Returns the reader of a data set and its settings; raises a UserError if there is none."""
     settings = settings_of(name)
     reader, _ = READERS[name]
     return resolve_name(reader) if isinstance(reader, str) else reader, settings
@@ -55,11 +51,9 @@ def settings_of(name: str) -> type[DatasetSettings]:
 def load_dataset(settings: DatasetSettings, workers: int = 1) -> "Dataset":
     """Reads a data set; ``workers`` processes render scenes.
 
-    The settings are of the class that :func:`find_reader` returns.
-
-    Raises:
-        UserError: the settings or the layout of the data set are not as expected; the message
-            gives what was expected and what is there.
+    The settings are of the class that :func:`find_reader` returns. Raises a UserError if the
+    settings or the layout of the data set are not as expected; the message gives what was expected
+    and what is there.
     """
     # These import NumPy.
     from pipeline.datasets.ground_truth import ignore_background

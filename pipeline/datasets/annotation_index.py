@@ -144,10 +144,7 @@ def read_index(path: Path, cache: Path | None) -> AnnotationIndex:
     """Reads a file of COCO's or Label Studio's, or a folder of labelme's.
 
     The index of a large file lies in the folder ``cache``, if there is one, for a file of the same
-    content.
-
-    Raises:
-        UserError: the file is missing or damaged, or is of another form.
+    content. Raises a UserError if the file is missing or damaged, or is of another form.
     """
     if path.is_dir():
         index = AnnotationIndex(LABELME)

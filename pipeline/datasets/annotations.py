@@ -51,9 +51,8 @@ class LabelImage:
     def labels(self, size: Size | None) -> np.ndarray:
         """Returns the labels of an image, H×W uint8: 0 background, k+1 class k, 255 ignore.
 
-        Raises:
-            ImageError: they cannot be used, or are not of the image's ``size``; without one, that
-                of the file counts.
+        Raises an ImageError if they cannot be used, or are not of the image's ``size``; without
+        one, that of the file counts.
         """
         with naming(self.path):
             labels = self.reading.read_png(self.path)

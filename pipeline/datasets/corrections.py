@@ -32,11 +32,7 @@ def join_names(names: Iterable[str]) -> str:
 
 
 def split_names(cell: str) -> list[str]:
-    """Returns the names that :func:`join_names` joined.
-
-    Raises:
-        ValueError: the cell ends in a single ``\\``.
-    """
+    """Returns the names that :func:`join_names` joined; a ValueError if a single ``\\`` is last."""
     if not _NAMES.fullmatch(cell):
         raise ValueError(cell)
     names = (re.sub(r"\\(.)", r"\1", name, flags=re.DOTALL) for name in _NAME.findall(cell))
@@ -56,8 +52,8 @@ def _is_header(cells: Sequence[str]) -> bool:
 def read_corrections(path: Path, key: str, classes: Sequence[str]) -> BySplit:
     """Reads corrected tags; ``key`` is the configuration key that names the file, for errors.
 
-    Raises:
-        UserError: no such file, another format, an unknown class, or an image that stands twice.
+    Raises a UserError if there is no such file, or it has another format, an unknown class, or an
+    image that stands twice.
     """
     text = read_text(path, f"{key}={shown(path)}", "give the file that a report saves")
     known = {same_name(name): k for k, name in enumerate(classes)}

@@ -39,10 +39,8 @@ def load_demo(settings: DatasetSettings, workers: int = 1) -> Dataset[Vocabulary
     of a ground is a class, its pixels are of that class. An interrupted rendering continues.
 
     ``root`` keeps the PNG files and nothing else; ``cache`` keeps masks if the vocabulary is not
-    that of the scenes.
-
-    Raises:
-        UserError: ``root`` is not a folder of these scenes alone, such as one of photographs.
+    that of the scenes. Raises a UserError if ``root`` is not a folder of these scenes alone, but,
+    for example, one of photographs.
     """
     vocabulary = build_vocabulary(settings)
     recipe, classes = load_recipe(settings.name), vocabulary.classes

@@ -22,10 +22,8 @@ def load_folder(settings: DatasetSettings) -> Dataset[Vocabulary]:
     """Finds every image file below ``dataset.root``; its only split is "all".
 
     Files that the pipeline wrote are skipped if the output directory lies below the photographs.
-    Other files that cannot be samples are in ``rejected``, by their path below the root.
-
-    Raises:
-        UserError: no such folder, no image in it, or no class names.
+    Other files that cannot be samples are in ``rejected``, by their path below the root. Raises a
+    UserError if there is no such folder, no image in it, or no class names.
     """
     vocabulary = build_vocabulary(settings)
     root = existing_folder(settings.root, "root")

@@ -147,11 +147,7 @@ def ignore_background(dataset: Dataset[Vocabulary], cache: str) -> Dataset[Vocab
 
 
 def read_mask(path: Path) -> np.ndarray:
-    """Reads the values of a palette or grey PNG: H×W uint8.
-
-    Raises:
-        UserError: the file is missing, damaged or an RGB image.
-    """
+    """Reads a palette or grey PNG, H×W uint8; raises a UserError if it is missing or damaged."""
     try:
         return read_labels(path)
     except FileNotFoundError as error:

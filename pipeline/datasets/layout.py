@@ -17,10 +17,8 @@ _MAX_NAMED = 8
 def existing_folder(folder: str, key: str, guide: str = "") -> Path:
     """Returns the folder that ``dataset.<key>`` names as an absolute path.
 
-    ``guide`` is the heading in ``data/README.md`` that says how to get it, if there is one.
-
-    Raises:
-        UserError: it is not a folder.
+    ``guide`` is the heading in ``data/README.md`` that says how to get it, if there is one. Raises
+    a UserError if it is not a folder.
     """
     path = given_path(folder, f"dataset.{key}").absolute()
     with suppress(OSError):  # not a valid file name
@@ -35,8 +33,7 @@ def find_root(
 ) -> Path:
     """Returns the first folder that holds ``marker``: the one of the setting, or one ``below`` it.
 
-    Raises:
-        UserError: no folder holds it.
+    Raises a UserError if no folder holds it.
     """
     root = existing_folder(getattr(settings, key), key, settings.guide)
     for candidate in (root, *(root / name for name in below)):
@@ -46,11 +43,7 @@ def find_root(
 
 
 def first_existing(settings: BenchmarkSettings, root: Path, names: Sequence[str]) -> Path:
-    """Returns the first of several paths below a folder that exists.
-
-    Raises:
-        UserError: none exists.
-    """
+    """Returns the first of several paths below a folder that exists; a UserError if none does."""
     for name in names:
         if (root / name).exists():
             return root / name

@@ -36,10 +36,7 @@ def apply_lists(dataset: Dataset[Vocabulary], settings: DatasetSettings) -> Data
 
     The images keep the order of the list. Labels and masks replace those of the data set. If it has
     a single split, its ``notes`` count the names in ``labels`` without an image; with several
-    splits, the list may be of another one.
-
-    Raises:
-        UserError: a file is missing or does not fit.
+    splits, the list may be of another one. Raises a UserError if a file is missing or does not fit.
     """
     listed, labels, masks = settings.image_list, settings.labels, settings.masks
     classes = dataset.vocabulary.classes
@@ -177,10 +174,8 @@ def read_image_classes(
     A ``.csv`` file has an image and the names of its classes on every line, and any other file is a
     list in TagCLIP's format, with indices.
 
-    ``numbers`` has the number of each class in a list with indices; none for 0 to n-1.
-
-    Raises:
-        UserError: as :func:`read_class_list`.
+    ``numbers`` has the number of each class in a list with indices; none for 0 to n-1. Raises as
+    :func:`read_class_list`.
     """
     if path.suffix.lower() == ".csv":
         return _collect(path, _table_lines(path, classes))

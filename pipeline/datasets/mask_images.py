@@ -45,10 +45,8 @@ def read_colours(path: Path, classes: Sequence[str], key: str) -> dict[Colour, i
     begin with ``#`` are comments. In ``labelmap.txt`` all colours may be missing (``cat:::``): then
     the first name is that of the background, and line k has PASCAL VOC's colour k.
 
-    ``key`` is what named the file, for errors.
-
-    Raises:
-        UserError: the file is missing, or a line is not a colour and a known name.
+    ``key`` is what named the file, for errors. Raises a UserError if the file is missing, or a line
+    is not a colour and a known name.
     """
     labels = dict.fromkeys(_IGNORE_NAMES, IGNORE)
     labels |= {same_name(name): k + 1 for k, name in enumerate(classes)}
@@ -93,8 +91,7 @@ def read_colours(path: Path, classes: Sequence[str], key: str) -> dict[Colour, i
 def parse_values(given: str, num_classes: int) -> dict[int, int]:
     """Returns pixel value → label from text like ``255=1,128=2``; 0 and 255 stay unless named.
 
-    Raises:
-        UserError: it is not such text, or a label that does not exist.
+    Raises a UserError if it is not such text, or names a label that does not exist.
     """
     values = {0: 0, IGNORE: IGNORE}
     for pair in given.split(","):
@@ -134,8 +131,8 @@ class Reading:
     def of(cls, settings: AnnotationSettings, group: str, classes: Sequence[str]) -> "Reading":
         """Reads the settings of a group of the configuration; without a group, of a tool.
 
-        Raises:
-            UserError: a table of colours is missing or damaged, or a name is joined to two classes.
+        Raises a UserError if a table of colours is missing or damaged, or a name is joined to two
+        classes.
         """
         labels = {same_name(name): k + 1 for k, name in enumerate(classes)}
         join = {} if settings.join is None else settings.join
@@ -189,11 +186,9 @@ class Reading:
     def read_png(self, path: Path) -> np.ndarray:
         """Reads a mask from any kind of PNG: H×W uint8; 0 background, k+1 class k, 255 ignore.
 
-        Palette and grey PNGs may have 1 to 16 bits a pixel.
-
-        Raises:
-            ImageError: the file is missing, is not a PNG, is damaged, has transparent pixels, or
-                has unknown colours or labels: says which, how many pixels, and where the first is.
+        Palette and grey PNGs may have 1 to 16 bits a pixel. Raises an ImageError if the file is
+        missing, is not a PNG, is damaged, has transparent pixels, or has unknown colours or labels:
+        says which, how many pixels, and where the first is.
         """
         try:
             mode, values, palette = decode_png(path, (*_ONE_NUMBER, *_SEVERAL))
@@ -239,9 +234,8 @@ def _to_labels(
 ) -> np.ndarray:
     """Returns the labels, H×W uint8, that stand for values, ``other`` for those that do not.
 
-    Raises:
-        ImageError: there are such values, and no ``other``: calls them by ``name``, the most
-            frequent first, and ends with ``remark``.
+    Raises an ImageError if there are such values, and no ``other``: calls them by ``name``, the
+    most frequent first, and ends with ``remark``.
     """
     table = np.full(int(values.max()) + 1, -1 if other is None else other, np.int16)
     for value, label in known.items():

@@ -49,11 +49,9 @@ def obtain(item: DownloadTask, wait: float) -> Path:
     """Downloads, verifies and unpacks a file unless that was done before, and says so.
 
     It returns the file, or the folder into which it was unpacked, and waits ``wait`` seconds for
-    another process that downloads to the same folder.
-
-    Raises:
-        UserError: it cannot be had or stored, or is not the published file, which is then deleted;
-            or another process downloads to the same folder.
+    another process that downloads to the same folder. Raises a UserError if it cannot be had or
+    stored, or is not the published file, which is then deleted; or if another process downloads to
+    the same folder.
     """
     source = with_checksum(item.source)
     item = replace(item, source=source, path=item.path.with_name(source.name))

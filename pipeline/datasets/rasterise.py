@@ -24,10 +24,8 @@ def rasterise(shape: Sequence | Mapping, height: int, width: int) -> np.ndarray:
     ``{"figure": …, "points": [[x, y], …]}``.
 
     pycocotools checks neither: it leaves pixels after the last run uninitialised, and polygons far
-    outside the image end the process. It raises many types on other damage.
-
-    Raises:
-        ValueError: the runs are not those of all pixels, or a corner is far from the image.
+    outside the image end the process. Raises a ValueError if the runs are not those of all pixels,
+    or a corner is far from the image; pycocotools raises many types on other damage.
     """
     if isinstance(shape, Mapping):
         if "png" in shape:

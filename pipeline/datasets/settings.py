@@ -187,8 +187,7 @@ def split_names(split: object) -> list[str]:
 def splits_of_run(settings: DatasetSettings, splits: Iterable[str]) -> list[str]:
     """Returns ``dataset.split``, else those of ``dataset.default_splits`` that exist, else all.
 
-    Raises:
-        UserError: a split that the data set does not have.
+    Raises a UserError if the data set does not have one of the splits.
     """
     available = list(splits)  # to ask the splits themselves for one would read it
     defaults = [split for split in settings.default_splits if split in available]

@@ -46,8 +46,7 @@ class Download:
     def needed(self, splits: Sequence[str]) -> list[Archive]:
         """Returns the archives that splits need; without splits, those that are not optional.
 
-        Raises:
-            UserError: the data set does not have one of the splits.
+        Raises a UserError if the data set does not have one of the splits.
         """
         known = dict.fromkeys(split for each in self.archives for split in each.splits)
         for split in splits:

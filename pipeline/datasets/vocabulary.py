@@ -60,10 +60,8 @@ class Vocabulary:
         """The name of each class one level up, two levels up, and so on; n names per level.
 
         A class without a parent keeps its name. A parent that is itself a class with a parent adds
-        a level. Without parents there are no levels.
-
-        Raises:
-            UserError: the parents have a cycle.
+        a level. Without parents there are no levels. Raises a UserError if the parents have a
+        cycle.
         """
         parent = dict(zip(self.classes, self.parents))
         levels, current = [], self.classes
@@ -77,8 +75,7 @@ class Vocabulary:
 def annotated_names(given: Sequence[str] | None, vocabulary: Vocabulary) -> Sequence[str]:
     """Returns the names that annotations have for the classes: ``dataset.annotated_as``, or theirs.
 
-    Raises:
-        UserError: there is not one for each class.
+    Raises a UserError if there is not one for each class.
     """
     names = given or vocabulary.classes
     require_each("annotated_as", names, vocabulary.classes)
@@ -104,8 +101,8 @@ def require_each(
 def build_vocabulary(settings: VocabularySettings) -> Vocabulary:
     """Parses class names; backgrounds that are also classes are moved to ``dropped``.
 
-    Raises:
-        UserError: no classes, a missing file, an empty or repeated name, or too many names.
+    Raises a UserError if there are no classes, a missing file, an empty or repeated name, or too
+    many names.
     """
     given, backgrounds = _read_classes(settings.classes)
     entries = [_entry(item) for item in given]
@@ -208,8 +205,8 @@ def _brief(given: object) -> str:
 def as_names(given: object, where: str) -> tuple[str, ...]:
     """Returns a name or a list of names as a tuple, and nothing as an empty one.
 
-    Raises:
-        UserError: an empty name, or one that CLIP cannot read; ``where`` says where they are from.
+    Raises a UserError about an empty name, or one that CLIP cannot read; ``where`` says where they
+    are from.
     """
     items = given if isinstance(given, list | tuple) else [] if given is None else [given]
     names = tuple(map(_name, items))

@@ -38,10 +38,8 @@ def stream_json(
     """Yields the elements of a list, or of the lists of an object, in the order of the file.
 
     The file is UTF-8; one element of it is in memory at a time. ``show`` gets the number of bytes
-    that were read, now and then.
-
-    Raises:
-        UserError: it cannot be read, or is not JSON to its end; ends with the ``remedy``.
+    that were read, now and then. Raises a UserError that ends with the ``remedy`` if it cannot be
+    read, or is not JSON to its end.
     """
     try:
         with path.open("rb") as file:
@@ -56,9 +54,8 @@ def stream_json(
 def read_element(path: Path, start: int = 0, length: int = _MAX_ELEMENT) -> Any:  # noqa: ANN401
     """Returns the value of an element, or of a whole file, which is not large.
 
-    Raises:
-        ImageError, OSError: it is not a file, or cannot be read.
-        ValueError, RecursionError: it is not JSON.
+    Raises an ImageError or OSError if it is not a file or cannot be read, and a ValueError or
+    RecursionError if it is not JSON.
     """
     refuse_special_file(path)
     with path.open("rb") as file:

@@ -23,10 +23,7 @@ def read_regions(path: Path, size: tuple[int, int]) -> Iterator[Region]:
     A PNG, grey or with a palette, holds a number for each pixel; 0 lies in no region. A JSON file
     is a list, or an object with the list as ``annotations``, of COCO's run lengths, polygons, or
     objects that have one of them as ``segmentation``: SAM writes both forms. The ``size`` of the
-    image is its height and width.
-
-    Raises:
-        ImageError: the file is damaged, or of another size.
+    image is its height and width. Raises an ImageError if the file is damaged, or of another size.
     """
     with naming(path, "regions"):
         if path.suffix == ".png":

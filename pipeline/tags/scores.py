@@ -38,11 +38,7 @@ def tags_output(
 
 
 def read_tags(folder: StageFolder, sample: Sample) -> tuple[int, ...]:
-    """Returns the tags of an image that the stage has processed.
-
-    Raises:
-        ImageError: it has not.
-    """
+    """Returns the tags of an image; raises an ImageError unless the stage has processed it."""
     if sample.id not in folder.entries:
         raise ImageError("has no tags: run stage=tags first")
     return tuple(folder.entries[sample.id]["tags"])
