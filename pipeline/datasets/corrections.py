@@ -6,7 +6,6 @@ A ``;`` or ``\\`` in a name is escaped by ``\\``.
 """
 
 import csv
-import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 from pipeline.datasets.vocabulary import same_name
 from pipeline.engine.sample import Labels
 from pipeline.errors import UserError, did_you_mean, shown
-from pipeline.files.text import read_text
+from pipeline.files.text import read_rows
 
 BySplit = Mapping[str, Mapping[str, Labels]]
 """Split → image id → class indices; the split is "" in a file without splits."""
@@ -42,10 +41,11 @@ def split_names(cell: str) -> list[str]:
 def is_corrections(path: Path) -> bool:
     """Tells whether a ``.csv`` file has the header of corrections."""
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        return _is_header(next(csv.reader([file.readline(100)]), []))
+        return is_header(next(csv.reader([file.readline(100)]), []))
 
 
-def _is_header(cells: Sequence[str]) -> bool:
+def is_header(cells: Sequence[str]) -> bool:
+    """Tells whether cells are the header of corrections."""
     return sorted(cells) in (sorted(_COLUMNS), sorted((*_COLUMNS, _SPLIT)))
 
 
@@ -55,38 +55,34 @@ def read_corrections(path: Path, key: str, classes: Sequence[str]) -> BySplit:
     Raises a UserError if there is no such file, or it has another format, an unknown class, or an
     image that stands twice.
     """
-    text = read_text(path, f"{key}={shown(path)}", "give the file that a report saves")
+    rows = read_rows(path, f"{key}={shown(path)}", "give the file that a report saves", strict=True)
     known = {same_name(name): k for k, name in enumerate(classes)}
-    rows = csv.reader(io.StringIO(text, newline=""), strict=True)
     found: dict[str, dict[str, Labels]] = {}
-    try:
-        header = next(rows, [])
-        if not _is_header(header):
-            begins = f"begins with {shown(','.join(header))}" if header else "is empty"
-            raise UserError(
-                f"{path} {begins}: its header is id,classes, with split as a third column where"
-                " there are several splits"
-            )
-        for row in filter(None, rows):
-            place = f"{path}, line {rows.line_num}"
-            if len(row) != len(header):
-                raise UserError(f"{place} has {len(row)} cells for {len(header)} columns")
-            cells = dict(zip(header, row))
-            if cells.get(_SPLIT) == "":
-                raise UserError(f"{place} names no split: give it")
-            images = found.setdefault(cells.get(_SPLIT, ""), {})
-            if cells["id"] in images:
-                raise UserError(f"{place}: {shown(cells['id'])} stands twice: keep one line")
-            try:
-                names = split_names(cells["classes"])
-            except ValueError as error:
-                cell = shown(cells["classes"])
-                raise UserError(f"{place}: {cell} ends in \\: escape it as \\\\") from error
-            for name in names:
-                if same_name(name) not in known:
-                    hint = did_you_mean(name, known)
-                    raise UserError(f"{place}: {shown(name)} is not a class: {hint}correct it")
-            images[cells["id"]] = tuple(sorted({known[same_name(name)] for name in names}))
-    except csv.Error as error:
-        raise UserError(f"{path}, line {rows.line_num} is not CSV ({error}): correct it") from error
+    _, header = next(rows, (1, []))
+    if not is_header(header):
+        begins = f"begins with {shown(','.join(header))}" if header else "is empty"
+        raise UserError(
+            f"{path} {begins}: its header is id,classes, with split as a third column where there"
+            " are several splits"
+        )
+    for number, row in rows:
+        place = f"{path}, line {number}"
+        if len(row) != len(header):
+            raise UserError(f"{place} has {len(row)} cells for {len(header)} columns")
+        cells = dict(zip(header, row))
+        if cells.get(_SPLIT) == "":
+            raise UserError(f"{place} names no split: give it")
+        images = found.setdefault(cells.get(_SPLIT, ""), {})
+        if cells["id"] in images:
+            raise UserError(f"{place}: {shown(cells['id'])} stands twice: keep one line")
+        try:
+            names = split_names(cells["classes"])
+        except ValueError as error:
+            cell = shown(cells["classes"])
+            raise UserError(f"{place}: {cell} ends in \\: escape it as \\\\") from error
+        for name in names:
+            if same_name(name) not in known:
+                hint = did_you_mean(name, known)
+                raise UserError(f"{place}: {shown(name)} is not a class: {hint}correct it")
+        images[cells["id"]] = tuple(sorted({known[same_name(name)] for name in names}))
     return found

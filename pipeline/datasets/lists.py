@@ -1,9 +1,7 @@
 """Lists of images with their classes: TagCLIP's format, and tables that users write."""
 
-import csv
-import io
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -26,7 +24,7 @@ from pipeline.datasets.vocabulary import Vocabulary, same_name
 from pipeline.engine.sample import Dataset, GroundTruthMask, Labels, Sample, Splits
 from pipeline.errors import ImageError, NoEntry, UserError, shown
 from pipeline.files.label_images import refuse_brush_masks
-from pipeline.files.text import given_path, read_text
+from pipeline.files.text import given_path, read_rows, read_text
 
 _NOT_UTF8 = "surrogateescape"  # keeps bytes of file names that are not UTF-8, see os.fsdecode
 
@@ -151,7 +149,8 @@ def _labels_in(found: Drawing, image_id: str) -> Labels:
 def _select(samples: Sequence[Sample], path: Path, split: str) -> list[Sample]:
     """Returns the samples that a list names, in its order."""
     by_name = {name: s for s in samples for name in reversed(_names(s))}
-    lines = filter(None, map(str.strip, _text(path, "dataset.image_list").splitlines()))
+    text = read_text(path, *_named(path, "dataset.image_list"))
+    lines = filter(None, map(str.strip, text.splitlines()))
     # Ids with white space are accepted without the encoding too.
     named = dict.fromkeys(n if n in by_name else unquote(n.split()[0]) for n in lines)
     unknown = [name for name in named if name not in by_name]
@@ -178,32 +177,18 @@ def read_image_classes(
     :func:`read_class_list`.
     """
     if path.suffix.lower() == ".csv":
-        return _collect(path, _table_lines(path, classes))
+        rows = read_rows(path, *_named(path, "dataset.labels"), skipinitialspace=True)
+        indices = {same_name(name): k for k, name in enumerate(classes)}
+        return _collect(
+            path,
+            rows,
+            lambda image: Path(image).as_posix(),
+            lambda name: indices.get(same_name(name)),
+            "is not in dataset.classes: correct it",
+        )
     numbers = range(len(classes)) if numbers is None else numbers
     known = {str(number): k for k, number in enumerate(numbers)}
     return read_class_list(path, "dataset.labels", known)
-
-
-def _table_lines(path: Path, classes: Sequence[str]) -> Iterator[tuple[int, str, list[int]]]:
-    """Yields the number, the image and the classes of every line of a ``.csv`` file."""
-    indices = {same_name(name): k for k, name in enumerate(classes)}
-    text = io.StringIO(_text(path, "dataset.labels"), newline="")
-    rows = csv.reader(text, skipinitialspace=True)
-    try:
-        for row in rows:
-            image, *names = [cell.strip() for cell in row] or [""]
-            names = [name for name in names if name]
-            for name in names:
-                if same_name(name) not in indices:
-                    raise UserError(
-                        f"{path}, line {rows.line_num}: {shown(name)} is not in dataset.classes:"
-                        " correct it"
-                    )
-            if image:
-                labels = [indices[same_name(name)] for name in names]
-                yield rows.line_num, Path(image).as_posix(), labels
-    except csv.Error as error:  # an unclosed quote makes one cell of the rest of the file
-        raise UserError(f"{path}, line {rows.line_num} is not CSV ({error}): correct it") from error
 
 
 def read_class_list(path: Path, key: str, known: Mapping[str, int]) -> dict[str, Labels]:
@@ -218,33 +203,38 @@ def read_class_list(path: Path, key: str, known: Mapping[str, int]) -> dict[str,
         UserError: no such file, a line with an unknown class, or two lines that give an image
             different classes.
     """
-
-    def lines() -> Iterator[tuple[int, str, list[int]]]:
-        for number, line in enumerate(_text(path, key).splitlines(), 1):
-            image_id, *classes = line.split() or [""]
-            for name in classes:
-                if name not in known:
-                    first, last = min(known, key=int), max(known, key=int)
-                    raise UserError(
-                        f"{path}, line {number}: {shown(name)} is not a class: give numbers from"
-                        f" {first} to {last}"
-                    )
-            if image_id:
-                yield number, unquote(image_id), [known[name] for name in classes]
-
-    return _collect(path, lines())
+    lines = enumerate(map(str.split, read_text(path, *_named(path, key)).splitlines()), 1)
+    first, last = min(known, key=int, default=0), max(known, key=int, default=0)
+    wrong = f"is not a class: give numbers from {first} to {last}"
+    return _collect(path, lines, unquote, known.get, wrong)
 
 
-def _collect(path: Path, lines: Iterable[tuple[int, str, list[int]]]) -> dict[str, Labels]:
-    """Returns the classes of images from lines; a repeated image must have the same classes."""
+def _collect(
+    path: Path,
+    lines: Iterable[tuple[int, Sequence[str]]],
+    plain: Callable[[str], str],
+    index_of: Callable[[str], int | None],
+    wrong: str,
+) -> dict[str, Labels]:
+    """Returns the classes of images from the cells of lines: an image and what stands for classes.
+
+    A repeated image must have the same classes. ``plain`` decodes an image, and ``wrong`` is what
+    errors say of a cell without an index.
+    """
     found: dict[str, tuple[Labels, int]] = {}
-    for number, image, classes in lines:
-        labels = tuple(sorted(set(classes)))
-        known, first = found.setdefault(image, (labels, number))
+    for number, cells in lines:
+        image, *names = map(str.strip, cells or [""])
+        indices = {name: index_of(name) for name in names if name}
+        if unknown := [name for name, index in indices.items() if index is None]:
+            raise UserError(f"{path}, line {number}: {shown(unknown[0])} {wrong}")
+        if not image:
+            continue
+        labels = tuple(sorted({*indices.values()}))
+        known, first = found.setdefault(plain(image), (labels, number))
         if labels != known:
             raise UserError(
-                f"{path}, line {number}: {shown(image)} has other classes than in line {first}:"
-                " give all of its classes in one line"
+                f"{path}, line {number}: {shown(plain(image))} has other classes than in line"
+                f" {first}: give all of its classes in one line"
             )
     return {image: labels for image, (labels, _) in found.items()}
 
@@ -267,5 +257,6 @@ def unquote(encoded: str) -> str:
     return parse.unquote(encoded, errors=_NOT_UTF8)
 
 
-def _text(path: Path, key: str) -> str:
-    return read_text(path, f"{key}={shown(path)}", "give a list with one image per line")
+def _named(path: Path, key: str) -> tuple[str, str]:
+    """Returns the name of a list in errors, and the remedy."""
+    return f"{key}={shown(path)}", "give a list with one image per line"

@@ -5,17 +5,15 @@ classes, with a line for each image. A score that is not given is 1 in the first
 one, the class has none.
 """
 
-import csv
-import io
 from collections import defaultdict
 from contextlib import suppress
 from pathlib import Path
 
 from pipeline.datasets.annotation_index import AnnotationIndex, Row
-from pipeline.datasets.corrections import is_corrections
+from pipeline.datasets.corrections import is_header
 from pipeline.datasets.instances import checked_score, image_name
 from pipeline.errors import UserError, shown
-from pipeline.files.text import read_text
+from pipeline.files.text import read_rows
 
 _PAIRS = (["class"], ["class", "score"])
 
@@ -27,42 +25,38 @@ def read_table(path: Path, key: str) -> AnnotationIndex:
     UserError.
     """
     name, index = f"{key}={shown(path)}", AnnotationIndex("table")
-    text = read_text(path, name, "give a list, a table with scores or a JSON file")
-    if is_corrections(path):
+    rows = read_rows(path, name, "give a list, a table with scores or a JSON file", strict=True)
+    _, header = next(rows, (1, [""]))
+    if is_header(header):
         raise UserError(f"{name} is a table of corrected tags: give it as tags.corrections")
-    images, rows = (
-        defaultdict[str, Row](Row),
-        csv.reader(io.StringIO(text, newline=""), strict=True),
-    )
-    try:
-        first, *names = map(str.strip, next(rows, []) or [""])
-        if first != "id":
-            raise UserError(
-                f"{name} begins with {shown(first)}: its header is id,class,score, or id and the"
-                " names of classes"
-            )
-        for row in filter(any, rows):
-            image, *cells = map(str.strip, row)
-            if not image:
-                index.remark("lines without an image", f"line {rows.line_num}")
-                continue
-            is_first, found = image not in images, images[image]
-            scored = [*zip(names, cells)]
-            if is_pairs := names in _PAIRS:
-                scored = [(cells[0], "".join(cells[1:]) or "1")] if cells else []
-            try:
-                if len(cells) != len(names) and not (is_pairs and len(cells) == 1):
-                    raise ValueError(f"{len(row)} cells for {len(names) + 1} columns")
-                if not (is_first or is_pairs):
-                    raise ValueError("a second entry of it")
-                for label, cell in scored:
-                    if label and cell:
-                        index.counts[label] += 1
-                        found.scores[label] = max(_score(cell), found.scores.get(label, 0.0))
-            except ValueError as error:
-                found.problem = f"has, in line {rows.line_num}, {error}"
-    except csv.Error as error:
-        raise UserError(f"{path}, line {rows.line_num} is not CSV ({error}): correct it") from error
+    first, *names = map(str.strip, header)
+    if first != "id":
+        raise UserError(
+            f"{name} begins with {shown(first)}: its header is id,class,score, or id and the names"
+            " of classes"
+        )
+    is_pairs, images = names in _PAIRS, defaultdict[str, Row](Row)
+    for number, row in rows:
+        image, *cells = map(str.strip, row)
+        if not image:
+            if any(cells):
+                index.remark("lines without an image", f"line {number}")
+            continue
+        is_first, found = image not in images, images[image]
+        scored = [*zip(names, cells)]
+        if is_pairs:
+            scored = [(cells[0], "".join(cells[1:]) or "1")] if cells else []
+        try:
+            if len(cells) != len(names) and not (is_pairs and len(cells) == 1):
+                raise ValueError(f"{len(row)} cells for {len(names) + 1} columns")
+            if not (is_first or is_pairs):
+                raise ValueError("a second entry of it")
+            for label, cell in scored:
+                if label and cell:
+                    index.counts[label] += 1
+                    found.scores[label] = max(_score(cell), found.scores.get(label, 0.0))
+        except ValueError as error:
+            found.problem = f"has, in line {number}, {error}"
     for image, found in images.items():
         index.add(image_name(image), found)
     return index

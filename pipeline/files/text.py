@@ -1,5 +1,8 @@
 """Reads text files that users write."""
 
+import csv
+import io
+from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.errors import UserError, shown
@@ -37,6 +40,18 @@ def read_lines(path: Path) -> list[str]:
     """Returns the lines of a text file, stripped, without empty ones; see :func:`read_text`."""
     text = read_text(path, str(path), "replace it")
     return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def read_rows(path: Path, *named: str, **dialect: bool) -> Iterator[tuple[int, list[str]]]:
+    """Yields the number and the cells of each row of CSV that is not empty; see :func:`read_text`.
+
+    ``dialect`` is for :func:`csv.reader`. Raises a UserError if the file is not CSV, too.
+    """
+    rows = csv.reader(io.StringIO(read_text(path, *named), newline=""), **dialect)
+    try:
+        yield from ((rows.line_num, row) for row in rows if row)
+    except csv.Error as error:  # an unclosed quote makes one cell of the rest of the file
+        raise UserError(f"{path}, line {rows.line_num} is not CSV ({error}): correct it") from error
 
 
 def given_path(given: str, name: str) -> Path:
