@@ -272,8 +272,7 @@ def open_annotations(
     """Opens a file or folder of annotations, that of a split where there is one below it.
 
     Args:
-        given: the path, as the configuration has it.
-        key: its key.
+        given: the path, as the configuration has it under ``key``.
         cache: the folder of the indexes of large files.
         split: the split of the images; "" where the data set has one.
         several: whether the run works on other splits as well.

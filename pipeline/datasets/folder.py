@@ -31,20 +31,15 @@ def load_folder(settings: DatasetSettings) -> Dataset[Vocabulary]:
     samples: dict[str, Sample] = {}
     unusable = []
     for image_id, path in images:
-        reason = None
         try:
-            refuse_special_file(path)
-        except ImageError as error:
-            reason = str(error)
-        except OSError:
-            pass  # reading reports it
-        if reason is None and image_id in samples:
-            # The results of both would have the same name.
-            reason = f"has the same name as {samples[image_id].image.name}: rename one of them"
-        if reason is None:
+            with suppress(OSError):  # reading reports it
+                refuse_special_file(path)
+            if image_id in samples:  # the results of both would have the same name
+                other = samples[image_id].image.name
+                raise ImageError(f"has the same name as {other}: rename one of them")
             samples[image_id] = Sample(image_id, path)
-        else:
-            unusable.append((image_id, path.relative_to(root).as_posix(), reason))
+        except ImageError as error:
+            unusable.append((image_id, path.relative_to(root).as_posix(), str(error)))
     # By id, so that the line disappears from failures.jsonl once the image is repaired.
     rejected += [(name if i in samples else i, reason) for i, name, reason in unusable]
     places = {PurePosixPath(image_id.rpartition("/")[0]) for image_id in samples}

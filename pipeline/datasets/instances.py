@@ -50,14 +50,9 @@ def draw(
     """Returns the labels of an image, H×W uint8: 0 background, k+1 class k, 255 ignore.
 
     At a pixel the highest score wins, then the smaller drawn area, then the earlier instance.
-    Crowds and instances below ``min_score`` are ignored pixels where no other instance lies.
-
-    Args:
-        label_of: returns the label of a name; instances of names without one are left out.
-        size: height and width.
-
-    Raises:
-        ValueError: a shape cannot be used. Damaged shapes raise other types as well.
+    Crowds and instances below ``min_score`` are ignored pixels where no other instance lies; those
+    of names to which ``label_of`` gives no label are left out. The ``size`` is height and width.
+    Raises a ValueError if a shape cannot be used; damaged shapes raise other types as well.
     """
     labels = np.zeros(size, np.uint8)
     best, area = np.full(size, -1.0), np.zeros(size, np.int64)

@@ -194,14 +194,9 @@ def read_image_classes(
 def read_class_list(path: Path, key: str, known: Mapping[str, int]) -> dict[str, Labels]:
     """Reads a list in TagCLIP's format: an image id and the numbers of its classes on every line.
 
-    Args:
-        path: the file; white space in an id is percent-encoded.
-        key: the configuration key that named it, for errors.
-        known: number of a class in the file, as text → its index.
-
-    Raises:
-        UserError: no such file, a line with an unknown class, or two lines that give an image
-            different classes.
+    White space in an id is percent-encoded. ``key`` is the configuration key that named the file,
+    for errors; ``known`` has number of a class, as text → its index. Raises a UserError if there is
+    no such file, a line has an unknown class, or two lines give an image different classes.
     """
     lines = enumerate(map(str.split, read_text(path, *_named(path, key)).splitlines()), 1)
     first, last = min(known, key=int, default=0), max(known, key=int, default=0)

@@ -150,8 +150,7 @@ class DatasetSettings(VocabularySettings, AnnotationSettings):
         image_list: a file whose lines begin with an image id; only these images are used.
         labels: a file with the classes of images: ``.csv``, COCO's ``.json`` or TagCLIP's format.
         masks: a folder with ground-truth masks, ``<id>.png``, or another form of annotations.
-        values: the value of each class in ``masks`` and ``labels``; null for k+1 and k. In masks, 0
-            is the background unless it is a class's, and pixels of other values are ignored.
+        values: those in ``masks``, as of all annotations, and in ``labels``, where null is for k.
         ignore_background: whether background pixels of the ground truth are ignored, for methods
             that give every pixel a class.
         max_pixels: width × height; larger images are refused before they are decoded.

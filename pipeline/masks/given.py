@@ -24,11 +24,7 @@ class GivenMasks(MaskStage):
     """
 
     takes_any_image = False
-
-    @property
-    def batch_size(self) -> None:
-        """None: drawing masks keeps one core busy."""
-        return None
+    batch_size = None  # drawing masks keeps one core busy
 
     @property
     def note(self) -> str:

@@ -271,10 +271,5 @@ class MaskFileOptions(MaskOptions):
 
 
 register(
-    "masks",
-    "file",
-    MaskFileOptions,
-    label="masks of a file",
-    is_stage=True,
-    reads=("classes",),
+    "masks", "file", MaskFileOptions, label="masks of a file", is_stage=True, reads=("classes",)
 )("pipeline.masks.given:GivenMasks")
