@@ -68,12 +68,9 @@ def find_images(
     """Finds the image files below a folder.
 
     Links to folders are not followed, since they may form loops. Hidden files and files that the
-    pipeline wrote are skipped.
-
-    Returns:
-        (path below the folder without its suffix, image file), sorted; (path below the folder,
-        reason) of skipped folders, whose paths end in a slash, unlike any id; and sentences on the
-        other files.
+    pipeline wrote are skipped. Returns (path below the folder without its suffix, image file),
+    sorted; (path below the folder, reason) of skipped folders, whose paths end in a slash, unlike
+    any id; and sentences on the other files.
     """
     paths: list[tuple[str, ...]] = []  # the parts below the root: a Path takes ten times as long
     others: Counter[str] = Counter()

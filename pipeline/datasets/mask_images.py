@@ -27,7 +27,7 @@ _COLOUR = r"(?P<colour>\d{1,3}[\s,]+\d{1,3}[\s,]+\d{1,3})"
 _COLOUR_FIRST = re.compile(rf"{_COLOUR}[\s,]+(?P<name>\S.*)")
 _NAME_FIRST = re.compile(rf"(?P<name>\S.*?)\s*[\s,:]\s*{_COLOUR}\s*(?::.*)?")
 _NO_COLOUR = re.compile(r"([^:]*[^:\s])\s*:\s*:.*")
-_HEADER = re.compile(r"name\s*,\s*r\s*,\s*g\s*,\s*b", re.IGNORECASE)
+_IGNORED = re.compile(r"(#.*|name\s*,\s*r\s*,\s*g\s*,\s*b)?", re.IGNORECASE)
 
 _MAX_NAMED = 3
 _OPAQUE = 255
@@ -52,11 +52,8 @@ def read_colours(path: Path, classes: Sequence[str], key: str) -> dict[Colour, i
     labels |= {same_name(name): k + 1 for k, name in enumerate(classes)}
     labels[BACKGROUND] = 0
     text = read_text(path, f"{key} {shown(path)}", "give a table with a colour a line")
-    lines = {
-        number: line.strip()
-        for number, line in enumerate(text.splitlines(), 1)
-        if line.strip() and line.strip()[0] != "#" and not _HEADER.fullmatch(line.strip())
-    }
+    stripped = enumerate(map(str.strip, text.splitlines()), 1)
+    lines = {number: line for number, line in stripped if not _IGNORED.fullmatch(line)}
     bare = [_NO_COLOUR.fullmatch(line) for line in lines.values()]
     if bare and all(bare):
         if same_name(bare[0][1]) != BACKGROUND or len(bare) > 256:

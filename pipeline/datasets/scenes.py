@@ -115,11 +115,9 @@ def _rasterise(
 ) -> tuple[tuple[slice, slice], np.ndarray, np.ndarray, np.ndarray]:
     """Rasterises an outline in the window of the image that the object can reach.
 
-    ``centre`` is x and y of the object, ``size`` the width and height of the image.
-
-    Returns:
-        The window's rows and columns; the coordinates u and v of every pixel in the object's frame,
-        in units of its radius; and the fraction of the pixel inside the outline, in [0, 1].
+    ``centre`` is x and y of the object, ``size`` the width and height of the image. Returns the
+    window's rows and columns; the coordinates u and v of every pixel in the object's frame, in
+    units of its radius; and the fraction of the pixel inside the outline, in [0, 1].
     """
     scale = _ANTIALIASING
     start = np.maximum(0, np.floor(centre - _REACH * radius)).astype(int)

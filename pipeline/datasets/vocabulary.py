@@ -73,10 +73,7 @@ class Vocabulary:
 
 
 def annotated_names(given: Sequence[str] | None, vocabulary: Vocabulary) -> Sequence[str]:
-    """Returns the names that annotations have for the classes: ``dataset.annotated_as``, or theirs.
-
-    Raises a UserError if there is not one for each class.
-    """
+    """Returns the names that annotations have for the classes; a UserError unless all have one."""
     names = given or vocabulary.classes
     require_each("annotated_as", names, vocabulary.classes)
     return names
