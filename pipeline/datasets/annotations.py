@@ -142,8 +142,7 @@ def naming(path: Path, what: str = "mask") -> Iterator[None]:
 class AnnotatedMask(DerivedMask):
     """An annotation as the ground truth of an image, or as a mask to train on.
 
-    Attributes:
-        max_pixels: larger images are refused before they are drawn.
+    Images of more than ``max_pixels`` are refused before they are drawn.
     """
 
     annotation: LabelImage | Drawing
@@ -202,11 +201,7 @@ class LabelImages:
 
 @dataclass(frozen=True)
 class Drawings:
-    """A JSON file with the instances of all images, or a folder of labelme's files.
-
-    Attributes:
-        index: what is in it.
-    """
+    """A JSON file with the instances of all images, or a folder of labelme's files."""
 
     path: Path
     reading: Reading

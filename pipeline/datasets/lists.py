@@ -26,6 +26,7 @@ from pipeline.errors import ImageError, NoEntry, UserError, shown
 from pipeline.files.label_images import refuse_brush_masks
 from pipeline.files.text import given_path, read_rows, read_text
 
+_WANTED = "give a list with one image per line"
 _NOT_UTF8 = "surrogateescape"  # keeps bytes of file names that are not UTF-8, see os.fsdecode
 
 
@@ -149,7 +150,7 @@ def _labels_in(found: Drawing, image_id: str) -> Labels:
 def _select(samples: Sequence[Sample], path: Path, split: str) -> list[Sample]:
     """Returns the samples that a list names, in its order."""
     by_name = {name: s for s in samples for name in reversed(_names(s))}
-    text = read_text(path, *_named(path, "dataset.image_list"))
+    text = read_text(path, f"dataset.image_list={shown(path)}", _WANTED)
     lines = filter(None, map(str.strip, text.splitlines()))
     # Ids with white space are accepted without the encoding too.
     named = dict.fromkeys(n if n in by_name else unquote(n.split()[0]) for n in lines)
@@ -177,7 +178,8 @@ def read_image_classes(
     :func:`read_class_list`.
     """
     if path.suffix.lower() == ".csv":
-        rows = read_rows(path, *_named(path, "dataset.labels"), skipinitialspace=True)
+        name = f"dataset.labels={shown(path)}"
+        rows = read_rows(path, name, _WANTED, skipinitialspace=True)
         indices = {same_name(name): k for k, name in enumerate(classes)}
         return _collect(
             path,
@@ -198,7 +200,8 @@ def read_class_list(path: Path, key: str, known: Mapping[str, int]) -> dict[str,
     for errors; ``known`` has number of a class, as text → its index. Raises a UserError if there is
     no such file, a line has an unknown class, or two lines give an image different classes.
     """
-    lines = enumerate(map(str.split, read_text(path, *_named(path, key)).splitlines()), 1)
+    text = read_text(path, f"{key}={shown(path)}", _WANTED)
+    lines = enumerate(map(str.split, text.splitlines()), 1)
     first, last = min(known, key=int, default=0), max(known, key=int, default=0)
     wrong = f"is not a class: give numbers from {first} to {last}"
     return _collect(path, lines, unquote, known.get, wrong)
@@ -250,8 +253,3 @@ def format_class_list(labels: Mapping[str, Sequence[int]]) -> str:
 def unquote(encoded: str) -> str:
     """Returns the id that :func:`format_class_list` encoded."""
     return parse.unquote(encoded, errors=_NOT_UTF8)
-
-
-def _named(path: Path, key: str) -> tuple[str, str]:
-    """Returns the name of a list in errors, and the remedy."""
-    return f"{key}={shown(path)}", "give a list with one image per line"
