@@ -84,6 +84,8 @@ def run(arguments: Sequence[str]) -> None:
     if not artefact.entries:
         raise UserError(f"{artefact.path} holds no image: run stage={artefact.kind.stage} first")
     export = export_as(artefact, options.output, **{name: given[name] for name in allowed})
+    if options.images is None and "images" in allowed:
+        export.notes.append("file names end in .jpg: --images takes the suffixes of the images")
     print_notes(export.notes)
     print(f"{export.written} {artefact.kind.stage} written to {options.output}")
     remedy = "could not be exported: fix those that are named above"
