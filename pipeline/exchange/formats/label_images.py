@@ -31,8 +31,7 @@ class Voc(DataSet):
     def index(self, written: Mapping[str, Sequence[str]]) -> dict[str, str]:
         """Implements the base class: the list of the split, and labelmap.txt.
 
-        Raises:
-            UserError: another split has one of the images, or labelmap.txt cannot name a class.
+        Raises a UserError if another split has one of the images, or a class has no possible name.
         """
         # Readers take a name with an underscore for the list of a class, such as cat_train.txt.
         name = f"ImageSets/Segmentation/{self.split.replace('_', '-')}.txt"

@@ -42,8 +42,8 @@ def export_label_studio(
         name = name_photograph(images, image_id)
         artefact.refuse_changed(image_id, images and images / name)
         if images is not None:
-            _, _, turned = read_header(images / name)
-            if turned and artefact.kind.is_labels and not artefact.apply_exif:
+            _, _, is_turned = read_header(images / name)
+            if is_turned and artefact.kind.is_labels and not artefact.apply_exif:
                 raise ImageError(
                     "Label Studio turns it by its EXIF orientation, and its mask is not turned:"
                     " turn the file, or run the stages with compat.exif=false"

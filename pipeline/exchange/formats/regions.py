@@ -25,11 +25,8 @@ def split_regions(
 
     A region is its class from 0, where it is (H×W bool), and the field ``score``: the mean
     probability of its pixels, where the stage keeps probabilities (``masks.keep_probability``).
-    With ``components``, there is one for each connected component, diagonals included.
-
-    Raises:
-        ImageError: the probabilities are of another size.
-        UserError: they are damaged.
+    With ``components``, there is one for each connected component, diagonals included. Raises an
+    ImageError if the probabilities are of another size, and a UserError if they are damaged.
     """
     path, probability = artefact.path / PROBABILITY / f"{image_id}.png", None
     if path.is_file():
