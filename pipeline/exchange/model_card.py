@@ -1,22 +1,20 @@
 """The README of an ONNX file: a model card, as Hugging Face shows it."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from textwrap import fill
-from typing import Any
 
+import yaml
 from jinja2 import Template
 
-from pipeline.engine.kinds import NETWORK, PREDICTIONS, kinds
+from pipeline.engine.kinds import NETWORK, PREDICTIONS
 from pipeline.engine.result_folder import read_manifest
-from pipeline.report.configurations import describe_setting, flatten, last_part, readable
+from pipeline.report.configurations import describe_setting, flatten, readable
 from pipeline.report.markdown import Table, percent
 from pipeline.report.runs import METRICS, MeasuredRun, read_runs
 from pipeline.segmenter.architecture import RESTRICTED
 from pipeline.segmenter.export import Shape
 from pipeline.segmenter.predict import Segmenter
 
-_IDENTITIES = ("algorithm", "code", "method_algorithm", "method_source", "config_content", "data")
+_STYLE = {"sort_keys": False, "allow_unicode": True, "default_flow_style": None}
 _TEMPLATE = Path(__file__).with_name("model_card.md")
 
 
@@ -49,7 +47,7 @@ def write_card(file: str, segmenter: Segmenter, shape: Shape, checkpoint: Path, 
         metrics=Table(*metrics).text if runs else "",
         about=runs[0].about if runs else {},
         manifest=manifest,
-        settings=_describe(NETWORK.stage, settings) if settings else [],
+        settings=yaml.safe_dump(settings, width=100, **_STYLE) if settings else "",
         restricted=[note for part, note in RESTRICTED.items() if part in parts],
         unknown="not known",
     )
@@ -70,15 +68,3 @@ def _row(run: MeasuredRun) -> list[str]:
     test = flatten({"test": run.configuration.get("test", {})})
     notes = [*(f"{name}={describe_setting(value)}" for name, value in test.items()), *run.notes()]
     return [run.split, str(run.images), percent(run.value("miou")), "; ".join(notes)]
-
-
-def _describe(stage: str, settings: Mapping[str, Any]) -> list[str]:
-    """Returns the settings of a stage as text, and those of the stages before it."""
-    names = [kind.stage for kind in reversed(kinds())]
-    before = [name for name in names if isinstance(settings.get(name), Mapping)]
-    own = flatten({name: value for name, value in settings.items() if name not in before})
-    words = [
-        f"{k}={describe_setting(v)}" for k, v in own.items() if last_part(k) not in _IDENTITIES
-    ]
-    lines = [line for name in before for line in _describe(name, settings[name])]
-    return [fill(f"{stage}: {' '.join(words)}", 100, subsequent_indent="    "), *lines]
