@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from PIL import ExifTags, Image
 
 from pipeline.datasets.vocabulary import voc_palette
 from pipeline.engine.folder import FAILURES, REMOVED
@@ -18,9 +19,11 @@ from pipeline.engine.result_folder import MANIFEST
 from pipeline.errors import ImageError, UserError, tell
 from pipeline.files.atomic import fits
 from pipeline.files.fingerprints import fingerprint_image, first_key
-from pipeline.files.images import COMMON_SUFFIXES, SUFFIXES
+from pipeline.files.images import COMMON_SUFFIXES, FORMATS, SUFFIXES, to_image_error
 from pipeline.files.label_images import BACKGROUND, IGNORE, read_labels
 from pipeline.report.configurations import flatten, last_part, readable
+
+_UPRIGHT = (None, 1)  # EXIF orientations
 
 Name = TypeVar("Name")
 Converted = TypeVar("Converted")
@@ -187,6 +190,26 @@ def read_artefact_labels(artefact: Artefact, image_id: str) -> np.ndarray:
             f"{path} holds label {highest} of {num_classes} classes: run the stage again"
         )
     return labels
+
+
+def read_header(path: Path) -> tuple[str, tuple[int, int], bool]:
+    """Returns an image's format, its height and width as stored, and whether EXIF turns it.
+
+    Raises an ImageError if the file cannot be read.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            is_turned = image.getexif().get(ExifTags.Base.Orientation) not in _UPRIGHT
+            return image.format, (image.height, image.width), is_turned
+    except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
+        raise ImageError(f"its image {to_image_error(error, path, FORMATS)}") from error
+
+
+def refuse_other_size(labels: np.ndarray, size: tuple[int, int]) -> None:
+    """Raises an ImageError unless labels, H×W, have the height and width of their image."""
+    if labels.shape != size:
+        (rows, columns), (height, width) = labels.shape, size
+        raise ImageError(f"its mask is {columns}×{rows}, the image {width}×{height} pixels")
 
 
 def target_path(folder: Path, name: str) -> Path:

@@ -107,8 +107,8 @@ def spoil(path, kind):
         ("damaged", "2008_000001.png cannot be decoded"),
         ("colours", "2008_000001.png is a PNG of mode RGB: convert it to a palette"),
         ("jpeg", "2008_000001.png cannot be decoded (it is not a PNG file)"),
-        ("ignored", "2008_000001: holds labels (255) that are not 0 to 20"),
-        ("foreign", "2008_000001: holds labels (21)"),
+        ("ignored", "2008_000001: holds label 255, which is not 0 to 20"),
+        ("foreign", "2008_000001: holds label 21"),
         ("size", "2008_000001: its mask is 30×20, the image 30×21 pixels"),
     ],
 )

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-from PIL import ExifTags, Image
 
 from pipeline.errors import ImageError, UserError
 from pipeline.exchange.artefacts import (
@@ -15,14 +14,15 @@ from pipeline.exchange.artefacts import (
     Export,
     find_photograph,
     read_artefact_labels,
+    read_header,
+    refuse_other_size,
     target_path,
 )
 from pipeline.exchange.formats.regions import Outlines
 from pipeline.files.atomic import TEMPORARY
-from pipeline.files.images import FORMATS, encode, encode_png, load_image, to_image_error
+from pipeline.files.images import encode, encode_png, load_image
 from pipeline.files.own_files import OwnFiles
 
-_UPRIGHT = (None, 1)  # EXIF orientations
 _ENCODINGS = {
     ".jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
     ".png": ("PNG", {}),
@@ -148,23 +148,3 @@ class DataSet:
             self._output.write(place, data or path.read_bytes())
         self._rewritten += data is not None
         return labels
-
-
-def read_header(path: Path) -> tuple[str, tuple[int, int], bool]:
-    """Returns an image's format, its height and width as stored, and whether EXIF turns it.
-
-    Raises an ImageError if the file cannot be read.
-    """
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            is_turned = image.getexif().get(ExifTags.Base.Orientation) not in _UPRIGHT
-            return image.format, (image.height, image.width), is_turned
-    except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
-        raise ImageError(f"its image {to_image_error(error, path, FORMATS)}") from error
-
-
-def refuse_other_size(labels: np.ndarray, size: tuple[int, int]) -> None:
-    """Raises an ImageError unless labels, H×W, have the height and width of their image."""
-    if labels.shape != size:
-        (rows, columns), (height, width) = labels.shape, size
-        raise ImageError(f"its mask is {columns}×{rows}, the image {width}×{height} pixels")

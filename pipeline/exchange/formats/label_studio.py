@@ -9,8 +9,13 @@ from xml.etree import ElementTree
 import numpy as np
 
 from pipeline.errors import ImageError
-from pipeline.exchange.artefacts import Artefact, Export, name_photograph, read_artefact_labels
-from pipeline.exchange.formats.data_set import read_header
+from pipeline.exchange.artefacts import (
+    Artefact,
+    Export,
+    name_photograph,
+    read_artefact_labels,
+    read_header,
+)
 from pipeline.exchange.formats.regions import split_regions
 from pipeline.files.own_files import OwnFiles
 

@@ -46,15 +46,10 @@ def split_regions(
 
 @dataclass
 class Outlines:
-    """Traces the outlines of images, and finds out how much they lose.
+    """Traces the outlines of images, and finds out how much they lose."""
 
-    Attributes:
-        min_area: components of fewer pixels have no outline.
-        tolerance: how far, in pixels, an outline may be from the border of its component.
-    """
-
-    min_area: int = 0
-    tolerance: float = 0
+    min_area: int = 0  # components of fewer pixels have no outline
+    tolerance: float = 0  # how far, in pixels, an outline may be from the border of its component
     _ious: list[float] = field(default_factory=list)
     _dropped: int = 0
     _holes: int = 0
