@@ -13,9 +13,8 @@ from pipeline.engine.kinds import measured_kinds
 from pipeline.errors import UserError
 from pipeline.exchange.artefacts import Artefact, Export, target_path
 from pipeline.exchange.formats.coco import export_coco
-from pipeline.exchange.formats.label_images import HuggingFace, Voc
+from pipeline.exchange.formats.label_images import HuggingFace, Mmsegmentation, Voc
 from pipeline.exchange.formats.label_studio import export_label_studio
-from pipeline.exchange.formats.mmsegmentation import Mmsegmentation
 from pipeline.exchange.formats.polygons import Labelme, Yolo
 from pipeline.files.own_files import OwnFiles
 
@@ -66,10 +65,11 @@ def run(arguments: Sequence[str]) -> None:
             f"{options.folder} holds {artefact.kind.stage}, and --format {options.format} is for"
             f" {' and '.join(_stages(*held))}: give such a folder or another format"
         )
-    given = {name: getattr(options, name) for _, _, names in _FORMATS.values() for name in names}
-    for name in [name for name, value in given.items() if value and name not in allowed]:
-        option = f"--{name.replace('_', '-')}"
-        raise UserError(f"{option} is for --format {_having(name)}: leave it out")
+    given = vars(options)
+    for name, value in given.items():
+        if value and name not in allowed and (formats := _having(name)):
+            option = f"--{name.replace('_', '-')}"
+            raise UserError(f"{option} is for --format {formats}: leave it out")
     if options.images is not None:
         check_folder(options.images, "--images", "the one that holds them")
     elif "link" in allowed:
@@ -84,6 +84,8 @@ def run(arguments: Sequence[str]) -> None:
     if not artefact.entries:
         raise UserError(f"{artefact.path} holds no image: run stage={artefact.kind.stage} first")
     export = export_as(artefact, options.output, **{name: given[name] for name in allowed})
+    if options.images is None and "images" in allowed:
+        export.notes.append("file names end in .jpg: --images takes the suffixes of the images")
     print_notes(export.notes)
     print(f"{export.written} {artefact.kind.stage} written to {options.output}")
     remedy = "could not be exported: fix those that are named above"

@@ -39,7 +39,10 @@ def run(arguments: Sequence[str]) -> None:
     from pipeline.exchange.model_card import write_card  # takes seconds to import
     from pipeline.segmenter.export import export_onnx
 
-    output, card = OwnFiles(options.output.parent, "export_onnx.py"), _card_of(options.output)
+    card, title = options.output.with_name("README.md"), f"\n# {options.output.name}\n"
+    if card.is_file() and title.encode() not in card.read_bytes():  # it describes something else
+        card = options.output.with_suffix(".md")
+    output = OwnFiles(options.output.parent, "export_onnx.py")
     output.refuse_foreign([card])
     shape = export_onnx(segmenter, options.output, *options.size, dynamic=options.dynamic)
     read_from = options.checkpoint, options.best
@@ -50,10 +53,3 @@ def run(arguments: Sequence[str]) -> None:
     sides = sides if shape.batch is None else sides.replace("N", str(shape.batch))
     print(f"image {sides} → logits, labels of {len(segmenter.class_names)} classes")
     print(f"written to {options.output}, and described in {card}")
-
-
-def _card_of(path: Path) -> Path:
-    """Returns README.md beside a graph, or <name>.md if that describes something else."""
-    readme, title = path.with_name("README.md"), f"\n# {path.name}\n".encode()
-    is_free = not readme.is_file() or title in readme.read_bytes()
-    return readme if is_free else path.with_suffix(".md")

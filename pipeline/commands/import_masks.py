@@ -84,13 +84,10 @@ def run(arguments: Sequence[str]) -> None:
 
 def _classes(given: str) -> str | list[str]:
     """Returns a list of names, or the path of a file with them, as for ``dataset.classes``."""
-    if given_path(given, "--classes").is_file():
+    is_path = Path(given).suffix and not {"[", ","} & {*given}  # of a file that may be missing
+    if is_path or given_path(given, "--classes").is_file():
         return given
-    if given.startswith("[") and given.endswith("]"):
-        given = given[1:-1]
-    if "," not in given and Path(given).suffix:  # a file that is not there
-        return given
-    return [name.strip() for name in given.split(",")]
+    return [name.strip() for name in given.removeprefix("[").removesuffix("]").split(",")]
 
 
 def _parse(arguments: Sequence[str]) -> Namespace:

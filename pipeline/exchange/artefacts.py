@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from PIL import ExifTags, Image
 
 from pipeline.datasets.vocabulary import voc_palette
 from pipeline.engine.folder import FAILURES, REMOVED
@@ -18,9 +19,11 @@ from pipeline.engine.result_folder import MANIFEST
 from pipeline.errors import ImageError, UserError, tell
 from pipeline.files.atomic import fits
 from pipeline.files.fingerprints import fingerprint_image, first_key
-from pipeline.files.images import COMMON_SUFFIXES, SUFFIXES
+from pipeline.files.images import COMMON_SUFFIXES, FORMATS, SUFFIXES, to_image_error
 from pipeline.files.label_images import BACKGROUND, IGNORE, read_labels
 from pipeline.report.configurations import flatten, last_part, readable
+
+_UPRIGHT = (None, 1)  # EXIF orientations
 
 Name = TypeVar("Name")
 Converted = TypeVar("Converted")
@@ -32,16 +35,16 @@ class Artefact(Result):
     Attributes:
         kind: what they are.
         classes: the names of the classes.
+        names: the n+1 names of labels, the background's first.
+        palette: the n+1 colours of labels.
+        root: the output directory.
         apply_exif: whether the images were rotated as their EXIF orientation says.
     """
 
     def __init__(self, path: Path):
-        """Reads the manifest in a stage's folder.
-
-        Raises:
-            UserError: it is not such a folder.
-        """
+        """Reads the manifest in a stage's folder; raises a UserError if it is not one."""
         super().__init__(path.resolve())
+        self.root = self.path.parents[2]
         stage, configuration = self.manifest.get("stage", ""), self.manifest.get("configuration")
         self.kind = measured_kinds().get(stage)
         if self.kind is None or not isinstance(configuration, Mapping):
@@ -57,12 +60,9 @@ class Artefact(Result):
         if not isinstance(settings.get("classes"), list):
             raise UserError(f"{path / MANIFEST} names no classes: run stage={stage} again")
         self.classes = tuple(map(str, settings["classes"]))
+        self.names = (BACKGROUND, *self.classes)
+        self.palette = voc_palette(len(self.names))
         self.apply_exif = settings.get("exif") is False
-
-    @property
-    def root(self) -> Path:
-        """The output directory."""
-        return self.path.parents[2]
 
     @property
     def split(self) -> str:
@@ -100,23 +100,9 @@ class Artefact(Result):
             return [self.classes[k] for k in tagged[0].get(image_id, {"tags": []})["tags"]]
         return [self.names[label] for label in np.setdiff1d(labels, (0, IGNORE))]
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The n+1 names of labels, the background's first."""
-        return (BACKGROUND, *self.classes)
-
-    @property
-    def palette(self) -> list[tuple[int, int, int]]:
-        """The n+1 colours of labels."""
-        return voc_palette(len(self.names))
-
 
 def find_photograph(root: Path, image_id: str) -> Path:
-    """Returns the image file of an id below the image root.
-
-    Raises:
-        ImageError: there is none.
-    """
+    """Returns the image file of an id below the image root; raises an ImageError without one."""
     endings = (e for suffix in COMMON_SUFFIXES for e in (suffix, suffix.upper()))
     usual = (root / f"{image_id}{ending}" for ending in endings)
     if found := next((path for path in usual if path.is_file()), None):
@@ -128,6 +114,16 @@ def find_photograph(root: Path, image_id: str) -> Path:
         if suffix in files:
             return files[suffix]
     raise ImageError(f"no image {root / image_id} ({', '.join(SUFFIXES)})")
+
+
+def name_photograph(root: Path | None, image_id: str) -> str:
+    """Returns the path of an image file below the image root; without a root, ``<id>.jpg``.
+
+    Raises as :func:`find_photograph`.
+    """
+    if root is None:
+        return f"{image_id}.jpg"
+    return find_photograph(root, image_id).relative_to(root).as_posix()
 
 
 @dataclass
@@ -171,8 +167,7 @@ class Export:
     def refuse_left_out(self, sentence: str, prefix: str = "left out: ") -> None:
         """Names every skipped image on stderr.
 
-        Raises:
-            UserError: there is any: their number, and then the sentence.
+        If there is any, it raises a UserError with their number before the sentence.
         """
         for name, reason in self.left_out.items():
             tell(f"{prefix}{name}: {reason}")
@@ -183,10 +178,8 @@ class Export:
 def read_artefact_labels(artefact: Artefact, image_id: str) -> np.ndarray:
     """Reads the mask of an image: H×W uint8; 0 background, k+1 class k, 255 ignore.
 
-    Raises:
-        FileNotFoundError: the file is missing.
-        ImageError: see :meth:`Artefact.refuse_changed`.
-        UserError: it is damaged, or holds other labels.
+    Raises a FileNotFoundError if it is missing, an ImageError as :meth:`Artefact.refuse_changed`,
+    and a UserError if it is damaged or holds other labels.
     """
     artefact.refuse_changed(image_id)
     path, num_classes = artefact.path / f"{image_id}.png", len(artefact.classes)
@@ -199,12 +192,28 @@ def read_artefact_labels(artefact: Artefact, image_id: str) -> np.ndarray:
     return labels
 
 
-def target_path(folder: Path, name: str) -> Path:
-    """Returns the path of a file in the output folder.
+def read_header(path: Path) -> tuple[str, tuple[int, int], bool]:
+    """Returns an image's format, its height and width as stored, and whether EXIF turns it.
 
-    Raises:
-        ImageError: the name leads out of the folder.
+    Raises an ImageError if the file cannot be read.
     """
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            is_turned = image.getexif().get(ExifTags.Base.Orientation) not in _UPRIGHT
+            return image.format, (image.height, image.width), is_turned
+    except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
+        raise ImageError(f"its image {to_image_error(error, path, FORMATS)}") from error
+
+
+def refuse_other_size(labels: np.ndarray, size: tuple[int, int]) -> None:
+    """Raises an ImageError unless labels, H×W, have the height and width of their image."""
+    if labels.shape != size:
+        (rows, columns), (height, width) = labels.shape, size
+        raise ImageError(f"its mask is {columns}×{rows}, the image {width}×{height} pixels")
+
+
+def target_path(folder: Path, name: str) -> Path:
+    """Returns the path of a file in the output folder; raises an ImageError if it leads out."""
     path = folder / name
     # Resolve the parent only: the file may be a link that an earlier export made.
     if not path.parent.resolve().is_relative_to(folder.resolve()):

@@ -85,8 +85,7 @@ def _finished(root: Path) -> list[Result]:
 def find_chain(path: Path) -> Chain:
     """Returns the latest chain of an output directory, or the results in one stage's folder.
 
-    Raises:
-        UserError: there are none.
+    Raises a UserError if there are none.
     """
     path = path.resolve()
     chain = Chain()
@@ -106,8 +105,7 @@ def find_chain(path: Path) -> Chain:
 def find_before(root: Path, latest: Chain) -> Chain:
     """Returns the chain of an output directory that was the latest before.
 
-    Raises:
-        UserError: there is none with a stage and split of the latest.
+    Raises a UserError if there is none with a stage and split of the latest.
     """
     every = _finished(root.resolve())
     if (newest := next(filter(latest.is_preceded_by, every), None)) is None:
@@ -123,10 +121,8 @@ def find_before(root: Path, latest: Chain) -> Chain:
 def pair_up(first: Path, second: Path | None = None) -> list[tuple[Result, Result]]:
     """Returns the results that two chains have of the same split and stage, as far as they differ.
 
-    Without a second one, they are the latest chain of the first and the one before it.
-
-    Raises:
-        UserError: there are none, or results were made from something else than there is now.
+    Without a second one, they are the latest chain of the first and the one before it. Raises a
+    UserError if there are none, or if results were made from something else than there is now.
     """
     b = find_chain(first if second is None else second)
     a = find_before(first, b) if second is None else find_chain(first)

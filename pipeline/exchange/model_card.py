@@ -1,71 +1,21 @@
 """The README of an ONNX file: a model card, as Hugging Face shows it."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from textwrap import fill
-from typing import Any
 
-from pipeline.engine.kinds import NETWORK, PREDICTIONS, kinds
+import yaml
+from jinja2 import Template
+
+from pipeline.engine.kinds import NETWORK, PREDICTIONS
 from pipeline.engine.result_folder import read_manifest
-from pipeline.report.configurations import describe_setting, flatten, last_part, readable
+from pipeline.report.configurations import describe_setting, flatten, readable
 from pipeline.report.markdown import Table, percent
 from pipeline.report.runs import METRICS, MeasuredRun, read_runs
 from pipeline.segmenter.architecture import RESTRICTED
 from pipeline.segmenter.export import Shape
 from pipeline.segmenter.predict import Segmenter
 
-_UNKNOWN = "not known"
-_IDENTITIES = ("algorithm", "code", "method_algorithm", "method_source", "config_content", "data")
-_CARD = """\
----
-library_name: onnx
-pipeline_tag: image-segmentation
-license: other
----
-# {file}
-
-It labels every pixel, and takes {batch} of {size}.
-
-{classes}
-## Use
-
-With annotation-free-segmentation:
-
-    python tools/predict.py --checkpoint {file} PHOTOS --crf
-
-With ONNX Runtime:
-
-```python
-import numpy, onnxruntime, PIL.Image
-
-image = PIL.Image.open("photograph.jpg").convert("RGB"){resized}
-pixels = numpy.asarray(image, "float32").transpose(2, 0, 1)[None]  # 1×3×H×W, RGB in [0, 255]
-logits, labels = onnxruntime.InferenceSession({file!r}).run(None, {{"image": pixels}})
-```
-
-## Metrics
-
-{metrics}
-## Training data
-
-Data set: {dataset}. Training images: {images}. Each stage reads the results of the one below it.
-
-```text
-{settings}
-```
-
-## Licences
-
-* Code of the network: {code}.
-* Initial weights: {initial}. Those of torchvision and OpenMMLab state no licence; those of MiT are
-  non-commercial; `timm.get_pretrained_cfg(NAME).license` is that of timm's.
-* CLIP, if the settings name it: {clip}. OpenAI, LAION and DataComp: MIT; DFN: research only;
-  MetaCLIP: CC BY-NC 4.0.
-* Images: {dataset}.
-
-Whether terms of weights and images extend to a network that learned from them, their sources do not
-say. docs/licences.md of annotation-free-segmentation names these sources.
-"""
+_STYLE = {"sort_keys": False, "allow_unicode": True, "default_flow_style": None}
+_TEMPLATE = Path(__file__).with_name("model_card.md")
 
 
 def write_card(file: str, segmenter: Segmenter, shape: Shape, checkpoint: Path, best: bool) -> str:
@@ -83,31 +33,23 @@ def write_card(file: str, segmenter: Segmenter, shape: Shape, checkpoint: Path, 
     manifest, best = read_manifest(folder), best or checkpoint.name.startswith("best_")
     is_last = checkpoint.is_dir() or checkpoint.name == manifest.get("checkpoint")
     runs = _find_runs(folder, best) if best or is_last else []
-    about = runs[0].about if runs else {}
-    metrics = Table(
-        ["split", "images", "mIoU (%)", "notes"], [*map(_row, runs)], ["split", "notes"]
-    )
     settings = readable(manifest.get("configuration", {}), manifest.get("legend", {}))
     colours = ("#{:02x}{:02x}{:02x}".format(*colour) for colour in segmenter.palette)
     classes = zip(map(str, range(256)), segmenter.class_names, colours)
-    parts, is_free = (
-        {type(part).__name__ for part in segmenter.network.modules()},
-        None in shape[1:],
-    )
-    restricted = [note for part, note in RESTRICTED.items() if part in parts]
-    return _CARD.format(
+    metrics = ["split", "images", "mIoU (%)", "notes"], [*map(_row, runs)], ["split", "notes"]
+    parts = {type(part).__name__ for part in segmenter.network.modules()}
+    template = Template(_TEMPLATE.read_text(encoding="utf-8"), keep_trailing_newline=True)
+    return template.render(
         file=file,
-        batch="any number of images" if shape.batch is None else "one image",
-        size="any size" if is_free else f"{shape.height}×{shape.width} pixels",
-        resized="" if is_free else f".resize(({shape.width}, {shape.height}))",
+        shape=shape,
+        is_free=None in shape[1:],
         classes=Table(["label", "class", "colour"], [*classes], ["class", "colour"]).text,
-        metrics=metrics.text if runs else "Not measured, or not since its results changed.\n",
-        dataset=about.get("dataset", _UNKNOWN),
-        images=manifest.get("images", _UNKNOWN),
-        settings="\n".join(_describe(NETWORK.stage, settings)) if settings else _UNKNOWN,
-        code="; ".join(restricted) or "mmsegmentation, Apache 2.0, and this project, MIT",
-        initial=manifest.get("initial_weights", {}).get("source", "none" if settings else _UNKNOWN),
-        clip=about.get("pretrained", _UNKNOWN),
+        metrics=Table(*metrics).text if runs else "",
+        about=runs[0].about if runs else {},
+        manifest=manifest,
+        settings=yaml.safe_dump(settings, width=100, **_STYLE) if settings else "",
+        restricted=[note for part, note in RESTRICTED.items() if part in parts],
+        unknown="not known",
     )
 
 
@@ -126,15 +68,3 @@ def _row(run: MeasuredRun) -> list[str]:
     test = flatten({"test": run.configuration.get("test", {})})
     notes = [*(f"{name}={describe_setting(value)}" for name, value in test.items()), *run.notes()]
     return [run.split, str(run.images), percent(run.value("miou")), "; ".join(notes)]
-
-
-def _describe(stage: str, settings: Mapping[str, Any]) -> list[str]:
-    """Returns the settings of a stage as text, and those of the stages before it."""
-    names = [kind.stage for kind in reversed(kinds())]
-    before = [name for name in names if isinstance(settings.get(name), Mapping)]
-    own = flatten({name: value for name, value in settings.items() if name not in before})
-    words = [
-        f"{k}={describe_setting(v)}" for k, v in own.items() if last_part(k) not in _IDENTITIES
-    ]
-    lines = [line for name in before for line in _describe(name, settings[name])]
-    return [fill(f"{stage}: {' '.join(words)}", 100, subsequent_indent="    "), *lines]

@@ -29,18 +29,14 @@ def draw_overlay(
     """Draws an image's artefact over its photograph, H×W×3 uint8, with a legend: a PNG file.
 
     Tags: the photograph, and the scores as bars. CAMs: a sheet with a tile for each. Masks and
-    other labels: see :func:`pipeline.report.painting.overlay`; ``opacity`` is theirs.
-
-    Raises:
-        OSError: a file of the artefact is missing.
-        ImageError: a file of the artefact is damaged.
-        ValueError: a label has no name.
+    other labels: see :func:`pipeline.report.painting.overlay`; ``opacity`` is theirs. Raises an
+    OSError for a missing file of the artefact, an ImageError for a damaged one, and a ValueError
+    for a label without a name.
     """
     if artefact.kind.holds == "tags":
         return _draw_tags(artefact, image_id, image)
     if artefact.kind.holds == "cams":
-        cams = read_cams(artefact.path / f"{image_id}.npz")
-        tiles = [photograph_tile(image, "photograph"), *cam_tiles(image, cams, artefact.classes)]
+        tiles = [photograph_tile(image, "photograph"), *make_tiles(artefact, image_id, image)]
         images = [(image_id if tile is tiles[0] else "", [tile]) for tile in tiles]
         return draw_sheet(images, artefact.names, artefact.palette, min(len(tiles), _MAX_COLUMNS))
     labels = read_labels(artefact.path / f"{image_id}.png")

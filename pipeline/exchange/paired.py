@@ -51,8 +51,7 @@ class Pair:
     def __init__(self, a: Artefact, b: Artefact, measurement: Sequence[Mapping[str, Any]]):
         """Prepares; for the settings of a measurement see :mod:`pipeline.stages.config`.
 
-        Raises:
-            UserError: the classes differ, or there is no image of both.
+        Raises a UserError if the classes differ, or there is no image of both.
         """
         self.a, self.both, self.of_tags = a, (a, b), a.kind is TAGS
         self._betas = [settings["background_betas"] for settings in measurement]

@@ -78,15 +78,10 @@ def test_what_a_run_says_of_its_network(segmenter, folder):
     measured = r"\| val +\| +30 \| +61.3 \| test.scales=\[0.5, 1\]; test.flip=true"
     assert re.search(measured, text) and "90.0" not in text and "80.0" not in text
     assert "Data set: pets. Training images: 400." in text
-    (settings,) = re.findall(r"```text\n(.*?)```", text, re.DOTALL)
-    assert settings.splitlines() == [
-        "segmenter: name=light",
-        "masks: method=crf crf.iterations=10",
-        "cams: method=clip_es",
-        "tags: method=tagclip alpha=0.5 clip.model=ViT-B-16 corrections=tags of 20 images in"
-        " mine.csv of",
-        "    2026-11-29",
-    ]
+    (settings,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    corrected = "tags of 20 images in mine.csv of 2026-11-29"
+    assert yaml.safe_load(settings) == json.loads(json.dumps(SETTINGS).replace("f00", corrected))
+    assert settings.startswith("name: light\nalgorithm: 2\nmasks:\n  method: crf\n")
     assert "https://somewhere/resnet18.pth" in text and "openai" in text
 
 

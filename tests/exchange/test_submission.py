@@ -103,13 +103,13 @@ def spoil(path, kind):
 @pytest.mark.parametrize(
     "kind, sentence",
     [
-        ("missing", "2008_000001 is missing"),
-        ("damaged", "2008_000001 cannot be read"),
+        ("missing", "2008_000001.png is missing"),
+        ("damaged", "2008_000001.png cannot be decoded"),
         ("colours", "2008_000001.png is a PNG of mode RGB: convert it to a palette"),
         ("jpeg", "2008_000001.png cannot be decoded (it is not a PNG file)"),
-        ("ignored", "2008_000001 holds labels (255) that are not 0 to 20"),
-        ("foreign", "2008_000001 holds labels (21)"),
-        ("size", "2008_000001 is 30×20, its image 30×21 pixels"),
+        ("ignored", "2008_000001: holds label 255, which is not 0 to 20"),
+        ("foreign", "2008_000001: holds label 21"),
+        ("size", "2008_000001: its mask is 30×20, the image 30×21 pixels"),
     ],
 )
 def test_masks_that_the_server_would_refuse(run_tool, devkit, kind, sentence):

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.exchange.artefacts import Artefact, Export, find_photograph, read_artefact_labels
+from pipeline.exchange.artefacts import Artefact, Export, name_photograph, read_artefact_labels
 from pipeline.exchange.formats.regions import split_regions
 from pipeline.files.label_images import IGNORE
 from pipeline.files.own_files import OwnFiles
@@ -30,9 +30,7 @@ def export_coco(
 
     The files of the image root ``images`` give ``file_name`` its suffix; without it, ``.jpg``. With
     ``components`` there is an annotation for each connected component, diagonals included.
-
-    Raises:
-        UserError: the file cannot be written, or is another's.
+    Raises a UserError if the file cannot be written, or is another's.
     """
     export, output = Export(), OwnFiles(target.parent, "export.py")
     output.refuse_foreign([target])
@@ -40,24 +38,25 @@ def export_coco(
     if all(image_id.isascii() and image_id.isdecimal() for image_id in numbers):
         own = {image_id: int(image_id) for image_id in numbers}
         numbers = own if len({*own.values()}) == len(own) else numbers
-    described: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
 
-    def read(image_id: str) -> tuple[str, np.ndarray, list[dict[str, Any]]]:
-        name = f"{image_id}.jpg"
-        if images is not None:
-            name = find_photograph(images, image_id).relative_to(images).as_posix()
+    def describe(image_id: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        name = name_photograph(images, image_id)
         labels = read_artefact_labels(artefact, image_id)
         regions = split_regions(artefact, image_id, labels, components)
-        return name, labels, [_annotation(*region) for region in regions]
+        about = {
+            "id": numbers[image_id],
+            "file_name": name,
+            "width": labels.shape[1],
+            "height": labels.shape[0],
+            "ignored_area": int((labels == IGNORE).sum()),
+        }
+        return about, [{"image_id": about["id"], **_annotation(*region)} for region in regions]
 
-    for image_id, (name, labels, regions) in export.each(sorted(artefact.entries), read):
-        about = {"id": numbers[image_id], "file_name": name}
-        about |= {"width": labels.shape[1], "height": labels.shape[0]}
-        described.append({**about, "ignored_area": int((labels == IGNORE).sum())})
-        for annotation in regions:
-            number = len(annotations) + 1
-            annotations.append({"id": number, "image_id": numbers[image_id], **annotation})
+    described: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for _, (about, regions) in export.each(sorted(artefact.entries), describe):
+        described.append(about)
+        annotations += ({"id": k, **each} for k, each in enumerate(regions, len(annotations) + 1))
     categories = [
         {"id": k + 1, "name": name, "supercategory": ""} for k, name in enumerate(artefact.classes)
     ]
@@ -74,8 +73,6 @@ def export_coco(
             f"{ignored} pixels of label 255 are in no annotation, like the background:"
             " ignored_area counts those of each image"
         )
-    if images is None:
-        export.notes.append("file names end in .jpg: --images takes the suffixes of the images")
     return export
 
 

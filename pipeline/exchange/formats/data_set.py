@@ -2,10 +2,11 @@
 
 import contextlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
-from PIL import ExifTags, Image
 
 from pipeline.errors import ImageError, UserError
 from pipeline.exchange.artefacts import (
@@ -13,14 +14,15 @@ from pipeline.exchange.artefacts import (
     Export,
     find_photograph,
     read_artefact_labels,
+    read_header,
+    refuse_other_size,
     target_path,
 )
 from pipeline.exchange.formats.regions import Outlines
 from pipeline.files.atomic import TEMPORARY
-from pipeline.files.images import FORMATS, encode, encode_png, load_image, to_image_error
+from pipeline.files.images import encode, encode_png, load_image
 from pipeline.files.own_files import OwnFiles
 
-_UPRIGHT = (None, 1)  # EXIF orientations
 _ENCODINGS = {
     ".jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
     ".png": ("PNG", {}),
@@ -28,64 +30,47 @@ _ENCODINGS = {
 }
 
 
+@dataclass
 class DataSet:
     """A data set in the layout of a format, which a subclass describes.
 
     Photographs in JPEG, PNG and WebP are copied unchanged, and others become PNG, with one
     exception: the readers of all formats follow EXIF orientations, so a photograph that has one is
     written without EXIF, turned as its mask is. Other splits in the folder stay.
-
-    Attributes:
-        photographs: the folder of the photographs, in which {} stands for the split.
-        annotations: that of the annotations; both can be the same.
-        suffix: the suffix of an annotation.
-        is_shared: whether the folders may hold other files, as those of other splits.
-        one_suffix: whether all photographs become PNG if they have several suffixes.
-        suffixes: image id → the suffix of its photograph in the data set.
     """
 
-    photographs = annotations = ""
-    suffix = ".png"
-    is_shared = one_suffix = False
+    artefact: Artefact
+    target: Path
+    images: Path  # the image root
+    link: bool = False  # symbolic links to unchanged photographs, not copies
+    grey: bool = False  # for programs that read a palette's colours instead of its indices
+    min_area: int = 0  # see pipeline.exchange.formats.regions.Outlines
+    tolerance: float = 0
+
+    # The folders of photographs and annotations, in which {} stands for the split; both can be one.
+    photographs: ClassVar[str] = ""
+    annotations: ClassVar[str] = ""
+    suffix: ClassVar[str] = ".png"  # of an annotation
+    is_shared: ClassVar[bool] = False  # the folders may hold other files, as those of other splits
+    one_suffix: ClassVar[bool] = False  # all photographs become PNG if they have several suffixes
 
     @classmethod
-    def export(cls, artefact: Artefact, target: Path, images: Path, **options: object) -> Export:
-        """Writes masks or predictions with their photographs; see the constructor.
+    def export(cls, *arguments: object, **options: object) -> Export:
+        """Writes a data set of these attributes; raises as :meth:`write`."""
+        return cls(*arguments, **options).write()
 
-        Raises:
-            UserError: the target holds other files or classes, or the format cannot name a class.
-        """
-        return cls(artefact, target, images, **options).write()
-
-    def __init__(
-        self,
-        artefact: Artefact,
-        target: Path,
-        images: Path,
-        *,
-        link: bool = False,
-        grey: bool = False,
-        min_area: int = 0,
-        tolerance: float = 0,
-    ):
-        """Finds the photographs of an artefact below the image root ``images``.
-
-        With ``link``, unchanged ones become symbolic links; with ``grey``, masks are grey PNGs, for
-        programs that read a palette's colours instead of its indices. For the others, see
-        :class:`~pipeline.exchange.formats.regions.Outlines`.
-        """
-        self.artefact, self.target, self.split = artefact, target, artefact.split
-        self.outlines = Outlines(min_area, tolerance)
-        self._images, self._link, self._grey = images, link, grey
-        self._output, self._rewritten = OwnFiles(target, "export.py"), 0
+    def __post_init__(self) -> None:
+        """Finds the photographs, and the suffix of each in the data set."""
+        self.split, self.outlines = self.artefact.split, Outlines(self.min_area, self.tolerance)
+        self._output, self._rewritten = OwnFiles(self.target, "export.py"), 0
         self.suffixes: dict[str, str] = {}
-        for image_id in artefact.entries:
+        for image_id in self.artefact.entries:
             with contextlib.suppress(ImageError):  # the export of this image reports it
-                suffix = find_photograph(images, image_id).suffix.lower()
+                suffix = find_photograph(self.images, image_id).suffix.lower()
                 suffix = ".jpg" if suffix == ".jpeg" else suffix
                 self.suffixes[image_id] = suffix if suffix in _ENCODINGS else ".png"
         if self.one_suffix and len({*self.suffixes.values()}) != 1:
-            self.suffixes = dict.fromkeys(artefact.entries, ".png")
+            self.suffixes = dict.fromkeys(self.artefact.entries, ".png")
 
     def name(self, image_id: str) -> str:
         """Returns the name of an image's files, without suffixes."""
@@ -93,7 +78,7 @@ class DataSet:
 
     def encode(self, image_id: str, labels: np.ndarray) -> bytes | str:
         """Returns the annotation of an image from its labels, H×W uint8."""
-        return encode_png(labels, None if self._grey else self.artefact.palette)
+        return encode_png(labels, None if self.grey else self.artefact.palette)
 
     def index(self, written: Mapping[str, Sequence[str]]) -> dict[str, str]:
         """Returns the files below the target that describe images, given as id → tags."""
@@ -107,7 +92,11 @@ class DataSet:
             raise UserError(f"{path} has other classes: choose another output")
 
     def write(self) -> Export:
-        """Writes the data set; raises as :meth:`export`."""
+        """Writes masks or predictions with their photographs.
+
+        Raises a UserError if the target holds other files or classes, or the format cannot name a
+        class.
+        """
         export, ids = Export(), sorted(self.artefact.entries)
         photographs = self.target / self.photographs.format(self.split)
         annotations = self.target / self.annotations.format(self.split)
@@ -143,36 +132,19 @@ class DataSet:
 
     def _write_photograph(self, image_id: str, folder: Path, name: str) -> np.ndarray:
         """Writes a photograph as its mask shows it; returns the mask's labels."""
-        path = find_photograph(self._images, image_id)
+        path = find_photograph(self.images, image_id)
         self.artefact.refuse_changed(image_id, path)
         labels = read_artefact_labels(self.artefact, image_id)
         kind, options = _ENCODINGS[self.suffixes[image_id]]
-        found, (height, width), turned = read_header(path)
-        data = None
-        if found != kind or turned:
+        (found, size, is_turned), data = read_header(path), None
+        if found != kind or is_turned:
             image = load_image(path, apply_exif=self.artefact.apply_exif)
-            (height, width), data = image.shape[:2], encode(image, kind, **options)
-        if labels.shape != (height, width):
-            rows, columns = labels.shape
-            raise ImageError(f"its mask is {columns}×{rows}, the image {width}×{height} pixels")
+            size, data = image.shape[:2], encode(image, kind, **options)
+        refuse_other_size(labels, size)
         place = target_path(folder, f"{name}{self.suffixes[image_id]}")
-        if self._link and data is None:
+        if self.link and data is None:
             self._output.link(place, path.resolve())
         else:
             self._output.write(place, data or path.read_bytes())
         self._rewritten += data is not None
         return labels
-
-
-def read_header(path: Path) -> tuple[str, tuple[int, int], bool]:
-    """Returns an image's format, its height and width as stored, and whether EXIF turns it.
-
-    Raises:
-        ImageError: the file cannot be read.
-    """
-    try:
-        with Image.open(path, formats=FORMATS) as header:
-            turned = header.getexif().get(ExifTags.Base.Orientation) not in _UPRIGHT
-            return header.format, (header.height, header.width), turned
-    except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
-        raise to_image_error(error, path, FORMATS) from error

@@ -1,4 +1,4 @@
-"""Masks as label images, with their photographs: data sets of PASCAL VOC and of Hugging Face."""
+"""Masks as label images, with their photographs: for VOC, Hugging Face and mmsegmentation."""
 
 import json
 import re
@@ -12,6 +12,27 @@ from pipeline.files.label_images import IGNORE
 
 _IGNORED_NAME = "ignore"  # of label 255
 _UNLISTED = re.compile(r"^[#\s]|\s$|[\r\n]")  # what a line of a list cannot hold
+_CONFIG = """\
+# Written by tools/export.py. With this file among its _base_, a config uses the data set as
+# train_dataloader = dict(dataset=_base_.{name}).
+{name} = dict(
+    type='BaseSegDataset',
+    data_root='{{{{ fileDirname }}}}',  # this file's folder
+    data_prefix=dict(img_path={images}, seg_map_path={masks}),
+    img_suffix='{suffix}',
+    seg_map_suffix='.png',
+    reduce_zero_label=False,  # label 0 is the background, a class; 255 is ignored
+    metainfo=dict(
+        classes=[
+{classes}
+        ],
+        palette=[
+{palette}
+        ],
+    ),
+    pipeline=[dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')],
+)
+"""
 
 
 class Voc(DataSet):
@@ -31,8 +52,7 @@ class Voc(DataSet):
     def index(self, written: Mapping[str, Sequence[str]]) -> dict[str, str]:
         """Implements the base class: the list of the split, and labelmap.txt.
 
-        Raises:
-            UserError: another split has one of the images, or labelmap.txt cannot name a class.
+        Raises a UserError if another split has one of the images, or a class has no possible name.
         """
         # Readers take a name with an underscore for the list of a class, such as cat_train.txt.
         name = f"ImageSets/Segmentation/{self.split.replace('_', '-')}.txt"
@@ -77,3 +97,31 @@ class HuggingFace(DataSet):
             f"{self.split}/metadata.jsonl": "".join(lines),
             f"{self.split}/id2label.json": json.dumps(names, ensure_ascii=False, indent=1),
         }
+
+
+class Mmsegmentation(DataSet):
+    """A data set of mmsegmentation's ``BaseSegDataset``, which needs one suffix.
+
+    DEST/img_dir/<split>/<id>.jpg, DEST/ann_dir/<split>/<id>.png, and DEST/<split>.py, its config.
+    """
+
+    photographs, annotations = "img_dir/{}", "ann_dir/{}"
+    one_suffix = True
+
+    def index(self, written: Mapping[str, Sequence[str]]) -> dict[str, str]:
+        """Implements the base class: the config."""
+        artefact, split = self.artefact, self.split
+        text = _CONFIG.format(
+            name="dataset_" + re.sub(r"\W", "_", split, flags=re.ASCII),
+            images=_quote(f"img_dir/{split}"),
+            masks=_quote(f"ann_dir/{split}"),
+            suffix=next(iter(self.suffixes.values()), ".png"),
+            classes="\n".join(f"            {_quote(name)}," for name in artefact.names),
+            palette="\n".join(f"            {list(colour)}," for colour in artefact.palette),
+        )
+        return {f"{split}.py": text}
+
+
+def _quote(text: str) -> str:
+    """Returns a Python literal without braces, since mmengine replaces text in double braces."""
+    return ascii(text).replace("{", "\\x7b")

@@ -9,8 +9,13 @@ from xml.etree import ElementTree
 import numpy as np
 
 from pipeline.errors import ImageError
-from pipeline.exchange.artefacts import Artefact, Export, find_photograph, read_artefact_labels
-from pipeline.exchange.formats.data_set import read_header
+from pipeline.exchange.artefacts import (
+    Artefact,
+    Export,
+    name_photograph,
+    read_artefact_labels,
+    read_header,
+)
 from pipeline.exchange.formats.regions import split_regions
 from pipeline.files.own_files import OwnFiles
 
@@ -18,7 +23,7 @@ _ADDRESS = "/data/local-files/?d="  # of a file below LABEL_STUDIO_LOCAL_FILES_D
 _IMAGE, _MASKS, _TAGS = "image", "label", "tags"  # names of the configuration's elements
 
 _VALUE_BITS = 8
-_RUN_BITS = np.array([3, 4, 8, 16])  # the widths of a run's length
+_RUN_BITS = (3, 4, 8, 16)  # the widths of a run's length
 
 
 def export_label_studio(
@@ -31,9 +36,7 @@ def export_label_studio(
     255 has no region. A task's ``image`` is the address of a local file: ``prefix``, the folder of
     the images below Label Studio's document root, and the path below the image root. The files of
     the image root ``images`` give it the suffix; without it, ``.jpg``.
-
-    Raises:
-        UserError: a file cannot be written, or is another's.
+    Raises a UserError if a file cannot be written, or is another's.
     """
     export, output = Export(), OwnFiles(target.parent, "export.py")
     configuration = target.with_suffix(".xml")
@@ -41,18 +44,15 @@ def export_label_studio(
     version = f"{artefact.name} {artefact.path.name}"
 
     def task(image_id: str) -> dict[str, Any]:
-        name = f"{image_id}.jpg"
+        name = name_photograph(images, image_id)
+        artefact.refuse_changed(image_id, images and images / name)
         if images is not None:
-            photograph = find_photograph(images, image_id)
-            artefact.refuse_changed(image_id, photograph)
-            _, _, turned = read_header(photograph)
-            if turned and artefact.kind.is_labels and not artefact.apply_exif:
+            _, _, is_turned = read_header(images / name)
+            if is_turned and artefact.kind.is_labels and not artefact.apply_exif:
                 raise ImageError(
                     "Label Studio turns it by its EXIF orientation, and its mask is not turned:"
                     " turn the file, or run the stages with compat.exif=false"
                 )
-            name = photograph.relative_to(images).as_posix()
-        artefact.refuse_changed(image_id)
         labels = read_artefact_labels(artefact, image_id) if artefact.kind.is_labels else None
         result = []
         if tags := artefact.tags(image_id, labels):
@@ -70,8 +70,6 @@ def export_label_studio(
     output.write(target, json.dumps(tasks, ensure_ascii=False, separators=(",", ":")))
     output.write(configuration, _configuration(artefact))
     export.notes.append(f"paste {configuration} into the labelling interface of the project")
-    if images is None:
-        export.notes.append("file names end in .jpg: --images takes the suffixes of the images")
     return export
 
 
@@ -102,25 +100,14 @@ def encode_brush(inside: np.ndarray) -> np.ndarray:
     flat = inside.ravel()
     starts = np.flatnonzero(np.diff(flat, prepend=~flat[:1]))
     lengths = 4 * np.diff(starts, append=len(flat))
-    longest = 2 ** int(_RUN_BITS[-1])
-    parts = -(-lengths // longest)
-    runs = np.full(parts.sum(), longest)
-    runs[np.cumsum(parts) - 1] = lengths - longest * (parts - 1)
-    values = np.repeat(255 * flat[starts].astype(int), parts)
-    index = np.searchsorted(2**_RUN_BITS, runs)
-    widths = _RUN_BITS[index]
-    codes = ((4 + index << widths) + runs - 1 << _VALUE_BITS) + values
-    header = [(4 * len(flat), 32), (_VALUE_BITS - 1, 5), *((bits - 1, 4) for bits in _RUN_BITS)]
-    numbers, sizes = map(np.array, zip(*header))
-    return np.packbits(
-        np.concatenate([_bits(numbers, sizes), _bits(codes, 3 + widths + _VALUE_BITS)])
-    )
-
-
-def _bits(numbers: np.ndarray, widths: np.ndarray) -> np.ndarray:
-    """Returns the bits of numbers in their widths, the highest first, all in one row."""
-    places = widths[:, None] - 1 - np.arange(widths.max())
-    return (numbers[:, None] >> places.clip(0) & 1)[places >= 0]
+    bits = [f"{4 * len(flat):032b}{_VALUE_BITS - 1:05b}", *(f"{w - 1:04b}" for w in _RUN_BITS)]
+    for length, value in zip(lengths.tolist(), np.where(flat[starts], 255, 0).tolist()):
+        while length:
+            run = min(length, 2 ** _RUN_BITS[-1])
+            index = next(k for k, width in enumerate(_RUN_BITS) if run <= 2**width)
+            bits.append(f"1{index:02b}{run - 1:0{_RUN_BITS[index]}b}{value:0{_VALUE_BITS}b}")
+            length -= run
+    return np.packbits(np.frombuffer("".join(bits).encode(), np.uint8) - ord("0"))
 
 
 def _configuration(artefact: Artefact) -> str:

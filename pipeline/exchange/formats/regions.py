@@ -25,11 +25,8 @@ def split_regions(
 
     A region is its class from 0, where it is (H×W bool), and the field ``score``: the mean
     probability of its pixels, where the stage keeps probabilities (``masks.keep_probability``).
-    With ``components``, there is one for each connected component, diagonals included.
-
-    Raises:
-        ImageError: the probabilities are of another size.
-        UserError: they are damaged.
+    With ``components``, there is one for each connected component, diagonals included. Raises an
+    ImageError if the probabilities are of another size, and a UserError if they are damaged.
     """
     path, probability = artefact.path / PROBABILITY / f"{image_id}.png", None
     if path.is_file():
@@ -49,15 +46,10 @@ def split_regions(
 
 @dataclass
 class Outlines:
-    """Traces the outlines of images, and finds out how much they lose.
+    """Traces the outlines of images, and finds out how much they lose."""
 
-    Attributes:
-        min_area: components of fewer pixels have no outline.
-        tolerance: how far, in pixels, an outline may be from the border of its component.
-    """
-
-    min_area: int = 0
-    tolerance: float = 0
+    min_area: int = 0  # components of fewer pixels have no outline
+    tolerance: float = 0  # how far, in pixels, an outline may be from the border of its component
     _ious: list[float] = field(default_factory=list)
     _dropped: int = 0
     _holes: int = 0
