@@ -98,9 +98,8 @@ class Run:
     def compute(self, stages: Iterable[Stage]) -> Iterator[Outcome]:
         """Runs stages, of which those of one command and round are together; yields what each did.
 
-        Raises:
-            UserError: a missing input, or a stage that skipped too many images. That stage has
-                processed all others, on all splits.
+        Raises a UserError for a missing input, and for a stage that skipped too many images, after
+        it has processed all others, on all splits.
         """
         self._asked = stages = list(stages)
         for _, group in groupby(stages, lambda stage: (stage.round, stage.command)):

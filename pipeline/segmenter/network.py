@@ -37,8 +37,7 @@ class OnnxGraph:
     def __init__(self, content: bytes, name: object = "the graph", device: str = "cpu") -> None:
         """Reads the bytes of a file, and no other file that they may name; errors have its name.
 
-        Raises:
-            UserError: ONNX Runtime is missing, or the graph is damaged or not of a segmenter.
+        Raises a UserError if ONNX Runtime is missing, or the graph is damaged or not a segmenter's.
         """
         self._arguments, self._name = (content, name, device), shown(name)
         try:
@@ -79,8 +78,7 @@ class OnnxGraph:
     def run(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns logits, N×(n+1)×H×W float32, and labels, N×H×W uint8, of N×3×H×W float32, RGB.
 
-        Raises:
-            UserError: the graph does not take the images, or returns something else.
+        Raises a UserError if the graph does not take the images, or returns something else.
         """
         count, _, *size = images.shape
         try:
