@@ -25,11 +25,8 @@ _CPU, _GPU = "CPUExecutionProvider", "CUDAExecutionProvider"
 class OnnxGraph:
     """A graph of :func:`pipeline.segmenter.export.export_onnx`, in ONNX Runtime.
 
-    Attributes:
-        class_names: n+1 names, "background" first.
-        palette: n+1 colours, RGB in [0, 255].
-        size: the height and width to which it resizes images, and its logits back; none is any.
-        align_corners: how logits are resized, see ``torch.nn.functional.interpolate``.
+    It resizes images to its ``size``, height and width, and its logits back; none is any. For
+    ``align_corners`` see ``torch.nn.functional.interpolate``.
     """
 
     takes_batches = False  # a graph may take a single image
