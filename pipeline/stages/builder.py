@@ -37,21 +37,13 @@ _PREFETCHED = 4  # images that are decoded ahead of a segmenter
 
 @dataclass(frozen=True)
 class Builder:
-    """Builds stages. It reads no weights, and a split only where masks are corrected.
-
-    Attributes:
-        config: the configuration.
-        vocabulary: the class names.
-        images: the images of the run; none for single images, see :class:`pipeline.Labeller`.
-        splits: the splits that the run works on.
-        store: the output directory; none keeps nothing.
-    """
+    """Builds stages. It reads no weights, and a split only where masks are corrected."""
 
     config: Config
-    vocabulary: Vocabulary
-    images: Images | None = None
-    splits: Sequence[str] = ()
-    store: Store | None = None
+    vocabulary: Vocabulary  # the class names
+    images: Images | None = None  # none for single images, see :class:`pipeline.Labeller`
+    splits: Sequence[str] = ()  # the splits that the run works on
+    store: Store | None = None  # the output directory; none keeps nothing
 
     @cached_property
     def device(self) -> str:
