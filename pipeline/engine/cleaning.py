@@ -62,8 +62,7 @@ def find_orphans(folder: Path) -> dict[str, list[Path]]:
 def remove_orphans(folder: Path) -> int:
     """Removes the results that :func:`find_orphans` returns; returns the number of images.
 
-    Raises:
-        UserError: another process holds the folder's lock, or a file cannot be removed.
+    Raises a UserError if another process holds the folder's lock, or a file cannot be removed.
     """
     lock = FolderLock(folder)
     lock.acquire()

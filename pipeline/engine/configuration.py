@@ -43,8 +43,7 @@ COMPOSING = (HydraException, OmegaConfBaseException, *_INVALID)
 def register_groups() -> None:
     """Makes every registered method a choice of its group for Hydra, and its quirks keys of compat.
 
-    Raises:
-        UserError: the name of a method is that of a preset, or there is no such group.
+    Raises a UserError if the name of a method is that of a preset, or there is no such group.
     """
     store = ConfigStore.instance()
     known = dict.fromkeys(method.group for method in methods())
@@ -95,8 +94,7 @@ def _presets_of_plugins() -> list[Path]:
 def preset_folders() -> list[Path]:
     """Returns the folders with the presets of plug-ins.
 
-    Raises:
-        UserError: a preset that a plug-in declares is not there, or its name is taken.
+    Raises a UserError if a preset that a plug-in declares is not there, or its name is taken.
     """
     taken = {}
     for path in _presets_of_plugins():
@@ -213,8 +211,7 @@ def _quoted(text: str) -> str:
 def compose_config(overrides: Sequence[str]) -> DictConfig:
     """Returns the configuration that the command line would compose from these overrides.
 
-    Raises:
-        UserError: an unknown key or choice, or a value of another type.
+    Raises a UserError for an unknown key or choice, and a value of another type.
     """
     with composing() as (compose, _):
         config = compose(readable(overrides))

@@ -14,33 +14,19 @@ from pipeline.engine.store import Store
 
 @dataclass(frozen=True)
 class PlannedStage:
-    """The plan of a stage for a split.
+    """The plan of a stage for a split."""
 
-    Attributes:
-        stage: its name.
-        split: the split, or "" for a stage that has none.
-        images: how many images it covers; none for evaluation and report.
-        cached: how many results exist, or can be reused; none where the key is not known yet.
-        to_compute: how many images would be computed; none for evaluation and report.
-        after: the stage that has to run before it is certain which; "" where it is certain now.
-        is_upper_bound: whether ``to_compute`` is one.
-        seconds: the estimated computing time; none where nothing like it was ever measured.
-        rides_with: the stage from whose pass the results come, at no cost of their own, or "".
-        key: the name of the folder; "" where it is not known yet.
-        note: a sentence without its full stop on what the stage would find changed, or "".
-    """
-
-    stage: str
-    split: str
-    images: int | None = None
-    cached: int | None = None
-    to_compute: int | None = None
-    after: str = ""
-    is_upper_bound: bool = False
-    seconds: float | None = None
-    rides_with: str = ""
-    key: str = ""
-    note: str = ""
+    stage: str  # its name
+    split: str  # the split, or "" for a stage that has none
+    images: int | None = None  # how many images it covers; none for evaluation and report
+    cached: int | None = None  # how many exist or can be reused; none while the key is not known
+    to_compute: int | None = None  # how many would be computed; none for evaluation and report
+    after: str = ""  # the stage that has to run before it is certain which; "" if it is now
+    is_upper_bound: bool = False  # whether ``to_compute`` is one
+    seconds: float | None = None  # the estimate; none where nothing like it was ever measured
+    rides_with: str = ""  # the stage whose pass gives the results at no further cost, or ""
+    key: str = ""  # the name of the folder; "" where it is not known yet
+    note: str = ""  # a sentence without its full stop on what the stage would find changed, or ""
 
 
 def plan(

@@ -65,11 +65,9 @@ def describe_machines(*manifests: Mapping[str, Any]) -> str:
 
 
 class ResultFolder:
-    """A folder that receives the results of images.
+    """A folder, ``path``, that receives the results of images.
 
-    Attributes:
-        path: the folder.
-        recipe: see :attr:`pipeline.engine.stage.PerImage.recipe`.
+    For the ``recipe`` see :attr:`pipeline.engine.stage.PerImage.recipe`.
     """
 
     def __init__(self, path: Path, recipe: str, journal: Path):

@@ -21,29 +21,17 @@ from pipeline.errors import UserError, shown
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome of a stage for a split.
+    """The outcome of a stage for a split."""
 
-    Attributes:
-        stage: its name.
-        split: the split, or "" for a step that has none.
-        images: how many images it covers.
-        computed: how many of them were computed now.
-        left_out: id → reason, of those that were skipped.
-        path: where the result lies.
-        reused: how many were taken over from results of other settings.
-        note: a sentence without its full stop on what is remarkable about the results, or "".
-        absent: the ids of those that were skipped by a NoEntry, which are no failures.
-    """
-
-    stage: str
-    split: str
-    images: int
-    computed: int
-    left_out: Mapping[str, str]
-    path: Path
-    reused: int = 0
-    note: str = ""
-    absent: Collection[str] = ()
+    stage: str  # its name
+    split: str  # the split, or "" for a step that has none
+    images: int  # how many images it covers
+    computed: int  # how many of them were computed now
+    left_out: Mapping[str, str]  # id → reason, of those that were skipped
+    path: Path  # where the result lies
+    reused: int = 0  # how many were taken over from results of other settings
+    note: str = ""  # a sentence without its full stop on what is remarkable, or ""
+    absent: Collection[str] = ()  # the ids of those skipped by a NoEntry, which are no failures
 
     @property
     def cached(self) -> int:
@@ -64,23 +52,14 @@ def allowed_failures(wanted: float | None, images: int) -> float:
 
 @dataclass
 class Run:
-    """A run of stages; a context manager, which ends the workers.
-
-    Attributes:
-        images: the images.
-        store: the output directory.
-        executor: chooses who computes.
-        max_failures: see :func:`allowed_failures`.
-        files: the names of further files that such a run writes in the output directory.
-        writes: whether this process writes; of several that train together, one does.
-    """
+    """A run of stages; a context manager, which ends the workers."""
 
     images: Images
-    store: Store
-    executor: Executor
-    max_failures: float | None = None
-    files: Sequence[str] = ()
-    writes: bool = True
+    store: Store  # the output directory
+    executor: Executor  # chooses who computes
+    max_failures: float | None = None  # see :func:`allowed_failures`
+    files: Sequence[str] = ()  # the names of further files that it writes in the output directory
+    writes: bool = True  # whether this process writes; of several that train together, one does
     _scans: dict[Stage, Scan] = field(default_factory=dict)
     _from_riding: Counter[Stage] = field(default_factory=Counter)
     _asked: Sequence[Stage] = ()
@@ -98,9 +77,8 @@ class Run:
     def compute(self, stages: Iterable[Stage]) -> Iterator[Outcome]:
         """Runs stages, of which those of one command and round are together; yields what each did.
 
-        Raises:
-            UserError: a missing input, or a stage that skipped too many images. That stage has
-                processed all others, on all splits.
+        Raises a UserError for a missing input, and for a stage that skipped too many images, after
+        it has processed all others, on all splits.
         """
         self._asked = stages = list(stages)
         for _, group in groupby(stages, lambda stage: (stage.round, stage.command)):

@@ -50,8 +50,7 @@ class GroundTruthMask(ABC):
     def read(self) -> np.ndarray:
         """Returns the labels, H×W uint8: 0 background, k+1 class k, 255 ignore.
 
-        Raises:
-            UserError: the file is missing, damaged or has colours instead of labels.
+        Raises a UserError if the file is missing, damaged or has colours instead of labels.
         """
 
     @abstractmethod
@@ -92,8 +91,7 @@ class Sample:
     def ground_truth_labels(self) -> Labels:
         """The classes in the image: ``labels`` if given, else those in the mask.
 
-        Raises:
-            UserError: the image has no ground truth, or it is damaged.
+        Raises a UserError if the image has no ground truth, or it is damaged.
         """
         if self.labels is not None:
             return tuple(sorted(self.labels() if callable(self.labels) else self.labels))
@@ -172,8 +170,7 @@ class ImageReader:
     def __call__(self, sample: Sample) -> tuple[np.ndarray, Size]:
         """Returns the image, h×w×3 uint8, shrunk if too large, and its full height and width.
 
-        Raises:
-            ImageError: the file is not an image, is damaged, or is too large.
+        Raises an ImageError if the file is not an image, is damaged, or is too large.
         """
         image = load_image(sample.image, apply_exif=self.apply_exif, max_pixels=self.max_pixels)
         return limit_longest_side(image, self.longest_side), image.shape[:2]

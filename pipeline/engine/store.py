@@ -86,8 +86,7 @@ class Store:
     def begin(self, files: Iterable[str] = ()) -> None:
         """Begins a run: removes remains of killed runs, and records the version of the layout.
 
-        Raises:
-            UserError: as :meth:`check`, or the file system does not support symbolic links.
+        Raises a UserError as :meth:`check`, or if the file system supports no symbolic links.
         """
         self.check(files)
         self.sweep_up()

@@ -156,8 +156,7 @@ class Confusion:
     def add(self, truth: np.ndarray, prediction: np.ndarray) -> None:
         """Adds an image's labels, H×W uint8 each; pixels whose ground truth is 255 do not count.
 
-        Raises:
-            ValueError: sizes differ, or a label is out of range.
+        Raises a ValueError if sizes differ, or a label is out of range.
         """
         if truth.shape != prediction.shape:
             raise ValueError(f"sizes differ: {truth.shape} and {prediction.shape}")

@@ -46,10 +46,8 @@ def fetch_onnx(name: str) -> Path:
     """Returns an ONNX file on Hugging Face, through the cache of its client.
 
     ``hf:org/name`` is ``model.onnx`` of that repository, ``hf:org/name/FILE.onnx`` another file.
-    Without a network, it is the file that was downloaded last.
-
-    Raises:
-        UserError: the name is of another kind of file, or there is no such file or network.
+    Without a network, it is the file that was downloaded last. Raises a UserError if the name is of
+    another kind of file, or there is no such file or network.
     """
     if (found := _ONNX_FILE.fullmatch(name)) is None:
         raise UserError(

@@ -60,12 +60,9 @@ class DenseLabeller:
     def __call__(self, image: np.ndarray, size: Size) -> tuple[np.ndarray, np.ndarray]:
         """Labels every pixel of an image, h×w×3 uint8, RGB, perhaps shrunk; PAMR works at its size.
 
-        Returns:
-            The labels in the image's full ``size``, H×W uint8: 0 background, k+1 class k. And the
-            probability of each in the softmax over all names, H×W float32.
-
-        Raises:
-            ImageError: the method cannot be applied to the image.
+        Returns the labels in the image's full ``size``, H×W uint8: 0 background, k+1 class k; and
+        the probability of each in the softmax over all names, H×W float32. Raises an ImageError if
+        the method cannot be applied to the image.
         """
         options, names = self._options, self._names
         pixels = self._prepare(image)

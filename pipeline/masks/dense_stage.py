@@ -27,8 +27,7 @@ if TYPE_CHECKING:
 class DenseMasks(MaskStage):
     """Pseudo masks that the dense method of ``cams=`` makes straight from images.
 
-    Raises:
-        UserError: they choose another method, or the names do not suit the settings.
+    Raises a UserError if they choose another method, or the names do not suit the settings.
     """
 
     decisive = ("method", "cams.method", "clip", "short_side", "window", "pamr_iterations")

@@ -49,10 +49,8 @@ def resized_argmax(scores: np.ndarray, height: int, width: int) -> tuple[np.ndar
     """Resizes scores, C×h×w float32 (bilinear), and takes the best channel of every pixel.
 
     One channel is resized at a time, so that a large photograph needs memory for only two of them.
-    C is at most 256.
-
-    Returns:
-        The channels, height×width uint8, of equal scores the first, and their scores, float32.
+    C is at most 256. Returns the channels, height×width uint8, of equal scores the first, and their
+    scores, float32.
     """
     import torch
     import torch.nn.functional as F
@@ -147,11 +145,8 @@ def mask_files(
 def read_pseudo_mask(folder: Path, image_id: str) -> tuple[np.ndarray, np.ndarray]:
     """Reads an image's mask after and before the filter, H×W uint8 each, from a stage's folder.
 
-    Before it, pixels without a label (those that ``masks=file`` ignores) are background.
-
-    Raises:
-        FileNotFoundError: the mask is missing.
-        UserError: a file is damaged.
+    Before it, pixels without a label (those that ``masks=file`` ignores) are background. Raises a
+    FileNotFoundError if the mask is missing, and a UserError if a file is damaged.
     """
     labels = read_labels(folder / f"{image_id}.png")
     path = folder / UNFILTERED / f"{image_id}.png"

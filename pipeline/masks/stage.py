@@ -93,8 +93,7 @@ class CorrectableMasks(PerImage):
 class MaskStage(CorrectableMasks, MethodStage):
     """The pseudo masks of a split, whatever they are made from.
 
-    Attributes:
-        cams: the settings of the CAMs; its method may make masks without CAMs.
+    ``cams`` are the settings of the CAMs; their method may make masks without CAMs.
     """
 
     name = command = "masks"
@@ -142,8 +141,7 @@ class MaskStage(CorrectableMasks, MethodStage):
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Returns the labels of an image and their probability as they are.
 
-        Raises:
-            UserError: they are not of the image's ``size``, are not labels, or are not finite.
+        Raises a UserError if they are not of the image's ``size``, not labels, or not finite.
         """
         for what, array in (("labels", labels), ("probabilities", probability)):
             if array is not None and np.shape(array) != tuple(size):

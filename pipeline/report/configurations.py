@@ -88,8 +88,7 @@ def differences(name: str, value: object, expected: object) -> list[str]:
 def compose(experiment: str) -> dict[str, Any]:
     """Returns the configuration of an experiment by its name, with the methods that it chooses.
 
-    Raises:
-        UserError: its files cannot be read.
+    Raises a UserError if its files cannot be read.
     """
     # Rarely needed, and slow to import.
     from omegaconf import OmegaConf

@@ -33,17 +33,11 @@ _DENSE_NOTE = "label maps with the image size, templates and windows of their au
 
 @dataclass(frozen=True)
 class Board(Table):
-    """One table of the leaderboard.
+    """One table of the leaderboard."""
 
-    Attributes:
-        split: the split, or several.
-        keys: of the results at the end of each row.
-        averages: a second table, where the rows are a full product.
-    """
-
-    split: str = ""
-    keys: Sequence[str] = ()
-    averages: Table | None = None
+    split: str = ""  # the split, or several
+    keys: Sequence[str] = ()  # of the results at the end of each row
+    averages: Table | None = None  # a second table, where the rows are a full product
 
 
 def write_leaderboard(runs: Sequence[MeasuredRun], splits: Sequence[str] = ()) -> str:

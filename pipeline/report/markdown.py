@@ -9,25 +9,15 @@ _MARKS = "†‡§¶"
 
 @dataclass(frozen=True)
 class Table:
-    """A table with the words around it, for Markdown or HTML.
+    """A table with the words around it, for Markdown or HTML."""
 
-    Attributes:
-        header: the names of the columns.
-        rows: a cell for each column.
-        words: the columns that hold words, which are aligned left; the others hold numbers.
-        title: the heading.
-        caption: a paragraph above the table.
-        notes: paragraphs below it.
-        best: row and column of the cells in bold.
-    """
-
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    words: Collection[str]
-    title: str = ""
-    caption: str = ""
-    notes: Sequence[str] = ()
-    best: Collection[tuple[int, int]] = ()
+    header: Sequence[str]  # the names of the columns
+    rows: Sequence[Sequence[str]]  # a cell for each column
+    words: Collection[str]  # the columns of words, aligned left; the others hold numbers
+    title: str = ""  # the heading
+    caption: str = ""  # a paragraph above the table
+    notes: Sequence[str] = ()  # paragraphs below it
+    best: Collection[tuple[int, int]] = ()  # row and column of the cells in bold
 
     @property
     def text(self) -> str:

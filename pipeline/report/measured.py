@@ -223,8 +223,7 @@ def _measure(sample: Sample, inputs: ReportInputs) -> tuple[ImageFigures, dict[s
 def confuse(truth: np.ndarray | None, labels: np.ndarray | None, num_labels: int) -> Confusion:
     """Returns the confusion matrix of an image; without ground truth or labels, an empty one.
 
-    Raises:
-        ImageError: they do not fit.
+    Raises an ImageError if they do not fit.
     """
     confusion = Confusion(num_labels)
     if truth is not None and labels is not None:

@@ -159,8 +159,7 @@ class MeasuredRun:
 def find_files(places: Iterable[Path]) -> list[Path]:
     """Returns the metrics files in and below folders, and those that are named, oldest first.
 
-    Raises:
-        UserError: a place does not exist.
+    Raises a UserError if a place does not exist.
     """
     files: dict[Path, Path] = {}
     for place in places:

@@ -34,8 +34,7 @@ _CHOICES = {
 def write_study(name: str, runs: Sequence[MeasuredRun]) -> str:
     """Returns a table for each data set, stage and split of an experiment, as Markdown.
 
-    Raises:
-        UserError: no run names the experiment.
+    Raises a UserError if no run names the experiment.
     """
 
     def place(run: MeasuredRun) -> tuple[str, int, str]:

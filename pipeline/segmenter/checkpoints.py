@@ -71,8 +71,7 @@ def forget(work_dir: Path) -> None:
 def read_checkpoint(path: Path, device: str = "cpu") -> Any:  # noqa: ANN401
     """Reads a checkpoint onto a device, without running code from it.
 
-    Raises:
-        UserError: the file is damaged, or holds more than tensors and plain values.
+    Raises a UserError if the file is damaged, or holds more than tensors and plain values.
     """
     # mmengine writes zip archives; PyTorch would read other formats by older, laxer readers.
     if not path.is_file() or not zipfile.is_zipfile(path):

@@ -121,12 +121,12 @@ def given_masks(
         return [sample for sample in images.of(split) if sample.id not in without]
 
     def pair_of(sample: Sample) -> TrainingPair:
-        path = kept / f"{sample.id}.png"
-        mask = AnnotatedMask(path, annotations().find(sample.id), decode.max_pixels)
+        found = annotations().find(sample.id)
+        mask = AnnotatedMask(kept / f"{sample.id}.png", found, decode.max_pixels)
         try:
             return TrainingPair(sample.id, sample.image, mask.file())
         except UserError as error:
-            return TrainingPair(sample.id, sample.image, path, problem=str(error))
+            return TrainingPair(sample.id, sample.image, mask.kept, problem=str(error))
 
     def pairs() -> list[TrainingPair]:
         if weighted:

@@ -48,11 +48,8 @@ def export_onnx(
 
     Returns the shape of the graph's input: one image of ``height`` and ``width``, in pixels. If
     ``dynamic``, it takes any number and size of images; if the network does not allow that, one
-    image of any size, or else of this size.
-
-    Raises:
-        UserError: packages are missing, the size is not positive or too large, or the network
-            cannot be written.
+    image of any size, or else of this size. Raises a UserError if packages are missing, the size is
+    not positive or too large, or the network cannot be written.
     """
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:

@@ -151,8 +151,7 @@ def build_config(
 def build_model(model: Mapping[str, Any]) -> nn.Module:
     """Builds a network from the ``model`` part of a config.
 
-    Raises:
-        UserError: it needs a module that is not registered, or a package that is missing.
+    Raises a UserError if it needs a module that is not registered, or a package that is missing.
     """
     import_mmseg()
     from mmseg.registry import MODELS as MMSEG_MODELS

@@ -25,14 +25,9 @@ _CHOICES = {"last": last_checkpoint, "best": best_checkpoint}
 
 
 class MmsegNetwork(nn.Module):
-    """A segmentor of mmsegmentation with its pre- and postprocessing.
+    """A segmentor of mmsegmentation with its pre- and postprocessing."""
 
-    Attributes:
-        takes_batches: whether it computes several images in less time together than one by one.
-        size: that of the images which it takes, see ``OnnxGraph``; none stands for any.
-    """
-
-    size = (None, None)
+    size = (None, None)  # of the images that it takes: any
 
     def __init__(self, model: nn.Module, device: str = "cpu") -> None:
         """Puts the segmentor into evaluation mode, on a device."""

@@ -25,11 +25,8 @@ _CPU, _GPU = "CPUExecutionProvider", "CUDAExecutionProvider"
 class OnnxGraph:
     """A graph of :func:`pipeline.segmenter.export.export_onnx`, in ONNX Runtime.
 
-    Attributes:
-        class_names: n+1 names, "background" first.
-        palette: n+1 colours, RGB in [0, 255].
-        size: the height and width to which it resizes images, and its logits back; none is any.
-        align_corners: how logits are resized, see ``torch.nn.functional.interpolate``.
+    It resizes images to its ``size``, height and width, and its logits back; none is any. For
+    ``align_corners`` see ``torch.nn.functional.interpolate``.
     """
 
     takes_batches = False  # a graph may take a single image
@@ -37,8 +34,7 @@ class OnnxGraph:
     def __init__(self, content: bytes, name: object = "the graph", device: str = "cpu") -> None:
         """Reads the bytes of a file, and no other file that they may name; errors have its name.
 
-        Raises:
-            UserError: ONNX Runtime is missing, or the graph is damaged or not of a segmenter.
+        Raises a UserError if ONNX Runtime is missing, or the graph is damaged or not a segmenter's.
         """
         self._arguments, self._name = (content, name, device), shown(name)
         try:
@@ -79,8 +75,7 @@ class OnnxGraph:
     def run(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns logits, N×(n+1)×H×W float32, and labels, N×H×W uint8, of N×3×H×W float32, RGB.
 
-        Raises:
-            UserError: the graph does not take the images, or returns something else.
+        Raises a UserError if the graph does not take the images, or returns something else.
         """
         count, _, *size = images.shape
         try:

@@ -150,11 +150,9 @@ class Segmenter:
         """Refines probabilities, C×H×W float32, along the edges of the image with the dense CRF.
 
         The CRF's constants are by default those of CLIP-ES, without the quirks of its released
-        code. The result, of the same shape and type, sums to 1 over C.
-
-        Raises:
-            UserError: the probabilities are not those of an image of this size.
-            ValueError, MemoryError: as :func:`pipeline.masks.crf.dense_crf`.
+        code. The result, of the same shape and type, sums to 1 over C. Raises a UserError unless
+        the probabilities are those of an image of this size, and as
+        :func:`pipeline.masks.crf.dense_crf`.
         """
         image = to_image(image)
         if np.shape(probabilities)[1:] != image.shape[:2]:

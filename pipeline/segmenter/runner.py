@@ -72,8 +72,7 @@ class QuietRunner(InitialisedRunner):
     def resume(self, filename: str, *_: object, **__: object) -> None:
         """Resumes from a checkpoint; unlike mmengine's method it runs no code from it.
 
-        Raises:
-            UserError: it is not a complete checkpoint of this training, or holds more than weights.
+        Raises a UserError unless it is a complete checkpoint of this training, of weights alone.
         """
         try:
             checkpoint = read_checkpoint(Path(filename), get_device())
@@ -155,8 +154,7 @@ class BatchInPartsLoop(StartedLoop):
     def run_iter(self, data_batch: Mapping[str, list]) -> None:
         """Makes one step on a batch; losses are means over the parts.
 
-        Raises:
-            UserError: the loss is not finite. No checkpoint with it is written.
+        Raises a UserError if the loss is not finite. No checkpoint with it is written.
         """
         runner, wrapper = self.runner, self.runner.optim_wrapper
         # mmengine does not resume random states; this seeds what is random in a network, such as

@@ -7,12 +7,11 @@ therefore be better masks than those. They are tags as well. No ground truth is 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from pipeline.datasets.corrected import Corrections
-from pipeline.engine.folder import StageFolder
 from pipeline.engine.kinds import MASKS, TAGS
 from pipeline.engine.sample import Sample
 from pipeline.engine.settings import facts
@@ -22,25 +21,17 @@ from pipeline.masks.labels import resized_argmax, to_labels
 from pipeline.masks.stage import CorrectableMasks
 from pipeline.segmenter.settings import SelfTrainingSettings, TestSettings
 from pipeline.segmenter.stage import Segmenting
-from pipeline.tags.remarks import count_tags
-from pipeline.tags.scores import read_tags, summarise, tags_output
+from pipeline.tags.scores import read_tags, tags_output
+from pipeline.tags.stage import Tags
 
 
-@dataclass(frozen=True)
-class Relabelled:
-    """An image as a segmenter sees it.
+class Relabelled(NamedTuple):
+    """An image as a segmenter sees it."""
 
-    Attributes:
-        scores: n float32, one for each class.
-        tags: class indices.
-        labels: H×W uint8, of the image's full size, before the filter.
-        probability: H×W float32, of those labels.
-    """
-
-    scores: np.ndarray
-    tags: tuple[int, ...]
-    labels: np.ndarray
-    probability: np.ndarray
+    scores: np.ndarray  # n float32, one for each class
+    tags: tuple[int, ...]  # class indices
+    labels: np.ndarray  # H×W uint8, of the image's full size, before the filter
+    probability: np.ndarray  # H×W float32, of those labels
 
 
 def relabel(
@@ -143,7 +134,8 @@ class SegmenterTags(_Relabelling):
 
     name = "tags"
     kind = TAGS
-    certain = ()
+    certain = Tags.certain
+    summary, statistics = Tags.summary, Tags.statistics
 
     def own_settings(self) -> dict[str, Any]:
         """Returns what the tags depend on besides the network and the first tags."""
@@ -158,11 +150,3 @@ class SegmenterTags(_Relabelling):
         """The threshold that scores must reach to be tags; none where the first tags are kept."""
         threshold = self.options.tag_threshold
         return None if self.options.keep_tags else lambda scores: threshold
-
-    def summary(self, folder: StageFolder, done: Sequence[Sample]) -> Mapping[str, bytes]:
-        """Returns what :func:`~pipeline.tags.scores.summarise` does."""
-        return summarise(folder, done, self.vocabulary.classes)
-
-    def statistics(self, folder: StageFolder, done: Sequence[Sample]) -> Mapping[str, Any]:
-        """Returns what :func:`~pipeline.tags.remarks.count_tags` does."""
-        return count_tags(folder, [sample.id for sample in done], self.vocabulary.classes)

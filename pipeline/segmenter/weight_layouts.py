@@ -39,25 +39,15 @@ _TRACER = 1 << 20  # larger than any weight; float32 represents integers above i
 
 @dataclass(frozen=True)
 class Fit:
-    """The match between the tensors of a file and a backbone.
+    """The match between the tensors of a file and a backbone."""
 
-    Attributes:
-        source: path or URL of the file.
-        layout: its naming, for example "torchvision ResNet".
-        matched: the number of tensors of the backbone that the file holds.
-        total: the number of tensors of the backbone, except counters and computed buffers.
-        unmatched: names of those that the file does not hold in the same shape.
-        unused: names of the file's tensors that the backbone does not use, except those of heads.
-        seen_masks: whether the weights were trained on annotated masks.
-    """
-
-    source: str
-    layout: str
-    matched: int
-    total: int
-    unmatched: tuple[str, ...]
-    unused: tuple[str, ...]
-    seen_masks: bool
+    source: str  # path or URL of the file
+    layout: str  # its naming, for example "torchvision ResNet"
+    matched: int  # the number of tensors of the backbone that the file holds
+    total: int  # the number of tensors of the backbone, except counters and computed buffers
+    unmatched: tuple[str, ...]  # names of those that the file does not hold in the same shape
+    unused: tuple[str, ...]  # names in the file that the backbone does not use, except heads
+    seen_masks: bool  # whether the weights were trained on annotated masks
 
     def __str__(self) -> str:
         line = f"{self.layout} from {self.source}: {self.matched} of {self.total} tensors matched"

@@ -38,8 +38,7 @@ _CATALOGUES = {  # scheme of a name in a config → URLs by name
 def read_weights(path: Path) -> Weights:
     """Reads the tensors of safetensors, or of a state dict of ``torch.save``, perhaps nested.
 
-    Raises:
-        UserError: the file is damaged, holds no tensors, or holds objects that could run code.
+    Raises a UserError if the file is damaged, holds no tensors, or objects that could run code.
     """
     try:
         if not (weights := _tensors_of(read_weights_file(path))):
@@ -111,8 +110,7 @@ def fetch_coco(
 ) -> tuple[Weights, str]:
     """Returns torchvision's DeepLabV3, trained on masks of COCO, and its URL.
 
-    Raises:
-        UserError: the backbone is not one of torchvision's, or the download fails.
+    Raises a UserError if the backbone is not one of torchvision's, or the download fails.
     """
     name = _torchvision_name(backbone)
     if name not in _WITH_COCO_WEIGHTS or _fit_torchvision(name, backbone, settings)[1] is None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, TypeVar
+from typing import Any
 
 from pipeline.cams.stage import CamStage, ComputedCams
 from pipeline.clip import device as devices
@@ -23,7 +23,7 @@ from pipeline.engine.stage import PerImage, Stage
 from pipeline.engine.store import Store
 from pipeline.errors import UserError, check_choice, shown
 from pipeline.files.text import given_path
-from pipeline.masks.stage import Masks, MaskStage
+from pipeline.masks.stage import CorrectableMasks, Masks, MaskStage
 from pipeline.segmenter.data import given_masks, ground_truth_masks, masks_of_stage
 from pipeline.segmenter.self_training import SegmenterMasks, SegmenterTags
 from pipeline.segmenter.stage import Predictions, Training
@@ -32,28 +32,18 @@ from pipeline.tags.options import ScoredTagOptions, TagOptions
 from pipeline.tags.stage import ScoredTags, Tags
 from pipeline.tags.standardised import ScoreStatistics, StandardisedTags
 
-Relabelled = TypeVar("Relabelled", SegmenterTags, SegmenterMasks)
-
 _PREFETCHED = 4  # images that are decoded ahead of a segmenter
 
 
 @dataclass(frozen=True)
 class Builder:
-    """Builds stages. It reads no weights, and a split only where masks are corrected.
-
-    Attributes:
-        config: the configuration.
-        vocabulary: the class names.
-        images: the images of the run; none for single images, see :class:`pipeline.Labeller`.
-        splits: the splits that the run works on.
-        store: the output directory; none keeps nothing.
-    """
+    """Builds stages. It reads no weights, and a split only where masks are corrected."""
 
     config: Config
-    vocabulary: Vocabulary
-    images: Images | None = None
-    splits: Sequence[str] = ()
-    store: Store | None = None
+    vocabulary: Vocabulary  # the class names
+    images: Images | None = None  # none for single images, see :class:`pipeline.Labeller`
+    splits: Sequence[str] = ()  # the splits that the run works on
+    store: Store | None = None  # the output directory; none keeps nothing
 
     @cached_property
     def device(self) -> str:
@@ -282,16 +272,13 @@ class Builder:
         )
 
     def annotations(self, split: str, name: str, group: str = "masks") -> Annotations:
-        """Opens the file of a split's masks or tags that a setting of their ``group`` names."""
-        has_several = len(self.images.dataset.splits) > 1
-        runs_on_several = len({split, *self.splits}) > 1
-        return self._open(group, name, split if has_several else "", runs_on_several)
-
-    def _open(self, group: str, name: str, split: str = "", several: bool = False) -> Annotations:
-        options = getattr(self.config, group)
-        reading = Reading.of(options, group, self.vocabulary.classes)
-        place = (getattr(options, name), f"{group}.{name}", reading, self.store.root / INDEXES)
-        return open_annotations(*place, split, several, holds_tags=group == "tags")
+        """Opens the masks or tags that a setting of a group names; ``split`` "" has one file."""
+        several = split != "" and len({split, *self.splits}) > 1
+        split = split if len(self.images.dataset.splits) > 1 else ""
+        options, index = getattr(self.config, group), self.store.root / INDEXES
+        reading, key = Reading.of(options, group, self.vocabulary.classes), f"{group}.{name}"
+        found = getattr(options, name), key, reading, index, split, several
+        return open_annotations(*found, holds_tags=group == "tags")
 
     # Training and prediction
 
@@ -310,19 +297,17 @@ class Builder:
                     return labelled
         return ()
 
-    def training(self, masks: PerImage, number: int) -> Training:
+    def training(self, masks: CorrectableMasks, number: int) -> Training:
         """Returns the stage that trains a segmenter on masks."""
         options, before = self.config.segmenter, {"masks": masks}
         weighted = options.pixel_weights is not None
         if options.masks is not None and number == 1:
             kept = Path(self.config.dataset.cache) / "segmenter_masks"
-            given = cache(partial(self._open, "segmenter", "masks"))
-            split = self.train_split
+            given = cache(partial(self.annotations, "", "masks", "segmenter"))
+            split, before = self.train_split, {}
             data = given_masks(given, self.images, split, kept, self.reader, weighted)
-            before = {}
         else:
-            corrected = self.corrected_masks(self.train_split).masks
-            repeats = dict.fromkeys(corrected, options.repeat_corrected)
+            repeats = dict.fromkeys(masks.corrected.masks, options.repeat_corrected)
             data = masks_of_stage(masks, self.images, self.store, weighted, repeats)
         return Training(
             split=self.train_split,
@@ -354,25 +339,21 @@ class Builder:
     ) -> tuple[SegmenterTags, SegmenterMasks]:
         """Returns tags and masks of the round after a training, which that segmenter predicts."""
         options = self.config.self_training
-
-        def predicted(kind: type[Relabelled], **parts: Any) -> Relabelled:  # noqa: ANN401
-            return kind(
-                split=split,
-                round=training.round + 1,
-                before={"first_tags": tags} if options.keep_tags else {},
-                uses={"segmenter": training},
-                options=options,
-                test=self.config.segmenter.test,
-                keep_probability=self.config.masks.keep_probability,
-                corrections=tags.corrections,
-                device=self.device,
-                vocabulary=self.vocabulary,
-                reader=replace(self.reader, prefetch=_PREFETCHED),
-                **parts,
-            )
-
-        masks = predicted(SegmenterMasks, corrected=self.corrected_masks(split))
-        return predicted(SegmenterTags, rider=masks), masks
+        shared: dict[str, Any] = {
+            "split": split,
+            "round": training.round + 1,
+            "before": {"first_tags": tags} if options.keep_tags else {},
+            "uses": {"segmenter": training},
+            "options": options,
+            "test": self.config.segmenter.test,
+            "keep_probability": self.config.masks.keep_probability,
+            "corrections": tags.corrections,
+            "device": self.device,
+            "vocabulary": self.vocabulary,
+            "reader": replace(self.reader, prefetch=_PREFETCHED),
+        }
+        masks = SegmenterMasks(**shared, corrected=self.corrected_masks(split))
+        return SegmenterTags(**shared, rider=masks), masks
 
     def networks(self, training: Training, predictions: list[Predictions]) -> list[Stage]:
         """Returns a network and its predictions, and those of a fully supervised one."""

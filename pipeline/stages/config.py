@@ -114,8 +114,7 @@ def all_settings() -> list[tuple[str, Rule, Any]]:
 def read_config(composed: DictConfig) -> Config:
     """Returns a composed configuration as typed settings, after all checks.
 
-    Raises:
-        UserError: an unknown key, or a value of another type or outside its range.
+    Raises a UserError for an unknown key, and a value of another type or outside its range.
     """
     for group in [f.name for f in fields(Config) if f.default is f.default_factory is MISSING]:
         is_there = OmegaConf.is_dict(composed.get(group))
@@ -164,10 +163,8 @@ def read_record(folder: Path) -> tuple[DatasetSettings, dict[str, Any]]:
     These are "background_betas" of the CAMs, at least one, and "absent_as_zero" of the mAP.
 
     The file may be another person's: it is data, which can name neither code nor a variable of the
-    environment. Neither ``dataset.cache`` nor a list of images is taken from it.
-
-    Raises:
-        UserError: it is missing or damaged, or holds a value that cannot be used.
+    environment. Neither ``dataset.cache`` nor a list of images is taken from it. Raises a UserError
+    if it is missing or damaged, or holds a value that cannot be used.
     """
     path, remedy = folder / CONFIG, "run a stage there again, which writes it"
     other = UserError(f"{path} is not as runs write it: {remedy}")

@@ -67,12 +67,7 @@ def requested_stages(config: Config) -> list[str]:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """All stages of a configuration.
-
-    Attributes:
-        builder: builds them.
-        command: the command line of the run, which the report repeats.
-    """
+    """All stages of a configuration; the report repeats the ``command`` line of the run."""
 
     builder: Builder
     command: str = ""
@@ -109,9 +104,8 @@ class Pipeline:
     def run(self, commands: Sequence[str]) -> Iterator[Outcome]:
         """Runs stages one after the other and yields what each did.
 
-        Raises:
-            UserError: a missing input, or a stage that skipped too many images.
-            ImportError: OpenCV, which a training requires, lacks a library of the system.
+        Raises a UserError for a missing input or a stage that skipped too many images, and an
+        ImportError if OpenCV, which a training requires, lacks a library of the system.
         """
         if process_count() > 1 and list(commands) != ["train"]:
             raise UserError(
@@ -184,9 +178,7 @@ class Pipeline:
 
         CAMs that can share a pass of the backbone with tags, and are asked for together with them,
         ride with these. Before a stage come those that learn what it uses, unless that is there.
-
-        Raises:
-            UserError: a stage that was asked for cannot be computed with its settings.
+        Raises a UserError if a stage that was asked for cannot be computed with its settings.
         """
         chosen = [stage for stage in self.builder.stages if stage.command in commands]
         computed = [stage for stage in chosen if isinstance(stage, ComputedCams)]

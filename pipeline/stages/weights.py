@@ -33,11 +33,8 @@ def missing_weights(
 
     The setting that names a file of weights → where they are published: of those that a run of
     ``commands`` reads; without images, of those that the configuration names. With ``everything``,
-    they count as missing wherever they are.
-
-    Raises:
-        UserError: the network of a training cannot be built, or cannot use the weights.
-        NotDownloaded: weights cannot be downloaded.
+    they count as missing wherever they are. Raises a UserError if the network of a training cannot
+    be built or cannot use the weights, and NotDownloaded if they cannot be downloaded.
     """
     config, names = builder.config, (builder.vocabulary.classes, builder.vocabulary.palette)
     trains = reads_clip = True
