@@ -1,0 +1,152 @@
+"""What stages are built from: a device, CLIP, a reader, and the masks and tags that people give."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from types import SimpleNamespace
+
+from pipeline.clip import device as devices
+from pipeline.clip.frozen import FrozenClip, Resources
+from pipeline.datasets.annotation_index import INDEXES
+from pipeline.datasets.annotations import Annotations, open_annotations
+from pipeline.datasets.corrected import Corrections, corrected_masks
+from pipeline.datasets.corrections import BySplit, read_corrections
+from pipeline.datasets.mask_images import Reading
+from pipeline.datasets.vocabulary import Vocabulary
+from pipeline.engine.pool import count_cores
+from pipeline.engine.registry import Method, Quirk
+from pipeline.engine.sample import ImageReader, Images
+from pipeline.engine.store import Store
+from pipeline.errors import UserError, check_choice, shown
+from pipeline.files.text import given_path
+from pipeline.stages.config import Config
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What stages are built from; each part is made once, when it is needed."""
+
+    config: Config
+    vocabulary: Vocabulary  # the class names
+    images: Images | None = None  # none for single images, see :class:`pipeline.Labeller`
+    splits: Sequence[str] = ()  # the splits that the run works on
+    store: Store | None = None  # the output directory; none keeps nothing
+
+    @cached_property
+    def device(self) -> str:
+        """Torch's name of the device."""
+        return devices.choose_device(self.config.runtime.device)
+
+    @cached_property
+    def clip(self) -> FrozenClip:
+        """The frozen CLIP."""
+        config, runtime = self.config, self.config.runtime
+        devices.check_precision(runtime.precision, self.device)
+        return FrozenClip(
+            model=config.clip.model,
+            pretrained=config.clip.pretrained,
+            checkpoint=config.clip.checkpoint,
+            device=self.device,
+            precision=runtime.precision,
+            max_patches=config.images.most_patches,
+            position_fp16=config.compat.position_fp16,
+            batches=devices.choose_batches(vars(runtime), self.device),
+            root=self.store.root if self.store else None,
+            attention=runtime.attention,
+        )
+
+    @cached_property
+    def reader(self) -> ImageReader:
+        """Reads images, one after the other."""
+        config = self.config
+        return ImageReader(
+            apply_exif=not config.compat.exif,
+            max_pixels=config.dataset.max_pixels,
+            longest_side=config.images.longest_side,
+            threads=self.workers,
+        )
+
+    @cached_property
+    def workers(self) -> int:
+        """The number of processes and threads beside a model."""
+        return self.config.runtime.workers or count_cores()
+
+    @property
+    def one_pass(self) -> bool:
+        """Whether masks are made alongside tags and CAMs: by default with a GPU."""
+        wanted = self.config.runtime.one_pass
+        return not devices.is_cpu(self.device) if wanted is None else wanted
+
+    def resources(self, method: Method, more: Sequence[Quirk] = ()) -> Resources:
+        """Returns what a method is built from: only what it declares, and ``more`` quirks."""
+        compat = self.config.compat
+        declared = (*method.quirks, *more)
+        quirks = {each.name: getattr(compat, each.name, each.clean) for each in declared}
+        return Resources(
+            vocabulary=self.vocabulary,
+            device=self.device,
+            clip=self.clip if method.uses_clip else None,
+            quirks=SimpleNamespace(**quirks),
+        )
+
+    def reader_for(self, method: Method) -> ImageReader:
+        """Returns what reads images for a method: as many ahead as CLIP may wait for a batch."""
+        if not method.uses_clip:
+            return self.reader
+        return replace(self.reader, prefetch=self.clip.batches.waiting)
+
+    # Masks and tags of people and of other programs
+
+    def annotations(self, split: str, name: str, group: str = "masks") -> Annotations:
+        """Opens the masks or tags that a setting of a group names; ``split`` "" has one file."""
+        several = split != "" and len({split, *self.splits}) > 1
+        split = split if len(self.images.dataset.splits) > 1 else ""
+        options, index = getattr(self.config, group), self.store.root / INDEXES
+        reading, key = Reading.of(options, group, self.vocabulary.classes), f"{group}.{name}"
+        found = getattr(options, name), key, reading, index, split, several
+        return open_annotations(*found, holds_tags=group == "tags")
+
+    @cached_property
+    def _corrected_masks(self) -> dict[str, Corrections]:
+        return {}
+
+    def corrected_masks(self, split: str) -> Corrections:
+        """Returns the masks of a split that a person made; each split is read once."""
+        if split not in self._corrected_masks:
+            self._corrected_masks[split] = self._read_masks(split)
+        return self._corrected_masks[split]
+
+    def _read_masks(self, split: str) -> Corrections:
+        given = self.config.masks.corrections
+        if given is None or self.images is None:
+            return Corrections()
+        path, splits = given_path(given, "masks.corrections"), self.images.dataset.splits
+        below = {s for s in splits if any((path / name).exists() for name in (s, f"{s}.json"))}
+        if below and split not in below:  # other splits alone are corrected
+            return Corrections()
+        try:
+            found = self.annotations(split, "corrections")
+        except UserError as error:
+            if split in self.splits:
+                raise
+            return Corrections(error=error)
+        return corrected_masks(found, self.images.known_ids(split), split)
+
+    @cached_property
+    def corrections(self) -> BySplit:
+        """The corrected tags of each split."""
+        key, given = "tags.corrections", self.config.tags.corrections
+        if given is None or self.images is None:
+            return {}
+        path, splits = given_path(given, key), self.images.dataset.splits
+        found = read_corrections(path, key, self.vocabulary.classes)
+        if "" not in found:
+            for split in found:
+                check_choice(f"{path} names split {shown(split)}, which is unknown", split, splits)
+            return found
+        if len(self.splits) != 1:
+            raise UserError(
+                f"{path} has no column split: say of which split its images are, as in"
+                f" dataset.split={self.splits[0]}, or add the column"
+            )
+        return {self.splits[0]: found[""]}
