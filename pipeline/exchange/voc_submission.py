@@ -54,7 +54,7 @@ def write_submission(
 
     def read(image_id: str) -> bytes:
         if image_id not in stored:
-            raise ImageError("is missing")
+            raise ImageError("its mask is missing")
         labels = read_labels(predictions / f"{image_id}.png")
         if (highest := labels.max()) > _NUM_CLASSES:
             raise ImageError(f"holds label {highest}, which is not 0 to {_NUM_CLASSES}")

@@ -145,7 +145,7 @@ def test_tools_take_no_results_of_photographs_that_were_removed(again, root, run
     }
     done = {name: run_tool(*given, "--output", root / name) for name, given in tools.items()}
     packed = done.pop("packed.tgz")
-    assert packed.code == 2 and "b is missing" in packed.errors
+    assert packed.code == 2 and "b: its mask is missing" in packed.errors
     assert {each.code for each in done.values()} == {0}, done
     for written in (root / "imported", root / "overlays" / "masks"):
         assert {p.relative_to(written).as_posix() for p in written.rglob("*.png")} == {
