@@ -1,4 +1,4 @@
-"""What reading a file of annotations of COCO's size costs: ``python -m tools.benchmark.annotations``.
+"""What a file of annotations costs to read: ``python -m tools.benchmark.annotations``.
 
 A made-up file, with as many images and instances as COCO's training images have, is read twice,
 each time in a process of its own: the second one reads the index that the first one wrote. It takes
@@ -58,9 +58,8 @@ def main() -> None:
                 arguments = (folder / "annotations.json", folder / "index")
                 images, seconds, peak = pool.apply(measure, arguments)
             rows.append([reading, f"{images:,}", f"{seconds:.1f}", f"{peak:.0f}"])
-        print(
-            Table(["reading", "images", "CPU seconds", "peak memory (MB)"], rows, ["reading"]).text
-        )
+        header = ["reading", "images", "CPU seconds", "peak memory (MB)"]
+        print(Table(header, rows, ["reading"]).text)
 
 
 if __name__ == "__main__":
