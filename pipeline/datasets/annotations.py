@@ -23,7 +23,7 @@ from pipeline.datasets.ground_truth import DerivedMask
 from pipeline.datasets.instances import Instance, draw
 from pipeline.datasets.mask_images import Reading, refuse_parts_of_masks
 from pipeline.datasets.score_tables import read_table
-from pipeline.engine.sample import Size, ids_below
+from pipeline.engine.sample import Labels, Size, ids_below
 from pipeline.errors import ImageError, NoEntry, UserError, shown
 from pipeline.files.fingerprints import fingerprint_image
 from pipeline.files.images import open_image
@@ -62,8 +62,8 @@ class LabelImage:
     @cached_property
     def scores(self) -> dict[int, float]:
         """Class index → 1, of each class in the image; raises as :meth:`labels`."""
-        present = np.unique(self.labels(None)).tolist()
-        return {label - 1: 1.0 for label in present if label not in (0, IGNORE)}
+        counts = np.bincount(self.labels(None).ravel(), minlength=IGNORE + 1)
+        return dict.fromkeys(np.flatnonzero(counts[1:IGNORE]).tolist(), 1.0)
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,12 @@ class Drawing:
         named = ((self.reading.label_of(n), score) for n, score in self.row.scores.items())
         best = sorted((score, label - 1) for label, score in named if label)
         return {index: score for score, index in best}
+
+
+def classes_in(found: LabelImage | Drawing) -> Labels:
+    """Returns the classes whose score reaches ``min_score``; raises an ImageError."""
+    least = found.reading.min_score
+    return tuple(sorted(k for k, score in found.scores.items() if score >= least))
 
 
 def refuse_other_size(found: Size, size: Size) -> None:
@@ -209,7 +215,7 @@ class Drawings:
 
     @cached_property
     def notes(self) -> list[str]:
-        """What the user should know: remarks, and instances of names that are no class."""
+        """What the user should know: remarks, and instances whose names are not classes."""
         found = [
             f"{self.path.name} has {count} {what}, the first at {first}"
             for what, (count, first) in self.index.remarks.items()

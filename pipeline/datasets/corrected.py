@@ -9,7 +9,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from pipeline.datasets.annotations import Annotations, Drawing, LabelImage, refuse_brush
+from pipeline.datasets.annotations import (
+    Annotations,
+    Drawing,
+    LabelImage,
+    classes_in,
+    refuse_brush,
+)
 from pipeline.datasets.corrections import join_names
 from pipeline.engine.progress import note
 from pipeline.engine.sample import Labels
@@ -97,8 +103,7 @@ def corrected_masks(found: Annotations, known: Collection[str], split: str) -> C
     note(*found.notes)
     for image_id, mask in masks.items():
         with suppress(ImageError):  # the stage of the masks says why
-            scores, least = mask.scores, mask.reading.min_score
-            tags[image_id] = tuple(sorted(k for k, score in scores.items() if score >= least))
+            tags[image_id] = classes_in(mask)
     date = saved(*(mask.path for mask in masks.values())) if masks else ""
     file = "/".join(found.path.parts[-2 if found.path.stem == split else -1 :])
     return Corrections(tags, file, date, masks)

@@ -13,6 +13,7 @@ from pipeline.datasets.annotations import (
     AnnotatedMask,
     Annotations,
     Drawing,
+    classes_in,
     open_annotations,
     refuse_brush,
 )
@@ -141,8 +142,7 @@ def _listed_labels(known: Mapping[str, Labels], sample: Sample) -> Labels | None
 def _labels_in(found: Drawing, image_id: str) -> Labels:
     """Returns the labels of an image in a JSON file; a UserError if they cannot be used."""
     try:
-        scores, least = found.scores, found.reading.min_score
-        return tuple(sorted(k for k, score in scores.items() if score >= least))
+        return classes_in(found)
     except ImageError as error:
         raise UserError(f"image {image_id}: {error}") from error
 
