@@ -175,13 +175,15 @@ class Export:
             raise UserError(f"{len(self.left_out)} {sentence}")
 
 
-def read_artefact_labels(artefact: Artefact, image_id: str) -> np.ndarray:
+def read_artefact_labels(
+    artefact: Artefact, image_id: str, photograph: Path | None = None
+) -> np.ndarray:
     """Reads the mask of an image: H×W uint8; 0 background, k+1 class k, 255 ignore.
 
     Raises a FileNotFoundError if it is missing, an ImageError as :meth:`Artefact.refuse_changed`,
     and a UserError if it is damaged or holds other labels.
     """
-    artefact.refuse_changed(image_id)
+    artefact.refuse_changed(image_id, photograph)
     path, num_classes = artefact.path / f"{image_id}.png", len(artefact.classes)
     labels = read_labels(path)
     highest = int(labels.max(initial=0, where=labels != IGNORE))

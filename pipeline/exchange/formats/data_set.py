@@ -133,8 +133,7 @@ class DataSet:
     def _write_photograph(self, image_id: str, folder: Path, name: str) -> np.ndarray:
         """Writes a photograph as its mask shows it; returns the mask's labels."""
         path = find_photograph(self.images, image_id)
-        self.artefact.refuse_changed(image_id, path)
-        labels = read_artefact_labels(self.artefact, image_id)
+        labels = read_artefact_labels(self.artefact, image_id, path)
         kind, options = _ENCODINGS[self.suffixes[image_id]]
         (found, size, is_turned), data = read_header(path), None
         if found != kind or is_turned:

@@ -44,16 +44,19 @@ def export_label_studio(
     version = f"{artefact.name} {artefact.path.name}"
 
     def task(image_id: str) -> dict[str, Any]:
-        name = name_photograph(images, image_id)
-        artefact.refuse_changed(image_id, images and images / name)
-        if images is not None:
-            _, _, is_turned = read_header(images / name)
+        name, labels = name_photograph(images, image_id), None
+        photograph = images and images / name
+        if artefact.kind.is_labels:
+            labels = read_artefact_labels(artefact, image_id, photograph)
+        else:
+            artefact.refuse_changed(image_id, photograph)
+        if photograph is not None:
+            _, _, is_turned = read_header(photograph)
             if is_turned and artefact.kind.is_labels and not artefact.apply_exif:
                 raise ImageError(
                     "Label Studio turns it by its EXIF orientation, and its mask is not turned:"
                     " turn the file, or run the stages with compat.exif=false"
                 )
-        labels = read_artefact_labels(artefact, image_id) if artefact.kind.is_labels else None
         result = []
         if tags := artefact.tags(image_id, labels):
             chosen = {"id": _TAGS, "type": "choices", "from_name": _TAGS, "to_name": _IMAGE}
