@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,16 @@ class Finished:
     code: int
     output: str
     errors: str
+
+    @property
+    def counts(self) -> dict[str, tuple[int, int, int]]:
+        """Stage → images computed now, from the cache, and reused from other settings."""
+        counts = {}
+        for line in self.output.splitlines():
+            if match := re.match(r"(\w+) .* (\d+) computed now, (\d+) from the cache(.*)", line):
+                reused = re.search(r"(\d+) reused", match[4])
+                counts[match[1]] = int(match[2]), int(match[3]), int(reused[1]) if reused else 0
+        return counts
 
 
 def draw_photograph(seed: int, height: int, width: int) -> np.ndarray:

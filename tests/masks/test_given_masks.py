@@ -64,8 +64,7 @@ def masks(tmp_path) -> dict[str, np.ndarray]:
 def computed(finished) -> int:
     """Returns how many masks a run computed."""
     assert finished.code == 0, finished.errors
-    line = next(line for line in finished.output.splitlines() if line.startswith("masks"))
-    return int(line.split(" computed now")[0].rpartition(" ")[2])
+    return finished.counts["masks"][0]
 
 
 def test_a_changed_entry_costs_its_image_and_keys_hold_how_files_are_read(run, tmp_path):

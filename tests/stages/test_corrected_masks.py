@@ -59,12 +59,7 @@ def run(run_stage, arguments):
         finished = run_stage(*arguments, *more)
         assert finished.code == code, finished.errors
         run.errors, run.output = finished.errors, finished.output
-        counts = {}
-        for line in finished.output.splitlines():
-            if match := re.match(r"(\w+) .* (\d+) computed now, (\d+) from the cache(.*)", line):
-                reused = re.search(r"(\d+) reused", match[4])
-                counts[match[1]] = int(match[2]), int(match[3]), int(reused[1]) if reused else 0
-        return counts
+        return finished.counts
 
     return run
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 from pathlib import Path
 
 import numpy as np
@@ -33,12 +32,7 @@ def run(run_stage, arguments, tmp_path):
         finished = run_stage(*own, *given, *more)
         assert finished.code == code, finished.errors
         run.errors = finished.errors
-        counts = {}
-        for line in finished.output.splitlines():
-            if match := re.match(r"(\w+) .* (\d+) computed now, (\d+) from the cache(.*)", line):
-                reused = re.search(r"(\d+) reused", match[4])
-                counts[match[1]] = int(match[2]), int(match[3]), int(reused[1]) if reused else 0
-        return counts
+        return finished.counts
 
     return run
 
