@@ -118,3 +118,10 @@ def boxes(*corners: tuple[int, int, int, int]) -> np.ndarray:
     for top, left, bottom, right in corners:
         pixels[top:bottom, left:right] = True
     return pixels
+
+
+CAT, DOG = boxes((1, 1, 8, 9)), boxes((4, 5, 11, 16), (0, 14, 2, 17))
+EXPECTED = np.where(CAT, 1, np.where(DOG, 2, 0))
+"""Of equal scores the smaller one, the cat, lies above."""
+
+TRIANGLE = [[1.5, 2.0], [15.0, 3.5], [6.0, 10.5]]
