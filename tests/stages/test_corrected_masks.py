@@ -12,7 +12,6 @@ import pytest
 from pipeline import Labeller
 from pipeline.cams.cams import read_cams
 from pipeline.datasets.corrected import Corrections
-from pipeline.engine.stage import PerImage
 from pipeline.errors import UserError
 from pipeline.exchange.chains import pair_up
 from pipeline.files.images import encode_png
@@ -116,24 +115,6 @@ def test_cams_of_corrected_images_are_not_read(run, mine, monkeypatch):
     assert sorted(read) == ["b", "c", "d"]
 
 
-def stage_of_a_plugin():
-    """Registers a plug-in's own stage, which neither calls nor knows what is corrected."""
-    from pipeline.engine.registry import methods, register
-    from pipeline.masks.refiner import MaskOptions
-    from pipeline.masks.stage import MaskStage
-
-    class OwnStage(MaskStage):
-        def item(self, sample, folders):
-            return PerImage.item(self, sample, folders)
-
-        def compute(self, images, model):
-            for item, image in images:
-                yield item, self.outputs(item, (np.full(image.shape[:2], 3, np.uint8), None))
-
-    if "own_stage" not in {method.name for method in methods("masks")}:
-        register("masks", "own_stage", MaskOptions)(OwnStage)
-
-
 CHOICES = {
     "argmax": ["masks=argmax"],
     "pamr": ["masks=pamr"],
@@ -142,14 +123,12 @@ CHOICES = {
     "file": ["masks=file", "masks.path=THEIRS"],
     "cams=file": ["masks=argmax", "cams=file", "cams.path=CAMS"],
     "plug-in": ["masks=superpixels", "plugins=[tests.plugins.superpixels]"],
-    "own stage": ["masks=own_stage"],
+    "own stage": ["masks=own_stage", "plugins=[tests.plugins.own_stage]"],
 }
 
 
 @pytest.mark.parametrize("choice", CHOICES)
 def test_every_choice_takes_corrected_masks(choice, run, mine, tmp_path):
-    if choice == "own stage":
-        stage_of_a_plugin()
     (tmp_path / "CAMS").mkdir()
     for image_id, size in SIZES.items():
         keep(tmp_path / "THEIRS", image_id, draw(image_id, 3))
