@@ -58,6 +58,8 @@ def run(arguments: Sequence[str]) -> None:
     tolerance = f"{_having('tolerance')}: fewer points, which may be N pixels off; 0"
     add("--tolerance", type=float, default=0, metavar="N", help=tolerance)
     options = parser.parse_args(arguments)
+    if not (options.min_area >= 0 and options.tolerance >= 0):  # the tolerance may be NaN
+        raise UserError("--min-area and --tolerance cannot be negative: leave them out, or give 0")
     artefact = Artefact(options.folder)
     held, export_as, allowed = _FORMATS[options.format]
     if artefact.kind.holds not in held:

@@ -292,9 +292,10 @@ def open_annotations(
             " folder with one for each, since their images may have equal ids"
         )
     if not os.path.lexists(path):
+        others = "a list, a table with scores" if holds_tags else "a folder of label PNGs"
         raise UserError(
-            f"{key}={shown(given)} does not exist: give a folder of label PNGs, or the JSON of"
-            " COCO, Label Studio or labelme"
+            f"{key}={shown(given)} does not exist: give {others}, or the JSON of COCO, Label Studio"
+            " or labelme"
         )
     if holds_tags and path.suffix.lower() == ".csv":
         return Drawings(path, reading, read_table(path, key))

@@ -100,7 +100,7 @@ def corrected_masks(found: Annotations, known: Collection[str], split: str) -> C
     named = {name for image_id in masks for name in found.entries[image_id]}
     refuse_unknown({*chain(*found.entries.values())} - named, known, split, found.path)
     refuse_brush(found, masks, "masks.corrections")
-    note(*found.notes)
+    note(*found.notes, *[f"{found.path} corrects no mask: it is empty"] * (not masks))
     for image_id, mask in masks.items():
         with suppress(ImageError):  # the stage of the masks says why
             tags[image_id] = classes_in(mask)

@@ -341,6 +341,8 @@ def test_of_several_splits_some_may_be_corrected(demo, tmp_path):
     train = demo("dataset.split=val", "stage=train")
     assert train.code == 2 and "holds neither train/ nor train.json" in train.errors
     (tmp_path / "mine" / "00100.png").unlink()
+    empty = demo("dataset.split=train", UP_TO_MASKS)
+    assert empty.code == 0 and "mine corrects no mask: it is empty" in empty.errors
     keep(tmp_path / "mine" / "train", "00001", mask)
     assert demo("dataset.split=[train,val]", UP_TO_MASKS).code == 0
 

@@ -299,6 +299,8 @@ def test_several_splits_have_files_of_their_own(tmp_path):
         opened("test")
     with pytest.raises(UserError, match="holds neither train/ nor train.json: with several"):
         open_annotations(str(tmp_path), "masks.path", reading, None, "train", True)
+    with pytest.raises(UserError, match="does not exist: give a list, a table with scores, or"):
+        open_annotations(str(tmp_path / "x"), "tags.path", reading, None, holds_tags=True)
 
 
 def test_a_list_keeps_its_key_and_says_what_it_ignores(run, tmp_path):

@@ -137,6 +137,8 @@ def test_what_cannot_be_exported_is_named(run_tool, masks, images, tmp_path):
         (["--format", "yolo", "--output", "x"], "--format yolo needs images: give"),
         (["--format", "tfrecord", "--output", "x"], "invalid choice: 'tfrecord'"),
         (["--format", "labelme", "--output", "x", "--min-area", "x"], "invalid int"),
+        (["--format", "yolo", "--output", "x", "--min-area", "-1"], "cannot be negative"),
+        (["--format", "yolo", "--output", "x", "--tolerance", "nan"], "cannot be negative"),
         (["--format", "coco"], "required: --output; --help shows"),
     ],
 )
