@@ -136,6 +136,8 @@ def notes_on(pipeline: Pipeline, requested: Sequence[str], given: Sequence[str])
                 " dataset.limit"
             )
     ours, theirs = config.masks.corrections, config.segmenter.masks
+    if ours and theirs and "train" in requested:
+        yield "the training reads segmenter.masks alone, and no masks.corrections"
     if config.segmenter.repeat_corrected > 1 and (theirs or not ours):
         why = "with segmenter.masks" if theirs else "without masks.corrections"
         yield f"segmenter.repeat_corrected has no effect {why}"

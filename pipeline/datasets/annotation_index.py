@@ -3,6 +3,7 @@
 import gc
 import json
 import marshal
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.datasets.instances import (
+    BOX,
     Instance,
     checked_id,
     checked_size,
@@ -36,7 +38,7 @@ COCO, LABEL_STUDIO, LABELME = "coco", "label_studio", "labelme"
 INDEXES = ".annotations"
 """The folder of indexes of large files in the output directory."""
 
-_VERSION = 1  # raised when the same file gives another index
+_VERSION = 2  # raised when the same file gives another index
 _LARGE = 1 << 22  # bytes; reading smaller files takes no time
 _LOOKED_AT = 10  # JSON files in a folder, to know whether they are labelme's
 _DIGITS = 16  # of a fingerprint
@@ -54,6 +56,7 @@ class Row:
         places: first byte and number of bytes of each element about it, one after the other.
         scores: name → score of its best instance.
         problem: why it cannot be used, or "".
+        undrawn: what the file says in place of masks, or "".
     """
 
     size: list[int] | None = None
@@ -61,6 +64,7 @@ class Row:
     places: list[int] = field(default_factory=list)
     scores: dict[str, float] = field(default_factory=dict)
     problem: str = ""
+    undrawn: str = ""
 
 
 @dataclass
@@ -100,25 +104,29 @@ class AnnotationIndex:
             row.problem = "has two entries of it"
         self.rows[name] = row
 
-    def add_instance(self, row: Row, instance: Instance, where: str) -> None:
-        """Adds an instance of an image."""
+    def add_instance(self, row: Row, instance: Instance, where: str, facts: tuple = ()) -> None:
+        """Adds an instance of an image, of which ``facts`` are content; none for all."""
         # The second version of this format is the same for equal values, and takes a tenth of the
         # time of JSON.
-        row.content = fingerprint(row.content, marshal.dumps(tuple(instance), 2))
+        row.content = fingerprint(row.content, marshal.dumps(facts or tuple(instance), 2))
         row.scores[instance.name] = max(instance.score, row.scores.get(instance.name, 0.0))
         self.counts[instance.name] += 1
         if instance.is_crowd:
             self.remark("crowds (iscrowd), whose pixels are ignored", where)
         if instance.is_empty:
             self.remark("shapes that cover nothing, such as polygons of two corners", where)
+        if instance.shape == BOX:
+            row.undrawn = "an instance without an outline, such as a box"
 
     def add_image(self, name: str, element: Any, places: list[int]) -> None:  # noqa: ANN401
         """Adds an image whose instances are all in one element of a file."""
         row = Row(places=places)
         try:
             row.size = stated_size(element)
-            for instance in self.instances_of(element):
+            for instance in (instances := [*self.instances_of(element)]):
                 self.add_instance(row, instance, f"image {shown(name)}")
+            if instances and all(instance.shape is None for instance in instances):
+                row.undrawn = "classes alone"
             row.content = fingerprint(row.content, row.size)
         except Exception as error:  # what other programs write raises nearly anything
             row.problem = f"has an entry of it that is not {self.form}'s ({_reason(error)})"
@@ -168,7 +176,8 @@ def read_index(path: Path, cache: Path | None) -> AnnotationIndex:
             if kept:
                 rows = {name: [*vars(row).values()] for name, row in index.rows.items()}
                 body = json.dumps([contents, vars(index) | {"rows": rows}])
-                write_atomically(kept, fingerprint(body.encode()) + body)
+                with suppress(UserError, OSError):  # of a folder that cannot be written
+                    write_atomically(kept, fingerprint(body.encode()) + body)
     except OSError as error:
         raise UserError(f"{shown(path)} cannot be read ({error.strerror}): {_REMEDY}") from error
     index.state = state
@@ -183,10 +192,12 @@ def _read_kept(kept: Path, contents: list) -> AnnotationIndex | None:
     gc.disable()  # nothing of what is read is garbage
     try:
         found, index = json.loads(data[_DIGITS:])
+        if found != contents:
+            return None
         index["rows"] = {name: Row(*row) for name, row in index["rows"].items()}
     finally:
         gc.enable()
-    return AnnotationIndex(**index) if found == contents else None
+    return AnnotationIndex(**index)
 
 
 def _read_file(path: Path) -> AnnotationIndex:
@@ -207,6 +218,7 @@ def _read_file(path: Path) -> AnnotationIndex:
 def _read_coco(path: Path, elements: Iterator[Element]) -> AnnotationIndex:
     """Reads a data set; or results, whose images and categories are in a file beside it."""
     index, read = AnnotationIndex(COCO), defaultdict[str, Row](Row)  # by the ids of images
+    categories = defaultdict[str, list[str]](list)  # of the instances of each image
     described: dict[str, list[Any]] = {"images": [], "categories": []}
     is_results = False
     for key, value, start, length in elements:
@@ -215,9 +227,10 @@ def _read_coco(path: Path, elements: Iterator[Element]) -> AnnotationIndex:
         elif key in ("", "annotations"):
             is_results, row = not key, Row()
             try:
-                row = read[checked_id(value["image_id"])]
+                row = read[number := checked_id(value["image_id"])]
                 [instance] = coco_instances(value, {})  # by the id of its category as yet
-                index.add_instance(row, instance, f"byte {start}")
+                index.add_instance(row, instance, f"byte {start}", instance[1:])
+                categories[number].append(sys.intern(instance.name))
                 row.places += start, length
             except Exception as error:  # what other programs write raises nearly anything
                 where = f"byte {start} ({_reason(error)})"
@@ -255,7 +268,8 @@ def _read_coco(path: Path, elements: Iterator[Element]) -> AnnotationIndex:
             names = {category: index.names.get(category, "") for category in row.scores}
             if not all(names.values()):
                 row.problem = "has an annotation of it without a known category"
-            row.size, row.content = size, fingerprint(row.content, names, size)
+            called = [names[category] for category in categories[number]]
+            row.size, row.content = size, fingerprint(row.content, called, size)
             scored = sorted(row.scores.items(), key=itemgetter(1))  # the best of a name counts
             row.scores = {names[category]: score for category, score in scored}
         index.add(name, row)

@@ -1,8 +1,9 @@
 """Masks and tags that people or other programs made: one interface to all forms of files."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,16 +20,14 @@ from pipeline.datasets.annotation_index import (
     holds_labelme,
     read_index,
 )
-from pipeline.datasets.ground_truth import DerivedMask
 from pipeline.datasets.instances import Instance, draw
 from pipeline.datasets.mask_images import Reading, refuse_parts_of_masks
 from pipeline.datasets.score_tables import read_table
 from pipeline.engine.sample import Labels, Size, ids_below
 from pipeline.errors import ImageError, NoEntry, UserError, shown
 from pipeline.files.fingerprints import fingerprint_image
-from pipeline.files.images import open_image
 from pipeline.files.json_stream import read_element
-from pipeline.files.label_images import GREY, IGNORE, PALETTE, refuse_brush_masks
+from pipeline.files.label_images import IGNORE, refuse_brush_masks
 from pipeline.files.text import given_path
 
 _MAX_NAMED = 5
@@ -145,45 +144,6 @@ def naming(path: Path, what: str = "mask") -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class AnnotatedMask(DerivedMask):
-    """An annotation as the ground truth of an image, or as a mask to train on.
-
-    Images of more than ``max_pixels`` are refused before they are drawn.
-    """
-
-    annotation: LabelImage | Drawing
-    max_pixels: int | None = None
-
-    @property
-    def origin(self) -> list[Any]:
-        """Implements the base class."""
-        found = self.annotation
-        is_file = isinstance(found, LabelImage)
-        return [found.path if is_file else found.content, found.reading.facts]
-
-    def read(self) -> np.ndarray:
-        """Implements the base class."""
-        height, width = self.annotation.size or (0, 0)
-        try:
-            if self.max_pixels is not None and height * width > self.max_pixels:
-                raise ImageError(
-                    f"its mask has more than dataset.max_pixels={self.max_pixels} pixels"
-                )
-            return self.annotation.labels(None)
-        except ImageError as error:
-            raise UserError(f"image {self.kept.stem}: {error}") from error
-
-    def file(self) -> Path:
-        """Implements the base class; a PNG of labels is such a file, even if it is damaged."""
-        found, mode = self.annotation, PALETTE
-        if not isinstance(found, LabelImage) or not found.reading.takes_labels:
-            return super().file()
-        with suppress(Exception), open_image(found.path, ["PNG"]) as image:
-            mode = image.mode
-        return found.path if mode in (PALETTE, GREY) else super().file()
-
-
-@dataclass(frozen=True)
 class LabelImages:
     """A folder with a PNG for each image, ``<id>.png``."""
 
@@ -212,6 +172,8 @@ class Drawings:
     path: Path
     reading: Reading
     index: AnnotationIndex
+    known: Collection[str] = ()  # ids of images, of which a longer path may end in one
+    holds_tags: bool = False  # whether it is read for classes and scores, and not for masks
 
     @cached_property
     def notes(self) -> list[str]:
@@ -221,6 +183,10 @@ class Drawings:
             for what, (count, first) in self.index.remarks.items()
         ]
         others = {n: c for n, c in self.index.counts.items() if not self.reading.label_of(n)}
+        undrawn = [name for name, row in self.index.rows.items() if row.undrawn]
+        if undrawn and not self.holds_tags:
+            first = f"the first {shown(undrawn[0])} ({self.index.rows[undrawn[0]].undrawn})"
+            found.append(f"{self.path.name} has no mask for {len(undrawn)} of its images, {first}")
         if others:
             names = ", ".join(f"{shown(name)} ({others[name]})" for name in [*others][:_MAX_NAMED])
             more = ", …" if len(others) > _MAX_NAMED else ""
@@ -229,27 +195,27 @@ class Drawings:
         return found
 
     @cached_property
-    def _below(self) -> Mapping[str, Sequence[str]]:
-        """Path of an image below any folder → its names in Label Studio's file."""
-        found: dict[str, list[str]] = {}
-        for name in self.index.rows if self.index.form == LABEL_STUDIO else ():
-            parts = name.split("/")
-            for start in range(1, len(parts)):
-                found.setdefault("/".join(parts[start:]), []).append(name)
-        return found
-
-    @cached_property
     def entries(self) -> Mapping[str, Sequence[str]]:
-        """Id of an image → its names in the file."""
-        return {**self._below, **{name: [name] for name in self.index.rows}}
+        """Id of an image → its names in the file.
+
+        Label Studio's may begin with folders that are not those of the images: such a name is that
+        of the longest id that it ends with.
+        """
+        rows, found = self.index.rows, defaultdict[str, list[str]](list)
+        for name in rows:
+            parts = name.split("/") if self.index.form == LABEL_STUDIO else [name]
+            ends = ("/".join(parts[start:]) for start in range(len(parts)))
+            found[next((end for end in ends if end in self.known), name)].append(name)
+        return dict(found)
 
     def find(self, image_id: str) -> Drawing:
-        """Returns the instances of an image; raises a NoEntry if the file does not list it."""
-        rows, path = self.index.rows, self.path
-        names = [image_id] if image_id in rows else self._below.get(image_id, ())
+        """Returns the instances of an image; raises a NoEntry if the file does not list them."""
+        rows, path, names = self.index.rows, self.path, self.entries.get(image_id)
         if not names:
             raise NoEntry(f"has no entry in {path}", rows)
         row = rows[names[0]]
+        if row.undrawn and not self.holds_tags:
+            raise NoEntry(f"has no mask in {path}, which has {row.undrawn}", rows)
         if len(names) > 1:
             row = replace(row, problem=f"has several entries of it, such as {shown(names[1])}")
         if self.index.form == LABELME:
@@ -269,6 +235,7 @@ def open_annotations(
     split: str = "",
     several: bool = False,
     holds_tags: bool = False,
+    known: Collection[str] = (),
 ) -> Annotations:
     """Opens a file or folder of annotations, that of a split where there is one below it.
 
@@ -277,7 +244,9 @@ def open_annotations(
         cache: the folder of the indexes of large files.
         split: the split of the images; "" where the data set has one.
         several: whether the run works on other splits as well.
-        holds_tags: whether it may be a table of scores, and no folder of label PNGs.
+        holds_tags: whether it is read for classes and scores: it may be a table of these, and no
+            folder of label PNGs.
+        known: the ids of the split's images.
 
     Raises:
         UserError: it is missing or damaged, holds parts of masks, or may be of another split.
@@ -298,9 +267,9 @@ def open_annotations(
             " or labelme"
         )
     if holds_tags and path.suffix.lower() == ".csv":
-        return Drawings(path, reading, read_table(path, key))
+        return Drawings(path, reading, read_table(path, key), known, holds_tags)
     if holds_tags or not path.is_dir() or holds_labelme(path):
-        return Drawings(path, reading, read_index(path, cache))
+        return Drawings(path, reading, read_index(path, cache), known, holds_tags)
     refuse_parts_of_masks((name for *_, names in os.walk(path) for name in names), path)
     return LabelImages(path, reading)
 

@@ -19,8 +19,11 @@ from pipeline.datasets.annotations import (
 from pipeline.datasets.corrections import join_names
 from pipeline.engine.progress import note
 from pipeline.engine.sample import Labels
-from pipeline.errors import ImageError, UserError, did_you_mean, shown
+from pipeline.errors import ImageError, NoEntry, UserError, did_you_mean, shown
 from pipeline.files.fingerprints import fingerprint
+from pipeline.files.images import SUFFIXES
+
+_SUFFIXES = (*SUFFIXES, ".json")
 
 
 @dataclass(frozen=True)
@@ -95,16 +98,28 @@ def saved(*paths: Path) -> str:
 
 
 def corrected_masks(found: Annotations, known: Collection[str], split: str) -> Corrections:
-    """Returns the masks of a split's images; raises a UserError if there are others."""
-    masks, tags = {i: found.find(i) for i in found.entries if i in known}, {}
+    """Returns the masks of a split's images; raises a UserError if there are others, or none."""
+    masks, tags = {}, {}
+    for image_id in filter(known.__contains__, found.entries):
+        with suppress(NoEntry):
+            masks[image_id] = found.find(image_id)
     named = {name for image_id in masks for name in found.entries[image_id]}
     refuse_unknown({*chain(*found.entries.values())} - named, known, split, found.path)
     refuse_brush(found, masks, "masks.corrections")
-    note(*found.notes, *[f"{found.path} corrects no mask: it is empty"] * (not masks))
+    note(*found.notes)
+    files = (path for path in found.path.rglob("*") if path.suffix.lower() in _SUFFIXES)
+    names = {path: path.relative_to(found.path).with_suffix("").as_posix() for path in files}
+    if unread := sorted(path for path, name in names.items() if name not in found.entries):
+        more = f" and {len(unread) - 1} more" if len(unread) > 1 else ""
+        note(f"{shown(unread[0])}{more} are not read: corrected masks are PNGs or JSON")
+    if not masks:
+        raise UserError(
+            f"masks.corrections={found.path} holds no mask: save one there, or leave it out"
+        )
     for image_id, mask in masks.items():
         with suppress(ImageError):  # the stage of the masks says why
             tags[image_id] = classes_in(mask)
-    date = saved(*(mask.path for mask in masks.values())) if masks else ""
+    date = saved(*(mask.path for mask in masks.values()))
     file = "/".join(found.path.parts[-2 if found.path.stem == split else -1 :])
     return Corrections(tags, file, date, masks)
 

@@ -12,8 +12,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from pipeline.datasets.annotation_index import INDEXES
-from pipeline.datasets.annotations import AnnotatedMask, LabelImage
-from pipeline.datasets.ground_truth import MaskFile
+from pipeline.datasets.annotations import LabelImage
+from pipeline.datasets.ground_truth import AnnotatedMask, MaskFile
 from pipeline.datasets.mask_images import Reading
 from pipeline.datasets.scenes import load_recipe, render_scene
 from pipeline.datasets.settings import DatasetSettings

@@ -5,6 +5,7 @@ never changed.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,14 +13,15 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.datasets.annotations import Drawing, LabelImage
 from pipeline.datasets.rasterise import rasterise
 from pipeline.datasets.vocabulary import Vocabulary, voc_palette
 from pipeline.engine.sample import Dataset, GroundTruthMask, Sample, Splits
-from pipeline.errors import UserError
+from pipeline.errors import ImageError, UserError
 from pipeline.files.atomic import write_atomically
 from pipeline.files.fingerprints import fingerprint, fingerprint_file
-from pipeline.files.images import encode_png
-from pipeline.files.label_images import IGNORE, read_labels
+from pipeline.files.images import encode_png, open_image
+from pipeline.files.label_images import GREY, IGNORE, PALETTE, read_labels
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,45 @@ class InstanceMask(DerivedMask):
                     f"{self.height} pixels: download the annotations again"
                 ) from error
         return labels
+
+
+@dataclass(frozen=True)
+class AnnotatedMask(DerivedMask):
+    """An annotation as the ground truth of an image, or as a mask to train on.
+
+    Images of more than ``max_pixels`` are refused before they are drawn.
+    """
+
+    annotation: LabelImage | Drawing
+    max_pixels: int | None = None
+
+    @property
+    def origin(self) -> list[Any]:
+        """Implements the base class."""
+        found = self.annotation
+        is_file = isinstance(found, LabelImage)
+        return [found.path if is_file else found.content, found.reading.facts]
+
+    def read(self) -> np.ndarray:
+        """Implements the base class."""
+        height, width = self.annotation.size or (0, 0)
+        try:
+            if self.max_pixels is not None and height * width > self.max_pixels:
+                raise ImageError(
+                    f"its mask has more than dataset.max_pixels={self.max_pixels} pixels"
+                )
+            return self.annotation.labels(None)
+        except ImageError as error:
+            raise UserError(f"image {self.kept.stem}: {error}") from error
+
+    def file(self) -> Path:
+        """Implements the base class; a PNG of labels is such a file, even if it is damaged."""
+        found, mode = self.annotation, PALETTE
+        if not isinstance(found, LabelImage) or not found.reading.takes_labels:
+            return super().file()
+        with suppress(Exception), open_image(found.path, ["PNG"]) as image:
+            mode = image.mode
+        return found.path if mode in (PALETTE, GREY) else super().file()
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,14 @@ from pipeline.errors import shown
 from pipeline.files.images import SUFFIXES
 from pipeline.files.label_images import IGNORE
 
-_BRUSH, _POLYGON, _CHOICES = "brushlabels", "polygonlabels", "choices"
+BOX = "box"
+"""The shape of an instance whose outline a file does not give."""
+
+_OUTLINED = ("brush", "polygon")  # Label Studio's regions; with labels in them, their type says so
+_CHOICES, _LABELS, _KEYPOINT = "choices", "labels", "keypoint"
+_PLACES = {"x", "points", "rle"}  # one of which every region has
 _UPLOAD = re.compile(r"upload/(.*/)?[0-9a-f]{8}-(?=[^/]+$)")  # Label Studio's prefix of files
+_ADDRESS = re.compile(r"\w+://|/data/")  # else a path, in which # and ? mean nothing
 _WITHOUT_AREA = ("point", "points", "line", "linestrip")
 
 
@@ -24,8 +30,8 @@ class Instance(NamedTuple):
         name: of its class, as the file gives it.
         score: in [0, 1].
         is_crowd: whether it holds several objects, so that its pixels are ignored.
-        shape: see :func:`~pipeline.datasets.rasterise.rasterise`; none where the file names a class
-            of the whole image.
+        shape: see :func:`~pipeline.datasets.rasterise.rasterise`; :data:`BOX`; or none where the
+            file names a class of the whole image.
     """
 
     name: str
@@ -59,7 +65,7 @@ def draw(
     unsure = np.zeros(size, bool)
     for instance in instances:
         label = label_of(instance.name)
-        if label is None or instance.shape is None:
+        if label is None or instance.shape in (None, BOX):
             continue
         inside = rasterise(instance.shape, *size)
         if instance.is_crowd or instance.score < min_score:
@@ -104,28 +110,36 @@ def coco_instances(annotation: Mapping[str, Any], names: Mapping[str, str]) -> l
     What is not an annotation raises nearly anything, here and below.
     """
     category = checked_id(annotation["category_id"])
-    score, is_crowd = checked_score(annotation.get("score")), bool(annotation.get("iscrowd"))
-    shape = annotation.get("segmentation") or []  # boxes alone cover nothing, and name classes
+    score, shape = checked_score(annotation.get("score")), annotation.get("segmentation") or BOX
+    is_crowd = annotation.get("iscrowd") not in (None, 0, "0")
     return [Instance(names.get(category, category), score, is_crowd, shape)]
 
 
 def label_studio_instances(task: Mapping[str, Any]) -> list[Instance]:
-    """Returns the brush masks, polygons and choices of a task; see :func:`newest_annotation`."""
-    found = []
-    for result in newest_annotation(task)["result"]:
-        kind, value = result["type"], result["value"]
-        if kind not in (_BRUSH, _POLYGON, _CHOICES):
+    """Returns the regions and choices of a task; see :func:`newest_annotation`."""
+    found, images, results = [], set(), newest_annotation(task)["result"]
+    # Labels may be results of their own, with the id of their region.
+    labels = {r.get("id"): r["value"][_LABELS] for r in results if r["type"] == _LABELS}
+    for result in results:
+        kind, value = result["type"], result.get("value") or {}
+        form = kind.removesuffix(_LABELS)
+        if kind != _CHOICES and (form in ("", _KEYPOINT) or _PLACES.isdisjoint(value)):
             continue
         if result.get("image_rotation"):
             raise ValueError("a rotated image")
-        shape = None
-        if kind == _BRUSH:
+        images.add(result.get("to_name"))
+        if len(images) > 1:
+            raise ValueError("results of two images")
+        shape: Any = None if kind == _CHOICES else BOX
+        if form in _OUTLINED and "rle" in value:
             shape = {"rle": value["rle"]}
-        elif kind == _POLYGON:
+        elif form in _OUTLINED:
             sides = np.array([result["original_width"], result["original_height"]])
             shape = [(np.array(value["points"], np.float64) * sides / 100).ravel().tolist()]
+        if not (names := value.get(kind) or labels.get(result.get("id"))):
+            raise ValueError(f"a {form} without a label")
         score = checked_score(result.get("score"))
-        found += [Instance(name, score, False, shape) for name in value[kind]]
+        found += [Instance(name, score, False, shape) for name in names]
     return found
 
 
@@ -133,7 +147,8 @@ def newest_annotation(task: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Returns a task's newest annotation that was not cancelled; none if there is none."""
     kept = [each for each in task.get("annotations") or [] if not each.get("was_cancelled")]
     # Of equal dates the last one counts, as in a file without dates.
-    dated = {str(each.get("updated_at") or each.get("created_at") or ""): each for each in kept}
+    dates = (str(each.get("updated_at") or each.get("created_at") or "") for each in kept)
+    dated = {date.rstrip("Z"): each for date, each in zip(dates, kept)}  # with or without fractions
     return dated[max(dated)] if dated else None
 
 
@@ -141,12 +156,16 @@ def label_studio_image(task: Mapping[str, Any]) -> str:
     """Returns the name of a task's image, without the address and Label Studio's prefix."""
     paths = [_path(value) for value in task["data"].values() if isinstance(value, str)]
     named = [path for path in paths if path.lower().endswith(SUFFIXES)]
+    if len({path.rpartition("/")[2] for path in named}) > 1:
+        raise ValueError("two images")
     name = image_name(_UPLOAD.sub(r"\1", [*named, *paths][0]))
     own = task["data"].get("id")  # which tools/export.py writes
     return own if isinstance(own, str) and f"/{name}".endswith(f"/{own}") else name
 
 
 def _path(address: str) -> str:
+    if not _ADDRESS.match(address):
+        return address
     parts = urlsplit(address)
     local = parse_qs(parts.query).get("d")  # of files that Label Studio serves from a folder
     return local[0] if local else unquote(parts.path)

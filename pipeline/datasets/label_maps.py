@@ -5,8 +5,9 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from pipeline.datasets.annotations import AnnotatedMask, LabelImage
+from pipeline.datasets.annotations import LabelImage
 from pipeline.datasets.coco import find_images
+from pipeline.datasets.ground_truth import AnnotatedMask
 from pipeline.datasets.layout import find_root, find_splits, first_existing
 from pipeline.datasets.mask_images import Reading
 from pipeline.datasets.settings import LabelMapSettings

@@ -10,7 +10,6 @@ from urllib import parse
 
 from pipeline.datasets.annotation_index import INDEXES
 from pipeline.datasets.annotations import (
-    AnnotatedMask,
     Annotations,
     Drawing,
     classes_in,
@@ -18,10 +17,11 @@ from pipeline.datasets.annotations import (
     refuse_brush,
 )
 from pipeline.datasets.corrections import is_corrections, read_corrections
-from pipeline.datasets.ground_truth import MaskFile
+from pipeline.datasets.ground_truth import AnnotatedMask, MaskFile
 from pipeline.datasets.mask_images import Reading
 from pipeline.datasets.settings import DatasetSettings, splits_of_run
 from pipeline.datasets.vocabulary import Vocabulary, same_name
+from pipeline.engine.progress import note
 from pipeline.engine.sample import Dataset, GroundTruthMask, Labels, Sample, Splits
 from pipeline.errors import ImageError, NoEntry, UserError, shown
 from pipeline.files.label_images import refuse_brush_masks
@@ -45,52 +45,58 @@ def apply_lists(dataset: Dataset[Vocabulary], settings: DatasetSettings) -> Data
         raise UserError(
             "dataset.image_list holds the images of one split: say which, as in dataset.split=val"
         )
-    known = given_labels = given_masks = None
-    cache, notes = Path(settings.cache), dataset.notes
-
-    def opened(key: str, given: str) -> Annotations:
-        nonlocal notes
-        reading = Reading.of(settings, "dataset", classes)
-        found = open_annotations(given, key, reading, cache / INDEXES)
-        notes += (*found.notes,)
-        return found
-
+    known, cache, notes = None, Path(settings.cache), dataset.notes
     if labels is not None:
         path = given_path(labels, "dataset.labels")
-        suffix = path.suffix.lower()
-        if suffix == ".json" and path.is_file():
-            given_labels = opened("dataset.labels", labels)
-        elif suffix == ".csv" and path.is_file() and is_corrections(path):
+        suffix = path.suffix.lower() if path.is_file() else ""
+        if suffix == ".csv" and is_corrections(path):
             known = read_corrections(path, "dataset.labels", classes)
-        else:
+        elif suffix != ".json":
             known = {"": read_image_classes(path, classes, settings.values)}
-    if masks is not None:
-        given_masks = opened("dataset.masks", masks)
 
-    def labels_of(sample: Sample) -> Callable[[], Labels] | None:
+    def opened(key: str, given: str, split: str, ids: set[str]) -> Annotations | None:
+        """Opens what is given for a split; one file is not that of two splits of equal ids."""
+        others = [name for name in chosen if name != split]
+        shared = any(not ids.isdisjoint(ids_of(name)) for name in others)
+        name, reading = split * (len(dataset.splits) > 1), Reading.of(settings, "dataset", classes)
+        try:
+            found = open_annotations(
+                given, key, reading, cache / INDEXES, name, shared, key == "dataset.labels", ids
+            )
+        except UserError:
+            if shared and split not in chosen:
+                return None
+            raise
+        note(*found.notes)
+        return found
+
+    def labels_of(found: Annotations, sample: Sample) -> Callable[[], Labels] | None:
         with suppress(NoEntry):
-            return partial(_labels_in, given_labels.find(sample.id), sample.id)
+            return partial(_labels_in, found.find(sample.id), sample.id)
         return None
 
-    def mask_of(sample: Sample) -> GroundTruthMask | None:
+    def mask_of(found: Annotations, sample: Sample) -> GroundTruthMask | None:
         kept = cache / "masks" / f"{sample.id}.png"
         with suppress(NoEntry):
-            return AnnotatedMask(kept, given_masks.find(sample.id), settings.max_pixels)
+            return AnnotatedMask(kept, found.find(sample.id), settings.max_pixels)
         return None
 
     def read(split: str) -> list[Sample]:
         samples = dataset.splits[split]
         if listed is not None and split in chosen:
             samples = _select(samples, given_path(listed, "dataset.image_list"), split)
+        ids = {sample.id for sample in samples}
         if labels is not None:
             named = {**known.get("", {}), **known.get(split, {})} if known else {}
-            given = [*map(labels_of if given_labels else partial(_listed_labels, named), samples)]
+            given = [_listed_labels(named, sample) for sample in samples]
+            if known is None and (found := opened("dataset.labels", labels, split, ids)):
+                given = [labels_of(found, sample) for sample in samples]
             refuse_unused(given, f"dataset.labels={labels} names", split)
             samples = [s if k is None else replace(s, labels=k) for s, k in zip(samples, given)]
-        if given_masks is not None:
-            given = [mask_of(sample) for sample in samples]
+        if masks is not None and (found := opened("dataset.masks", masks, split, ids)):
+            given = [mask_of(found, sample) for sample in samples]
             refuse_unused(given, f"dataset.masks={masks} holds the mask of", split)
-            refuse_brush(given_masks, (s.id for s in samples), "dataset.masks")
+            refuse_brush(found, ids, "dataset.masks")
             samples = [replace(s, mask=mask) for s, mask in zip(samples, given)]
         refuse_brush_masks(
             (s.mask.path for s in samples if isinstance(s.mask, MaskFile)),

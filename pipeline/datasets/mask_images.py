@@ -35,7 +35,7 @@ _ONE_NUMBER = (PALETTE, GREY, "1", *MODES_OF_16_BITS)
 _SEVERAL = ("LA", "RGB", "RGBA")
 
 
-def read_colours(path: Path, classes: Sequence[str], key: str) -> dict[Colour, int]:
+def read_colours(path: Path, labels: Mapping[str, int], key: str) -> dict[Colour, int]:
     """Reads a table of colours → label: 0 background, k+1 class k, 255 ignore.
 
     A line is a colour and a name, in one of three usual forms: ``64 128 64 cat`` (CamVid's
@@ -45,12 +45,11 @@ def read_colours(path: Path, classes: Sequence[str], key: str) -> dict[Colour, i
     begin with ``#`` are comments. In ``labelmap.txt`` all colours may be missing (``cat:::``): then
     the first name is that of the background, and line k has PASCAL VOC's colour k.
 
-    ``key`` is what named the file, for errors. Raises a UserError if the file is missing, or a line
+    ``labels`` has the labels of names, see :class:`Reading`; ``key`` is what named the file, for
+    errors. Raises a UserError if the file is missing, or a line
     is not a colour and a known name.
     """
-    labels = dict.fromkeys(_IGNORE_NAMES, IGNORE)
-    labels |= {same_name(name): k + 1 for k, name in enumerate(classes)}
-    labels[BACKGROUND] = 0
+    labels = {**dict.fromkeys(_IGNORE_NAMES, IGNORE), **labels, BACKGROUND: 0}
     text = read_text(path, f"{key} {shown(path)}", "give a table with a colour a line")
     stripped = enumerate(map(str.strip, text.splitlines()), 1)
     lines = {number: line for number, line in stripped if not _IGNORED.fullmatch(line)}
@@ -150,7 +149,7 @@ class Reading:
         palette, key = voc_palette(256), f"{group}.colours" if group else "--colours"
         colours = {palette[label]: label for label in (*range(len(classes) + 1), IGNORE)}
         if settings.colours is not None:
-            colours = read_colours(given_path(settings.colours, key), classes, key)
+            colours = read_colours(given_path(settings.colours, key), labels, key)
         values = None
         if settings.values is not None:
             require_each("values", settings.values, classes, "numbers", group=group)
@@ -202,7 +201,11 @@ class Reading:
             remark = f", where labels are 0 to {self.num_classes} and {IGNORE}"
             other = None
             if self.values is not None:
-                known, remark, other = self.values, ", which --values does not name", self.other
+                known, remark, other = (
+                    self.values,
+                    ", which the given values do not name",
+                    self.other,
+                )
             return _to_labels(values, known, "label {}".format, remark, other)
         encoded = values[..., :3].astype(np.int64) @ (1 << 16, 1 << 8, 1)
         known = {int.from_bytes(colour, "big"): label for colour, label in self.colours.items()}

@@ -42,11 +42,15 @@ def rasterise(shape: Sequence | Mapping, height: int, width: int) -> np.ndarray:
         return pixels.reshape((height, width), order="F")
     from pycocotools import mask as coco_mask
 
+    if isinstance(shape, str):
+        raise ValueError("text in place of a shape")
     # Fewer than three corners cover nothing, but pycocotools would draw a box.
     polygons = [np.asarray(p, np.float64) for p in shape if len(p) >= MIN_COORDINATES]
     if not polygons:
         return np.zeros((height, width), bool)
     for polygon in polygons:
+        if polygon.size % 2:
+            raise ValueError("a polygon of an odd number of coordinates")
         _refuse_far_corners(polygon, height, width)
     runs = coco_mask.merge(coco_mask.frPyObjects([p.tolist() for p in polygons], height, width))
     return coco_mask.decode(runs).view(bool)

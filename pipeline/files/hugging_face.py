@@ -1,10 +1,15 @@
 """Files on Hugging Face."""
 
+import hashlib
 import re
 from pathlib import Path, PurePosixPath
 
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
-from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+)
 from huggingface_hub.utils import get_session
 
 from pipeline.errors import UserError, shown
@@ -47,7 +52,7 @@ def fetch_onnx(name: str) -> Path:
 
     ``hf:org/name`` is ``model.onnx`` of that repository, ``hf:org/name/FILE.onnx`` another file.
     Without a network, it is the file that was downloaded last. Raises a UserError if the name is of
-    another kind of file, or there is no such file or network.
+    another kind of file, there is no such file or network, or it was damaged on its way.
     """
     if (found := _ONNX_FILE.fullmatch(name)) is None:
         raise UserError(
@@ -62,11 +67,20 @@ def fetch_onnx(name: str) -> Path:
             get_session().head(hf_hub_url(repository, file), timeout=_TIMEOUT)
         except Exception:
             is_offline = True
-        return Path(hf_hub_download(repository, file, local_files_only=is_offline))
+        path = Path(hf_hub_download(repository, file, local_files_only=is_offline))
     except Exception as error:  # the client raises many types
         why = f"cannot be reached ({type(error).__name__}): try again where there is a network"
         if isinstance(error, RepositoryNotFoundError):
             why = "is not there, or is not public: correct the name, or run hf auth login"
-        elif isinstance(error, EntryNotFoundError) and not is_offline:
+        elif isinstance(error, EntryNotFoundError) and not isinstance(
+            error, LocalEntryNotFoundError
+        ):
             why = f"has no file {file}: give hf:{repository}/FILE.onnx"
         raise UserError(f"hf:{repository} {why}") from error
+    kept = path.resolve()  # in the cache, a large file is called by its SHA-256
+    with kept.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    if _SHA256.fullmatch(kept.name) and kept.name != digest:
+        kept.unlink()
+        raise UserError(f"{name} was damaged while it was downloaded: run the same command again")
+    return path

@@ -269,6 +269,12 @@ class MaskFileOptions(MaskOptions):
     join: Any = None
     min_score: float = setting(0.0, at_least=0, at_most=1)
 
+    def validate(self, prefix: str) -> None:
+        """Refuses what takes probabilities, which files do not have."""
+        for name in ("keep_probability", "confidence"):
+            if getattr(self, name):
+                raise UserError(f"{prefix}.{name} requires probabilities, which masks=file has not")
+
 
 register(
     "masks", "file", MaskFileOptions, label="masks of a file", is_stage=True, reads=("classes",)

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.datasets.annotations import AnnotatedMask, Annotations, refuse_brush
+from pipeline.datasets.annotations import Annotations, refuse_brush
+from pipeline.datasets.ground_truth import AnnotatedMask
 from pipeline.engine.lineage import learned_from, open_folder
 from pipeline.engine.pool import prefetch
 from pipeline.engine.progress import note, track

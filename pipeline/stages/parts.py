@@ -98,13 +98,19 @@ class Parts:
     # Masks and tags of people and of other programs
 
     def annotations(self, split: str, name: str, group: str = "masks") -> Annotations:
-        """Opens the masks or tags that a setting of a group names; ``split`` "" has one file."""
-        several = split != "" and len({split, *self.splits}) > 1
+        """Opens the masks or tags that a setting of a group names.
+
+        A ``split`` of "" is that of the segmenter's training, which has one file.
+        """
+        several, known = split != "" and len({split, *self.splits}) > 1, split or self.train_split
         split = split if len(self.images.dataset.splits) > 1 else ""
         options, index = getattr(self.config, group), self.store.root / INDEXES
         reading, key = Reading.of(options, group, self.vocabulary.classes), f"{group}.{name}"
+        if name == "corrections":  # a value that is not named is an error of the person
+            reading = replace(reading, other=None)
         found = getattr(options, name), key, reading, index, split, several
-        return open_annotations(*found, holds_tags=group == "tags")
+        ids = self.images.known_ids(known)
+        return open_annotations(*found, holds_tags=group == "tags", known=ids)
 
     @cached_property
     def _corrected_masks(self) -> dict[str, Corrections]:

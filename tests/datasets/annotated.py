@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from pipeline.datasets.settings import AnnotationSettings
 CLASSES = ["cat", "dog", "traffic light"]
 SIZE = 12, 17
 """Height and width of the images."""
+IDS = ("a", "b", "b c/d", "c", "e")
 
 
 def reading(group: str = "masks", **settings: object) -> Reading:
@@ -25,9 +26,16 @@ def reading(group: str = "masks", **settings: object) -> Reading:
     return Reading.of(AnnotationSettings(**settings), group, CLASSES)
 
 
-def opened(path: Path, cache: Path | None = None, **settings: object) -> Annotations:
-    """Opens annotations of three classes."""
-    return open_annotations(str(path), "masks.path", reading(**settings), cache)
+def opened(
+    path: Path,
+    cache: Path | None = None,
+    known: Collection[str] = IDS,
+    holds_tags: bool = False,
+    **settings: object,
+) -> Annotations:
+    """Opens annotations of three classes, and of ``known`` images."""
+    about = {"known": known, "holds_tags": holds_tags}
+    return open_annotations(str(path), "masks.path", reading(**settings), cache, **about)
 
 
 def run_lengths(pixels: np.ndarray) -> dict:

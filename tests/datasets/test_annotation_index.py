@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 
@@ -10,6 +11,7 @@ import pytest
 
 from pipeline.datasets import annotation_index
 from pipeline.errors import UserError
+from pipeline.files.fingerprints import fingerprint
 from tests.datasets.annotated import (
     CAT,
     SIZE,
@@ -69,6 +71,38 @@ def test_a_damaged_index_is_read_again(large):
         before = len(reads)
         assert opened(path, cache).find("a").size == SIZE
         assert len(reads) == before + 1 and kept.read_bytes() == content
+
+
+def test_an_index_of_another_version_is_read_again(large, monkeypatch):
+    path, cache, reads = large
+    opened(path, cache)
+    [kept] = cache.iterdir()
+    contents, index = json.loads(kept.read_bytes()[16:])
+    body = json.dumps([[contents[0] - 1, *contents[1:]], {"other": index}])
+    kept.write_text(fingerprint(body.encode()) + body)
+    assert opened(path, cache).find("a").size == SIZE and len(reads) == 2
+
+
+def test_without_a_place_for_its_index_a_file_is_read(large):
+    path, cache, reads = large
+    cache.write_text("a file in the place of the folder")
+    for count in (1, 2):
+        assert opened(path, cache).find("a").size == SIZE and len(reads) == count
+
+
+def test_ids_of_images_and_categories_are_no_content(tmp_path):
+    content = coco([("a.jpg", [instance("cat", CAT), instance("dog", CAT)]), ("b.jpg", [])])
+    first = opened(write(tmp_path / "a.json", content)).find("a").content
+    for each in (*content["categories"], *content["images"]):
+        each["id"] = 900 - each["id"]
+    for each in content["annotations"]:
+        each["category_id"], each["image_id"] = 900 - each["category_id"], 900 - each["image_id"]
+    content["categories"].reverse()
+    changed = opened(write(tmp_path / "b.json", content)).find("a")
+    assert changed.content == first and changed.scores == {0: 1.0, 1: 1.0}
+    for each in content["annotations"]:
+        each["category_id"] = content["annotations"][0]["category_id"]
+    assert opened(write(tmp_path / "b.json", content)).find("a").content != first
 
 
 def test_a_file_that_changes_while_it_is_read_is_not_indexed(large, monkeypatch):

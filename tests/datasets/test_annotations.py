@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from pipeline.datasets.annotations import AnnotatedMask
+from pipeline.datasets.ground_truth import AnnotatedMask
 from pipeline.datasets.instances import Instance, draw
 from pipeline.errors import ImageError, NoEntry, UserError
 from pipeline.files.images import encode_png
@@ -185,21 +185,77 @@ def test_the_newest_annotation_that_was_not_cancelled_counts(tmp_path):
         found.find("b")
 
 
-def test_choices_are_tags_and_cover_nothing(tmp_path):
-    choice = {"type": "choices", "value": {"choices": ["dog", "cat"]}}
-    found = opened(write(tmp_path / "tasks.json", [task("a.jpg", choice)])).find("a")
-    assert found.scores == {0: 1.0, 1: 1.0} and not found.labels(SIZE).any()
+CHOICE = {"type": "choices", "value": {"choices": ["dog", "cat"]}}
+
+
+def test_choices_are_tags_and_no_mask(tmp_path):
+    both = task("b.jpg", CHOICE, stroke("cat", CAT))
+    path = write(tmp_path / "tasks.json", [task("a.jpg", CHOICE), both, task("c.jpg")])
+    assert opened(path, holds_tags=True).find("a").scores == {0: 1.0, 1: 1.0}
+    found = opened(path)
+    np.testing.assert_array_equal(found.find("b").labels(SIZE), CAT)
+    assert not found.find("c").labels(SIZE).any(), "a person says that nothing is there"
+    with pytest.raises(NoEntry, match="has no mask in .*, which has classes alone"):
+        found.find("a")
+    assert found.notes == [
+        "tasks.json has no mask for 1 of its images, the first a (classes alone)"
+    ]
+
+
+def test_regions_without_an_outline_are_tags_and_no_mask(tmp_path):
+    box = {"type": "rectanglelabels", "value": {"x": 1, "rectanglelabels": ["dog"]}}
+    point = {"type": "keypointlabels", "value": {"x": 1, "keypointlabels": ["dog"]}}
+    said = [{"type": "relation"}, {"type": "textarea", "value": {"text": ["x"]}}, point]
+    tasks = [task("a.jpg", box, stroke("cat", CAT)), task("b.jpg", stroke("cat", CAT), *said)]
+    path = write(tmp_path / "tasks.json", tasks)
+    assert opened(path, holds_tags=True).find("a").scores == {0: 1.0, 1: 1.0}
+    assert opened(path).find("b").scores == {0: 1.0}
+    with pytest.raises(NoEntry, match="an instance without an outline, such as a box"):
+        opened(path).find("a")
+
+
+def test_labels_may_be_results_of_their_own(tmp_path):
+    brush = stroke("cat", CAT) | {"type": "brush", "id": "x"}
+    rle = {"rle": brush["value"]["rle"]}
+    labels = {"type": "labels", "id": "x", "value": {**rle, "labels": ["dog"]}}
+    tasks = [task("a.jpg", brush | {"value": rle}, labels), task("b.jpg", brush | {"value": rle})]
+    found = opened(write(tmp_path / "tasks.json", tasks))
+    np.testing.assert_array_equal(found.find("a").labels(SIZE), CAT * 2)
+    with pytest.raises(ImageError, match="a brush without a label"):
+        found.find("b").labels(SIZE)
+
+
+def test_tasks_of_two_images_are_left_out(tmp_path):
+    left, right = (stroke("cat", CAT) | {"to_name": name} for name in ("left", "right"))
+    tasks = [task("a.jpg", left, right), task("b.jpg", left)]
+    tasks[1]["data"]["right"] = "/data/upload/1/c.jpg"
+    found = opened(write(tmp_path / "tasks.json", tasks))
+    with pytest.raises(ImageError, match="results of two images"):
+        found.find("a").labels(SIZE)
+    assert "1 tasks that are not Label Studio's" in found.notes[0]
 
 
 def test_images_of_label_studio_are_found_below_any_folder_if_that_is_clear(tmp_path):
     tasks = [task(f"s3://bucket/{name}.jpg", stroke("cat", CAT)) for name in ("x/a", "y/a", "y/b")]
     tasks.append(task("a.jpg", stroke("dog", DOG)))
-    found = opened(write(tmp_path / "tasks.json", tasks))
-    assert found.find("a").scores == {1: 1.0}, "the exact name wins"
+    path = write(tmp_path / "tasks.json", tasks)
+    found = opened(path, known={"a", "b", "x/a", "y/a"})
+    assert found.find("a").scores == {1: 1.0}
     assert found.find("x/a").scores == found.find("b").scores == {0: 1.0}
-    found = opened(write(tmp_path / "tasks.json", tasks[:3]))
+    path = write(tmp_path / "tasks.json", tasks[:3])
+    with pytest.raises(NoEntry):
+        opened(path, known={"a", "x/a", "y/a"}).find("a")  # both entries are those of others
     with pytest.raises(ImageError, match="several entries of it, such as /y/a"):
-        found.find("a").labels(SIZE)
+        opened(path).find("a").labels(SIZE)
+
+
+def test_addresses_may_be_paths_and_dates_without_fractions(tmp_path):
+    new, old = ({"result": [stroke(name, CAT)]} for name in ("cat", "dog"))
+    about = task("mine/a#1?.jpg")
+    old |= {"updated_at": "2026-01-01T10:00:00Z"}
+    about["annotations"] = [new | {"updated_at": "2026-01-01T10:00:00.5Z"}, old]
+    found = opened(write(tmp_path / "tasks.json", [about]), known={"a#1?"})
+    assert found.find("a#1?").scores == {0: 1.0}
 
 
 def test_names_that_are_no_class_are_counted_or_joined(tmp_path):

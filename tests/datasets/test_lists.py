@@ -166,7 +166,27 @@ def test_masks_of_a_folder_win_and_are_not_mixed_with_others(voc2012, cache, tmp
     with pytest.raises(UserError, match=r"masks=\S+ holds the mask of none of .* split train"):
         _ = train["train"]
     with pytest.raises(UserError, match="dataset.masks=/no/such does not exist"):
-        load("voc2012", voc2012, cache, masks="/no/such")
+        _ = load("voc2012", voc2012, cache, masks="/no/such").splits["train"]
+
+
+def test_splits_of_equal_ids_have_masks_of_their_own(voc2012, cache, tmp_path):
+    [first] = load("voc2012", voc2012, cache, split="val").splits["val"][:1]
+    listed = voc2012 / "ImageSets" / "Segmentation" / "train.txt"
+    listed.write_text(f"{first.id}\n{listed.read_text()}")
+    for split, value in (("train", 3), ("val", 7)):
+        write_labels(tmp_path / "masks" / split / f"{first.id}.png", striped(2, [0, value]))
+    write_labels(tmp_path / "one" / f"{first.id}.png", striped(2, [0, 7]))
+
+    def labels(split: str, chosen: object, folder: str) -> tuple[int, ...]:
+        given = {"split": chosen, "masks": str(tmp_path / folder)}
+        return load("voc2012", voc2012, cache, **given).splits[split][0].ground_truth_labels
+
+    both = ["train", "val"]
+    assert labels("train", both, "masks") == (2,) and labels("val", both, "masks") == (6,)
+    with pytest.raises(UserError, match="holds neither train/ nor train.json: with several"):
+        labels("train", both, "one")
+    assert labels("val", "val", "one") == (6,)
+    assert labels("train", "val", "one") != (6,), "the masks are those of the other split"
 
 
 def test_masks_of_others_can_be_taken_for_coco(coco, cache, tmp_path):
@@ -252,14 +272,15 @@ def test_labels_of_scored_annotations_reach_the_minimum_score(photographs, cache
     assert samples[0].ground_truth_labels == (0,)
 
 
-def test_labels_may_be_choices_of_label_studio(photographs, cache, write):
+def test_labels_may_be_choices_of_label_studio(photographs, cache, write, capsys):
     choices = {"type": "choices", "value": {"choices": ["person", "tree"]}}
     task = {"data": {"image": "/data/local-files/?d=mine/b.png"}}
     tasks = [{**task, "annotations": [{"result": [choices]}]}]
     given = {"classes": CLASSES, "labels": str(write(json.dumps(tasks), "export.json"))}
     dataset = load("folder", photographs, cache, **given)
     assert dataset.splits["all"][1].ground_truth_labels == (1,)
-    assert dataset.notes == ("export.json has 1 instances of names that are not classes: tree (1)",)
+    noted = "note: export.json has 1 instances of names that are not classes: tree (1)"
+    assert noted in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -278,7 +299,7 @@ def test_labels_may_be_choices_of_label_studio(photographs, cache, write):
 def test_other_json_is_named(photographs, cache, write, text, message):
     labels = write(text, "annotations.json")
     with pytest.raises(UserError, match=message):
-        load("folder", photographs, cache, classes=CLASSES, labels=str(labels))
+        _ = load("folder", photographs, cache, classes=CLASSES, labels=str(labels)).splits["all"]
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from tests.hostile.files import grey_png
 from tests.small_runs import draw_photograph
 
 CLASSES = ["cat", "dog", "traffic light"]
+KNOWN = {name: label for label, name in enumerate(CLASSES, 1)}
 LABELS = draw_labels(7, 40, 56)
 COLOURS = {0: (0, 0, 0), 1: (10, 20, 30), 2: (0, 0, 1), 3: (255, 0, 255), IGNORE: (1, 1, 1)}
 
@@ -196,7 +197,7 @@ def test_tables_that_cannot_be_used(text, message, tmp_path):
     path = tmp_path / "colours.txt"
     path.write_text(text)
     with pytest.raises(UserError, match=message):
-        read_colours(path, CLASSES, "--colours")
+        read_colours(path, KNOWN, "--colours")
 
 
 @pytest.mark.parametrize(
@@ -258,7 +259,7 @@ def test_values_stand_for_labels(run_tool, folder, tmp_path):
     expected = np.where(LABELS == IGNORE, 0, LABELS)
     assert np.array_equal(imported(tmp_path / "imported/a.png"), expected)
     finished = run(run_tool, folder, tmp_path, "--values", "90=1,5=2")
-    assert finished.code == 2 and "which --values does not name" in finished.errors
+    assert finished.code == 2 and "which the given values do not name" in finished.errors
     for wrong in ("90", "90=4", "x=1", "", "-1=1", "90=1;5=2"):
         finished = run(run_tool, folder, tmp_path, f"--values={wrong}")
         assert finished.code == 2 and "write it like 255=1" in finished.errors, wrong
@@ -278,4 +279,4 @@ def test_a_labelmap_without_colours_has_those_of_voc_in_its_order(tmp_path):
     path = tmp_path / "labelmap.txt"
     path.write_text("# label:color_rgb:parts:actions\nbackground:::\ndog:::\ncat::body,head:run\n")
     black, red, green = voc_palette(3)
-    assert read_colours(path, CLASSES, "--colours") == {black: 0, red: 2, green: 1}
+    assert read_colours(path, KNOWN, "--colours") == {black: 0, red: 2, green: 1}

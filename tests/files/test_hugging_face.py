@@ -111,6 +111,16 @@ def test_an_onnx_file_is_fetched_once(hub, name, file):
     assert fetch_onnx(name).read_bytes() == b"newer"
 
 
+def test_a_file_that_was_damaged_on_its_way_is_fetched_again(hub):
+    name = f"{REPOSITORY}/model.onnx"
+    hub.usual = Answer(headers={"X-Repo-Commit": "a" * 40, "ETag": f'"{SHA256}"'})
+    hub.files[name] = CONTENT[:-1] + b"x"
+    with pytest.raises(UserError, match="was damaged while it was downloaded: run the same"):
+        fetch_onnx("hf:me/pets")
+    hub.files[name] = CONTENT
+    assert fetch_onnx("hf:me/pets").read_bytes() == CONTENT
+
+
 def test_without_a_network_the_last_file_counts(hub, monkeypatch):
     path = fetch_onnx("hf:me/pets")
     point_to(monkeypatch, "http://127.0.0.1:9/")
@@ -140,3 +150,9 @@ def test_what_the_hub_does_not_have_is_one_sentence(hub, name, code, said):
     with pytest.raises(UserError, match=said) as caught:
         fetch_onnx(name)
     assert "\n" not in str(caught.value)
+
+
+def test_a_hub_that_fails_is_not_one_without_the_file(hub):
+    hub.usual = Answer(500)
+    with pytest.raises(UserError, match="hf:me/pets cannot be reached"):
+        fetch_onnx("hf:me/pets")

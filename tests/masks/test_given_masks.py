@@ -209,6 +209,12 @@ def test_several_splits_need_a_file_each(run_stage, tmp_path):
     assert boxes((0, 0, 1, 1)).any()
 
 
+def test_files_have_no_probabilities(run, tmp_path):
+    for name in ("keep_probability=true", "confidence=0.5"):
+        finished = run(tmp_path, f"masks.{name}", "dry_run=true")
+        assert finished.code == 2 and "requires probabilities, which" in finished.errors
+
+
 def test_damaged_files_are_one_sentence(run, tmp_path):
     path = tmp_path / "given.json"
     for content in (b"", b"[" * 10**5, b'{"images": [', b"\xff\xfe", b"[]", b'[{"a": NaN}]'):

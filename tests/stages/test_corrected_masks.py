@@ -226,6 +226,24 @@ def test_masks_of_other_images_are_refused(run, mine):
     assert said in run.errors
 
 
+def test_files_that_correct_nothing_are_named(run, mine, tmp_path):
+    for name in ("b.PNG", "c.jpg"):
+        (mine / name).write_bytes(b"")
+    run(UP_TO_MASKS, f"masks.corrections={mine}", "dry_run=true")
+    assert "b.PNG and 1 more are not read: corrected masks are PNGs or JSON" in run.errors
+    choice = {"type": "choices", "value": {"choices": ["cat"]}}
+    choices = [{"data": {"image": "a.jpg"}, "annotations": [{"result": [choice]}]}]
+    (tmp_path / "tasks.json").write_text(json.dumps(choices))
+    run("stage=masks", f"masks.corrections={tmp_path / 'tasks.json'}", code=2)
+    assert "has no mask for 1 of its images, the first a (classes alone)" in run.errors
+    assert "tasks.json holds no mask: save one there" in run.errors
+
+
+def test_values_that_are_not_named_are_no_ignored_pixels(run, mine):
+    run(UP_TO_MASKS, f"masks.corrections={mine}", "masks.values=[255,50,60,70]")
+    assert "label 2 (300 pixels, the first at x=0, y=10), label 4" in run.errors
+
+
 def test_a_table_of_tags_must_say_what_a_mask_shows(run, mine, tmp_path):
     table, given = tmp_path / "tags.csv", [f"masks.corrections={mine}", UP_TO_MASKS]
     given.append(f"tags.corrections={table}")
@@ -342,7 +360,7 @@ def test_of_several_splits_some_may_be_corrected(demo, tmp_path):
     assert train.code == 2 and "holds neither train/ nor train.json" in train.errors
     (tmp_path / "mine" / "00100.png").unlink()
     empty = demo("dataset.split=train", UP_TO_MASKS)
-    assert empty.code == 0 and "mine corrects no mask: it is empty" in empty.errors
+    assert empty.code == 2 and "mine holds no mask: save one there" in empty.errors
     keep(tmp_path / "mine" / "train", "00001", mask)
     assert demo("dataset.split=[train,val]", UP_TO_MASKS).code == 0
 

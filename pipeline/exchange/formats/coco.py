@@ -41,7 +41,7 @@ def export_coco(
 
     def describe(image_id: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         name = name_photograph(images, image_id)
-        labels = read_artefact_labels(artefact, image_id)
+        labels = read_artefact_labels(artefact, image_id, images and images / name)
         regions = split_regions(artefact, image_id, labels, components)
         about = {
             "id": numbers[image_id],

@@ -101,6 +101,8 @@ class DataSet:
         photographs = self.target / self.photographs.format(self.split)
         annotations = self.target / self.annotations.format(self.split)
         self._output.refuse_foreign(self.target / name for name in self.index({}))
+        if len({*map(self.name, ids)}) < len(ids):
+            raise UserError("two images would have the same name: rename those with % in theirs")
         self._refuse_others(photographs, self.suffixes)
         self._refuse_others(annotations, dict.fromkeys(ids, self.suffix))
 

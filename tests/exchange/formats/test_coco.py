@@ -44,10 +44,10 @@ def test_the_next_run_removes_what_a_killed_one_left(run_tool, masks, tmp_path):
 
 @pytest.mark.parametrize("components", [False, True])
 def test_pycocotools_gives_the_masks_back(
-    components, run_tool, masks, labels, images, tmp_path, capsys
+    components, export, masks, labels, images, tmp_path, capsys
 ):
     target = tmp_path / "annotations.json"
-    finished = export(run_tool, masks, target, "--images", images, *["--components"] * components)
+    finished = export("coco", masks, target, images, *["--components"] * components)
     assert finished.code == 0 and f"3 masks written to {target}" in finished.output
     ignored = sum(int((mask == IGNORE).sum()) for mask in labels.values())
     assert f"note: {ignored} pixels of label 255 are in no annotation" in finished.errors
@@ -111,11 +111,11 @@ def test_a_score_is_the_mean_probability_of_its_pixels(run_tool, masks, labels, 
     assert finished.code == 2 and "its probabilities" in finished.errors
 
 
-def test_what_cannot_be_exported_is_named(run_tool, masks, images, tmp_path):
+def test_what_cannot_be_exported_is_named(export, run_tool, masks, images, tmp_path):
     (images / "a.jpg").unlink()
     (masks / "b/c d.png").write_bytes(b"noise")
     target = tmp_path / "a.json"
-    finished = export(run_tool, masks, target, "--images", images)
+    finished = export("coco", masks, target, images)
     assert finished.code == 2 and "1 masks written" in finished.output
     assert f"left out: a: no image {images / 'a'}" in finished.errors
     assert "left out: b/c d: " in finished.errors and "cannot be decoded" in finished.errors

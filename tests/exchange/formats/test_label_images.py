@@ -21,6 +21,17 @@ def in_list(image_id):
     return image_id.replace("#", "%23")
 
 
+def test_images_of_one_name_are_refused(export, stage_folder, images, tmp_path):
+    masks = stage_folder("masks", dict.fromkeys((" b", "%20b"), b"mask"), ".png")
+    finished = export("voc", masks, tmp_path / "x", images)
+    assert finished.code == 2 and "two images would have the same name" in finished.errors
+
+
+def test_a_data_set_is_not_written_among_the_images(export, masks, images):
+    finished = export("labelme", masks, images / "set", images)
+    assert finished.code == 2 and "lies in the folder of the images" in finished.errors
+
+
 def test_voc_holds_every_label(export, noisy, tmp_path):
     folder, images, labels = noisy
     target = tmp_path / "set"
