@@ -124,7 +124,8 @@ def test_cams_are_copied_once_and_for_boxes_once_more(encoder, copies, options, 
         type(options), DenseCams
     )
     tower = ExcelEncoder(encoder, None, imagenet_norm=False) if kind is Excel else encoder
-    method = kind(tower, text(6), text(2), options, BATCHES)
+    quirks = SimpleNamespace(open_border=True, token_norm=True, head_sum=True)
+    method = kind(tower, text(6), text(2), options, BATCHES, quirks)
     for tags in ((1,), (0, 2, 3, 5)):
         copies.clear()
         found = dict(method.stream((index, image, tags) for index, image in enumerate(IMAGES)))

@@ -29,7 +29,7 @@ from pipeline.tags.baseline.method import global_scores
 from pipeline.tags.tagclip import TagClipOptions
 from pipeline.tags.tagclip.method import TagClip
 from tests import REPOSITORY
-from tests.methods import ALONE, cams_of, scores_of
+from tests.methods import ALONE, RELEASED, cams_of, scores_of
 from tests.small_runs import draw_photograph
 
 PRESETS = {
@@ -321,7 +321,8 @@ def test_mean_and_std_of_the_training_reach_the_pixels(tiny_clip, monkeypatch):
         recorded.clear()
         encoder = ClipEncoder(tiny_clip, normalisation=normalisation)
         scores_of(TagClip(encoder, text, 3, TagClipOptions(reidentify=False), ALONE), [image])
-        cams_of(ClipEs(encoder, text[:3], text[3:], ClipEsOptions(), ALONE), image, [1])
+        method = ClipEs(encoder, text[:3], text[3:], ClipEsOptions(), ALONE, RELEASED)
+        cams_of(method, image, [1])
         global_scores(encoder, text, 3, [image])
         sizes = [(48, 80), (48, 80), (64, 64)]
         for pixels, side in zip(recorded, sizes, strict=True):
