@@ -30,11 +30,6 @@ class PseudoMaskOptions(MaskOptions):
 
     crf: CrfOptions | None = field(default_factory=CrfOptions)
 
-    @property
-    def is_argmax(self) -> bool:
-        """Whether there is no CRF."""
-        return self.crf is None
-
     def validate(self, prefix: str) -> None:
         """Refuses what takes probabilities where there are none, as there is no CRF."""
         for name, off in {"keep_probability": "false", "confidence": "0"}.items():
