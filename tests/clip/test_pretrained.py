@@ -16,13 +16,18 @@ from PIL import Image
 
 from pipeline.cams.clip_es import ClipEsOptions
 from pipeline.cams.clip_es.method import ClipEs
-from pipeline.clip.architectures import find_architecture, find_pretrained, find_pretraining
+from pipeline.clip.architectures import find_architecture, find_pretrained
 from pipeline.clip.checkpoint import load_clip
 from pipeline.clip.device import Batches
 from pipeline.clip.dimensions import OPENAI_NORMALISATION, Normalisation
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.frozen import FrozenClip
-from pipeline.clip.published import hub_files, published_weights, resolve_checkpoint
+from pipeline.clip.published import (
+    find_pretraining,
+    hub_files,
+    published_weights,
+    resolve_checkpoint,
+)
 from pipeline.clip.text import load_tokenizer
 from pipeline.errors import UserError
 from pipeline.tags.baseline.method import global_scores
