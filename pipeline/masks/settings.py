@@ -57,8 +57,8 @@ register(
 
 
 @dataclass
-class PixelAdaptiveOptions(MaskOptions):
-    """Settings of PAMR and PAR; the defaults are PAMR's.
+class PamrOptions(MaskOptions):
+    """``masks=pamr``: the best of the CAMs and the background for each pixel, after PAMR.
 
     Attributes:
         iterations: how often scores are averaged over neighbours.
@@ -72,12 +72,7 @@ class PixelAdaptiveOptions(MaskOptions):
 
 
 @dataclass
-class PamrOptions(PixelAdaptiveOptions):
-    """``masks=pamr``: the best of the CAMs and the background for each pixel, after PAMR."""
-
-
-@dataclass
-class ParOptions(PixelAdaptiveOptions):
+class ParOptions(PamrOptions):
     """``masks=par``: the best of the CAMs and the background for each pixel, after PAR.
 
     Attributes:
