@@ -79,7 +79,7 @@ def test_scores_before_and_after_dmar_are_the_released_ones(encoder, images, gol
 
 
 def test_final_scores_and_tags_are_the_released_ones(encoder, images, golden, tag_text):
-    tagger = TagClip(encoder, tag_text, CLASSES, TagClipOptions(), ALONE)
+    tagger = TagClip(encoder, tag_text, CLASSES, TagClipOptions(), ALONE, RELEASED)
     results = scores_of(tagger, list(images.values()), ["dmar"])
     local = np.array([r["dmar"] for r in results])
     final = np.array([r["scores"] for r in results])

@@ -44,7 +44,7 @@ def test_the_first_scene_is_scored_and_masked_as_ever(scene):
     clip = load_clip(REPOSITORY / "data/demo/clip.safetensors")
     encoder, tokenizer = ClipEncoder(clip, position_fp16=True), load_tokenizer(None)
     text = class_embeddings(clip, tokenizer, [*zip(names)], prompts_of("tagclip"))
-    tagger = TagClip(encoder, text, 10, TagClipOptions(), ALONE)
+    tagger = TagClip(encoder, text, 10, TagClipOptions(), ALONE, RELEASED)
     (scores,) = scores_of(tagger, [scene], ["coarse", "dmar"])
     for step, expected in SCORES.items():
         np.testing.assert_allclose(scores[step], expected, atol=2e-5, err_msg=step)

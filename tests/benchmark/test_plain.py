@@ -35,7 +35,7 @@ def text() -> torch.Tensor:
 def test_scores_are_those_of_the_plain_version(encoder, text, seed):
     image = draw_photograph(seed, 70 + 16 * seed, 96)
     options = TagClipOptions(attention_blocks=[-2, -1], votes=2)
-    tagger = TagClip(encoder, text, 4, options, BATCHES)
+    tagger = TagClip(encoder, text, 4, options, BATCHES, RELEASED)
     expected = plain.tag(encoder, tagger, image)
     (found,) = scores_of(tagger, [image])
     np.testing.assert_allclose(found["scores"], expected, atol=1e-5)

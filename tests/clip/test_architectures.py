@@ -174,7 +174,8 @@ def test_both_methods_run_at_every_patch_size(kind, tower):
     text = F.normalize(torch.randn(6, 16, generator=torch.Generator().manual_seed(2)), dim=-1)
     image = draw_photograph(0, 150, 210)
     variants = ("clip", "clip_native", "coarse", "coarse_last", "dmar", "cwr")
-    tagger = TagClip(encoder, text, 4, TagClipOptions(votes=2), Batches(1, crops=1, waiting=8))
+    options, batches = TagClipOptions(votes=2), Batches(1, crops=1, waiting=8)
+    tagger = TagClip(encoder, text, 4, options, batches, RELEASED)
     [result] = scores_of(tagger, [image], variants)
     assert result.keys() == {"scores", *variants}
     for name, scores in result.items():
@@ -225,11 +226,12 @@ def test_a_window_without_blocks_is_named_with_the_depth(window, message):
 def test_both_methods_average_existing_blocks_only(tower):
     encoder, text = ClipEncoder(tower("b16_448")), torch.eye(3, 16)
     tag_options, cam_options = TagClipOptions(), ClipEsOptions()
-    assert list(TagClip(encoder, text, 2, tag_options, ALONE).window) == [1, 2]
+    tagger = TagClip(encoder, text, 2, tag_options, ALONE, RELEASED)
+    assert list(tagger.window) == [1, 2]
     cams = ClipEs(encoder, text[:2], text[2:], cam_options, ALONE, RELEASED)
     assert list(cams.blocks) == [1, 2]
     tag_options.attention_blocks, cam_options.affinity_blocks = [9, 11], [5, 11]
     with pytest.raises(UserError, match=r"tags.attention_blocks=\[9,11\].*has 3"):
-        TagClip(encoder, text, 2, tag_options, ALONE)
+        TagClip(encoder, text, 2, tag_options, ALONE, RELEASED)
     with pytest.raises(UserError, match=r"cams.affinity_blocks=\[5,11\].*has 3"):
         ClipEs(encoder, text[:2], text[2:], cam_options, ALONE, RELEASED)

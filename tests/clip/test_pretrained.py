@@ -325,7 +325,8 @@ def test_mean_and_std_of_the_training_reach_the_pixels(tiny_clip, monkeypatch):
     for normalisation in (OPENAI_NORMALISATION, training):
         recorded.clear()
         encoder = ClipEncoder(tiny_clip, normalisation=normalisation)
-        scores_of(TagClip(encoder, text, 3, TagClipOptions(reidentify=False), ALONE), [image])
+        tagger = TagClip(encoder, text, 3, TagClipOptions(reidentify=False), ALONE, RELEASED)
+        scores_of(tagger, [image])
         method = ClipEs(encoder, text[:3], text[3:], ClipEsOptions(), ALONE, RELEASED)
         cams_of(method, image, [1])
         global_scores(encoder, text, 3, [image])
