@@ -21,7 +21,6 @@ from pipeline.cams.excel import ExcelOptions
 from pipeline.cams.excel.method import Excel, ExcelEncoder
 from pipeline.cams.pass_method import PassCams
 from pipeline.cams.settings import DenseCamOptions
-from pipeline.clip import device
 from pipeline.clip.device import Batches, to_host
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.engine.registry import methods
@@ -60,7 +59,7 @@ def copies(monkeypatch):
         shapes.append(tuple(tensor.shape))
         return torch.rand(tensor.shape, generator=generator).to(tensor.dtype)
 
-    monkeypatch.setattr(device, "_copy", copy)
+    monkeypatch.setattr(torch.Tensor, "cpu", copy)
     return shapes
 
 
