@@ -32,6 +32,9 @@ def dense_method(name: str, **given: object) -> DenseMethod:
 ALONE = Batches(images=1, crops=4, waiting=32)
 """Every image in a batch of its own."""
 
+RELEASED = SimpleNamespace(open_border=True, cwr_stop=True)
+"""The quirks of TagCLIP, CLIP-ES and dense methods as CAMs."""
+
 
 def scores_of(
     tagger: TagClip, images: list[np.ndarray], variants: Sequence[str] = ()

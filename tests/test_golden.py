@@ -22,7 +22,7 @@ from pipeline.tags.tagclip import TagClipOptions
 from pipeline.tags.tagclip.method import TagClip
 from pipeline.tags.tagclip.refinement import VotedAttention, refine
 from pipeline.tags.tagger import choose_tags
-from tests.methods import ALONE, cams_of, scores_of
+from tests.methods import ALONE, RELEASED, cams_of, scores_of
 
 CLASSES = 10
 
@@ -79,7 +79,7 @@ def test_scores_before_and_after_dmar_are_the_released_ones(encoder, images, gol
 
 
 def test_final_scores_and_tags_are_the_released_ones(encoder, images, golden, tag_text):
-    tagger = TagClip(encoder, tag_text, CLASSES, TagClipOptions(), ALONE)
+    tagger = TagClip(encoder, tag_text, CLASSES, TagClipOptions(), ALONE, RELEASED)
     results = scores_of(tagger, list(images.values()), ["dmar"])
     local = np.array([r["dmar"] for r in results])
     final = np.array([r["scores"] for r in results])
@@ -92,7 +92,7 @@ def test_final_scores_and_tags_are_the_released_ones(encoder, images, golden, ta
 @pytest.mark.large
 def test_maps_and_masks_are_the_released_ones(encoder, images, golden):
     text = torch.from_numpy(golden["cam_text_features"])
-    method = ClipEs(encoder, text[:CLASSES], text[CLASSES:], ClipEsOptions(), ALONE)
+    method = ClipEs(encoder, text[:CLASSES], text[CLASSES:], ClipEsOptions(), ALONE, RELEASED)
     agreeing = {"released": 0, "clean": 0}
     pixels = 0
     for image_id, image in images.items():

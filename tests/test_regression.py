@@ -23,7 +23,7 @@ from pipeline.tags.tagclip import TagClipOptions
 from pipeline.tags.tagclip.method import TagClip
 from pipeline.tags.tagger import choose_tags
 from tests import REPOSITORY
-from tests.methods import ALONE, cams_of, scores_of
+from tests.methods import ALONE, RELEASED, cams_of, scores_of
 
 SCORES = {
     "coarse": [0.00110, 0.00013, 0.00028, 0.01792, 0.99970]
@@ -44,7 +44,7 @@ def test_the_first_scene_is_scored_and_masked_as_ever(scene):
     clip = load_clip(REPOSITORY / "data/demo/clip.safetensors")
     encoder, tokenizer = ClipEncoder(clip, position_fp16=True), load_tokenizer(None)
     text = class_embeddings(clip, tokenizer, [*zip(names)], prompts_of("tagclip"))
-    tagger = TagClip(encoder, text, 10, TagClipOptions(), ALONE)
+    tagger = TagClip(encoder, text, 10, TagClipOptions(), ALONE, RELEASED)
     (scores,) = scores_of(tagger, [scene], ["coarse", "dmar"])
     for step, expected in SCORES.items():
         np.testing.assert_allclose(scores[step], expected, atol=2e-5, err_msg=step)
@@ -52,7 +52,8 @@ def test_the_first_scene_is_scored_and_masked_as_ever(scene):
     assert tags == (4,)
 
     text = class_embeddings(clip, tokenizer, [*zip(names)], prompts_of("clip_es"))
-    maps = cams_of(ClipEs(encoder, text[:10], text[10:], ClipEsOptions(), ALONE), scene, tags)
+    method = ClipEs(encoder, text[:10], text[10:], ClipEsOptions(), ALONE, RELEASED)
+    maps = cams_of(method, scene, tags)
     assert maps.shape == (1, 15, 20) and maps.mean() == pytest.approx(0.53651, abs=1e-4)
     cams = Cams(np.array(tags), maps.astype(np.float16), scene.shape[:2])
     labels, _ = pseudo_mask(scene, cams, CrfOptions(), bgr=True, fp16=True)

@@ -5,34 +5,19 @@ softmax over the tags and the backgrounds, one normalisation, and the affinity i
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from types import SimpleNamespace
-from typing import Self
 
 import torch
 
 from pipeline.cams.gradcam import normalise
-from pipeline.cams.pass_method import PassCams, text_of
-from pipeline.cams.settings import DenseCamOptions
+from pipeline.cams.pass_method import PassCams
 from pipeline.clip.encoder import BlockHook
-from pipeline.clip.frozen import Resources
 from pipeline.clip.shared_pass import SharedPass
 from pipeline.dense.method import DenseMethod, NameEmbeddings, build_method
 
 
-@dataclass(eq=False)
 class DenseCams(PassCams):
     """Computes CAMs from the similarities of a dense method; the options are its settings too."""
-
-    quirks: SimpleNamespace | None = None
-
-    @classmethod
-    def build(cls, options: DenseCamOptions, resources: Resources) -> Self:
-        """Builds the method, and the text of the options."""
-        clip, quirks = resources.clip, resources.quirks
-        given = (*text_of(options, resources), options, clip.batches, quirks.open_border)
-        return cls(clip.encoder, *given, quirks)
 
     @cached_property
     def method(self) -> DenseMethod:

@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, Self
 
 import numpy as np
@@ -34,7 +35,8 @@ class PassCams(CamMethod):
         encoder: the image tower; it must have the ``affinity_blocks`` of the options.
         class_text: n×E embeddings of the classes' CAM names, on the encoder's device.
         background_text: M×E embeddings of the backgrounds.
-        open_border: quirk, see :func:`pipeline.clip.boxes.bounding_box`.
+        quirks: those that the method declares, as attributes; of all methods ``open_border``, see
+            :func:`pipeline.clip.boxes.bounding_box`.
     """
 
     encoder: ClipEncoder
@@ -42,7 +44,7 @@ class PassCams(CamMethod):
     background_text: torch.Tensor
     options: PassCamOptions
     batches: Batches
-    open_border: bool = True
+    quirks: SimpleNamespace
 
     def __post_init__(self):
         window, depth = self.options.affinity_blocks, self.encoder.depth
@@ -51,8 +53,8 @@ class PassCams(CamMethod):
     @classmethod
     def build(cls, options: PassCamOptions, resources: Resources) -> Self:
         """Builds the method with the text of the options."""
-        clip, quirks = resources.clip, vars(resources.quirks)
-        return cls(clip.encoder, *text_of(options, resources), options, clip.batches, **quirks)
+        clip, quirks = resources.clip, resources.quirks
+        return cls(clip.encoder, *text_of(options, resources), options, clip.batches, quirks)
 
     def method_hooks(self) -> Sequence[CamHook]:
         """Returns the hooks that :meth:`activation_maps` requires, new for each pass."""
@@ -119,7 +121,7 @@ class PassCams(CamMethod):
                 shared_pass.observed[-1][0],
                 shared_pass.grid,
                 threshold=self.options.box_threshold,
-                open_border=self.open_border,
+                open_border=self.quirks.open_border,
             )
         return to_host(cams.reshape(-1, *shared_pass.grid))[0]
 

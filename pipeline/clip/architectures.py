@@ -1,4 +1,4 @@
-"""The CLIPs that the method can use, checked before weights are loaded, and their pretraining.
+"""The CLIPs that the method can use, checked before weights are loaded.
 
 TagCLIP and CLIP-ES need a vision transformer with a class token and plain residual attention
 blocks. open_clip's own transformers qualify, with any patch size, depth, width and size of heads.
@@ -16,7 +16,6 @@ import open_clip
 import torch
 from open_clip.model import CLIP, CLIPVisionCfg, CustomTextCLIP
 
-from pipeline.clip.dimensions import SHIPPED, Normalisation, Pretraining
 from pipeline.errors import UserError, did_you_mean
 
 ClipModel = CLIP | CustomTextCLIP
@@ -90,35 +89,6 @@ def find_pretrained(model: str, pretrained: str | None) -> dict[str, Any]:
             " of your own"
         )
     return settings
-
-
-def find_pretraining(model: str | None, pretrained: str | None) -> Pretraining:
-    """Returns how weights were trained, whether open_clip downloads them or a file is given.
-
-    If weights were trained with QuickGELU and the architecture's configuration lacks it, the
-    weights decide; open_clip's own factory only warns. In the reverse case the architecture
-    decides, since some weights do not mention their QuickGELU (roberta-ViT-B-32).
-
-    Args:
-        model: open_clip's name of the architecture; none for a file in OpenAI's format.
-        pretrained: the name of the weights; none for unpublished weights, which are taken to use
-            OpenAI's normalisation.
-
-    Raises:
-        UserError: the model or the weights are unknown, or the model is missing.
-    """
-    if model is None:
-        if pretrained not in (None, SHIPPED):
-            raise UserError(
-                f"clip.pretrained={pretrained} needs the architecture: give clip.model=NAME too"
-            )
-        return Pretraining()
-    quick_gelu = bool(find_architecture(model).get("quick_gelu"))
-    if pretrained is None:
-        return Pretraining(quick_gelu=quick_gelu)
-    settings = find_pretrained(model, pretrained)
-    normalisation = Normalisation(tuple(settings["mean"]), tuple(settings["std"]))
-    return Pretraining(normalisation, quick_gelu or bool(settings.get("quick_gelu")))
 
 
 def describe_architecture(weights: Mapping[str, torch.Tensor]) -> str:

@@ -14,10 +14,10 @@ from pipeline.clip.architectures import (
     REMEDY,
     ClipModel,
     describe_architecture,
-    find_pretraining,
     models_of_other_heads,
     without_log,
 )
+from pipeline.clip.published import find_pretraining
 from pipeline.clip.torchscript import is_torchscript, read_torchscript_weights
 from pipeline.errors import UserError
 from pipeline.files.weight_files import (

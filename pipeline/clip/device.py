@@ -122,15 +122,10 @@ def to_host(*tensors: torch.Tensor) -> list[np.ndarray]:
 
     tensors = [each.float() if each.is_floating_point() else each for each in tensors]
     if len(tensors) == 1:
-        return [_copy(tensors[0]).numpy()]
-    parts = _copy(torch.cat([each.flatten() for each in tensors])).split(
-        [*map(torch.numel, tensors)]
-    )
+        return [tensors[0].cpu().numpy()]
+    joined = torch.cat([each.flatten() for each in tensors]).cpu()
+    parts = joined.split([*map(torch.numel, tensors)])
     return [part.reshape(each.shape).numpy() for part, each in zip(parts, tensors)]
-
-
-def _copy(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.cpu()
 
 
 class Batches(NamedTuple):

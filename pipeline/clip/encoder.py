@@ -82,7 +82,7 @@ class ClipEncoder:
             clip: open_clip's model, frozen; later changes to its blocks have no effect.
             position_fp16: quirk: the interpolated position embedding is rounded to float16.
             normalisation: the one used in training, see
-                :func:`pipeline.clip.architectures.find_pretraining`.
+                :func:`pipeline.clip.published.find_pretraining`.
             precision: of the blocks' weights and of nearly all matrix products; tokens, layer norms
                 and softmax stay in float32.
             max_patches: see :func:`pipeline.clip.dimensions.patch_grid`.

@@ -24,7 +24,7 @@ from pipeline.clip.device import (
 )
 from pipeline.clip.dimensions import SHIPPED, Dimensions, read_dimensions
 from pipeline.clip.fused import choose_attention
-from pipeline.clip.published import is_on_disk, pretraining_of, resolve_checkpoint
+from pipeline.clip.published import find_pretraining, is_on_disk, resolve_checkpoint
 from pipeline.datasets.vocabulary import Names, Vocabulary
 from pipeline.engine.progress import say
 from pipeline.engine.store import Store
@@ -102,7 +102,7 @@ class FrozenClip:
 
     def facts(self) -> dict[str, Any]:
         """Returns all that its features of an image depend on, for a cache key."""
-        pretraining = pretraining_of(self.model, self.pretrained)
+        pretraining = find_pretraining(self.model, self.pretrained)
         return {
             "mean": list(pretraining.normalisation.mean),
             "std": list(pretraining.normalisation.std),
@@ -183,7 +183,7 @@ def _encoder(clip: FrozenClip, weights: str) -> ClipEncoder:
     return ClipEncoder(
         _clip(clip, weights),
         position_fp16=clip.position_fp16,
-        normalisation=pretraining_of(clip.model, clip.pretrained).normalisation,
+        normalisation=find_pretraining(clip.model, clip.pretrained).normalisation,
         precision=choose_precision(clip.precision, clip.device),
         max_patches=clip.max_patches,
         kernel=choose_attention(clip.attention, clip.device),

@@ -58,15 +58,10 @@ class MethodStage(PerImage):
         """The class names."""
         return self.resources.vocabulary
 
-    @property
-    def uses_clip(self) -> bool:
-        """Whether the method applies CLIP to images."""
-        return self.method.uses_clip
-
     @cached_property
     def machine(self) -> Sequence[str]:
         """Those traits of the machine by which CLIP's features of images differ."""
-        return self.resources.clip.machine if self.uses_clip and self.reads_images else ()
+        return self.resources.clip.machine if self.method.uses_clip and self.reads_images else ()
 
     def check(self) -> None:
         """Refuses a file that is not a CLIP's, and settings that do not suit a CLIP."""

@@ -1,4 +1,4 @@
-"""Finds CLIP's weights: on this machine, or where they are published.
+"""Finds CLIP's weights, on this machine or where they are published, and how they were trained.
 
 open_clip and Hugging Face's client are imported only for weights that a name stands for.
 """
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pipeline.clip.dimensions import SHIPPED, Pretraining
+from pipeline.clip.dimensions import SHIPPED, Normalisation, Pretraining
 from pipeline.errors import NotDownloaded, UserError, command
 from pipeline.files.download import Source
 from pipeline.files.shipped import DEMO
@@ -16,13 +16,37 @@ from pipeline.files.text import given_path
 _TIMEOUT = 20.0  # seconds without an answer from the network
 
 
-def pretraining_of(model: str | None, pretrained: str | None) -> Pretraining:
-    """Returns how weights were trained; imports open_clip only if the answer needs it."""
-    if model is None and pretrained in (None, SHIPPED):
-        return Pretraining()
-    from pipeline.clip.architectures import find_pretraining
+def find_pretraining(model: str | None, pretrained: str | None) -> Pretraining:
+    """Returns how weights were trained, whether open_clip downloads them or a file is given.
 
-    return find_pretraining(model, pretrained)
+    It imports open_clip only if the answer needs it.
+
+    If weights were trained with QuickGELU and the architecture's configuration lacks it, the
+    weights decide; open_clip's own factory only warns. In the reverse case the architecture
+    decides, since some weights do not mention their QuickGELU (roberta-ViT-B-32).
+
+    Args:
+        model: open_clip's name of the architecture; none for a file in OpenAI's format.
+        pretrained: the name of the weights; none for unpublished weights, which are taken to use
+            OpenAI's normalisation.
+
+    Raises:
+        UserError: the model or the weights are unknown, or the model is missing.
+    """
+    if model is None:
+        if pretrained not in (None, SHIPPED):
+            raise UserError(
+                f"clip.pretrained={pretrained} needs the architecture: give clip.model=NAME too"
+            )
+        return Pretraining()
+    from pipeline.clip.architectures import find_architecture
+
+    quick_gelu = bool(find_architecture(model).get("quick_gelu"))
+    if pretrained is None:
+        return Pretraining(quick_gelu=quick_gelu)
+    settings = _find(model, pretrained)
+    normalisation = Normalisation(tuple(settings["mean"]), tuple(settings["std"]))
+    return Pretraining(normalisation, quick_gelu or bool(settings.get("quick_gelu")))
 
 
 def _find(model: str, pretrained: str | None) -> dict[str, Any]:
@@ -38,7 +62,7 @@ def resolve_checkpoint(model: str | None, pretrained: str | None, checkpoint: st
     refused before anything is downloaded. Raises a UserError also if the file, the model or the
     weights do not exist, or the download fails.
     """
-    pretraining_of(model, pretrained)
+    find_pretraining(model, pretrained)
     if checkpoint is not None:
         path = given_path(checkpoint, "clip.checkpoint").absolute()
         if not path.is_file():

@@ -17,6 +17,7 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING, NoReturn
 
 from pipeline.errors import ImageError, UserError, as_started, command, missing_library, shown, tell
+from pipeline.segmenter.distributed import process_rank
 
 if TYPE_CHECKING:
     from pipeline.segmenter.predict import Segmenter
@@ -63,14 +64,14 @@ def answer(run: Callable[[Sequence[str]], None] | str, when_interrupted: str = R
         sys.exit(BROKEN_PIPE)
     except KeyboardInterrupt as error:
         message, code = when_interrupted, 128 + (error.args or (signal.SIGINT,))[0]
-        message = message if rank() == 0 else ""
+        message = message if process_rank() == 0 else ""
     except Exception as error:
         if (explained := _explain(error) or _explain_plugin(error)) is None:
             raise
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             traceback.print_exception(error)
         message, code = f"error: {explained}", USER_ERROR
-        if rank() > 0:
+        if process_rank() > 0:
             time.sleep(_RANK_ZERO_FIRST)
     if message:
         tell(message)
@@ -100,15 +101,6 @@ def collect_garbage() -> None:
     gc.freeze()
     atexit.register(gc.unfreeze)  # else libraries complain of what they find alive at the end
     gc.enable()
-
-
-def rank() -> int:
-    """Returns the rank of this process among those that torchrun started, from 0."""
-    if "RANK" not in os.environ:
-        return 0
-    from pipeline.segmenter.distributed import process_rank  # imports PyTorch
-
-    return process_rank()
 
 
 def _interrupt(number: int, _: object) -> None:

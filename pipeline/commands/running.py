@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from pipeline.clip.method_stage import MethodStage
-from pipeline.commands.command_line import collect_garbage, next_command, print_notes, rank
+from pipeline.commands.command_line import collect_garbage, next_command, print_notes
 from pipeline.commands.status import plan_table, total_time
 from pipeline.datasets.demo import redirect_writes
 from pipeline.datasets.settings import RENDERED
@@ -18,6 +18,7 @@ from pipeline.engine.run import Outcome
 from pipeline.errors import UserError, command, shown, tell
 from pipeline.report.published import remark_on_clip
 from pipeline.report.tables import tables_of_run
+from pipeline.segmenter.distributed import process_rank
 from pipeline.stages.config import METHODS, read_config
 from pipeline.stages.pipeline import Pipeline, parse_stages, requested_stages
 from pipeline.stages.weights import missing_weights
@@ -35,7 +36,7 @@ def run_job(composed: DictConfig, combination: Sequence[str], given: Sequence[st
     collect_garbage()
     is_multirun = bool(combination)
     # Of several processes that torchrun started, the first one prints.
-    console = Console(soft_wrap=True, highlight=False, markup=False, quiet=rank() > 0)
+    console = Console(soft_wrap=True, highlight=False, markup=False, quiet=process_rank() > 0)
     if is_multirun:
         console.print(f"\n{', '.join(combination)}")
     config = read_config(composed)
@@ -147,7 +148,7 @@ def notes_on(pipeline: Pipeline, requested: Sequence[str], given: Sequence[str])
             yield remark
     is_elsewhere = config.clip.name == "demo" and config.dataset.name not in RENDERED
     stages = (s for s in pipeline.stages(requested) if isinstance(s, MethodStage))
-    if is_elsewhere and any(stage.uses_clip for stage in stages):
+    if is_elsewhere and any(stage.method.uses_clip for stage in stages):
         yield "the demo CLIP knows ten drawn objects; on photographs use clip=vit_b16"
 
 

@@ -39,14 +39,10 @@ def remove(store: Store, folder: Path, manifest: Mapping[str, Any]) -> None:
     ``manifest`` is the one that :func:`find_removable` gave. Raises a UserError if another process
     holds the lock or the folder is not as it was, and an OSError if it cannot be removed.
     """
-    lock = FolderLock(folder)
-    lock.acquire()
-    try:
+    with FolderLock(folder):
         if (folder, manifest) not in find_removable(store):
             raise UserError(f"{folder} was used by a run in the meantime")
         shutil.rmtree(folder)
-    finally:
-        lock.release()
 
 
 def find_orphans(folder: Path) -> dict[str, list[Path]]:
@@ -64,17 +60,13 @@ def remove_orphans(folder: Path) -> int:
 
     Raises a UserError if another process holds the folder's lock, or a file cannot be removed.
     """
-    lock = FolderLock(folder)
-    lock.acquire()
-    try:
+    with FolderLock(folder):
         journal, orphans = Journal(folder / ENTRIES), find_orphans(folder)
         for image_id in orphans:
             remove_files(folder, journal.entries.pop(image_id))
         journal.compact()
         (folder / REMOVED).unlink(missing_ok=True)
         return len(orphans)
-    finally:
-        lock.release()
 
 
 def find_unused_arrays(store: Store, removed: Collection[Path]) -> list[Path]:

@@ -17,7 +17,7 @@ import platform
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -255,7 +255,7 @@ class StageFolder(ResultFolder):
         self.write_manifest(
             complete=True,
             **({"statistics": dict(statistics)} if statistics else {}),
-            input=self.input_key(image_ids),
+            input=fingerprint([[i, entries[i]["input"]] for i in image_ids if i in entries]),
             machines=Counter(traits),
             images=len(image_ids),
             left_out=left_out,
@@ -275,11 +275,6 @@ class StageFolder(ResultFolder):
         """Writes ``failures.jsonl``."""
         lines = [{"id": i, "reason": r} for i, r in sorted(self.failures.items())]
         write_json_lines(self.path / FAILURES, lines)
-
-    def input_key(self, image_ids: Iterable[str]) -> str:
-        """Returns the fingerprint of the inputs that these images' results were made from."""
-        entries = self.entries
-        return fingerprint([[i, entries[i]["input"]] for i in image_ids if i in entries])
 
     def manifest(self) -> dict:
         """Returns the manifest; {} where there is none yet."""

@@ -31,7 +31,7 @@ from pipeline.files.fingerprints import (
 from pipeline.files.journal import Journal
 
 LEARNED_FROM = "learned_from.json"
-"""In the folder of a training: image id → photograph and mask, see :func:`learned_from`."""
+"""In the folder of a training: image id → :func:`photograph_and_result` of its mask."""
 
 
 def open_folder(stage: Stage, store: Store) -> StageFolder:
@@ -45,11 +45,6 @@ def open_folder(stage: Stage, store: Store) -> StageFolder:
         recipe = join_keys(stage.recipe, *map(fingerprint_file, files))
     own = stage.place, stage.name, stage.settings, stage.accompanies is None, recipe
     return store.folder(*own, facts=stage.facts)
-
-
-def learned_from(folder: StageFolder, ids: Iterable[str]) -> dict[str, str]:
-    """Returns image id → the photograph and the result that a training reads of each image."""
-    return {i: photograph_and_result(folder.entries[i]) for i in ids}
 
 
 def photograph_and_result(entry: Mapping[str, Any]) -> str:

@@ -39,7 +39,7 @@ def describe(stage: Stage, config: Configuration) -> dict[str, str]:
     lists = {"images": dataset.image_list, "labels": dataset.labels, "masks": dataset.masks}
     data += [f"{what} of {Path(path).name}" for what, path in lists.items() if path is not None]
     data += [each.note for each in stage.chain if each.note]
-    uses_clip = any(isinstance(each, MethodStage) and each.uses_clip for each in stage.chain)
+    uses_clip = any(isinstance(each, MethodStage) and each.method.uses_clip for each in stage.chain)
     chosen = dict.fromkeys(groups(), "")
     for each in reversed(stage.chain):
         if group := each.kind.group:

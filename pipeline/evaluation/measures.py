@@ -25,7 +25,7 @@ from pipeline.evaluation.metrics import (
 )
 from pipeline.files.fingerprints import fingerprint
 from pipeline.files.label_images import BACKGROUND, IGNORE, read_labels
-from pipeline.masks.labels import read_pseudo_mask, stack_background, to_labels
+from pipeline.masks.labels import best_labels, read_pseudo_mask, stack_background
 from pipeline.segmenter.stage import variant_path
 from pipeline.tags.scores import read_scores, read_tags
 from pipeline.tags.tagger import STANDARDISED
@@ -95,12 +95,7 @@ def evaluate_cams(results: Results, betas: Sequence[float | None]) -> dict | Non
     def labels_by_beta(sample: Sample) -> dict[float | None, np.ndarray]:
         cams = read_cams(results.folder.path / f"{sample.id}.npz")
         resized = cams.resized(*cams.size)
-        labels = {}
-        for beta in betas:
-            scores = stack_background(resized, beta)
-            background = len(scores) > len(cams.keys)
-            labels[beta] = to_labels(scores.argmax(0), cams.keys, background=background)
-        return labels
+        return {beta: best_labels(stack_background(resized, beta), cams)[0] for beta in betas}
 
     by_beta = _evaluate(results, labels_by_beta)
     if not by_beta:

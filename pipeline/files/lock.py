@@ -9,7 +9,7 @@ import time
 import uuid
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psutil
 from filelock import FileLock, Timeout
@@ -28,7 +28,7 @@ _POLL = 0.2
 
 
 class FolderLock:
-    """A lock that one process holds at a time.
+    """A lock that one process holds at a time; a context manager, which acquires and releases it.
 
     On one machine, and on shared file systems that support it, the operating system's lock decides;
     it ends with its process, however that ends. On file systems without such locks the holder's
@@ -70,6 +70,13 @@ class FolderLock:
             time.sleep(_POLL)
         self._released.clear()
         threading.Thread(target=self._show_life, daemon=True).start()
+
+    def __enter__(self) -> Self:
+        self.acquire()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
     def release(self) -> None:
         """Releases the lock."""

@@ -17,7 +17,7 @@ from pipeline.dense.pixel_adaptive import pamr, par
 from pipeline.errors import ImageError
 from pipeline.masks.labels import best_labels, shares, stack_background
 from pipeline.masks.refiner import Given, Labelled, Refiner
-from pipeline.masks.settings import PixelAdaptiveOptions
+from pipeline.masks.settings import PamrOptions
 
 
 class PixelAdaptive(Refiner):
@@ -26,7 +26,7 @@ class PixelAdaptive(Refiner):
     batch_size: ClassVar[int] = 8
     """Images of one size that a GPU refines together; a CPU is busy with one."""
 
-    def __init__(self, options: PixelAdaptiveOptions, resources: Resources):
+    def __init__(self, options: PamrOptions, resources: Resources):
         self._options = options
         self._kernel = {n: getattr(options, n) for n in ("iterations", "dilations", "bandwidth")}
         self._device = resources.device

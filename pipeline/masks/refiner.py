@@ -42,11 +42,6 @@ class MaskOptions(MethodOptions, AnnotationSettings):
         None, changes="nothing", why="the key holds what the file says of the split"
     )
 
-    @property
-    def is_argmax(self) -> bool:
-        """Whether the labels are those of the largest CAM, which nothing refines."""
-        return False
-
 
 class Refiner(ABC):
     """Labels the pixels of images."""

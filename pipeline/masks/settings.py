@@ -30,11 +30,6 @@ class PseudoMaskOptions(MaskOptions):
 
     crf: CrfOptions | None = field(default_factory=CrfOptions)
 
-    @property
-    def is_argmax(self) -> bool:
-        """Whether there is no CRF."""
-        return self.crf is None
-
     def validate(self, prefix: str) -> None:
         """Refuses what takes probabilities where there are none, as there is no CRF."""
         for name, off in {"keep_probability": "false", "confidence": "0"}.items():
@@ -62,8 +57,8 @@ register(
 
 
 @dataclass
-class PixelAdaptiveOptions(MaskOptions):
-    """Settings of PAMR and PAR; the defaults are PAMR's.
+class PamrOptions(MaskOptions):
+    """``masks=pamr``: the best of the CAMs and the background for each pixel, after PAMR.
 
     Attributes:
         iterations: how often scores are averaged over neighbours.
@@ -77,12 +72,7 @@ class PixelAdaptiveOptions(MaskOptions):
 
 
 @dataclass
-class PamrOptions(PixelAdaptiveOptions):
-    """``masks=pamr``: the best of the CAMs and the background for each pixel, after PAMR."""
-
-
-@dataclass
-class ParOptions(PixelAdaptiveOptions):
+class ParOptions(PamrOptions):
     """``masks=par``: the best of the CAMs and the background for each pixel, after PAR.
 
     Attributes:

@@ -16,6 +16,7 @@ from pipeline.evaluation.about import describe
 from pipeline.evaluation.record import MetricsFile
 from pipeline.evaluation.stage import Evaluation
 from pipeline.masks.refiner import MaskOptions
+from pipeline.masks.settings import PseudoMaskOptions
 from pipeline.report.measured import ReportInputs
 from pipeline.report.runs import METRICS
 from pipeline.report.settings import ReportSettings
@@ -79,7 +80,7 @@ def _gather(
         titles = "argmax of the first round's CAMs", "mask, seen by the segmenter before"
     elif not masks.from_cams:
         titles = None, f"mask, {'straight from the image' if masks.takes_any_image else 'as given'}"
-    elif masks.options.is_argmax:
+    elif isinstance(masks.options, PseudoMaskOptions) and masks.options.crf is None:
         titles = None, "mask, argmax of the CAMs"
     else:
         name = masks.method.name

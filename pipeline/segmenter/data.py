@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.datasets.annotations import Annotations, refuse_brush
 from pipeline.datasets.ground_truth import AnnotatedMask
-from pipeline.engine.lineage import learned_from, open_folder
+from pipeline.engine.lineage import open_folder, photograph_and_result
 from pipeline.engine.pool import prefetch
 from pipeline.engine.progress import note, track
 from pipeline.engine.sample import ImageReader, Images, Sample
@@ -59,8 +59,8 @@ class TrainingData:
             no probabilities that pixels could be weighted by.
         facts: what a cache key holds of the source beside a stage.
         applies: tells whether the data set has such masks.
-        learned_from: returns what is read of a stage, see
-            :func:`pipeline.engine.lineage.learned_from`.
+        learned_from: returns image id → the photograph and the result that are read of a stage, see
+            :func:`pipeline.engine.lineage.photograph_and_result`.
         absent: returns id → why it is left out, of the images that have no mask.
     """
 
@@ -89,7 +89,8 @@ def masks_of_stage(
         return found
 
     def read() -> Mapping[str, str]:
-        return learned_from(open_folder(masks, store), (sample.id for sample in samples()))
+        entries = open_folder(masks, store).entries
+        return {sample.id: photograph_and_result(entries[sample.id]) for sample in samples()}
 
     facts = {"repeat_corrected": max(repeats.values())} if repeats else {}
     return TrainingData(samples, pairs, facts, learned_from=read)

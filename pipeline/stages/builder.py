@@ -64,12 +64,8 @@ class Builder(Parts):
             split=split,
             before={"raw": raw(split)},
             uses=uses,
-            images=self.images,
             corrections=corrections,
-            method=method,
-            options=options,
-            resources=self.resources(method),
-            reader=self.reader_for(method),
+            **self.by_method(options),
         )
 
     def _tags_by_method(
@@ -80,32 +76,24 @@ class Builder(Parts):
         title: str = "",
     ) -> Tags:
         """Returns the stage of the tags that follow from a method, without standardising."""
-        method, images, uses = method_of(options), self.images, {}
-        if method.learns and images is not None:
+        method, uses = method_of(options), {}
+        if method.learns and self.images is not None:
             options = replace(options, fit_split=options.fit_split or self.train_split)
             uses["learned"] = imported(method.learns)(
                 split=options.fit_split,
-                images=images,
                 store=self.store,
                 refit=options.refit,
-                method=method,
-                options=options,
-                resources=self.resources(method),
-                reader=self.reader_for(method),
+                **self.by_method(options),
             )
-        depends = method.batch_of and images is not None
+        depends = method.batch_of and self.images is not None
         return (method.stage or ScoredTags)(
             split=split,
             title=title,
             uses=uses,
-            images=images,
             dependent_batch=method.batch_of(options, self.config.compat) if depends else 0,
             annotations=cache(partial(self.annotations, split, group="tags")),
             corrections=corrections,
-            method=method,
-            options=options,
-            resources=self.resources(method),
-            reader=self.reader_for(method),
+            **self.by_method(options),
         )
 
     def _corrections(self, split: str) -> Corrections:
@@ -124,27 +112,20 @@ class Builder(Parts):
         return (method.stage or ComputedCams)(
             split=split,
             before={} if method.stage else {"tags": before["tags"]},
-            method=method,
-            options=self.config.cams,
-            resources=self.resources(method),
-            reader=self.reader_for(method),
+            **self.by_method(self.config.cams),
         )
 
     def masks(self, split: str, before: Mapping[str, PerImage]) -> MaskStage:
         """Returns the stage of a split's pseudo masks, of the CAMs ``before`` if it reads them."""
-        method, stage = method_of(self.config.masks), masks_stage(self.config)
+        stage = masks_stage(self.config)
         dense = None if stage.from_cams else method_of(self.config.cams).base
         return stage(
             split=split,
             before={"cams": before["cams"]} if stage.from_cams else {},
-            images=self.images,
             cams=self.config.cams,
             annotations=cache(partial(self.annotations, split)),
             corrected=self.corrected_masks(split),
-            method=method,
-            options=self.config.masks,
-            resources=self.resources(method, dense.quirks if dense else ()),
-            reader=self.reader_for(method),
+            **self.by_method(self.config.masks, dense.quirks if dense else ()),
         )
 
     # Training and prediction

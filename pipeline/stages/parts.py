@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import SimpleNamespace
+from typing import Any
 
 from pipeline.clip import device as devices
 from pipeline.clip.frozen import FrozenClip, Resources
+from pipeline.clip.settings import MethodOptions
 from pipeline.datasets.annotation_index import INDEXES
 from pipeline.datasets.annotations import Annotations, open_annotations
 from pipeline.datasets.corrected import Corrections, corrected_masks
@@ -14,7 +16,7 @@ from pipeline.datasets.corrections import BySplit, read_corrections
 from pipeline.datasets.mask_images import Reading
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.pool import count_cores
-from pipeline.engine.registry import Method, Quirk
+from pipeline.engine.registry import Quirk, method_of
 from pipeline.engine.sample import ImageReader, Images
 from pipeline.engine.store import Store
 from pipeline.errors import UserError, check_choice, shown
@@ -77,23 +79,30 @@ class Parts:
         wanted = self.config.runtime.one_pass
         return not devices.is_cpu(self.device) if wanted is None else wanted
 
-    def resources(self, method: Method, more: Sequence[Quirk] = ()) -> Resources:
-        """Returns what a method is built from: only what it declares, and ``more`` quirks."""
-        compat = self.config.compat
+    def by_method(self, options: MethodOptions, more: Sequence[Quirk] = ()) -> dict[str, Any]:
+        """Returns what a stage takes that a method computes, which is found by its options.
+
+        The method is built from only what it declares, and ``more`` quirks. As many images are read
+        ahead as CLIP may wait for a batch.
+        """
+        method, reader, compat = method_of(options), self.reader, self.config.compat
         declared = (*method.quirks, *more)
         quirks = {each.name: getattr(compat, each.name, each.clean) for each in declared}
-        return Resources(
+        if method.uses_clip:
+            reader = replace(reader, prefetch=self.clip.batches.waiting)
+        resources = Resources(
             vocabulary=self.vocabulary,
             device=self.device,
             clip=self.clip if method.uses_clip else None,
             quirks=SimpleNamespace(**quirks),
         )
-
-    def reader_for(self, method: Method) -> ImageReader:
-        """Returns what reads images for a method: as many ahead as CLIP may wait for a batch."""
-        if not method.uses_clip:
-            return self.reader
-        return replace(self.reader, prefetch=self.clip.batches.waiting)
+        return {
+            "method": method,
+            "options": options,
+            "resources": resources,
+            "images": self.images,
+            "reader": reader,
+        }
 
     # Masks and tags of people and of other programs
 

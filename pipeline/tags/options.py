@@ -17,7 +17,7 @@ from pipeline.engine.settings import setting
 from pipeline.files.text import given_path
 
 CWR_STOP = Quirk("cwr_stop", "an empty box ends CWR for all later classes")
-"""The quirk of :func:`pipeline.tags.reidentification.propose`."""
+"""The quirk of :class:`pipeline.tags.reidentification.Cwr`."""
 
 
 @dataclass

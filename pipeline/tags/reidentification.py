@@ -5,6 +5,7 @@ that show the class.
 """
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -32,47 +33,67 @@ class Proposal:
     inside: torch.Tensor
 
 
-def propose(
-    pixels: torch.Tensor,
-    scores: np.ndarray,
-    num_classes: int,
-    *,
-    alpha: float,
-    patch_size: int,
-    native_size: int,
-    open_border: bool,
-    cwr_stop: bool,
-) -> list[Proposal]:
-    """Cuts a crop for every class of an image whose local score exceeds θ.
+@dataclass(eq=False)
+class Cwr:
+    """Proposes classes of images, and classifies their crops.
 
-    Args:
-        pixels: the image as in the shared pass, 3×(P·h)×(P·w) float32.
-        scores: S² of the image, N×C float32.
+    Attributes:
+        encoder: the image tower.
+        text: C×E class embeddings on the encoder's device; n classes, then perhaps backgrounds.
+        num_classes: n.
         alpha: α of θ, which is computed over all of S².
-        native_size: side of the crops in pixels.
-        open_border: quirk, see :func:`pipeline.clip.boxes.bounding_box`.
-        cwr_stop: quirk: an empty box also ends the loop, so that all later classes keep their local
-            score; without it only the class with the empty box does.
+        quirks: ``open_border``, see :func:`pipeline.clip.boxes.bounding_box`; and ``cwr_stop``: an
+            empty box also ends the loop, so that all later classes keep their local score; without
+            it only the class with the empty box does.
     """
-    grid = (pixels.shape[1] // patch_size, pixels.shape[2] // patch_size)
-    native_side = native_size // patch_size
-    local = scores[:, :num_classes].max(0)
-    low, high = scores.min(), scores.max()
-    threshold = low + alpha * (high - low)
-    proposals = []
-    for index in np.flatnonzero(local > threshold).tolist():
-        scaled = minmax_scale(scores[:, index].reshape(grid))
-        mask = scaled > _OBJECT_THRESHOLD
-        top, left, bottom, right = box = bounding_box(mask, open_border=open_border)
-        if bottom <= top or right <= left:
-            if cwr_stop:
-                break
-            continue
-        inside = torch.from_numpy(mask[top:bottom, left:right]).float()
-        inside = F.interpolate(inside[None, None], native_side, mode="nearest")[0, 0] > 0
-        crop = cut(pixels, box, patch_size, native_size)
-        proposals.append(Proposal(index, crop, inside))
-    return proposals
+
+    encoder: ClipEncoder
+    text: torch.Tensor
+    num_classes: int
+    alpha: float
+    quirks: SimpleNamespace
+
+    def propose(self, pixels: torch.Tensor, scores: np.ndarray) -> list[Proposal]:
+        """Cuts a crop of native size for every class of an image whose local score exceeds θ.
+
+        The image is that of the shared pass, 3×(P·h)×(P·w) float32, and ``scores`` are its S², N×C
+        float32.
+        """
+        patch_size, native_size = self.encoder.patch_size, self.encoder.native_size
+        grid = (pixels.shape[1] // patch_size, pixels.shape[2] // patch_size)
+        native_side = native_size // patch_size
+        local = scores[:, : self.num_classes].max(0)
+        low, high = scores.min(), scores.max()
+        threshold = low + self.alpha * (high - low)
+        proposals = []
+        for index in np.flatnonzero(local > threshold).tolist():
+            scaled = minmax_scale(scores[:, index].reshape(grid))
+            mask = scaled > _OBJECT_THRESHOLD
+            box = bounding_box(mask, open_border=self.quirks.open_border)
+            top, left, bottom, right = box
+            if bottom <= top or right <= left:
+                if self.quirks.cwr_stop:
+                    break
+                continue
+            inside = torch.from_numpy(mask[top:bottom, left:right]).float()
+            inside = F.interpolate(inside[None, None], native_side, mode="nearest")[0, 0] > 0
+            crop = cut(pixels, box, patch_size, native_size)
+            proposals.append(Proposal(index, crop, inside))
+        return proposals
+
+    def classify(self, proposals: list[Proposal], batch_size: int) -> np.ndarray:
+        """Classifies crops with the whole CLIP, whose class token attends to the object only.
+
+        Proposals are at least one and at most ``batch_size``, of any number of images. The batch is
+        padded to its full size, so that a crop's result does not depend on the others. Returns the
+        probability of each proposal's class, float32 in [0, 1].
+        """
+        padded = proposals + proposals[-1:] * (batch_size - len(proposals))
+        crops = torch.stack([proposal.crop for proposal in padded])
+        inside = torch.stack([proposal.inside for proposal in padded]).to(crops.device)
+        probabilities = self.encoder.classify_images(crops, self.text, inside)
+        chosen = [proposal.class_index for proposal in proposals]
+        return to_host(probabilities[range(len(chosen)), chosen])[0]
 
 
 def cut(pixels: torch.Tensor, box: Box, patch_size: int, native_size: int) -> torch.Tensor:
@@ -80,20 +101,3 @@ def cut(pixels: torch.Tensor, box: Box, patch_size: int, native_size: int) -> to
     top, left, bottom, right = (edge * patch_size for edge in box)
     part = pixels[:, top:bottom, left:right].unsqueeze(0)
     return F.interpolate(part, native_size, mode="bilinear", align_corners=False)[0]
-
-
-def reidentify(
-    encoder: ClipEncoder, text: torch.Tensor, proposals: list[Proposal], batch_size: int
-) -> np.ndarray:
-    """Classifies crops with the whole CLIP, whose class token attends to the object only.
-
-    Proposals are at least one and at most ``batch_size``, of any number of images. The batch is
-    padded to its full size, so that a crop's result does not depend on the others. ``text`` is C×E,
-    of classes. Returns the probability of each proposal's class, float32 in [0, 1].
-    """
-    padded = proposals + proposals[-1:] * (batch_size - len(proposals))
-    crops = torch.stack([proposal.crop for proposal in padded])
-    inside = torch.stack([proposal.inside for proposal in padded]).to(crops.device)
-    probabilities = encoder.classify_images(crops, text, inside)
-    chosen = [proposal.class_index for proposal in proposals]
-    return to_host(probabilities[range(len(chosen)), chosen])[0]

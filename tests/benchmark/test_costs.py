@@ -36,7 +36,7 @@ def test_the_growth_of_tagging_leaves_out_cwr(tiny_clip, monkeypatch):
         raise AssertionError("a crop is classified")
 
     setup = Setup(ClipEncoder(tiny_clip), (4, 2), Batches(1, 4, 8))
-    monkeypatch.setattr("pipeline.tags.tagclip.method.reidentify", refuse)
+    monkeypatch.setattr("pipeline.tags.reidentification.Cwr.classify", refuse)
     images = [np.zeros((64, 64, 3), np.uint8)]
     setup.tag(images, reidentify=False)
     with pytest.raises(AssertionError, match="a crop is classified"):

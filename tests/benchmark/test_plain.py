@@ -14,7 +14,7 @@ from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.text import class_embeddings, load_tokenizer, prompts_of
 from pipeline.tags.tagclip import TagClipOptions
 from pipeline.tags.tagclip.method import TagClip
-from tests.methods import cams_of, scores_of
+from tests.methods import RELEASED, cams_of, scores_of
 from tests.small_runs import draw_photograph
 from tools.benchmark import plain
 
@@ -35,7 +35,7 @@ def text() -> torch.Tensor:
 def test_scores_are_those_of_the_plain_version(encoder, text, seed):
     image = draw_photograph(seed, 70 + 16 * seed, 96)
     options = TagClipOptions(attention_blocks=[-2, -1], votes=2)
-    tagger = TagClip(encoder, text, 4, options, BATCHES)
+    tagger = TagClip(encoder, text, 4, options, BATCHES, RELEASED)
     expected = plain.tag(encoder, tagger, image)
     (found,) = scores_of(tagger, [image])
     np.testing.assert_allclose(found["scores"], expected, atol=1e-5)
@@ -45,7 +45,7 @@ def test_scores_are_those_of_the_plain_version(encoder, text, seed):
 def test_cams_are_those_of_the_plain_version(encoder, text, seed):
     image, tags = draw_photograph(seed, 80, 64 + 16 * seed), [0, 2]
     options = ClipEsOptions(affinity_blocks=[-2, 0])
-    method = ClipEs(encoder, text[:4], text[4:], options, BATCHES)
+    method = ClipEs(encoder, text[:4], text[4:], options, BATCHES, RELEASED)
     expected = plain.cams(encoder, method, image, tags)
     np.testing.assert_allclose(cams_of(method, image, tags), expected, atol=1e-4)
 

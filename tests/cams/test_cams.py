@@ -15,7 +15,7 @@ from pipeline.cams.gradcam import attention_vjp_sums, normalise, softmax_gradcam
 from pipeline.clip.shared_pass import MeanAttention
 from pipeline.errors import ImageError
 from tests.clip.naive_boxes import naive_union
-from tests.methods import ALONE, cams_of
+from tests.methods import ALONE, RELEASED, cams_of
 from tests.small_runs import draw_photograph
 
 
@@ -122,7 +122,8 @@ def test_mean_attention_takes_its_blocks_only():
 )
 def test_cams_are_refined_by_the_mean_of_their_blocks(encoder, text, window, blocks):
     image, attentions = draw_photograph(0, 64, 96), {}
-    method = ClipEs(encoder, text[:3], text[3:], ClipEsOptions(affinity_blocks=window), ALONE)
+    options = ClipEsOptions(affinity_blocks=window)
+    method = ClipEs(encoder, text[:3], text[3:], options, ALONE, RELEASED)
     cams = cams_of(method, image, [0, 2])
     with torch.no_grad():
         inputs = encoder.backbone(
@@ -140,7 +141,7 @@ def test_cams_are_refined_by_the_mean_of_their_blocks(encoder, text, window, blo
 
 def test_cams_of_a_tag_depend_on_the_other_tags_but_not_on_their_order(encoder, text):
     options = ClipEsOptions(affinity_blocks=[-2, -1])
-    method = ClipEs(encoder, text[:3], text[3:], options, ALONE)
+    method = ClipEs(encoder, text[:3], text[3:], options, ALONE, RELEASED)
     image = draw_photograph(0, 64, 96)
     both = cams_of(method, image, [0, 2])
     assert both.shape == (2, 4, 6)

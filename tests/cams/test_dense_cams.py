@@ -34,7 +34,7 @@ from pipeline.errors import UserError
 from pipeline.files.images import load_image
 from pipeline.stages.config import Config, compose, read_config
 from pipeline.stages.pipeline import Pipeline
-from tests.methods import ALONE, DENSE, cams_of, dense_method
+from tests.methods import ALONE, DENSE, RELEASED, cams_of, dense_method
 from tests.small_runs import draw_photograph, folder_options, latest
 
 SIZES = {"small": (64, 64), "tall": (112, 80), "wide": (96, 128)}  # 16, 35 and 48 patches
@@ -48,7 +48,7 @@ def options_of(name: str, **given: object) -> DenseCamOptions:
 def dense_cams(
     encoder: ClipEncoder, text: torch.Tensor, options: DenseCamOptions, batches: Batches = ALONE
 ) -> DenseCams:
-    return DenseCams(encoder, text[:3], text[3:], options, batches)
+    return DenseCams(encoder, text[:3], text[3:], options, batches, RELEASED)
 
 
 def footing(similarities: torch.Tensor, temperature: float, tags: int) -> torch.Tensor:
@@ -98,7 +98,8 @@ def test_the_affinity_refines_the_maps_of_any_method_if_it_is_asked_for(encoder,
     def method(affinity: bool) -> PassCams:
         given = {"affinity": affinity, "affinity_blocks": [2, 3], "box_threshold": 0.5}
         if name == "clip_es":
-            return ClipEs(encoder, text[:3], text[3:], ClipEsOptions(**given), ALONE)
+            options = ClipEsOptions(**given)
+            return ClipEs(encoder, text[:3], text[3:], options, ALONE, RELEASED)
         return dense_cams(encoder, text, options_of(name, **given))
 
     coarse, refined = (cams_of(method(affinity), image, tags) for affinity in (False, True))

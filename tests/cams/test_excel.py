@@ -67,7 +67,7 @@ def test_features_maps_and_refined_maps_are_the_released_ones(golden_folder):
     encoder = ClipEncoder(load_clip(golden_folder / "tiny_clip_openai_format.pt"))
     encoder = ExcelEncoder(encoder, 320, imagenet_norm=True)
     text, tags = torch.from_numpy(golden["excel_text"]), np.flatnonzero(golden["excel_labels"])
-    method = Excel(encoder, text[:5], text[5:], ExcelOptions(), ALONE)
+    method = Excel(encoder, text[:5], text[5:], ExcelOptions(), ALONE, SimpleNamespace(**QUIRKS))
     for image_id in golden["ids"]:
         seen = seen_by(method, golden[f"{image_id}/image_320"])
         assert_close(method.features(seen), golden[f"{image_id}/excel_features"])

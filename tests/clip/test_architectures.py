@@ -20,7 +20,7 @@ from pipeline.clip.text import class_embeddings, load_tokenizer, prompts_of
 from pipeline.errors import UserError
 from pipeline.tags.tagclip import TagClipOptions
 from pipeline.tags.tagclip.method import TagClip
-from tests.methods import ALONE, cams_of, scores_of
+from tests.methods import ALONE, RELEASED, cams_of, scores_of
 from tests.small_runs import draw_photograph
 
 # As in open_clip's models, but narrow: B/32, B/16, L/14, L/14 at 336, H/14 at 378, g/14,
@@ -174,13 +174,15 @@ def test_both_methods_run_at_every_patch_size(kind, tower):
     text = F.normalize(torch.randn(6, 16, generator=torch.Generator().manual_seed(2)), dim=-1)
     image = draw_photograph(0, 150, 210)
     variants = ("clip", "clip_native", "coarse", "coarse_last", "dmar", "cwr")
-    tagger = TagClip(encoder, text, 4, TagClipOptions(votes=2), Batches(1, crops=1, waiting=8))
+    options, batches = TagClipOptions(votes=2), Batches(1, crops=1, waiting=8)
+    tagger = TagClip(encoder, text, 4, options, batches, RELEASED)
     [result] = scores_of(tagger, [image], variants)
     assert result.keys() == {"scores", *variants}
     for name, scores in result.items():
         assert scores.shape == (4,) and np.isfinite(scores).all(), name
         assert (scores >= 0).all() and (scores <= 1).all() and scores.any(), name
-    cams = cams_of(ClipEs(encoder, text[:4], text[4:], ClipEsOptions(), ALONE), image, [0, 3])
+    method = ClipEs(encoder, text[:4], text[4:], ClipEsOptions(), ALONE, RELEASED)
+    cams = cams_of(method, image, [0, 3])
     assert cams.shape == (2, *patch_grid(150, 210, encoder.patch_size))
     assert np.isfinite(cams).all() and cams.min() >= 0 and 0.9 < cams.max() <= 1
 
@@ -224,10 +226,12 @@ def test_a_window_without_blocks_is_named_with_the_depth(window, message):
 def test_both_methods_average_existing_blocks_only(tower):
     encoder, text = ClipEncoder(tower("b16_448")), torch.eye(3, 16)
     tag_options, cam_options = TagClipOptions(), ClipEsOptions()
-    assert list(TagClip(encoder, text, 2, tag_options, ALONE).window) == [1, 2]
-    assert list(ClipEs(encoder, text[:2], text[2:], cam_options, ALONE).blocks) == [1, 2]
+    tagger = TagClip(encoder, text, 2, tag_options, ALONE, RELEASED)
+    assert list(tagger.window) == [1, 2]
+    cams = ClipEs(encoder, text[:2], text[2:], cam_options, ALONE, RELEASED)
+    assert list(cams.blocks) == [1, 2]
     tag_options.attention_blocks, cam_options.affinity_blocks = [9, 11], [5, 11]
     with pytest.raises(UserError, match=r"tags.attention_blocks=\[9,11\].*has 3"):
-        TagClip(encoder, text, 2, tag_options, ALONE)
+        TagClip(encoder, text, 2, tag_options, ALONE, RELEASED)
     with pytest.raises(UserError, match=r"cams.affinity_blocks=\[5,11\].*has 3"):
-        ClipEs(encoder, text[:2], text[2:], cam_options, ALONE)
+        ClipEs(encoder, text[:2], text[2:], cam_options, ALONE, RELEASED)

@@ -21,7 +21,6 @@ from pipeline.cams.excel import ExcelOptions
 from pipeline.cams.excel.method import Excel, ExcelEncoder
 from pipeline.cams.pass_method import PassCams
 from pipeline.cams.settings import DenseCamOptions
-from pipeline.clip import device
 from pipeline.clip.device import Batches, to_host
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.engine.registry import methods
@@ -35,9 +34,10 @@ from pipeline.tags.piaa import PiaaOptions
 from pipeline.tags.piaa.method import Piaa
 from pipeline.tags.piaa.patches import PatchEncoder
 from pipeline.tags.piaa.prototypes import Prototypes
+from pipeline.tags.reidentification import Cwr
 from pipeline.tags.tagclip import VARIANTS, TagClipOptions
 from pipeline.tags.tagclip.method import TagClip
-from tests.methods import dense_method
+from tests.methods import RELEASED, dense_method
 from tests.segmenter.tiny_training import CLASS_NAMES, PALETTE, tiny_settings
 from tests.small_runs import draw_photograph
 from tests.tiny_clip import build_tiny_clip
@@ -59,7 +59,7 @@ def copies(monkeypatch):
         shapes.append(tuple(tensor.shape))
         return torch.rand(tensor.shape, generator=generator).to(tensor.dtype)
 
-    monkeypatch.setattr(device, "_copy", copy)
+    monkeypatch.setattr(torch.Tensor, "cpu", copy)
     return shapes
 
 
@@ -83,7 +83,7 @@ def crops_in(shapes: list[tuple[int, ...]]) -> int:
 @pytest.mark.parametrize("variants", [(), VARIANTS], ids=["", "variants"])
 def test_tagclip_copies_twice_a_batch_and_once_for_crops(encoder, copies, names, variants):
     options = TagClipOptions(attention_blocks=[-2, -1], votes=2)
-    tagger = TagClip(encoder, text(names + 2), names, options, BATCHES)
+    tagger = TagClip(encoder, text(names + 2), names, options, BATCHES, RELEASED)
     scored = dict(tagger.stream(enumerate(IMAGES), variants))
     assert scored.keys() == {0, 1, 2} and scored[0].scores["scores"].shape == (names,)
     proposed = sum(len(shape) == 1 and shape[0] or 0 for shape in copies if shape[0] <= 4)
@@ -103,8 +103,8 @@ def test_piaa_copies_once_an_image_and_once_for_its_crops(encoder, copies, names
     options = PiaaOptions(reidentify=True)
     patches = PatchEncoder(encoder, dense_method("sc_clip", neighbours=3), False, BATCHES)
     learned = Prototypes(torch.empty(32, names, device="meta"), torch.empty(names, device="meta"))
-    quirks = {"open_border": False, "cwr_stop": False}
-    tagger = Piaa(patches, text(names), learned, names, options, **quirks)
+    cwr = Cwr(encoder, text(names), names, options.alpha, RELEASED)
+    tagger = Piaa(patches, text(names), learned, names, options, cwr)
     assert len([*tagger.stream(enumerate(IMAGES))]) == 3
     assert len(copies) - crops_in(copies) == 3
 
@@ -124,7 +124,8 @@ def test_cams_are_copied_once_and_for_boxes_once_more(encoder, copies, options, 
         type(options), DenseCams
     )
     tower = ExcelEncoder(encoder, None, imagenet_norm=False) if kind is Excel else encoder
-    method = kind(tower, text(6), text(2), options, BATCHES)
+    quirks = SimpleNamespace(open_border=True, token_norm=True, head_sum=True)
+    method = kind(tower, text(6), text(2), options, BATCHES, quirks)
     for tags in ((1,), (0, 2, 3, 5)):
         copies.clear()
         found = dict(method.stream((index, image, tags) for index, image in enumerate(IMAGES)))

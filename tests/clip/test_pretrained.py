@@ -16,20 +16,25 @@ from PIL import Image
 
 from pipeline.cams.clip_es import ClipEsOptions
 from pipeline.cams.clip_es.method import ClipEs
-from pipeline.clip.architectures import find_architecture, find_pretrained, find_pretraining
+from pipeline.clip.architectures import find_architecture, find_pretrained
 from pipeline.clip.checkpoint import load_clip
 from pipeline.clip.device import Batches
 from pipeline.clip.dimensions import OPENAI_NORMALISATION, Normalisation
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.frozen import FrozenClip
-from pipeline.clip.published import hub_files, published_weights, resolve_checkpoint
+from pipeline.clip.published import (
+    find_pretraining,
+    hub_files,
+    published_weights,
+    resolve_checkpoint,
+)
 from pipeline.clip.text import load_tokenizer
 from pipeline.errors import UserError
 from pipeline.tags.baseline.method import global_scores
 from pipeline.tags.tagclip import TagClipOptions
 from pipeline.tags.tagclip.method import TagClip
 from tests import REPOSITORY
-from tests.methods import ALONE, cams_of, scores_of
+from tests.methods import ALONE, RELEASED, cams_of, scores_of
 from tests.small_runs import draw_photograph
 
 PRESETS = {
@@ -320,8 +325,10 @@ def test_mean_and_std_of_the_training_reach_the_pixels(tiny_clip, monkeypatch):
     for normalisation in (OPENAI_NORMALISATION, training):
         recorded.clear()
         encoder = ClipEncoder(tiny_clip, normalisation=normalisation)
-        scores_of(TagClip(encoder, text, 3, TagClipOptions(reidentify=False), ALONE), [image])
-        cams_of(ClipEs(encoder, text[:3], text[3:], ClipEsOptions(), ALONE), image, [1])
+        tagger = TagClip(encoder, text, 3, TagClipOptions(reidentify=False), ALONE, RELEASED)
+        scores_of(tagger, [image])
+        method = ClipEs(encoder, text[:3], text[3:], ClipEsOptions(), ALONE, RELEASED)
+        cams_of(method, image, [1])
         global_scores(encoder, text, 3, [image])
         sizes = [(48, 80), (48, 80), (64, 64)]
         for pixels, side in zip(recorded, sizes, strict=True):

@@ -11,7 +11,7 @@ from pipeline.tags.tagclip import TagClipOptions
 from pipeline.tags.tagclip.method import TagClip
 from pipeline.tags.tagclip.refinement import VotedAttention, refine
 from tests.clip.naive_boxes import naive_union
-from tests.methods import ALONE, scores_of
+from tests.methods import ALONE, RELEASED, scores_of
 from tests.small_runs import draw_photograph
 
 GRID = (5, 7)
@@ -101,7 +101,7 @@ def test_the_tagger_averages_its_window_and_lets_all_blocks_vote(tiny_clip, wind
         torch.randn(6, 32, generator=torch.Generator().manual_seed(3)), dim=-1
     )
     options = TagClipOptions(attention_blocks=window, votes=2, reidentify=False)
-    tagger = TagClip(encoder, text, 4, options, ALONE)
+    tagger = TagClip(encoder, text, 4, options, ALONE, RELEASED)
     [scores] = scores_of(tagger, [image])
 
     attentions = []

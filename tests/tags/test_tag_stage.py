@@ -125,7 +125,7 @@ def test_both_taggers_are_built_from_their_settings_and_resources(tiny_clip):
         built = build_tagclip(
             options, resources_of(VOCABULARY, clip, open_border=quirk, cwr_stop=not quirk)
         )
-        assert (built.open_border, built.cwr_stop) == (quirk, not quirk)
+        assert (built.quirks.open_border, built.quirks.cwr_stop) == (quirk, not quirk)
         assert (built.num_classes, built.options, built.batches) == (2, options, ALONE)
         assert list(built.window) == [1, 2]
     baseline = build_class_token(ClassTokenOptions(), resources_of(VOCABULARY, clip))

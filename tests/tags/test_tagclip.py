@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,11 +14,11 @@ from pipeline.clip.device import Batches
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.shared_pass import MeanAttention
 from pipeline.tags.baseline.method import GlobalClip, global_scores
-from pipeline.tags.reidentification import Proposal, propose, reidentify
+from pipeline.tags.reidentification import Cwr, Proposal
 from pipeline.tags.tagclip import VARIANTS, TagClipOptions
 from pipeline.tags.tagclip.method import TagClip
 from pipeline.tags.tagger import choose_tags
-from tests.methods import ALONE, scores_of
+from tests.methods import ALONE, RELEASED, scores_of
 from tests.small_runs import draw_photograph
 
 
@@ -32,18 +33,16 @@ def text() -> torch.Tensor:
     return F.normalize(torch.randn(6, 32, generator=generator), dim=-1)
 
 
-WITHOUT_QUIRKS = {
-    "alpha": 0.5,
-    "patch_size": 16,
-    "native_size": 64,
-    "open_border": False,
-    "cwr_stop": False,
-}
+def cwr(num_classes: int, *, open_border: bool = False, cwr_stop: bool = False) -> Cwr:
+    """Returns what proposes classes with patches of 16 pixels, and crops of 64."""
+    encoder = SimpleNamespace(patch_size=16, native_size=64)
+    quirks = SimpleNamespace(open_border=open_border, cwr_stop=cwr_stop)
+    return Cwr(encoder, torch.empty(0, 0), num_classes, 0.5, quirks)
 
 
 def build(encoder: ClipEncoder, text: torch.Tensor, batches: Batches = ALONE, **changes) -> TagClip:
     options = TagClipOptions(attention_blocks=[-2, -1], votes=2, **changes)
-    return TagClip(encoder, text, 4, options, batches)
+    return TagClip(encoder, text, 4, options, batches, RELEASED)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
@@ -58,7 +57,7 @@ def test_a_result_does_not_depend_on_the_other_images(encoder, text, batch_size)
 
 
 def recorded(propose: Callable, proposals: list[Proposal]) -> Callable:
-    """Wraps a tagger's ``propose`` so that it also appends to ``proposals``."""
+    """Wraps ``propose`` so that it also appends to ``proposals``."""
 
     def propose_and_record(*arguments: object) -> list[Proposal]:
         new = propose(*arguments)
@@ -72,10 +71,10 @@ def test_reidentification_averages_with_the_crops_probability(encoder, text):
     image = draw_photograph(1, 96, 96)
     tagger = build(encoder, text)
     proposals = []
-    tagger.propose = recorded(tagger.propose, proposals)
+    tagger.cwr.propose = recorded(tagger.cwr.propose, proposals)
     scores_of(tagger, [image])
     assert proposals, "this image has to propose a class"
-    probabilities = reidentify(encoder, text, proposals, 8)
+    probabilities = tagger.cwr.classify(proposals, 8)
     [result] = scores_of(tagger, [image], ["dmar"])
     expected = result["dmar"].copy()
     for proposal, probability in zip(proposals, probabilities):
@@ -117,15 +116,7 @@ def test_every_variant_is_what_it_is_named_after(encoder, text):
 def proposals_of(columns: list[np.ndarray], **quirks) -> list[int]:
     """Returns the classes that scores on a 3×3 grid propose."""
     scores = torch.tensor(np.stack([c.reshape(-1) for c in columns], 1), dtype=torch.float32)
-    proposals = propose(
-        torch.zeros(3, 48, 48),
-        scores.numpy(),
-        len(columns),
-        alpha=0.5,
-        patch_size=16,
-        native_size=64,
-        **quirks,
-    )
+    proposals = cwr(len(columns), **quirks).propose(torch.zeros(3, 48, 48), scores.numpy())
     return [p.class_index for p in proposals]
 
 
@@ -144,12 +135,7 @@ def test_a_crop_shows_the_box_and_a_mask_the_object():
     pixels = torch.arange(48 * 48, dtype=torch.float32).reshape(1, 48, 48).expand(3, -1, -1)
     scores = torch.zeros(9, 1)
     scores[4] = 1
-    [proposal] = propose(
-        pixels,
-        scores.numpy(),
-        1,
-        **WITHOUT_QUIRKS,
-    )
+    [proposal] = cwr(1).propose(pixels, scores.numpy())
     expected = F.interpolate(pixels[None, :, 16:32, 16:32], (64, 64), mode="bilinear")
     torch.testing.assert_close(proposal.crop, expected[0])
     assert proposal.inside.shape == (4, 4) and proposal.inside.all()
@@ -163,7 +149,7 @@ def test_a_crop_reaches_to_the_last_pixel_of_its_last_patch(rows, columns):
     pixels = torch.arange(48 * 64, dtype=torch.float32).reshape(1, 48, 64).expand(3, -1, -1)
     scores = torch.zeros(3, 4)
     scores[rows[0], columns[0]] = scores[rows[1] - 1, columns[1] - 1] = 1
-    [proposal] = propose(pixels, scores.reshape(-1, 1).numpy(), 1, **WITHOUT_QUIRKS)
+    [proposal] = cwr(1).propose(pixels, scores.reshape(-1, 1).numpy())
     top, bottom, left, right = (16 * edge for edge in (*rows, *columns))
     part = pixels[None, :, top:bottom, left:right]
     torch.testing.assert_close(proposal.crop, F.interpolate(part, (64, 64), mode="bilinear")[0])
@@ -176,7 +162,7 @@ def test_patches_above_half_the_best_belong_to_the_object(beside, width):
     pixels = torch.arange(48 * 48, dtype=torch.float32).reshape(1, 48, 48).expand(3, -1, -1)
     scores = torch.zeros(9, 1)
     scores[3], scores[4] = 1, beside
-    [proposal] = propose(pixels, scores.numpy(), 1, **WITHOUT_QUIRKS)
+    [proposal] = cwr(1).propose(pixels, scores.numpy())
     part = pixels[None, :, 16:32, : 16 * width]
     torch.testing.assert_close(proposal.crop, F.interpolate(part, (64, 64), mode="bilinear")[0])
 
@@ -189,12 +175,7 @@ def test_the_threshold_is_taken_over_all_scores(low, background, expected):
     """CWR looks again at classes above θ, not at one exactly on it."""
     scores = torch.full((9, 2), float(low))
     scores[4] = torch.tensor([0.4, background])
-    proposals = propose(
-        torch.zeros(3, 48, 48),
-        scores.numpy(),
-        1,
-        **WITHOUT_QUIRKS,
-    )
+    proposals = cwr(1).propose(torch.zeros(3, 48, 48), scores.numpy())
     assert [proposal.class_index for proposal in proposals] == expected
 
 
@@ -260,7 +241,7 @@ def test_images_wait_for_others_of_their_size_and_crops_for_any(encoder, text, m
     sizes = [(64, 96), (50, 40), (64, 96), (50, 40), (64, 96), (50, 40)]
     images = [draw_photograph(s, *size) for s, size in enumerate(sizes)]
     tagger = build(encoder, text, Batches(3, crops=4, waiting=32))
-    tagger.propose = recorded(tagger.propose, proposals)
+    tagger.cwr.propose = recorded(tagger.cwr.propose, proposals)
     assert sorted(dict(tagger.stream(enumerate(images)))) == list(range(6))
     assert batches == [(3, 3, 64, 96), (3, 3, 64, 48)]
     assert set(crops) == {4}
@@ -284,8 +265,8 @@ def test_the_shared_pass_is_kept_only_if_its_attention_is_recorded(encoder, text
 
 def test_images_without_proposals_do_not_pile_up_behind_one_that_has_some(encoder, text):
     tagger = build(encoder, text)
-    propose_all, taken = tagger.propose, []
-    tagger.propose = lambda pixels, scores: (
+    propose_all, taken = tagger.cwr.propose, []
+    tagger.cwr.propose = lambda pixels, scores: (
         propose_all(pixels, scores)[:1] if len(taken) == 1 else []
     )
 

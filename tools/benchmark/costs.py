@@ -20,7 +20,6 @@ from pipeline.cams.gradcam import softmax_gradcam
 from pipeline.clip.fused import FusedKernel
 from pipeline.clip.linear import HAS_ONEDNN, product
 from pipeline.clip.shared_pass import MeanAttention
-from pipeline.tags.reidentification import reidentify
 from pipeline.tags.tagclip.refinement import VotedAttention, refine
 from tools.benchmark.setup import TAGS, Setup, load_photographs, section, timed
 
@@ -102,7 +101,7 @@ def cost_of_steps(setup: Setup, image: np.ndarray, repeats: int) -> list[Cost]:
         "blocks 1 to L−1, and all attentions": lambda: encoder.backbone(pixels, voted_attention()),
         "coarse scores (block L's values)": lambda: classify(encoder.value_features(before)),
         "DMAR": lambda: refine(attention, scores, grid, open_border=True),
-        f"CWR, {crops} crops": lambda: reidentify(encoder, text, proposals, crops),
+        f"CWR, {crops} crops": lambda: tagger.cwr.classify(proposals, crops),
         "softmax Grad-CAM, 2 tags": lambda: softmax_gradcam(encoder, before, chosen, len(TAGS)),
         "class-aware attention affinity": lambda: refine_cams(
             cams, affinity, grid, threshold=cam_method.options.box_threshold, open_border=True

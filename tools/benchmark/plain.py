@@ -73,7 +73,7 @@ def tag(encoder: ClipEncoder, tagger: TagClip, image: np.ndarray) -> np.ndarray:
                 of_class = attention * torch.from_numpy(box).to(attention).view(1, -1)
                 refined[:, k] = (of_class @ coarse[:, k : k + 1])[:, 0]
         scores = refined.amax(0)[: tagger.num_classes]
-        for proposal in tagger.propose(pixels[0], refined.cpu().numpy()):
+        for proposal in tagger.cwr.propose(pixels[0], refined.cpu().numpy()):
             probability = _look_again(encoder, text, proposal)
             k = proposal.class_index
             scores[k] = 0.5 * scores[k] + 0.5 * probability

@@ -55,10 +55,11 @@ class Setup:
     def tagger(self, reidentify: bool = True) -> TagClip:
         """Builds TagCLIP with a fixed number of crops an image, or without CWR."""
         options = TagClipOptions(reidentify=reidentify)
-        tagger = TagClip(self.encoder, self.text, self.names[0], options, self.batches)
+        quirks = SimpleNamespace(open_border=True, cwr_stop=True)
+        tagger = TagClip(self.encoder, self.text, self.names[0], options, self.batches, quirks)
         counts = cycle(CROPS_OF_TWO_IMAGES)
         # Random weights propose any number of crops.
-        tagger.propose = lambda pixels, scores: self.proposals(pixels, next(counts))
+        tagger.cwr.propose = lambda pixels, scores: self.proposals(pixels, next(counts))
         return tagger
 
     def proposals(self, pixels: torch.Tensor, count: int) -> list[Proposal]:

@@ -89,12 +89,12 @@ def build_excel(options: ExcelOptions, resources: Resources) -> CamMethod:
     from pipeline.cams.excel.text import cluster_sentences, enrich_classes, read_descriptors
     from pipeline.cams.pass_method import text_of
 
-    clip, quirks = resources.clip, dict(vars(resources.quirks))
-    encoder = ExcelEncoder(clip.encoder, options.size, imagenet_norm=quirks.pop("imagenet_norm"))
+    clip, quirks = resources.clip, resources.quirks
+    encoder = ExcelEncoder(clip.encoder, options.size, imagenet_norm=quirks.imagenet_norm)
     text, background_text = text_of(options, resources)
     if options.descriptors is not None:
         classes, clusters = resources.vocabulary.classes, options.clusters
         found = read_descriptors(options.descriptors, classes, clusters)
         sentences = clip.embed_sentences([each for group in found for each in group])
         text = enrich_classes(text, cluster_sentences(sentences, clusters), options.kept)
-    return Excel(encoder, text, background_text, options, clip.batches, **quirks)
+    return Excel(encoder, text, background_text, options, clip.batches, quirks)

@@ -1,7 +1,6 @@
 """The training-free part of ExCEL (Yang et al., CVPR 2025)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -45,12 +44,8 @@ class ExcelEncoder(ClipEncoder):
         return F.interpolate(pixels[None], size, mode="bilinear", align_corners=False)[0]
 
 
-@dataclass(eq=False)
 class Excel(PassCams):
     """Computes ExCEL's CAMs of images, with its quirks ``token_norm`` and ``head_sum``."""
-
-    token_norm: bool = True
-    head_sum: bool = True
 
     @property
     def first(self) -> int:
@@ -63,7 +58,7 @@ class Excel(PassCams):
 
     def attention_hook(self) -> MeanAttention:
         """Returns what averages the attention."""
-        if not self.head_sum:
+        if not self.quirks.head_sum:
             return super().attention_hook()
         heads = self.encoder.visual.transformer.resblocks[0].attn.num_heads
         return HeadSum(self.blocks, self.first, heads)
@@ -80,7 +75,7 @@ class Excel(PassCams):
             tokens[:, :1], self.encoder.attend(query[:, :, :1], key, value)
         )
         tokens = torch.cat([class_token, shared_pass.observed[0][:, 1:]], 1)
-        return F.normalize(self.encoder.embed(tokens)[0], dim=0 if self.token_norm else 1)
+        return F.normalize(self.encoder.embed(tokens)[0], dim=0 if self.quirks.token_norm else 1)
 
     def activation_maps(
         self, shared_pass: SharedPass, text: torch.Tensor, num_tags: int

@@ -114,9 +114,11 @@ def build_piaa(options: PiaaOptions, resources: Resources, learned: Path) -> Tag
     from pipeline.tags.piaa.bank import read_prototypes  # imports PyTorch
     from pipeline.tags.piaa.method import Piaa
     from pipeline.tags.piaa.patches import build_patches
+    from pipeline.tags.reidentification import Cwr
 
     patches, text = build_patches(options, resources)
     device, empty_class = resources.device, resources.quirks.empty_class
     prototypes = read_prototypes(learned, text, options, empty_class=empty_class, device=device)
-    quirks = {name: getattr(resources.quirks, name) for name in ("open_border", "cwr_stop")}
-    return Piaa(patches, text, prototypes, resources.num_classes, options, **quirks)
+    count = resources.num_classes
+    cwr = Cwr(patches.encoder, text, count, options.alpha, resources.quirks)
+    return Piaa(patches, text, prototypes, count, options, cwr)

@@ -5,7 +5,6 @@ Wang et al., ICML 2026, arXiv 2605.25821; docs/algorithms.md, "Tags: PIAA".
 
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from pipeline.errors import ImageError
 from pipeline.tags.piaa import PiaaOptions
 from pipeline.tags.piaa.patches import PatchEncoder, Patches
 from pipeline.tags.piaa.prototypes import Prototypes, combine
-from pipeline.tags.reidentification import propose, reidentify
+from pipeline.tags.reidentification import Cwr
 from pipeline.tags.tagger import Scored, Tagger
 
 
@@ -26,8 +25,7 @@ class Piaa(Tagger):
 
     Attributes:
         text: C×E class embeddings; n classes, then backgrounds if they are learned.
-        open_border: quirk of CWR, see :func:`pipeline.clip.boxes.bounding_box`.
-        cwr_stop: quirk of CWR, see :func:`pipeline.tags.reidentification.propose`.
+        cwr: looks again at classes by the probabilities of patches.
     """
 
     patches: PatchEncoder
@@ -35,8 +33,7 @@ class Piaa(Tagger):
     prototypes: Prototypes
     num_classes: int
     options: PiaaOptions
-    open_border: bool
-    cwr_stop: bool
+    cwr: Cwr
 
     def stream(
         self, images: Iterable[tuple[Any, np.ndarray]], variants: Collection[str] = ()
@@ -50,7 +47,7 @@ class Piaa(Tagger):
 
     @torch.no_grad()
     def _score(self, patches: Patches) -> np.ndarray:
-        options, encoder, size = self.options, self.patches.encoder, self.patches.batches.crops
+        options, size = self.options, self.patches.batches.crops
         logits = self.prototypes.logits(patches.features)
         probabilities = (logits / options.patch_temperature).softmax(-1)
         scores = combine(
@@ -64,11 +61,9 @@ class Piaa(Tagger):
             return to_host(scores)[0]
         # CWR: the scores of proposed classes are replaced by their mean with that of a crop.
         scores, probabilities = to_host(scores, probabilities)
-        cut = partial(propose, patch_size=encoder.patch_size, native_size=encoder.native_size)
-        quirks = {"open_border": self.open_border, "cwr_stop": self.cwr_stop}
-        found = cut(patches.pixels, probabilities, self.num_classes, alpha=options.alpha, **quirks)
+        found = self.cwr.propose(patches.pixels, probabilities)
         for start in range(0, len(found), size):
             batch = found[start : start + size]
-            for proposal, crop_score in zip(batch, reidentify(encoder, self.text, batch, size)):
+            for proposal, crop_score in zip(batch, self.cwr.classify(batch, size)):
                 scores[proposal.class_index] = (scores[proposal.class_index] + crop_score) / 2
         return scores

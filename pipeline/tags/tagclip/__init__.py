@@ -96,5 +96,5 @@ def build_tagclip(options: TagClipOptions, resources: Resources) -> Tagger:
 
     clip, vocabulary = resources.clip, resources.vocabulary
     text = clip.embed(vocabulary.tag_names, vocabulary.backgrounds, options.templates)
-    quirks = vars(resources.quirks)
-    return TagClip(clip.encoder, text, resources.num_classes, options, clip.batches, **quirks)
+    given = text, resources.num_classes, options, clip.batches, resources.quirks
+    return TagClip(clip.encoder, *given)

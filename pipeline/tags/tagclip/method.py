@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from pipeline.clip.dimensions import block_window
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.shared_pass import CamHook, SharedPass, batch_by_grid, prepare_batch
 from pipeline.tags.baseline.method import global_scores
-from pipeline.tags.reidentification import Proposal, propose, reidentify
+from pipeline.tags.reidentification import Cwr, Proposal
 from pipeline.tags.tagclip import TagClipOptions
 from pipeline.tags.tagclip.refinement import VotedAttention, refine
 from pipeline.tags.tagger import Scored, Tagger
@@ -45,8 +45,7 @@ class TagClip(Tagger):
     Attributes:
         encoder: the image tower; it must have the ``attention_blocks`` of the options.
         text: C×E class embeddings on the encoder's device; n classes, then backgrounds.
-        open_border: quirk, see :func:`pipeline.clip.boxes.bounding_box`.
-        cwr_stop: quirk, see :func:`pipeline.tags.reidentification.propose`.
+        quirks: ``open_border`` and ``cwr_stop``, see :class:`pipeline.tags.reidentification.Cwr`.
     """
 
     encoder: ClipEncoder
@@ -54,21 +53,12 @@ class TagClip(Tagger):
     num_classes: int
     options: TagClipOptions
     batches: Batches
-    open_border: bool = True
-    cwr_stop: bool = True
+    quirks: SimpleNamespace
 
     def __post_init__(self):
         depth, options = self.encoder.depth, self.options
         self.window = block_window("tags.attention_blocks", options.attention_blocks, depth)
-        self.propose = partial(
-            propose,
-            num_classes=self.num_classes,
-            alpha=options.alpha,
-            patch_size=self.encoder.patch_size,
-            native_size=self.encoder.native_size,
-            open_border=self.open_border,
-            cwr_stop=self.cwr_stop,
-        )
+        self.cwr = Cwr(self.encoder, self.text, self.num_classes, options.alpha, self.quirks)
 
     @torch.no_grad()
     def stream(
@@ -120,9 +110,8 @@ class TagClip(Tagger):
             return scores[..., : self.num_classes].amax(-2)
 
         coarse = encoder.classify(encoder.value_features(inputs), text)
-        refined = refine(
-            voted.result(), coarse, batch_pass.grid, len(images), open_border=self.open_border
-        )
+        given = voted.result(), coarse, batch_pass.grid, len(images)
+        refined = refine(*given, open_border=self.quirks.open_border)
         by_variant = {"coarse": best_patch(coarse), "dmar": best_patch(refined)}
         if "clip_native" in variants or "coarse_last" in variants:
             attended = encoder.classify(encoder.attended_features(inputs), text)
@@ -135,7 +124,7 @@ class TagClip(Tagger):
             if "clip" in variants:
                 scores["clip"] = global_scores(encoder, text, self.num_classes, [image])[0]
             proposals = (
-                self.propose(batch_pass.pixels[row], refined[row]) if options.reidentify else []
+                self.cwr.propose(batch_pass.pixels[row], refined[row]) if options.reidentify else []
             )
             shared = batch_pass.copy_image(row) if cam_hooks else None
             yield _AwaitingCwr(name, scores, proposals, shared)
@@ -144,6 +133,6 @@ class TagClip(Tagger):
         """Classifies the first batch of crops in a queue."""
         size = self.batches.crops
         batch = [crops.popleft() for _ in range(min(size, len(crops)))]
-        probabilities = reidentify(self.encoder, self.text, [crop for _, crop in batch], size)
+        probabilities = self.cwr.classify([crop for _, crop in batch], size)
         for (image, _), probability in zip(batch, probabilities.tolist()):
             image.probabilities.append(probability)
