@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -171,7 +172,8 @@ def test_masks_of_a_folder_win_and_are_not_mixed_with_others(voc2012, cache, tmp
 
 def test_splits_of_equal_ids_have_masks_of_their_own(voc2012, cache, tmp_path):
     [first] = load("voc2012", voc2012, cache, split="val").splits["val"][:1]
-    listed = voc2012 / "ImageSets" / "Segmentation" / "train.txt"
+    root = shutil.copytree(voc2012, tmp_path / "root")
+    listed = root / "ImageSets" / "Segmentation" / "train.txt"
     listed.write_text(f"{first.id}\n{listed.read_text()}")
     for split, value in (("train", 3), ("val", 7)):
         write_labels(tmp_path / "masks" / split / f"{first.id}.png", striped(2, [0, value]))
@@ -179,7 +181,7 @@ def test_splits_of_equal_ids_have_masks_of_their_own(voc2012, cache, tmp_path):
 
     def labels(split: str, chosen: object, folder: str) -> tuple[int, ...]:
         given = {"split": chosen, "masks": str(tmp_path / folder)}
-        return load("voc2012", voc2012, cache, **given).splits[split][0].ground_truth_labels
+        return load("voc2012", root, cache, **given).splits[split][0].ground_truth_labels
 
     both = ["train", "val"]
     assert labels("train", both, "masks") == (2,) and labels("val", both, "masks") == (6,)
