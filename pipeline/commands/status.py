@@ -82,6 +82,8 @@ def plan_table(planned: Sequence["PlannedStage"]) -> Table:
 def total_time(planned: Sequence["PlannedStage"]) -> str:
     """Returns the time of all stages, in words."""
     if not any(row.to_compute for row in planned):
+        if any(row.cached is not None and row.cached < row.images for row in planned):
+            return "nothing to compute: what is not in the cache is left out"
         return "nothing to compute: everything is in the cache"
     known = sum(row.seconds or 0 for row in planned)
     unmeasured = [row.stage for row in planned if row.to_compute and row.seconds is None]

@@ -201,7 +201,7 @@ def _read_kept(kept: Path, contents: list) -> AnnotationIndex | None:
 
 
 def _read_file(path: Path) -> AnnotationIndex:
-    size = path.stat().st_size
+    size, remarks = path.stat().st_size, ""
     with track_bytes(f"read {path.name}") as show:
         elements = stream_json(path, _REMEDY, lambda done: show(done, size))
         if first := next(elements, None):
@@ -209,9 +209,10 @@ def _read_file(path: Path) -> AnnotationIndex:
             index = (_read_coco if is_coco else _read_label_studio)(path, chain([first], elements))
             if index.rows:
                 return index
+            remarks = "".join(f"; it has {n} {what}" for what, (n, _) in index.remarks.items())
     raise UserError(
         f"{shown(path)} holds neither images with COCO's annotations nor finished tasks of Label"
-        " Studio: give such a file"
+        f" Studio{remarks}: give such a file"
     )
 
 

@@ -18,7 +18,7 @@ BOX = "box"
 _OUTLINED = ("brush", "polygon")  # Label Studio's regions; with labels in them, their type says so
 _CHOICES, _LABELS, _KEYPOINT = "choices", "labels", "keypoint"
 _PLACES = {"x", "points", "rle"}  # one of which every region has
-_UPLOAD = re.compile(r"upload/(.*/)?[0-9a-f]{8}-(?=[^/]+$)")  # Label Studio's prefix of files
+_UPLOAD = re.compile(r".*upload/.*[0-9a-f]{8}-(?=[^/]+$)")  # Label Studio's, without folders
 _ADDRESS = re.compile(r"\w+://|/data/")  # else a path, in which # and ? mean nothing
 _WITHOUT_AREA = ("point", "points", "line", "linestrip")
 
@@ -158,7 +158,7 @@ def label_studio_image(task: Mapping[str, Any]) -> str:
     named = [path for path in paths if path.lower().endswith(SUFFIXES)]
     if len({path.rpartition("/")[2] for path in named}) > 1:
         raise ValueError("two images")
-    name = image_name(_UPLOAD.sub(r"\1", [*named, *paths][0]))
+    name = image_name(_UPLOAD.sub("", [*named, *paths][0]))
     own = task["data"].get("id")  # which tools/export.py writes
     return own if isinstance(own, str) and f"/{name}".endswith(f"/{own}") else name
 

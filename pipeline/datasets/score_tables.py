@@ -30,12 +30,12 @@ def read_table(path: Path, key: str) -> AnnotationIndex:
     if is_header(header):
         raise UserError(f"{name} is a table of corrected tags: give it as tags.corrections")
     first, *names = map(str.strip, header)
-    if first != "id":
+    if first.lower() != "id":
         raise UserError(
-            f"{name} begins with {shown(first)}: its header is id,class,score, or id and the names"
-            " of classes"
+            f"{name} begins with {shown(first)}: its header must be id,class,score, or id and the"
+            " names of classes, separated by commas"
         )
-    is_pairs, images = names in _PAIRS, defaultdict[str, Row](Row)
+    is_pairs, images = [*map(str.lower, names)] in _PAIRS, defaultdict[str, Row](Row)
     for number, row in rows:
         image, *cells = map(str.strip, row)
         if not image:

@@ -10,6 +10,7 @@ from pipeline.engine.sample import Images
 from pipeline.engine.scan import Scan, scan
 from pipeline.engine.stage import PerImage, Stage
 from pipeline.engine.store import Store
+from pipeline.errors import shown
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class PlannedStage:
     seconds: float | None = None  # the estimate; none where nothing like it was ever measured
     rides_with: str = ""  # the stage whose pass gives the results at no further cost, or ""
     key: str = ""  # the name of the folder; "" where it is not known yet
-    note: str = ""  # a sentence without its full stop on what the stage would find changed, or ""
+    note: str = ""  # a sentence without its full stop on what the stage would find, or ""
 
 
 def plan(
@@ -57,10 +58,18 @@ def plan(
             seconds=estimate(stage, settings, timed, folders),
             rides_with=carrier if found.waiting and not found.missing else "",
             key=folder.key if folder else "",
-            note=stage.outlook() if isinstance(stage, Learned) else "",
+            note=stage.outlook() if isinstance(stage, Learned) else _left_out(found),
         )
         if isinstance(stage, PerImage) and stage.rider is not None:
             carriers[stage.rider] = stage.name
+
+
+def _left_out(found: Scan) -> str:
+    if not found.left_out:
+        return ""
+    image_id, reason = next(iter(found.left_out.items()))
+    which = f"{len(found.left_out)} of {len(found.ids)} images, the first {shown(image_id)}"
+    return f"{found.stage.name} will leave out {which}: {reason}"
 
 
 def in_round(where: str, number: int) -> str:

@@ -1,5 +1,6 @@
 """The README of an ONNX file: a model card, as Hugging Face shows it."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
@@ -34,6 +35,9 @@ def write_card(file: str, segmenter: Segmenter, shape: Shape, checkpoint: Path, 
     is_last = checkpoint.is_dir() or checkpoint.name == manifest.get("checkpoint")
     runs = _find_runs(folder, best) if best or is_last else []
     settings = readable(manifest.get("configuration", {}), manifest.get("legend", {}))
+    # Of a file, with masks=file or segmenter.masks; no stage made them.
+    source = settings.get("masks", {}) if isinstance(settings.get("masks"), Mapping) else {}
+    name = source.get("path") or source.get("from")
     colours = ("#{:02x}{:02x}{:02x}".format(*colour) for colour in segmenter.palette)
     classes = zip(map(str, range(256)), segmenter.class_names, colours)
     metrics = ["split", "images", "mIoU (%)", "notes"], [*map(_row, runs)], ["split", "notes"]
@@ -49,6 +53,7 @@ def write_card(file: str, segmenter: Segmenter, shape: Shape, checkpoint: Path, 
         manifest=manifest,
         settings=yaml.safe_dump(settings, width=100, **_STYLE) if settings else "",
         restricted=[note for part, note in RESTRICTED.items() if part in parts],
+        masks=name,
         unknown="not known",
     )
 

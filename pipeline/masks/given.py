@@ -45,9 +45,9 @@ class GivenMasks(MaskStage):
     def own_settings(self) -> dict[str, Any]:
         """Returns what masks depend on, except the files."""
         settings = super().own_settings()
-        del settings["path"], settings["colours"]
+        del settings["colours"]
         reading = Reading.of(self.options, "masks", self.vocabulary.classes).facts
-        return {**settings, "file": self._name, "reading": reading}
+        return {**settings, "path": self._name, "reading": reading}
 
     def item(self, sample: Sample, folders: Folders) -> Item:
         """Returns an image with what is said of it; raises a NoEntry if there is nothing."""

@@ -47,8 +47,8 @@ class CorrectableMasks(PerImage):
     @cached_property
     def settings(self) -> dict[str, Any]:
         """All that changes a mask. The recipe, of the computed ones, holds no corrections."""
-        by_hand = {"by_hand": facts} if (facts := self.corrected.facts) else {}
-        return joined(super().settings, by_hand)
+        corrected = {"masks": facts} if (facts := self.corrected.facts) else {}
+        return joined(super().settings, corrected)
 
     def own_legend(self) -> Mapping[str, Mapping[str, Any]]:
         """Returns the files of corrections."""
@@ -132,8 +132,8 @@ class MaskStage(CorrectableMasks, MethodStage):
             return ""
         return (
             f"half of the masks of split {folder.split} are background in at least {share:.1%} of"
-            " their pixels, from which a segmenter learns little else: look at tags and CAMs in the"
-            " report"
+            " their pixels, from which a segmenter learns little else: look at"
+            " them in the report, and at what they are made from"
         )
 
     def checked(

@@ -65,6 +65,12 @@ class Training(OfSplit):
         """Returns the images that it is trained on."""
         return self.data.samples()
 
+    @property
+    def note(self) -> str:
+        """The file or folder that its masks are from, where no stage made them."""
+        is_given = isinstance(self.data.facts.get("masks"), Mapping)
+        return f"pseudo masks of {Path(self.options.masks).name}" if is_given else ""
+
     def absent(self) -> Mapping[str, NoEntry]:
         """Returns id → why it is left out, of the images that have no mask."""
         return self.data.absent()

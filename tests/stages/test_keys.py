@@ -225,8 +225,9 @@ def prepared(config: Config, key: str, tmp_path) -> tuple[Config, Any]:
     if key == "tags.corrections":  # its lines are another matter, see test_corrections.py
         (tmp_path / "corrections.csv").write_text("id,classes\n")
         return config, str(tmp_path / "corrections.csv")
-    if key == "masks.corrections":  # of no image, see test_corrected_masks.py
-        return config, str(tmp_path / "two")
+    if key == "masks.corrections":  # of no image of the run, see test_corrected_masks.py
+        (tmp_path / "corrected" / "val").mkdir(parents=True, exist_ok=True)
+        return config, str(tmp_path / "corrected")
     if key == "tags.fit_split":
         return config, "val"
     if key == "tags.z":

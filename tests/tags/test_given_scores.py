@@ -217,10 +217,13 @@ def test_two_lines_of_an_image_are_one_too_many_where_classes_are_columns(run, t
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ("image,class,score\na,cat,1\n", "begins with image: its header is id,class,score, or id"),
-        ("a 0 3\n", "begins with a 0 3: its header is"),
-        ("\n", "begins with : its header is"),
-        ("id;class;score\na;cat;1\n", "begins with id;class;score: its header is"),
+        (
+            "image,class,score\na,cat,1\n",
+            "begins with image: its header must be id,class,score, or id",
+        ),
+        ("a 0 3\n", "begins with a 0 3: its header must be"),
+        ("\n", "begins with : its header must be"),
+        ("id;class;score\na;cat;1\n", "begins with id;class;score: its header must be"),
         ("id,classes\r\na,cat\r\n", "is a table of corrected tags: give it as tags.corrections"),
         ("id,split,classes\na,all,cat\n", "corrected tags: give it as tags.corrections"),
         ('id,class,score\n"a,cat,1\n', "line 2 is not CSV"),

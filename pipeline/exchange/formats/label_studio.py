@@ -17,6 +17,7 @@ from pipeline.exchange.artefacts import (
     read_header,
 )
 from pipeline.exchange.formats.regions import split_regions
+from pipeline.files.label_images import IGNORE
 from pipeline.files.own_files import OwnFiles
 
 _ADDRESS = "/data/local-files/?d="  # of a file below LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT
@@ -41,9 +42,10 @@ def export_label_studio(
     export, output = Export(), OwnFiles(target.parent, "export.py")
     configuration = target.with_suffix(".xml")
     output.refuse_foreign([target, configuration])
-    version = f"{artefact.name} {artefact.path.name}"
+    version, ignored = f"{artefact.name} {artefact.path.name}", 0
 
     def task(image_id: str) -> dict[str, Any]:
+        nonlocal ignored
         name, labels = name_photograph(images, image_id), None
         photograph = images and images / name
         if artefact.kind.is_labels:
@@ -62,6 +64,7 @@ def export_label_studio(
             chosen = {"id": _TAGS, "type": "choices", "from_name": _TAGS, "to_name": _IMAGE}
             result.append({**chosen, "value": {"choices": tags}})
         if labels is not None:
+            ignored += int((labels == IGNORE).sum())
             regions = split_regions(artefact, image_id, labels)
             result += [_region(artefact.classes[k], *region) for k, *region in regions]
         return {
@@ -72,6 +75,8 @@ def export_label_studio(
     tasks = [made for _, made in export.each(sorted(artefact.entries), task)]
     output.write(target, json.dumps(tasks, ensure_ascii=False, separators=(",", ":")))
     output.write(configuration, _configuration(artefact))
+    if ignored:
+        export.notes.append(f"{ignored} pixels of label 255 have no region, like the background")
     export.notes.append(f"paste {configuration} into the labelling interface of the project")
     return export
 

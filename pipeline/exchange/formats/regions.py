@@ -52,11 +52,13 @@ class Outlines:
     tolerance: float = 0  # how far, in pixels, an outline may be from the border of its component
     _ious: list[float] = field(default_factory=list)
     _dropped: int = 0
+    _ignored: int = 0
     _holes: int = 0
 
     def trace(self, labels: np.ndarray) -> list[Outline]:
         """Returns the outlines of an image's components, diagonals included."""
         known = np.where(labels == IGNORE, 0, labels)
+        self._ignored += int((labels == IGNORE).sum())
         found = []
         for component in regionprops(label_components(known, connectivity=2)):
             if component.area < self.min_area:
@@ -79,6 +81,8 @@ class Outlines:
                 f" the median image and {min(self._ious):.4f} in the worst; {self._holes} holes are"
                 " joined to the outlines around them by a line"
             )
+        if self._ignored:
+            yield f"{self._ignored} pixels of label 255 have no polygon, like the background"
         if self._dropped:
             yield f"{self._dropped} components below {self.min_area} pixels have no polygon"
 
