@@ -216,6 +216,8 @@ def test_known_tags_are_planned_by_what_they_say(dry_run, run_stage, arguments, 
     tags.write_text("a 1 3\nb 0\nc\n")
     rows = [row[2:5] for row in dry_run(given=given)]
     assert rows == [["5", "3", "0"], ["3", "3", "0"]]
+    assert "note: tags will leave out 2 of 5 images, the first d: has no line in" in dry_run.errors
+    assert "nothing to compute: what is not in the cache is left out" in dry_run.output
     # A corrected line costs its image.
     tags.write_text("a 1 3\nb 0 1\nc\nd 2\nholiday%202026/e%20f 3\n")
     assert [row[2:5] for row in dry_run(given=given)] == [

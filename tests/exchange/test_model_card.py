@@ -85,6 +85,15 @@ def test_what_a_run_says_of_its_network(segmenter, folder):
     assert "https://somewhere/resnet18.pth" in text and "openai" in text
 
 
+@pytest.mark.parametrize("masks", [{"method": "file", "path": "sam3.json"}, {"from": "files"}])
+def test_given_masks_are_named(masks, segmenter, folder):
+    manifest = MANIFEST | {"configuration": {"name": "light", "masks": masks}}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    card = write_card("m.onnx", segmenter, FREE, folder / "iter_5.pth", best=False)
+    assert f"Masks that it was trained on: {[*masks.values()][-1]}. Terms of the model" in card
+    assert "Masks that it was" not in write_card("m.onnx", segmenter, FREE, folder.parent, False)
+
+
 def test_figures_of_another_checkpoint_are_not_shown(segmenter, folder):
     def figures(path, best=False):
         return re.findall(r"\| +(\d\d\.\d) \|", write_card("m.onnx", segmenter, FREE, path, best))

@@ -24,6 +24,7 @@ from pipeline.engine.stage import Stage
 from pipeline.engine.store import Store
 from pipeline.engine.workers import Executor
 from pipeline.errors import UserError
+from pipeline.evaluation.about import describe
 from pipeline.segmenter import mmseg
 from pipeline.segmenter.stage import Training
 from pipeline.stages.config import compose, read_config
@@ -70,6 +71,18 @@ def rewrite(path: Path, content: bytes) -> None:
 
 def key_of(pipeline: Pipeline, name: str) -> str:
     return next(stage.key for stage in pipeline.builder.stages if stage.name == name)
+
+
+def test_a_network_of_given_masks_is_described_as_such(opened):
+    pipeline = opened()
+    stages = {stage.name: stage for stage in pipeline.builder.stages}
+    about = describe(stages["predictions"], pipeline.builder.config)
+    assert (about["masks"], about["data"]) == ("file", "pseudo masks of masks")
+    assert describe(stages["masks"], pipeline.builder.config)["masks"] == "crf"
+    pipeline = opened("segmenter.masks=null")
+    predictions = next(s for s in pipeline.builder.stages if s.name == "predictions")
+    about = describe(predictions, pipeline.builder.config)
+    assert (about["masks"], about["data"]) == ("crf", "")
 
 
 def test_what_a_training_would_fail_on_is_said_before_the_stages_ahead_of_it(

@@ -27,6 +27,7 @@ from pipeline.engine.sample import Dataset, Images, Sample
 from pipeline.engine.settings import Rule, check, rule_of
 from pipeline.engine.store import Store
 from pipeline.masks.crf import CrfOptions
+from pipeline.masks.settings import PseudoMaskOptions
 from pipeline.segmenter import mmseg
 from pipeline.segmenter.data import TrainingData, TrainingPair
 from pipeline.stages import builder
@@ -225,6 +226,8 @@ def prepared(config: Config, key: str, tmp_path) -> tuple[Config, Any]:
     if key == "tags.corrections":  # its lines are another matter, see test_corrections.py
         (tmp_path / "corrections.csv").write_text("id,classes\n")
         return config, str(tmp_path / "corrections.csv")
+    if key in ("masks.confidence", "masks.keep_probability") and hasattr(config.masks, "path"):
+        config.masks = PseudoMaskOptions()  # files have no probabilities
     if key == "masks.corrections":  # of no image of the run, see test_corrected_masks.py
         (tmp_path / "corrected" / "val").mkdir(parents=True, exist_ok=True)
         return config, str(tmp_path / "corrected")

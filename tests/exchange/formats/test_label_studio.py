@@ -76,6 +76,8 @@ def test_tasks_hold_the_masks(export, noisy, tmp_path):
     target = tmp_path / "tasks.json"
     finished = export("label_studio", folder, target, images, "--prefix", "my photos/")
     assert finished.code == 0 and f"5 masks written to {target}" in finished.output
+    ignored = sum(int((mask == IGNORE).sum()) for mask in labels.values())
+    assert f"note: {ignored} pixels of label 255 have no region" in finished.errors
     tasks = {task["data"]["id"]: task for task in json.loads(target.read_text())}
     assert set(tasks) == set(labels)
     for image_id, mask in labels.items():

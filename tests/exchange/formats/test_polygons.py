@@ -10,6 +10,7 @@ import yaml
 from PIL import Image
 
 from pipeline.exchange.formats.regions import Outlines, draw_outlines
+from pipeline.files.label_images import IGNORE
 from tests.exchange.conftest import CLASSES
 from tests.exchange.formats.conftest import noisy_labels, without_ignored
 from tests.extras import library
@@ -46,6 +47,8 @@ def test_labelme_gets_every_pixel(export, noisy, tmp_path):
     assert finished.code == 0 and "5 masks written" in finished.output
     assert "an IoU with their masks of 1.0000 in the median image and 1.0000 in" in finished.errors
     assert "note: 0 components" not in finished.errors
+    ignored = sum(int((mask == IGNORE).sum()) for mask in labels.values())
+    assert f"note: {ignored} pixels of label 255 have no polygon" in finished.errors
     for image_id, mask in labels.items():
         drawn = read_labelme(tmp_path / "set", image_id, mask.shape)
         assert np.array_equal(drawn, without_ignored(mask))
