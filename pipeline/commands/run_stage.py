@@ -63,7 +63,8 @@ def _show_status(config: DictConfig, given: Sequence[str]) -> None:
         for text in filter(None, (describe_machines(manifest) for _, manifest in folders)):
             console.print(f"note: {text}", highlight=False)
     else:
-        next_one = next_command(given, "tags")
+        given_in = (name for name in ("masks", "cams") if "path" in config[name])
+        next_one = next_command(given, next(given_in, "tags"))
         console.print(f"{root} holds no results yet: run {next_one}", highlight=False)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.datasets.annotation_index import (
+    COCO,
     LABEL_STUDIO,
     LABELME,
     AnnotationIndex,
@@ -190,7 +191,8 @@ class Drawings:
         if others:
             names = ", ".join(f"{shown(name)} ({others[name]})" for name in [*others][:_MAX_NAMED])
             more = ", …" if len(others) > _MAX_NAMED else ""
-            counted = f"{sum(others.values())} instances of names that are not classes"
+            what = "instances" if self.index.form in (COCO, LABEL_STUDIO, LABELME) else "scores"
+            counted = f"{sum(others.values())} {what} of names that are not classes"
             found.append(f"{self.path.name} has {counted}: {names}{more}")
         return found
 

@@ -129,6 +129,8 @@ def test_the_status_of_an_empty_folder_says_what_fills_it(run_stage, arguments, 
         assert finished.code == 0 and not finished.errors
         start = f"{out} holds no results yet: run python tools/run_stage.py stage=tags dataset="
         assert finished.output.startswith(start) and finished.output.count("\n") == 1
+    finished = run_stage("masks=file", "masks.path=x", f"output_dir={tmp_path}", "stage=status")
+    assert "run python tools/run_stage.py stage=masks masks=file" in finished.output
 
 
 def test_manifests_tell_the_last_run_from_all_runs(run_stage, arguments, photographs, tmp_path):

@@ -176,7 +176,7 @@ def test_thresholds_cost_no_computation_and_a_changed_line_costs_one_image(run, 
 def test_names_are_joined_and_others_are_counted(run, tags):
     content = pairs({**SCORES, "a": {"tabby": 0.7, "cat": 0.2, "tree": 0.9}, "c": {"tree": 0.8}})
     errors = run("x.csv", content, "tags.join={cat: [tabby]}").errors
-    assert errors.count("note: x.csv has 2 instances of names that are not classes: tree (2)") == 1
+    assert errors.count("note: x.csv has 2 scores of names that are not classes: tree (2)") == 1
     assert tags()["a"] == ["cat"] and tags()["c"] == []
     errors = run("x.csv", content, "tags.join={cat: [tree], cup: [tree]}", code=2).errors
     assert "tags.join counts tree as two classes" in errors
