@@ -203,9 +203,11 @@ class Drawings:
         Label Studio's may begin with folders that are not those of the images: such a name is that
         of the longest id that it ends with.
         """
-        rows, found = self.index.rows, defaultdict[str, list[str]](list)
-        for name in rows:
-            parts = name.split("/") if self.index.form == LABEL_STUDIO else [name]
+        if self.index.form != LABEL_STUDIO:
+            return {name: [name] for name in self.index.rows}
+        found = defaultdict[str, list[str]](list)
+        for name in self.index.rows:
+            parts = name.split("/")
             ends = ("/".join(parts[start:]) for start in range(len(parts)))
             found[next((end for end in ends if end in self.known), name)].append(name)
         return dict(found)
