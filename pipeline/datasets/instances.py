@@ -15,8 +15,7 @@ from pipeline.files.label_images import IGNORE
 BOX = "box"
 """The shape of an instance whose outline a file does not give."""
 
-_OUTLINED = ("brush", "polygon")  # Label Studio's regions; with labels in them, their type says so
-_CHOICES, _LABELS, _KEYPOINT = "choices", "labels", "keypoint"
+_CHOICES, _LABELS, _KEYPOINT = "choices", "labels", "keypoint"  # of Label Studio's types
 _PLACES = {"x", "points", "rle"}  # one of which every region has
 _UPLOAD = re.compile(r".*upload/.*[0-9a-f]{8}-(?=[^/]+$)")  # Label Studio's, without folders
 _ADDRESS = re.compile(r"\w+://|/data/")  # else a path, in which # and ? mean nothing
@@ -120,10 +119,13 @@ def label_studio_instances(task: Mapping[str, Any]) -> list[Instance]:
     found, images, results = [], set(), newest_annotation(task)["result"]
     # Labels may be results of their own, with the id of their region.
     labels = {r.get("id"): r["value"][_LABELS] for r in results if r["type"] == _LABELS}
+    regions = {r.get("id") for r in results if r["type"] != _LABELS}
     for result in results:
         kind, value = result["type"], result.get("value") or {}
-        form = kind.removesuffix(_LABELS)
-        if kind != _CHOICES and (form in ("", _KEYPOINT) or _PLACES.isdisjoint(value)):
+        is_point, is_label = kind.startswith(_KEYPOINT), kind == _LABELS
+        if is_point or is_label and result.get("id") in regions:
+            continue
+        if kind != _CHOICES and _PLACES.isdisjoint(value):
             continue
         if result.get("image_rotation"):
             raise ValueError("a rotated image")
@@ -131,13 +133,14 @@ def label_studio_instances(task: Mapping[str, Any]) -> list[Instance]:
         if len(images) > 1:
             raise ValueError("results of two images")
         shape: Any = None if kind == _CHOICES else BOX
-        if form in _OUTLINED and "rle" in value:
+        if "rle" in value:
             shape = {"rle": value["rle"]}
-        elif form in _OUTLINED:
+        elif "points" in value:
             sides = np.array([result["original_width"], result["original_height"]])
             shape = [(np.array(value["points"], np.float64) * sides / 100).ravel().tolist()]
-        if not (names := value.get(kind) or labels.get(result.get("id"))):
-            raise ValueError(f"a {form} without a label")
+        names = value.get(kind) or labels.get(result.get("id"), [])
+        if not names and kind != _CHOICES:
+            raise ValueError(f"a {kind} without a label")
         score = checked_score(result.get("score"))
         found += [Instance(name, score, False, shape) for name in names]
     return found

@@ -48,10 +48,10 @@ def apply_lists(dataset: Dataset[Vocabulary], settings: DatasetSettings) -> Data
     known, cache, notes = None, Path(settings.cache), dataset.notes
     if labels is not None:
         path = given_path(labels, "dataset.labels")
-        suffix = path.suffix.lower() if path.is_file() else ""
-        if suffix == ".csv" and is_corrections(path):
+        suffix = path.suffix.lower()
+        if suffix == ".csv" and path.is_file() and is_corrections(path):
             known = read_corrections(path, "dataset.labels", classes)
-        elif suffix != ".json":
+        elif suffix != ".json" or not path.is_file():
             known = {"": read_image_classes(path, classes, settings.values)}
 
     def opened(key: str, given: str, split: str, ids: set[str]) -> Annotations | None:

@@ -219,8 +219,10 @@ def test_labels_may_be_results_of_their_own(tmp_path):
     rle = {"rle": brush["value"]["rle"]}
     labels = {"type": "labels", "id": "x", "value": {**rle, "labels": ["dog"]}}
     tasks = [task("a.jpg", brush | {"value": rle}, labels), task("b.jpg", brush | {"value": rle})]
+    tasks.append(task("c.jpg", labels))
     found = opened(write(tmp_path / "tasks.json", tasks))
     np.testing.assert_array_equal(found.find("a").labels(SIZE), CAT * 2)
+    np.testing.assert_array_equal(found.find("c").labels(SIZE), CAT * 2)
     with pytest.raises(ImageError, match="a brush without a label"):
         found.find("b").labels(SIZE)
 
