@@ -50,7 +50,8 @@ def labels_of(path: Path, image_id: str, size: tuple[int, int], **settings: obje
     """Returns the labels, H×W uint8, that ``masks=file`` reads of an image."""
     options = MaskFileOptions(path=str(path), **settings)
     reading = Reading.of(options, "masks", CLASSES)
-    return open_annotations(str(path), "masks.path", reading, None).find(image_id).labels(size)
+    opened = open_annotations(str(path), "masks.path", reading, None, known=[image_id])
+    return opened.find(image_id).labels(size)
 
 
 def encoded(inside: np.ndarray) -> dict[str, object]:
