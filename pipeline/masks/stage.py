@@ -132,8 +132,8 @@ class MaskStage(CorrectableMasks, MethodStage):
             return ""
         return (
             f"half of the masks of split {folder.split} are background in at least {share:.1%} of"
-            " their pixels, from which a segmenter learns little else: look at"
-            " them in the report, and at what they are made from"
+            " their pixels, from which a segmenter learns little else: look at the masks"
+            " in the report, and at what they are made from"
         )
 
     def checked(
