@@ -42,6 +42,11 @@ class MaskOptions(MethodOptions, AnnotationSettings):
         None, changes="nothing", why="the key holds what the file says of the split"
     )
 
+    @property
+    def needing_probability(self) -> list[str]:
+        """The names of the settings in use that require the probability of each pixel."""
+        return [name for name in ("keep_probability", "confidence") if getattr(self, name)]
+
 
 class Refiner(ABC):
     """Labels the pixels of images."""

@@ -32,12 +32,12 @@ class PseudoMaskOptions(MaskOptions):
 
     def validate(self, prefix: str) -> None:
         """Refuses what takes probabilities where there are none, as there is no CRF."""
-        for name, off in {"keep_probability": "false", "confidence": "0"}.items():
-            if getattr(self, name) and self.crf is None:
-                raise UserError(
-                    f"{prefix}.{name} requires a CRF, which {prefix}.crf=null leaves out: choose"
-                    f" masks=crf or {prefix}.{name}={off}"
-                )
+        for name in self.needing_probability if self.crf is None else ():
+            off = {"keep_probability": "false", "confidence": "0"}[name]
+            raise UserError(
+                f"{prefix}.{name} requires a CRF, which {prefix}.crf=null leaves out: choose"
+                f" masks=crf or {prefix}.{name}={off}"
+            )
 
 
 register(
@@ -261,9 +261,10 @@ class MaskFileOptions(MaskOptions):
 
     def validate(self, prefix: str) -> None:
         """Refuses what takes probabilities, which files do not have."""
-        for name in ("keep_probability", "confidence"):
-            if getattr(self, name):
-                raise UserError(f"{prefix}.{name} requires probabilities, which masks=file has not")
+        for name in self.needing_probability:
+            raise UserError(
+                f"{prefix}.{name} requires probabilities, which masks=file does not have"
+            )
 
 
 register(

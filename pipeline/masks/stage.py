@@ -152,9 +152,8 @@ class MaskStage(CorrectableMasks, MethodStage):
         last = self.resources.num_classes
         if (unknown := labels[(labels > last) & (labels != IGNORE)]).size:
             raise self.wrong(f"label {unknown[0]}, where the last one is {last},", image_id)
-        for name in ("keep_probability", "confidence"):
-            if probability is None and getattr(self.options, name):
-                raise self.wrong(f"no probabilities, which masks.{name} requires,", image_id)
+        for name in self.options.needing_probability if probability is None else ():
+            raise self.wrong(f"no probabilities, which masks.{name} requires,", image_id)
         if probability is not None and not np.isfinite(probability).all():
             raise self.wrong("probabilities that are not finite", image_id)
         return labels, probability
