@@ -264,7 +264,7 @@ class Labeller:
             raise UserError(f"images of {sizes} patches are not a batch: crop them to one size")
         pixels = torch.stack([*map(encoder.prepare, batch)]).to(encoder.device)
         tokens = encoder.tokens_after(pixels, numbers)  # its weights are frozen
-        return [tokens[number][:, 1:].unflatten(1, *grids) for number in numbers]
+        return [encoder.patches(tokens[number]).unflatten(1, *grids) for number in numbers]
 
     def _compute(
         self,

@@ -112,7 +112,7 @@ class MethodStage(PerImage):
     def unknown_until(self) -> str:
         """Returns "download" where the weights, which are in the key, are not on this machine."""
         clip = self.resources.clip
-        return "" if clip is None or clip.is_on_disk else "download"
+        return "" if clip is None or clip.origin.is_on_disk else "download"
 
     def load(self, inputs: Mapping[str, Path]) -> Any:  # noqa: ANN401
         """Builds the method, with what was learned for it."""

@@ -27,13 +27,14 @@ class ClipSettings:
         name: what tables call it.
         model: open_clip's name of the architecture; none reads it off the checkpoint.
         pretrained: open_clip's name of the weights, which also says how pixels are normalised.
-        checkpoint: a file of weights, in place of a download.
+        checkpoint: a file of weights, in place of a download; a folder, or a mapping from each part
+            of a model to its file, if it has several.
     """
 
     name: str = setting("", changes="nothing", why="the model and its weights are in the key")
     model: str | None = None
     pretrained: str | None = None
-    checkpoint: str | None = setting(
+    checkpoint: Any = setting(
         None, changes="nothing", why="the fingerprint of its contents is in the key"
     )
 

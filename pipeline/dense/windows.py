@@ -134,8 +134,8 @@ def scaled_positions(encoder: ClipEncoder, rows: int, columns: int) -> torch.Ten
     Bicubic; as in the released code, the sampling positions follow a factor of (h + 0.1)/h₀, and
     not h/h₀.
     """
-    embedding, native = encoder.visual.positional_embedding, encoder.visual.grid_size
-    if (rows, columns) == tuple(native):
+    embedding, native = encoder.tower.positions, encoder.tower.native_grid
+    if (rows, columns) == native:
         return embedding
     grid = embedding[1:].unflatten(0, native).permute(2, 0, 1).unsqueeze(0)
     factors = ((rows + 0.1) / native[0], (columns + 0.1) / native[1])

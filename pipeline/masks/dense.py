@@ -52,7 +52,7 @@ class DenseLabeller:
         self._first_label = 0 if has_background(names, resources.vocabulary) else 1
         self._classes = [index for index, several in enumerate(names) for _ in several]
         flat = tuple((name,) for several in names for name in several)
-        text = clip.embed(flat, (), options.templates)
+        text = encoder.text_for_patches(clip.embed(flat, (), options.templates))
         labels = torch.arange(len(text), device=text.device)  # every name is a thing of its own
         self._names = NameEmbeddings(text, labels, options.temperature or encoder.temperature)
 

@@ -21,6 +21,7 @@ from pipeline.cams.excel.text import cluster_sentences, enrich_classes, read_des
 from pipeline.cams.stage import ComputedCams
 from pipeline.clip.checkpoint import load_clip
 from pipeline.clip.encoder import ClipEncoder
+from pipeline.clip.image_tower import ImageTower
 from pipeline.clip.shared_pass import SharedPass
 from pipeline.clip.text import class_embeddings, load_tokenizer
 from pipeline.datasets.vocabulary import Vocabulary
@@ -64,7 +65,7 @@ def assert_close(ours: torch.Tensor, theirs: np.ndarray) -> None:
 def test_features_maps_and_refined_maps_are_the_released_ones(golden_folder):
     with np.load(golden_folder / "dense.npz") as arrays:
         golden = dict(arrays)
-    encoder = ClipEncoder(load_clip(golden_folder / "tiny_clip_openai_format.pt"))
+    encoder = ClipEncoder(ImageTower.of(load_clip(golden_folder / "tiny_clip_openai_format.pt")))
     encoder = ExcelEncoder(encoder, 320, imagenet_norm=True)
     text, tags = torch.from_numpy(golden["excel_text"]), np.flatnonzero(golden["excel_labels"])
     method = Excel(encoder, text[:5], text[5:], ExcelOptions(), ALONE, SimpleNamespace(**QUIRKS))
@@ -92,7 +93,7 @@ def excel(clip, options: ExcelOptions, **quirks: bool) -> Excel:
     def embed(*_: object) -> torch.Tensor:
         return TEXT
 
-    given = SimpleNamespace(encoder=ClipEncoder(clip), embed=embed, batches=ALONE)
+    given = SimpleNamespace(encoder=ClipEncoder(ImageTower.of(clip)), embed=embed, batches=ALONE)
     vocabulary = Vocabulary(
         ("cat", "cup"), *[(("cat",), ("cup",))] * 2, backgrounds=("a", "b", "c")
     )
@@ -136,7 +137,7 @@ def test_every_quirk_changes_the_cams(clip, quirk):
 
 def test_images_keep_their_own_grid_unless_they_are_squashed(clip):
     image = draw_photograph(3, 70, 90)
-    encoder = ClipEncoder(clip, position_fp16=True, max_patches=30)
+    encoder = ClipEncoder(ImageTower.of(clip), position_fp16=True, max_patches=30)
     own = ExcelEncoder(encoder, None, imagenet_norm=False)
     assert own.patch_grid(image) == (5, 6) == encoder.patch_grid(image)
     assert torch.equal(own.prepare(image), encoder.prepare(image))
@@ -161,7 +162,7 @@ def test_bfloat16_changes_the_features_by_its_rounding_alone(clip):
     method = excel(clip, ExcelOptions(**OPTIONS), **QUIRKS)
     with torch.no_grad():
         exact = method.features(seen_by(method, image))
-        rough = ClipEncoder(build_tiny_clip(head_width=16), precision=torch.bfloat16)
+        rough = ClipEncoder(ImageTower.of(build_tiny_clip(head_width=16)), precision=torch.bfloat16)
         method.encoder = ExcelEncoder(rough, 80, imagenet_norm=True)
         found = method.features(seen_by(method, image))
     assert found.dtype == torch.float32
@@ -213,7 +214,7 @@ def test_backgrounds_are_not_enriched(clip, tmp_path):
         return unit(len(sentences), 32, seed=4)
 
     given = SimpleNamespace(
-        encoder=ClipEncoder(clip),
+        encoder=ClipEncoder(ImageTower.of(clip)),
         embed=lambda *_: TEXT,
         embed_sentences=embed_sentences,
         batches=ALONE,

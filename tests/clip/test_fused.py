@@ -14,6 +14,7 @@ from pipeline.clip import device, fused
 from pipeline.clip.attention import Attention
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.fused import FusedKernel, choose_attention
+from pipeline.clip.image_tower import ImageTower
 from pipeline.engine import progress
 from pipeline.engine.compiler import NoKernelError, load
 from pipeline.errors import UserError
@@ -108,7 +109,7 @@ def test_the_image_tower_gives_the_same_with_the_kernel(kernel, dtype, tolerance
     pixels = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(1))
     found, seen = [], []
     for given in (None, kernel):
-        encoder = ClipEncoder(build_tiny_clip(), precision=dtype, kernel=given)
+        encoder = ClipEncoder(ImageTower.of(build_tiny_clip()), precision=dtype, kernel=given)
         recorded: list[torch.Tensor] = []
         with torch.no_grad():
             inputs = encoder.backbone(pixels, lambda _, weights: recorded.append(weights))  # noqa: B023
@@ -122,7 +123,7 @@ def test_the_image_tower_gives_the_same_with_the_kernel(kernel, dtype, tolerance
 @pytest.mark.parametrize("side", [64, 352])  # 352 pixels: 485 tokens, in two pieces
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_place_in_a_batch_changes_nothing(kernel, dtype, side):
-    encoder = ClipEncoder(build_tiny_clip(), precision=dtype, kernel=kernel)
+    encoder = ClipEncoder(ImageTower.of(build_tiny_clip()), precision=dtype, kernel=kernel)
     pixels = torch.randn(4, 3, side, side, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         first = encoder.backbone(pixels).tokens

@@ -23,6 +23,7 @@ from pipeline.cams.pass_method import PassCams
 from pipeline.cams.settings import DenseCamOptions
 from pipeline.clip.device import Batches, to_host
 from pipeline.clip.encoder import ClipEncoder
+from pipeline.clip.image_tower import ImageTower
 from pipeline.engine.registry import methods
 from pipeline.masks.pixel_adaptive import Pamr, Par
 from pipeline.masks.settings import PamrOptions, ParOptions
@@ -67,7 +68,7 @@ def copies(monkeypatch):
 def encoder() -> ClipEncoder:
     clip = build_tiny_clip()
     clip.visual.to("meta")  # the temperature is read once, when a CLIP is loaded
-    return ClipEncoder(clip, precision=torch.bfloat16)
+    return ClipEncoder(ImageTower.of(clip), precision=torch.bfloat16)
 
 
 def text(names: int) -> torch.Tensor:

@@ -22,6 +22,7 @@ from pipeline.clip.device import Batches
 from pipeline.clip.dimensions import OPENAI_NORMALISATION, Normalisation
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.frozen import FrozenClip
+from pipeline.clip.image_tower import ImageTower
 from pipeline.clip.published import (
     find_pretraining,
     hub_files,
@@ -192,7 +193,7 @@ def test_a_resnets_file_in_openais_naming_is_refused_by_name(tmp_path):
     with pytest.raises(UserError, match=r"RN.pt holds a ResNet with 1-2-1-1 blocks, but TagCLIP"):
         load_clip(path)
     with pytest.raises(UserError, match=r"has no class token, or blocks of another kind"):
-        ClipEncoder(resnet)
+        ClipEncoder(ImageTower.of(resnet))
 
 
 def test_a_file_without_the_number_of_heads_needs_the_model(tmp_path, monkeypatch):
@@ -324,7 +325,7 @@ def test_mean_and_std_of_the_training_reach_the_pixels(tiny_clip, monkeypatch):
     )
     for normalisation in (OPENAI_NORMALISATION, training):
         recorded.clear()
-        encoder = ClipEncoder(tiny_clip, normalisation=normalisation)
+        encoder = ClipEncoder(ImageTower.of(tiny_clip, normalisation))
         tagger = TagClip(encoder, text, 3, TagClipOptions(reidentify=False), ALONE, RELEASED)
         scores_of(tagger, [image])
         method = ClipEs(encoder, text[:3], text[3:], ClipEsOptions(), ALONE, RELEASED)
@@ -344,7 +345,7 @@ def test_a_command_takes_normalisation_and_activation_of_the_weights(
     backbone = ClipEncoder.backbone
 
     def watched(self: ClipEncoder, pixels: torch.Tensor, *rest: object) -> torch.Tensor:
-        recorded.append((pixels, type(self.visual.transformer.resblocks[0].mlp.gelu)))
+        recorded.append((pixels, type(self.tower.blocks[0].mlp.gelu)))
         return backbone(self, pixels, *rest)
 
     monkeypatch.setattr(ClipEncoder, "backbone", watched)

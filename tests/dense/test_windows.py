@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pipeline.clip.encoder import ClipEncoder
+from pipeline.clip.image_tower import ImageTower
 from pipeline.dense.best_name import best_classes
 from pipeline.dense.method import NameEmbeddings
 from pipeline.dense.windows import Windows, scaled_size, similarity_map
@@ -16,7 +17,7 @@ from tests.methods import dense_method
 
 @pytest.fixture(scope="module")
 def encoder(tiny_clip) -> ClipEncoder:
-    return ClipEncoder(tiny_clip)
+    return ClipEncoder(ImageTower.of(tiny_clip))
 
 
 @pytest.fixture(scope="module")

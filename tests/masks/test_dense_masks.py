@@ -16,6 +16,7 @@ from pipeline.clip.device import Batches
 from pipeline.clip.dimensions import Dimensions
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.frozen import Resources
+from pipeline.clip.image_tower import ImageTower
 from pipeline.clip.text import prompts_of
 from pipeline.datasets.vocabulary import Vocabulary, build_vocabulary
 from pipeline.dense.method import NameEmbeddings
@@ -61,7 +62,7 @@ def build_labeller(
     chosen = DenseMaskOptions(temperature=20.0, **options)
     check(chosen, "masks")
     quirks = SimpleNamespace(position_scale=position_scale)
-    clip = Clip(ClipEncoder(tiny_clip, max_patches=max_patches))
+    clip = Clip(ClipEncoder(ImageTower.of(tiny_clip), max_patches=max_patches))
     resources = Resources(CLASSES, "cpu", clip, quirks)
     return DenseLabeller(dense_method(method), chosen, names, resources), clip
 

@@ -118,7 +118,8 @@ def build_piaa(options: PiaaOptions, resources: Resources, learned: Path) -> Tag
 
     patches, text = build_patches(options, resources)
     device, empty_class = resources.device, resources.quirks.empty_class
-    prototypes = read_prototypes(learned, text, options, empty_class=empty_class, device=device)
+    names = patches.encoder.text_for_patches(text)
+    prototypes = read_prototypes(learned, names, options, empty_class=empty_class, device=device)
     count = resources.num_classes
     cwr = Cwr(patches.encoder, text, count, options.alpha, resources.quirks)
     return Piaa(patches, text, prototypes, count, options, cwr)

@@ -1,0 +1,89 @@
+"""Image-text models beside open_clip's, by the names that ``clip.model`` gives.
+
+A model is a file of ``clip/models/`` or of a plug-in. It registers a :class:`Release`, which says
+what is published. Nothing here imports PyTorch, which comes with the function that builds a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import TYPE_CHECKING
+
+from pipeline.clip import models
+from pipeline.clip.dimensions import Dimensions, Normalisation
+from pipeline.datasets.vocabulary import Names
+from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from pipeline.clip.image_tower import ImageTower
+
+
+@dataclass(frozen=True, eq=False)
+class ImageTextModel:
+    """What is asked of an image-text model.
+
+    Attributes:
+        image: how pixels become the embeddings of patches.
+        embed_names: from the names of C classes, and prompts with one ``{}``, to their embeddings:
+            C×E float32 on the device, each of length 1.
+    """
+
+    image: ImageTower
+    embed_names: Callable[[Names, Sequence[str]], torch.Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """A published image-text model.
+
+    Attributes:
+        name: the value of ``clip.model``.
+        label: what documentation calls it.
+        build: "module:function", which builds an :class:`ImageTextModel` from the release, the file
+            of each part and a device. It raises a KeyError, a ValueError or a RuntimeError if
+            weights are missing or do not fit.
+        files: the addresses of each part; of several, any one will do.
+        dimensions: of the image tower.
+        normalisation: of the pixels.
+        heads: of the image tower's attention.
+        text_heads: of the text tower's.
+        lacks: what methods may need and the model has not, see
+            :class:`~pipeline.engine.registry.Method`.
+        packages: what it requires besides; all are in the extra "backbones".
+        source: the publication.
+        licence: of the weights.
+    """
+
+    name: str
+    label: str
+    build: str
+    files: Mapping[str, Sequence[str]]
+    dimensions: Dimensions
+    normalisation: Normalisation
+    heads: int
+    text_heads: int
+    lacks: Sequence[str] = ()
+    packages: Sequence[str] = ()
+    source: str = ""
+    licence: str = "see its page"
+
+
+_RELEASES: dict[str, Release] = {}
+
+
+def register_release(release: Release) -> None:
+    """Makes a model a value of ``clip.model``; a UserError if its name is taken."""
+    if _RELEASES.setdefault(release.name, release) != release:
+        raise UserError(f"there is a model {release.name} already: choose another name")
+
+
+def releases() -> Mapping[str, Release]:
+    """Returns all models by their names; those of the package are imported on the first call."""
+    for module in iter_modules(models.__path__):
+        import_module(f"{models.__name__}.{module.name}")
+    return _RELEASES
