@@ -184,9 +184,14 @@ class ClipEncoder:
         tokens, value = self.patches(inputs.tokens), self.patches(inputs.value)
         return self._embed(self.last_block.finish(tokens, value))
 
+    def attended(self, inputs: BlockInput) -> torch.Tensor:
+        """Runs block L unchanged: the embeddings of all tokens, B×T×E, of any length."""
+        tokens, *projections = inputs
+        return self.embed(self.last_block.finish(tokens, self.attend(*projections)))
+
     def attended_features(self, inputs: BlockInput) -> torch.Tensor:
         """Runs block L unchanged: the embeddings of all tokens, B×T×E, of length 1."""
-        return F.normalize(self._embeddings(inputs), dim=-1)
+        return F.normalize(self.attended(inputs), dim=-1)
 
     def classify_attended(
         self, inputs: BlockInput, text: torch.Tensor
@@ -201,7 +206,7 @@ class ClipEncoder:
     def whole_image_features(self, inputs: BlockInput) -> torch.Tensor:
         """Returns the embedding of the whole image alone, B×E float32, of length 1."""
         if self.tower.joins_patches:
-            return self._join(self._embeddings(inputs), None)
+            return self._join(self.attended(inputs), None)
         tokens, query, key, value = inputs
         return self._finish_class_token(tokens[:, :1], query[:, :, :1], key, value)
 
@@ -255,11 +260,6 @@ class ClipEncoder:
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
         """Returns the embeddings of tokens after block L, …×D: …×E float32, of any length."""
         return self.tower.embed(tokens)
-
-    def _embeddings(self, inputs: BlockInput) -> torch.Tensor:
-        """Runs block L unchanged: the embeddings of all tokens, B×T×E, of any length."""
-        tokens, *projections = inputs
-        return self.embed(self.last_block.finish(tokens, self.attend(*projections)))
 
     def _join(self, embeddings: torch.Tensor, inside: torch.Tensor | None) -> torch.Tensor:
         """Joins those of the class token and the mean of the patches, or of the patches inside."""

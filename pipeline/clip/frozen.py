@@ -79,8 +79,8 @@ class FrozenClip:
         return fingerprint_files(self.origin.files())
 
     @cached_property
-    def dimensions(self) -> Dimensions:
-        """Those of the image tower; raises a UserError if the files hold another architecture."""
+    def dimensions(self) -> Dimensions | None:
+        """Those of the image tower, see :class:`~pipeline.clip.origin.Origin`."""
         return self.origin.dimensions
 
     def facts(self) -> dict[str, Any]:

@@ -65,8 +65,9 @@ class MethodStage(PerImage):
 
     def check(self) -> None:
         """Refuses a file that is not a CLIP's, and settings that do not suit a CLIP."""
-        if self.resources.clip is not None:
-            self.options.validate_for(self.resources.clip.dimensions, self.command)
+        clip = self.resources.clip
+        if clip is not None and clip.dimensions is not None:
+            self.options.validate_for(clip.dimensions, self.command)
 
     def option_facts(self) -> dict[str, Any]:
         """Returns the settings of the method that the results depend on."""

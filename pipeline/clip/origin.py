@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,15 @@ from pipeline.files.download import Source, source_at
 from pipeline.files.text import given_path
 
 if TYPE_CHECKING:
+    import torch
+
+    from pipeline.clip.architectures import ClipModel
+    from pipeline.clip.hub_folder import FolderConfig
     from pipeline.clip.image_text import ImageTextModel
+
+    Tokenizer = Callable[[list[str]], torch.Tensor]
+
+_REPOSITORY = re.compile(r"hf:[\w.-]+/[\w.-]+")
 
 Checkpoint = str | tuple[tuple[str, str], ...] | None
 """A file of weights, a folder, or the file of each part of a model: its name and path."""
@@ -49,11 +58,24 @@ def find_origin(model: str | None, pretrained: str | None, checkpoint: Checkpoin
     """Returns where a model comes from; the arguments are the settings below ``clip``."""
     if release := releases().get(model or ""):
         return OfRelease(release, checkpoint)
+    is_folder = model is None and isinstance(checkpoint, str) and Path(checkpoint).is_dir()
+    if is_folder or _REPOSITORY.fullmatch(model or ""):
+        return OfFolder(model, checkpoint)
     if isinstance(checkpoint, tuple):
         raise UserError(
             f"clip.checkpoint names several files, but clip.model={model} has one: give its path"
         )
     return OfOpenClip(model, pretrained, checkpoint)
+
+
+def of_clip(clip: ClipModel, pretraining: Pretraining, tokenizer: Tokenizer) -> ImageTextModel:
+    """Returns what is asked of a CLIP of open_clip's form."""
+    from pipeline.clip.image_text import ImageTextModel
+    from pipeline.clip.image_tower import ImageTower
+    from pipeline.clip.text import class_embeddings
+
+    embed_names = partial(class_embeddings, clip, tokenizer)
+    return ImageTextModel(ImageTower.of(clip, pretraining.normalisation), embed_names)
 
 
 class Origin(ABC):
@@ -66,8 +88,11 @@ class Origin(ABC):
 
     @property
     @abstractmethod
-    def dimensions(self) -> Dimensions:
-        """Those of its image tower; a UserError if the files hold another architecture."""
+    def dimensions(self) -> Dimensions | None:
+        """Those of its image tower; none if nothing tells them before a download.
+
+        A UserError tells that the files hold another architecture.
+        """
 
     @property
     @abstractmethod
@@ -134,28 +159,126 @@ class OfOpenClip(Origin):
     def load(self, device: str) -> ImageTextModel:
         """Reads the weights."""
         from pipeline.clip.checkpoint import load_clip
-        from pipeline.clip.image_text import ImageTextModel
-        from pipeline.clip.image_tower import ImageTower
-        from pipeline.clip.text import class_embeddings, load_tokenizer
+        from pipeline.clip.text import load_tokenizer
 
         clip = load_clip(self.files()["weights"], self.model, self.pretrained).to(device)
 
-        def embed_names(*given: object) -> object:
-            return class_embeddings(clip, load_tokenizer(self.model), *given)
+        def tokenize(prompts: list[str]) -> torch.Tensor:
+            return load_tokenizer(self.model)(prompts)
 
-        return ImageTextModel(ImageTower.of(clip, self.pretraining.normalisation), embed_names)
+        return of_clip(clip, self.pretraining, tokenize)
+
+
+class OfParts(Origin):
+    """A model of several files, which are published or given.
+
+    Attributes:
+        name: the value of ``clip.model``.
+        checkpoint: that of ``clip.checkpoint``.
+        addresses: those of each part; of several, any one will do.
+        optional: the parts that a model may lack.
+    """
+
+    name: str | None
+    checkpoint: Checkpoint
+    addresses: Mapping[str, Sequence[str]]
+    optional: Sequence[str] = ()
+
+    @cached_property
+    def is_on_disk(self) -> bool:
+        """Whether its files are on this machine; given ones count as here."""
+        if self.checkpoint is not None:
+            return True
+        from pipeline.files.hugging_face import find_cached
+
+        required = self.addresses.keys() - {*self.optional}
+        return all(any(map(find_cached, self.addresses[part])) for part in required)
+
+    def files(self) -> dict[str, Path]:
+        """Returns the file of each part that there is.
+
+        Raises:
+            UserError: a given file is missing.
+            NotDownloaded: a published one cannot be downloaded.
+        """
+        given = {part: self._file(part, urls) for part, urls in self.addresses.items()}
+        return {part: path for part, path in given.items() if path is not None}
+
+    def published(self) -> Mapping[str, Source]:
+        """Returns where each part is published."""
+        return {part: source_at(urls[0]) for part, urls in self.addresses.items()}
+
+    def _file(self, part: str, urls: Sequence[str]) -> Path | None:
+        if self.checkpoint is not None:
+            return self._given(part, [PurePosixPath(urlsplit(url).path).name for url in urls])
+        from huggingface_hub.errors import EntryNotFoundError
+
+        from pipeline.files.hugging_face import fetch_to_cache, find_cached
+
+        if cached := next(filter(None, map(find_cached, urls)), None):
+            return cached
+        if part in self.optional and self.is_on_disk:
+            return None
+        try:
+            return fetch_to_cache(urls[0])
+        except Exception as error:  # the hub's client raises many types
+            if part in self.optional and isinstance(error, EntryNotFoundError):
+                return None
+            raise NotDownloaded(
+                f"{urls[0]} could not be downloaded ({type(error).__name__}): run"
+                f" {command('download')} clip.model={self.name} --output DIR where there is a"
+                " network, and give clip.checkpoint=DIR here"
+            ) from error
+
+    def _given(self, part: str, names: Sequence[str]) -> Path | None:
+        """Returns the file of a part that ``clip.checkpoint`` names, itself or by its folder."""
+        if isinstance(self.checkpoint, tuple):
+            given = dict(self.checkpoint)
+            if unknown := given.keys() ^ self.addresses.keys() - {*self.optional}:
+                parts = ", ".join(f"{name}: PATH" for name in self.addresses)
+                raise UserError(
+                    f"clip.checkpoint has {' and '.join(unknown)} too many or too few: give"
+                    f" {{{parts}}}, or a folder"
+                )
+            paths = [given_path(given[part], f"clip.checkpoint.{part}")] if part in given else []
+        else:
+            paths = [given_path(self.checkpoint, "clip.checkpoint") / name for name in names]
+        if found := next((path.absolute() for path in paths if path.is_file()), None):
+            return found
+        if part in self.optional:
+            return None
+        raise UserError(
+            f"{' or '.join(map(str, paths))} is missing: give the folder of"
+            f" {f'clip.model={self.name}' if self.name else 'the model'} as clip.checkpoint"
+        )
 
 
 @dataclass(frozen=True)
-class OfRelease(Origin):
-    """A registered model; its files are published, or given."""
+class OfRelease(OfParts):
+    """A registered model."""
 
     release: Release
     checkpoint: Checkpoint
 
     @property
+    def name(self) -> str:
+        """The value of ``clip.model``."""
+        return self.release.name
+
+    @property
+    def addresses(self) -> Mapping[str, Sequence[str]]:
+        """Those of each part."""
+        return self.release.files
+
+    @property
     def pretraining(self) -> Pretraining:
-        """How it was trained."""
+        """How it was trained; a UserError names a package that the model requires."""
+        missing = [name for name in self.release.packages if find_spec(name) is None]
+        if missing:
+            raise UserError(
+                f"clip.model={self.name} requires {' and '.join(missing)}: pip install"
+                f" {' '.join(missing)}"
+            )
         return Pretraining(self.release.normalisation, quick_gelu=False)
 
     @property
@@ -163,89 +286,64 @@ class OfRelease(Origin):
         """Those of its image tower."""
         return self.release.dimensions
 
-    @cached_property
-    def is_on_disk(self) -> bool:
-        """Whether its files are on this machine; a given file counts as here."""
-        if self.checkpoint is not None:
-            return True
-        from pipeline.files.hugging_face import find_cached
-
-        return all(any(map(find_cached, urls)) for urls in self.release.files.values())
-
-    def files(self) -> Mapping[str, Path]:
-        """Returns the file of each part.
-
-        Raises:
-            UserError: a given file is missing, or a package that the model requires.
-            NotDownloaded: a published one cannot be downloaded.
-        """
-        self._refuse_missing_packages()
-        if self.checkpoint is not None:
-            return {part: self._given(part, urls) for part, urls in self.release.files.items()}
-        from pipeline.files.hugging_face import fetch_to_cache, find_cached
-
-        found = {}
-        for part, urls in self.release.files.items():
-            cached = next(filter(None, map(find_cached, urls)), None)
-            try:
-                found[part] = cached or fetch_to_cache(urls[0])
-            except Exception as error:  # the hub's client raises many types
-                raise NotDownloaded(
-                    f"{urls[0]} could not be downloaded ({type(error).__name__}): run"
-                    f" {command('download')} clip.model={self.release.name} --output DIR where"
-                    " there is a network, and give clip.checkpoint=DIR here"
-                ) from error
-        return found
-
-    def _given(self, part: str, urls: Sequence[str]) -> Path:
-        """Returns the file of a part, as ``clip.checkpoint`` names it or its folder."""
-        given, names = self.checkpoint, [PurePosixPath(urlsplit(url).path).name for url in urls]
-        if isinstance(given, tuple):
-            given = dict(given)
-            if given.keys() != self.release.files.keys():
-                parts = ", ".join(f"{name}: PATH" for name in self.release.files)
-                raise UserError(
-                    f"clip.checkpoint names {', '.join(given)}: give a folder, or {{{parts}}}"
-                )
-            path = given_path(given[part], f"clip.checkpoint.{part}").absolute()
-            if not path.is_file():
-                raise UserError(f"clip.checkpoint.{part}={given[part]} is not a file: correct it")
-            return path
-        folder = given_path(given, "clip.checkpoint").absolute()
-        if path := next((p for p in map(folder.joinpath, names) if p.is_file()), None):
-            return path
-        raise UserError(
-            f"clip.checkpoint={given} is not a folder with {' or '.join(names)}: give that of"
-            f" clip.model={self.release.name}"
-        )
-
-    def _refuse_missing_packages(self) -> None:
-        missing = [name for name in self.release.packages if find_spec(name) is None]
-        if missing:
-            raise UserError(
-                f"clip.model={self.release.name} requires {' and '.join(missing)}: pip install"
-                f" {' '.join(missing)}"
-            )
-
-    def published(self) -> Mapping[str, Source]:
-        """Returns where each part is published."""
-        return {part: source_at(urls[0]) for part, urls in self.release.files.items()}
-
     def load(self, device: str) -> ImageTextModel:
-        """Reads the files; a UserError tells which is of another model."""
+        """Reads the files; a UserError tells that they are of another model."""
         files, release = self.files(), self.release
         try:
             model = imported(release.build)(release, files, device)
+            depth = len(model.image.blocks)
+            if depth != release.dimensions.depth:
+                raise ValueError(f"{depth} blocks instead of {release.dimensions.depth}")
         except (KeyError, RuntimeError, ValueError, IndexError) as error:
             reason = " ".join(str(error).split())
             raise UserError(
-                f"{', '.join(map(str, files.values()))} do not hold clip.model={release.name}"
+                f"{' and '.join(map(str, files.values()))} do not hold clip.model={release.name}"
                 f" ({shown(reason)}): give that model's files"
             ) from error
-        depth = len(model.image.blocks)
-        if depth != release.dimensions.depth:
-            raise UserError(
-                f"{files} hold {depth} blocks, and clip.model={release.name} has"
-                f" {release.dimensions.depth}: give that model's files"
-            )
         return model
+
+
+_HUB_FILES = {
+    "config": "config.json",
+    "weights": "model.safetensors",
+    "pixels": "preprocessor_config.json",
+    "tokenizer": "tokenizer.json",
+}
+
+
+@dataclass(frozen=True)
+class OfFolder(OfParts):
+    """A CLIP in the layout of transformers: a repository of Hugging Face, or a folder."""
+
+    name: str | None
+    checkpoint: Checkpoint
+    optional: Sequence[str] = ("pixels", "tokenizer")
+
+    @property
+    def addresses(self) -> Mapping[str, Sequence[str]]:
+        """Those of each part."""
+        place = f"https://huggingface.co/{(self.name or '').removeprefix('hf:')}/resolve/main"
+        return {part: (f"{place}/{name}",) for part, name in _HUB_FILES.items()}
+
+    @property
+    def pretraining(self) -> Pretraining:
+        """How it was trained."""
+        return self._config.pretraining
+
+    @property
+    def dimensions(self) -> Dimensions | None:
+        """Those of its image tower; none before its files are here."""
+        return self._config.dimensions if self.is_on_disk else None
+
+    @cached_property
+    def _config(self) -> FolderConfig:
+        from pipeline.clip.hub_folder import FolderConfig
+
+        files = self.files()
+        return FolderConfig(files["config"], files.get("pixels"))
+
+    def load(self, device: str) -> ImageTextModel:
+        """Reads the files."""
+        files, config = self.files(), self._config
+        clip = config.build(files["weights"], device)
+        return of_clip(clip, self.pretraining, config.tokenizer(files.get("tokenizer")))

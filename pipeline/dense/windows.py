@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.dense.method import DenseMethod, NameEmbeddings
 
+_CHANNELS = 64  # of features, which are enlarged together
 _ONE = 1 << 11  # the weight 1: OpenCV computes with 11 binary digits
 
 
@@ -27,11 +28,18 @@ class Windows:
         side: of a window in pixels; 0 processes the whole image at once.
         stride: pixels between windows; the last row and column are shifted to end at the border.
         remainder: one of :data:`~pipeline.dense.settings.REMAINDERS`.
+        align_corners: how similarities on the patch grid are enlarged to a window.
+        softmax: the factor of similarities in a softmax over the names of each window; none for the
+            similarities themselves.
+        of_features: whether features are enlarged instead, which is bicubic.
     """
 
     side: int
     stride: int
     remainder: str
+    align_corners: bool = False
+    softmax: float | None = None
+    of_features: bool = False
 
     def size(self, height: int, width: int) -> tuple[int, int]:
         """Returns the height and width of the windows of an image."""
@@ -66,6 +74,15 @@ def scaled_size(
     return max(at_least, int(height * scale + 0.5)), max(at_least, int(width * scale + 0.5))
 
 
+def cut_size(height: int, width: int, short_side: int, long_side: int) -> tuple[int, int]:
+    """Returns what :func:`scaled_size` does, with a longer side that is cut and not rounded."""
+    short, long = sorted((height, width))
+    short_side = max(1, min(short_side, long_side * short // long))
+    return tuple(
+        short_side if side == short else short_side * side // short for side in (height, width)
+    )
+
+
 def similarity_map(
     method: DenseMethod,
     encoder: ClipEncoder,
@@ -74,7 +91,7 @@ def similarity_map(
     windows: Windows,
     batch_size: int,
 ) -> torch.Tensor:
-    """Returns the cosine similarities of the pixels of an image and C names, the mean over windows.
+    """Returns the similarities of the pixels of an image and C names, the mean over windows.
 
     Args:
         pixels: 3×H×W float32, normalised; H and W at least a patch.
@@ -82,25 +99,37 @@ def similarity_map(
 
     Returns:
         C×H×W float32; or C×h×w on the patch grid of an image that is processed as a whole, if
-        similarities are stretched over the remainder.
+        nothing but a stretch of the similarities would follow.
     """
     height, width = pixels.shape[-2:]
-    if windows.side == 0 and windows.remainder == "stretch":
-        return _similarities(method, encoder, pixels[None], names)[0]
     tall, wide = windows.size(height, width)
-    left, right, top, bottom = margins = windows.margins(tall, wide, encoder.patch_size)
+    patch = encoder.patch_size
+    whole_patches = tall, wide
+    if windows.remainder == "enlarge":
+        whole_patches = -(-tall // patch) * patch, -(-wide // patch) * patch
+    is_stretched = windows.remainder != "pad" and not windows.of_features
+    if windows.side == 0 and is_stretched and windows.softmax is None:
+        return _similarities(method, encoder, _enlarge(pixels[None], whole_patches), names)[0]
+    left, right, top, bottom = margins = windows.margins(tall, wide, patch)
     size = top + tall + bottom, left + wide + right
     corners = windows.corners(height, width)
     total = pixels.new_zeros(len(names.text), height, width)
     count = pixels.new_zeros(height, width)
-    grid = size[0] // encoder.patch_size, size[1] // encoder.patch_size
+    grid = whole_patches[0] // patch, whole_patches[1] // patch
     step = encoder.batch_size_for(grid, batch_size)
     for first in range(0, len(corners), step):
         batch = corners[first : first + step]
         crops = torch.stack([pixels[:, y : y + tall, x : x + wide] for y, x in batch])
-        found = _similarities(method, encoder, F.pad(crops, margins), names)
+        crops = _enlarge(F.pad(crops, margins), whole_patches)
+        if windows.of_features:
+            found = _similarities_of_pixels(method, encoder, crops, names)
+        else:
+            found = _similarities(method, encoder, crops, names)
         for (y, x), similarities in zip(batch, found):
-            resized = resize(similarities, size)[:, top : top + tall, left : left + wide]
+            resized = resize(similarities, size, windows.align_corners)
+            resized = resized[:, top : top + tall, left : left + wide]
+            if windows.softmax is not None:
+                resized = (windows.softmax * resized).softmax(0)
             total[:, y : y + tall, x : x + wide] += resized
             count[y : y + tall, x : x + wide] += 1
     return total.div_(count)
@@ -114,11 +143,37 @@ def _similarities(
     return method.similarities(encoder, shared_pass, names).mT.unflatten(-1, shared_pass.grid)
 
 
-def resize(values: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Resizes C×h×w float32 (bilinear, without aligned corners)."""
+def _similarities_of_pixels(
+    method: DenseMethod, encoder: ClipEncoder, pixels: torch.Tensor, names: NameEmbeddings
+) -> torch.Tensor:
+    """Returns cosine similarities of pixels, whose features are interpolated: B×C×H×W float32.
+
+    Some channels are enlarged at a time, since all of them would take gigabytes.
+    """
+    shared_pass = method.run_pass(encoder, pixels)
+    features = method.patch_features(encoder, shared_pass, names).mT
+    products, squares = 0.0, 0.0
+    for channels, text in zip(features.split(_CHANNELS, 1), names.text.split(_CHANNELS, 1)):
+        enlarged = _enlarge(channels.unflatten(-1, shared_pass.grid), pixels.shape[-2:])
+        products = products + torch.einsum("ce,behw->bchw", text, enlarged)
+        squares = squares + enlarged.square().sum(1, keepdim=True)
+    return products / squares.sqrt().clamp(min=1e-12)
+
+
+def _enlarge(values: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Resizes B×C×h×w float32 (bicubic, without aligned corners)."""
     if values.shape[-2:] == size:
         return values
-    return F.interpolate(values[None], size, mode="bilinear", align_corners=False)[0]
+    return F.interpolate(values, size, mode="bicubic", align_corners=False)
+
+
+def resize(
+    values: torch.Tensor, size: tuple[int, int], align_corners: bool = False
+) -> torch.Tensor:
+    """Resizes C×h×w float32 (bilinear)."""
+    if values.shape[-2:] == size:
+        return values
+    return F.interpolate(values[None], size, mode="bilinear", align_corners=align_corners)[0]
 
 
 def with_scaled_positions(encoder: ClipEncoder) -> ClipEncoder:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from pipeline.clip.device import to_host
+from pipeline.clip.encoder import to_pixels
 from pipeline.clip.frozen import Resources
 from pipeline.datasets.vocabulary import Names
 from pipeline.dense.best_name import best_classes
@@ -15,6 +16,7 @@ from pipeline.dense.method import DenseMethod, NameEmbeddings
 from pipeline.dense.pixel_adaptive import pamr
 from pipeline.dense.windows import (
     Windows,
+    cut_size,
     resize,
     resize_as_opencv,
     scaled_size,
@@ -46,7 +48,6 @@ class DenseLabeller:
         clip, encoder = resources.clip, resources.clip.encoder
         self._method, self._options, self._batch_size = method, options, clip.batches.images
         side = options.side(encoder.native_size)
-        self._windows = Windows(side, options.stride or max(1, side // 2), options.remainder)
         scaled = resources.quirks.position_scale
         self._encoder = with_scaled_positions(encoder) if scaled else encoder
         self._first_label = 0 if has_background(names, resources.vocabulary) else 1
@@ -55,6 +56,16 @@ class DenseLabeller:
         text = encoder.text_for_patches(clip.embed(flat, (), options.templates))
         labels = torch.arange(len(text), device=text.device)  # every name is a thing of its own
         self._names = NameEmbeddings(text, labels, options.temperature or encoder.temperature)
+        if options.background is not None:
+            self._first_label, self._classes = 0, [0, *(index + 1 for index in self._classes)]
+        self._windows = Windows(
+            side,
+            options.stride or max(1, side // 2),
+            options.remainder,
+            options.align_corners,
+            self._names.temperature if options.window_softmax else None,
+            options.enlarge == "features",
+        )
 
     @torch.no_grad()
     def __call__(self, image: np.ndarray, size: Size) -> tuple[np.ndarray, np.ndarray]:
@@ -74,6 +85,8 @@ class DenseLabeller:
             kernel = {"iterations": options.pamr_iterations, "dilations": options.pamr_dilations}
             parts = (resize(part, guide.shape[-2:])[None] for part in found.split(at_once))
             found = torch.cat([pamr(guide[None], part, **kernel)[0] for part in parts])
+        if options.background is not None:
+            found = torch.cat([torch.full_like(found[:1], options.background), found])
         classes, probability = best_classes(
             found, self._classes, size, names.temperature, options.min_area
         )
@@ -89,6 +102,9 @@ class DenseLabeller:
         encoder, options = self._encoder, self._options
         patch, max_patches = encoder.patch_size, encoder.max_patches
         sides = options.short_side, options.long_side
+        if options.resize == "pillow":
+            size = cut_size(*image.shape[:2], *sides)
+            return to_pixels(image, *size, encoder.normalisation).to(encoder.device)
         size = scaled_size(*image.shape[:2], *sides, patch)
         tall, wide = (-(-side // patch) for side in self._windows.size(*size))
         if max_patches is not None and tall * wide > max_patches:

@@ -47,9 +47,10 @@ def missing_weights(
     origin = find_origin(clip.model, clip.pretrained, hashable(clip.checkpoint))
     is_published = clip.model is not None and clip.checkpoint is None
     if reads_clip and is_published and (everything or not origin.is_on_disk):
-        found |= {f"clip.checkpoint.{part}": where for part, where in origin.published().items()}
+        published = origin.published()
+        found |= {f"clip.checkpoint.{part}": where for part, where in published.items()}
         if len(found) == 1:
-            found = {"clip.checkpoint": where for where in found.values()}
+            found = {"clip.checkpoint": found.popitem()[1]}
         if download:
             origin.files()
     if not trains or "train" not in commands:

@@ -1,0 +1,63 @@
+"""Patches as a model leaves them, and its value path: readings for models whose patches know names.
+
+dino.txt (Jose et al., CVPR 2025) compares the patches of the last block; TIPSv2 those of the value
+path, in which every patch keeps its own value.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pipeline.dense.method import DenseMethod, NameEmbeddings
+from pipeline.dense.settings import DenseSettings, register_dense
+
+if TYPE_CHECKING:
+    import torch
+
+    from pipeline.clip.encoder import ClipEncoder
+    from pipeline.clip.shared_pass import SharedPass
+
+
+@dataclass
+class UnmodifiedSettings(DenseSettings):
+    """Unmodified: block L as it was trained."""
+
+
+@register_dense(
+    "unmodified",
+    UnmodifiedSettings,
+    label="Unmodified",
+    source="Jose et al., DINOv2 Meets Text, CVPR 2025, arXiv 2412.16334",
+)
+class Unmodified(DenseMethod):
+    """Unmodified: block L as it was trained."""
+
+    def patch_features(
+        self, encoder: ClipEncoder, shared_pass: SharedPass, names: NameEmbeddings | None = None
+    ) -> torch.Tensor:
+        """Returns the embeddings of patches, B×N×E float32."""
+        return encoder.patches(encoder.attended(shared_pass.last_block_input))
+
+
+@dataclass
+class ValuePathSettings(DenseSettings):
+    """Value path: the identity replaces the attention of block L; the rest of it stays."""
+
+
+@register_dense(
+    "value_path",
+    ValuePathSettings,
+    label="Value path",
+    source="Google DeepMind, TIPSv2, github.com/google-deepmind/tips; TagCLIP, section 3.2",
+)
+class ValuePath(DenseMethod):
+    """Value path: the identity replaces the attention of block L; the rest of it stays."""
+
+    def patch_features(
+        self, encoder: ClipEncoder, shared_pass: SharedPass, names: NameEmbeddings | None = None
+    ) -> torch.Tensor:
+        """Returns the embeddings of patches, B×N×E float32."""
+        inputs = shared_pass.last_block_input
+        tokens, value = encoder.patches(inputs.tokens), encoder.patches(inputs.value)
+        return encoder.embed(encoder.last_block.finish(tokens, value))
