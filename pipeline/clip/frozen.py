@@ -85,8 +85,9 @@ class FrozenClip:
 
     def facts(self) -> dict[str, Any]:
         """Returns all that its features of an image depend on, for a cache key."""
-        pretraining = self.origin.pretraining
+        pretraining, source = self.origin.pretraining, self.origin.source
         return {
+            **({"model_source": source} if source else {}),
             "mean": list(pretraining.normalisation.mean),
             "std": list(pretraining.normalisation.std),
             "quick_gelu": pretraining.quick_gelu,

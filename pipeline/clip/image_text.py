@@ -8,19 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
-from pkgutil import iter_modules
 from typing import TYPE_CHECKING
 
-from pipeline.clip import models
 from pipeline.clip.dimensions import Dimensions, Normalisation
 from pipeline.datasets.vocabulary import Names
+from pipeline.engine.plugins import import_methods
+from pipeline.engine.registry import MODELS
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
     import torch
 
     from pipeline.clip.image_tower import ImageTower
+
+
+WORDS = {"whole_image": "no embedding of the whole image"}
+"""What a model may lack, and how a sentence says it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +55,7 @@ class Release:
         normalisation: of the pixels.
         heads: of the image tower's attention.
         text_heads: of the text tower's.
-        lacks: what methods may need and the model has not, see
-            :class:`~pipeline.engine.registry.Method`.
+        lacks: what methods may need and the model has not; keys of :data:`WORDS`.
         packages: what it requires besides; all are in the extra "backbones".
         source: the publication.
         licence: of the weights.
@@ -73,17 +75,13 @@ class Release:
     licence: str = "see its page"
 
 
-_RELEASES: dict[str, Release] = {}
-
-
 def register_release(release: Release) -> None:
     """Makes a model a value of ``clip.model``; a UserError if its name is taken."""
-    if _RELEASES.setdefault(release.name, release) != release:
+    if MODELS.setdefault(release.name, release) != release:
         raise UserError(f"there is a model {release.name} already: choose another name")
 
 
 def releases() -> Mapping[str, Release]:
     """Returns all models by their names; those of the package are imported on the first call."""
-    for module in iter_modules(models.__path__):
-        import_module(f"{models.__name__}.{module.name}")
-    return _RELEASES
+    import_methods("pipeline.clip.models")
+    return MODELS

@@ -42,8 +42,6 @@ class ImageTower:
         norm_after: the layer norm after block L.
         projection: D×E; none if E = D.
         temperature: τ, which multiplies cosine similarities before a softmax.
-        lacks: what methods may need and the model has not; see
-            :attr:`pipeline.engine.registry.Method.needs`.
         joins_patches: whether the embedding of the whole image is that of the class token and the
             mean of those of the patches, side by side. Patches then meet the second half of text.
     """
@@ -60,7 +58,6 @@ class ImageTower:
     stretch: dict[str, Any]
     projection: torch.Tensor | None = None
     registers: torch.Tensor | None = None
-    lacks: Sequence[str] = ()
     joins_patches: bool = False
 
     @classmethod

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from pipeline.clip.frozen import Resources
+from pipeline.clip.image_text import WORDS
 from pipeline.clip.settings import MethodOptions
 from pipeline.datasets.annotations import Annotations
 from pipeline.datasets.vocabulary import Vocabulary
@@ -66,7 +67,12 @@ class MethodStage(PerImage):
     def check(self) -> None:
         """Refuses a file that is not a CLIP's, and settings that do not suit a CLIP."""
         clip = self.resources.clip
-        if clip is not None and clip.dimensions is not None:
+        if clip is None:
+            return
+        for need, remedy in self.options.needs(self.command).items():
+            if need in clip.origin.lacks:
+                raise UserError(f"clip.model={clip.model} has {WORDS[need]}: {remedy}")
+        if clip.dimensions is not None:
             self.options.validate_for(clip.dimensions, self.command)
 
     def option_facts(self) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from pipeline.clip.published import (
     published_weights,
     resolve_checkpoint,
 )
-from pipeline.engine.registry import imported
+from pipeline.engine.registry import imported, source_of
 from pipeline.errors import NotDownloaded, UserError, command, shown
 from pipeline.files.download import Source, source_at
 from pipeline.files.text import given_path
@@ -79,7 +79,14 @@ def of_clip(clip: ClipModel, pretraining: Pretraining, tokenizer: Tokenizer) -> 
 
 
 class Origin(ABC):
-    """Where a model comes from; the files are read, or downloaded, when they are needed."""
+    """Where a model comes from; the files are read, or downloaded, when they are needed.
+
+    Attributes:
+        lacks: see :class:`~pipeline.clip.image_text.Release`.
+    """
+
+    lacks: Sequence[str] = ()
+    source = ""  # the fingerprint of the code of a plug-in
 
     @property
     @abstractmethod
@@ -269,6 +276,17 @@ class OfRelease(OfParts):
     def addresses(self) -> Mapping[str, Sequence[str]]:
         """Those of each part."""
         return self.release.files
+
+    @property
+    def lacks(self) -> Sequence[str]:
+        """What methods may need and the model has not."""
+        return self.release.lacks
+
+    @property
+    def source(self) -> str:
+        """The fingerprint of a plug-in's code."""
+        module = self.release.build.partition(":")[0]
+        return "" if module.startswith("pipeline.") else source_of(module)
 
     @property
     def pretraining(self) -> Pretraining:

@@ -154,7 +154,7 @@ class Method:
         facts = {"method": self.name, "code": self.code, "method_algorithm": self.algorithm}
         if self.is_ours:
             return facts
-        return {**facts, "method_source": "-".join(filter(None, map(_source_of, self.modules)))}
+        return {**facts, "method_source": "-".join(filter(None, map(source_of, self.modules)))}
 
     @property
     def modules(self) -> list[str]:
@@ -198,7 +198,7 @@ def files_of(module: str) -> list[Path]:
 
 
 @cache
-def _source_of(module: str) -> str:
+def source_of(module: str) -> str:
     """Returns the fingerprint of the files of a module; "" if it has none."""
     files = [*map(fingerprint_file, files_of(module))]
     return files[0] if len(files) == 1 else fingerprint(*files) if files else ""
@@ -206,6 +206,9 @@ def _source_of(module: str) -> str:
 
 TEMPLATES: dict[str, Sequence[str]] = {}
 """The sets of prompt templates that methods declare, by their names in the configuration."""
+
+MODELS: dict[str, Any] = {}
+"""Image-text models by the value of ``clip.model``; see :mod:`pipeline.clip.image_text`."""
 
 CORE_QUIRKS: dict[str, Quirk] = {}
 """The quirks of what all methods are built on, by their names."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,10 @@ class ClassTokenOptions(ScoredTagOptions):
     """
 
     templates: str = setting("tagclip", choices=TEMPLATES)
+
+    def needs(self, prefix: str) -> Mapping[str, str]:
+        """Returns what the class token's score needs."""
+        return {"whole_image": f"choose {prefix}=tagclip {prefix}.reidentify=false"}
 
 
 @register(

@@ -33,7 +33,6 @@ def build(release: Release, files: Mapping[str, Path], device: str) -> ImageText
         release,
         stretch=BICUBIC,
         temperature=_TEMPERATURE,
-        lacks=release.lacks,
     )
     head = read_floats(files["head"], device)
 
