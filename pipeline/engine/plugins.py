@@ -36,8 +36,8 @@ def import_plugins(names: Iterable[str]) -> None:
             _PLUGINS.add(name)
         elif name not in _PLUGINS:
             raise UserError(
-                f"plugins={shown(name)} registers neither a method nor a model: name a module that does, see"
-                " docs/add-a-method.md"
+                f"plugins={shown(name)} registers no method and no model: name"
+                " a module that does, see docs/add-a-method.md"
             )
     for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
         _import(entry.module, f"the plug-in {entry.name} of an installed package")
