@@ -1,0 +1,137 @@
+"""Models that are registered, in a folder, or on Hugging Face: what is asked and refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from pipeline.clip import image_text
+from pipeline.clip.dimensions import Dimensions
+from pipeline.clip.encoder import ClipEncoder
+from pipeline.clip.find_model import OfRelease, find_origin
+from pipeline.clip.image_text import register_release, releases
+from pipeline.clip.origin import hashable
+from pipeline.errors import NotDownloaded, UserError
+from tests import small_models
+
+
+def small(name: str) -> image_text.Release:
+    depth = {"tipsv2_b14": 3, "talk2dino_b14": 3, "dinotxt_l14": 5}[name]
+    dimensions = Dimensions(depth, 14, 56)
+    release = replace(releases()[name], dimensions=dimensions, heads=2, text_heads=2)
+    return replace(release, packages=())
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with TIPSv2's files; the tokenizer is not read here."""
+    save_file(small_models.tips(), tmp_path / "model.safetensors")
+    (tmp_path / "tokenizer.model").write_bytes(b"pieces")
+    return tmp_path
+
+
+def test_a_folder_has_the_files_of_a_model_under_their_published_names(folder):
+    origin = OfRelease(small("tipsv2_b14"), str(folder))
+    names = {"weights": "model.safetensors", "tokenizer": "tokenizer.model"}
+    assert origin.files() == {part: folder / name for part, name in names.items()}
+    (folder / "tokenizer.model").rename(folder / "tokenizer.json")  # as transformers writes it
+    assert origin.files()["tokenizer"] == folder / "tokenizer.json"
+    encoder = ClipEncoder(origin.load("cpu").image)
+    assert encoder.patch_size == 14 and encoder.native_size == 56 and encoder.depth == 3
+    pixels = torch.rand(1, 3, 42, 70, generator=torch.Generator().manual_seed(0))
+    assert encoder.image_features(pixels).shape == (1, small_models.WIDTH)
+
+
+@pytest.mark.parametrize("missing", ["model.safetensors", "tokenizer.model"])
+def test_a_file_that_a_folder_lacks_is_named(folder, missing):
+    (folder / missing).unlink()
+    with pytest.raises(UserError, match=rf"{missing}.* is missing: give the folder of clip.model"):
+        OfRelease(small("tipsv2_b14"), str(folder)).files()
+
+
+def test_a_file_for_each_part_is_given_by_its_name(folder):
+    given = {"weights": folder / "model.safetensors", "tokenizer": folder / "tokenizer.model"}
+    release, given = small("tipsv2_b14"), {part: str(path) for part, path in given.items()}
+    assert OfRelease(release, hashable(given)).files()["weights"] == Path(given["weights"])
+    with pytest.raises(UserError, match="head too many or too few: give {weights: PATH,"):
+        OfRelease(release, hashable({**given, "head": "x"})).files()
+    with pytest.raises(UserError, match=r"clip.checkpoint=7 is no path"):
+        hashable(7)
+    with pytest.raises(UserError, match=r"clip.model=ViT-B-16 has one"):
+        find_origin("ViT-B-16", "openai", hashable(given))
+
+
+@pytest.mark.parametrize("change", ["other", "shapes", "short", "shallow", "nan"])
+def test_weights_of_another_model_are_refused_in_a_sentence(folder, change):
+    weights, path = small_models.tips(), folder / "model.safetensors"
+    if change == "other":
+        weights = {name.removeprefix("vision_encoder."): value for name, value in weights.items()}
+    elif change == "shapes":
+        weights["vision_encoder.blocks.1.mlp.fc1.weight"] = torch.zeros(10, small_models.WIDTH)
+    elif change == "shallow":
+        weights = {name: value for name, value in weights.items() if ".blocks.2." not in name}
+    elif change == "nan":
+        weights["vision_encoder.norm.bias"][3] = float("nan")
+    save_file(weights, path)
+    if change == "short":
+        path.write_bytes(path.read_bytes()[:5000])
+    message = {"short": "is damaged", "nan": "not finite"}.get(change, "do not hold clip.model=")
+    with pytest.raises(UserError, match=message) as caught:
+        OfRelease(small("tipsv2_b14"), str(folder)).load("cpu")
+    assert len(str(caught.value)) < 500 and "\n" not in str(caught.value)
+
+
+def test_a_model_names_the_package_that_it_requires(folder, monkeypatch):
+    monkeypatch.setattr("pipeline.clip.find_model.find_spec", lambda name: None)
+    origin = find_origin("tipsv2_b14", None, str(folder))
+    sentence = r"clip.model=tipsv2_b14 requires sentencepiece and tokenizers: pip install"
+    with pytest.raises(UserError, match=sentence):
+        origin.pretraining  # noqa: B018
+
+
+def test_files_that_are_not_here_are_published(monkeypatch):
+    monkeypatch.setattr("pipeline.files.hugging_face.find_cached", lambda url: None)
+
+    def unreachable(url: str) -> Path:
+        raise OSError("no network")
+
+    monkeypatch.setattr("pipeline.files.hugging_face.fetch_to_cache", unreachable)
+    for name, release in releases().items():
+        if not name.startswith("small_"):
+            origin = find_origin(name, None, None)
+            assert not origin.is_on_disk and origin.published().keys() == release.files.keys()
+            with pytest.raises(NotDownloaded, match=rf"OSError.*clip.model={name} --output DIR"):
+                origin.files()
+    origin = find_origin("hf:org/name", None, None)
+    assert not origin.is_on_disk and origin.dimensions is None
+    url = "https://huggingface.co/org/name/resolve/main/model.safetensors"
+    assert origin.published()["weights"].urls == (url,)
+    with pytest.raises(NotDownloaded, match="config.json could not be downloaded"):
+        origin.files()
+
+
+def test_a_name_is_taken_once():
+    with pytest.raises(UserError, match="there is a model tipsv2_b14 already"):
+        register_release(replace(releases()["tipsv2_b14"], heads=1))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ('{"model_type": "siglip"}', "is of a siglip, and of transformers' models clip and"),
+        ("[1, 2]", "is of a None"),
+        ('{"model_type": "clip", "text_config"', "cannot be read as JSON"),
+        ('{"model_type": "clip", "vision_config": 3}', "is damaged"),
+        ('{"model_type": "clip", "vision_config": {"hidden_act": "swish"}}', "that CLIP has not"),
+        ('{"model_type": "clip", "vision_config": {"hidden_size": 32}}', "does not hold the CLIP"),
+    ],
+)
+def test_folders_of_other_models_are_refused(tmp_path, config, message):
+    (tmp_path / "config.json").write_text(config)
+    save_file({"logit_scale": torch.tensor(1.0)}, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=message):
+        find_origin(None, None, str(tmp_path)).load("cpu")
