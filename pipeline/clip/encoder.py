@@ -20,7 +20,7 @@ from pipeline.clip.attention import Attention, one_by_one
 from pipeline.clip.block import Block
 from pipeline.clip.dimensions import OPENAI_NORMALISATION, Normalisation, patch_grid
 from pipeline.clip.fused import FusedKernel
-from pipeline.clip.image_tower import ImageTower
+from pipeline.clip.image_tower import BILINEAR, ImageTower
 
 AttentionHook = Callable[[int, torch.Tensor], None]
 """Receives a block's number and its attention between patches, averaged over heads: B×N×N float32.
@@ -79,7 +79,8 @@ class ClipEncoder:
 
         Args:
             tower: frozen; later changes to its blocks have no effect.
-            position_fp16: quirk: the interpolated position embedding is rounded to float16.
+            position_fp16: quirk: the interpolated position embedding of a CLIP is rounded to
+                float16.
             precision: of the blocks' weights and of nearly all matrix products; tokens, layer norms
                 and softmax stay in float32.
             max_patches: see :func:`pipeline.clip.dimensions.patch_grid`.
@@ -94,7 +95,7 @@ class ClipEncoder:
         for block in tower.blocks:
             block.mlp.to(precision)
         self.tower = tower
-        self.position_fp16 = position_fp16
+        self.position_fp16 = position_fp16 and tower.stretch == BILINEAR
         self.patch_size = tower.patch_size
         self.native_size = tower.native_size
         self.depth = len(tower.blocks)

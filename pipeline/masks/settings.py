@@ -120,7 +120,8 @@ class DenseMaskOptions(MaskOptions):
     Attributes:
         names: what pixels are compared with: the name of a list that comes with the package, or the
             path of a file with a line for each class, its names separated by ", "; a line more, the
-            first, is the background. Null takes the data set's names for CAMs and its backgrounds.
+            first, is the background. Null takes the data set's names for CAMs and its backgrounds,
+            "classes" the names of its classes.
         templates: the set of templates; "imagenet" are the 80 of CLIP.
         short_side: to which the shorter side of an image is resized, in pixels.
         long_side: the most that the longer side is resized to.
