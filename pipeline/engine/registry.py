@@ -91,6 +91,8 @@ class Method:
         reads: the parts of the vocabulary that its results depend on; all of them unless declared.
         source: the publication that describes it, for its page in the documentation.
         section: the heading in docs/algorithms.md of what it computes.
+        on_larger: a sentence, without its full stop, on what larger models than a ViT-B do to it, if
+            that is published; runs with one say it.
         code: what keys call what computes it; by default its qualified name.
         base: the method of another group that it is a form of.
     """
@@ -113,6 +115,7 @@ class Method:
     reads: Sequence[str] = ("classes", "tag_names", "cam_names", "backgrounds")
     source: str = ""
     section: str = ""
+    on_larger: str = ""
     code: str = ""
     base: "Method | None" = None
 
