@@ -91,8 +91,8 @@ class Method:
         reads: the parts of the vocabulary that its results depend on; all of them unless declared.
         source: the publication that describes it, for its page in the documentation.
         section: the heading in docs/algorithms.md of what it computes.
-        on_larger: a sentence, without its full stop, on what larger models than a ViT-B do to it, if
-            that is published; runs with one say it.
+        on_larger: a sentence, without its full stop, on what larger models than a ViT-B do to it;
+            "" if nothing is published. Runs with one say it.
         code: what keys call what computes it; by default its qualified name.
         base: the method of another group that it is a form of.
     """
