@@ -20,6 +20,7 @@ from pipeline.errors import UserError, command, shown, tell
 from pipeline.report.published import remark_on_clip
 from pipeline.report.tables import tables_of_run
 from pipeline.segmenter.distributed import process_rank
+from pipeline.segmenter.settings import SegmenterSettings
 from pipeline.stages.config import METHODS, read_config
 from pipeline.stages.pipeline import Pipeline, parse_stages, requested_stages
 from pipeline.stages.weights import missing_weights
@@ -141,7 +142,8 @@ def notes_on(pipeline: Pipeline, requested: Sequence[str], given: Sequence[str])
     ours, theirs = config.masks.corrections, config.segmenter.masks
     if ours and theirs and "train" in requested:
         yield "the training reads segmenter.masks alone, and no masks.corrections"
-    if config.segmenter.repeat_corrected > 1 and (theirs or not ours):
+    repeats = config.segmenter.repeat_corrected
+    if repeats != SegmenterSettings.repeat_corrected and (theirs or not ours):
         why = "with segmenter.masks" if theirs else "without masks.corrections"
         yield f"segmenter.repeat_corrected has no effect {why}"
     # Of presets of methods, those that were typed.

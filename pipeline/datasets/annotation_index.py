@@ -5,7 +5,7 @@ import json
 import marshal
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,7 +30,7 @@ from pipeline.datasets.instances import (
 from pipeline.engine.progress import track_bytes
 from pipeline.errors import UserError, shown
 from pipeline.files.atomic import write_atomically
-from pipeline.files.fingerprints import fingerprint, fingerprint_image
+from pipeline.files.fingerprints import fingerprint, fingerprint_image, is_settled, state_of
 from pipeline.files.json_stream import Element, read_element, stream_json
 
 COCO, LABEL_STUDIO, LABELME = "coco", "label_studio", "labelme"
@@ -38,7 +38,7 @@ COCO, LABEL_STUDIO, LABELME = "coco", "label_studio", "labelme"
 INDEXES = ".annotations"
 """The folder of indexes of large files in the output directory."""
 
-_VERSION = 2  # raised when the same file gives another index
+_VERSION = 3  # raised when the same file gives another index
 _LARGE = 1 << 22  # bytes; reading smaller files takes no time
 _LOOKED_AT = 10  # JSON files in a folder, to know whether they are labelme's
 _DIGITS = 16  # of a fingerprint
@@ -167,16 +167,16 @@ def read_index(path: Path, cache: Path | None) -> AnnotationIndex:
     try:
         state, beside = file_state(path), path.with_name(_IMAGES)
         files = [path, *([beside] if beside.is_file() else [])]
-        contents = [_VERSION, *map(fingerprint_image, files)]
         kept = cache / fingerprint(str(path.absolute())) if cache and state[0] > _LARGE else None
-        index = kept and _read_kept(kept, contents)
+        index = kept and _read_kept(kept, files)
         if not index:
+            about = [[*map(state_of, files)], [*map(fingerprint_image, files)]]
             index = _read_file(path)
             if file_state(path) != state:
                 raise UserError(f"{shown(path)} changed while it was read: run the command again")
             if kept:
                 rows = {name: [*vars(row).values()] for name, row in index.rows.items()}
-                body = json.dumps([contents, vars(index) | {"rows": rows}])
+                body = json.dumps([_VERSION, *about, vars(index) | {"rows": rows}])
                 with suppress(UserError, OSError):  # of a folder that cannot be written
                     write_atomically(kept, fingerprint(body.encode()) + body)
     except OSError as error:
@@ -185,15 +185,20 @@ def read_index(path: Path, cache: Path | None) -> AnnotationIndex:
     return index
 
 
-def _read_kept(kept: Path, contents: list) -> AnnotationIndex | None:
-    """Returns an index that was kept, unless it is damaged or of other contents."""
+def _read_kept(kept: Path, files: Sequence[Path]) -> AnnotationIndex | None:
+    """Returns an index that was kept of files, unless it is damaged or of other contents."""
     data = kept.read_bytes() if kept.is_file() else b""
     if data[:_DIGITS] != fingerprint(data[_DIGITS:]).encode():
         return None
     gc.disable()  # nothing of what is read is garbage
     try:
-        found, index = json.loads(data[_DIGITS:])
-        if found != contents:
+        version, *content = json.loads(data[_DIGITS:])
+        if version != _VERSION:
+            return None
+        states, fingerprints, index = content
+        read = kept.stat().st_mtime_ns
+        is_same = states == [*map(state_of, files)] and all(is_settled(s, read) for s in states)
+        if not is_same and fingerprints != [*map(fingerprint_image, files)]:
             return None
         index["rows"] = {name: Row(*row) for name, row in index["rows"].items()}
     finally:

@@ -5,6 +5,7 @@ import errno
 import hashlib
 import os
 import time
+from collections.abc import Sequence
 from contextvars import ContextVar
 from pathlib import Path
 
@@ -63,10 +64,9 @@ def fingerprint_image(path: Path) -> str:
     if (memory := _memory.get()) is None:
         return fingerprint_file(path)
     journal, writes = memory
-    status = path.stat()
-    state = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+    state = state_of(path)
     known = journal.entries.get(str(path), {})
-    if known.get("state") == state and known["read"] - status.st_mtime_ns > _RESOLUTION:
+    if known.get("state") == state and is_settled(state, known["read"]):
         return known["input"]
     read = time.time_ns()
     if writes:
@@ -79,6 +79,17 @@ def fingerprint_image(path: Path) -> str:
         with contextlib.suppress(UserError):
             journal.append(entry)
     return entry["input"]
+
+
+def state_of(path: Path) -> list[int]:
+    """Returns the size of a file and the times of its last changes; raises an OSError."""
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+
+def is_settled(state: Sequence[int], read: int) -> bool:
+    """Tells whether a file that had a state when it was read cannot have changed unnoticed."""
+    return read - state[1] > _RESOLUTION
 
 
 def remember_in(folder: Path | None, write: bool = True) -> None:

@@ -120,7 +120,7 @@ class SegmenterSettings(PredictionSettings, AnnotationSettings):
         None, changes="nothing", why="the content of the masks is part of the training data's key"
     )
     repeat_corrected: int = setting(
-        1, at_least=1, at_most=1000, changes="nothing", why="the key holds it with corrected masks"
+        4, at_least=1, at_most=1000, changes="nothing", why="the key holds it with corrected masks"
     )
     ceiling: bool = setting(False, changes="nothing", why="it adds a second network")
 

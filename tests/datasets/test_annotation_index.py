@@ -77,10 +77,25 @@ def test_an_index_of_another_version_is_read_again(large, monkeypatch):
     path, cache, reads = large
     opened(path, cache)
     [kept] = cache.iterdir()
-    contents, index = json.loads(kept.read_bytes()[16:])
-    body = json.dumps([[contents[0] - 1, *contents[1:]], {"other": index}])
-    kept.write_text(fingerprint(body.encode()) + body)
-    assert opened(path, cache).find("a").size == SIZE and len(reads) == 2
+    version, *content = json.loads(kept.read_bytes()[16:])
+    for number, older in enumerate(([version - 1, *content], [[2, "f00"], {"other": "index"}]), 2):
+        body = json.dumps(older)
+        kept.write_text(fingerprint(body.encode()) + body)
+        assert opened(path, cache).find("a").size == SIZE and len(reads) == number
+
+
+def test_a_file_that_has_not_changed_for_a_while_is_not_looked_into(large, monkeypatch):
+    path, cache, reads = large
+    os.utime(path, (time.time() - 9,) * 2)
+    opened(path, cache)
+    found = []
+    whole = annotation_index.fingerprint_image
+    monkeypatch.setattr(
+        annotation_index, "fingerprint_image", lambda p: (found.append(p), whole(p))[1]
+    )
+    assert opened(path, cache).find("a").size == SIZE and not found
+    os.utime(path, (time.time() + 9,) * 2)  # as if it had been written after the index
+    assert opened(path, cache).find("a").size == SIZE and found and len(reads) == 1
 
 
 def test_without_a_place_for_its_index_a_file_is_read(large):

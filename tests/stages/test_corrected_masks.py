@@ -412,6 +412,8 @@ def test_the_key_of_a_training_holds_repetitions_of_corrected_images_alone(
     (training,) = (stage for stage in stages if stage.name == "segmenter")
     repeats = {pair.id: pair.repeats for pair in training.pairs}
     assert repeats == {image_id: 3 if image_id[0] in "ah" else 1 for image_id in SIZES}
+    run(*network, "dry_run=true")
+    assert "repeat_corrected" not in run.errors, "the default needs no corrected masks"
     run(*network, f"segmenter.masks={mine}", f"masks.corrections={mine}", "dry_run=true",
         "segmenter.repeat_corrected=3", "dataset.limit=1")  # fmt: skip
     assert "segmenter.repeat_corrected has no effect with segmenter.masks" in run.errors
