@@ -23,9 +23,8 @@ from pipeline.clip.device import (
     keep_freed_memory,
 )
 from pipeline.clip.dimensions import Dimensions
-from pipeline.clip.find_model import find_origin
 from pipeline.clip.fused import choose_attention
-from pipeline.clip.origin import Checkpoint, Origin
+from pipeline.clip.origin import Checkpoint, Origin, find_origin
 from pipeline.datasets.vocabulary import Names, Vocabulary
 from pipeline.engine.progress import say
 from pipeline.engine.store import Store

@@ -1,10 +1,10 @@
 """CLIPs in the layout of Hugging Face's transformers: OpenAI's, and MetaCLIP 2.
 
-Their weights are renamed into open_clip's CLIP, and their text tower is open_clip's.
+Their weights are renamed into open_clip's CLIP; no code of a repository is read.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ import torch
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
 from pipeline.clip.dimensions import OPENAI_NORMALISATION, Dimensions, Normalisation, Pretraining
+from pipeline.clip.image_text import ImageTextModel, Release
 from pipeline.clip.layouts import TRANSFORMERS_CLIP, part_of, read_floats, rename
+from pipeline.clip.origin import of_clip
 from pipeline.clip.text import load_tokenizer
 from pipeline.clip.tokenizers import read_tokenizer
 from pipeline.errors import UserError, shown
@@ -20,25 +22,11 @@ from pipeline.files.weight_files import Uninitialised
 
 _KINDS = ("clip", "metaclip_2")  # values of model_type
 _VOCABULARY = 49408  # of OpenAI's tokenizer, which open_clip has
-_ACTIVATIONS = {"quick_gelu": True, "gelu": False}
-_TEXT = {
-    "hidden_size": 512,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 8,
-    "intermediate_size": 2048,
-    "hidden_act": "quick_gelu",
-    "layer_norm_eps": 1e-5,
-    "vocab_size": _VOCABULARY,
-    "max_position_embeddings": 77,
-    "eos_token_id": 49407,
-}
-_VISION = {
-    **{key: _TEXT[key] for key in ("num_hidden_layers", "hidden_act", "layer_norm_eps")},
-    "hidden_size": 768,
-    "num_attention_heads": 12,
-    "intermediate_size": 3072,
-    "image_size": 224,
-    "patch_size": 32,
+_FILES = {
+    "config": "config.json",
+    "weights": "model.safetensors",
+    "pixels": "preprocessor_config.json",
+    "tokenizer": "tokenizer.json",
 }
 _IMAGE_NAMES = (
     (r"^embeddings\.class_embedding$", "class_embedding"),
@@ -48,120 +36,115 @@ _IMAGE_NAMES = (
     (r"^post_layernorm\.", "ln_post."),
     *TRANSFORMERS_CLIP,
 )
-_TEXT_NAMES = (
-    (r"^embeddings\.position_embedding\.weight$", "positional_embedding"),
-    *TRANSFORMERS_CLIP,
-)
 
 
-class FolderConfig:
-    """What ``config.json`` and ``preprocessor_config.json`` say of a CLIP.
+def release_of(name: str | None) -> Release:
+    """Returns what ``clip.model=hf:org/name`` is; without a name, what a folder may hold."""
+    place = f"https://huggingface.co/{(name or '').removeprefix('hf:')}/resolve/main"
+    return Release(
+        name=name or "",
+        build="pipeline.clip.hub_folder:build",
+        about="pipeline.clip.hub_folder:read_about",
+        files={part: (f"{place}/{file}",) for part, file in _FILES.items()},
+        optional=("pixels", "tokenizer"),
+    )
 
-    Attributes:
-        text: the text tower's settings, by transformers' names.
-        vision: the image tower's.
-        projection: E.
-        pretraining: how pixels are normalised, and whether the activation is QuickGELU.
 
-    Raises:
-        UserError: the file is not one of a CLIP that is read here.
-    """
+def read_about(files: Mapping[str, Path]) -> tuple[Dimensions, Pretraining]:
+    """Returns what the configuration says; a UserError if it is not one of a CLIP."""
+    config, pixels = _read(files["config"]), _read(files["pixels"]) if "pixels" in files else {}
+    if (kind := config.get("model_type")) not in _KINDS:
+        raise UserError(
+            f"{files['config']} is of a {shown(kind)}, and of transformers' models"
+            f" {' and '.join(_KINDS)} are read here: give another model, or its weights in"
+            " open_clip's layout"
+        )
+    try:
+        towers = config["vision_config"], config["text_config"]
+        image, normalisation = towers[0], OPENAI_NORMALISATION
+        sizes = ("num_hidden_layers", "patch_size", "image_size")
+        dimensions = Dimensions(*(int(image[name]) for name in sizes))
+        acts, norms = ({t[k] for t in towers} for k in ("hidden_act", "layer_norm_eps"))
+        if pixels.get("image_mean") and pixels.get("image_std"):
+            normalisation = Normalisation(*(tuple(pixels[f"image_{k}"]) for k in ("mean", "std")))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{files['config']} is damaged ({error}): give the model's") from error
+    if norms != {1e-5} or acts not in ({"quick_gelu"}, {"gelu"}):
+        raise UserError(
+            f"{files['config']} names an activation or an ε of layer norms that CLIP has not: give"
+            " another model"
+        )
+    return dimensions, Pretraining(normalisation, acts == {"quick_gelu"})
 
-    def __init__(self, path: Path, pixels: Path | None):
-        given, about = _read(path), _read(pixels) if pixels else {}
-        if (kind := given.get("model_type")) not in _KINDS:
-            raise UserError(
-                f"{path} is of a {shown(kind)}, and of transformers' models {' and '.join(_KINDS)}"
-                " are read here: give another model, or its weights in open_clip's layout"
-            )
-        try:
-            self.text = _TEXT | given.get("text_config", {})
-            self.vision = _VISION | given.get("vision_config", {})
-            self.projection = given.get("projection_dim", 512)
-            mean, std = about.get("image_mean"), about.get("image_std")
-            pixels_as = Normalisation(tuple(mean), tuple(std)) if mean and std else None
-        except TypeError as error:
-            raise UserError(f"{path} is damaged: give that of the model") from error
-        activation = self.text["hidden_act"]
-        plain = {t["layer_norm_eps"] for t in (self.text, self.vision)} == {1e-5}
-        if self.vision["hidden_act"] != activation or activation not in _ACTIVATIONS or not plain:
-            raise UserError(
-                f"{path} names an activation or an ε of layer norms that CLIP has not: give"
-                " another model"
-            )
-        quick = _ACTIVATIONS[activation]
-        self.pretraining = Pretraining(pixels_as or OPENAI_NORMALISATION, quick)
 
-    @property
-    def dimensions(self) -> Dimensions:
-        """Those of the image tower."""
-        of = self.vision
-        return Dimensions(of["num_hidden_layers"], of["patch_size"], of["image_size"])
+def build(release: Release, files: Mapping[str, Path], device: str) -> ImageTextModel:
+    """Builds the CLIP of a folder, on a device."""
+    config, (_, pretraining) = _read(files["config"]), read_about(files)
+    clip = build_clip(config, files["weights"], device, pretraining.quick_gelu)
+    tokenizer = _Tokenizer(config["text_config"], files.get("tokenizer"))
+    return of_clip(clip, pretraining, tokenizer)
 
-    def build(self, path: Path, device: str) -> CLIP:
-        """Builds the CLIP with the weights of a file; a UserError if they do not fit."""
-        weights, image, text = read_floats(path, device), self.vision, self.text
-        try:
-            renamed = rename(part_of(weights, "vision_model."), _IMAGE_NAMES)
-            named = {f"visual.{name}": value for name, value in renamed.items()}
-            named |= rename(part_of(weights, "text_model."), _TEXT_NAMES)
-            for name in [name for name in named if name.endswith("position_ids")]:  # of old files
-                del named[name]
-            named["visual.proj"] = weights["visual_projection.weight"].T
-            named["text_projection"] = weights["text_projection.weight"].T
-            named["logit_scale"] = weights["logit_scale"]
-            image_settings = CLIPVisionCfg(
-                layers=image["num_hidden_layers"],
-                width=image["hidden_size"],
-                head_width=image["hidden_size"] // image["num_attention_heads"],
-                mlp_ratio=image["intermediate_size"] / image["hidden_size"],
-                patch_size=image["patch_size"],
-                image_size=image["image_size"],
-            )
-            text_settings = CLIPTextCfg(
-                context_length=text["max_position_embeddings"],
-                vocab_size=text["vocab_size"],
-                width=text["hidden_size"],
-                heads=text["num_attention_heads"],
-                layers=text["num_hidden_layers"],
-                mlp_ratio=text["intermediate_size"] / text["hidden_size"],
-                # transformers reads the end token of OpenAI's first files, a wrong 2, so as well.
-                pool_type="eos" if self.has_own_tokenizer else "argmax",
-                eos_id=text["eos_token_id"],
-            )
-            with torch.device(device), Uninitialised():
-                quick_gelu = self.pretraining.quick_gelu
-                clip = CLIP(self.projection, image_settings, text_settings, quick_gelu)
-            clip.load_state_dict(named)
-        except (KeyError, RuntimeError, TypeError, ArithmeticError) as error:
-            raise UserError(
-                f"{path} does not hold the CLIP of its config.json ({shown(str(error))}): give"
-                " both of one model"
-            ) from error
-        return clip.float().eval().requires_grad_(False)
 
-    @property
-    def has_own_tokenizer(self) -> bool:
-        """Whether its tokens are other ones than those of OpenAI's CLIP, which open_clip has."""
-        return self.text["vocab_size"] != _VOCABULARY
+def build_clip(config: Mapping[str, Any], path: Path, device: str, quick_gelu: bool) -> CLIP:
+    """Builds the CLIP of a configuration with the weights of a file."""
+    weights, image, text = read_floats(path, device), config["vision_config"], config["text_config"]
+    renamed = rename(part_of(weights, "vision_model."), _IMAGE_NAMES)
+    named = {f"visual.{name}": tensor for name, tensor in renamed.items()}
+    named |= rename(part_of(weights, "text_model."), _IMAGE_NAMES[2:])
+    named = {name: v for name, v in named.items() if not name.endswith("position_ids")}
+    named |= {
+        "visual.proj": weights["visual_projection.weight"].T,
+        "text_projection": weights["text_projection.weight"].T,
+        "logit_scale": weights["logit_scale"],
+    }
+    shared = (
+        {
+            "layers": of["num_hidden_layers"],
+            "width": of["hidden_size"],
+            "mlp_ratio": of["intermediate_size"] / of["hidden_size"],
+        }
+        for of in (image, text)
+    )
+    image_settings = CLIPVisionCfg(
+        **next(shared),
+        head_width=image["hidden_size"] // image["num_attention_heads"],
+        patch_size=image["patch_size"],
+        image_size=image["image_size"],
+    )
+    text_settings = CLIPTextCfg(
+        **next(shared),
+        heads=text["num_attention_heads"],
+        context_length=text["max_position_embeddings"],
+        vocab_size=text["vocab_size"],
+        # OpenAI's files name a wrong end token, 2, at which transformers takes the largest number.
+        pool_type="argmax" if text["vocab_size"] == _VOCABULARY else "eos",
+        eos_id=text["eos_token_id"],
+    )
+    with torch.device(device), Uninitialised():
+        clip = CLIP(config["projection_dim"], image_settings, text_settings, quick_gelu)
+    clip.load_state_dict(named)
+    return clip.float().eval().requires_grad_(False)
 
-    def tokenizer(self, path: Path | None) -> Callable[[list[str]], torch.Tensor]:
-        """Returns what turns N prompts into N×context int64 tokens, by ``tokenizer.json``."""
-        if not self.has_own_tokenizer or path is None:
-            return load_tokenizer(None)
+
+class _Tokenizer:
+    """Turns N prompts into N×context int64 tokens: by OpenAI's tokenizer, or that of the folder."""
+
+    def __init__(self, text: Mapping[str, Any], path: Path | None):
+        self.text, self.path = text, path
+
+    def __call__(self, prompts: list[str]) -> torch.Tensor:
+        if self.text["vocab_size"] == _VOCABULARY:
+            return load_tokenizer(None)(prompts)
+        if self.path is None:
+            raise UserError("tokenizer.json is missing: give it beside model.safetensors")
         length, end = self.text["max_position_embeddings"], self.text["eos_token_id"]
-        numbers_of = read_tokenizer(path, length + 1)
-
-        def tokenize(prompts: list[str]) -> torch.Tensor:
-            tokens = torch.zeros(len(prompts), length, dtype=torch.int64)
-            for row, prompt in zip(tokens, prompts):
-                numbers = list(numbers_of(prompt))
-                if len(numbers) > length:
-                    numbers = [*numbers[: length - 1], end]
-                row[: len(numbers)] = torch.tensor(numbers)
-            return tokens
-
-        return tokenize
+        numbers_of = read_tokenizer(self.path, length + 1)
+        tokens = torch.zeros(len(prompts), length, dtype=torch.int64)
+        for row, prompt in zip(tokens, prompts):
+            numbers = [*numbers_of(prompt)]
+            numbers = [*numbers[: length - 1], end] if len(numbers) > length else numbers
+            row[: len(numbers)] = torch.tensor(numbers)
+        return tokens
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.clip.dimensions import Dimensions, Normalisation
+from pipeline.clip.dimensions import OPENAI_NORMALISATION, Dimensions, Normalisation
 from pipeline.datasets.vocabulary import Names
 from pipeline.engine.plugins import import_methods
 from pipeline.engine.registry import MODELS
@@ -46,33 +46,34 @@ class Release:
 
     Attributes:
         name: the value of ``clip.model``.
-        label: what documentation calls it.
         build: "module:function", which builds an :class:`ImageTextModel` from the release, the file
             of each part and a device. It raises a KeyError, a ValueError or a RuntimeError if
             weights are missing or do not fit.
         files: the addresses of each part; of several, any one will do.
+        optional: the parts that a model may lack.
         dimensions: of the image tower.
         normalisation: of the pixels.
+        about: "module:function", which reads dimensions and pretraining off the files, if these
+            alone tell them.
         heads: of the image tower's attention.
         text_heads: of the text tower's.
         lacks: what methods may need and the model has not; keys of :data:`WORDS`.
         packages: what it requires besides; all are in the extra "backbones".
         source: the publication.
-        licence: of the weights.
     """
 
     name: str
-    label: str
     build: str
     files: Mapping[str, Sequence[str]]
-    dimensions: Dimensions
-    normalisation: Normalisation
-    heads: int
-    text_heads: int
+    optional: Sequence[str] = ()
+    dimensions: Dimensions | None = None
+    normalisation: Normalisation = OPENAI_NORMALISATION
+    about: str = ""
+    heads: int = 12
+    text_heads: int = 12
     lacks: Sequence[str] = ()
     packages: Sequence[str] = ()
     source: str = ""
-    licence: str = "see its page"
 
 
 def register_release(release: Release) -> None:

@@ -1,15 +1,28 @@
-"""Where the files of an image-text model come from, and what is known before they are read."""
+"""Where the files of an image-text model come from, and what is known before they are read.
+
+:class:`OfOpenClip` and :class:`OfRelease` answer the same questions.
+"""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, partial
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from pipeline.clip.dimensions import Dimensions, Pretraining
+from pipeline.clip.dimensions import SHIPPED, Dimensions, Pretraining, read_dimensions
+from pipeline.clip.image_text import Release, releases
+from pipeline.clip.published import (
+    find_pretraining,
+    is_on_disk,
+    published_weights,
+    resolve_checkpoint,
+)
+from pipeline.engine.registry import imported, source_of
 from pipeline.errors import NotDownloaded, UserError, command, shown
 from pipeline.files.download import Source, source_at
 from pipeline.files.text import given_path
@@ -17,19 +30,17 @@ from pipeline.files.text import given_path
 if TYPE_CHECKING:
     import torch
 
+    from pipeline.clip.architectures import ClipModel
     from pipeline.clip.image_text import ImageTextModel
-
-    Tokenizer = Callable[[list[str]], torch.Tensor]
 
 Checkpoint = str | tuple[tuple[str, str], ...] | None
 """A file of weights, a folder, or the file of each part of a model: its name and path."""
 
+_REPOSITORY = re.compile(r"hf:[\w.-]+/[\w.-]+")
+
 
 def hashable(given: Any) -> Checkpoint:  # noqa: ANN401  ``clip.checkpoint``
-    """Returns ``clip.checkpoint`` so that it can be compared; a UserError if it is of another kind.
-
-    It is the path of a file or a folder, or a mapping from each part of a model to its file.
-    """
+    """Returns ``clip.checkpoint`` so that it can be compared; a UserError if it is no path."""
     if given is None or isinstance(given, str):
         return given
     if isinstance(given, Mapping) and all(isinstance(p, str) for e in given.items() for p in e):
@@ -39,61 +50,135 @@ def hashable(given: Any) -> Checkpoint:  # noqa: ANN401  ``clip.checkpoint``
     )
 
 
-class Origin(ABC):
-    """Where a model comes from; the files are read, or downloaded, when they are needed.
+def find_origin(model: str | None, pretrained: str | None, checkpoint: Checkpoint) -> Origin:
+    """Returns where a model comes from; the arguments are the settings below ``clip``."""
+    if release := releases().get(model or ""):
+        return OfRelease(release, checkpoint)
+    is_folder = model is None and isinstance(checkpoint, str) and Path(checkpoint).is_dir()
+    if is_folder or _REPOSITORY.fullmatch(model or ""):
+        from pipeline.clip.hub_folder import release_of
+
+        return OfRelease(release_of(model), checkpoint)
+    if isinstance(checkpoint, tuple):
+        raise UserError(
+            f"clip.checkpoint names several files, but clip.model={model} has one: give its path"
+        )
+    return OfOpenClip(model, pretrained, checkpoint)
+
+
+def of_clip(
+    clip: ClipModel, pretraining: Pretraining, tokenizer: Callable[[list[str]], torch.Tensor]
+) -> ImageTextModel:
+    """Returns what is asked of a CLIP of open_clip's form."""
+    from pipeline.clip.image_text import ImageTextModel
+    from pipeline.clip.image_tower import ImageTower
+    from pipeline.clip.text import class_embeddings
+
+    embed_names = partial(class_embeddings, clip, tokenizer)
+    return ImageTextModel(ImageTower.of(clip, pretraining.normalisation), embed_names)
+
+
+@dataclass(frozen=True)
+class OfOpenClip:
+    """A CLIP of open_clip's own form, or in OpenAI's format; see the functions that it calls.
 
     Attributes:
         lacks: see :class:`~pipeline.clip.image_text.Release`.
+        source: the fingerprint of a plug-in's code.
     """
+
+    model: str | None
+    pretrained: str | None
+    checkpoint: str | None
 
     lacks: Sequence[str] = ()
-    source = ""  # the fingerprint of the code of a plug-in
+    source: str = ""
 
     @property
-    @abstractmethod
     def pretraining(self) -> Pretraining:
         """How it was trained."""
+        return find_pretraining(self.model, self.pretrained)
 
     @property
-    @abstractmethod
-    def dimensions(self) -> Dimensions | None:
-        """Those of its image tower; none if nothing tells them before a download.
+    def dimensions(self) -> Dimensions:
+        """Those of its image tower; a UserError if the file holds another architecture."""
+        if self.model is None and self.pretrained == SHIPPED and self.checkpoint is None:
+            return read_dimensions(self.files()["weights"])
+        import torch
 
-        A UserError tells that the files hold another architecture.
-        """
+        from pipeline.clip.checkpoint import build_by_name, load_clip
+
+        if self.is_on_disk:
+            path = self.files()["weights"]
+            visual = load_clip(path, self.model, self.pretrained, device="meta").visual
+        else:
+            with torch.device("meta"):
+                visual = build_by_name(self.model).visual
+        depth = len(visual.transformer.resblocks)
+        return Dimensions(depth, visual.patch_size[0], visual.image_size[0])
 
     @property
-    @abstractmethod
     def is_on_disk(self) -> bool:
-        """Whether its files are on this machine."""
+        """Whether its weights are on this machine."""
+        return is_on_disk(self.model, self.pretrained, self.checkpoint)
 
-    @abstractmethod
     def files(self) -> Mapping[str, Path]:
-        """Returns the file of each part, which is downloaded if need be."""
+        """Returns the file of its weights."""
+        return {"weights": resolve_checkpoint(self.model, self.pretrained, self.checkpoint)}
 
-    @abstractmethod
     def published(self) -> Mapping[str, Source]:
-        """Returns where each part is published, without asking the network."""
+        """Returns where its weights are published."""
+        return {"weights": published_weights(self.model, self.pretrained)}
 
-    @abstractmethod
     def load(self, device: str) -> ImageTextModel:
-        """Reads the files; a UserError tells that one is damaged or of another model."""
+        """Reads the weights."""
+        from pipeline.clip.checkpoint import load_clip
+        from pipeline.clip.text import load_tokenizer
+
+        clip = load_clip(self.files()["weights"], self.model, self.pretrained).to(device)
+        # The tokenizer is loaded when it is needed.
+        return of_clip(clip, self.pretraining, lambda p: load_tokenizer(self.model)(p))
 
 
-class OfParts(Origin):
-    """A model of several files, which are published or given.
+@dataclass(frozen=True)
+class OfRelease:
+    """A model of several files, which are published or given."""
 
-    Attributes:
-        name: the value of ``clip.model``.
-        checkpoint: that of ``clip.checkpoint``.
-        addresses: those of each part; of several, any one will do.
-        optional: the parts that a model may lack.
-    """
-
-    name: str | None
+    release: Release
     checkpoint: Checkpoint
-    addresses: Mapping[str, Sequence[str]]
-    optional: Sequence[str] = ()
+
+    @property
+    def lacks(self) -> Sequence[str]:
+        """What methods may need and the model has not."""
+        return self.release.lacks
+
+    @property
+    def source(self) -> str:
+        """The fingerprint of a plug-in's code."""
+        module = self.release.build.partition(":")[0]
+        return "" if module.startswith("pipeline.") else source_of(module)
+
+    @cached_property
+    def _about(self) -> tuple[Dimensions, Pretraining]:
+        release = self.release
+        if missing := [name for name in release.packages if find_spec(name) is None]:
+            raise UserError(
+                f"clip.model={release.name} requires {' and '.join(missing)}: pip install"
+                f" {' '.join(missing)}"
+            )
+        if release.about:
+            return imported(release.about)(self.files())
+        return release.dimensions, Pretraining(release.normalisation, quick_gelu=False)
+
+    @property
+    def pretraining(self) -> Pretraining:
+        """How it was trained; a UserError names a package that the model requires."""
+        return self._about[1]
+
+    @property
+    def dimensions(self) -> Dimensions | None:
+        """Those of its image tower; none if its files tell them, and are not here."""
+        return self._about[0] if self.is_on_disk or not self.release.about else None
 
     @cached_property
     def is_on_disk(self) -> bool:
@@ -102,63 +187,78 @@ class OfParts(Origin):
             return True
         from pipeline.files.hugging_face import find_cached
 
-        required = self.addresses.keys() - {*self.optional}
-        return all(any(map(find_cached, self.addresses[part])) for part in required)
-
-    def files(self) -> dict[str, Path]:
-        """Returns the file of each part that there is.
-
-        Raises:
-            UserError: a given file is missing.
-            NotDownloaded: a published one cannot be downloaded.
-        """
-        given = {part: self._file(part, urls) for part, urls in self.addresses.items()}
-        return {part: path for part, path in given.items() if path is not None}
+        required = self.release.files.keys() - {*self.release.optional}
+        return all(any(map(find_cached, self.release.files[part])) for part in required)
 
     def published(self) -> Mapping[str, Source]:
-        """Returns where each part is published."""
-        return {part: source_at(urls[0]) for part, urls in self.addresses.items()}
+        """Returns where each part is published, without asking the network."""
+        return {part: source_at(urls[0]) for part, urls in self.release.files.items()}
 
-    def _file(self, part: str, urls: Sequence[str]) -> Path | None:
-        if self.checkpoint is not None:
-            return self._given(part, [PurePosixPath(urlsplit(url).path).name for url in urls])
+    def files(self) -> dict[str, Path]:
+        """Returns the file of each part that there is; a UserError if one is missing."""
+        find = self._published if self.checkpoint is None else self._given
+        found = {part: find(part, urls) for part, urls in self.release.files.items()}
+        return {part: path for part, path in found.items() if path is not None}
+
+    def _published(self, part: str, urls: Sequence[str]) -> Path | None:
         from huggingface_hub.errors import EntryNotFoundError
 
         from pipeline.files.hugging_face import fetch_to_cache, find_cached
 
         if cached := next(filter(None, map(find_cached, urls)), None):
             return cached
-        if part in self.optional and self.is_on_disk:
+        is_optional = part in self.release.optional
+        if is_optional and self.is_on_disk:
             return None
         try:
             return fetch_to_cache(urls[0])
         except Exception as error:  # the hub's client raises many types
-            if part in self.optional and isinstance(error, EntryNotFoundError):
+            if is_optional and isinstance(error, EntryNotFoundError):
                 return None
             raise NotDownloaded(
                 f"{urls[0]} could not be downloaded ({type(error).__name__}): run"
-                f" {command('download')} clip.model={self.name} --output DIR where there is a"
-                " network, and give clip.checkpoint=DIR here"
+                f" {command('download')} clip.model={self.release.name} --output DIR where there is"
+                " a network, and give clip.checkpoint=DIR here"
             ) from error
 
-    def _given(self, part: str, names: Sequence[str]) -> Path | None:
+    def _given(self, part: str, urls: Sequence[str]) -> Path | None:
         """Returns the file of a part that ``clip.checkpoint`` names, itself or by its folder."""
+        parts, name = self.release.files.keys(), self.release.name
         if isinstance(self.checkpoint, tuple):
             given = dict(self.checkpoint)
-            if unknown := given.keys() ^ self.addresses.keys() - {*self.optional}:
-                parts = ", ".join(f"{name}: PATH" for name in self.addresses)
+            if wrong := given.keys() ^ parts - {*self.release.optional}:
                 raise UserError(
-                    f"clip.checkpoint has {' and '.join(unknown)} too many or too few: give"
-                    f" {{{parts}}}, or a folder"
+                    f"clip.checkpoint has {' and '.join(wrong)} too many or too few: give"
+                    f" {{{', '.join(f'{part}: PATH' for part in parts)}}}, or a folder"
                 )
             paths = [given_path(given[part], f"clip.checkpoint.{part}")] if part in given else []
         else:
-            paths = [given_path(self.checkpoint, "clip.checkpoint") / name for name in names]
+            folder = given_path(self.checkpoint, "clip.checkpoint")
+            paths = [folder / PurePosixPath(urlsplit(url).path).name for url in urls]
         if found := next((path.absolute() for path in paths if path.is_file()), None):
             return found
-        if part in self.optional:
+        if part in self.release.optional:
             return None
         raise UserError(
             f"{' or '.join(map(str, paths))} is missing: give the folder of"
-            f" {f'clip.model={self.name}' if self.name else 'the model'} as clip.checkpoint"
+            f" {f'clip.model={name}' if name else 'the model'} as clip.checkpoint"
         )
+
+    def load(self, device: str) -> ImageTextModel:
+        """Reads the files; a UserError tells that they are of another model."""
+        files, release = self.files(), self.release
+        try:
+            model = imported(release.build)(release, files, device)
+            depth, blocks = self.dimensions.depth, len(model.image.blocks)
+            if depth != blocks:
+                raise ValueError(f"{blocks} blocks instead of {depth}")
+        except (KeyError, RuntimeError, ValueError, IndexError) as error:
+            what = f"clip.model={release.name}" if release.name else "the model of its config.json"
+            raise UserError(
+                f"{' and '.join(map(str, files.values()))} do not hold {what}"
+                f" ({shown(' '.join(str(error).split()))}): give that model's files"
+            ) from error
+        return model
+
+
+Origin = OfOpenClip | OfRelease

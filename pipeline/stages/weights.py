@@ -3,8 +3,7 @@
 from collections.abc import Collection
 from dataclasses import replace
 
-from pipeline.clip.find_model import find_origin
-from pipeline.clip.origin import hashable
+from pipeline.clip.origin import find_origin, hashable
 from pipeline.engine.scan import key_unknown_until, scan
 from pipeline.engine.stage import Stage
 from pipeline.errors import NotDownloaded, NotLocal, UserError, command

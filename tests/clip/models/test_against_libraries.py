@@ -13,12 +13,12 @@ from safetensors.torch import load_file
 
 from pipeline.clip.dimensions import Dimensions
 from pipeline.clip.encoder import ClipEncoder
-from pipeline.clip.find_model import find_origin
-from pipeline.clip.hub_folder import FolderConfig
+from pipeline.clip.hub_folder import build_clip
 from pipeline.clip.image_text import releases
 from pipeline.clip.image_tower import BICUBIC, BILINEAR
 from pipeline.clip.layouts import TRANSFORMERS_CLIP, build_vision_transformer, part_of, rename
 from pipeline.clip.models.tipsv2.model import TextTower, build
+from pipeline.clip.origin import find_origin
 from pipeline.clip.text import prompt_features
 from tests import small_models
 from tests.extras import library
@@ -161,7 +161,9 @@ def test_clips_are_those_of_transformers(kind, tmp_path):
         expected = F.normalize(theirs.visual_projection(tokens), dim=-1)
         found = encoder.attended_features(inputs)
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
-    clip = FolderConfig(tmp_path / "config.json", None).build(tmp_path / "model.safetensors", "cpu")
+    saved = json.loads((tmp_path / "config.json").read_text())
+    quick = origin.pretraining.quick_gelu
+    clip = build_clip(saved, tmp_path / "model.safetensors", "cpu", quick)
     tokens = torch.randint(3, 400, (4, 77), generator=torch.Generator().manual_seed(2))
     for row, length in zip(tokens, (5, 9, 30, 76)):
         row[length:] = 1 if kind == "metaclip_2" else 0

@@ -20,7 +20,6 @@ _DINOTXT = f"{_META}/dinov2_vitl14/dinov2_vitl14_reg4_dinotxt_tet1280d20h24l"
 register_release(
     Release(
         name="talk2dino_b14",
-        label="Talk2DINO B/14",
         build="pipeline.clip.models.dinov2.talk2dino:build",
         files={
             "image": (f"{_META}/dinov2_vitb14/dinov2_vitb14_reg4_pretrain.pth",),
@@ -33,14 +32,12 @@ register_release(
         normalisation=IMAGENET,
         lacks=("whole_image",),
         source="Barsellotti et al., Talk2DINO, ICCV 2025, arXiv 2411.19331",
-        licence="DINOv2 Apache 2.0; the weights' card says Apache 2.0, the repository nothing",
     )
 )
 
 register_release(
     Release(
         name="dinotxt_l14",
-        label="dino.txt L/14",
         build="pipeline.clip.models.dinov2.dinotxt:build",
         files={
             "image": (f"{_META}/dinov2_vitl14/dinov2_vitl14_reg4_pretrain.pth",),
@@ -52,6 +49,5 @@ register_release(
         text_heads=20,
         normalisation=IMAGENET,
         source="Jose et al., DINOv2 Meets Text, CVPR 2025, arXiv 2412.16334",
-        licence="Apache 2.0",
     )
 )

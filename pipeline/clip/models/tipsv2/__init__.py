@@ -20,15 +20,11 @@ TEMPLATES["tips"] = (
 
 _ADDRESS = "https://huggingface.co/google/{}/resolve/main/{}"
 
-for _name, _label, _depth, _heads in (
-    ("tipsv2_b14", "TIPSv2 B/14", 12, 12),
-    ("tipsv2_l14", "TIPSv2 L/14", 24, 16),
-):
+for _name, _depth, _heads in (("tipsv2_b14", 12, 12), ("tipsv2_l14", 24, 16)):
     _address = partial(_ADDRESS.format, _name.replace("_", "-"))
     register_release(
         Release(
             name=_name,
-            label=_label,
             build="pipeline.clip.models.tipsv2.model:build",
             files={
                 "weights": (_address("model.safetensors"),),
@@ -40,6 +36,5 @@ for _name, _label, _depth, _heads in (
             normalisation=Normalisation((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
             packages=("sentencepiece", "tokenizers"),
             source="Google DeepMind, TIPSv2, github.com/google-deepmind/tips",
-            licence="Apache 2.0",
         )
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +13,22 @@ from safetensors.torch import save_file
 from pipeline.clip import image_text
 from pipeline.clip.dimensions import Dimensions
 from pipeline.clip.encoder import ClipEncoder
-from pipeline.clip.find_model import OfRelease, find_origin
 from pipeline.clip.image_text import register_release, releases
-from pipeline.clip.origin import hashable
+from pipeline.clip.origin import OfRelease, find_origin, hashable
 from pipeline.errors import NotDownloaded, UserError
 from tests import small_models
+
+TOWER = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "image_size": 32,
+    "num_attention_heads": 2,
+    "patch_size": 16,
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-5,
+}
+CONFIG = {"model_type": "clip", "vision_config": TOWER, "text_config": TOWER}
 
 
 def small(name: str) -> image_text.Release:
@@ -86,7 +98,7 @@ def test_weights_of_another_model_are_refused_in_a_sentence(folder, change):
 
 
 def test_a_model_names_the_package_that_it_requires(folder, monkeypatch):
-    monkeypatch.setattr("pipeline.clip.find_model.find_spec", lambda name: None)
+    monkeypatch.setattr("pipeline.clip.origin.find_spec", lambda name: None)
     origin = find_origin("tipsv2_b14", None, str(folder))
     sentence = r"clip.model=tipsv2_b14 requires sentencepiece and tokenizers: pip install"
     with pytest.raises(UserError, match=sentence):
@@ -126,8 +138,8 @@ def test_a_name_is_taken_once():
         ("[1, 2]", "is of a None"),
         ('{"model_type": "clip", "text_config"', "cannot be read as JSON"),
         ('{"model_type": "clip", "vision_config": 3}', "is damaged"),
-        ('{"model_type": "clip", "vision_config": {"hidden_act": "swish"}}', "that CLIP has not"),
-        ('{"model_type": "clip", "vision_config": {"hidden_size": 32}}', "does not hold the CLIP"),
+        (json.dumps(CONFIG | {"vision_config": {**TOWER, "hidden_act": "swish"}}), "has not"),
+        (json.dumps(CONFIG), r"do not hold the model of its config.json \('visual_projection"),
     ],
 )
 def test_folders_of_other_models_are_refused(tmp_path, config, message):
