@@ -71,11 +71,15 @@ def run(arguments: Sequence[str]) -> None:
         tasks += [*_archives(config.dataset), *_lists(config.dataset)]
         run_of_job = Builder(config, build_vocabulary(config.dataset)), requested_stages(config)
         for key, source in missing_weights(*run_of_job, everything=as_files).items():
-            pretrained = config.clip.pretrained if key == "clip.checkpoint" else None
+            clip = config.clip.pretrained or config.clip.model
+            pretrained = clip if key.startswith("clip.checkpoint") else None
             licence = sources.find_licence(pretrained) if pretrained else "see its page"
             if as_files:
                 tasks.append(DownloadTask(source, output / source.name, licence))
-                named[key] = output / source.name
+                is_part = key.startswith("clip.checkpoint.")  # of a folder that holds them all
+                named.update(
+                    {"clip.checkpoint": output} if is_part else {key: output / source.name}
+                )
             else:
                 print(f"{source.name}  missing\n    licence: {licence}\n    {source.urls[0]}")
                 lacking.append(run_of_job)
@@ -161,6 +165,7 @@ def _print_list() -> None:
         name, preset = path.stem, yaml.safe_load(path.read_text(encoding="utf-8"))
         if not preset["model"]:
             continue
-        size = size_text(sources.find_size(preset["model"], preset["pretrained"]))
-        licence = sources.find_licence(preset["pretrained"])
+        weights = preset["pretrained"] or preset["model"]
+        size = size_text(sources.find_size(preset["model"], weights))
+        licence = sources.find_licence(weights)
         print(f"    {name}  {preset['model']}  about {size}  licence: {licence}")
