@@ -79,3 +79,46 @@ def tips(seed: int = 0) -> dict[str, torch.Tensor]:
     image = {f"vision_encoder.{name}": shape for name, shape in dinov2(registers=1).items()}
     text = {f"text_encoder.{name}": shape for name, shape in tips_text().items()}
     return draw(image | text, seed)
+
+
+def talk2dino(text_width: int, seed: int = 0) -> dict[str, dict[str, torch.Tensor]]:
+    """Draws the weights of Talk2DINO's image tower and of its head, for text vectors of a width."""
+    head = {
+        "linear_layer.weight": (WIDTH, text_width),
+        "linear_layer.bias": (WIDTH,),
+        "hidden_layers.0.weight": (WIDTH, WIDTH),
+        "hidden_layers.0.bias": (WIDTH,),
+    }
+    return {"image": draw(dinov2(), seed), "head": draw(head, seed + 1)}
+
+
+def dinotxt(seed: int = 0) -> dict[str, dict[str, torch.Tensor]]:
+    """Draws the weights of dino.txt; its text tower has the vocabulary of CLIP."""
+    head = {f"ln_final.{part}": (WIDTH,) for part in ("weight", "bias")}
+    for number in range(2):
+        prefix = f"block_list.{number}."
+        shapes = block(prefix)
+        for name in ("attn.qkv.bias", "mlp.fc1.weight", "mlp.fc1.bias", "mlp.fc2.weight"):
+            del shapes[prefix + name]
+        del shapes[f"{prefix}mlp.fc2.bias"]
+        for name, size in (("w1", (64, WIDTH)), ("w2", (64, WIDTH)), ("w3", (WIDTH, 64))):
+            shapes |= {f"{prefix}mlp.{name}.weight": size, f"{prefix}mlp.{name}.bias": size[:1]}
+        head |= shapes
+    width = 8
+    text = {
+        "backbone.token_embedding.weight": (49408, width),
+        "backbone.positional_embedding": (77, width),
+        "head.linear_projection.weight": (2 * WIDTH, width),
+    }
+    text |= {f"backbone.ln_final.{part}": (width,) for part in ("weight", "bias")}
+    for number in range(2):
+        for name, shape in block(f"backbone.blocks.{number}.", width).items():
+            if not name.endswith(("gamma", "qkv.bias")):
+                renamed = name.replace("attn.", "attention.").replace("mlp.", "feed_forward.")
+                renamed = renamed.replace("norm1", "attention_norm").replace("norm2", "ffn_norm")
+                text[renamed] = shape
+    return {
+        "image": draw(dinov2(), seed),
+        "head": draw(head, seed + 1),
+        "text": draw(text, seed + 2),
+    }

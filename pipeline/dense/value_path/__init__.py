@@ -1,8 +1,4 @@
-"""Patches as a model leaves them, and its value path: readings for models whose patches know names.
-
-dino.txt (Jose et al., CVPR 2025) compares the patches of the last block; TIPSv2 those of the value
-path, in which every patch keeps its own value.
-"""
+"""The value path: every patch keeps its own value, and the rest of block L stays."""
 
 from __future__ import annotations
 
@@ -17,27 +13,6 @@ if TYPE_CHECKING:
 
     from pipeline.clip.encoder import ClipEncoder
     from pipeline.clip.shared_pass import SharedPass
-
-
-@dataclass
-class UnmodifiedSettings(DenseSettings):
-    """Unmodified: block L as it was trained."""
-
-
-@register_dense(
-    "unmodified",
-    UnmodifiedSettings,
-    label="Unmodified",
-    source="Jose et al., DINOv2 Meets Text, CVPR 2025, arXiv 2412.16334",
-)
-class Unmodified(DenseMethod):
-    """Unmodified: block L as it was trained."""
-
-    def patch_features(
-        self, encoder: ClipEncoder, shared_pass: SharedPass, names: NameEmbeddings | None = None
-    ) -> torch.Tensor:
-        """Returns the embeddings of patches, B×N×E float32."""
-        return encoder.patches(encoder.attended(shared_pass.last_block_input))
 
 
 @dataclass

@@ -1,0 +1,36 @@
+"""Patches as a model leaves them, for models whose patches are aligned with names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pipeline.dense.method import DenseMethod, NameEmbeddings
+from pipeline.dense.settings import DenseSettings, register_dense
+
+if TYPE_CHECKING:
+    import torch
+
+    from pipeline.clip.encoder import ClipEncoder
+    from pipeline.clip.shared_pass import SharedPass
+
+
+@dataclass
+class UnmodifiedSettings(DenseSettings):
+    """Unmodified: block L as it was trained."""
+
+
+@register_dense(
+    "unmodified",
+    UnmodifiedSettings,
+    label="Unmodified",
+    source="Jose et al., DINOv2 Meets Text, CVPR 2025, arXiv 2412.16334",
+)
+class Unmodified(DenseMethod):
+    """Unmodified: block L as it was trained."""
+
+    def patch_features(
+        self, encoder: ClipEncoder, shared_pass: SharedPass, names: NameEmbeddings | None = None
+    ) -> torch.Tensor:
+        """Returns the embeddings of patches, B×N×E float32."""
+        return encoder.patches(encoder.attended(shared_pass.last_block_input))
