@@ -17,6 +17,7 @@ from pipeline.datasets.settings import DatasetSettings, split_names, splits_of_r
 from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.engine.configuration import take_plugins
 from pipeline.engine.plugins import import_plugins
+from pipeline.engine.settings import REQUIRED
 from pipeline.errors import UserError, check_choice, command, shown, tell
 from pipeline.files.download import STATE, size_text, source_at
 from pipeline.files.shipped import CONFIGS
@@ -163,7 +164,7 @@ def _print_list() -> None:
     print("clip=NAME  a download is held against the size and SHA-256 that its host states")
     for path in sorted((CONFIGS / "clip").glob("*.yaml")):
         name, preset = path.stem, yaml.safe_load(path.read_text(encoding="utf-8"))
-        if not preset["model"]:
+        if preset["model"] in (None, REQUIRED):
             continue
         weights = preset["pretrained"] or preset["model"]
         size = size_text(sources.find_size(preset["model"], weights))
