@@ -107,8 +107,9 @@ def fetch_to_cache(url: str) -> Path:
     """Downloads a file to where :func:`find_cached` looks; raises many types of errors."""
     if found := _FILE.fullmatch(url):
         # Fails at once without a network; the client would try six times, for half a minute.
-        get_session().head(url, timeout=_TIMEOUT)
-        return Path(hf_hub_download(found[1], found[3], revision=found[2]))
+        place = {"repo_id": found[1], "filename": found[3], "revision": found[2]}
+        get_session().head(hf_hub_url(**place), timeout=_TIMEOUT)
+        return Path(hf_hub_download(**place))
     path = _torch_cache() / PurePosixPath(url).name
     path.parent.mkdir(parents=True, exist_ok=True)
     fetch(source_at(url), path)
