@@ -30,7 +30,7 @@ from pipeline.datasets.instances import (
 from pipeline.engine.progress import track_bytes
 from pipeline.errors import UserError, shown
 from pipeline.files.atomic import write_atomically
-from pipeline.files.fingerprints import fingerprint, fingerprint_image, is_settled, state_of
+from pipeline.files.fingerprints import RESOLUTION, fingerprint, fingerprint_image
 from pipeline.files.json_stream import Element, read_element, stream_json
 
 COCO, LABEL_STUDIO, LABELME = "coco", "label_studio", "labelme"
@@ -170,7 +170,7 @@ def read_index(path: Path, cache: Path | None) -> AnnotationIndex:
         kept = cache / fingerprint(str(path.absolute())) if cache and state[0] > _LARGE else None
         index = kept and _read_kept(kept, files)
         if not index:
-            about = [[*map(state_of, files)], [*map(fingerprint_image, files)]]
+            about = [_states(files), [*map(fingerprint_image, files)]]
             index = _read_file(path)
             if file_state(path) != state:
                 raise UserError(f"{shown(path)} changed while it was read: run the command again")
@@ -185,6 +185,12 @@ def read_index(path: Path, cache: Path | None) -> AnnotationIndex:
     return index
 
 
+def _states(files: Sequence[Path]) -> list[list[int]]:
+    """Returns the size of each file and the times of its last changes."""
+    found = (path.stat() for path in files)
+    return [[status.st_size, status.st_mtime_ns, status.st_ctime_ns] for status in found]
+
+
 def _read_kept(kept: Path, files: Sequence[Path]) -> AnnotationIndex | None:
     """Returns an index that was kept of files, unless it is damaged or of other contents."""
     data = kept.read_bytes() if kept.is_file() else b""
@@ -196,8 +202,9 @@ def _read_kept(kept: Path, files: Sequence[Path]) -> AnnotationIndex | None:
         if version != _VERSION:
             return None
         states, fingerprints, index = content
-        read = kept.stat().st_mtime_ns
-        is_same = states == [*map(state_of, files)] and all(is_settled(s, read) for s in states)
+        newest = max(changed for _, changed, _ in states)
+        # As in fingerprint_image(), whose journal a dry run does not write.
+        is_same = kept.stat().st_mtime_ns - newest > RESOLUTION and states == _states(files)
         if not is_same and fingerprints != [*map(fingerprint_image, files)]:
             return None
         index["rows"] = {name: Row(*row) for name, row in index["rows"].items()}

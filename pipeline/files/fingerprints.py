@@ -5,7 +5,6 @@ import errno
 import hashlib
 import os
 import time
-from collections.abc import Sequence
 from contextvars import ContextVar
 from pathlib import Path
 
@@ -17,7 +16,8 @@ FILE = ".fingerprints.jsonl"
 """The journal of the fingerprints of files, in the output directory."""
 
 _PIECE = 1 << 18  # bytes
-_RESOLUTION = 2_000_000_000  # nanoseconds, of the coarsest file systems
+RESOLUTION = 2_000_000_000
+"""Nanoseconds between two changes that the coarsest file systems tell apart."""
 
 _memory: ContextVar[tuple[Journal, bool] | None] = ContextVar("fingerprints", default=None)
 """The journal of the run, and whether to add to it."""
@@ -64,9 +64,10 @@ def fingerprint_image(path: Path) -> str:
     if (memory := _memory.get()) is None:
         return fingerprint_file(path)
     journal, writes = memory
-    state = state_of(path)
+    status = path.stat()
+    state = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
     known = journal.entries.get(str(path), {})
-    if known.get("state") == state and is_settled(state, known["read"]):
+    if known.get("state") == state and known["read"] - status.st_mtime_ns > RESOLUTION:
         return known["input"]
     read = time.time_ns()
     if writes:
@@ -79,17 +80,6 @@ def fingerprint_image(path: Path) -> str:
         with contextlib.suppress(UserError):
             journal.append(entry)
     return entry["input"]
-
-
-def state_of(path: Path) -> list[int]:
-    """Returns the size of a file and the times of its last changes; raises an OSError."""
-    status = path.stat()
-    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
-
-
-def is_settled(state: Sequence[int], read: int) -> bool:
-    """Tells whether a file that had a state when it was read cannot have changed unnoticed."""
-    return read - state[1] > _RESOLUTION
 
 
 def remember_in(folder: Path | None, write: bool = True) -> None:
