@@ -14,8 +14,7 @@ from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from pipeline.clip.dimensions import OPENAI_NORMALISATION, Dimensions, Normalisation, Pretraining
 from pipeline.clip.image_text import ImageTextModel, Release
 from pipeline.clip.layouts import TRANSFORMERS_CLIP, part_of, read_floats, rename
-from pipeline.clip.origin import of_clip
-from pipeline.clip.text import load_tokenizer
+from pipeline.clip.text import load_tokenizer, of_clip
 from pipeline.clip.tokenizers import read_tokenizer
 from pipeline.errors import UserError, shown
 from pipeline.files.weight_files import Uninitialised
@@ -82,7 +81,7 @@ def build(release: Release, files: Mapping[str, Path], device: str) -> ImageText
     config, (_, pretraining) = _read(files["config"]), read_about(files)
     clip = build_clip(config, files["weights"], device, pretraining.quick_gelu)
     tokenizer = _Tokenizer(config["text_config"], files.get("tokenizer"))
-    return of_clip(clip, pretraining, tokenizer)
+    return of_clip(clip, pretraining.normalisation, tokenizer)
 
 
 def build_clip(config: Mapping[str, Any], path: Path, device: str, quick_gelu: bool) -> CLIP:

@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -28,9 +28,6 @@ from pipeline.files.download import Source, source_at
 from pipeline.files.text import given_path
 
 if TYPE_CHECKING:
-    import torch
-
-    from pipeline.clip.architectures import ClipModel
     from pipeline.clip.image_text import ImageTextModel
 
 Checkpoint = str | tuple[tuple[str, str], ...] | None
@@ -64,18 +61,6 @@ def find_origin(model: str | None, pretrained: str | None, checkpoint: Checkpoin
             f"clip.checkpoint names several files, but clip.model={model} has one: give its path"
         )
     return OfOpenClip(model, pretrained, checkpoint)
-
-
-def of_clip(
-    clip: ClipModel, pretraining: Pretraining, tokenizer: Callable[[list[str]], torch.Tensor]
-) -> ImageTextModel:
-    """Returns what is asked of a CLIP of open_clip's form."""
-    from pipeline.clip.image_text import ImageTextModel
-    from pipeline.clip.image_tower import ImageTower
-    from pipeline.clip.text import class_embeddings
-
-    embed_names = partial(class_embeddings, clip, tokenizer)
-    return ImageTextModel(ImageTower.of(clip, pretraining.normalisation), embed_names)
 
 
 @dataclass(frozen=True)
@@ -133,11 +118,13 @@ class OfOpenClip:
     def load(self, device: str) -> ImageTextModel:
         """Reads the weights."""
         from pipeline.clip.checkpoint import load_clip
-        from pipeline.clip.text import load_tokenizer
+        from pipeline.clip.text import load_tokenizer, of_clip
 
         clip = load_clip(self.files()["weights"], self.model, self.pretrained).to(device)
         # The tokenizer is loaded when it is needed.
-        return of_clip(clip, self.pretraining, lambda p: load_tokenizer(self.model)(p))
+        return of_clip(
+            clip, self.pretraining.normalisation, lambda p: load_tokenizer(self.model)(p)
+        )
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ after the end of a prompt, up to the 77 tokens of the context, is never computed
 """
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from itertools import chain
 
 import open_clip
@@ -20,8 +20,14 @@ from torch import nn
 from pipeline.clip.architectures import ClipModel, without_log
 from pipeline.clip.attention import attend
 from pipeline.clip.block import Block
+from pipeline.clip.dimensions import Normalisation
+from pipeline.clip.image_text import ImageTextModel
+from pipeline.clip.image_tower import ImageTower
 from pipeline.engine.registry import TEMPLATES
 from pipeline.errors import UserError
+
+Tokenizer = Callable[[list[str]], torch.Tensor]
+"""Turns N prompts into N×context int64 tokens."""
 
 TEXT_ALGORITHM = 1
 """Version of the embeddings; raise it when they change by more than rounding."""
@@ -45,7 +51,7 @@ def prompts_of(templates: str) -> tuple[str, ...]:
 
 @cache
 @without_log()
-def load_tokenizer(model: str | None) -> Callable[[list[str]], torch.Tensor]:
+def load_tokenizer(model: str | None) -> Tokenizer:
     """Returns a model's tokenizer, which turns N prompts into N×context int64 tokens.
 
     Without a model, which is a file in OpenAI's format, it is OpenAI's tokenizer. Raises a
@@ -62,10 +68,16 @@ def load_tokenizer(model: str | None) -> Callable[[list[str]], torch.Tensor]:
         ) from error
 
 
+def of_clip(clip: ClipModel, normalisation: Normalisation, tokenizer: Tokenizer) -> ImageTextModel:
+    """Returns what is asked of a CLIP of open_clip's form, whose pixels are normalised so."""
+    embed_names = partial(class_embeddings, clip, tokenizer)
+    return ImageTextModel(ImageTower.of(clip, normalisation), embed_names)
+
+
 @torch.inference_mode()
 def class_embeddings(
     clip: ClipModel,
-    tokenizer: Callable[[list[str]], torch.Tensor],
+    tokenizer: Tokenizer,
     names: Sequence[Sequence[str]],
     templates: Sequence[str],
 ) -> torch.Tensor:
@@ -102,7 +114,7 @@ def join_names(embeddings: torch.Tensor, names: Sequence[Sequence[str]]) -> torc
 @torch.inference_mode()
 def prompt_features(
     tower: nn.Module,
-    tokenizer: Callable[[list[str]], torch.Tensor],
+    tokenizer: Tokenizer,
     names: Sequence[str],
     templates: Sequence[str],
 ) -> torch.Tensor:
