@@ -105,7 +105,7 @@ class Labeller:
             clip: a choice of ``clip=``, as ``"vit_b16"``, whose weights are downloaded once where
                 no checkpoint is given; none stands for ``"file"`` with a checkpoint and for
                 ``"vit_b16"`` without.
-            checkpoint: the file of the weights.
+            checkpoint: the file of the weights, or the folder of a model that has several.
             backgrounds: names of what is not a class; none takes those of ``dataset=folder``.
             batch_size: of CLIP, as ``runtime.batch_size``: none takes 1 on a CPU, 16 on a GPU.
                 Fewer images are padded to it.

@@ -154,7 +154,7 @@ def _model(clip: FrozenClip, weights: str) -> ImageTextModel:
         )
     if clip.root and is_cpu(clip.device):  # else the process is another's
         keep_freed_memory()
-    say("loading CLIP")
+    say(f"loading {clip.model or 'CLIP'}")
     return clip.origin.load(clip.device)
 
 
