@@ -113,6 +113,10 @@ register(
 )("pipeline.masks.pixel_adaptive:Par")
 
 
+READOUT = ("resize", "align_corners", "window_softmax", "enlarge", "background")
+"""Settings of ``masks=dense`` that are in the key unless they have their defaults."""
+
+
 @dataclass
 class DenseMaskOptions(MaskOptions):
     """``masks=dense``: each pixel's best name by the dense method of ``cams=``, without tags.

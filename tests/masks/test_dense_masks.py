@@ -283,6 +283,36 @@ def test_the_names_are_in_the_key_by_their_content(tmp_path):
     assert stage_of(str(path)).key != key
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("resize", "pillow"),
+        ("align_corners", True),
+        ("window_softmax", True),
+        ("enlarge", "features"),
+        ("background", 0.5),
+    ],
+)
+def test_how_maps_are_read_out_is_in_the_key_where_it_is_not_the_usual_way(name, value):
+    usual, other = stage_of("classes"), stage_of("classes", **{name: value})
+    assert name not in usual.own_settings() and other.own_settings()[name] == value
+    assert usual.key != other.key
+
+
+def test_a_background_is_given_once(tmp_path):
+    path = tmp_path / "names.txt"
+    path.write_text("sky\na\nb\nc\n")
+    with pytest.raises(UserError, match="makes pixels background, and so do the names"):
+        stage_of(str(path), background=0.5)
+    assert stage_of("classes", background=0.5, min_probability=0.2).names == (
+        ("a",),
+        ("b",),
+        ("c",),
+    )
+    with pytest.raises(UserError, match="masks.min_probability makes pixels background"):
+        stage_of("classes", min_probability=0.2)
+
+
 def test_the_dense_method_is_in_the_key_and_what_cams_alone_read_is_not():
     def key(cams: str, **settings: object) -> str:
         stage = stage_of(cams=cams)
