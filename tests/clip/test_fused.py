@@ -67,7 +67,7 @@ def test_the_kernel_computes_the_formula(kernel, dtype, tolerance, rows, keys, w
     if rows == keys:
         expected = weights.mean(1)[:, 1:, 1:].float()
         torch.testing.assert_close(mean, expected, atol=1e-6, rtol=0)
-        none, same = kernel(query, key, None, added, average=True)
+        none, same = kernel(query, key, None, added, prefix=1)
         assert none is None and torch.equal(same, mean)
     else:
         assert mean is None
@@ -77,11 +77,11 @@ def test_the_kernel_computes_the_formula(kernel, dtype, tolerance, rows, keys, w
 def test_bytes_depend_on_nothing_but_the_image(kernel, dtype):
     query, key, value = random_heads(dtype, 200, 200)
     threads = torch.get_num_threads()
-    expected = kernel(query, key, value, average=True)
+    expected = kernel(query, key, value, prefix=1)
     try:
         for number in (1, 2, 3):
             torch.set_num_threads(number)
-            alone = [kernel(query[i:], key[i:], value[i:], average=True) for i in (0, 1)]
+            alone = [kernel(query[i:], key[i:], value[i:], prefix=1) for i in (0, 1)]
             for whole, first, second in zip(expected, *alone):
                 assert torch.equal(whole, first) and torch.equal(whole[1:], second)
     finally:
@@ -94,12 +94,12 @@ def test_bytes_depend_on_nothing_but_the_image(kernel, dtype):
 def test_extreme_logits_keep_their_meaning(kernel, dtype):
     query, key, value = (heads.clone() for heads in random_heads(dtype))
     query *= 1000
-    attended, mean = kernel(query, key, value, average=True)
+    attended, mean = kernel(query, key, value, prefix=1)
     weights = formula(query, key)
     torch.testing.assert_close(mean, weights.mean(1)[:, 1:, 1:].float(), atol=1e-4, rtol=0)
     assert attended.isfinite().all()
     key[0, 0, 3] = float("nan")
-    attended, mean = kernel(query, key, value, average=True)
+    attended, mean = kernel(query, key, value, prefix=1)
     assert attended[0, 0].isnan().all() and mean[0].isnan().all()
     assert attended[0, 1:].isfinite().all() and mean[1].isfinite().all()
 

@@ -88,6 +88,22 @@ def maskclip(clip: CLIP, pixels: torch.Tensor) -> torch.Tensor:
     return embed(clip, project_out(block, heads))[1:]
 
 
+def value_path(clip: CLIP, pixels: torch.Tensor) -> torch.Tensor:
+    block, x = clip.visual.transformer.resblocks[-1], tokens_of(clip, pixels)[-1]
+    x = x + project_out(block, [v for _, _, v in heads_of(block, x)])
+    return embed(clip, x + block.mlp(block.ln_2(x)))[1:]
+
+
+def as_trained(clip: CLIP, pixels: torch.Tensor) -> torch.Tensor:
+    block, x = clip.visual.transformer.resblocks[-1], tokens_of(clip, pixels)[-1]
+    heads = [weights_of(q, k, q.shape[-1] ** -0.5) @ v for q, k, v in heads_of(block, x)]
+    x = x + project_out(block, heads)
+    return embed(clip, x + block.mlp(block.ln_2(x)))[1:]
+
+
+talk2dino = as_trained
+
+
 def sclip(clip: CLIP, pixels: torch.Tensor) -> torch.Tensor:
     block, x = clip.visual.transformer.resblocks[-1], tokens_of(clip, pixels)[-1]
     x = x + project_out(block, [itself(head) @ head[2] for head in heads_of(block, x)])
