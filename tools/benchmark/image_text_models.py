@@ -9,11 +9,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-import open_clip
 import torch
 from open_clip.transformer import ResidualAttentionBlock
 from torch import nn
 
+from pipeline.clip.checkpoint import build_by_name
 from pipeline.clip.device import Batches, keep_freed_memory
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.fused import choose_attention
@@ -85,7 +85,7 @@ def main(names: Sequence[str]) -> None:
     """Measures CLIP ViT-B/16 and the models of the names."""
     keep_freed_memory()
     chosen = names or [name for name, release in releases().items() if release.heads == 12]
-    clip = open_clip.create_model("ViT-B-16", pretrained=None).eval().requires_grad_(False)
+    clip = build_by_name("ViT-B-16").eval().requires_grad_(False)
     towers = {"CLIP ViT-B/16": ImageTower.of(clip)}
     towers |= {name: random_tower(releases()[name]) for name in chosen}
     header = ["model", "patches", "patches of a crop"]
