@@ -4,7 +4,7 @@ Notation as in :mod:`pipeline.clip.encoder`. The parts stand in the order in whi
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,26 +121,6 @@ class ImageTower:
         grid = self.positions[1:].unflatten(0, self.native_grid).permute(2, 0, 1).unsqueeze(0)
         grid = F.interpolate(grid, (rows, columns), **self.stretch)
         return torch.cat([self.positions[:1], grid[0].flatten(1).mT])
-
-    def embed_patches(
-        self, pixels: torch.Tensor, position_embedding: Callable[[int, int], torch.Tensor]
-    ) -> torch.Tensor:
-        """Turns pixels into the tokens that enter the first block, B×(1+R+N)×D.
-
-        ``position_embedding`` returns that of a patch grid, see :meth:`position_embedding`.
-        """
-        patches = self.patch_embedding(pixels)
-        positions = position_embedding(*patches.shape[-2:])
-        class_token = self.class_token.expand(len(pixels), 1, -1)
-        tokens = torch.cat([class_token, patches.flatten(2).mT], 1) + positions
-        if self.registers is not None:
-            registers = self.registers.expand(len(pixels), -1, -1)
-            tokens = torch.cat([tokens[:, :1], registers, tokens[:, 1:]], 1)
-        return self.norm_before(tokens)
-
-    def embed(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Returns the embeddings of tokens after block L, …×D: …×E float32, of any length."""
-        return self.project(self.norm_after(tokens.float()))
 
     def project(self, features: torch.Tensor) -> torch.Tensor:
         """Projects features after the last norm, …×D: …×E, of any length."""

@@ -1,6 +1,6 @@
 """Where the files of an image-text model come from, and what is known before they are read.
 
-:class:`OfOpenClip` and :class:`OfRelease` answer the same questions.
+:class:`~pipeline.clip.published.OfOpenClip` and :class:`OfRelease` answer the same questions.
 """
 
 from __future__ import annotations
@@ -14,14 +14,9 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from pipeline.clip.dimensions import SHIPPED, Dimensions, Pretraining, read_dimensions
+from pipeline.clip.dimensions import Dimensions, Pretraining
 from pipeline.clip.image_text import Release, releases
-from pipeline.clip.published import (
-    find_pretraining,
-    is_on_disk,
-    published_weights,
-    resolve_checkpoint,
-)
+from pipeline.clip.published import OfOpenClip
 from pipeline.engine.registry import imported, source_of
 from pipeline.errors import NotDownloaded, UserError, command, shown
 from pipeline.files.download import Source, source_at
@@ -64,70 +59,6 @@ def find_origin(model: str | None, pretrained: str | None, checkpoint: Checkpoin
 
 
 @dataclass(frozen=True)
-class OfOpenClip:
-    """A CLIP of open_clip's own form, or in OpenAI's format; see the functions that it calls.
-
-    Attributes:
-        lacks: see :class:`~pipeline.clip.image_text.Release`.
-        source: the fingerprint of a plug-in's code.
-    """
-
-    model: str | None
-    pretrained: str | None
-    checkpoint: str | None
-
-    lacks: Sequence[str] = ()
-    source: str = ""
-
-    @property
-    def pretraining(self) -> Pretraining:
-        """How it was trained."""
-        return find_pretraining(self.model, self.pretrained)
-
-    @property
-    def dimensions(self) -> Dimensions:
-        """Those of its image tower; a UserError if the file holds another architecture."""
-        if self.model is None and self.pretrained == SHIPPED and self.checkpoint is None:
-            return read_dimensions(self.files()["weights"])
-        import torch
-
-        from pipeline.clip.checkpoint import build_by_name, load_clip
-
-        if self.is_on_disk:
-            path = self.files()["weights"]
-            visual = load_clip(path, self.model, self.pretrained, device="meta").visual
-        else:
-            with torch.device("meta"):
-                visual = build_by_name(self.model).visual
-        depth = len(visual.transformer.resblocks)
-        return Dimensions(depth, visual.patch_size[0], visual.image_size[0])
-
-    @property
-    def is_on_disk(self) -> bool:
-        """Whether its weights are on this machine."""
-        return is_on_disk(self.model, self.pretrained, self.checkpoint)
-
-    def files(self) -> Mapping[str, Path]:
-        """Returns the file of its weights."""
-        return {"weights": resolve_checkpoint(self.model, self.pretrained, self.checkpoint)}
-
-    def published(self) -> Mapping[str, Source]:
-        """Returns where its weights are published."""
-        return {"weights": published_weights(self.model, self.pretrained)}
-
-    def load(self, device: str) -> ImageTextModel:
-        """Reads the weights."""
-        from pipeline.clip.checkpoint import load_clip
-        from pipeline.clip.text import load_tokenizer, of_clip
-
-        clip = load_clip(self.files()["weights"], self.model, self.pretrained).to(device)
-        # The tokenizer is loaded when it is needed.
-        return of_clip(
-            clip, self.pretraining.normalisation, lambda p: load_tokenizer(self.model)(p)
-        )
-
-
-@dataclass(frozen=True)
 class OfRelease:
     """A model of several files, which are published or given."""
 
@@ -167,7 +98,7 @@ class OfRelease:
         """Those of its image tower; none if its files tell them, and are not here."""
         return self._about[0] if self.is_on_disk or not self.release.about else None
 
-    @cached_property
+    @property
     def is_on_disk(self) -> bool:
         """Whether its files are on this machine; given ones count as here."""
         if self.checkpoint is not None:
@@ -236,7 +167,7 @@ class OfRelease:
         files, release = self.files(), self.release
         try:
             model = imported(release.build)(release, files, device)
-            depth, blocks = self.dimensions.depth, len(model.image.blocks)
+            depth, blocks = self._about[0].depth, len(model.image.blocks)
             if depth != blocks:
                 raise ValueError(f"{blocks} blocks instead of {depth}")
         except (KeyError, RuntimeError, ValueError, IndexError) as error:

@@ -74,13 +74,13 @@ def scaled_size(
     return max(at_least, int(height * scale + 0.5)), max(at_least, int(width * scale + 0.5))
 
 
-def cut_size(height: int, width: int, short_side: int, long_side: int) -> tuple[int, int]:
+def cut_size(
+    height: int, width: int, short_side: int, long_side: int, at_least: int
+) -> tuple[int, int]:
     """Returns what :func:`scaled_size` does, with a longer side that is cut and not rounded."""
-    short, long = sorted((height, width))
-    short_side = max(1, min(short_side, long_side * short // long))
-    return tuple(
-        short_side if side == short else short_side * side // short for side in (height, width)
-    )
+    short = min(height, width)
+    scaled = max(1, min(short_side, long_side * short // max(height, width)))
+    return max(at_least, scaled * height // short), max(at_least, scaled * width // short)
 
 
 def similarity_map(

@@ -100,5 +100,6 @@ def build_excel(options: ExcelOptions, resources: Resources) -> CamMethod:
         classes, clusters = resources.vocabulary.classes, options.clusters
         found = read_descriptors(options.descriptors, classes, clusters)
         sentences = clip.embed_sentences([each for group in found for each in group])
+        sentences = encoder.text_for_patches(sentences)
         text = enrich_classes(text, cluster_sentences(sentences, clusters), options.kept)
     return Excel(encoder, text, background_text, options, clip.batches, quirks)
