@@ -118,9 +118,12 @@ class ImageTower:
         """Returns a patch grid's position embedding, (1+N)×D (docs/algorithms.md, section 1)."""
         if (rows, columns) == self.native_grid:
             return self.positions
+        return self.stretched(size=(rows, columns), **self.stretch)
+
+    def stretched(self, **options: Any) -> torch.Tensor:  # noqa: ANN401
+        """Returns the positions on another grid, (1+N)×D, by options of ``interpolate``."""
         grid = self.positions[1:].unflatten(0, self.native_grid).permute(2, 0, 1).unsqueeze(0)
-        grid = F.interpolate(grid, (rows, columns), **self.stretch)
-        return torch.cat([self.positions[:1], grid[0].flatten(1).mT])
+        return torch.cat([self.positions[:1], F.interpolate(grid, **options)[0].flatten(1).mT])
 
     def project(self, features: torch.Tensor) -> torch.Tensor:
         """Projects features after the last norm, …×D: …×E, of any length."""

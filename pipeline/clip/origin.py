@@ -66,9 +66,9 @@ class OfRelease:
     checkpoint: Checkpoint
 
     @property
-    def lacks(self) -> Sequence[str]:
-        """What methods may need and the model has not."""
-        return self.release.lacks
+    def has_whole_image(self) -> bool:
+        """Whether it embeds whole images."""
+        return self.release.has_whole_image
 
     @property
     def source(self) -> str:

@@ -5,7 +5,7 @@ open_clip and Hugging Face's client are imported only for weights that a name st
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -67,7 +67,7 @@ class OfOpenClip:
 
     Attributes:
         model: as in :class:`~pipeline.clip.settings.ClipSettings`, like the next two.
-        lacks: see :class:`~pipeline.clip.image_text.Release`.
+        has_whole_image: see :class:`~pipeline.clip.image_text.Release`.
         source: the fingerprint of a plug-in's code.
     """
 
@@ -75,7 +75,7 @@ class OfOpenClip:
     pretrained: str | None
     checkpoint: str | None
 
-    lacks: Sequence[str] = ()
+    has_whole_image: bool = True
     source: str = ""
 
     @property

@@ -104,28 +104,23 @@ def similarity_map(
     height, width = pixels.shape[-2:]
     tall, wide = windows.size(height, width)
     patch = encoder.patch_size
-    whole_patches = tall, wide
+    left, right, top, bottom = margins = windows.margins(tall, wide, patch)
+    size = seen = top + tall + bottom, left + wide + right
     if windows.remainder == "enlarge":
-        whole_patches = -(-tall // patch) * patch, -(-wide // patch) * patch
+        seen = -(-tall // patch) * patch, -(-wide // patch) * patch
     is_stretched = windows.remainder != "pad" and not windows.of_features
     if windows.side == 0 and is_stretched and windows.softmax is None:
-        return _similarities(method, encoder, _enlarge(pixels[None], whole_patches), names)[0]
-    left, right, top, bottom = margins = windows.margins(tall, wide, patch)
-    size = top + tall + bottom, left + wide + right
+        return _similarities(method, encoder, _enlarge(pixels[None], seen), names)[0]
     corners = windows.corners(height, width)
     total = pixels.new_zeros(len(names.text), height, width)
     count = pixels.new_zeros(height, width)
-    grid = whole_patches[0] // patch, whole_patches[1] // patch
-    step = encoder.batch_size_for(grid, batch_size)
+    step = encoder.batch_size_for((seen[0] // patch, seen[1] // patch), batch_size)
     for first in range(0, len(corners), step):
         batch = corners[first : first + step]
         crops = torch.stack([pixels[:, y : y + tall, x : x + wide] for y, x in batch])
-        crops = _enlarge(F.pad(crops, margins), whole_patches)
-        if windows.of_features:
-            found = _similarities_of_pixels(method, encoder, crops, names)
-        else:
-            found = _similarities(method, encoder, crops, names)
-        for (y, x), similarities in zip(batch, found):
+        crops = _enlarge(F.pad(crops, margins), seen)
+        compare = _similarities_of_pixels if windows.of_features else _similarities
+        for (y, x), similarities in zip(batch, compare(method, encoder, crops, names)):
             resized = resize(similarities, size, windows.align_corners)
             resized = resized[:, top : top + tall, left : left + wide]
             if windows.softmax is not None:
@@ -189,13 +184,11 @@ def scaled_positions(encoder: ClipEncoder, rows: int, columns: int) -> torch.Ten
     Bicubic; as in the released code, the sampling positions follow a factor of (h + 0.1)/h₀, and
     not h/h₀.
     """
-    embedding, native = encoder.tower.positions, encoder.tower.native_grid
-    if (rows, columns) == native:
-        return embedding
-    grid = embedding[1:].unflatten(0, native).permute(2, 0, 1).unsqueeze(0)
-    factors = ((rows + 0.1) / native[0], (columns + 0.1) / native[1])
-    grid = F.interpolate(grid, scale_factor=factors, mode="bicubic", align_corners=False)
-    return torch.cat([embedding[:1], grid[0].flatten(1).mT])
+    tower = encoder.tower
+    if (rows, columns) == tower.native_grid:
+        return tower.positions
+    factors = tuple((new + 0.1) / side for new, side in zip((rows, columns), tower.native_grid))
+    return tower.stretched(scale_factor=factors, mode="bicubic", align_corners=False)
 
 
 def resize_as_opencv(image: np.ndarray, height: int, width: int) -> np.ndarray:

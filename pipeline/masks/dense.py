@@ -58,7 +58,8 @@ class DenseLabeller:
         labels = torch.arange(len(text), device=text.device)  # every name is a thing of its own
         self._names = NameEmbeddings(text, labels, options.temperature or encoder.temperature)
         if options.background is not None:
-            self._first_label, self._classes = 0, [0, *(index + 1 for index in self._classes)]
+            self._classes = [0, *(index + self._first_label for index in self._classes)]
+            self._first_label = 0
         self._windows = Windows(
             side,
             options.stride or max(1, side // 2),

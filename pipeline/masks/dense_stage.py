@@ -40,9 +40,10 @@ class DenseMasks(MaskStage):
                 f"masks=dense requires a dense method, and cams={chosen} is not one:"
                 f" give one of cams={', '.join(known)}"
             )
-        if not has_background(self.names, self.vocabulary):
+        options = self.options
+        if options.background is None and not has_background(self.names, self.vocabulary):
             for key in ("min_probability", "min_area"):
-                if getattr(self.options, key):
+                if getattr(options, key):
                     raise UserError(
                         f"masks.{key} makes pixels background, and masks.names has none: give a"
                         f" list that begins with the background, or masks.{key}=0"

@@ -14,8 +14,7 @@ from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.dense.method import NameEmbeddings, build_method
 from pipeline.dense.settings import DenseSettings
 from pipeline.dense.talk2dino import Talk2DinoSettings
-from pipeline.dense.unmodified import UnmodifiedSettings
-from pipeline.dense.value_path import ValuePathSettings
+from pipeline.dense.unmodified import UnmodifiedSettings, ValuePathSettings
 from pipeline.dense.windows import Windows, similarity_map
 from pipeline.masks.dense import DenseLabeller
 from pipeline.masks.settings import DenseMaskOptions

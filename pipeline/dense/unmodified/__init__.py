@@ -1,4 +1,4 @@
-"""Patches as a model leaves them, for models whose patches are aligned with names."""
+"""Patches as block L leaves them, with its attention or without, where names meet patches."""
 
 from __future__ import annotations
 
@@ -34,3 +34,26 @@ class Unmodified(DenseMethod):
     ) -> torch.Tensor:
         """Returns the embeddings of patches, B×N×E float32."""
         return encoder.patches(encoder.attended(shared_pass.last_block_input))
+
+
+@dataclass
+class ValuePathSettings(DenseSettings):
+    """Value path: the identity replaces the attention of block L; the rest of it stays."""
+
+
+@register_dense(
+    "value_path",
+    ValuePathSettings,
+    label="Value path",
+    source="Google DeepMind, TIPSv2, github.com/google-deepmind/tips; TagCLIP, section 3.2",
+)
+class ValuePath(DenseMethod):
+    """Value path: the identity replaces the attention of block L; the rest of it stays."""
+
+    def patch_features(
+        self, encoder: ClipEncoder, shared_pass: SharedPass, names: NameEmbeddings | None = None
+    ) -> torch.Tensor:
+        """Returns the embeddings of patches, B×N×E float32."""
+        inputs = shared_pass.last_block_input
+        tokens, value = encoder.patches(inputs.tokens), encoder.patches(inputs.value)
+        return encoder.embed(encoder.last_block.finish(tokens, value))
