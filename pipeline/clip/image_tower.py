@@ -64,15 +64,9 @@ class ImageTower:
     def of(
         cls, clip: ClipModel, normalisation: Normalisation = OPENAI_NORMALISATION
     ) -> "ImageTower":
-        """Returns the image tower of a CLIP of open_clip's own form.
+        """Returns the image tower of a frozen CLIP of open_clip's own form.
 
-        Args:
-            clip: open_clip's model, frozen.
-            normalisation: the one used in training, see
-                :func:`pipeline.clip.published.find_pretraining`.
-
-        Raises:
-            UserError: the image tower is not a plain vision transformer with a class token.
+        A UserError refuses one that is not a plain vision transformer with a class token.
         """
         visual = clip.visual
         is_plain = isinstance(visual, VisionTransformer) and all(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
@@ -20,6 +20,7 @@ from pipeline.clip.published import OfOpenClip
 from pipeline.engine.registry import imported, source_of
 from pipeline.errors import NotDownloaded, UserError, command, shown
 from pipeline.files.download import Source, source_at
+from pipeline.files.fingerprints import fingerprint
 from pipeline.files.text import given_path
 
 if TYPE_CHECKING:
@@ -72,9 +73,10 @@ class OfRelease:
 
     @property
     def source(self) -> str:
-        """The fingerprint of a plug-in's code."""
-        module = self.release.build.partition(":")[0]
-        return "" if module.startswith("pipeline.") else source_of(module)
+        """The fingerprint of a plug-in's code, and of what no file of the model tells."""
+        release, module = self.release, self.release.build.partition(":")[0]
+        code = "" if module.startswith("pipeline.") else source_of(module)
+        return fingerprint(code, release.heads, release.text_heads)
 
     @cached_property
     def _about(self) -> tuple[Dimensions, Pretraining]:
@@ -110,17 +112,18 @@ class OfRelease:
 
     def published(self) -> Mapping[str, Source]:
         """Returns where each part is published, without asking the network."""
-        return {part: source_at(urls[0]) for part, urls in self.release.files.items()}
+        files = self.release.files.items()
+        return {part: replace(source_at(urls[0]), urls=tuple(urls)) for part, urls in files}
 
     def files(self) -> dict[str, Path]:
         """Returns the file of each part that there is; a UserError if one is missing."""
         find = self._published if self.checkpoint is None else self._given
-        found = {part: find(part, urls) for part, urls in self.release.files.items()}
+        # Optional parts come first, so that they were asked for where the others are here.
+        parts = sorted(self.release.files, key=lambda part: part not in self.release.optional)
+        found = {part: find(part, self.release.files[part]) for part in parts}
         return {part: path for part, path in found.items() if path is not None}
 
     def _published(self, part: str, urls: Sequence[str]) -> Path | None:
-        from huggingface_hub.errors import EntryNotFoundError
-
         from pipeline.files.hugging_face import fetch_to_cache, find_cached
 
         if cached := next(filter(None, map(find_cached, urls)), None):
@@ -129,10 +132,11 @@ class OfRelease:
         if is_optional and self.is_on_disk:
             return None
         try:
-            return fetch_to_cache(urls[0])
+            fetched = next(filter(None, map(fetch_to_cache, urls)), None)
+            if fetched is None and not is_optional:
+                raise FileNotFoundError(urls[0])
+            return fetched
         except Exception as error:  # the hub's client raises many types
-            if is_optional and isinstance(error, EntryNotFoundError):
-                return None
             raise NotDownloaded(
                 f"{urls[0]} could not be downloaded ({type(error).__name__}): run"
                 f" {command('download')} clip.model={self.release.name} --output DIR where there is"

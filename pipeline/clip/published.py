@@ -68,7 +68,7 @@ class OfOpenClip:
     Attributes:
         model: as in :class:`~pipeline.clip.settings.ClipSettings`, like the next two.
         has_whole_image: see :class:`~pipeline.clip.image_text.Release`.
-        source: the fingerprint of a plug-in's code.
+        source: see :class:`~pipeline.clip.origin.OfRelease`.
     """
 
     model: str | None

@@ -6,7 +6,6 @@ Their authors resize images with OpenCV.
 import copy
 import math
 from dataclasses import dataclass
-from functools import partial
 from itertools import product
 
 import numpy as np
@@ -172,23 +171,20 @@ def resize(
 
 
 def with_scaled_positions(encoder: ClipEncoder) -> ClipEncoder:
-    """Returns an encoder of the same weights with the positions of :func:`scaled_positions`."""
-    changed = copy.copy(encoder)
-    changed.position_embedding = partial(scaled_positions, encoder)
-    return changed
+    """Returns an encoder of the same weights that interpolates positions as the authors' code does.
 
-
-def scaled_positions(encoder: ClipEncoder, rows: int, columns: int) -> torch.Tensor:
-    """Returns a patch grid's position embedding as the authors' code interpolates it, (1+N)×D.
-
-    Bicubic; as in the released code, the sampling positions follow a factor of (h + 0.1)/h₀, and
-    not h/h₀.
+    Bicubic; the sampling positions follow a factor of (h + 0.1)/h₀, and not h/h₀.
     """
-    tower = encoder.tower
-    if (rows, columns) == tower.native_grid:
-        return tower.positions
-    factors = tuple((new + 0.1) / side for new, side in zip((rows, columns), tower.native_grid))
-    return tower.stretched(scale_factor=factors, mode="bicubic", align_corners=False)
+    tower, changed = encoder.tower, copy.copy(encoder)
+
+    def position_embedding(*grid: int) -> torch.Tensor:
+        if grid == tower.native_grid:
+            return tower.positions
+        factors = tuple((side + 0.1) / native for side, native in zip(grid, tower.native_grid))
+        return tower.stretched(scale_factor=factors, mode="bicubic", align_corners=False)
+
+    changed.position_embedding = position_embedding
+    return changed
 
 
 def resize_as_opencv(image: np.ndarray, height: int, width: int) -> np.ndarray:

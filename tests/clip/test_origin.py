@@ -9,7 +9,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from huggingface_hub.errors import EntryNotFoundError
 from safetensors.torch import save_file
 
 from pipeline.clip import image_text
@@ -132,25 +131,34 @@ def test_files_that_are_not_here_are_published(monkeypatch):
 
 def test_a_folder_of_the_hub_is_known_once_it_is_here(tmp_path, monkeypatch):
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
-    save_file({"logit_scale": torch.tensor(1.0)}, tmp_path / "model.safetensors")
-    here = set()
+    pixels = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.1, 0.2, 0.3]}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(pixels))
+    here: set[str] = set()
 
     def find_cached(url: str) -> Path | None:
         return tmp_path / Path(url).name if url in here else None
 
-    def fetch_to_cache(url: str) -> Path:
+    def fetch_to_cache(url: str) -> Path | None:
         path = tmp_path / Path(url).name
         if not path.is_file():
-            raise EntryNotFoundError(url)
+            return None
         here.add(url)
         return path
 
     monkeypatch.setattr("pipeline.files.hugging_face.find_cached", find_cached)
     monkeypatch.setattr("pipeline.files.hugging_face.fetch_to_cache", fetch_to_cache)
+    url = "https://huggingface.co/org/name/resolve/main/config.json"
     origin = find_origin("hf:org/name", None, None)
     assert not origin.is_on_disk and origin.dimensions is None
-    assert origin.files().keys() == {"config", "weights"}
+    with pytest.raises(NotDownloaded, match=r"model.safetensors could not be .*FileNotFoundError"):
+        origin.files()  # and nothing is believed to be complete
+    save_file({"logit_scale": torch.tensor(1.0)}, tmp_path / "model.safetensors")
+    assert origin.files().keys() == {"config", "weights", "pixels"}
     assert origin.is_on_disk and origin.dimensions == (2, 16, 32)
+    assert origin.pretraining.normalisation.mean == (0.5, 0.4, 0.3)
+    other = OfRelease(replace(small("tipsv2_b14"), files={"tokenizer": ("no.model", url)}), None)
+    assert other.published()["tokenizer"].urls == ("no.model", url)
+    assert other.files() == {"tokenizer": tmp_path / "config.json"}  # any address will do
 
 
 def test_the_code_of_a_plug_in_is_in_the_key_of_its_text(tmp_path, monkeypatch):
@@ -169,6 +177,12 @@ def test_the_code_of_a_plug_in_is_in_the_key_of_its_text(tmp_path, monkeypatch):
         vars(clip)["fingerprint"] = "weights"
         assert clip.embed_sentences(["a cat"]).shape == (1, 4)
     assert len(computed) == 2
+
+
+def test_heads_which_no_file_tells_are_in_the_key():
+    release = small("tipsv2_b14")
+    sources = {OfRelease(replace(release, heads=n), None).source for n in (2, 2, 4)}
+    assert len(sources) == 2
 
 
 def test_openais_weights_are_verified_wherever_they_are_asked_for():
