@@ -138,7 +138,14 @@ class ClipEncoder:
 
     def embed_patches(self, pixels: torch.Tensor) -> torch.Tensor:
         """Turns pixels into the tokens that enter the first block."""
-        return self.tower.embed_patches(pixels, self.position_embedding)
+        tower, patches = self.tower, self.tower.patch_embedding(pixels)
+        class_token = tower.class_token.expand(len(pixels), 1, -1)
+        positions = self.position_embedding(*patches.shape[-2:])
+        tokens = torch.cat([class_token, patches.flatten(2).mT], 1) + positions
+        if tower.registers is not None:
+            registers = tower.registers.expand(len(pixels), -1, -1)
+            tokens = torch.cat([tokens[:, :1], registers, tokens[:, 1:]], 1)
+        return tower.norm_before(tokens)
 
     def position_embedding(self, rows: int, columns: int) -> torch.Tensor:
         """Returns a patch grid's position embedding, see :class:`ImageTower`."""
@@ -260,7 +267,7 @@ class ClipEncoder:
 
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
         """Returns the embeddings of tokens after block L, …×D: …×E float32, of any length."""
-        return self.tower.embed(tokens)
+        return self.tower.project(self.tower.norm_after(tokens.float()))
 
     def _join(self, embeddings: torch.Tensor, inside: torch.Tensor | None) -> torch.Tensor:
         """Joins those of the class token and the mean of the patches, or of the patches inside."""

@@ -133,7 +133,7 @@ class FrozenClip:
         def make() -> np.ndarray:
             return _model(self, self.fingerprint).embed_names(every, prompts).cpu().numpy()
 
-        tower = (facts["weights"], self.model, facts["quick_gelu"])
+        tower = (facts["weights"], self.model, facts["quick_gelu"], self.origin.source)
         key = fingerprint(TEXT_ALGORITHM, *tower, every, prompts)
         array = make() if self.root is None else Store(self.root).array(key, make, *about)
         # A copy in memory of torch's own: the last digits of products depend on how their factors

@@ -5,6 +5,7 @@ Their weights are renamed into open_clip's CLIP; no code of a repository is read
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def build(release: Release, files: Mapping[str, Path], device: str) -> ImageText
     """Builds the CLIP of a folder, on a device."""
     config, (_, pretraining) = _read(files["config"]), read_about(files)
     clip = build_clip(config, files["weights"], device, pretraining.quick_gelu)
-    tokenizer = _Tokenizer(config["text_config"], files.get("tokenizer"))
+    tokenizer = partial(_tokenize, config["text_config"], files.get("tokenizer"))
     return of_clip(clip, pretraining.normalisation, tokenizer)
 
 
@@ -125,25 +126,20 @@ def build_clip(config: Mapping[str, Any], path: Path, device: str, quick_gelu: b
     return clip.float().eval().requires_grad_(False)
 
 
-class _Tokenizer:
+def _tokenize(text: Mapping[str, Any], path: Path | None, prompts: list[str]) -> torch.Tensor:
     """Turns N prompts into N×context int64 tokens: by OpenAI's tokenizer, or that of the folder."""
-
-    def __init__(self, text: Mapping[str, Any], path: Path | None):
-        self.text, self.path = text, path
-
-    def __call__(self, prompts: list[str]) -> torch.Tensor:
-        if self.text["vocab_size"] == _VOCABULARY:
-            return load_tokenizer(None)(prompts)
-        if self.path is None:
-            raise UserError("tokenizer.json is missing: give it beside model.safetensors")
-        length, end = self.text["max_position_embeddings"], self.text["eos_token_id"]
-        numbers_of = read_tokenizer(self.path, length + 1)
-        tokens = torch.zeros(len(prompts), length, dtype=torch.int64)
-        for row, prompt in zip(tokens, prompts):
-            numbers = [*numbers_of(prompt)]
-            numbers = [*numbers[: length - 1], end] if len(numbers) > length else numbers
-            row[: len(numbers)] = torch.tensor(numbers)
-        return tokens
+    if text["vocab_size"] == _VOCABULARY:
+        return load_tokenizer(None)(prompts)
+    if path is None:
+        raise UserError("tokenizer.json is missing: give it beside model.safetensors")
+    length, end = text["max_position_embeddings"], text["eos_token_id"]
+    numbers_of = read_tokenizer(path, length + 1)
+    tokens = torch.zeros(len(prompts), length, dtype=torch.int64)
+    for row, prompt in zip(tokens, prompts):
+        numbers = [*numbers_of(prompt)]
+        numbers = [*numbers[: length - 1], end] if len(numbers) > length else numbers
+        row[: len(numbers)] = torch.tensor(numbers)
+    return tokens
 
 
 def _read(path: Path) -> dict[str, Any]:

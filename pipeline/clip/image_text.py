@@ -22,10 +22,6 @@ if TYPE_CHECKING:
     from pipeline.clip.image_tower import ImageTower
 
 
-WORDS = {"whole_image": "no embedding of the whole image"}
-"""What a model may lack, and how a sentence says it."""
-
-
 @dataclass(frozen=True, eq=False)
 class ImageTextModel:
     """What is asked of an image-text model.
@@ -57,7 +53,7 @@ class Release:
             alone tell them.
         heads: of the image tower's attention.
         text_heads: of the text tower's.
-        lacks: what methods may need and the model has not; keys of :data:`WORDS`.
+        has_whole_image: whether it embeds whole images, and not patches alone.
         packages: what it requires besides; all are in the extra "backbones".
         source: the publication.
     """
@@ -71,7 +67,7 @@ class Release:
     about: str = ""
     heads: int = 12
     text_heads: int = 12
-    lacks: Sequence[str] = ()
+    has_whole_image: bool = True
     packages: Sequence[str] = ()
     source: str = ""
 

@@ -4,7 +4,7 @@ Notation as in :mod:`pipeline.clip.encoder`. The parts stand in the order in whi
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,15 +64,9 @@ class ImageTower:
     def of(
         cls, clip: ClipModel, normalisation: Normalisation = OPENAI_NORMALISATION
     ) -> "ImageTower":
-        """Returns the image tower of a CLIP of open_clip's own form.
+        """Returns the image tower of a frozen CLIP of open_clip's own form.
 
-        Args:
-            clip: open_clip's model, frozen.
-            normalisation: the one used in training, see
-                :func:`pipeline.clip.published.find_pretraining`.
-
-        Raises:
-            UserError: the image tower is not a plain vision transformer with a class token.
+        A UserError refuses one that is not a plain vision transformer with a class token.
         """
         visual = clip.visual
         is_plain = isinstance(visual, VisionTransformer) and all(
@@ -118,29 +112,12 @@ class ImageTower:
         """Returns a patch grid's position embedding, (1+N)×D (docs/algorithms.md, section 1)."""
         if (rows, columns) == self.native_grid:
             return self.positions
+        return self.stretched(size=(rows, columns), **self.stretch)
+
+    def stretched(self, **options: Any) -> torch.Tensor:  # noqa: ANN401
+        """Returns the positions on another grid, (1+N)×D, by options of ``interpolate``."""
         grid = self.positions[1:].unflatten(0, self.native_grid).permute(2, 0, 1).unsqueeze(0)
-        grid = F.interpolate(grid, (rows, columns), **self.stretch)
-        return torch.cat([self.positions[:1], grid[0].flatten(1).mT])
-
-    def embed_patches(
-        self, pixels: torch.Tensor, position_embedding: Callable[[int, int], torch.Tensor]
-    ) -> torch.Tensor:
-        """Turns pixels into the tokens that enter the first block, B×(1+R+N)×D.
-
-        ``position_embedding`` returns that of a patch grid, see :meth:`position_embedding`.
-        """
-        patches = self.patch_embedding(pixels)
-        positions = position_embedding(*patches.shape[-2:])
-        class_token = self.class_token.expand(len(pixels), 1, -1)
-        tokens = torch.cat([class_token, patches.flatten(2).mT], 1) + positions
-        if self.registers is not None:
-            registers = self.registers.expand(len(pixels), -1, -1)
-            tokens = torch.cat([tokens[:, :1], registers, tokens[:, 1:]], 1)
-        return self.norm_before(tokens)
-
-    def embed(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Returns the embeddings of tokens after block L, …×D: …×E float32, of any length."""
-        return self.project(self.norm_after(tokens.float()))
+        return torch.cat([self.positions[:1], F.interpolate(grid, **options)[0].flatten(1).mT])
 
     def project(self, features: torch.Tensor) -> torch.Tensor:
         """Projects features after the last norm, …×D: …×E, of any length."""

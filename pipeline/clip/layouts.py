@@ -59,6 +59,12 @@ TRANSFORMERS_CLIP: Rules = (
 """From the names of a text tower, or of CLIP, in transformers to open_clip's."""
 
 
+_JOINED = {
+    "attn.in_proj_": ("attn.q.", "attn.k.", "attn.v."),
+    "mlp.c_fc.": ("mlp.w1.", "mlp.w2."),  # gate and value
+}
+
+
 class SwiGlu(nn.Module):
     """The activation of gated layers: the SiLU of the first half times the second half."""
 
@@ -74,16 +80,28 @@ def part_of(weights: Weights, prefix: str) -> dict[str, torch.Tensor]:
 
 
 def rename(weights: Weights, *several: Rules) -> dict[str, torch.Tensor]:
-    """Renames weights; queries, keys and values that lie apart become one product, side by side."""
+    """Renames weights; those of one product that lie apart are joined, side by side.
+
+    A projection of queries, keys and values without a bias gets one of 0.
+    """
     renamed = {}
     for name, tensor in weights.items():
         for pattern, replacement in (rule for rules in several for rule in rules):
             name = re.sub(pattern, replacement, name)
         renamed[name] = tensor
-    for name in [name for name in renamed if re.search(r"\battn\.q\.", name)]:
-        parts = [renamed.pop(name.replace(".q.", f".{part}.")) for part in "qkv"]
-        renamed[name.replace("attn.q.", "attn.in_proj_")] = torch.cat(parts)
+    for joined, (first, *others) in _JOINED.items():
+        for name in [name for name in renamed if first in name]:
+            parts = [renamed.pop(name.replace(first, part)) for part in (first, *others)]
+            renamed[name.replace(first, joined)] = torch.cat(parts)
+    for name in [name for name in renamed if name.endswith("attn.in_proj_weight")]:
+        bias = renamed[name].new_zeros(len(renamed[name]))
+        renamed.setdefault(name.removesuffix("weight") + "bias", bias)
     return renamed
+
+
+def count_blocks(weights: Weights) -> int:
+    """Returns the number of blocks from weights named after the number of their block."""
+    return 1 + max((int(name.partition(".")[0]) for name in weights), default=-1)
 
 
 def build_blocks(
@@ -91,16 +109,13 @@ def build_blocks(
 ) -> list[ResidualAttentionBlock]:
     """Builds blocks from weights with open_clip's names, each after the number of its block.
 
-    A projection of queries, keys and values without a bias gets one of 0. A KeyError or a
-    RuntimeError tells that weights are missing or do not fit.
+    A KeyError or a RuntimeError tells that weights are missing or do not fit.
     """
-    depth = 1 + max((int(name.partition(".")[0]) for name in weights), default=-1)
     blocks = []
-    for number in range(depth):
+    for number in range(count_blocks(weights)):
         given = part_of(weights, f"{number}.")
         width, hidden = given["mlp.c_proj.weight"].shape
         expanded = len(given["mlp.c_fc.weight"])
-        given.setdefault("attn.in_proj_bias", given["ln_1.weight"].new_zeros(3 * width))
         scale = 1.0 if "ls_1.gamma" in given else None
         with given["ln_1.weight"].device, Uninitialised():
             norm = partial(LayerNorm, eps=epsilon)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from pipeline.clip.frozen import Resources
-from pipeline.clip.image_text import WORDS
 from pipeline.clip.settings import MethodOptions
 from pipeline.datasets.annotations import Annotations
 from pipeline.datasets.vocabulary import Vocabulary
@@ -69,9 +68,11 @@ class MethodStage(PerImage):
         clip = self.resources.clip
         if clip is None:
             return
-        for need, remedy in self.options.needs(self.command).items():
-            if need in clip.origin.lacks:
-                raise UserError(f"clip.model={clip.model} has {WORDS[need]}: {remedy}")
+        remedy = self.options.without_whole_image(self.command)
+        if remedy and not clip.origin.has_whole_image:
+            raise UserError(
+                f"clip.model={clip.model} has no embedding of the whole image: {remedy}"
+            )
         if clip.dimensions is not None:
             self.options.validate_for(clip.dimensions, self.command)
 

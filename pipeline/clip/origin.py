@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
@@ -16,15 +16,12 @@ from urllib.parse import urlsplit
 
 from pipeline.clip.dimensions import SHIPPED, Dimensions, Pretraining, read_dimensions
 from pipeline.clip.image_text import Release, releases
-from pipeline.clip.published import (
-    find_pretraining,
-    is_on_disk,
-    published_weights,
-    resolve_checkpoint,
-)
+from pipeline.clip.published import addresses_of, find_pretraining, hub_files
 from pipeline.engine.registry import imported, source_of
 from pipeline.errors import NotDownloaded, UserError, command, shown
 from pipeline.files.download import Source, source_at
+from pipeline.files.fingerprints import fingerprint
+from pipeline.files.shipped import DEMO
 from pipeline.files.text import given_path
 
 if TYPE_CHECKING:
@@ -33,6 +30,7 @@ if TYPE_CHECKING:
 Checkpoint = str | tuple[tuple[str, str], ...] | None
 """A file of weights, a folder, or the file of each part of a model: its name and path."""
 
+_TIMEOUT = 20.0  # seconds without an answer from the network
 _REPOSITORY = re.compile(r"hf:[\w.-]+/[\w.-]+")
 
 
@@ -65,18 +63,19 @@ def find_origin(model: str | None, pretrained: str | None, checkpoint: Checkpoin
 
 @dataclass(frozen=True)
 class OfOpenClip:
-    """A CLIP of open_clip's own form, or in OpenAI's format; see the functions that it calls.
+    """A CLIP of open_clip's own form, or in OpenAI's format.
 
     Attributes:
-        lacks: see :class:`~pipeline.clip.image_text.Release`.
-        source: the fingerprint of a plug-in's code.
+        model: as in :class:`~pipeline.clip.settings.ClipSettings`, like the next two.
+        has_whole_image: see :class:`~pipeline.clip.image_text.Release`.
+        source: see :class:`OfRelease`.
     """
 
     model: str | None
     pretrained: str | None
     checkpoint: str | None
 
-    lacks: Sequence[str] = ()
+    has_whole_image: bool = True
     source: str = ""
 
     @property
@@ -87,7 +86,7 @@ class OfOpenClip:
     @property
     def dimensions(self) -> Dimensions:
         """Those of its image tower; a UserError if the file holds another architecture."""
-        if self.model is None and self.pretrained == SHIPPED and self.checkpoint is None:
+        if self._is_shipped:
             return read_dimensions(self.files()["weights"])
         import torch
 
@@ -104,16 +103,71 @@ class OfOpenClip:
 
     @property
     def is_on_disk(self) -> bool:
-        """Whether its weights are on this machine."""
-        return is_on_disk(self.model, self.pretrained, self.checkpoint)
+        """Whether its weights are on this machine, or would be downloaded; without the network.
+
+        A given file counts as here even if it is missing or damaged; loading it reports that.
+        Raises a UserError if open_clip knows no such weights.
+        """
+        if self.checkpoint is not None or self.model is None:
+            return True
+        from huggingface_hub import try_to_load_from_cache
+
+        entry = self._entry
+        if "file" in entry:
+            return True
+        if files := hub_files(entry):
+            return any(isinstance(try_to_load_from_cache(*file), str) for file in files)
+        return (Path("~/.cache/clip").expanduser() / entry["url"].rpartition("/")[2]).is_file()
 
     def files(self) -> Mapping[str, Path]:
-        """Returns the file of its weights."""
-        return {"weights": resolve_checkpoint(self.model, self.pretrained, self.checkpoint)}
+        """Returns the file of its weights: the given one, the demo's, or one that is downloaded.
+
+        An unsuitable model is refused before anything is downloaded. Raises a UserError also if the
+        file, the model or the weights do not exist, or the download fails.
+        """
+        model, pretrained, checkpoint = self.model, self.pretrained, self.checkpoint
+        find_pretraining(model, pretrained)
+        if checkpoint is not None:
+            path = given_path(checkpoint, "clip.checkpoint").absolute()
+            if not path.is_file():
+                raise UserError(
+                    f"clip.checkpoint={checkpoint} is not a file: give the path of the weights"
+                )
+            return {"weights": path}
+        if self._is_shipped:
+            return {"weights": DEMO / "clip.safetensors"}
+        if model is None:
+            raise UserError("clip.checkpoint is missing: give the weights, clip.checkpoint=PATH")
+        import open_clip
+        from huggingface_hub.utils import get_session
+
+        try:
+            if not self.is_on_disk:
+                # Fails at once without a network; the clients of open_clip would try for a minute.
+                get_session().head(addresses_of(self._entry)[0], timeout=_TIMEOUT)
+            return {"weights": Path(open_clip.download_pretrained(self._entry))}
+        except Exception as error:  # urllib and the hub's client each raise errors of their own
+            raise NotDownloaded(
+                f"the weights of clip.model={model} clip.pretrained={pretrained} could not be"
+                f" downloaded ({type(error).__name__}): run {command('download')}"
+                f" clip.model={model} clip.pretrained={pretrained} --output . where there is a"
+                " network, and give the path of the file here, clip.checkpoint=PATH"
+            ) from error
 
     def published(self) -> Mapping[str, Source]:
-        """Returns where its weights are published."""
-        return {"weights": published_weights(self.model, self.pretrained)}
+        """Returns where its weights are published, without asking the network.
+
+        OpenAI's own files are preferred to their copies, since their addresses hold their
+        checksums. For a file on Hugging Face, see
+        :func:`pipeline.files.hugging_face.with_checksum`. Raises a UserError if they are nowhere.
+        """
+        entry = self._entry
+        if "openaipublic" in entry.get("url", ""):
+            return {"weights": source_at(entry["url"])}
+        urls = addresses_of(entry)
+        # On Hugging Face, all of them have the same name.
+        name = f"{self.model}-{self.pretrained}{PurePosixPath(urls[0]).suffix}"
+        return {"weights": Source(name, urls)}
 
     def load(self, device: str) -> ImageTextModel:
         """Reads the weights."""
@@ -126,6 +180,16 @@ class OfOpenClip:
             clip, self.pretraining.normalisation, lambda p: load_tokenizer(self.model)(p)
         )
 
+    @property
+    def _is_shipped(self) -> bool:
+        return self.model is None and self.pretrained == SHIPPED and self.checkpoint is None
+
+    @property
+    def _entry(self) -> dict[str, Any]:
+        from pipeline.clip.architectures import find_pretrained
+
+        return find_pretrained(self.model, self.pretrained)
+
 
 @dataclass(frozen=True)
 class OfRelease:
@@ -135,15 +199,16 @@ class OfRelease:
     checkpoint: Checkpoint
 
     @property
-    def lacks(self) -> Sequence[str]:
-        """What methods may need and the model has not."""
-        return self.release.lacks
+    def has_whole_image(self) -> bool:
+        """Whether it embeds whole images."""
+        return self.release.has_whole_image
 
     @property
     def source(self) -> str:
-        """The fingerprint of a plug-in's code."""
-        module = self.release.build.partition(":")[0]
-        return "" if module.startswith("pipeline.") else source_of(module)
+        """The fingerprint of a plug-in's code, and of what no file of the model tells."""
+        release, module = self.release, self.release.build.partition(":")[0]
+        code = "" if module.startswith("pipeline.") else source_of(module)
+        return fingerprint(code, release.heads, release.text_heads)
 
     @cached_property
     def _about(self) -> tuple[Dimensions, Pretraining]:
@@ -167,7 +232,7 @@ class OfRelease:
         """Those of its image tower; none if its files tell them, and are not here."""
         return self._about[0] if self.is_on_disk or not self.release.about else None
 
-    @cached_property
+    @property
     def is_on_disk(self) -> bool:
         """Whether its files are on this machine; given ones count as here."""
         if self.checkpoint is not None:
@@ -179,17 +244,18 @@ class OfRelease:
 
     def published(self) -> Mapping[str, Source]:
         """Returns where each part is published, without asking the network."""
-        return {part: source_at(urls[0]) for part, urls in self.release.files.items()}
+        files = self.release.files.items()
+        return {part: replace(source_at(urls[0]), urls=tuple(urls)) for part, urls in files}
 
     def files(self) -> dict[str, Path]:
         """Returns the file of each part that there is; a UserError if one is missing."""
         find = self._published if self.checkpoint is None else self._given
-        found = {part: find(part, urls) for part, urls in self.release.files.items()}
+        # Optional parts come first, so that they were asked for where the others are here.
+        parts = sorted(self.release.files, key=lambda part: part not in self.release.optional)
+        found = {part: find(part, self.release.files[part]) for part in parts}
         return {part: path for part, path in found.items() if path is not None}
 
     def _published(self, part: str, urls: Sequence[str]) -> Path | None:
-        from huggingface_hub.errors import EntryNotFoundError
-
         from pipeline.files.hugging_face import fetch_to_cache, find_cached
 
         if cached := next(filter(None, map(find_cached, urls)), None):
@@ -198,10 +264,11 @@ class OfRelease:
         if is_optional and self.is_on_disk:
             return None
         try:
-            return fetch_to_cache(urls[0])
+            fetched = next(filter(None, map(fetch_to_cache, urls)), None)
+            if fetched is None and not is_optional:
+                raise FileNotFoundError(urls[0])
+            return fetched
         except Exception as error:  # the hub's client raises many types
-            if is_optional and isinstance(error, EntryNotFoundError):
-                return None
             raise NotDownloaded(
                 f"{urls[0]} could not be downloaded ({type(error).__name__}): run"
                 f" {command('download')} clip.model={self.release.name} --output DIR where there is"
@@ -236,7 +303,7 @@ class OfRelease:
         files, release = self.files(), self.release
         try:
             model = imported(release.build)(release, files, device)
-            depth, blocks = self.dimensions.depth, len(model.image.blocks)
+            depth, blocks = self._about[0].depth, len(model.image.blocks)
             if depth != blocks:
                 raise ValueError(f"{blocks} blocks instead of {depth}")
         except (KeyError, RuntimeError, ValueError, IndexError) as error:

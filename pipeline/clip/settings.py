@@ -136,12 +136,9 @@ class MethodOptions(Settings):
     def validate_for(self, clip: Dimensions, prefix: str) -> None:
         """Refuses, by a UserError, settings that do not suit a CLIP, such as blocks it lacks."""
 
-    def needs(self, prefix: str) -> Mapping[str, str]:
-        """Returns what a model may lack and the method needs → which settings do without it.
-
-        The words are those of :data:`pipeline.clip.image_text.WORDS`.
-        """
-        return {}
+    def without_whole_image(self, prefix: str) -> str:
+        """Returns the settings that need no embedding of a whole image; "" if these do not."""
+        return ""
 
     def without_effect(self, prefix: str) -> Iterable[str]:
         """Returns a sentence on each setting that was given and changes nothing."""

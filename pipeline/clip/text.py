@@ -13,7 +13,7 @@ import open_clip
 import torch
 import torch.nn.functional as F
 from open_clip import OPENAI_IMAGENET_TEMPLATES
-from open_clip.model import CLIP
+from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.transformer import TextTransformer
 from torch import nn
 
@@ -76,7 +76,7 @@ def of_clip(clip: ClipModel, normalisation: Normalisation, tokenizer: Tokenizer)
 
 @torch.inference_mode()
 def class_embeddings(
-    clip: ClipModel,
+    clip: nn.Module,
     tokenizer: Tokenizer,
     names: Sequence[Sequence[str]],
     templates: Sequence[str],
@@ -88,7 +88,7 @@ def class_embeddings(
     result is C×E float32 on the device of the weights, each row of length 1.
 
     Args:
-        clip: the model.
+        clip: the model, or its text tower alone.
         tokenizer: see :func:`load_tokenizer`.
         names: the names of each of C classes.
         templates: prompts with one ``{}``.
@@ -213,6 +213,6 @@ def _prepend(
     ]
 
 
-def text_tower(clip: ClipModel) -> nn.Module:
+def text_tower(clip: nn.Module) -> nn.Module:
     """Returns the module that holds the text tower: the model itself, or a module of its own."""
-    return clip if isinstance(clip, CLIP) else clip.text
+    return clip.text if isinstance(clip, CustomTextCLIP) else clip

@@ -21,9 +21,8 @@ def read_tokenizer(path: Path, length: int) -> Callable[[str], Sequence[int]]:
     Raises:
         UserError: the package that reads it is not installed, or the file is damaged.
     """
-    is_json = path.suffix == ".json"
     try:
-        if is_json:
+        if path.suffix == ".json":
             tokenizer = import_module("tokenizers").Tokenizer.from_file(str(path))
             return lambda sentence: tokenizer.encode(sentence).ids[:length]
         model = import_module("sentencepiece").SentencePieceProcessor(model_file=str(path))

@@ -6,7 +6,6 @@ Their authors resize images with OpenCV.
 import copy
 import math
 from dataclasses import dataclass
-from functools import partial
 from itertools import product
 
 import numpy as np
@@ -74,13 +73,13 @@ def scaled_size(
     return max(at_least, int(height * scale + 0.5)), max(at_least, int(width * scale + 0.5))
 
 
-def cut_size(height: int, width: int, short_side: int, long_side: int) -> tuple[int, int]:
+def cut_size(
+    height: int, width: int, short_side: int, long_side: int, at_least: int
+) -> tuple[int, int]:
     """Returns what :func:`scaled_size` does, with a longer side that is cut and not rounded."""
-    short, long = sorted((height, width))
-    short_side = max(1, min(short_side, long_side * short // long))
-    return tuple(
-        short_side if side == short else short_side * side // short for side in (height, width)
-    )
+    short = min(height, width)
+    scaled = max(1, min(short_side, long_side * short // max(height, width)))
+    return max(at_least, scaled * height // short), max(at_least, scaled * width // short)
 
 
 def similarity_map(
@@ -104,28 +103,23 @@ def similarity_map(
     height, width = pixels.shape[-2:]
     tall, wide = windows.size(height, width)
     patch = encoder.patch_size
-    whole_patches = tall, wide
+    left, right, top, bottom = margins = windows.margins(tall, wide, patch)
+    size = seen = top + tall + bottom, left + wide + right
     if windows.remainder == "enlarge":
-        whole_patches = -(-tall // patch) * patch, -(-wide // patch) * patch
+        seen = -(-tall // patch) * patch, -(-wide // patch) * patch
     is_stretched = windows.remainder != "pad" and not windows.of_features
     if windows.side == 0 and is_stretched and windows.softmax is None:
-        return _similarities(method, encoder, _enlarge(pixels[None], whole_patches), names)[0]
-    left, right, top, bottom = margins = windows.margins(tall, wide, patch)
-    size = top + tall + bottom, left + wide + right
+        return _similarities(method, encoder, _enlarge(pixels[None], seen), names)[0]
     corners = windows.corners(height, width)
     total = pixels.new_zeros(len(names.text), height, width)
     count = pixels.new_zeros(height, width)
-    grid = whole_patches[0] // patch, whole_patches[1] // patch
-    step = encoder.batch_size_for(grid, batch_size)
+    step = encoder.batch_size_for((seen[0] // patch, seen[1] // patch), batch_size)
     for first in range(0, len(corners), step):
         batch = corners[first : first + step]
         crops = torch.stack([pixels[:, y : y + tall, x : x + wide] for y, x in batch])
-        crops = _enlarge(F.pad(crops, margins), whole_patches)
-        if windows.of_features:
-            found = _similarities_of_pixels(method, encoder, crops, names)
-        else:
-            found = _similarities(method, encoder, crops, names)
-        for (y, x), similarities in zip(batch, found):
+        crops = _enlarge(F.pad(crops, margins), seen)
+        compare = _similarities_of_pixels if windows.of_features else _similarities
+        for (y, x), similarities in zip(batch, compare(method, encoder, crops, names)):
             resized = resize(similarities, size, windows.align_corners)
             resized = resized[:, top : top + tall, left : left + wide]
             if windows.softmax is not None:
@@ -177,25 +171,20 @@ def resize(
 
 
 def with_scaled_positions(encoder: ClipEncoder) -> ClipEncoder:
-    """Returns an encoder of the same weights with the positions of :func:`scaled_positions`."""
-    changed = copy.copy(encoder)
-    changed.position_embedding = partial(scaled_positions, encoder)
-    return changed
+    """Returns an encoder of the same weights that interpolates positions as the authors' code does.
 
-
-def scaled_positions(encoder: ClipEncoder, rows: int, columns: int) -> torch.Tensor:
-    """Returns a patch grid's position embedding as the authors' code interpolates it, (1+N)×D.
-
-    Bicubic; as in the released code, the sampling positions follow a factor of (h + 0.1)/h₀, and
-    not h/h₀.
+    Bicubic; the sampling positions follow a factor of (h + 0.1)/h₀, and not h/h₀.
     """
-    embedding, native = encoder.tower.positions, encoder.tower.native_grid
-    if (rows, columns) == native:
-        return embedding
-    grid = embedding[1:].unflatten(0, native).permute(2, 0, 1).unsqueeze(0)
-    factors = ((rows + 0.1) / native[0], (columns + 0.1) / native[1])
-    grid = F.interpolate(grid, scale_factor=factors, mode="bicubic", align_corners=False)
-    return torch.cat([embedding[:1], grid[0].flatten(1).mT])
+    tower, changed = encoder.tower, copy.copy(encoder)
+
+    def position_embedding(*grid: int) -> torch.Tensor:
+        if grid == tower.native_grid:
+            return tower.positions
+        factors = tuple((side + 0.1) / native for side, native in zip(grid, tower.native_grid))
+        return tower.stretched(scale_factor=factors, mode="bicubic", align_corners=False)
+
+    changed.position_embedding = position_embedding
+    return changed
 
 
 def resize_as_opencv(image: np.ndarray, height: int, width: int) -> np.ndarray:

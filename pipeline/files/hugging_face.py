@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from huggingface_hub import (
@@ -15,6 +16,7 @@ from huggingface_hub import (
 from huggingface_hub.errors import (
     EntryNotFoundError,
     LocalEntryNotFoundError,
+    RemoteEntryNotFoundError,
     RepositoryNotFoundError,
 )
 from huggingface_hub.utils import get_session
@@ -103,13 +105,18 @@ def find_cached(url: str) -> Path | None:
     return path if path.is_file() else None
 
 
-def fetch_to_cache(url: str) -> Path:
-    """Downloads a file to where :func:`find_cached` looks; raises many types of errors."""
+def fetch_to_cache(url: str) -> Path | None:
+    """Downloads a file to where :func:`find_cached` looks; raises many types of errors.
+
+    None tells that the repository has no such file.
+    """
     if found := _FILE.fullmatch(url):
         # Fails at once without a network; the client would try six times, for half a minute.
         place = {"repo_id": found[1], "filename": found[3], "revision": found[2]}
         get_session().head(hf_hub_url(**place), timeout=_TIMEOUT)
-        return Path(hf_hub_download(**place))
+        with suppress(RemoteEntryNotFoundError):
+            return Path(hf_hub_download(**place))
+        return None
     path = _torch_cache() / PurePosixPath(url).name
     path.parent.mkdir(parents=True, exist_ok=True)
     fetch(source_at(url), path)

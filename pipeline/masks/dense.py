@@ -58,7 +58,8 @@ class DenseLabeller:
         labels = torch.arange(len(text), device=text.device)  # every name is a thing of its own
         self._names = NameEmbeddings(text, labels, options.temperature or encoder.temperature)
         if options.background is not None:
-            self._first_label, self._classes = 0, [0, *(index + 1 for index in self._classes)]
+            self._classes = [0, *(index + self._first_label for index in self._classes)]
+            self._first_label = 0
         self._windows = Windows(
             side,
             options.stride or max(1, side // 2),
@@ -103,14 +104,14 @@ class DenseLabeller:
         encoder, options = self._encoder, self._options
         patch, max_patches = encoder.patch_size, encoder.max_patches
         sides = options.short_side, options.long_side
-        if options.resize == "pillow":
-            size = cut_size(*image.shape[:2], *sides)
-            return to_pixels(image, *size, encoder.normalisation).to(encoder.device)
-        size = scaled_size(*image.shape[:2], *sides, patch)
+        fit = cut_size if options.resize == "pillow" else scaled_size
+        size = fit(*image.shape[:2], *sides, patch)
         tall, wide = (-(-side // patch) for side in self._windows.size(*size))
         if max_patches is not None and tall * wide > max_patches:
             shrunk = (max(1, int(side * (max_patches / (tall * wide)) ** 0.5)) for side in sides)
-            size = scaled_size(*image.shape[:2], *shrunk, patch)
+            size = fit(*image.shape[:2], *shrunk, patch)
+        if options.resize == "pillow":
+            return to_pixels(image, *size, encoder.normalisation).to(encoder.device)
         # The authors round both to three digits.
         mean, std = (
             torch.tensor([round(255 * value, 3) for value in values])

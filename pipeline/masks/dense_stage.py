@@ -58,7 +58,8 @@ class DenseMasks(MaskStage):
     def check(self) -> None:
         """Refuses windows and blocks that do not suit the CLIP."""
         super().check()
-        build_method(self.cams, self.resources.quirks).hooks(self.resources.clip.dimensions)
+        if (dimensions := self.resources.clip.dimensions) is not None:
+            build_method(self.cams, self.resources.quirks).hooks(dimensions)
 
     @cached_property
     def names(self) -> Names:

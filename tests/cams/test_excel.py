@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -204,27 +205,31 @@ def test_the_published_numbers_of_attributes_left_out():
         assert (enriched > enriched.min() + 1e-6).sum() == count - left_out
 
 
-def test_backgrounds_are_not_enriched(clip, tmp_path):
+@pytest.mark.parametrize("joins", [False, True])
+def test_backgrounds_are_not_enriched(clip, tmp_path, joins):
     path = tmp_path / "sentences.yaml"
     path.write_text(yaml.safe_dump(SENTENCES))
     asked = []
 
     def embed_sentences(sentences: list[str]) -> torch.Tensor:
         asked.append(sentences)
-        return unit(len(sentences), 32, seed=4)
+        return of_images(unit(len(sentences), 32, seed=4))
+
+    def of_images(text: torch.Tensor) -> torch.Tensor:
+        return torch.cat([text, text], 1) if joins else text
 
     given = SimpleNamespace(
-        encoder=ClipEncoder(ImageTower.of(clip)),
-        embed=lambda *_: TEXT,
+        encoder=ClipEncoder(replace(ImageTower.of(clip), joins_patches=joins)),
+        embed=lambda *_: of_images(TEXT),
         embed_sentences=embed_sentences,
         batches=ALONE,
     )
     options = ExcelOptions(descriptors=str(path), clusters=4)
     method = build_excel(options, resources_of(VOCABULARY, given, **QUIRKS))
     assert asked == [[each for sentences in SENTENCES.values() for each in sentences]]
-    assert torch.equal(method.background_text, TEXT[3:])
+    torch.testing.assert_close(method.background_text, TEXT[3:])
     attributes = cluster_sentences(unit(8, 32, seed=4), 4)
-    assert torch.equal(method.class_text, enrich_classes(TEXT[:3], attributes, 0.9))
+    torch.testing.assert_close(method.class_text, enrich_classes(TEXT[:3], attributes, 0.9))
 
 
 # The file of sentences

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from pipeline.clip import image_text
-from pipeline.clip.dimensions import Dimensions
+from pipeline.clip.dimensions import Dimensions, Pretraining
 from pipeline.clip.encoder import ClipEncoder
+from pipeline.clip.frozen import FrozenClip
 from pipeline.clip.image_text import register_release, releases
 from pipeline.clip.origin import OfRelease, find_origin, hashable
 from pipeline.errors import NotDownloaded, UserError
+from pipeline.files.download import source_at
 from tests import small_models
 
 TOWER = {
@@ -124,6 +127,68 @@ def test_files_that_are_not_here_are_published(monkeypatch):
     assert origin.published()["weights"].urls == (url,)
     with pytest.raises(NotDownloaded, match="config.json could not be downloaded"):
         origin.files()
+
+
+def test_a_folder_of_the_hub_is_known_once_it_is_here(tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    pixels = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.1, 0.2, 0.3]}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(pixels))
+    here: set[str] = set()
+
+    def find_cached(url: str) -> Path | None:
+        return tmp_path / Path(url).name if url in here else None
+
+    def fetch_to_cache(url: str) -> Path | None:
+        path = tmp_path / Path(url).name
+        if not path.is_file():
+            return None
+        here.add(url)
+        return path
+
+    monkeypatch.setattr("pipeline.files.hugging_face.find_cached", find_cached)
+    monkeypatch.setattr("pipeline.files.hugging_face.fetch_to_cache", fetch_to_cache)
+    url = "https://huggingface.co/org/name/resolve/main/config.json"
+    origin = find_origin("hf:org/name", None, None)
+    assert not origin.is_on_disk and origin.dimensions is None
+    with pytest.raises(NotDownloaded, match=r"model.safetensors could not be .*FileNotFoundError"):
+        origin.files()  # and nothing is believed to be complete
+    save_file({"logit_scale": torch.tensor(1.0)}, tmp_path / "model.safetensors")
+    assert origin.files().keys() == {"config", "weights", "pixels"}
+    assert origin.is_on_disk and origin.dimensions == (2, 16, 32)
+    assert origin.pretraining.normalisation.mean == (0.5, 0.4, 0.3)
+    other = OfRelease(replace(small("tipsv2_b14"), files={"tokenizer": ("no.model", url)}), None)
+    assert other.published()["tokenizer"].urls == ("no.model", url)
+    assert other.files() == {"tokenizer": tmp_path / "config.json"}  # any address will do
+
+
+def test_the_code_of_a_plug_in_is_in_the_key_of_its_text(tmp_path, monkeypatch):
+    computed, about = [], {"max_patches": 9, "position_fp16": False, "batches": None}
+
+    def embed_names(names, prompts):
+        computed.append(names)
+        return torch.ones(len(names), 4)
+
+    model = SimpleNamespace(embed_names=embed_names)
+    monkeypatch.setattr("pipeline.clip.frozen._model", lambda *_: model)
+    monkeypatch.setattr(OfRelease, "_about", (None, Pretraining()))
+    for source in ("first", "first", "changed"):
+        monkeypatch.setattr(OfRelease, "source", source)
+        clip = FrozenClip("tipsv2_b14", None, None, "cpu", "fp32", **about, root=tmp_path)
+        vars(clip)["fingerprint"] = "weights"
+        assert clip.embed_sentences(["a cat"]).shape == (1, 4)
+    assert len(computed) == 2
+
+
+def test_heads_which_no_file_tells_are_in_the_key():
+    release = small("tipsv2_b14")
+    sources = {OfRelease(replace(release, heads=n), None).source for n in (2, 2, 4)}
+    assert len(sources) == 2
+
+
+def test_openais_weights_are_verified_wherever_they_are_asked_for():
+    (url,) = releases()["talk2dino_b14"].files["text"]
+    source = source_at(url)
+    assert (source.name, source.algorithm) == ("ViT-B-16.pt", "sha256") and source.digest in url
 
 
 def test_a_name_is_taken_once():

@@ -24,14 +24,11 @@ from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.frozen import FrozenClip
 from pipeline.clip.image_text import releases
 from pipeline.clip.image_tower import ImageTower
-from pipeline.clip.published import (
-    find_pretraining,
-    hub_files,
-    published_weights,
-    resolve_checkpoint,
-)
+from pipeline.clip.origin import OfOpenClip
+from pipeline.clip.published import find_pretraining, hub_files
 from pipeline.clip.text import load_tokenizer
 from pipeline.errors import UserError
+from pipeline.files.download import Source
 from pipeline.tags.baseline.method import global_scores
 from pipeline.tags.tagclip import TagClipOptions
 from pipeline.tags.tagclip.method import TagClip
@@ -74,7 +71,7 @@ def test_other_image_towers_are_refused(model, what, nothing_is_fetched, tmp_pat
     message = rf"clip.model={model} .*{what}.*, but TagCLIP needs .* choose clip=vit_b16"
     for checkpoint in (None, "/no/such.pt"):
         with pytest.raises(UserError, match=message):
-            resolve_checkpoint(model, pretrained, checkpoint)
+            OfOpenClip(model, pretrained, checkpoint).files()
     with pytest.raises(UserError, match=message):
         load_clip(tmp_path / "never_read.pt", model, pretrained)
 
@@ -118,7 +115,7 @@ PUBLISHED = {
 def test_weights_that_cannot_be_downloaded_are_said_to_be_elsewhere(
     name, monkeypatch, nothing_is_fetched
 ):
-    monkeypatch.setattr("pipeline.clip.published.is_on_disk", lambda *_: False)
+    monkeypatch.setattr(OfOpenClip, "is_on_disk", False)
     asked = []
 
     class Session:
@@ -129,12 +126,16 @@ def test_weights_that_cannot_be_downloaded_are_said_to_be_elsewhere(
     monkeypatch.setattr("huggingface_hub.utils.get_session", Session)
     model, pretrained = PUBLISHED[name]["model"], PUBLISHED[name]["pretrained"]
     with pytest.raises(UserError) as caught:
-        resolve_checkpoint(model, pretrained, None)
+        OfOpenClip(model, pretrained, None).files()
     message = str(caught.value)
     assert len(asked) == 1  # open_clip's clients would try a dozen times
     named = f"python tools/download.py clip.model={model} clip.pretrained={pretrained} --output ."
     assert f"{named} where there is a network" in message
     assert message.endswith("clip.checkpoint=PATH") and len(message) < 400
+
+
+def published_weights(model: str, pretrained: str) -> Source:
+    return OfOpenClip(model, pretrained, None).published()["weights"]
 
 
 def test_openais_addresses_hold_their_checksums():
@@ -182,7 +183,7 @@ def test_files_of_the_hub_get_names_of_their_own():
 )
 def test_an_unknown_name_gets_suggestions(model, message, nothing_is_fetched):
     with pytest.raises(UserError, match=message):
-        resolve_checkpoint(model, None, None)
+        OfOpenClip(model, None, None).files()
 
 
 def test_a_resnets_file_in_openais_naming_is_refused_by_name(tmp_path):
@@ -290,11 +291,11 @@ def test_the_training_of_published_weights_is_open_clips():
 
 def test_unknown_weights_are_refused_with_a_file_too(published):
     with pytest.raises(UserError, match=r"plain, quick, half for clip.model=tiny-ViT, not openai"):
-        resolve_checkpoint("tiny-ViT", "openai", str(published))
+        OfOpenClip("tiny-ViT", "openai", str(published)).files()
     with pytest.raises(UserError, match=r"clip.pretrained=openai needs the architecture"):
-        resolve_checkpoint(None, "openai", str(published))
-    assert resolve_checkpoint("tiny-ViT", None, str(published)) == published
-    assert resolve_checkpoint("tiny-ViT", "quick", None) == published
+        OfOpenClip(None, "openai", str(published)).files()
+    assert OfOpenClip("tiny-ViT", None, str(published)).files() == {"weights": published}
+    assert OfOpenClip("tiny-ViT", "quick", None).files() == {"weights": published}
 
 
 @pytest.mark.parametrize("name", PRESETS)

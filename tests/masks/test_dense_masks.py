@@ -78,6 +78,27 @@ IMAGE = np.random.default_rng(0).integers(0, 256, (75, 110, 3), dtype=np.uint8)
 FLAT = [0, 0, 1, 2, 2, 3]
 
 
+@pytest.mark.parametrize("resize", ["opencv", "pillow"])
+def test_a_strip_has_patches_at_least_and_a_large_image_no_more_than_allowed(tiny_clip, resize):
+    label, clip = build_labeller(
+        tiny_clip, WITH_BACKGROUND, window=0, short_side=128, max_patches=12, resize=resize
+    )
+    patch = clip.encoder.patch_size
+    rows, columns = (side // patch for side in label._prepare(IMAGE).shape[1:])
+    assert 6 <= rows * columns <= 12
+    strip = np.zeros((3, 3000, 3), np.uint8)
+    assert label._prepare(strip).shape[1] == patch and label(strip, (3, 3000))[0].shape == (3, 3000)
+
+
+def test_a_background_by_threshold_comes_beside_that_of_the_names(tiny_clip):
+    for names in (WITH_BACKGROUND, WITH_BACKGROUND[1:]):
+        label, _ = build_labeller(tiny_clip, names, window=0, short_side=64, background=-1.0)
+        above, _ = build_labeller(tiny_clip, names, window=0, short_side=64, background=1.0)
+        plain, _ = build_labeller(tiny_clip, names, window=0, short_side=64)
+        np.testing.assert_array_equal(label(IMAGE, (75, 110))[0], plain(IMAGE, (75, 110))[0])
+        assert not above(IMAGE, (75, 110))[0].any()
+
+
 @pytest.mark.parametrize("quirk", [True, False])
 @pytest.mark.parametrize("whole", [True, False])
 @pytest.mark.parametrize("iterations", [0, 2])

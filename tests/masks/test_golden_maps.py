@@ -11,11 +11,10 @@ import torch
 
 from pipeline.clip.encoder import ClipEncoder, to_pixels
 from pipeline.datasets.vocabulary import Vocabulary
+from pipeline.dense.as_trained import AsTrainedSettings, ValuePathSettings
 from pipeline.dense.method import NameEmbeddings, build_method
 from pipeline.dense.settings import DenseSettings
 from pipeline.dense.talk2dino import Talk2DinoSettings
-from pipeline.dense.unmodified import UnmodifiedSettings
-from pipeline.dense.value_path import ValuePathSettings
 from pipeline.dense.windows import Windows, similarity_map
 from pipeline.masks.dense import DenseLabeller
 from pipeline.masks.settings import DenseMaskOptions
@@ -112,7 +111,7 @@ def test_maps_of_dinotxt_are_of_enlarged_features(build, arrays, size):
     encoder = ClipEncoder(build("dinotxt_l14").image)
     text = golden["text/vectors"][:, 0]
     options = {"short_side": min(image.shape[:2]), "window": 0, "enlarge": "features"}
-    labeller = labeller_of(encoder, UnmodifiedSettings(), text, **options)
+    labeller = labeller_of(encoder, AsTrainedSettings(), text, **options)
     pixels = to_pixels(image, *image.shape[:2], encoder.normalisation)
     given = labeller._method, encoder, pixels, labeller._names, labeller._windows, 1
     found = similarity_map(*given)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,9 +21,9 @@ class ClipEsOptions(PassCamOptions):
     shares_pass = True
     """Whether they can be computed in the pass that tags take."""
 
-    def needs(self, prefix: str) -> Mapping[str, str]:
-        """Returns what Grad-CAM needs."""
-        return {"whole_image": f"choose a dense method, such as {prefix}=unmodified"}
+    def without_whole_image(self, prefix: str) -> str:
+        """Returns what does without Grad-CAM."""
+        return f"choose a dense method, such as {prefix}=as_trained"
 
 
 @register(

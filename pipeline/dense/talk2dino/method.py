@@ -5,14 +5,14 @@ import torch.nn.functional as F
 
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.shared_pass import SharedPass
+from pipeline.dense.as_trained import AsTrained
 from pipeline.dense.method import NameEmbeddings
-from pipeline.dense.unmodified import Unmodified
 
 _SCALE = 0.125  # of the logits, whatever the width of a head is
 _SHARE = 0.2  # of the cleaning map
 
 
-class Talk2Dino(Unmodified):
+class Talk2Dino(AsTrained):
     """Talk2DINO: the sigmoids of the cosine similarities of unmodified patches."""
 
     def similarities(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,9 +24,9 @@ class ClassTokenOptions(ScoredTagOptions):
 
     templates: str = setting("tagclip", choices=TEMPLATES)
 
-    def needs(self, prefix: str) -> Mapping[str, str]:
-        """Returns what the class token's score needs."""
-        return {"whole_image": f"choose {prefix}=tagclip {prefix}.reidentify=false"}
+    def without_whole_image(self, prefix: str) -> str:
+        """Returns what does without the class token's score."""
+        return f"choose {prefix}=tagclip {prefix}.reidentify=false"
 
 
 @register(

@@ -5,7 +5,6 @@ Wang et al., ICML 2026, arXiv 2605.25821; docs/algorithms.md, "Tags: PIAA".
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -86,9 +85,9 @@ class PiaaOptions(ScoredTagOptions):
         """Whether CWR proposes crops by α."""
         return self.reidentify
 
-    def needs(self, prefix: str) -> Mapping[str, str]:
-        """Returns what the class token's share of a score needs."""
-        return {"whole_image": f"choose {prefix}=tagclip {prefix}.reidentify=false"}
+    def without_whole_image(self, prefix: str) -> str:
+        """Returns what does without the class token's share of a score."""
+        return f"choose {prefix}=tagclip {prefix}.reidentify=false"
 
     def validate(self, prefix: str) -> None:
         """Refuses a least score."""

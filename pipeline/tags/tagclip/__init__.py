@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -63,12 +62,12 @@ class TagClipOptions(ScoredTagOptions):
         """Whether CAMs can be computed in the pass: those of squeezed images cannot."""
         return not self.squeeze
 
-    def needs(self, prefix: str) -> Mapping[str, str]:
-        """Returns what CWR and the scores of the class token need."""
+    def without_whole_image(self, prefix: str) -> str:
+        """Returns what does without CWR and the scores of the class token."""
         whole = [name for name in self.variants if name in ("clip", "clip_native")]
         remedies = [f"give {prefix}.reidentify=false"] * self.reidentify
         remedies += [f"leave {' and '.join(whole)} out of {prefix}.variants"] * bool(whole)
-        return {"whole_image": " and ".join(remedies)} if remedies else {}
+        return " and ".join(remedies)
 
     def validate_for(self, clip: Dimensions, prefix: str) -> None:
         """Refuses blocks that a CLIP does not have."""

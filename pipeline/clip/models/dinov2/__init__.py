@@ -30,7 +30,7 @@ register_release(
         heads=12,
         text_heads=8,
         normalisation=IMAGENET,
-        lacks=("whole_image",),
+        has_whole_image=False,
         source="Barsellotti et al., Talk2DINO, ICCV 2025, arXiv 2411.19331",
     )
 )

@@ -1,4 +1,4 @@
-"""The value path: every patch keeps its own value, and the rest of block L stays."""
+"""Patches as block L leaves them, with its attention or without, where names meet patches."""
 
 from __future__ import annotations
 
@@ -13,6 +13,27 @@ if TYPE_CHECKING:
 
     from pipeline.clip.encoder import ClipEncoder
     from pipeline.clip.shared_pass import SharedPass
+
+
+@dataclass
+class AsTrainedSettings(DenseSettings):
+    """As trained: block L as it was trained."""
+
+
+@register_dense(
+    "as_trained",
+    AsTrainedSettings,
+    label="As trained",
+    source="Jose et al., DINOv2 Meets Text, CVPR 2025, arXiv 2412.16334",
+)
+class AsTrained(DenseMethod):
+    """As trained: block L as it was trained."""
+
+    def patch_features(
+        self, encoder: ClipEncoder, shared_pass: SharedPass, names: NameEmbeddings | None = None
+    ) -> torch.Tensor:
+        """Returns the embeddings of patches, B×N×E float32."""
+        return encoder.patches(encoder.attended(shared_pass.last_block_input))
 
 
 @dataclass
