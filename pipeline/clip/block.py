@@ -58,7 +58,7 @@ class Block:
         self._out = pack(attn.out_proj.weight, attn.out_proj.bias)
         self._expand = pack(*mlp[:2], activation)
         self._contract = pack(mlp[2], contract.bias)
-        self._norm_after = getattr(block, "norm_after", nn.Identity())
+        self.norm_after = getattr(block, "norm_after", nn.Identity())
         self._block = block
         self._in_pieces = in_pieces
 
@@ -91,7 +91,7 @@ class Block:
         tokens = tokens + self.attention_output(attended)
         normed = block.ln_2(tokens).to(self.precision)
         added = self._apply(lambda rows: self._contract(self._expand(rows)), normed)
-        return self._norm_after(tokens + block.ls_2(added))
+        return self.norm_after(tokens + block.ls_2(added))
 
     def _apply(
         self, layers: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor

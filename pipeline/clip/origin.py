@@ -306,7 +306,7 @@ class OfRelease:
             depth, blocks = self._about[0].depth, len(model.image.blocks)
             if depth != blocks:
                 raise ValueError(f"{blocks} blocks instead of {depth}")
-        except (KeyError, RuntimeError, ValueError, IndexError) as error:
+        except (LookupError, RuntimeError, ValueError, TypeError, ArithmeticError) as error:
             what = f"clip.model={release.name}" if release.name else "the model of its config.json"
             raise UserError(
                 f"{' and '.join(map(str, files.values()))} do not hold {what}"

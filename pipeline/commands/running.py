@@ -17,11 +17,12 @@ from pipeline.engine.folder import FAILURES
 from pipeline.engine.registry import method_of
 from pipeline.engine.run import Outcome
 from pipeline.errors import UserError, command, shown, tell
+from pipeline.masks.stage import MaskStage
 from pipeline.report.published import remark_on_clip
 from pipeline.report.tables import tables_of_run
 from pipeline.segmenter.distributed import process_rank
 from pipeline.segmenter.settings import SegmenterSettings
-from pipeline.stages.config import METHODS, read_config
+from pipeline.stages.config import read_config
 from pipeline.stages.pipeline import Pipeline, parse_stages, requested_stages
 from pipeline.stages.weights import missing_weights
 
@@ -156,7 +157,9 @@ def notes_on(pipeline: Pipeline, requested: Sequence[str], given: Sequence[str])
     if clip is not None and is_elsewhere:
         yield "the demo CLIP knows ten drawn objects; on photographs use clip=vit_b16"
     if clip is not None and clip.dimensions is not None and clip.dimensions.depth > _DEPTH_OF_BASE:
-        yield from filter(None, (method_of(getattr(config, group)).on_larger for group in METHODS))
+        chosen = [stage.options for stage in stages]
+        chosen += [s.cams for s in stages if isinstance(s, MaskStage) and not s.from_cams]
+        yield from dict.fromkeys(filter(None, (method_of(each).on_larger for each in chosen)))
 
 
 def show_plan(pipeline: Pipeline, requested: Sequence[str], console: Console) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.datasets.vocabulary import Names
-from pipeline.dense.method import build_method
+from pipeline.dense.method import DenseMethod, build_method
 from pipeline.dense.settings import DenseSettings
 from pipeline.engine.registry import method_of, methods
 from pipeline.engine.settings import facts, joined, plain
@@ -56,10 +56,18 @@ class DenseMasks(MaskStage):
                     )
 
     def check(self) -> None:
-        """Refuses windows and blocks that do not suit the CLIP."""
+        """Refuses windows and blocks that do not suit the CLIP, and features that are not read."""
         super().check()
+        method = build_method(self.cams, self.resources.quirks)
+        has_maps = type(method).similarities is not DenseMethod.similarities
+        if self.options.enlarge == "features" and has_maps:
+            name = method_of(self.cams).name
+            raise UserError(
+                f"masks.enlarge=features compares features with names, and cams={name} computes"
+                " more than that: give masks.enlarge=similarities"
+            )
         if (dimensions := self.resources.clip.dimensions) is not None:
-            build_method(self.cams, self.resources.quirks).hooks(dimensions)
+            method.hooks(dimensions)
 
     @cached_property
     def names(self) -> Names:

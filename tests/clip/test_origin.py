@@ -204,6 +204,8 @@ def test_a_name_is_taken_once():
         ('{"model_type": "clip", "text_config"', "cannot be read as JSON"),
         ('{"model_type": "clip", "vision_config": 3}', "is damaged"),
         (json.dumps(CONFIG | {"vision_config": {**TOWER, "hidden_act": "swish"}}), "has not"),
+        (json.dumps(CONFIG | {"vision_config": {**TOWER, "hidden_size": "32"}}), "do not hold"),
+        (json.dumps(CONFIG | {"vision_config": {**TOWER, "hidden_size": 0}}), "do not hold"),
         (json.dumps(CONFIG), r"do not hold the model of its config.json \('visual_projection"),
     ],
 )

@@ -124,7 +124,11 @@ def test_talk2dino_labels_photographs(chain, dino, tmp_path):
     run = chain("talk2dino_b14", given(dino["talk2dino_b14"]), *arguments)
     assert run.code == 0, run.errors
     dense = ["masks=dense", "masks.names=classes", "masks.window=28", "masks.align_corners=true"]
-    run = chain("talk2dino_b14", given(dino["talk2dino_b14"]), *arguments, *dense)
+    files = given(dino["talk2dino_b14"])
+    run = chain("talk2dino_b14", files, *arguments, *dense, "masks.enlarge=features")
+    sentence = "masks.enlarge=features compares features with names, and cams=talk2dino computes"
+    assert run.code == 2 and sentence in run.errors
+    run = chain("talk2dino_b14", files, *arguments, *dense)
     assert run.code == 0 and "2 images, 2 computed now" in run.output, run.errors
 
 
