@@ -22,7 +22,7 @@ from pipeline.report.published import remark_on_clip
 from pipeline.report.tables import tables_of_run
 from pipeline.segmenter.distributed import process_rank
 from pipeline.segmenter.settings import SegmenterSettings
-from pipeline.stages.config import read_config
+from pipeline.stages.config import METHODS, read_config
 from pipeline.stages.pipeline import Pipeline, parse_stages, requested_stages
 from pipeline.stages.weights import missing_weights
 
