@@ -215,8 +215,8 @@ class OfRelease:
         release = self.release
         if missing := [name for name in release.packages if find_spec(name) is None]:
             raise UserError(
-                f"clip.model={release.name} requires {' and '.join(missing)}: pip install"
-                f" {' '.join(missing)}"
+                f"clip.model={release.name} requires {' and '.join(missing)}: install the extra"
+                f" backbones, or run pip install {' '.join(missing)}"
             )
         if release.about:
             return imported(release.about)(self.files())

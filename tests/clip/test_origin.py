@@ -103,7 +103,7 @@ def test_weights_of_another_model_are_refused_in_a_sentence(folder, change):
 def test_a_model_names_the_package_that_it_requires(folder, monkeypatch):
     monkeypatch.setattr("pipeline.clip.origin.find_spec", lambda name: None)
     origin = find_origin("tipsv2_b14", None, str(folder))
-    sentence = r"clip.model=tipsv2_b14 requires sentencepiece and tokenizers: pip install"
+    sentence = r"clip.model=tipsv2_b14 requires sentencepiece and tokenizers: install the extra"
     with pytest.raises(UserError, match=sentence):
         origin.pretraining  # noqa: B018
 
