@@ -269,7 +269,8 @@ def test_another_method_of_cams_is_refused(run_stage, arguments):
     finished = run_stage(*arguments, "masks=dense", "stage=masks")
     assert (
         finished.code == 2
-        and "cams=clip_es is not one: give one of cams=clearclip, gem" in finished.errors
+        and "cams=clip_es is not one: give one of cams=as_trained, clearclip, gem"
+        in finished.errors
     )
     finished = run_stage(*arguments, "cams=sclip", "masks=dense", "stage=evaluate")
     assert finished.code == 2 and "'stage=[masks,evaluate]'" in finished.errors

@@ -42,6 +42,7 @@ class Release:
 
     Attributes:
         name: the value of ``clip.model``.
+        module: the module that registers it, ``__name__``.
         build: "module:function", which builds an :class:`ImageTextModel` from the release, the file
             of each part and a device. It raises a KeyError, a ValueError or a RuntimeError if
             weights are missing or do not fit.
@@ -59,6 +60,7 @@ class Release:
     """
 
     name: str
+    module: str
     build: str
     files: Mapping[str, Sequence[str]]
     optional: Sequence[str] = ()

@@ -4,6 +4,7 @@ Weights are renamed and put into open_clip's blocks, so that our :class:`~pipeli
 computes every image tower.
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -154,13 +155,16 @@ def build_vision_transformer(weights: Weights, release: Release, **more: Any) ->
     embedding = nn.Conv2d(3, width, size, size, device="meta").requires_grad_(False)
     embedding.load_state_dict(patches, assign=True)
     blocks = part_of(rename(weights, DINOV2), "blocks.")
+    positions, registers = weights["pos_embed"][0], weights["register_tokens"][0]
+    if math.isqrt(len(positions) - 1) ** 2 != len(positions) - 1 or registers.shape[1:] != (width,):
+        raise ValueError("positions are not of a square, or registers not of the width")
     return ImageTower(
         normalisation=release.normalisation,
         native_size=release.dimensions.native_size,
         patch_embedding=embedding,
         class_token=weights["cls_token"][0, 0],
-        registers=weights["register_tokens"][0],
-        positions=weights["pos_embed"][0],
+        registers=registers,
+        positions=positions,
         norm_before=nn.Identity(),
         **{
             "blocks": build_blocks(blocks, release.heads, epsilon=1e-6),

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -30,8 +29,13 @@ if TYPE_CHECKING:
 Checkpoint = str | tuple[tuple[str, str], ...] | None
 """A file of weights, a folder, or the file of each part of a model: its name and path."""
 
+_MISSHAPEN = (
+    *(AssertionError, AttributeError, ArithmeticError, LookupError),
+    *(RuntimeError, TypeError, ValueError),
+)
+"""Errors of torch and open_clip for weights and dimensions that do not fit."""
+
 _TIMEOUT = 20.0  # seconds without an answer from the network
-_REPOSITORY = re.compile(r"hf:[\w.-]+/[\w.-]+")
 
 
 def hashable(given: Any) -> Checkpoint:  # noqa: ANN401  ``clip.checkpoint``
@@ -41,23 +45,28 @@ def hashable(given: Any) -> Checkpoint:  # noqa: ANN401  ``clip.checkpoint``
     if isinstance(given, Mapping) and all(isinstance(p, str) for e in given.items() for p in e):
         return tuple(sorted(given.items()))
     raise UserError(
-        f"clip.checkpoint={shown(given)} is no path: give a file, a folder, or a file for each part"
+        f"clip.checkpoint={shown(given)} is not a path: give a file, a folder, or a file for each"
+        " part"
     )
 
 
 def find_origin(model: str | None, pretrained: str | None, checkpoint: Checkpoint) -> Origin:
     """Returns where a model comes from; the arguments are the settings below ``clip``."""
-    if release := releases().get(model or ""):
-        return OfRelease(release, checkpoint)
-    is_folder = model is None and isinstance(checkpoint, str) and Path(checkpoint).is_dir()
-    if is_folder or _REPOSITORY.fullmatch(model or ""):
+    release = releases().get(model or "")
+    is_folder = model is None and isinstance(checkpoint, str)
+    is_folder = is_folder and given_path(checkpoint, "clip.checkpoint").is_dir()
+    if is_folder or (model or "").startswith("hf:"):
         from pipeline.clip.hub_folder import release_of
 
-        return OfRelease(release_of(model), checkpoint)
+        release = release_of(model)
+    if release:
+        if pretrained is not None:
+            what = f"clip.model={model}" if model else f"clip.checkpoint={checkpoint}"
+            raise UserError(f"{what} has no weights called {pretrained}: give clip.pretrained=null")
+        return OfRelease(release, checkpoint)
     if isinstance(checkpoint, tuple):
-        raise UserError(
-            f"clip.checkpoint names several files, but clip.model={model} has one: give its path"
-        )
+        what = f"clip.model={model}" if model else "a CLIP without clip.model"
+        raise UserError(f"clip.checkpoint names several files, but {what} has one: give its path")
     return OfOpenClip(model, pretrained, checkpoint)
 
 
@@ -206,9 +215,11 @@ class OfRelease:
     @property
     def source(self) -> str:
         """The fingerprint of a plug-in's code, and of what no file of the model tells."""
-        release, module = self.release, self.release.build.partition(":")[0]
-        code = "" if module.startswith("pipeline.") else source_of(module)
-        return fingerprint(code, release.heads, release.text_heads)
+        release = self.release
+        modules = {release.module, release.build.partition(":")[0]}
+        code = [source_of(m) for m in sorted(modules) if not m.startswith("pipeline.")]
+        about = release.dimensions or ()
+        return fingerprint(*code, release.heads, release.text_heads, *about)
 
     @cached_property
     def _about(self) -> tuple[Dimensions, Pretraining]:
@@ -280,9 +291,13 @@ class OfRelease:
         parts, name = self.release.files.keys(), self.release.name
         if isinstance(self.checkpoint, tuple):
             given = dict(self.checkpoint)
-            if wrong := given.keys() ^ parts - {*self.release.optional}:
+            others = [name for name in given if name not in parts]
+            lacking = [p for p in parts if p not in given and p not in self.release.optional]
+            if others or lacking:
+                wrong = [f"has no part {name}" for name in others]
+                wrong += [f"lacks {' and '.join(lacking)}"] * bool(lacking)
                 raise UserError(
-                    f"clip.checkpoint has {' and '.join(wrong)} too many or too few: give"
+                    f"clip.checkpoint {' and '.join(wrong)}: give"
                     f" {{{', '.join(f'{part}: PATH' for part in parts)}}}, or a folder"
                 )
             paths = [given_path(given[part], f"clip.checkpoint.{part}")] if part in given else []
@@ -306,8 +321,8 @@ class OfRelease:
             depth, blocks = self._about[0].depth, len(model.image.blocks)
             if depth != blocks:
                 raise ValueError(f"{blocks} blocks instead of {depth}")
-        except (LookupError, RuntimeError, ValueError, TypeError, ArithmeticError) as error:
-            what = f"clip.model={release.name}" if release.name else "the model of its config.json"
+        except _MISSHAPEN as error:
+            what = f"clip.model={release.name}" if release.name else "the model of config.json"
             raise UserError(
                 f"{' and '.join(map(str, files.values()))} do not hold {what}"
                 f" ({shown(' '.join(str(error).split()))}): give that model's files"

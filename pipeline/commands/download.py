@@ -1,5 +1,6 @@
 """The command line of ``tools/download.py``."""
 
+import re
 import shlex
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
@@ -72,15 +73,15 @@ def run(arguments: Sequence[str]) -> None:
         tasks += [*_archives(config.dataset), *_lists(config.dataset)]
         run_of_job = Builder(config, build_vocabulary(config.dataset)), requested_stages(config)
         for key, source in missing_weights(*run_of_job, everything=as_files).items():
-            clip = config.clip.pretrained or config.clip.model
-            pretrained = clip if key.startswith("clip.checkpoint") else None
-            licence = sources.find_licence(pretrained) if pretrained else "see its page"
+            weights, folder = config.clip.pretrained or config.clip.model, output
+            is_clip = key.startswith("clip.checkpoint")
+            licence = sources.find_licence(weights) if is_clip else "see its page"
+            if is_part := key.startswith("clip.checkpoint."):  # of a folder that holds them all
+                folder = output / re.sub(r"[^\w-]+", "_", weights)
             if as_files:
-                tasks.append(DownloadTask(source, output / source.name, licence))
-                is_part = key.startswith("clip.checkpoint.")  # of a folder that holds them all
-                named.update(
-                    {"clip.checkpoint": output} if is_part else {key: output / source.name}
-                )
+                tasks.append(DownloadTask(source, folder / source.name, licence))
+                whole = {"clip.checkpoint": folder}
+                named.update(whole if is_part else {key: folder / source.name})
             else:
                 print(f"{source.name}  missing\n    licence: {licence}\n    {source.urls[0]}")
                 lacking.append(run_of_job)

@@ -107,8 +107,8 @@ def similarity_map(
     size = seen = top + tall + bottom, left + wide + right
     if windows.remainder == "enlarge":
         seen = -(-tall // patch) * patch, -(-wide // patch) * patch
-    is_stretched = windows.remainder != "pad" and not windows.of_features
-    if windows.side == 0 and is_stretched and windows.softmax is None:
+    is_usual = windows.softmax is None and not (windows.of_features or windows.align_corners)
+    if windows.side == 0 and windows.remainder != "pad" and is_usual:
         return _similarities(method, encoder, _enlarge(pixels[None], seen), names)[0]
     corners = windows.corners(height, width)
     total = pixels.new_zeros(len(names.text), height, width)

@@ -28,7 +28,7 @@ STATE = ".download"
 _AGENT = "annotation-free-segmentation"
 _CHUNK = 1 << 18
 _TIMEOUT = 30.0  # seconds without an answer
-_HASHED = re.compile(r"https://(download\.pytorch\.org/.*-|openaipublic\..*/)([0-9a-f]{8,64})[./]")
+_HASHED = re.compile(r"https?://(download\.pytorch\.org/.*-|.*openaipublic.*/)([0-9a-f]{8,64})[./]")
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,11 @@ class DenseLabeller:
         if options.background is not None:
             found = torch.cat([torch.full_like(found[:1], options.background), found])
         classes, probability = best_classes(
-            found, self._classes, size, names.temperature, options.min_area
+            found,
+            self._classes,
+            size,
+            None if options.window_softmax else names.temperature,
+            options.min_area,
         )
         classes[probability < options.min_probability] = 0
         [labels], [probability] = to_host(classes + self._first_label), to_host(probability)

@@ -72,9 +72,9 @@ def test_a_file_for_each_part_is_given_by_its_name(folder):
     given = {"weights": folder / "model.safetensors", "tokenizer": folder / "tokenizer.model"}
     release, given = small("tipsv2_b14"), {part: str(path) for part, path in given.items()}
     assert OfRelease(release, hashable(given)).files()["weights"] == Path(given["weights"])
-    with pytest.raises(UserError, match="head too many or too few: give {weights: PATH,"):
+    with pytest.raises(UserError, match="has no part head: give {weights: PATH,"):
         OfRelease(release, hashable({**given, "head": "x"})).files()
-    with pytest.raises(UserError, match=r"clip.checkpoint=7 is no path"):
+    with pytest.raises(UserError, match=r"clip.checkpoint=7 is not a path"):
         hashable(7)
     with pytest.raises(UserError, match=r"clip.model=ViT-B-16 has one"):
         find_origin("ViT-B-16", "openai", hashable(given))
@@ -123,8 +123,9 @@ def test_files_that_are_not_here_are_published(monkeypatch):
                 origin.files()
     origin = find_origin("hf:org/name", None, None)
     assert not origin.is_on_disk and origin.dimensions is None
-    url = "https://huggingface.co/org/name/resolve/main/model.safetensors"
-    assert origin.published()["weights"].urls == (url,)
+    place = "https://huggingface.co/org/name/resolve/main"
+    urls = f"{place}/model.safetensors", f"{place}/pytorch_model.bin"
+    assert origin.published()["weights"].urls == urls
     with pytest.raises(NotDownloaded, match="config.json could not be downloaded"):
         origin.files()
 
@@ -199,14 +200,28 @@ def test_a_name_is_taken_once():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ('{"model_type": "siglip"}', "is of a siglip, and of transformers' models clip and"),
-        ("[1, 2]", "is of a None"),
+        (
+            '{"model_type": "siglip"}',
+            "describes the model siglip, and clip and metaclip_2 are read",
+        ),
+        ("[1, 2]", "describes the model None"),
         ('{"model_type": "clip", "text_config"', "cannot be read as JSON"),
         ('{"model_type": "clip", "vision_config": 3}', "is damaged"),
-        (json.dumps(CONFIG | {"vision_config": {**TOWER, "hidden_act": "swish"}}), "has not"),
-        (json.dumps(CONFIG | {"vision_config": {**TOWER, "hidden_size": "32"}}), "do not hold"),
-        (json.dumps(CONFIG | {"vision_config": {**TOWER, "hidden_size": 0}}), "do not hold"),
-        (json.dumps(CONFIG), r"do not hold the model of its config.json \('visual_projection"),
+        (json.dumps(CONFIG | {"vision_config": {**TOWER, "hidden_act": "swish"}}), "no CLIP has"),
+        *(
+            (json.dumps(CONFIG | {"vision_config": {**TOWER, name: value}}), "is damaged .vision")
+            for name, value in [
+                *[("hidden_size", value) for value in ("32", 0, -1, None, 1e9, True, [3])],
+                *[("patch_size", value) for value in ("14", 14.0, 0)],
+                *[("num_hidden_layers", value) for value in ("3", float("inf"), 10**8)],
+                *[("num_attention_heads", value) for value in (None, 0)],
+            ]
+        ),
+        (json.dumps(CONFIG | {"projection_dim": "12"}), "is damaged .projection_dim"),
+        (json.dumps(CONFIG | {"text_config": {**TOWER, "vocab_size": 0}}), "is damaged .text"),
+        (json.dumps(CONFIG), r"do not hold the model of config.json \(0 blocks, not 2\)"),
+        ('{"model_type": "clip"}', r"do not hold the model of config.json \(0 blocks, not 12\)"),
+        ('{"model_type": "tipsv2"}', "choose clip=tipsv2_b14 or clip=tipsv2_l14"),
     ],
 )
 def test_folders_of_other_models_are_refused(tmp_path, config, message):
@@ -214,3 +229,93 @@ def test_folders_of_other_models_are_refused(tmp_path, config, message):
     save_file({"logit_scale": torch.tensor(1.0)}, tmp_path / "model.safetensors")
     with pytest.raises(UserError, match=message):
         find_origin(None, None, str(tmp_path)).load("cpu")
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        {"image_mean": ["0.5"] * 3, "image_std": [0.5] * 3},
+        {"image_mean": [0.5] * 3, "image_std": [0.5, 0, 0.5]},
+        {"image_mean": [0.5], "image_std": [0.5]},
+        {"image_mean": 3, "image_std": None},
+    ],
+)
+def test_pixels_need_a_mean_and_a_std(tmp_path, pixels):
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    save_file({"logit_scale": torch.tensor(1.0)}, tmp_path / "model.safetensors")
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(pixels))
+    with pytest.raises(UserError, match="has no mean and std of pixels"):
+        find_origin(None, None, str(tmp_path)).dimensions  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "name", ["hf:../..", "hf:a--b/c", "hf:-a/b.", "hf:a/b.git", "hf:a/b/c", "hf:a", "hf:", "hf: / "]
+)
+def test_what_names_no_repository_is_refused(name):
+    with pytest.raises(UserError, match="names no repository: give hf:org/name"):
+        find_origin(name, None, None)
+
+
+def test_a_folder_of_the_home_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "clip").mkdir()
+    assert isinstance(find_origin(None, None, "~/clip"), OfRelease)
+
+
+def test_weights_by_a_name_are_open_clips_alone(folder):
+    with pytest.raises(UserError, match="clip.model=tipsv2_b14 has no weights called openai"):
+        find_origin("tipsv2_b14", "openai", str(folder))
+
+
+def test_optional_parts_may_be_given_or_not(tmp_path):
+    for name in ("config.json", "model.safetensors", "preprocessor_config.json"):
+        (tmp_path / name).write_text("{}")
+    given = {"config": "config.json", "weights": "model.safetensors"}
+    for more in ({}, {"pixels": "preprocessor_config.json"}):
+        parts = {part: str(tmp_path / name) for part, name in (given | more).items()}
+        assert find_origin("hf:org/name", None, hashable(parts)).files().keys() == parts.keys()
+    with pytest.raises(UserError, match="clip.checkpoint lacks weights: give"):
+        find_origin("hf:org/name", None, hashable({"config": parts["config"]})).files()
+
+
+def test_what_a_release_says_is_in_the_key():
+    release = small("talk2dino_b14")
+    changed = (
+        {"heads": 4},
+        {"text_heads": 4},
+        {"dimensions": Dimensions(3, 14, 112)},
+        {"module": "tests.plugins.small_models"},
+    )
+    sources = [OfRelease(replace(release, **each), None).source for each in ({}, *changed)]
+    assert len({*sources}) == len(sources)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("pos_embed", torch.zeros(1, 18, small_models.WIDTH)),
+        ("register_tokens", torch.zeros(1, 4, 7)),
+        ("register_tokens", torch.zeros(small_models.WIDTH)),
+        ("linear_layer.weight", torch.zeros(7, 32)),
+        ("hidden_layers.0.weight", None),
+    ],
+)
+def test_parts_that_do_not_fit_each_other_are_refused(tmp_path, name, change):
+    parts = small_models.talk2dino(32)
+    weights = parts["image" if name in parts["image"] else "head"]
+    if change is None:
+        del weights[name]
+    else:
+        weights[name] = change
+    given = {part: str(tmp_path / f"{part}.safetensors") for part in ("image", "head", "text")}
+    for part in ("image", "head"):
+        save_file(parts[part], given[part])
+    save_file({"unread": torch.zeros(1)}, given["text"])
+    with pytest.raises(UserError, match="do not hold clip.model=talk2dino_b14"):
+        OfRelease(small("talk2dino_b14"), hashable(given)).load("cpu")
+
+
+def test_a_model_of_another_width_is_refused(folder):
+    release = replace(small("tipsv2_b14"), heads=3)  # by which the width cannot be divided
+    with pytest.raises(UserError, match="do not hold clip.model=tipsv2_b14"):
+        OfRelease(release, str(folder)).load("cpu")

@@ -10,6 +10,7 @@ for _name, _depth in (("tipsv2_b14", 3), ("talk2dino_b14", 3), ("dinotxt_l14", 5
         replace(
             releases()[_name],
             name=f"small_{_name}",
+            module=__name__,
             dimensions=Dimensions(_depth, 14, 56),
             heads=2,
             text_heads=2,

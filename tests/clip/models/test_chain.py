@@ -98,6 +98,13 @@ def test_dinotxt_labels_photographs(chain, dino, tmp_path):
     assert "2 images, 2 computed now" in other.output
 
 
+@pytest.mark.large
+def test_workers_know_the_models_and_their_templates(chain, dino):
+    processes = ["executor=processes", "executor.workers=1", "tags.templates=dinotxt", VOTES]
+    run = chain("dinotxt_l14", given(dino["dinotxt_l14"]), *processes, "stage=tags")
+    assert run.code == 0 and "2 images, 2 computed now" in run.output, run.errors
+
+
 def test_what_needs_a_vector_of_the_whole_image_is_refused(chain, dino):
     files = given(dino["talk2dino_b14"])
     for arguments, remedy in (

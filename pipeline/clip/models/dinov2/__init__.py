@@ -20,6 +20,7 @@ _DINOTXT = f"{_META}/dinov2_vitl14/dinov2_vitl14_reg4_dinotxt_tet1280d20h24l"
 register_release(
     Release(
         name="talk2dino_b14",
+        module=__name__,
         build="pipeline.clip.models.dinov2.talk2dino:build",
         files={
             "image": (f"{_META}/dinov2_vitb14/dinov2_vitb14_reg4_pretrain.pth",),
@@ -38,6 +39,7 @@ register_release(
 register_release(
     Release(
         name="dinotxt_l14",
+        module=__name__,
         build="pipeline.clip.models.dinov2.dinotxt:build",
         files={
             "image": (f"{_META}/dinov2_vitl14/dinov2_vitl14_reg4_pretrain.pth",),

@@ -12,6 +12,7 @@ from pipeline.clip.image_tower import BICUBIC
 from pipeline.clip.layouts import Weights, build_vision_transformer, read_floats
 from pipeline.clip.text import join_names, load_tokenizer, prompt_features, text_tower
 from pipeline.datasets.vocabulary import Names
+from pipeline.errors import UserError
 
 _TEMPERATURE = 100.0
 """CLIP's, for methods with a softmax; Talk2DINO itself has none."""
@@ -35,11 +36,16 @@ def build(release: Release, files: Mapping[str, Path], device: str) -> ImageText
         temperature=_TEMPERATURE,
     )
     head = read_floats(files["head"], device)
+    text_width = head["linear_layer.weight"].shape[1]
+    if project_text(head, torch.zeros(text_width, device=device)).shape != tower.class_token.shape:
+        raise ValueError("the projection is of another image tower")
 
     def embed_names(names: Names, prompts: Sequence[str]) -> torch.Tensor:
         flat = [name for group in names for name in group]
         clip = text_tower(load_clip(files["text"]).to(device))
         vectors = prompt_features(clip, load_tokenizer(None), flat, prompts)
+        if vectors.shape[-1] != text_width:
+            raise UserError(f"{files['text']} is not the CLIP of the projection: give ViT-B/16")
         return join_names(F.normalize(project_text(head, vectors.mean(0)), dim=-1), names)
 
     return ImageTextModel(tower, embed_names)

@@ -25,6 +25,7 @@ for _name, _depth, _heads in (("tipsv2_b14", 12, 12), ("tipsv2_l14", 24, 16)):
     register_release(
         Release(
             name=_name,
+            module=__name__,
             build="pipeline.clip.models.tipsv2.model:build",
             files={
                 "weights": (_address("model.safetensors"),),

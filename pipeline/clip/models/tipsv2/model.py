@@ -24,6 +24,7 @@ from pipeline.clip.layouts import (
 from pipeline.clip.text import join_names, join_prompts
 from pipeline.clip.tokenizers import read_tokenizer
 from pipeline.datasets.vocabulary import Names
+from pipeline.errors import UserError
 
 _TEMPERATURE = 0.005065968260169029
 """transformers' default; by a comment there, the published weights lack it."""
@@ -46,6 +47,8 @@ class TextTower:
     @torch.inference_mode()
     def __call__(self, sentences: Sequence[Sequence[int]]) -> torch.Tensor:
         """Embeds S sentences of at most 64 token numbers each: S×E float32, of any length."""
+        if max(map(max, sentences)) >= len(self.embedding):
+            raise UserError("the tokenizer is not that of the weights: give both of one model")
         found = self.embedding.new_empty(len(sentences), self.embedding.shape[1])
         lengths = torch.tensor([*map(len, sentences)])
         for length in lengths.unique().tolist():  # padding is masked, so it is left out
