@@ -23,7 +23,7 @@ class ClipEsOptions(PassCamOptions):
 
     def without_whole_image(self, prefix: str) -> str:
         """Returns what does without Grad-CAM."""
-        return f"choose a dense method, such as {prefix}=as_trained"
+        return f"choose a dense method as {prefix}, see docs/compare-methods.md"
 
 
 @register(

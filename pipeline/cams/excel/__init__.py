@@ -63,7 +63,7 @@ class ExcelOptions(PassCamOptions):
 
     def without_whole_image(self, prefix: str) -> str:
         """Returns what does without the class token among the features."""
-        return f"choose a dense method, such as {prefix}=as_trained"
+        return f"choose a dense method as {prefix}, see docs/compare-methods.md"
 
     def contents(self, vocabulary: Vocabulary) -> dict[str, Any]:
         """Returns what the file of sentences holds, for the key."""

@@ -112,7 +112,7 @@ def test_what_needs_a_vector_of_the_whole_image_is_refused(chain, dino):
         (["tags.reidentify=false", "tags.variants=[clip,dmar]"], "leave clip out of tags.variants"),
         (["tags=clip"], "choose tags=tagclip tags.reidentify=false"),
         (["tags=piaa", "tags.min_score=0"], "choose tags=tagclip tags.reidentify=false"),
-        (["tags.reidentify=false"], "choose a dense method, such as cams=as_trained"),
+        (["tags.reidentify=false"], "choose a dense method as cams, see docs"),
     ):
         run = chain("talk2dino_b14", files, *arguments)
         sentence = "clip.model=small_talk2dino_b14 has no embedding of the whole image: "
