@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from pipeline.engine.registry import method_of
 from pipeline.files.label_images import read_labels
+from pipeline.masks.name_lists import names_in
 from pipeline.report.published import load_published
 from pipeline.stages.config import compose, read_config
 from tests import REPOSITORY
@@ -63,6 +64,33 @@ RESCLIP = {
 }
 
 
+# Presets of other models: the model, the dense method, and what it is read out with.
+TIPS = {"window": 448, "stride": 336, "resize": "pillow", "remainder": "enlarge"}
+TIPS |= {"window_softmax": True, "temperature": 1, "templates": "tips", "long_side": 16_384}
+TALK2DINO = {"window": 448, "stride": None, "align_corners": True, "names": "classes"}
+TALK2DINO |= {"templates": "talk2dino", "long_side": 2048, "resize": "opencv"}
+OF_MODELS = {
+    f"tipsv2_{last}": ("tipsv2_b14", "value_path", TIPS | {"names": names})
+    for last, names in {
+        "ade20k": "tips_ade20k",
+        "voc21": "sclip_voc21",
+        "coco_object": "sclip_coco_object",
+        "coco_stuff": "sclip_coco_stuff",
+    }.items()
+}
+OF_MODELS |= {
+    f"talk2dino_{last}": ("talk2dino_b14", "talk2dino", TALK2DINO | {"background": background})
+    for last, background in {
+        "voc21": 0.55,
+        "coco_object": 0.55,
+        "voc20": None,
+        "coco_stuff": None,
+        "ade20k": None,
+    }.items()
+}
+
+ALL_PRESETS = sorted([*PRESETS, *OF_MODELS])
+
 ONE_OF_EACH_METHOD = ("clearclip_voc21", "sc_clip_coco_stuff", "sclip_voc20", "resclip_ade20k")
 ONE_OF_EACH_METHOD += ("naclip_coco_object",)
 
@@ -76,7 +104,28 @@ def parts_of(preset: str) -> tuple[str, str]:
 def test_every_preset_is_listed():
     files = (REPOSITORY / "configs" / "experiment").glob("*.yaml")
     dense = {path.stem for path in files if "override /masks: dense" in path.read_text()}
-    assert dense == PRESETS.keys()
+    assert dense == PRESETS.keys() | OF_MODELS.keys()
+
+
+@pytest.mark.parametrize("preset", OF_MODELS)
+def test_a_preset_of_a_model_holds_its_authors_constants(preset):
+    model, method, readout = OF_MODELS[preset]
+    config = read_config(compose([f"experiment={preset}", "dataset.root=unused"]))
+    last = parts_of(preset)[1]
+    assert (config.dataset.name, config.dataset.split) == (DATASETS[last], "val")
+    assert (config.clip.model, method_of(config.cams).name) == (model, method)
+    assert config.experiment_name == preset and config.masks.short_side == 448
+    assert {name: getattr(config.masks, name) for name in readout} == readout
+    if method == "talk2dino":
+        assert config.cams.cleaning == (readout["background"] is not None)
+
+
+def test_names_of_tipsv2_are_those_of_sclip_in_words():
+    ours, theirs = (names_in(f"{who}_ade20k") for who in ("tips", "sclip"))
+    assert [[n.replace(" ", "") for n in names] for names in ours] == [
+        [n.replace(" ", "") for n in names] for names in theirs
+    ]
+    assert sum(a != b for a, b in zip(ours, theirs)) == 15
 
 
 @pytest.mark.parametrize("preset", large_except(ONE_OF_EACH_METHOD, PRESETS))
@@ -107,9 +156,13 @@ def test_a_preset_holds_the_authors_constants(preset):
 def test_published_figures_are_of_presets_on_whole_splits():
     [table] = [each for each in load_published() if each.name == "dense_as_published"]
     assert table.metric == "miou_union"
-    assert {name for row in table.rows for name in row.experiments.values()} == PRESETS.keys()
+    assert {name for row in table.rows for name in row.experiments.values()} == {
+        *PRESETS,
+        "tipsv2_ade20k",
+    }
     found = {figure.experiment for figure in table.figures} - {""}
     printed = {name for name in PRESETS if name.startswith(("sclip", "naclip"))}
+    printed.add("tipsv2_ade20k")
     assert found == printed
     for figure in table.figures:
         if figure.experiment:
@@ -142,7 +195,9 @@ SMALL = {"sc_clip": ("cams.neighbours=8",), "naclip": ("masks.pamr_dilations=[1,
 
 
 # One of every method, on every data set.
-@pytest.mark.parametrize("preset", large_except(ONE_OF_EACH_METHOD[:2], sorted(PRESETS)))
+@pytest.mark.parametrize(
+    "preset", large_except(ONE_OF_EACH_METHOD[:2], sorted([*PRESETS, *OF_MODELS]))
+)
 def test_a_preset_runs_to_its_end(run_stage, deep_checkpoint, preset, tmp_path):
     method, last = parts_of(preset)
     dataset = DATASETS[last]
@@ -162,7 +217,8 @@ def test_a_preset_runs_to_its_end(run_stage, deep_checkpoint, preset, tmp_path):
     planned = run_stage(*arguments, "dry_run=true")
     assert planned.code == 0 and "tags" not in planned.output, planned.errors
     finished = run_stage(*arguments)
-    note = f"note: the constants of {preset} were chosen for clip=vit_b16, not for clip=file"
+    model, method, _ = OF_MODELS.get(preset, ("vit_b16", method, {}))
+    note = f"note: the constants of {preset} were chosen for clip={model}, not for clip=file"
     # Of a CLIP of random weights, masks may be all background, which is said as well.
     notes = finished.errors.splitlines()
     assert finished.code == 0 and notes[0] == note, finished.errors
@@ -213,7 +269,8 @@ def test_another_method_of_cams_is_refused(run_stage, arguments):
     finished = run_stage(*arguments, "masks=dense", "stage=masks")
     assert (
         finished.code == 2
-        and "cams=clip_es is not one: give one of cams=clearclip, gem" in finished.errors
+        and "cams=clip_es is not one: give one of cams=as_trained, clearclip, gem"
+        in finished.errors
     )
     finished = run_stage(*arguments, "cams=sclip", "masks=dense", "stage=evaluate")
     assert finished.code == 2 and "'stage=[masks,evaluate]'" in finished.errors

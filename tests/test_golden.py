@@ -14,6 +14,7 @@ from pipeline.cams.clip_es import ClipEsOptions
 from pipeline.cams.clip_es.method import ClipEs
 from pipeline.clip.checkpoint import load_clip
 from pipeline.clip.encoder import ClipEncoder
+from pipeline.clip.image_tower import ImageTower
 from pipeline.clip.text import class_embeddings, prompts_of
 from pipeline.files.images import load_image
 from pipeline.masks.crf import CrfOptions
@@ -45,7 +46,7 @@ def clip(golden_folder: Path) -> open_clip.CLIP:
 
 @pytest.fixture(scope="module")
 def encoder(clip: open_clip.CLIP) -> ClipEncoder:
-    return ClipEncoder(clip, position_fp16=True)
+    return ClipEncoder(ImageTower.of(clip), position_fp16=True)
 
 
 @pytest.fixture(scope="module")

@@ -43,9 +43,9 @@ COUNT = 3
 def standing_in(name: str) -> Iterator[pytest.MonkeyPatch]:
     """Makes this machine another one, whose kernel and GPU compute as this CPU does."""
 
-    def compute(_, query, key, value, bias=None, *, average=False):
-        if average:
-            return attention.Attention().with_weights(query, key, value)
+    def compute(_, query, key, value, bias=None, *, prefix=None):
+        if prefix is not None:
+            return attention.Attention(None, prefix).with_weights(query, key, value)
         return attention.attend(query, key, value, bias), None
 
     caches = (frozen._encoder, workers._resident)

@@ -172,10 +172,15 @@ def test_no_module_of_the_core_names_a_method():
         "resclip": {"naclip"},
         "piaa": {"sclip", "itaclip", "sc_clip"},
         "itaclip": {"sclip"},
+        "talk2dino": {"as_trained"},
     }
     texts = {
         path.relative_to(REPOSITORY): path.read_text(encoding="utf-8")
         for path in (REPOSITORY / "pipeline").rglob("*.py")
+        if "models"
+        not in path.relative_to(
+            REPOSITORY
+        ).parts  # of the same name as the method that it was published with
     }
     methods_in_folders = [
         method

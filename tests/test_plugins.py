@@ -383,7 +383,7 @@ def test_an_edited_plugin_has_another_key(forgotten, arguments, tmp_path, monkey
     def key(text):
         (tmp_path / "edited_tagger.py").write_text(text)
         sys.modules.pop("edited_tagger", None)
-        registry._source_of.cache_clear()
+        registry.source_of.cache_clear()
         import_plugins(["edited_tagger"])
         config = read_config(compose([*without_methods(arguments), "tags=edited"]))
         return Pipeline.open(config).stages(["tags"])[0].key
@@ -400,13 +400,13 @@ def test_an_edit_of_what_a_plugin_names_gives_another_key(tmp_path, monkeypatch)
 
     def source(text):
         computing.write_text(text)
-        registry._source_of.cache_clear()
+        registry.source_of.cache_clear()
         return method.facts["method_source"]
 
     assert source("Tagger = 1\n") == source("Tagger = 1\n") != source("Tagger = 2\n")
     assert computing.stem not in sys.modules
     computing.unlink()
-    registry._source_of.cache_clear()
+    registry.source_of.cache_clear()
     assert method.facts["method_source"], "of its settings alone"
 
 

@@ -15,6 +15,7 @@ from pipeline.cams.clip_es import ClipEsOptions
 from pipeline.cams.clip_es.method import ClipEs
 from pipeline.clip.checkpoint import load_clip
 from pipeline.clip.encoder import ClipEncoder
+from pipeline.clip.image_tower import ImageTower
 from pipeline.clip.text import class_embeddings, load_tokenizer, prompts_of
 from pipeline.datasets.scenes import load_recipe, render_scene
 from pipeline.masks.crf import CrfOptions
@@ -42,7 +43,7 @@ def test_the_first_scene_is_scored_and_masked_as_ever(scene):
     settings = yaml.safe_load((REPOSITORY / "configs/dataset/demo.yaml").read_text())["dataset"]
     names = settings["classes"] + settings["backgrounds"]
     clip = load_clip(REPOSITORY / "data/demo/clip.safetensors")
-    encoder, tokenizer = ClipEncoder(clip, position_fp16=True), load_tokenizer(None)
+    encoder, tokenizer = ClipEncoder(ImageTower.of(clip), position_fp16=True), load_tokenizer(None)
     text = class_embeddings(clip, tokenizer, [*zip(names)], prompts_of("tagclip"))
     tagger = TagClip(encoder, text, 10, TagClipOptions(), ALONE, RELEASED)
     (scores,) = scores_of(tagger, [scene], ["coarse", "dmar"])

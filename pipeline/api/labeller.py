@@ -105,7 +105,7 @@ class Labeller:
             clip: a choice of ``clip=``, as ``"vit_b16"``, whose weights are downloaded once where
                 no checkpoint is given; none stands for ``"file"`` with a checkpoint and for
                 ``"vit_b16"`` without.
-            checkpoint: the file of the weights.
+            checkpoint: the file of the weights, or the folder of a model that has several.
             backgrounds: names of what is not a class; none takes those of ``dataset=folder``.
             batch_size: of CLIP, as ``runtime.batch_size``: none takes 1 on a CPU, 16 on a GPU.
                 Fewer images are padded to it.
@@ -264,7 +264,7 @@ class Labeller:
             raise UserError(f"images of {sizes} patches are not a batch: crop them to one size")
         pixels = torch.stack([*map(encoder.prepare, batch)]).to(encoder.device)
         tokens = encoder.tokens_after(pixels, numbers)  # its weights are frozen
-        return [tokens[number][:, 1:].unflatten(1, *grids) for number in numbers]
+        return [encoder.patches(tokens[number]).unflatten(1, *grids) for number in numbers]
 
     def _compute(
         self,

@@ -3,6 +3,7 @@
 import math
 
 import torch
+import torch.nn.functional as F
 
 from pipeline.clip.attention import attention_weights
 from pipeline.clip.encoder import BlockInput, ClipEncoder
@@ -38,8 +39,9 @@ def softmax_gradcam(
         attended = attention.to(value.dtype) @ value
     with torch.enable_grad():
         leaf = attended.detach().requires_grad_()
-        features = encoder.visual.ln_post(encoder.last_block.finish(tokens, leaf))
-        image = encoder.project(features[0, 1:].mean(0))
+        features = encoder.tower.norm_after(encoder.last_block.finish(tokens, leaf))
+        image = encoder.tower.project(encoder.patches(features)[0].mean(0))
+        image = F.normalize(image.float(), dim=-1)
         scores = (encoder.temperature * text @ image).softmax(-1)[:num_tags]
         # A row of the identity for each tag: vmap runs the backward passes of all tags at once.
         selectors = torch.eye(num_tags, dtype=scores.dtype, device=scores.device)
@@ -50,10 +52,12 @@ def softmax_gradcam(
             attended[0].float(),
             attention[0],
             *(projection[0].float() for projection in (query, key, value)),
+            prefix=encoder.tower.prefix,
         )
         # The weight of a channel is the mean of its gradient over the patches.
-        weights = encoder.last_block.pull_back(projection_sums) / (normed.shape[1] - 1)
-        cams = torch.relu(weights @ normed[0, 1:].float().mT)
+        patches = encoder.patches(normed)[0]
+        weights = encoder.last_block.pull_back(projection_sums) / len(patches)
+        cams = torch.relu(weights @ patches.float().mT)
         # The released code normalises twice; the second time decides ⌊255·cam⌋ at the peak.
         return normalise(normalise(cams))
 
@@ -65,6 +69,8 @@ def attention_vjp_sums(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
+    *,
+    prefix: int,
 ) -> torch.Tensor:
     """Backpropagates scores through an attention; returns sums of the gradients over the patches.
 
@@ -76,14 +82,16 @@ def attention_vjp_sums(
     * Σ_j ∂q/∂K_j over patches = −Σ_i b_i Q_i/√d, with b its column of the class token;
     * Σ_j ∂q/∂V_j over patches = Σ_i (1 − A_i0) g_i.
 
-    This takes one product with A instead of four, and no other matrix of its size. The output of
-    the class token does not contribute to the scores: g_0 = 0.
+    With registers, b and A_i0 are sums of their columns, too. This takes one product with A instead
+    of four, and no other matrix of its size. The output of the class token and of registers does
+    not contribute to the scores: their g is 0.
 
     Args:
         gradients: g of each of K scores, K×heads×T×d float32.
         attended: O, heads×T×d.
         attention: A, heads×T×T.
         query: heads×T×d, as ``key`` and ``value``.
+        prefix: the number of tokens before the patches.
 
     Returns:
         K×3D float32, the sums for queries, keys and values, heads side by side.
@@ -95,9 +103,12 @@ def attention_vjp_sums(
     products = attention.mT @ side_by_side.flatten(2)
     products = products.unflatten(-1, side_by_side.shape[2:]).permute(2, 0, 1, 3)
     columns = (value * products[..., :-1]).sum(-1) - products[..., -1]
-    to_class = attention[:, :, 0]
-    class_token_term = to_class * ((gradients * value[:, :1]).sum(-1) - by_row[..., 0])
+    to_prefix = attention[:, :, :prefix].unbind(-1)
+    prefix_term = sum(
+        weights * ((gradients * value[:, j : j + 1]).sum(-1) - by_row[..., 0])
+        for j, weights in enumerate(to_prefix)
+    )
     query_sums = scale * (columns.unsqueeze(-2) @ key).squeeze(-2)
-    key_sums = -scale * (class_token_term.unsqueeze(-2) @ query).squeeze(-2)
-    value_sums = ((1 - to_class).unsqueeze(-1) * gradients).sum(-2)
+    key_sums = -scale * (prefix_term.unsqueeze(-2) @ query).squeeze(-2)
+    value_sums = ((1 - sum(to_prefix)).unsqueeze(-1) * gradients).sum(-2)
     return torch.cat([part.flatten(1) for part in (query_sums, key_sums, value_sums)], -1)

@@ -130,7 +130,9 @@ def text_of(options: PassCamOptions, resources: Resources) -> tuple[torch.Tensor
     """Returns the embeddings of the classes, n×E, and of the backgrounds, M×E."""
     vocabulary, count = resources.vocabulary, resources.num_classes
     backgrounds = competitors_of(options, vocabulary)
-    text = resources.clip.embed(vocabulary.cam_names, backgrounds, options.templates)
+    clip = resources.clip
+    text = clip.embed(vocabulary.cam_names, backgrounds, options.templates)
+    text = clip.encoder.text_for_patches(text)
     return text[:count], text[count:]
 
 

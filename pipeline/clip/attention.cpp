@@ -120,7 +120,7 @@ void pack_values(
 template <typename T>
 void attend(
     Heads<T> query, Heads<T> key, Heads<T> value, const float* bias, Index bias_image, T* attended,
-    float* mean, Index images, Index heads, Index rows, Index keys, Index width) {
+    float* mean, Index images, Index heads, Index rows, Index keys, Index width, Index prefix) {
   constexpr bool kIsBfloat16 = !std::is_same_v<T, float>;
   const Index padded = (keys + kUnit - 1) / kUnit * kUnit;
   const Index words = width * Index(sizeof(T)) / 4;
@@ -174,10 +174,10 @@ void attend(
           for (Index c = 0; c < width; ++c) to[c] = T(output[r * width + c]);
         }
       }
-      // Between patches: without the row and the column of the class token.
-      for (Index r = first == 0; mean && r < count; ++r) {
-        float* to = mean + (i * (rows - 1) + first + r - 1) * (keys - 1) - 1;
-        for (Index k = 1; k < keys; ++k) to[k] = sums[r * padded + k] / float(heads);
+      // Between patches: without the rows and the columns of the tokens before them.
+      for (Index r = std::max(Index(0), prefix - first); mean && r < count; ++r) {
+        float* to = mean + (i * (rows - prefix) + first + r - prefix) * (keys - prefix) - prefix;
+        for (Index k = prefix; k < keys; ++k) to[k] = sums[r * padded + k] / float(heads);
       }
     }
     at::native::cpublas::brgemm_release(kIsBfloat16);
@@ -192,7 +192,7 @@ const char* guarded(
   try {
     attend<T>(
         {query, n[0], n[1], n[2]}, {key, n[3], n[4], n[5]}, {value, n[6], n[7], n[8]}, bias, n[9],
-        attended, mean, n[10], n[11], n[12], n[13], n[14]);
+        attended, mean, n[10], n[11], n[12], n[13], n[14], n[15]);
     return nullptr;
   } catch (const std::exception& error) {
     message = error.what();

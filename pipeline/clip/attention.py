@@ -1,8 +1,8 @@
 """Multi-head attention, softmax(QKᵀ/√d)·V, computed in the way that is fastest on each device.
 
 Queries are B×heads×T×d, keys and values B×heads×S×d: B images, T queries, S keys, d channels of a
-head; where S = T, N = T − 1 patches. They may have a lower precision; softmax and averages stay in
-float32.
+head; where S = T, the last N of the T tokens are patches. They may have a lower precision; softmax
+and averages stay in float32.
 """
 
 import math
@@ -21,8 +21,8 @@ _MIN_WEIGHTS_BY_HEAD = 2**18  # with fewer weights a head, all heads at once are
 class Attention:
     """Attention without gradients, by the fused kernel or as the functions below compute it."""
 
-    def __init__(self, kernel: FusedKernel | None = None):
-        self.kernel = kernel
+    def __init__(self, kernel: FusedKernel | None = None, prefix: int = 1):
+        self.kernel, self.prefix = kernel, prefix
 
     def __call__(
         self,
@@ -41,13 +41,14 @@ class Attention:
     ) -> tuple[torch.Tensor | None, torch.Tensor]:
         """Returns the attention output, B×heads×T×d, and the attention between patches; S = T.
 
-        The latter is averaged over heads, B×N×N float32. The class token's row and column are cut
-        off, and the rest is not renormalised. Without values, it is all that is computed.
+        The latter is averaged over heads, B×N×N float32. The rows and columns of the ``prefix``
+        tokens before the patches are cut off, and the rest is not renormalised. Without values, it
+        is all that is computed.
         """
         if self.kernel is not None and self.kernel.suits(query):
-            return self.kernel(query, key, value, average=True)
+            return self.kernel(query, key, value, prefix=self.prefix)
         compute = head_by_head if query.device.type == "cpu" else all_heads
-        return compute(query, key, value)
+        return compute(query, key, value, self.prefix)
 
 
 def attend(
@@ -60,7 +61,7 @@ def attend(
     """
     if query.device.type == "cpu":
         if bias is None and query.shape[-2] * key.shape[-2] > _MIN_WEIGHTS_BY_HEAD:
-            return head_by_head(query, key, value, average=False)[0]
+            return head_by_head(query, key, value, None)[0]
         if query.dtype != torch.float32:
             expanded = [] if bias is None else [bias.expand(len(query), 1, *bias.shape[-2:])]
             return one_by_one(_attend_unfused, query, key, value, *expanded)
@@ -100,22 +101,22 @@ def _logits(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
 
 
 def all_heads(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor | None
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor | None, prefix: int
 ) -> tuple[torch.Tensor | None, torch.Tensor]:
     """Computes all heads at once, which suits GPUs; see :meth:`Attention.with_weights`."""
     weights = attention_weights(query, key)
     attended = None if value is None else weights.to(value.dtype) @ value
-    return attended, weights.mean(1)[:, 1:, 1:]
+    return attended, weights.mean(1)[:, prefix:, prefix:]
 
 
 def head_by_head(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor | None, *, average: bool = True
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor | None, prefix: int | None
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """Computes some rows of one head at a time, so that their weights stay in a CPU's cache.
 
     The weights of all heads of a 500×375 image take 28 MB, which softmax, average and product
-    would each read from memory. It returns what :meth:`Attention.with_weights` does, and none
-    instead of an ``average`` that is not needed.
+    would each read from memory. It returns what :meth:`Attention.with_weights` does. Without a
+    ``prefix`` the average is not needed, and none takes its place.
     """
     batch, heads, count, width = query.shape
     num_keys = key.shape[-2]
@@ -123,6 +124,7 @@ def head_by_head(
     # oneDNN would compute a product with strided rows row by row.
     value = None if value is None else value.mT.contiguous()
     attended = None if value is None else query.new_empty(batch, count, heads, width)
+    average = prefix is not None
     mean = torch.zeros(batch, count, num_keys, device=query.device) if average else None
     rows = max(1, _CHUNK_WEIGHTS // num_keys)
     buffer = torch.empty(min(rows, count), num_keys, device=query.device)
@@ -139,4 +141,4 @@ def head_by_head(
                     output = product(weights.to(value.dtype), value[image, head])
                     attended[image, part, head] = output
     attended = None if attended is None else attended.transpose(1, 2)
-    return attended, mean[:, 1:, 1:] / heads if average else None
+    return attended, mean[:, prefix:, prefix:] / heads if average else None

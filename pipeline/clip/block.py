@@ -29,6 +29,8 @@ class Block:
     ):
         """Packs the weights of open_clip's block, which is not modified, on their device.
 
+        A module ``norm_after`` of the block follows it, as between DINOv2 and a head.
+
         If ``differentiable``, :meth:`finish` can be differentiated with respect to the attention
         output. If ``in_pieces``, layers take few rows at a time, which suits bfloat16 on CPUs with
         AMX.
@@ -50,12 +52,13 @@ class Block:
 
         self.precision = precision
         self.ln_1 = block.ln_1
-        self._heads = attn.num_heads
+        self.heads = attn.num_heads
         self._width = attn.embed_dim
         self._in = pack(attn.in_proj_weight, attn.in_proj_bias)
         self._out = pack(attn.out_proj.weight, attn.out_proj.bias)
         self._expand = pack(*mlp[:2], activation)
         self._contract = pack(mlp[2], contract.bias)
+        self.norm_after = getattr(block, "norm_after", nn.Identity())
         self._block = block
         self._in_pieces = in_pieces
 
@@ -88,7 +91,7 @@ class Block:
         tokens = tokens + self.attention_output(attended)
         normed = block.ln_2(tokens).to(self.precision)
         added = self._apply(lambda rows: self._contract(self._expand(rows)), normed)
-        return tokens + block.ls_2(added)
+        return self.norm_after(tokens + block.ls_2(added))
 
     def _apply(
         self, layers: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor
@@ -106,7 +109,7 @@ class Block:
 
     def _split_heads(self, projected: torch.Tensor, count: int) -> torch.Tensor:
         """Splits ``count`` projections, B×T×count·D, into heads: count×B×heads×T×d."""
-        return projected.unflatten(-1, (count, self._heads, -1)).permute(2, 0, 3, 1, 4)
+        return projected.unflatten(-1, (count, self.heads, -1)).permute(2, 0, 3, 1, 4)
 
     @cached_property
     def _in_parts(self) -> tuple[Linear, Linear]:

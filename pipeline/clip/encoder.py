@@ -1,8 +1,9 @@
-"""CLIP's vision transformer with access to the tokens and the attention of every block.
+"""A frozen vision transformer with access to the tokens and the attention of every block.
 
-Notation, as in docs/algorithms.md: B images, patch grid h×w, N = h·w patches, width D, L blocks
-counted from 1, d channels of each attention head, embedding size E. Pixels are B×3×(P·h)×(P·w)
-float32, normalised; tokens are B×(1+N)×D, the class token first.
+Notation, as in docs/algorithms.md: B images, patch grid h×w, N = h·w patches, R registers, width D,
+L blocks counted from 1, d channels of each attention head, embedding size E. Pixels are
+B×3×(P·h)×(P·w) float32, normalised. Tokens are B×T×D, T = 1+R+N: the class token first, then the
+registers, which CLIP has not, and the patches.
 """
 
 from abc import ABC, abstractmethod
@@ -12,30 +13,27 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from PIL import Image
-from torch import nn
 from torchvision.transforms.functional import normalize
 
-from pipeline.clip.architectures import REMEDY, ClipModel
 from pipeline.clip.attention import Attention, one_by_one
 from pipeline.clip.block import Block
 from pipeline.clip.dimensions import OPENAI_NORMALISATION, Normalisation, patch_grid
 from pipeline.clip.fused import FusedKernel
-from pipeline.errors import UserError
+from pipeline.clip.image_tower import BILINEAR, ImageTower
 
 AttentionHook = Callable[[int, torch.Tensor], None]
 """Receives a block's number and its attention between patches, averaged over heads: B×N×N float32.
 It is called for the blocks in its attribute ``blocks``, or for all blocks if it has none."""
 
 _MAX_PATCHES_OF_FULL_BATCH = 1600
-_MASKED_LOGIT = -1000.0  # added to the attention logits from the class token to masked patches
+_MASKED_LOGIT = -1000.0  # added to attention logits from the class token to masked patches
 
 
 class BlockInput(NamedTuple):
     """The tokens that enter a block, with that block's queries, keys and values.
 
-    Tokens are B×(1+N)×D float32, the others B×heads×(1+N)×d in the encoder's precision.
+    Tokens are B×T×D float32, the others B×heads×T×d in the encoder's precision.
     """
 
     tokens: torch.Tensor
@@ -57,72 +55,63 @@ class BlockHook(ABC):
 
 
 class ClipEncoder:
-    """The frozen image tower of a CLIP whose vision transformer has a class token.
+    """The frozen image tower of an image-text model.
 
     Attributes:
+        tower: what it computes with.
         patch_size: P, in pixels.
         native_size: side of the square training images, in pixels.
         depth: L.
-        temperature: τ = exp(logit_scale), which multiplies cosine similarities before the softmax.
+        temperature: τ, which multiplies cosine similarities before the softmax; exp(logit_scale).
+        normalisation: of the pixels.
     """
 
     def __init__(
         self,
-        clip: ClipModel,
+        tower: ImageTower,
         *,
         position_fp16: bool = False,
-        normalisation: Normalisation = OPENAI_NORMALISATION,
         precision: torch.dtype = torch.float32,
         max_patches: int | None = None,
         kernel: FusedKernel | None = None,
     ):
-        """Wraps a model that is already on its device, and converts its blocks to a precision.
+        """Wraps a tower that is already on its device, and converts its blocks to a precision.
 
         Args:
-            clip: open_clip's model, frozen; later changes to its blocks have no effect.
-            position_fp16: quirk: the interpolated position embedding is rounded to float16.
-            normalisation: the one used in training, see
-                :func:`pipeline.clip.published.find_pretraining`.
+            tower: frozen; later changes to its blocks have no effect.
+            position_fp16: quirk: the interpolated position embedding of a CLIP is rounded to
+                float16.
             precision: of the blocks' weights and of nearly all matrix products; tokens, layer norms
                 and softmax stay in float32.
             max_patches: see :func:`pipeline.clip.dimensions.patch_grid`.
             kernel: computes the attention, if the CPU has AMX.
-
-        Raises:
-            UserError: the image tower is not a plain vision transformer with a class token.
         """
-        visual = clip.visual
-        is_plain = isinstance(visual, VisionTransformer) and all(
-            type(block) is ResidualAttentionBlock and type(block.attn) is nn.MultiheadAttention
-            for block in visual.transformer.resblocks
-        )
-        if not is_plain:
-            raise UserError(
-                f"this CLIP's image tower ({type(visual).__name__}) has no class token, or"
-                f" blocks of another kind, but {REMEDY}"
-            )
-        for block in visual.transformer.resblocks:
+        for block in tower.blocks:
             block.attn.to(precision)
-        *blocks, last = visual.transformer.resblocks
+        *blocks, last = tower.blocks
         in_pieces = kernel is not None and precision == torch.bfloat16
         self._blocks = [Block(block, precision, in_pieces=in_pieces) for block in blocks]
         self.last_block = Block(last, precision, differentiable=True, in_pieces=in_pieces)
-        for block in visual.transformer.resblocks:
+        for block in tower.blocks:
             block.mlp.to(precision)
-        self.visual = visual
-        self.position_fp16 = position_fp16
-        self.patch_size = visual.patch_size[0]
-        self.native_size = visual.image_size[0]
-        self.depth = len(visual.transformer.resblocks)
-        self.temperature = float(clip.logit_scale.exp())
-        self.normalisation = normalisation
+        self.tower = tower
+        self.position_fp16 = position_fp16 and tower.stretch == BILINEAR
+        self.patch_size = tower.patch_size
+        self.native_size = tower.native_size
+        self.depth = len(tower.blocks)
+        self.temperature = tower.temperature
+        self.normalisation = tower.normalisation
         self.max_patches = max_patches
-        self.attend = Attention(kernel)
+        self.attend = Attention(kernel, tower.prefix)
 
     @property
     def device(self) -> torch.device:
         """The device of the weights."""
-        return self.visual.proj.device
+        return self.tower.class_token.device
+
+    def patches(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Returns the patches among tokens, or among their queries, keys or values: …×T×C."""
+        return tokens[..., self.tower.prefix :, :]
 
     def patch_grid(self, image: np.ndarray) -> tuple[int, int]:
         """Returns the patch grid h, w of an image, H×W×3."""
@@ -149,22 +138,20 @@ class ClipEncoder:
 
     def embed_patches(self, pixels: torch.Tensor) -> torch.Tensor:
         """Turns pixels into the tokens that enter the first block."""
-        visual = self.visual
-        patches = visual.conv1(pixels)
+        tower, patches = self.tower, self.tower.patch_embedding(pixels)
+        class_token = tower.class_token.expand(len(pixels), 1, -1)
         positions = self.position_embedding(*patches.shape[-2:])
-        class_token = visual.class_embedding.expand(len(pixels), 1, -1)
-        return visual.ln_pre(torch.cat([class_token, patches.flatten(2).mT], 1) + positions)
+        tokens = torch.cat([class_token, patches.flatten(2).mT], 1) + positions
+        if tower.registers is not None:
+            registers = tower.registers.expand(len(pixels), -1, -1)
+            tokens = torch.cat([tokens[:, :1], registers, tokens[:, 1:]], 1)
+        return tower.norm_before(tokens)
 
     def position_embedding(self, rows: int, columns: int) -> torch.Tensor:
-        """Returns a patch grid's position embedding, (1+N)×D (docs/algorithms.md, section 1)."""
-        embedding = self.visual.positional_embedding
-        native = self.visual.grid_size
-        if (rows, columns) == tuple(native):
-            return embedding
-        grid = embedding[1:].unflatten(0, native).permute(2, 0, 1).unsqueeze(0)
-        grid = F.interpolate(grid, (rows, columns), mode="bilinear", align_corners=False)
-        embedding = torch.cat([embedding[:1], grid[0].flatten(1).mT])
-        return embedding.half().float() if self.position_fp16 else embedding
+        """Returns a patch grid's position embedding, see :class:`ImageTower`."""
+        embedding = self.tower.position_embedding(rows, columns)
+        is_stretched = (rows, columns) != self.tower.native_grid
+        return embedding.half().float() if self.position_fp16 and is_stretched else embedding
 
     def backbone(self, pixels: torch.Tensor, *hooks: AttentionHook | BlockHook) -> BlockInput:
         """Runs blocks 1 to L−1 and calls hooks for all L; without gradients.
@@ -187,7 +174,7 @@ class ClipEncoder:
     def tokens_after(
         self, pixels: torch.Tensor, numbers: Collection[int]
     ) -> dict[int, torch.Tensor]:
-        """Returns the tokens after blocks, counted from 1: B×(1+N)×D float32 of each."""
+        """Returns the tokens after blocks, counted from 1: B×T×D float32 of each."""
         tokens, found = self.embed_patches(pixels), {}
         blocks = [*self._blocks, self.last_block][: max(numbers, default=0)]
         for number, block in enumerate(blocks, 1):
@@ -202,62 +189,93 @@ class ClipEncoder:
         This gives the patches' embeddings, B×N×E float32, of length 1, for TagCLIP's patch-level
         classification (section 3.2).
         """
-        return self._embed(self.last_block.finish(inputs.tokens[:, 1:], inputs.value[:, :, 1:]))
+        tokens, value = self.patches(inputs.tokens), self.patches(inputs.value)
+        return self._embed(self.last_block.finish(tokens, value))
+
+    def attended(self, inputs: BlockInput) -> torch.Tensor:
+        """Runs block L unchanged: the embeddings of all tokens, B×T×E, of any length."""
+        tokens, *projections = inputs
+        return self.embed(self.last_block.finish(tokens, self.attend(*projections)))
 
     def attended_features(self, inputs: BlockInput) -> torch.Tensor:
-        """Runs block L unchanged: embeddings of class token and patches, B×(1+N)×E, of length 1."""
-        tokens, *projections = inputs
-        return self._embed(self.last_block.finish(tokens, self.attend(*projections)))
+        """Runs block L unchanged: the embeddings of all tokens, B×T×E, of length 1."""
+        return F.normalize(self.attended(inputs), dim=-1)
 
-    def class_token_features(self, inputs: BlockInput) -> torch.Tensor:
-        """Returns the class token's embedding alone, B×E float32, of length 1."""
+    def classify_attended(
+        self, inputs: BlockInput, text: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Runs block L unchanged, and classifies the whole image, B×C, and its patches, B×N×C."""
+        found = self.classify(self.attended_features(inputs), self.text_for_patches(text))
+        whole = found[:, 0]
+        if self.tower.joins_patches:
+            whole = self.classify(self.whole_image_features(inputs), text)
+        return whole, self.patches(found)
+
+    def whole_image_features(self, inputs: BlockInput) -> torch.Tensor:
+        """Returns the embedding of the whole image alone, B×E float32, of length 1."""
+        if self.tower.joins_patches:
+            return self._join(self.attended(inputs), None)
         tokens, query, key, value = inputs
         return self._finish_class_token(tokens[:, :1], query[:, :, :1], key, value)
 
-    def project(self, features: torch.Tensor) -> torch.Tensor:
-        """Projects features, …×D, into CLIP's embedding space: …×E float32, of length 1."""
-        return F.normalize((features @ self.visual.proj).float(), dim=-1)
+    def text_for_patches(self, text: torch.Tensor) -> torch.Tensor:
+        """Returns the embeddings of names that patches are compared with, from those of images."""
+        if not self.tower.joins_patches:
+            return text
+        return F.normalize(text[:, text.shape[1] // 2 :], dim=-1)
 
     def classify(self, features: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
         """Returns the softmax of τ·f·t over all names, …×C float32; for patch features this is S⁰.
 
         The ``features`` f are …×E and of length 1, as is the ``text`` t, C×E: classes first, then
-        backgrounds.
+        backgrounds; of patches see :meth:`text_for_patches`.
         """
         return (self.temperature * features @ text.mT).softmax(-1)
 
     def classify_images(
         self, pixels: torch.Tensor, text: torch.Tensor, inside: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Classifies whole images by their class tokens, B×C; see :meth:`image_features`."""
+        """Classifies whole images, B×C; see :meth:`image_features`."""
         features = self.image_features(pixels, inside)
         return one_by_one(lambda rows: self.classify(rows, text), features)
 
     def image_features(
         self, pixels: torch.Tensor, inside: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Returns the class token's embedding from the whole model, B×E float32, of length 1.
+        """Returns the embedding of the whole image, B×E float32, of length 1.
 
         If ``inside``, B×h×w bool, is given, the class token attends to these patches only, in every
-        block (TagCLIP's class-wise reidentification).
+        block (TagCLIP's class-wise reidentification). Registers are never masked.
         """
         tokens = self.embed_patches(pixels)
         bias, class_bias = None, []
         if inside is not None:
             count = tokens.shape[1]
             bias = tokens.new_zeros(len(tokens), 1, count, count)
-            bias[:, 0, 0, 1:] = torch.where(inside.flatten(1), 0.0, _MASKED_LOGIT)
+            masked = torch.where(inside.flatten(1), 0.0, _MASKED_LOGIT)
+            bias[:, 0, 0, self.tower.prefix :] = masked
             class_bias = [bias[:, :, :1]]
         for block in self._blocks:
             tokens = block.finish(tokens, self.attend(*block.project(block.ln_1(tokens)), bias))
+        block, normed = self.last_block, self.last_block.ln_1(tokens)
+        if self.tower.joins_patches:
+            attended = self.attend(*block.project(normed), bias)
+            return self._join(self.embed(block.finish(tokens, attended)), inside)
         # Of block L only the class token is needed.
-        normed = self.last_block.ln_1(tokens)
-        projections = self.last_block.project_for(normed, normed[:, :1])
+        projections = block.project_for(normed, normed[:, :1])
         return self._finish_class_token(tokens[:, :1], *projections, *class_bias)
 
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
         """Returns the embeddings of tokens after block L, …×D: …×E float32, of any length."""
-        return self.visual.ln_post(tokens.float()) @ self.visual.proj
+        return self.tower.project(self.tower.norm_after(tokens.float()))
+
+    def _join(self, embeddings: torch.Tensor, inside: torch.Tensor | None) -> torch.Tensor:
+        """Joins those of the class token and the mean of the patches, or of the patches inside."""
+        patches = self.patches(embeddings)
+        weights = patches.new_ones(patches.shape[:2]) if inside is None else inside.flatten(1)
+        weights = weights / weights.sum(1, keepdim=True)
+        mean = (weights.unsqueeze(1) @ patches)[:, 0]
+        return F.normalize(torch.cat([embeddings[:, 0], mean], 1), dim=-1)
 
     def _attend(
         self,

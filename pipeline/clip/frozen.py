@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import chain
@@ -22,9 +22,9 @@ from pipeline.clip.device import (
     is_cpu,
     keep_freed_memory,
 )
-from pipeline.clip.dimensions import SHIPPED, Dimensions, read_dimensions
+from pipeline.clip.dimensions import Dimensions
 from pipeline.clip.fused import choose_attention
-from pipeline.clip.published import find_pretraining, is_on_disk, resolve_checkpoint
+from pipeline.clip.origin import Checkpoint, Origin, find_origin
 from pipeline.datasets.vocabulary import Names, Vocabulary
 from pipeline.engine.progress import say
 from pipeline.engine.store import Store
@@ -34,8 +34,8 @@ from pipeline.files.fingerprints import fingerprint, fingerprint_file
 if TYPE_CHECKING:
     import torch
 
-    from pipeline.clip.architectures import ClipModel
     from pipeline.clip.encoder import ClipEncoder
+    from pipeline.clip.image_text import ImageTextModel
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class FrozenClip:
 
     model: str | None
     pretrained: str | None
-    checkpoint: str | None
+    checkpoint: Checkpoint
     device: str
     precision: str
     max_patches: int
@@ -68,42 +68,26 @@ class FrozenClip:
         if self.attention == FUSED:
             choose_attention(FUSED, self.device)  # which refuses it before anything is computed
 
-    @property
-    def is_on_disk(self) -> bool:
-        """Whether its weights are on this machine."""
-        return is_on_disk(self.model, self.pretrained, self.checkpoint)
-
-    @property
-    def weights(self) -> Path:
-        """The file of its weights, which is downloaded if need be."""
-        return resolve_checkpoint(self.model, self.pretrained, self.checkpoint)
+    @cached_property
+    def origin(self) -> Origin:
+        """Where its files come from."""
+        return find_origin(self.model, self.pretrained, self.checkpoint)
 
     @cached_property
     def fingerprint(self) -> str:
-        """The fingerprint of that file, which is read once in a run; workers are given it."""
-        return fingerprint_file(self.weights)
+        """The fingerprint of its files, which are read once in a run; workers are given it."""
+        return fingerprint_files(self.origin.files())
 
     @cached_property
-    def dimensions(self) -> Dimensions:
-        """Those of the image tower; raises a UserError if the file holds another architecture."""
-        if self.model is None and self.pretrained == SHIPPED and self.checkpoint is None:
-            return read_dimensions(self.weights)
-        import torch
-
-        from pipeline.clip.checkpoint import build_by_name, load_clip
-
-        if self.is_on_disk:
-            visual = load_clip(self.weights, self.model, self.pretrained, device="meta").visual
-        else:
-            with torch.device("meta"):
-                visual = build_by_name(self.model).visual
-        depth = len(visual.transformer.resblocks)
-        return Dimensions(depth, visual.patch_size[0], visual.image_size[0])
+    def dimensions(self) -> Dimensions | None:
+        """Those of the image tower, see :class:`~pipeline.clip.origin.Origin`."""
+        return self.origin.dimensions
 
     def facts(self) -> dict[str, Any]:
         """Returns all that its features of an image depend on, for a cache key."""
-        pretraining = find_pretraining(self.model, self.pretrained)
+        pretraining, source = self.origin.pretraining, self.origin.source
         return {
+            **({"model_source": source} if source else {}),
             "mean": list(pretraining.normalisation.mean),
             "std": list(pretraining.normalisation.std),
             "quick_gelu": pretraining.quick_gelu,
@@ -142,15 +126,14 @@ class FrozenClip:
     def _embed(self, every: Names, prompts: Sequence[str], *about: str) -> torch.Tensor:
         import torch
 
-        from pipeline.clip.text import TEXT_ALGORITHM, class_embeddings, load_tokenizer
+        from pipeline.clip.text import TEXT_ALGORITHM
 
         facts = self.facts()
 
         def make() -> np.ndarray:
-            tokenizer, clip = load_tokenizer(self.model), _clip(self, self.fingerprint)
-            return class_embeddings(clip, tokenizer, every, prompts).cpu().numpy()
+            return _model(self, self.fingerprint).embed_names(every, prompts).cpu().numpy()
 
-        tower = (facts["weights"], self.model, facts["quick_gelu"])
+        tower = (facts["weights"], self.model, facts["quick_gelu"], self.origin.source)
         key = fingerprint(TEXT_ALGORITHM, *tower, every, prompts)
         array = make() if self.root is None else Store(self.root).array(key, make, *about)
         # A copy in memory of torch's own: the last digits of products depend on how their factors
@@ -158,22 +141,27 @@ class FrozenClip:
         return torch.from_numpy(array).clone().to(self.device)
 
 
-# The fingerprint of the weights tells apart two states of one file.
+# The fingerprint of the files tells apart two states of them.
 
 
 @lru_cache(maxsize=1)
-def _clip(clip: FrozenClip, weights: str) -> ClipModel:
-    from pipeline.clip.checkpoint import load_clip
-
-    if fingerprint_file(clip.weights) != weights:
+def _model(clip: FrozenClip, weights: str) -> ImageTextModel:
+    files = clip.origin.files()
+    if fingerprint_files(files) != weights:
         raise UserError(
-            f"{clip.weights} does not hold the weights that the run began with: run the same"
-            " command again, and give all workers the same file"
+            f"{', '.join(map(str, files.values()))} does not hold the weights that the run began"
+            " with: run the same command again, and give all workers the same file"
         )
     if clip.root and is_cpu(clip.device):  # else the process is another's
         keep_freed_memory()
-    say("loading CLIP")
-    return load_clip(clip.weights, clip.model, clip.pretrained).to(clip.device)
+    say(f"loading {clip.model or 'CLIP'}")
+    return clip.origin.load(clip.device)
+
+
+def fingerprint_files(files: Mapping[str, Path]) -> str:
+    """Returns the fingerprint of the contents of a model's files; of a single one, its own."""
+    found = [fingerprint_file(files[part]) for part in sorted(files)]
+    return found[0] if len(found) == 1 else fingerprint(*found)
 
 
 @lru_cache(maxsize=1)
@@ -181,9 +169,8 @@ def _encoder(clip: FrozenClip, weights: str) -> ClipEncoder:
     from pipeline.clip.encoder import ClipEncoder
 
     return ClipEncoder(
-        _clip(clip, weights),
+        _model(clip, weights).image,
         position_fp16=clip.position_fp16,
-        normalisation=find_pretraining(clip.model, clip.pretrained).normalisation,
         precision=choose_precision(clip.precision, clip.device),
         max_patches=clip.max_patches,
         kernel=choose_attention(clip.attention, clip.device),

@@ -78,7 +78,7 @@ class FusedKernel:
         value: torch.Tensor | None,
         bias: torch.Tensor | None = None,
         *,
-        average: bool = False,
+        prefix: int | None = None,
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Returns :meth:`~pipeline.clip.attention.Attention.with_weights`, as far as it is needed.
 
@@ -87,21 +87,24 @@ class FusedKernel:
             key: B×heads×S×d of the same type.
             value: the same; none if the output is not needed.
             bias: added to the attention logits, T×S or B×1×T×S, where B may be 1.
-            average: whether the attention between patches is needed, with S = T.
+            prefix: the number of tokens before the patches, if the attention between patches is
+                needed, with S = T.
         """
         query, key = _with_whole_rows(query), _with_whole_rows(key)
         value = None if value is None else _with_whole_rows(value)
         batch, heads, rows, width = query.shape
         keys = key.shape[-2]
         attended = None if value is None else query.new_empty(batch, rows, heads, width)
-        mean = key.float().new_empty(batch, rows - 1, keys - 1) if average else None
+        before = prefix or 0
+        size = batch, rows - before, keys - before
+        mean = None if prefix is None else key.float().new_empty(size)
         bias_stride = 0
         if bias is not None:
             bias = bias.float().contiguous()
             bias_stride = rows * keys if bias.dim() == 4 and len(bias) > 1 else 0
         read = (query, key, key if value is None else value)
         strides = [step for features in read for step in features.stride()[:3]]
-        numbers = (*strides, bias_stride, batch, heads, rows, keys, width)
+        numbers = (*strides, bias_stride, batch, heads, rows, keys, width, before)
         given = (query, key, value, bias, attended, mean)
         pointers = (ctypes.c_void_p(None if t is None else t.data_ptr()) for t in given)
         function = self._functions[query.dtype]

@@ -65,8 +65,16 @@ class MethodStage(PerImage):
 
     def check(self) -> None:
         """Refuses a file that is not a CLIP's, and settings that do not suit a CLIP."""
-        if self.resources.clip is not None:
-            self.options.validate_for(self.resources.clip.dimensions, self.command)
+        clip = self.resources.clip
+        if clip is None:
+            return
+        remedy = self.options.without_whole_image(self.command)
+        if remedy and not clip.origin.has_whole_image:
+            raise UserError(
+                f"clip.model={clip.model} has no embedding of the whole image: {remedy}"
+            )
+        if clip.dimensions is not None:
+            self.options.validate_for(clip.dimensions, self.command)
 
     def option_facts(self) -> dict[str, Any]:
         """Returns the settings of the method that the results depend on."""
@@ -112,7 +120,7 @@ class MethodStage(PerImage):
     def unknown_until(self) -> str:
         """Returns "download" where the weights, which are in the key, are not on this machine."""
         clip = self.resources.clip
-        return "" if clip is None or clip.is_on_disk else "download"
+        return "" if clip is None or clip.origin.is_on_disk else "download"
 
     def load(self, inputs: Mapping[str, Path]) -> Any:  # noqa: ANN401
         """Builds the method, with what was learned for it."""

@@ -27,13 +27,14 @@ class ClipSettings:
         name: what tables call it.
         model: open_clip's name of the architecture; none reads it off the checkpoint.
         pretrained: open_clip's name of the weights, which also says how pixels are normalised.
-        checkpoint: a file of weights, in place of a download.
+        checkpoint: a file of weights, in place of a download; a folder, or a mapping from each part
+            of a model to its file, if it has several.
     """
 
     name: str = setting("", changes="nothing", why="the model and its weights are in the key")
     model: str | None = None
     pretrained: str | None = None
-    checkpoint: str | None = setting(
+    checkpoint: Any = setting(
         None, changes="nothing", why="the fingerprint of its contents is in the key"
     )
 
@@ -134,6 +135,10 @@ class MethodOptions(Settings):
 
     def validate_for(self, clip: Dimensions, prefix: str) -> None:
         """Refuses, by a UserError, settings that do not suit a CLIP, such as blocks it lacks."""
+
+    def without_whole_image(self, prefix: str) -> str:
+        """Returns the settings that need no embedding of a whole image; "" if these do not."""
+        return ""
 
     def without_effect(self, prefix: str) -> Iterable[str]:
         """Returns a sentence on each setting that was given and changes nothing."""

@@ -6,22 +6,28 @@ after the end of a prompt, up to the 77 tokens of the context, is never computed
 """
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from itertools import chain
 
 import open_clip
 import torch
 import torch.nn.functional as F
 from open_clip import OPENAI_IMAGENET_TEMPLATES
-from open_clip.model import CLIP
+from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.transformer import TextTransformer
 from torch import nn
 
 from pipeline.clip.architectures import ClipModel, without_log
 from pipeline.clip.attention import attend
 from pipeline.clip.block import Block
+from pipeline.clip.dimensions import Normalisation
+from pipeline.clip.image_text import ImageTextModel
+from pipeline.clip.image_tower import ImageTower
 from pipeline.engine.registry import TEMPLATES
 from pipeline.errors import UserError
+
+Tokenizer = Callable[[list[str]], torch.Tensor]
+"""Turns N prompts into N×context int64 tokens."""
 
 TEXT_ALGORITHM = 1
 """Version of the embeddings; raise it when they change by more than rounding."""
@@ -45,7 +51,7 @@ def prompts_of(templates: str) -> tuple[str, ...]:
 
 @cache
 @without_log()
-def load_tokenizer(model: str | None) -> Callable[[list[str]], torch.Tensor]:
+def load_tokenizer(model: str | None) -> Tokenizer:
     """Returns a model's tokenizer, which turns N prompts into N×context int64 tokens.
 
     Without a model, which is a file in OpenAI's format, it is OpenAI's tokenizer. Raises a
@@ -62,10 +68,16 @@ def load_tokenizer(model: str | None) -> Callable[[list[str]], torch.Tensor]:
         ) from error
 
 
+def of_clip(clip: ClipModel, normalisation: Normalisation, tokenizer: Tokenizer) -> ImageTextModel:
+    """Returns what is asked of a CLIP of open_clip's form, whose pixels are normalised so."""
+    embed_names = partial(class_embeddings, clip, tokenizer)
+    return ImageTextModel(ImageTower.of(clip, normalisation), embed_names)
+
+
 @torch.inference_mode()
 def class_embeddings(
-    clip: ClipModel,
-    tokenizer: Callable[[list[str]], torch.Tensor],
+    clip: nn.Module,
+    tokenizer: Tokenizer,
     names: Sequence[Sequence[str]],
     templates: Sequence[str],
 ) -> torch.Tensor:
@@ -76,36 +88,54 @@ def class_embeddings(
     result is C×E float32 on the device of the weights, each row of length 1.
 
     Args:
-        clip: the model.
+        clip: the model, or its text tower alone.
         tokenizer: see :func:`load_tokenizer`.
         names: the names of each of C classes.
         templates: prompts with one ``{}``.
     """
     flat = [name for group in names for name in group]
-    prompts = [template.format(name) for template in templates for name in flat]
-    tokens = tokenizer(prompts).to(clip.logit_scale.device)
-    tokens = tokens.unflatten(0, (len(templates), len(flat)))
-    ends = end_of_text(clip, tokens)
-    if ends is not None:
-        features = encode_prompts(clip, tokens, ends)
-    else:
-        batches = tokens.flatten(0, 1).split(_WHOLE_BATCH_SIZE)
-        features = torch.cat([F.normalize(clip.encode_text(b).float(), dim=-1) for b in batches])
-        features = features.unflatten(0, tokens.shape[:2])
-    embeddings = F.normalize(features.mean(0), dim=-1)
+    features = prompt_features(text_tower(clip), tokenizer, flat, templates)
+    return join_names(join_prompts(features), names)
+
+
+def join_prompts(features: torch.Tensor) -> torch.Tensor:
+    """Returns names×E embeddings of length 1 from features of their prompts, templates×names×E."""
+    return F.normalize(F.normalize(features, dim=-1).mean(0), dim=-1)
+
+
+def join_names(embeddings: torch.Tensor, names: Sequence[Sequence[str]]) -> torch.Tensor:
+    """Returns the embeddings of C classes from those of all their names, each of length 1."""
     parts = embeddings.split([len(group) for group in names])
     return torch.stack(
         [F.normalize(part.mean(0), dim=-1) if len(part) > 1 else part[0] for part in parts]
     )
 
 
-def end_of_text(clip: ClipModel, tokens: torch.Tensor) -> torch.Tensor | None:
+@torch.inference_mode()
+def prompt_features(
+    tower: nn.Module,
+    tokenizer: Tokenizer,
+    names: Sequence[str],
+    templates: Sequence[str],
+) -> torch.Tensor:
+    """Returns the features of prompts by a text tower, templates×names×E float32, of any length."""
+    prompts = [template.format(name) for template in templates for name in names]
+    device = next(tower.parameters()).device
+    tokens = tokenizer(prompts).to(device).unflatten(0, (len(templates), len(names)))
+    ends = end_of_text(tower, tokens)
+    if ends is not None:
+        return encode_prompts(tower, tokens, ends)
+    batches = tokens.flatten(0, 1).split(_WHOLE_BATCH_SIZE)
+    encode = tower.encode_text if isinstance(tower, CLIP) else tower
+    return torch.cat([encode(batch).float() for batch in batches]).unflatten(0, tokens.shape[:2])
+
+
+def end_of_text(tower: nn.Module, tokens: torch.Tensor) -> torch.Tensor | None:
     """Returns where prompts end, if their embeddings are read there and no later token matters.
 
     For tokens of …×context int64 these are positions, … int64, counted from 0; none if the
     embeddings depend on the whole context.
     """
-    tower = _text_tower(clip)
     if isinstance(tower, CLIP):
         pool, end = tower.text_pool_type, tower.text_eos_id
     elif isinstance(tower, TextTransformer):
@@ -117,18 +147,18 @@ def end_of_text(clip: ClipModel, tokens: torch.Tensor) -> torch.Tensor | None:
     return (tokens == end).int().argmax(-1) if pool == "eos" else None
 
 
-def encode_prompts(clip: ClipModel, tokens: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
-    """Embeds prompts, templates×names×E float32, of length 1; computes each prefix once.
+def encode_prompts(tower: nn.Module, tokens: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+    """Embeds prompts, templates×names×E float32, of any length; computes each prefix once.
 
     Args:
-        clip: the model, for which :func:`end_of_text` returns positions.
+        tower: the text tower, for which :func:`end_of_text` returns positions.
         tokens: templates×names×context int64.
         ends: templates×names int64, the end of each prompt.
     """
     common = (tokens == tokens[:, :1]).all(1).long().cumprod(-1).sum(-1)
     # The embedding is read at the end, which therefore cannot be part of the prefix.
     prefixes = torch.minimum(common, ends.min(1).values)
-    blocks = [Block(block) for block in _text_tower(clip).transformer.resblocks]
+    blocks = [Block(block) for block in tower.transformer.resblocks]
     by_template: list[torch.Tensor | None] = [None] * len(tokens)
     for length in prefixes.unique().tolist():
         group = torch.nonzero(prefixes == length).flatten()
@@ -136,7 +166,7 @@ def encode_prompts(clip: ClipModel, tokens: torch.Tensor, ends: torch.Tensor) ->
         order = ends[group[0]].argsort(stable=True)
         names_in_batch = max(1, _BATCH_SIZE // len(group))
         parts = [
-            _encode_group(clip, blocks, tokens[group][:, names], ends[group][:, names], length)
+            _encode_group(tower, blocks, tokens[group][:, names], ends[group][:, names], length)
             for names in order.split(names_in_batch)
         ]
         for template, features in zip(group.tolist(), torch.cat(parts, 1)[:, order.argsort()]):
@@ -145,10 +175,9 @@ def encode_prompts(clip: ClipModel, tokens: torch.Tensor, ends: torch.Tensor) ->
 
 
 def _encode_group(
-    clip: ClipModel, blocks: Sequence[Block], tokens: torch.Tensor, ends: torch.Tensor, length: int
+    tower: nn.Module, blocks: Sequence[Block], tokens: torch.Tensor, ends: torch.Tensor, length: int
 ) -> torch.Tensor:
     """Embeds prompts whose first ``length`` tokens are the prefix of their template."""
-    tower = _text_tower(clip)
     templates, names = ends.shape
     stop = int(ends.max()) + 1
     mask, positions = tower.attn_mask[:stop, :stop], tower.positional_embedding[:stop]
@@ -171,7 +200,7 @@ def _encode_group(
     attended = attend(query, keys, values, mask[end][:, None, None])
     features = last_block.finish(rest[row, end - length].unsqueeze(1), attended)[:, 0]
     features = tower.ln_final(features) @ tower.text_projection
-    return F.normalize(features.float(), dim=-1).unflatten(0, (templates, names))
+    return features.float().unflatten(0, (templates, names))
 
 
 def _prepend(
@@ -184,6 +213,6 @@ def _prepend(
     ]
 
 
-def _text_tower(clip: ClipModel) -> nn.Module:
+def text_tower(clip: nn.Module) -> nn.Module:
     """Returns the module that holds the text tower: the model itself, or a module of its own."""
-    return clip if isinstance(clip, CLIP) else clip.text
+    return clip.text if isinstance(clip, CustomTextCLIP) else clip

@@ -1,5 +1,6 @@
 """The command line of ``tools/download.py``."""
 
+import re
 import shlex
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ from pipeline.datasets.settings import DatasetSettings, split_names, splits_of_r
 from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.engine.configuration import take_plugins
 from pipeline.engine.plugins import import_plugins
+from pipeline.engine.settings import REQUIRED
 from pipeline.errors import UserError, check_choice, command, shown, tell
 from pipeline.files.download import STATE, size_text, source_at
 from pipeline.files.shipped import CONFIGS
@@ -71,11 +73,15 @@ def run(arguments: Sequence[str]) -> None:
         tasks += [*_archives(config.dataset), *_lists(config.dataset)]
         run_of_job = Builder(config, build_vocabulary(config.dataset)), requested_stages(config)
         for key, source in missing_weights(*run_of_job, everything=as_files).items():
-            pretrained = config.clip.pretrained if key == "clip.checkpoint" else None
-            licence = sources.find_licence(pretrained) if pretrained else "see its page"
+            weights, folder = config.clip.pretrained or config.clip.model, output
+            is_clip = key.startswith("clip.checkpoint")
+            licence = sources.find_licence(weights) if is_clip else "see its page"
+            if is_part := key.startswith("clip.checkpoint."):  # of a folder that holds them all
+                folder = output / re.sub(r"[^\w-]+", "_", weights)
             if as_files:
-                tasks.append(DownloadTask(source, output / source.name, licence))
-                named[key] = output / source.name
+                tasks.append(DownloadTask(source, folder / source.name, licence))
+                whole = {"clip.checkpoint": folder}
+                named.update(whole if is_part else {key: folder / source.name})
             else:
                 print(f"{source.name}  missing\n    licence: {licence}\n    {source.urls[0]}")
                 lacking.append(run_of_job)
@@ -159,8 +165,9 @@ def _print_list() -> None:
     print("clip=NAME  a download is held against the size and SHA-256 that its host states")
     for path in sorted((CONFIGS / "clip").glob("*.yaml")):
         name, preset = path.stem, yaml.safe_load(path.read_text(encoding="utf-8"))
-        if not preset["model"]:
+        if preset["model"] in (None, REQUIRED):
             continue
-        size = size_text(sources.find_size(preset["model"], preset["pretrained"]))
-        licence = sources.find_licence(preset["pretrained"])
+        weights = preset["pretrained"] or preset["model"]
+        size = size_text(sources.find_size(preset["model"], weights))
+        licence = sources.find_licence(weights)
         print(f"    {name}  {preset['model']}  about {size}  licence: {licence}")

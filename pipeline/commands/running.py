@@ -14,8 +14,10 @@ from pipeline.commands.status import plan_table, total_time
 from pipeline.datasets.demo import redirect_writes
 from pipeline.datasets.settings import RENDERED
 from pipeline.engine.folder import FAILURES
+from pipeline.engine.registry import method_of
 from pipeline.engine.run import Outcome
 from pipeline.errors import UserError, command, shown, tell
+from pipeline.masks.stage import MaskStage
 from pipeline.report.published import remark_on_clip
 from pipeline.report.tables import tables_of_run
 from pipeline.segmenter.distributed import process_rank
@@ -24,6 +26,7 @@ from pipeline.stages.config import METHODS, read_config
 from pipeline.stages.pipeline import Pipeline, parse_stages, requested_stages
 from pipeline.stages.weights import missing_weights
 
+_DEPTH_OF_BASE = 12  # blocks of a ViT-B
 _MAX_NAMED = 5  # skipped images of a step
 
 _ADVICE = re.compile(r"run stage=(\w+)( first| with the same settings)?")
@@ -149,9 +152,14 @@ def notes_on(pipeline: Pipeline, requested: Sequence[str], given: Sequence[str])
         if remark := remark_on_clip(preset, config.clip.name):
             yield remark
     is_elsewhere = config.clip.name == "demo" and config.dataset.name not in RENDERED
-    stages = (s for s in pipeline.stages(requested) if isinstance(s, MethodStage))
-    if is_elsewhere and any(stage.method.uses_clip for stage in stages):
+    stages = [s for s in pipeline.stages(requested) if isinstance(s, MethodStage)]
+    clip = next((stage.resources.clip for stage in stages if stage.method.uses_clip), None)
+    if clip is not None and is_elsewhere:
         yield "the demo CLIP knows ten drawn objects; on photographs use clip=vit_b16"
+    if clip is not None and clip.dimensions is not None and clip.dimensions.depth > _DEPTH_OF_BASE:
+        chosen = [stage.options for stage in stages]
+        chosen += [s.cams for s in stages if isinstance(s, MaskStage) and not s.from_cams]
+        yield from dict.fromkeys(filter(None, (method_of(each).on_larger for each in chosen)))
 
 
 def show_plan(pipeline: Pipeline, requested: Sequence[str], console: Console) -> None:

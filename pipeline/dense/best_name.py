@@ -7,12 +7,14 @@ import torch
 from pipeline.clip.device import to_host
 from pipeline.dense.windows import resize
 
+_TINY = 1e-30  # a probability, whose logarithm is finite
+
 
 def best_classes(
     similarities: torch.Tensor,
     classes: Sequence[int],
     size: tuple[int, int],
-    temperature: float,
+    temperature: float | None,
     min_area: float = 0.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns the best class of every pixel, H×W uint8, and its probability, float32 in [0, 1].
@@ -24,7 +26,8 @@ def best_classes(
         similarities: of C names, C×h×w float32.
         classes: the class of each name, from 0; 0 is the background, if there is one.
         size: height and width of the result in pixels.
-        temperature: the factor of the similarities in the softmax.
+        temperature: the factor of the similarities in the softmax; none if they are probabilities
+            already.
         min_area: classes above 0 that cover at most this share of the pixels of such classes are
             removed.
     """
@@ -32,7 +35,11 @@ def best_classes(
     def logits(wanted: Collection[int]) -> Iterator[tuple[int, torch.Tensor]]:
         for label_of_name, each in zip(classes, similarities):
             if label_of_name in wanted:
-                yield label_of_name, temperature * resize(each[None], size)[0]
+                resized = resize(each[None], size)[0]
+                if temperature is None:
+                    yield label_of_name, resized.clamp(min=_TINY).log()
+                else:
+                    yield label_of_name, temperature * resized
 
     best, label, total = _largest(logits(classes))
     probability = 1 / total

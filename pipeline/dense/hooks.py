@@ -53,7 +53,7 @@ class SecondPath(BlockHook):
         if number == self.first:
             self._tokens = inputs.tokens
         if number >= self.first:
-            self._tokens = self._tokens + self.attention(block, inputs)
+            self._tokens = block.norm_after(self._tokens + self.attention(block, inputs))
 
     def result(self) -> torch.Tensor:
         """Returns the tokens of the path after block L, B×(1+N)×D float32."""

@@ -12,9 +12,10 @@ from pipeline.engine.registry import register
 register_dense = partial(register, "dense", section="Dense methods")
 """The decorator by which a dense method is declared."""
 
-REMAINDERS = ("stretch", "pad")
-"""How pixels beside the last whole patch are treated: they are ignored, and similarities
-are stretched over them; or zeros around the window complete the patches."""
+REMAINDERS = ("stretch", "pad", "enlarge")
+"""How pixels beside the last whole patch are treated: they are ignored, and similarities are
+stretched over them; or zeros around the window complete the patches; or the window is enlarged to
+whole patches (bicubic, without antialiasing)."""
 
 
 @dataclass

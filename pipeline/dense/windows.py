@@ -6,7 +6,6 @@ Their authors resize images with OpenCV.
 import copy
 import math
 from dataclasses import dataclass
-from functools import partial
 from itertools import product
 
 import numpy as np
@@ -16,6 +15,7 @@ import torch.nn.functional as F
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.dense.method import DenseMethod, NameEmbeddings
 
+_CHANNELS = 64  # of features, which are enlarged together
 _ONE = 1 << 11  # the weight 1: OpenCV computes with 11 binary digits
 
 
@@ -27,11 +27,18 @@ class Windows:
         side: of a window in pixels; 0 processes the whole image at once.
         stride: pixels between windows; the last row and column are shifted to end at the border.
         remainder: one of :data:`~pipeline.dense.settings.REMAINDERS`.
+        align_corners: how similarities on the patch grid are enlarged to a window.
+        softmax: the factor of similarities in a softmax over the names of each window; none for the
+            similarities themselves.
+        of_features: whether features are enlarged instead, which is bicubic.
     """
 
     side: int
     stride: int
     remainder: str
+    align_corners: bool = False
+    softmax: float | None = None
+    of_features: bool = False
 
     def size(self, height: int, width: int) -> tuple[int, int]:
         """Returns the height and width of the windows of an image."""
@@ -66,6 +73,15 @@ def scaled_size(
     return max(at_least, int(height * scale + 0.5)), max(at_least, int(width * scale + 0.5))
 
 
+def cut_size(
+    height: int, width: int, short_side: int, long_side: int, at_least: int
+) -> tuple[int, int]:
+    """Returns what :func:`scaled_size` does, with a longer side that is cut and not rounded."""
+    short = min(height, width)
+    scaled = max(1, min(short_side, long_side * short // max(height, width)))
+    return max(at_least, scaled * height // short), max(at_least, scaled * width // short)
+
+
 def similarity_map(
     method: DenseMethod,
     encoder: ClipEncoder,
@@ -74,7 +90,7 @@ def similarity_map(
     windows: Windows,
     batch_size: int,
 ) -> torch.Tensor:
-    """Returns the cosine similarities of the pixels of an image and C names, the mean over windows.
+    """Returns the similarities of the pixels of an image and C names, the mean over windows.
 
     Args:
         pixels: 3×H×W float32, normalised; H and W at least a patch.
@@ -82,25 +98,32 @@ def similarity_map(
 
     Returns:
         C×H×W float32; or C×h×w on the patch grid of an image that is processed as a whole, if
-        similarities are stretched over the remainder.
+        nothing but a stretch of the similarities would follow.
     """
     height, width = pixels.shape[-2:]
-    if windows.side == 0 and windows.remainder == "stretch":
-        return _similarities(method, encoder, pixels[None], names)[0]
     tall, wide = windows.size(height, width)
-    left, right, top, bottom = margins = windows.margins(tall, wide, encoder.patch_size)
-    size = top + tall + bottom, left + wide + right
+    patch = encoder.patch_size
+    left, right, top, bottom = margins = windows.margins(tall, wide, patch)
+    size = seen = top + tall + bottom, left + wide + right
+    if windows.remainder == "enlarge":
+        seen = -(-tall // patch) * patch, -(-wide // patch) * patch
+    is_usual = windows.softmax is None and not (windows.of_features or windows.align_corners)
+    if windows.side == 0 and windows.remainder != "pad" and is_usual:
+        return _similarities(method, encoder, _enlarge(pixels[None], seen), names)[0]
     corners = windows.corners(height, width)
     total = pixels.new_zeros(len(names.text), height, width)
     count = pixels.new_zeros(height, width)
-    grid = size[0] // encoder.patch_size, size[1] // encoder.patch_size
-    step = encoder.batch_size_for(grid, batch_size)
+    step = encoder.batch_size_for((seen[0] // patch, seen[1] // patch), batch_size)
     for first in range(0, len(corners), step):
         batch = corners[first : first + step]
         crops = torch.stack([pixels[:, y : y + tall, x : x + wide] for y, x in batch])
-        found = _similarities(method, encoder, F.pad(crops, margins), names)
-        for (y, x), similarities in zip(batch, found):
-            resized = resize(similarities, size)[:, top : top + tall, left : left + wide]
+        crops = _enlarge(F.pad(crops, margins), seen)
+        compare = _similarities_of_pixels if windows.of_features else _similarities
+        for (y, x), similarities in zip(batch, compare(method, encoder, crops, names)):
+            resized = resize(similarities, size, windows.align_corners)
+            resized = resized[:, top : top + tall, left : left + wide]
+            if windows.softmax is not None:
+                resized = (windows.softmax * resized).softmax(0)
             total[:, y : y + tall, x : x + wide] += resized
             count[y : y + tall, x : x + wide] += 1
     return total.div_(count)
@@ -114,33 +137,54 @@ def _similarities(
     return method.similarities(encoder, shared_pass, names).mT.unflatten(-1, shared_pass.grid)
 
 
-def resize(values: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Resizes C×h×w float32 (bilinear, without aligned corners)."""
+def _similarities_of_pixels(
+    method: DenseMethod, encoder: ClipEncoder, pixels: torch.Tensor, names: NameEmbeddings
+) -> torch.Tensor:
+    """Returns cosine similarities of pixels, whose features are interpolated: B×C×H×W float32.
+
+    Some channels are enlarged at a time, since all of them would take gigabytes.
+    """
+    shared_pass = method.run_pass(encoder, pixels)
+    features = method.patch_features(encoder, shared_pass, names).mT
+    products, squares = 0.0, 0.0
+    for channels, text in zip(features.split(_CHANNELS, 1), names.text.split(_CHANNELS, 1)):
+        enlarged = _enlarge(channels.unflatten(-1, shared_pass.grid), pixels.shape[-2:])
+        products = products + torch.einsum("ce,behw->bchw", text, enlarged)
+        squares = squares + enlarged.square().sum(1, keepdim=True)
+    return products / squares.sqrt().clamp(min=1e-12)
+
+
+def _enlarge(values: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Resizes B×C×h×w float32 (bicubic, without aligned corners)."""
     if values.shape[-2:] == size:
         return values
-    return F.interpolate(values[None], size, mode="bilinear", align_corners=False)[0]
+    return F.interpolate(values, size, mode="bicubic", align_corners=False)
+
+
+def resize(
+    values: torch.Tensor, size: tuple[int, int], align_corners: bool = False
+) -> torch.Tensor:
+    """Resizes C×h×w float32 (bilinear)."""
+    if values.shape[-2:] == size:
+        return values
+    return F.interpolate(values[None], size, mode="bilinear", align_corners=align_corners)[0]
 
 
 def with_scaled_positions(encoder: ClipEncoder) -> ClipEncoder:
-    """Returns an encoder of the same weights with the positions of :func:`scaled_positions`."""
-    changed = copy.copy(encoder)
-    changed.position_embedding = partial(scaled_positions, encoder)
-    return changed
+    """Returns an encoder of the same weights that interpolates positions as the authors' code does.
 
-
-def scaled_positions(encoder: ClipEncoder, rows: int, columns: int) -> torch.Tensor:
-    """Returns a patch grid's position embedding as the authors' code interpolates it, (1+N)×D.
-
-    Bicubic; as in the released code, the sampling positions follow a factor of (h + 0.1)/h₀, and
-    not h/h₀.
+    Bicubic; the sampling positions follow a factor of (h + 0.1)/h₀, and not h/h₀.
     """
-    embedding, native = encoder.visual.positional_embedding, encoder.visual.grid_size
-    if (rows, columns) == tuple(native):
-        return embedding
-    grid = embedding[1:].unflatten(0, native).permute(2, 0, 1).unsqueeze(0)
-    factors = ((rows + 0.1) / native[0], (columns + 0.1) / native[1])
-    grid = F.interpolate(grid, scale_factor=factors, mode="bicubic", align_corners=False)
-    return torch.cat([embedding[:1], grid[0].flatten(1).mT])
+    tower, changed = encoder.tower, copy.copy(encoder)
+
+    def position_embedding(*grid: int) -> torch.Tensor:
+        if grid == tower.native_grid:
+            return tower.positions
+        factors = tuple((side + 0.1) / native for side, native in zip(grid, tower.native_grid))
+        return tower.stretched(scale_factor=factors, mode="bicubic", align_corners=False)
+
+    changed.position_embedding = position_embedding
+    return changed
 
 
 def resize_as_opencv(image: np.ndarray, height: int, width: int) -> np.ndarray:

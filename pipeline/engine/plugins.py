@@ -5,7 +5,7 @@ import importlib.metadata
 from collections.abc import Iterable
 from pkgutil import iter_modules
 
-from pipeline.engine.registry import methods
+from pipeline.engine.registry import MODELS, methods
 from pipeline.errors import UserError, shown
 
 ENTRY_POINTS = "annotation_free_segmentation"
@@ -28,15 +28,16 @@ def import_plugins(names: Iterable[str]) -> None:
     UserError if one is not there, cannot be imported, or registers no method.
     """
     for name in dict.fromkeys(names):
-        before = len(methods())
+        before = len(methods()) + len(MODELS)
         _import(name, f"plugins={shown(name)}")
         owners = [f"{module}." for method in methods() for module in method.modules]
-        if len(methods()) > before or any(owner.startswith(f"{name}.") for owner in owners):
+        is_new = len(methods()) + len(MODELS) > before
+        if is_new or any(owner.startswith(f"{name}.") for owner in owners):
             _PLUGINS.add(name)
         elif name not in _PLUGINS:
             raise UserError(
-                f"plugins={shown(name)} registers no method: name a module that does, see"
-                " docs/add-a-method.md"
+                f"plugins={shown(name)} registers no method and no model: name"
+                " a module that does, see docs/add-a-method.md"
             )
     for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
         _import(entry.module, f"the plug-in {entry.name} of an installed package")

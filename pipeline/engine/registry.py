@@ -91,6 +91,8 @@ class Method:
         reads: the parts of the vocabulary that its results depend on; all of them unless declared.
         source: the publication that describes it, for its page in the documentation.
         section: the heading in docs/algorithms.md of what it computes.
+        on_larger: a sentence, without its full stop, on what larger models than a ViT-B do to it;
+            "" if nothing is published. Runs with one say it.
         code: what keys call what computes it; by default its qualified name.
         base: the method of another group that it is a form of.
     """
@@ -113,6 +115,7 @@ class Method:
     reads: Sequence[str] = ("classes", "tag_names", "cam_names", "backgrounds")
     source: str = ""
     section: str = ""
+    on_larger: str = ""
     code: str = ""
     base: "Method | None" = None
 
@@ -154,7 +157,7 @@ class Method:
         facts = {"method": self.name, "code": self.code, "method_algorithm": self.algorithm}
         if self.is_ours:
             return facts
-        return {**facts, "method_source": "-".join(filter(None, map(_source_of, self.modules)))}
+        return {**facts, "method_source": "-".join(filter(None, map(source_of, self.modules)))}
 
     @property
     def modules(self) -> list[str]:
@@ -198,7 +201,7 @@ def files_of(module: str) -> list[Path]:
 
 
 @cache
-def _source_of(module: str) -> str:
+def source_of(module: str) -> str:
     """Returns the fingerprint of the files of a module; "" if it has none."""
     files = [*map(fingerprint_file, files_of(module))]
     return files[0] if len(files) == 1 else fingerprint(*files) if files else ""
@@ -206,6 +209,9 @@ def _source_of(module: str) -> str:
 
 TEMPLATES: dict[str, Sequence[str]] = {}
 """The sets of prompt templates that methods declare, by their names in the configuration."""
+
+MODELS: dict[str, Any] = {}
+"""Image-text models by the value of ``clip.model``; see :mod:`pipeline.clip.image_text`."""
 
 CORE_QUIRKS: dict[str, Quirk] = {}
 """The quirks of what all methods are built on, by their names."""

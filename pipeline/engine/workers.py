@@ -17,7 +17,7 @@ from pipeline.engine.executors import ExecutorSettings, WorkerSettings
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.pool import Pool, ProcessPool, prefetch, spread
 from pipeline.engine.progress import say
-from pipeline.engine.registry import methods
+from pipeline.engine.registry import MODELS, methods
 from pipeline.engine.result_folder import ResultFolder, WorkerFolder
 from pipeline.engine.sample import ImageReader, Sample, Size
 from pipeline.engine.stage import Decoded, Item, Outputs, PerImage
@@ -231,7 +231,8 @@ def _work_of(
     """Returns :func:`compute_shard` of a stage."""
     places = {name: (folder.path, folder.recipe) for name, folder in folders.items()}
     arguments = pickle.dumps(_to_load(stage, inputs, folders))
-    modules = [*dict.fromkeys(method.settings.__module__ for method in methods())]
+    found = (method.settings.__module__ for method in methods())
+    modules = [*dict.fromkeys([*found, *(model.module for model in MODELS.values())])]
     pickled = pickle.dumps((modules, arguments))
     return partial(compute_shard, pickled, places, threads)
 
@@ -270,7 +271,7 @@ def compute_shard(
 ) -> ShardResult:
     """Computes images in a worker with so many ``threads`` of torch; none leaves them to torch.
 
-    ``pickled`` holds the modules that register methods, and, pickled, the arguments of
+    ``pickled`` holds the modules that register methods and models, and, pickled, the arguments of
     :func:`_load`; ``places`` the path and the recipe of each folder that receives results, by name.
     A ``reader`` takes the place of the stage's own.
     """

@@ -28,7 +28,7 @@ STATE = ".download"
 _AGENT = "annotation-free-segmentation"
 _CHUNK = 1 << 18
 _TIMEOUT = 30.0  # seconds without an answer
-_TORCHVISION = re.compile(r"https://download\.pytorch\.org/.*-([0-9a-f]{8,64})\.\w+")
+_HASHED = re.compile(r"https?://(download\.pytorch\.org/.*-|.*openaipublic.*/)([0-9a-f]{8,64})[./]")
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Source:
 
 
 def source_at(url: str) -> Source:
-    """Returns the file at an address; torchvision's hold the beginning of its SHA-256.
+    """Returns the file at an address; torchvision's and OpenAI's hold its SHA-256, or a part.
 
     Raises:
         UserError: the address names no file.
@@ -63,7 +63,7 @@ def source_at(url: str) -> Source:
         raise UserError(
             f"{shown(url)} names no file that can be downloaded: give the address of one"
         )
-    digest = found[1] if (found := _TORCHVISION.match(url)) else ""
+    digest = found[2] if (found := _HASHED.match(url)) else ""
     return Source(name, (url,), None, "sha256" if digest else "", digest)
 
 

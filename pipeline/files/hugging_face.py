@@ -1,21 +1,31 @@
 """Files on Hugging Face."""
 
 import hashlib
+import os
 import re
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
-from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
+from huggingface_hub import (
+    constants,
+    get_hf_file_metadata,
+    hf_hub_download,
+    hf_hub_url,
+    try_to_load_from_cache,
+)
 from huggingface_hub.errors import (
     EntryNotFoundError,
     LocalEntryNotFoundError,
+    RemoteEntryNotFoundError,
     RepositoryNotFoundError,
 )
 from huggingface_hub.utils import get_session
 
 from pipeline.errors import UserError, shown
-from pipeline.files.download import Source
+from pipeline.files.download import Source, fetch, source_at
 
 _ONNX_FILE = re.compile(r"hf:(?!.*\.\.)([\w.-]+/[\w.-]+)(/.+\.onnx)?")
+_FILE = re.compile(r"https://huggingface\.co/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 _TIMEOUT = 20.0  # seconds without an answer from the network
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -84,3 +94,35 @@ def fetch_onnx(name: str) -> Path:
         kept.unlink()
         raise UserError(f"{name} was damaged while it was downloaded: run the same command again")
     return path
+
+
+def find_cached(url: str) -> Path | None:
+    """Returns the file of an address in the cache of its client, or of torch elsewhere."""
+    if found := _FILE.fullmatch(url):
+        path = try_to_load_from_cache(found[1], found[3], revision=found[2])
+        return Path(path) if isinstance(path, str) else None
+    path = _torch_cache() / PurePosixPath(url).name
+    return path if path.is_file() else None
+
+
+def fetch_to_cache(url: str) -> Path | None:
+    """Downloads a file to where :func:`find_cached` looks; raises many types of errors.
+
+    None tells that the repository has no such file.
+    """
+    if found := _FILE.fullmatch(url):
+        # Fails at once without a network; the client would try six times, for half a minute.
+        place = {"repo_id": found[1], "filename": found[3], "revision": found[2]}
+        get_session().head(hf_hub_url(**place), timeout=_TIMEOUT)
+        with suppress(RemoteEntryNotFoundError):
+            return Path(hf_hub_download(**place))
+        return None
+    path = _torch_cache() / PurePosixPath(url).name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fetch(source_at(url), path)
+    return path
+
+
+def _torch_cache() -> Path:
+    home = os.environ.get("TORCH_HOME") or "~/.cache/torch"
+    return Path(home).expanduser() / "hub" / "checkpoints"

@@ -8,13 +8,16 @@ import numpy as np
 import torch
 
 from pipeline.clip.device import to_host
+from pipeline.clip.encoder import to_pixels
 from pipeline.clip.frozen import Resources
+from pipeline.clip.image_tower import BILINEAR
 from pipeline.datasets.vocabulary import Names
 from pipeline.dense.best_name import best_classes
 from pipeline.dense.method import DenseMethod, NameEmbeddings
 from pipeline.dense.pixel_adaptive import pamr
 from pipeline.dense.windows import (
     Windows,
+    cut_size,
     resize,
     resize_as_opencv,
     scaled_size,
@@ -38,7 +41,7 @@ class DenseLabeller:
 
         Args:
             names: of every line, see :func:`~pipeline.masks.name_lists.read_name_list`.
-            resources: vocabulary, CLIP, and the quirk ``position_scale``.
+            resources: vocabulary, model, and the quirk ``position_scale``, which is of CLIPs alone.
 
         Raises:
             UserError: the windows do not suit this CLIP.
@@ -46,15 +49,25 @@ class DenseLabeller:
         clip, encoder = resources.clip, resources.clip.encoder
         self._method, self._options, self._batch_size = method, options, clip.batches.images
         side = options.side(encoder.native_size)
-        self._windows = Windows(side, options.stride or max(1, side // 2), options.remainder)
-        scaled = resources.quirks.position_scale
+        scaled = resources.quirks.position_scale and encoder.tower.stretch == BILINEAR
         self._encoder = with_scaled_positions(encoder) if scaled else encoder
         self._first_label = 0 if has_background(names, resources.vocabulary) else 1
         self._classes = [index for index, several in enumerate(names) for _ in several]
         flat = tuple((name,) for several in names for name in several)
-        text = clip.embed(flat, (), options.templates)
+        text = encoder.text_for_patches(clip.embed(flat, (), options.templates))
         labels = torch.arange(len(text), device=text.device)  # every name is a thing of its own
         self._names = NameEmbeddings(text, labels, options.temperature or encoder.temperature)
+        if options.background is not None:
+            self._classes = [0, *(index + self._first_label for index in self._classes)]
+            self._first_label = 0
+        self._windows = Windows(
+            side,
+            options.stride or max(1, side // 2),
+            options.remainder,
+            options.align_corners,
+            self._names.temperature if options.window_softmax else None,
+            options.enlarge == "features",
+        )
 
     @torch.no_grad()
     def __call__(self, image: np.ndarray, size: Size) -> tuple[np.ndarray, np.ndarray]:
@@ -74,8 +87,14 @@ class DenseLabeller:
             kernel = {"iterations": options.pamr_iterations, "dilations": options.pamr_dilations}
             parts = (resize(part, guide.shape[-2:])[None] for part in found.split(at_once))
             found = torch.cat([pamr(guide[None], part, **kernel)[0] for part in parts])
+        if options.background is not None:
+            found = torch.cat([torch.full_like(found[:1], options.background), found])
         classes, probability = best_classes(
-            found, self._classes, size, names.temperature, options.min_area
+            found,
+            self._classes,
+            size,
+            None if options.window_softmax else names.temperature,
+            options.min_area,
         )
         classes[probability < options.min_probability] = 0
         [labels], [probability] = to_host(classes + self._first_label), to_host(probability)
@@ -89,11 +108,14 @@ class DenseLabeller:
         encoder, options = self._encoder, self._options
         patch, max_patches = encoder.patch_size, encoder.max_patches
         sides = options.short_side, options.long_side
-        size = scaled_size(*image.shape[:2], *sides, patch)
+        fit = cut_size if options.resize == "pillow" else scaled_size
+        size = fit(*image.shape[:2], *sides, patch)
         tall, wide = (-(-side // patch) for side in self._windows.size(*size))
         if max_patches is not None and tall * wide > max_patches:
             shrunk = (max(1, int(side * (max_patches / (tall * wide)) ** 0.5)) for side in sides)
-            size = scaled_size(*image.shape[:2], *shrunk, patch)
+            size = fit(*image.shape[:2], *shrunk, patch)
+        if options.resize == "pillow":
+            return to_pixels(image, *size, encoder.normalisation).to(encoder.device)
         # The authors round both to three digits.
         mean, std = (
             torch.tensor([round(255 * value, 3) for value in values])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.datasets.vocabulary import Names
-from pipeline.dense.method import build_method
+from pipeline.dense.method import DenseMethod, build_method
 from pipeline.dense.settings import DenseSettings
 from pipeline.engine.registry import method_of, methods
 from pipeline.engine.settings import facts, joined, plain
@@ -17,6 +17,7 @@ from pipeline.engine.stage import Computed, Decoded
 from pipeline.errors import UserError
 from pipeline.masks.name_lists import has_background, read_name_list
 from pipeline.masks.refiner import labelled
+from pipeline.masks.settings import READOUT, DenseMaskOptions
 from pipeline.masks.stage import MaskStage
 
 if TYPE_CHECKING:
@@ -40,7 +41,13 @@ class DenseMasks(MaskStage):
                 f"masks=dense requires a dense method, and cams={chosen} is not one:"
                 f" give one of cams={', '.join(known)}"
             )
-        if not has_background(self.names, self.vocabulary):
+        names_background = has_background(self.names, self.vocabulary)
+        if names_background and self.options.background is not None:
+            raise UserError(
+                "masks.background makes pixels background, and so do the names: give a list"
+                " without a background, such as masks.names=classes, or masks.background=null"
+            )
+        if not names_background and self.options.background is None:
             for key in ("min_probability", "min_area"):
                 if getattr(self.options, key):
                     raise UserError(
@@ -49,9 +56,18 @@ class DenseMasks(MaskStage):
                     )
 
     def check(self) -> None:
-        """Refuses windows and blocks that do not suit the CLIP."""
+        """Refuses windows and blocks that do not suit the CLIP, and features that are not read."""
         super().check()
-        build_method(self.cams, self.resources.quirks).hooks(self.resources.clip.dimensions)
+        method = build_method(self.cams, self.resources.quirks)
+        has_maps = type(method).similarities is not DenseMethod.similarities
+        if self.options.enlarge == "features" and has_maps:
+            name = method_of(self.cams).name
+            raise UserError(
+                f"masks.enlarge=features compares features with names, and cams={name} computes"
+                " more than that: give masks.enlarge=similarities"
+            )
+        if (dimensions := self.resources.clip.dimensions) is not None:
+            method.hooks(dimensions)
 
     @cached_property
     def names(self) -> Names:
@@ -68,7 +84,9 @@ class DenseMasks(MaskStage):
         names = {declared.name for declared in fields(method.base.settings)}
         method_facts = {key: value for key, value in facts(self.cams).items() if key in names}
         chosen = joined(method.facts, method_facts)
-        return {**super().own_settings(), "names": plain(self.names), "cams": chosen}
+        settings = {**super().own_settings(), "names": plain(self.names), "cams": chosen}
+        usual = {name: getattr(DenseMaskOptions, name) for name in READOUT}
+        return {k: v for k, v in settings.items() if k not in usual or v != usual[k]}
 
     def load(self, inputs: Mapping[str, Path]) -> DenseLabeller:
         """Builds the labeller."""

@@ -9,6 +9,9 @@ from pipeline.files.text import given_path, read_text
 FOLDER = Path(__file__).with_name("names")
 """The lists of the authors, to the letter: ``<name>.txt``, a line for each class."""
 
+CLASSES = "classes"
+"""The list that stands for the names of the classes as they are."""
+
 _MAX_BYTES = 1 << 20
 
 
@@ -23,7 +26,8 @@ def read_name_list(given: str | None, vocabulary: Vocabulary) -> Names:
     Args:
         given: the name of a list that comes with the package, or the path of a file: a line for
             each class, in the order of the classes, its names separated by ", ". None takes the
-            names for CAMs and the backgrounds of the vocabulary.
+            names for CAMs and the backgrounds of the vocabulary; "classes" the names of the classes
+            alone.
 
     Raises:
         UserError: no such list, or it does not fit the classes.
@@ -31,6 +35,8 @@ def read_name_list(given: str | None, vocabulary: Vocabulary) -> Names:
     if given is None:
         backgrounds = (vocabulary.backgrounds,) if vocabulary.backgrounds else ()
         return (*backgrounds, *vocabulary.cam_names)
+    if given == CLASSES:
+        return tuple((name,) for name in vocabulary.classes)
     names = names_in(given)
     count = len(vocabulary.classes)
     if len(names) not in (count, count + 1):

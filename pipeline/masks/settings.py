@@ -113,6 +113,10 @@ register(
 )("pipeline.masks.pixel_adaptive:Par")
 
 
+READOUT = ("resize", "align_corners", "window_softmax", "enlarge", "background")
+"""Settings of ``masks=dense`` that are in the key unless they have their defaults."""
+
+
 @dataclass
 class DenseMaskOptions(MaskOptions):
     """``masks=dense``: each pixel's best name by the dense method of ``cams=``, without tags.
@@ -120,7 +124,8 @@ class DenseMaskOptions(MaskOptions):
     Attributes:
         names: what pixels are compared with: the name of a list that comes with the package, or the
             path of a file with a line for each class, its names separated by ", "; a line more, the
-            first, is the background. Null takes the data set's names for CAMs and its backgrounds.
+            first, is the background. Null takes the data set's names for CAMs and its backgrounds,
+            "classes" the names of its classes.
         templates: the set of templates; "imagenet" are the 80 of CLIP.
         short_side: to which the shorter side of an image is resized, in pixels.
         long_side: the most that the longer side is resized to.
@@ -128,7 +133,16 @@ class DenseMaskOptions(MaskOptions):
             processes the whole image.
         stride: pixels between windows; null takes half a window.
         remainder: "stretch" ignores the pixels beside the last whole patch, and stretches the
-            similarities over them; "pad" completes the patches with zeros.
+            similarities over them; "pad" completes the patches with zeros; "enlarge" resizes the
+            window to whole patches.
+        resize: how the image is resized: as OpenCV does, bilinearly; or as "pillow" does, bicubic,
+            with a longer side that is cut and not rounded.
+        align_corners: whether similarities are enlarged to a window with aligned corners.
+        window_softmax: whether each window gives the probabilities of names instead of their
+            similarities; a mean over windows then weighs them.
+        enlarge: "similarities" of patches, bilinearly, or their "features", bicubic.
+        background: a similarity that pixels of a class must exceed; null if the names say what is
+            background.
         temperature: the factor of cosine similarities in the softmax; null takes CLIP's own.
         min_probability: pixels whose best probability is below become background.
         min_area: classes that cover at most this share of an image's foreground are removed.
@@ -144,6 +158,11 @@ class DenseMaskOptions(MaskOptions):
     window: int | None = setting(None, at_least=0, at_most=_MAX_SIDE)
     stride: int | None = setting(None, at_least=1, at_most=_MAX_SIDE)
     remainder: str = setting("stretch", choices=REMAINDERS)
+    resize: str = setting("opencv", choices=("opencv", "pillow"))
+    align_corners: bool = False
+    window_softmax: bool = False
+    enlarge: str = setting("similarities", choices=("similarities", "features"))
+    background: float | None = setting(None, at_least=-1, at_most=1)
     temperature: float | None = setting(None, above=0)
     min_probability: float = setting(0.0, at_least=0, at_most=1)
     min_area: float = setting(0.0, at_least=0, at_most=1)

@@ -10,6 +10,7 @@ from pipeline.engine.registry import methods
 from pipeline.engine.result_folder import describe_legend
 from pipeline.files.atomic import canonical_json
 from pipeline.files.fingerprints import fingerprint
+from pipeline.masks.settings import READOUT
 
 _MAX_LIST = 4  # entries
 
@@ -18,7 +19,7 @@ _FINGERPRINTS = ("weights", "data", "list", "code")
 
 _DESCRIBED = ("method", "name", "seed")
 
-OPTIONAL = ("corrections", "repeat_corrected")
+OPTIONAL = ("corrections", "repeat_corrected", *READOUT)
 """Settings that are not there where they change nothing."""
 
 _MISSING = ""  # stands for the value of a setting that a configuration lacks

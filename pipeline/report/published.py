@@ -1,5 +1,6 @@
 """The published figures, as facts with their sources (``published.yaml``)."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -11,7 +12,8 @@ from pipeline.files.shipped import CONFIGS
 
 PUBLISHED = Path(__file__).with_name("published.yaml")
 
-_CLIP = "vit_b16"  # for which all published constants were chosen
+_CLIP = "vit_b16"  # for which published constants were chosen, unless a preset says otherwise
+_CHOICE = re.compile(r"^ *- override /clip: (\w+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -142,9 +144,12 @@ def remark_on_clip(preset: str, clip: str) -> str:
     """
     group, _, name = preset.rpartition("=")
     path = CONFIGS / (group or "experiment") / f"{name}.yaml"
-    if clip in ("", _CLIP) or preset not in _presets() or not path.is_file():
+    if not clip or preset not in _presets() or not path.is_file():
         return ""
-    return f"the constants of {preset} were chosen for clip={_CLIP}, not for clip={clip}"
+    chosen = (_CHOICE.findall(path.read_text(encoding="utf-8")) or [_CLIP])[0]
+    if clip == chosen:
+        return ""
+    return f"the constants of {preset} were chosen for clip={chosen}, not for clip={clip}"
 
 
 @cache

@@ -5,5 +5,5 @@ import pipeline.masks.settings
 import pipeline.tags.options  # noqa: F401
 from pipeline.engine.plugins import import_methods
 
-for _room in ("dense", "tags", "cams", "masks"):
+for _room in ("clip.models", "dense", "tags", "cams", "masks"):
     import_methods(f"pipeline.{_room}")

@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline.clip import device as devices
 from pipeline.clip.frozen import FrozenClip, Resources
+from pipeline.clip.origin import hashable
 from pipeline.clip.settings import MethodOptions
 from pipeline.datasets.annotation_index import INDEXES
 from pipeline.datasets.annotations import Annotations, open_annotations
@@ -47,7 +48,7 @@ class Parts:
         return FrozenClip(
             model=config.clip.model,
             pretrained=config.clip.pretrained,
-            checkpoint=config.clip.checkpoint,
+            checkpoint=hashable(config.clip.checkpoint),
             device=self.device,
             precision=runtime.precision,
             max_patches=config.images.most_patches,

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from dataclasses import replace
 
-from pipeline.clip.published import is_on_disk, published_weights, resolve_checkpoint
+from pipeline.clip.origin import find_origin, hashable
 from pipeline.engine.scan import key_unknown_until, scan
 from pipeline.engine.stage import Stage
 from pipeline.errors import NotDownloaded, NotLocal, UserError, command
@@ -43,11 +43,16 @@ def missing_weights(
         stages = [stage for stage in replace(builder).stages if stage.command in commands]
         trains = any(_starts(stage, builder, commands) for stage in stages)
         reads_clip = any(key_unknown_until(stage, {}) == "download" for stage in stages)
-    clip, found = (config.clip.model, config.clip.pretrained, config.clip.checkpoint), {}
-    if reads_clip and clip[0] and not clip[2] and (everything or not is_on_disk(*clip)):
-        found["clip.checkpoint"] = published_weights(*clip[:2])
+    clip, found = config.clip, {}
+    origin = find_origin(clip.model, clip.pretrained, hashable(clip.checkpoint))
+    is_published = clip.model is not None and clip.checkpoint is None
+    if reads_clip and is_published and (everything or not origin.is_on_disk):
+        published = origin.published()
+        found |= {f"clip.checkpoint.{part}": where for part, where in published.items()}
+        if len(found) == 1:
+            found = {"clip.checkpoint": found.popitem()[1]}
         if download:
-            resolve_checkpoint(*clip)
+            origin.files()
     if not trains or "train" not in commands:
         return found
     from pipeline.segmenter.mmseg import build_config, build_model

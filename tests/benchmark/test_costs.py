@@ -7,12 +7,13 @@ import pytest
 
 from pipeline.clip.device import Batches
 from pipeline.clip.encoder import ClipEncoder
+from pipeline.clip.image_tower import ImageTower
 from tools.benchmark.costs import Cost, cost_of_steps, cost_table
 from tools.benchmark.setup import Setup
 
 
 def test_arithmetic_is_that_of_a_transformer(tiny_clip):
-    encoder = ClipEncoder(tiny_clip)
+    encoder = ClipEncoder(ImageTower.of(tiny_clip))
     image = np.zeros((64, 64, 3), np.uint8)
     costs = cost_of_steps(Setup(encoder, (4, 2), Batches(1, 4, 8)), image, repeats=1)
     by_step = {cost.step: cost.operations for cost in costs}
@@ -35,7 +36,7 @@ def test_the_growth_of_tagging_leaves_out_cwr(tiny_clip, monkeypatch):
     def refuse(*_):
         raise AssertionError("a crop is classified")
 
-    setup = Setup(ClipEncoder(tiny_clip), (4, 2), Batches(1, 4, 8))
+    setup = Setup(ClipEncoder(ImageTower.of(tiny_clip)), (4, 2), Batches(1, 4, 8))
     monkeypatch.setattr("pipeline.tags.reidentification.Cwr.classify", refuse)
     images = [np.zeros((64, 64, 3), np.uint8)]
     setup.tag(images, reidentify=False)

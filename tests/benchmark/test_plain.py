@@ -11,6 +11,7 @@ from pipeline.cams.clip_es import ClipEsOptions
 from pipeline.cams.clip_es.method import ClipEs
 from pipeline.clip.device import Batches
 from pipeline.clip.encoder import ClipEncoder
+from pipeline.clip.image_tower import ImageTower
 from pipeline.clip.text import class_embeddings, load_tokenizer, prompts_of
 from pipeline.tags.tagclip import TagClipOptions
 from pipeline.tags.tagclip.method import TagClip
@@ -23,7 +24,7 @@ BATCHES = Batches(images=2, crops=3, waiting=32)
 
 @pytest.fixture(scope="module")
 def encoder(tiny_clip) -> ClipEncoder:
-    return ClipEncoder(tiny_clip)
+    return ClipEncoder(ImageTower.of(tiny_clip))
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from pipeline.cams.method import CamMethod
 from pipeline.cams.pass_method import competitors_of
 from pipeline.cams.stage import ComputedCams
 from pipeline.clip.encoder import ClipEncoder
+from pipeline.clip.image_tower import ImageTower
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.sample import Sample
 from pipeline.engine.settings import check
@@ -84,7 +85,9 @@ def test_clip_es_is_built_from_its_settings_and_resources(open_border, tiny_clip
         asked.append(given)
         return torch.eye(4, 32)
 
-    clip = SimpleNamespace(encoder=ClipEncoder(tiny_clip), embed=embed, batches=ALONE)
+    clip = SimpleNamespace(
+        encoder=ClipEncoder(ImageTower.of(tiny_clip)), embed=embed, batches=ALONE
+    )
     options = ClipEsOptions(backgrounds=["sea", "sky"], affinity_blocks=[1, 2])
     built = build_clip_es(options, resources_of(VOCABULARY, clip, open_border=open_border))
     assert asked == [(CAM_NAMES, ("sea", "sky"), "clip_es")]

@@ -44,21 +44,22 @@ def test_gradients_are_those_of_one_tag_at_a_time(tiny_clip, encoder, text):
     assert (cams.amax(1) > 0.99).all(), "the CAMs have to show something in this test"
 
 
-def test_sums_of_an_attentions_gradients_are_those_of_autograd():
+@pytest.mark.parametrize("prefix", [1, 3])
+def test_sums_of_an_attentions_gradients_are_those_of_autograd(prefix):
     generator = torch.Generator().manual_seed(6)
     heads, count, width, scores = 3, 7, 4, 2
     query, key, value = torch.randn(3, heads, count, width, generator=generator).requires_grad_()
     gradients = torch.randn(scores, heads, count, width, generator=generator)
-    gradients[:, :, 0] = 0  # the output of the class token does not contribute
+    gradients[:, :, :prefix] = 0  # the outputs of other tokens than patches do not contribute
     attention = (query @ key.mT / width**0.5).softmax(-1)
     attended = attention @ value
     parts = (query, key, value)
     with torch.no_grad():
-        sums = attention_vjp_sums(gradients, attended, attention, *parts)
+        sums = attention_vjp_sums(gradients, attended, attention, *parts, prefix=prefix)
     assert sums.shape == (scores, 3 * heads * width)
     for found, of_score in zip(sums, gradients):
         expected = torch.autograd.grad((attended * of_score).sum(), parts, retain_graph=True)
-        side_by_side = torch.cat([part[:, 1:].sum(1).flatten() for part in expected])
+        side_by_side = torch.cat([part[:, prefix:].sum(1).flatten() for part in expected])
         torch.testing.assert_close(found, side_by_side, atol=1e-5, rtol=1e-5)
 
 

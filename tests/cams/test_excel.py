@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,6 +22,7 @@ from pipeline.cams.excel.text import cluster_sentences, enrich_classes, read_des
 from pipeline.cams.stage import ComputedCams
 from pipeline.clip.checkpoint import load_clip
 from pipeline.clip.encoder import ClipEncoder
+from pipeline.clip.image_tower import ImageTower
 from pipeline.clip.shared_pass import SharedPass
 from pipeline.clip.text import class_embeddings, load_tokenizer
 from pipeline.datasets.vocabulary import Vocabulary
@@ -64,7 +66,7 @@ def assert_close(ours: torch.Tensor, theirs: np.ndarray) -> None:
 def test_features_maps_and_refined_maps_are_the_released_ones(golden_folder):
     with np.load(golden_folder / "dense.npz") as arrays:
         golden = dict(arrays)
-    encoder = ClipEncoder(load_clip(golden_folder / "tiny_clip_openai_format.pt"))
+    encoder = ClipEncoder(ImageTower.of(load_clip(golden_folder / "tiny_clip_openai_format.pt")))
     encoder = ExcelEncoder(encoder, 320, imagenet_norm=True)
     text, tags = torch.from_numpy(golden["excel_text"]), np.flatnonzero(golden["excel_labels"])
     method = Excel(encoder, text[:5], text[5:], ExcelOptions(), ALONE, SimpleNamespace(**QUIRKS))
@@ -92,7 +94,7 @@ def excel(clip, options: ExcelOptions, **quirks: bool) -> Excel:
     def embed(*_: object) -> torch.Tensor:
         return TEXT
 
-    given = SimpleNamespace(encoder=ClipEncoder(clip), embed=embed, batches=ALONE)
+    given = SimpleNamespace(encoder=ClipEncoder(ImageTower.of(clip)), embed=embed, batches=ALONE)
     vocabulary = Vocabulary(
         ("cat", "cup"), *[(("cat",), ("cup",))] * 2, backgrounds=("a", "b", "c")
     )
@@ -136,7 +138,7 @@ def test_every_quirk_changes_the_cams(clip, quirk):
 
 def test_images_keep_their_own_grid_unless_they_are_squashed(clip):
     image = draw_photograph(3, 70, 90)
-    encoder = ClipEncoder(clip, position_fp16=True, max_patches=30)
+    encoder = ClipEncoder(ImageTower.of(clip), position_fp16=True, max_patches=30)
     own = ExcelEncoder(encoder, None, imagenet_norm=False)
     assert own.patch_grid(image) == (5, 6) == encoder.patch_grid(image)
     assert torch.equal(own.prepare(image), encoder.prepare(image))
@@ -161,7 +163,7 @@ def test_bfloat16_changes_the_features_by_its_rounding_alone(clip):
     method = excel(clip, ExcelOptions(**OPTIONS), **QUIRKS)
     with torch.no_grad():
         exact = method.features(seen_by(method, image))
-        rough = ClipEncoder(build_tiny_clip(head_width=16), precision=torch.bfloat16)
+        rough = ClipEncoder(ImageTower.of(build_tiny_clip(head_width=16)), precision=torch.bfloat16)
         method.encoder = ExcelEncoder(rough, 80, imagenet_norm=True)
         found = method.features(seen_by(method, image))
     assert found.dtype == torch.float32
@@ -203,27 +205,31 @@ def test_the_published_numbers_of_attributes_left_out():
         assert (enriched > enriched.min() + 1e-6).sum() == count - left_out
 
 
-def test_backgrounds_are_not_enriched(clip, tmp_path):
+@pytest.mark.parametrize("joins", [False, True])
+def test_backgrounds_are_not_enriched(clip, tmp_path, joins):
     path = tmp_path / "sentences.yaml"
     path.write_text(yaml.safe_dump(SENTENCES))
     asked = []
 
     def embed_sentences(sentences: list[str]) -> torch.Tensor:
         asked.append(sentences)
-        return unit(len(sentences), 32, seed=4)
+        return of_images(unit(len(sentences), 32, seed=4))
+
+    def of_images(text: torch.Tensor) -> torch.Tensor:
+        return torch.cat([text, text], 1) if joins else text
 
     given = SimpleNamespace(
-        encoder=ClipEncoder(clip),
-        embed=lambda *_: TEXT,
+        encoder=ClipEncoder(replace(ImageTower.of(clip), joins_patches=joins)),
+        embed=lambda *_: of_images(TEXT),
         embed_sentences=embed_sentences,
         batches=ALONE,
     )
     options = ExcelOptions(descriptors=str(path), clusters=4)
     method = build_excel(options, resources_of(VOCABULARY, given, **QUIRKS))
     assert asked == [[each for sentences in SENTENCES.values() for each in sentences]]
-    assert torch.equal(method.background_text, TEXT[3:])
+    torch.testing.assert_close(method.background_text, TEXT[3:])
     attributes = cluster_sentences(unit(8, 32, seed=4), 4)
-    assert torch.equal(method.class_text, enrich_classes(TEXT[:3], attributes, 0.9))
+    torch.testing.assert_close(method.class_text, enrich_classes(TEXT[:3], attributes, 0.9))
 
 
 # The file of sentences

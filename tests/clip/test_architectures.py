@@ -16,6 +16,7 @@ from pipeline.cams.clip_es.method import ClipEs
 from pipeline.clip.device import Batches
 from pipeline.clip.dimensions import block_window, patch_grid
 from pipeline.clip.encoder import ClipEncoder
+from pipeline.clip.image_tower import ImageTower
 from pipeline.clip.text import class_embeddings, load_tokenizer, prompts_of
 from pipeline.errors import UserError
 from pipeline.tags.tagclip import TagClipOptions
@@ -86,7 +87,7 @@ def native_pixels(clip: CLIP, count: int = 1) -> torch.Tensor:
 @pytest.mark.parametrize(("kind", "quick_gelu"), CASES)
 def test_the_class_token_of_every_kind_is_open_clips(kind, quick_gelu, tower):
     clip = tower(kind, quick_gelu)
-    encoder, pixels = ClipEncoder(clip), native_pixels(clip, 2)
+    encoder, pixels = ClipEncoder(ImageTower.of(clip)), native_pixels(clip, 2)
     assert encoder.patch_size == KINDS[kind]["patch_size"]
     assert encoder.depth == KINDS[kind]["layers"]
     assert encoder.native_size == KINDS[kind].get("image_size", 224)
@@ -95,14 +96,14 @@ def test_the_class_token_of_every_kind_is_open_clips(kind, quick_gelu, tower):
     features = encoder.image_features(pixels)
     torch.testing.assert_close(features, expected, atol=1e-5, rtol=0)
     inputs = encoder.backbone(pixels)
-    for alone in (encoder.attended_features(inputs)[:, 0], encoder.class_token_features(inputs)):
+    for alone in (encoder.attended_features(inputs)[:, 0], encoder.whole_image_features(inputs)):
         torch.testing.assert_close(alone, expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(("kind", "quick_gelu"), CASES)
 def test_the_patches_of_every_kind_are_open_clips(kind, quick_gelu, tower):
     clip = tower(kind, quick_gelu)
-    encoder, pixels = ClipEncoder(clip), native_pixels(clip)
+    encoder, pixels = ClipEncoder(ImageTower.of(clip)), native_pixels(clip)
     outputs = clip.visual.forward_intermediates(
         pixels, indices=1, normalize_intermediates=True, intermediates_only=True, output_fmt="NLC"
     )
@@ -125,7 +126,7 @@ def test_the_attention_of_every_kind_is_multihead_attentions(kind, tower):
     for hook in hooks:
         hook.remove()
     recorded: dict[int, torch.Tensor] = {}
-    ClipEncoder(clip).backbone(
+    ClipEncoder(ImageTower.of(clip)).backbone(
         native_pixels(clip), lambda n, attention: recorded.update({n: attention})
     )
     assert sorted(recorded) == list(range(1, len(blocks) + 1))
@@ -137,7 +138,9 @@ def test_the_attention_of_every_kind_is_multihead_attentions(kind, tower):
 
 def test_the_activation_changes_the_features(tower):
     pixels = native_pixels(tower("b16"))
-    plain, quick = (ClipEncoder(tower("b16", q)).image_features(pixels) for q in (False, True))
+    plain, quick = (
+        ClipEncoder(ImageTower.of(tower("b16", q))).image_features(pixels) for q in (False, True)
+    )
     assert (plain - quick).abs().max() > 1e-3
 
 
@@ -162,7 +165,7 @@ def test_class_embeddings_of_every_kind_are_open_clips(model, pool, quick_gelu):
     expected = build_zero_shot_classifier(clip, tokenizer, names, templates).T
     torch.testing.assert_close(embeddings, expected, atol=1e-5, rtol=0)
     assert (expected[0] - expected[1]).norm() > 0.02, "names have to differ in this test"
-    assert ClipEncoder(clip).temperature == pytest.approx(20)
+    assert ClipEncoder(ImageTower.of(clip)).temperature == pytest.approx(20)
 
 
 # Both methods as a whole
@@ -170,7 +173,7 @@ def test_class_embeddings_of_every_kind_are_open_clips(model, pool, quick_gelu):
 
 @pytest.mark.parametrize("kind", ["b32", "b16", "l14", "h14_378"])
 def test_both_methods_run_at_every_patch_size(kind, tower):
-    encoder = ClipEncoder(tower(kind))
+    encoder = ClipEncoder(ImageTower.of(tower(kind)))
     text = F.normalize(torch.randn(6, 16, generator=torch.Generator().manual_seed(2)), dim=-1)
     image = draw_photograph(0, 150, 210)
     variants = ("clip", "clip_native", "coarse", "coarse_last", "dmar", "cwr")
@@ -224,7 +227,7 @@ def test_a_window_without_blocks_is_named_with_the_depth(window, message):
 
 
 def test_both_methods_average_existing_blocks_only(tower):
-    encoder, text = ClipEncoder(tower("b16_448")), torch.eye(3, 16)
+    encoder, text = ClipEncoder(ImageTower.of(tower("b16_448"))), torch.eye(3, 16)
     tag_options, cam_options = TagClipOptions(), ClipEsOptions()
     tagger = TagClip(encoder, text, 2, tag_options, ALONE, RELEASED)
     assert list(tagger.window) == [1, 2]

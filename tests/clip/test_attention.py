@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from pipeline.clip import attention
 from pipeline.clip.encoder import ClipEncoder
+from pipeline.clip.image_tower import ImageTower
 from tests.tiny_clip import build_tiny_clip
 
 
@@ -17,16 +18,17 @@ def random_heads(dtype: torch.dtype) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 2e-2)])
-@pytest.mark.parametrize("rows", [1, 7, 1000])
-def test_heads_at_once_and_head_by_head_agree(monkeypatch, dtype, tolerance, rows):
+@pytest.mark.parametrize(("rows", "prefix"), [(1, 1), (7, 5), (1000, 1)])
+def test_heads_at_once_and_head_by_head_agree(monkeypatch, dtype, tolerance, rows, prefix):
     monkeypatch.setattr(attention, "_CHUNK_WEIGHTS", rows * 26)
     query, key, value = random_heads(dtype)
-    attended, mean = attention.head_by_head(query, key, value)
-    expected, expected_mean = attention.all_heads(query, key, value)
+    attended, mean = attention.head_by_head(query, key, value, prefix)
+    expected, expected_mean = attention.all_heads(query, key, value, prefix)
     torch.testing.assert_close(attended, expected, atol=tolerance, rtol=0)
     torch.testing.assert_close(mean, expected_mean, atol=tolerance, rtol=0)
+    assert mean.shape == (2, 26 - prefix, 26 - prefix)
     assert attended.dtype == dtype and mean.dtype == torch.float32
-    none, same = attention.head_by_head(query, key, None)
+    none, same = attention.head_by_head(query, key, None, prefix)
     assert none is None
     torch.testing.assert_close(same, mean, atol=0, rtol=0)
 
@@ -49,7 +51,7 @@ def test_the_output_is_that_of_fused_attention(monkeypatch, dtype, tolerance, ma
 
 
 def test_the_whole_backbone_is_the_same_with_all_heads_at_once(monkeypatch):
-    encoder = ClipEncoder(build_tiny_clip())
+    encoder = ClipEncoder(ImageTower.of(build_tiny_clip()))
     pixels = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(1))
     recorded: list[list[torch.Tensor]] = [[], []]
     with torch.no_grad():
@@ -75,16 +77,16 @@ def test_rows_are_computed_one_after_the_other_on_a_cpu():
 @pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
 def test_low_precision_is_near_and_keeps_tokens_in_float32(precision):
     clip = build_tiny_clip()
-    exact = ClipEncoder(clip)
+    exact = ClipEncoder(ImageTower.of(clip))
     pixels = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(1))
     recorded: list[torch.Tensor] = []
     with torch.no_grad():
         expected = exact.value_features(exact.backbone(pixels))
-        low = ClipEncoder(clip, precision=precision)
+        low = ClipEncoder(ImageTower.of(clip), precision=precision)
         inputs = low.backbone(pixels, lambda _, attention: recorded.append(attention))
         features = low.value_features(inputs)
     assert inputs.tokens.dtype == features.dtype == torch.float32
     assert {attention.dtype for attention in recorded} == {torch.float32}
     assert (features * expected).sum(-1).min() > 0.99, "cosines of the same patch"
-    assert low.visual.transformer.resblocks[0].mlp.c_fc.weight.dtype == precision
+    assert low.tower.blocks[0].mlp.c_fc.weight.dtype == precision
     assert clip.token_embedding.weight.dtype == torch.float32, "the text tower stays exact"

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from pipeline.clip.checkpoint import load_clip, read_weights
-from pipeline.clip.published import resolve_checkpoint
+from pipeline.clip.origin import OfOpenClip
 from pipeline.errors import UserError
 from tests.tiny_clip import build_tiny_clip
 
@@ -103,11 +103,11 @@ def test_an_unknown_architecture_is_named(files):
 
 def test_a_missing_file_and_an_unknown_model_are_named():
     with pytest.raises(UserError, match=r"clip.checkpoint=/no/such.pt is not a file"):
-        resolve_checkpoint(None, None, "/no/such.pt")
+        OfOpenClip(None, None, "/no/such.pt").files()
     with pytest.raises(UserError, match=r"clip.checkpoint is missing"):
-        resolve_checkpoint(None, None, None)
+        OfOpenClip(None, None, None).files()
     with pytest.raises(UserError, match=r"clip.model=ViT-B-16"):
-        resolve_checkpoint("ViT-B-16", "no_such_tag", None)
+        OfOpenClip("ViT-B-16", "no_such_tag", None).files()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

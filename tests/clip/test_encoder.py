@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from pipeline.clip.encoder import ClipEncoder
+from pipeline.clip.image_tower import ImageTower
 from pipeline.clip.shared_pass import SharedPass
 
 
@@ -17,7 +18,7 @@ def pixels() -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def encoder(tiny_clip) -> ClipEncoder:
-    return ClipEncoder(tiny_clip)
+    return ClipEncoder(ImageTower.of(tiny_clip))
 
 
 def test_value_features_are_a_block_whose_attention_is_the_identity(tiny_clip, encoder, pixels):
@@ -68,7 +69,7 @@ def test_positions_are_untouched_at_native_size_and_interpolated_elsewhere(tiny_
 
 
 def test_the_quirk_rounds_interpolated_positions_to_float16(tiny_clip):
-    rounded = ClipEncoder(tiny_clip, position_fp16=True)
+    rounded = ClipEncoder(ImageTower.of(tiny_clip), position_fp16=True)
     assert torch.equal(
         rounded.position_embedding(2, 3), rounded.position_embedding(2, 3).half().float()
     )

@@ -14,6 +14,7 @@ from pipeline.clip import device, fused
 from pipeline.clip.attention import Attention
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.fused import FusedKernel, choose_attention
+from pipeline.clip.image_tower import ImageTower
 from pipeline.engine import progress
 from pipeline.engine.compiler import NoKernelError, load
 from pipeline.errors import UserError
@@ -66,7 +67,7 @@ def test_the_kernel_computes_the_formula(kernel, dtype, tolerance, rows, keys, w
     if rows == keys:
         expected = weights.mean(1)[:, 1:, 1:].float()
         torch.testing.assert_close(mean, expected, atol=1e-6, rtol=0)
-        none, same = kernel(query, key, None, added, average=True)
+        none, same = kernel(query, key, None, added, prefix=1)
         assert none is None and torch.equal(same, mean)
     else:
         assert mean is None
@@ -76,11 +77,11 @@ def test_the_kernel_computes_the_formula(kernel, dtype, tolerance, rows, keys, w
 def test_bytes_depend_on_nothing_but_the_image(kernel, dtype):
     query, key, value = random_heads(dtype, 200, 200)
     threads = torch.get_num_threads()
-    expected = kernel(query, key, value, average=True)
+    expected = kernel(query, key, value, prefix=1)
     try:
         for number in (1, 2, 3):
             torch.set_num_threads(number)
-            alone = [kernel(query[i:], key[i:], value[i:], average=True) for i in (0, 1)]
+            alone = [kernel(query[i:], key[i:], value[i:], prefix=1) for i in (0, 1)]
             for whole, first, second in zip(expected, *alone):
                 assert torch.equal(whole, first) and torch.equal(whole[1:], second)
     finally:
@@ -93,12 +94,12 @@ def test_bytes_depend_on_nothing_but_the_image(kernel, dtype):
 def test_extreme_logits_keep_their_meaning(kernel, dtype):
     query, key, value = (heads.clone() for heads in random_heads(dtype))
     query *= 1000
-    attended, mean = kernel(query, key, value, average=True)
+    attended, mean = kernel(query, key, value, prefix=1)
     weights = formula(query, key)
     torch.testing.assert_close(mean, weights.mean(1)[:, 1:, 1:].float(), atol=1e-4, rtol=0)
     assert attended.isfinite().all()
     key[0, 0, 3] = float("nan")
-    attended, mean = kernel(query, key, value, average=True)
+    attended, mean = kernel(query, key, value, prefix=1)
     assert attended[0, 0].isnan().all() and mean[0].isnan().all()
     assert attended[0, 1:].isfinite().all() and mean[1].isfinite().all()
 
@@ -108,7 +109,7 @@ def test_the_image_tower_gives_the_same_with_the_kernel(kernel, dtype, tolerance
     pixels = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(1))
     found, seen = [], []
     for given in (None, kernel):
-        encoder = ClipEncoder(build_tiny_clip(), precision=dtype, kernel=given)
+        encoder = ClipEncoder(ImageTower.of(build_tiny_clip()), precision=dtype, kernel=given)
         recorded: list[torch.Tensor] = []
         with torch.no_grad():
             inputs = encoder.backbone(pixels, lambda _, weights: recorded.append(weights))  # noqa: B023
@@ -122,7 +123,7 @@ def test_the_image_tower_gives_the_same_with_the_kernel(kernel, dtype, tolerance
 @pytest.mark.parametrize("side", [64, 352])  # 352 pixels: 485 tokens, in two pieces
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_place_in_a_batch_changes_nothing(kernel, dtype, side):
-    encoder = ClipEncoder(build_tiny_clip(), precision=dtype, kernel=kernel)
+    encoder = ClipEncoder(ImageTower.of(build_tiny_clip()), precision=dtype, kernel=kernel)
     pixels = torch.randn(4, 3, side, side, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         first = encoder.backbone(pixels).tokens

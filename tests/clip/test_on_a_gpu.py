@@ -22,7 +22,11 @@ from pipeline.cams.excel.method import Excel, ExcelEncoder
 from pipeline.cams.pass_method import PassCams
 from pipeline.cams.settings import DenseCamOptions
 from pipeline.clip.device import Batches, to_host
+from pipeline.clip.dimensions import Dimensions
 from pipeline.clip.encoder import ClipEncoder
+from pipeline.clip.image_text import releases
+from pipeline.clip.image_tower import BICUBIC, ImageTower
+from pipeline.clip.layouts import build_vision_transformer
 from pipeline.engine.registry import methods
 from pipeline.masks.pixel_adaptive import Pamr, Par
 from pipeline.masks.settings import PamrOptions, ParOptions
@@ -37,6 +41,7 @@ from pipeline.tags.piaa.prototypes import Prototypes
 from pipeline.tags.reidentification import Cwr
 from pipeline.tags.tagclip import VARIANTS, TagClipOptions
 from pipeline.tags.tagclip.method import TagClip
+from tests import small_models
 from tests.methods import RELEASED, dense_method
 from tests.segmenter.tiny_training import CLASS_NAMES, PALETTE, tiny_settings
 from tests.small_runs import draw_photograph
@@ -63,11 +68,18 @@ def copies(monkeypatch):
     return shapes
 
 
-@pytest.fixture(scope="module")
-def encoder() -> ClipEncoder:
-    clip = build_tiny_clip()
-    clip.visual.to("meta")  # the temperature is read once, when a CLIP is loaded
-    return ClipEncoder(clip, precision=torch.bfloat16)
+@pytest.fixture(scope="module", params=["clip", "registers"])
+def encoder(request: pytest.FixtureRequest) -> ClipEncoder:
+    if request.param == "clip":
+        clip = build_tiny_clip()
+        clip.visual.to("meta")  # the temperature is read once, when a CLIP is loaded
+        return ClipEncoder(ImageTower.of(clip), precision=torch.bfloat16)
+    shapes = small_models.dinov2(depth=4)
+    weights = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    release = replace(releases()["talk2dino_b14"], dimensions=Dimensions(4, 14, 56), heads=2)
+    tower = build_vision_transformer(weights, release, stretch=BICUBIC, temperature=1.0)
+    projection = torch.empty(small_models.WIDTH, 32, device="meta")
+    return ClipEncoder(replace(tower, projection=projection), precision=torch.bfloat16)
 
 
 def text(names: int) -> torch.Tensor:
@@ -129,7 +141,7 @@ def test_cams_are_copied_once_and_for_boxes_once_more(encoder, copies, options, 
     for tags in ((1,), (0, 2, 3, 5)):
         copies.clear()
         found = dict(method.stream((index, image, tags) for index, image in enumerate(IMAGES)))
-        assert found[2].shape == (len(tags), 4, 6)
+        assert found[2].shape == (len(tags), *encoder.patch_grid(IMAGES[2]))
         assert len(copies) == len(IMAGES) * (1 + affinity)
 
 

@@ -22,14 +22,13 @@ from pipeline.clip.device import Batches
 from pipeline.clip.dimensions import OPENAI_NORMALISATION, Normalisation
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.frozen import FrozenClip
-from pipeline.clip.published import (
-    find_pretraining,
-    hub_files,
-    published_weights,
-    resolve_checkpoint,
-)
+from pipeline.clip.image_text import releases
+from pipeline.clip.image_tower import ImageTower
+from pipeline.clip.origin import OfOpenClip
+from pipeline.clip.published import find_pretraining, hub_files
 from pipeline.clip.text import load_tokenizer
 from pipeline.errors import UserError
+from pipeline.files.download import Source
 from pipeline.tags.baseline.method import global_scores
 from pipeline.tags.tagclip import TagClipOptions
 from pipeline.tags.tagclip.method import TagClip
@@ -72,7 +71,7 @@ def test_other_image_towers_are_refused(model, what, nothing_is_fetched, tmp_pat
     message = rf"clip.model={model} .*{what}.*, but TagCLIP needs .* choose clip=vit_b16"
     for checkpoint in (None, "/no/such.pt"):
         with pytest.raises(UserError, match=message):
-            resolve_checkpoint(model, pretrained, checkpoint)
+            OfOpenClip(model, pretrained, checkpoint).files()
     with pytest.raises(UserError, match=message):
         load_clip(tmp_path / "never_read.pt", model, pretrained)
 
@@ -107,14 +106,16 @@ def test_a_tokenizer_that_cannot_be_loaded_is_named(monkeypatch):
         load_tokenizer("ViT-H-14-worldwide")
 
 
-PUBLISHED = {name: preset for name, preset in PRESETS.items() if preset["model"]}
+PUBLISHED = {
+    name: preset for name, preset in PRESETS.items() if preset["pretrained"] not in (None, "demo")
+}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_weights_that_cannot_be_downloaded_are_said_to_be_elsewhere(
     name, monkeypatch, nothing_is_fetched
 ):
-    monkeypatch.setattr("pipeline.clip.published.is_on_disk", lambda *_: False)
+    monkeypatch.setattr(OfOpenClip, "is_on_disk", False)
     asked = []
 
     class Session:
@@ -125,12 +126,16 @@ def test_weights_that_cannot_be_downloaded_are_said_to_be_elsewhere(
     monkeypatch.setattr("huggingface_hub.utils.get_session", Session)
     model, pretrained = PUBLISHED[name]["model"], PUBLISHED[name]["pretrained"]
     with pytest.raises(UserError) as caught:
-        resolve_checkpoint(model, pretrained, None)
+        OfOpenClip(model, pretrained, None).files()
     message = str(caught.value)
     assert len(asked) == 1  # open_clip's clients would try a dozen times
     named = f"python tools/download.py clip.model={model} clip.pretrained={pretrained} --output ."
     assert f"{named} where there is a network" in message
     assert message.endswith("clip.checkpoint=PATH") and len(message) < 400
+
+
+def published_weights(model: str, pretrained: str) -> Source:
+    return OfOpenClip(model, pretrained, None).published()["weights"]
 
 
 def test_openais_addresses_hold_their_checksums():
@@ -178,7 +183,7 @@ def test_files_of_the_hub_get_names_of_their_own():
 )
 def test_an_unknown_name_gets_suggestions(model, message, nothing_is_fetched):
     with pytest.raises(UserError, match=message):
-        resolve_checkpoint(model, None, None)
+        OfOpenClip(model, None, None).files()
 
 
 def test_a_resnets_file_in_openais_naming_is_refused_by_name(tmp_path):
@@ -192,7 +197,7 @@ def test_a_resnets_file_in_openais_naming_is_refused_by_name(tmp_path):
     with pytest.raises(UserError, match=r"RN.pt holds a ResNet with 1-2-1-1 blocks, but TagCLIP"):
         load_clip(path)
     with pytest.raises(UserError, match=r"has no class token, or blocks of another kind"):
-        ClipEncoder(resnet)
+        ClipEncoder(ImageTower.of(resnet))
 
 
 def test_a_file_without_the_number_of_heads_needs_the_model(tmp_path, monkeypatch):
@@ -286,11 +291,11 @@ def test_the_training_of_published_weights_is_open_clips():
 
 def test_unknown_weights_are_refused_with_a_file_too(published):
     with pytest.raises(UserError, match=r"plain, quick, half for clip.model=tiny-ViT, not openai"):
-        resolve_checkpoint("tiny-ViT", "openai", str(published))
+        OfOpenClip("tiny-ViT", "openai", str(published)).files()
     with pytest.raises(UserError, match=r"clip.pretrained=openai needs the architecture"):
-        resolve_checkpoint(None, "openai", str(published))
-    assert resolve_checkpoint("tiny-ViT", None, str(published)) == published
-    assert resolve_checkpoint("tiny-ViT", "quick", None) == published
+        OfOpenClip(None, "openai", str(published)).files()
+    assert OfOpenClip("tiny-ViT", None, str(published)).files() == {"weights": published}
+    assert OfOpenClip("tiny-ViT", "quick", None).files() == {"weights": published}
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -299,6 +304,12 @@ def test_presets_name_existing_weights(name):
     assert preset["name"] == name and preset.keys() == PRESETS["vit_b16"].keys()
     if preset["model"] is None:
         assert preset["checkpoint"] or preset["pretrained"] == "demo"
+        return
+    if preset["model"] == "???":
+        assert name == "hugging_face"
+        return
+    if preset["pretrained"] is None:
+        assert releases()[preset["model"]].name == name
         return
     assert preset["pretrained"] in open_clip.list_pretrained_tags_by_model(preset["model"])
     config = find_architecture(preset["model"])
@@ -324,7 +335,7 @@ def test_mean_and_std_of_the_training_reach_the_pixels(tiny_clip, monkeypatch):
     )
     for normalisation in (OPENAI_NORMALISATION, training):
         recorded.clear()
-        encoder = ClipEncoder(tiny_clip, normalisation=normalisation)
+        encoder = ClipEncoder(ImageTower.of(tiny_clip, normalisation))
         tagger = TagClip(encoder, text, 3, TagClipOptions(reidentify=False), ALONE, RELEASED)
         scores_of(tagger, [image])
         method = ClipEs(encoder, text[:3], text[3:], ClipEsOptions(), ALONE, RELEASED)
@@ -344,7 +355,7 @@ def test_a_command_takes_normalisation_and_activation_of_the_weights(
     backbone = ClipEncoder.backbone
 
     def watched(self: ClipEncoder, pixels: torch.Tensor, *rest: object) -> torch.Tensor:
-        recorded.append((pixels, type(self.visual.transformer.resblocks[0].mlp.gelu)))
+        recorded.append((pixels, type(self.tower.blocks[0].mlp.gelu)))
         return backbone(self, pixels, *rest)
 
     monkeypatch.setattr(ClipEncoder, "backbone", watched)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from pipeline.clip.encoder import ClipEncoder
+from pipeline.clip.image_tower import ImageTower
 from pipeline.clip.shared_pass import batch_by_grid
 
 WIDTHS = dict(zip("abcde", (20, 40, 60, 80, 100)))
@@ -14,7 +15,7 @@ WIDTHS = dict(zip("abcde", (20, 40, 60, 80, 100)))
 def batches(tiny_clip, names: str, size: int, max_waiting: int) -> list[str]:
     """Batches images, and returns the names in every batch."""
     images = ((name, np.zeros((10, WIDTHS[name], 3), np.uint8)) for name in names)
-    grouped = batch_by_grid(ClipEncoder(tiny_clip), images, size, max_waiting)
+    grouped = batch_by_grid(ClipEncoder(ImageTower.of(tiny_clip)), images, size, max_waiting)
     return ["".join(name for name, _ in batch) for batch in grouped]
 
 

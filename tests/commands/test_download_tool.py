@@ -326,7 +326,7 @@ def test_the_list_shows_everything_with_sizes_and_licences(capsys):
         for archive in download.archives:
             assert archive.source.name in printed and archive.published in printed
     for path in (REPOSITORY / "configs" / "clip").glob("*.yaml"):
-        assert f"    {path.stem}  " in printed or path.stem in ("demo", "file")
+        assert f"    {path.stem}  " in printed or path.stem in ("demo", "file", "hugging_face")
     assert "vit_b16  ViT-B-16-quickgelu  about 350.8 MB  licence: MIT" in printed
     assert "vit_b16_laion2b  ViT-B-16  about 599.0 MB  licence: MIT" in printed
     assert printed.count("unknown size") == 1  # COCO-Stuff's maps

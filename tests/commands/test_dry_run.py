@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from torchvision.models import get_model
 
-from pipeline.clip.published import is_on_disk
+from pipeline.clip.origin import OfOpenClip
 from pipeline.commands.status import total_time, what_to_compute
 from pipeline.engine.plan import PlannedStage, estimate
 from pipeline.engine.stage import PerImage
@@ -315,21 +315,21 @@ def test_weights_are_looked_for_where_they_are_kept(tmp_path, monkeypatch):
 
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", find)
     published = {"model": "ViT-B-32-quickgelu", "pretrained": "openai", "checkpoint": None}
-    assert is_on_disk(**published)
+    assert OfOpenClip(**published).is_on_disk
     assert asked == [("timm/vit_base_patch32_clip_224.openai", "open_clip_model.safetensors")]
     kept.clear()
-    assert not is_on_disk(**published)
-    assert is_on_disk(**{**published, "checkpoint": "given.pt"})
-    assert is_on_disk(**{**published, "model": None})
+    assert not OfOpenClip(**published).is_on_disk
+    assert OfOpenClip(**{**published, "checkpoint": "given.pt"}).is_on_disk
+    assert OfOpenClip(**{**published, "model": None}).is_on_disk
     # Weights that are published at an address alone.
     monkeypatch.setenv("HOME", str(tmp_path))
     published = {"model": "RN50", "pretrained": "cc12m", "checkpoint": None}
     settings = {"url": "https://example.org/a/weights.pt"}
-    monkeypatch.setattr("pipeline.clip.published._find", lambda *names: settings)
-    assert not is_on_disk(**published)
+    monkeypatch.setattr("pipeline.clip.architectures.find_pretrained", lambda *names: settings)
+    assert not OfOpenClip(**published).is_on_disk
     (tmp_path / ".cache" / "clip").mkdir(parents=True)
     (tmp_path / ".cache" / "clip" / "weights.pt").touch()
-    assert is_on_disk(**published)
+    assert OfOpenClip(**published).is_on_disk
 
 
 # Times

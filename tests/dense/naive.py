@@ -88,6 +88,20 @@ def maskclip(clip: CLIP, pixels: torch.Tensor) -> torch.Tensor:
     return embed(clip, project_out(block, heads))[1:]
 
 
+def value_path(clip: CLIP, pixels: torch.Tensor) -> torch.Tensor:
+    block, x = clip.visual.transformer.resblocks[-1], tokens_of(clip, pixels)[-1]
+    x = x + project_out(block, [v for _, _, v in heads_of(block, x)])
+    return embed(clip, x + block.mlp(block.ln_2(x)))[1:]
+
+
+def as_trained(clip: CLIP, pixels: torch.Tensor) -> torch.Tensor:
+    x = tokens_of(clip, pixels)[-1]
+    return embed(clip, clip.visual.transformer.resblocks[-1](x[None])[0])[1:]
+
+
+talk2dino = as_trained  # whose maps of names are compared elsewhere
+
+
 def sclip(clip: CLIP, pixels: torch.Tensor) -> torch.Tensor:
     block, x = clip.visual.transformer.resblocks[-1], tokens_of(clip, pixels)[-1]
     x = x + project_out(block, [itself(head) @ head[2] for head in heads_of(block, x)])

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from open_clip.model import CLIP
 
 from pipeline.clip.encoder import ClipEncoder
+from pipeline.clip.image_tower import ImageTower
 from pipeline.dense.method import DenseMethod, NameEmbeddings
 from pipeline.dense.resclip.semantic_feedback import chebyshev, same_object, semantic_feedback
 from pipeline.dense.sc_clip import ScClipSettings
@@ -35,7 +36,7 @@ def clip(request) -> CLIP:
 
 @pytest.fixture(scope="module")
 def encoder(clip) -> ClipEncoder:
-    return ClipEncoder(clip)
+    return ClipEncoder(ImageTower.of(clip))
 
 
 def pictures(encoder: ClipEncoder, count: int = 2, grid: tuple[int, int] = GRID) -> torch.Tensor:
@@ -61,7 +62,7 @@ def names(encoder) -> NameEmbeddings:
 
 @pytest.fixture(scope="module")
 def two_heads() -> ClipEncoder:
-    return ClipEncoder(build_tiny_clip(1, head_width=32))
+    return ClipEncoder(ImageTower.of(build_tiny_clip(1, head_width=32)))
 
 
 def ours_and_naive(name: str, names: NameEmbeddings):
@@ -124,7 +125,7 @@ def test_everything_is_computed_on_the_device_of_the_images(name, two_heads):
     """The device "meta" computes shapes alone, and refuses tensors of a CPU."""
     clip, names = build_tiny_clip(), names_of(two_heads)
     clip.visual.to("meta")
-    encoder = ClipEncoder(clip)
+    encoder = ClipEncoder(ImageTower.of(clip))
     method, _ = ours_and_naive(name, names)
     seen = method.run_pass(encoder, pictures(encoder).to("meta"))
     there = NameEmbeddings(names.text.to("meta"), names.labels.to("meta"), names.temperature)
@@ -137,7 +138,7 @@ def test_everything_is_computed_on_the_device_of_the_images(name, two_heads):
 def test_bfloat16_moves_similarities_little(name, two_heads):
     names, pixels = names_of(two_heads), pictures(two_heads)
     method, _ = ours_and_naive(name, names)
-    rough = ClipEncoder(build_tiny_clip(1, head_width=32), precision=torch.bfloat16)
+    rough = ClipEncoder(ImageTower.of(build_tiny_clip(1, head_width=32)), precision=torch.bfloat16)
     expected, found = (
         method.similarities(encoder, method.run_pass(encoder, pixels), names)
         for encoder in (two_heads, rough)
@@ -246,7 +247,7 @@ def test_backgrounds_are_one_thing_and_doubtful_pixels_are_background(two_heads)
 )
 def test_blocks_in_the_wrong_order_are_refused(method, message):
     with pytest.raises(UserError, match=message):
-        method.hooks(ClipEncoder(build_tiny_clip()))
+        method.hooks(ClipEncoder(ImageTower.of(build_tiny_clip())))
 
 
 def test_only_one_method_takes_further_passes():

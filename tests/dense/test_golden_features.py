@@ -10,6 +10,7 @@ import torch
 
 from pipeline.clip.checkpoint import load_clip
 from pipeline.clip.encoder import ClipEncoder, to_pixels
+from pipeline.clip.image_tower import ImageTower
 from pipeline.dense.gem.method import self_self_attention
 from pipeline.dense.method import NameEmbeddings
 from pipeline.dense.sc_clip import ScClipSettings
@@ -27,7 +28,7 @@ def golden(golden_folder: Path) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def encoder(golden_folder: Path) -> ClipEncoder:
-    return ClipEncoder(load_clip(golden_folder / "tiny_clip_openai_format.pt"))
+    return ClipEncoder(ImageTower.of(load_clip(golden_folder / "tiny_clip_openai_format.pt")))
 
 
 def assert_close(ours: torch.Tensor, theirs: np.ndarray, tolerance: float = 1e-5) -> None:

@@ -7,16 +7,17 @@ import pytest
 import torch
 
 from pipeline.clip.encoder import ClipEncoder
+from pipeline.clip.image_tower import ImageTower
 from pipeline.dense.best_name import best_classes
 from pipeline.dense.method import NameEmbeddings
-from pipeline.dense.windows import Windows, scaled_size, similarity_map
+from pipeline.dense.windows import Windows, resize, scaled_size, similarity_map
 from tests.dense import naive_protocol as naive
 from tests.methods import dense_method
 
 
 @pytest.fixture(scope="module")
 def encoder(tiny_clip) -> ClipEncoder:
-    return ClipEncoder(tiny_clip)
+    return ClipEncoder(ImageTower.of(tiny_clip))
 
 
 @pytest.fixture(scope="module")
@@ -104,3 +105,27 @@ def test_of_equal_names_the_first_counts():
     similarities = torch.full((3, 1, 1), 0.25)
     line, probability = best_classes(similarities, [0, 1, 1], (1, 1), 100.0)
     assert line.item() == 0 and probability.item() == pytest.approx(1 / 3)
+
+
+def test_probabilities_are_kept_as_they_are():
+    maps = torch.rand(5, 4, 6, generator=torch.Generator().manual_seed(7)).softmax(0)
+    label, probability = best_classes(maps, [0, 0, 1, 2, 2], (4, 6), None)
+    best, name = maps.max(0)
+    torch.testing.assert_close(probability, best, atol=1e-6, rtol=0)
+    assert torch.equal(label, torch.tensor([0, 0, 1, 2, 2], dtype=torch.uint8)[name])
+    enlarged = resize(maps, (8, 12))
+    label, probability = best_classes(maps, [0, 1, 2, 3, 4], (8, 12), None)
+    torch.testing.assert_close(probability, enlarged.amax(0), atol=1e-6, rtol=0)
+    assert torch.equal(label, enlarged.argmax(0).to(torch.uint8))
+
+
+def test_corners_of_a_whole_image_are_aligned_if_that_is_wanted(encoder):
+    pixels = torch.randn(3, 64, 96, generator=torch.Generator().manual_seed(8))
+    names = NameEmbeddings(torch.eye(3, 32), torch.arange(3), 1.0)
+    method = dense_method("sclip")
+    grid = similarity_map(method, encoder, pixels, names, Windows(0, 1, "stretch"), 1)
+    found = similarity_map(method, encoder, pixels, names, Windows(0, 1, "stretch", True), 1)
+    expected = torch.nn.functional.interpolate(
+        grid[None], (64, 96), mode="bilinear", align_corners=True
+    )
+    torch.testing.assert_close(found, expected[0])

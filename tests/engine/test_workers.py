@@ -56,7 +56,7 @@ def fresh_caches_before():
 
 
 def fresh_caches():
-    for cache in (workers._resident, frozen._clip, frozen._encoder):
+    for cache in (workers._resident, frozen._model, frozen._encoder):
         cache.cache_clear()
 
 

@@ -16,6 +16,7 @@ from pipeline.clip.device import Batches
 from pipeline.clip.dimensions import Dimensions
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.frozen import Resources
+from pipeline.clip.image_tower import ImageTower
 from pipeline.clip.text import prompts_of
 from pipeline.datasets.vocabulary import Vocabulary, build_vocabulary
 from pipeline.dense.method import NameEmbeddings
@@ -61,7 +62,7 @@ def build_labeller(
     chosen = DenseMaskOptions(temperature=20.0, **options)
     check(chosen, "masks")
     quirks = SimpleNamespace(position_scale=position_scale)
-    clip = Clip(ClipEncoder(tiny_clip, max_patches=max_patches))
+    clip = Clip(ClipEncoder(ImageTower.of(tiny_clip), max_patches=max_patches))
     resources = Resources(CLASSES, "cpu", clip, quirks)
     return DenseLabeller(dense_method(method), chosen, names, resources), clip
 
@@ -75,6 +76,27 @@ def prepared(image: np.ndarray, height: int, width: int) -> np.ndarray:
 # Noise everywhere: where colours are equal, PAMR's weights depend on the last digits.
 IMAGE = np.random.default_rng(0).integers(0, 256, (75, 110, 3), dtype=np.uint8)
 FLAT = [0, 0, 1, 2, 2, 3]
+
+
+@pytest.mark.parametrize("resize", ["opencv", "pillow"])
+def test_a_strip_has_patches_at_least_and_a_large_image_no_more_than_allowed(tiny_clip, resize):
+    label, clip = build_labeller(
+        tiny_clip, WITH_BACKGROUND, window=0, short_side=128, max_patches=12, resize=resize
+    )
+    patch = clip.encoder.patch_size
+    rows, columns = (side // patch for side in label._prepare(IMAGE).shape[1:])
+    assert 6 <= rows * columns <= 12
+    strip = np.zeros((3, 3000, 3), np.uint8)
+    assert label._prepare(strip).shape[1] == patch and label(strip, (3, 3000))[0].shape == (3, 3000)
+
+
+def test_a_background_by_threshold_comes_beside_that_of_the_names(tiny_clip):
+    for names in (WITH_BACKGROUND, WITH_BACKGROUND[1:]):
+        label, _ = build_labeller(tiny_clip, names, window=0, short_side=64, background=-1.0)
+        above, _ = build_labeller(tiny_clip, names, window=0, short_side=64, background=1.0)
+        plain, _ = build_labeller(tiny_clip, names, window=0, short_side=64)
+        np.testing.assert_array_equal(label(IMAGE, (75, 110))[0], plain(IMAGE, (75, 110))[0])
+        assert not above(IMAGE, (75, 110))[0].any()
 
 
 @pytest.mark.parametrize("quirk", [True, False])
@@ -280,6 +302,36 @@ def test_the_names_are_in_the_key_by_their_content(tmp_path):
     assert stage_of(str(other)).key == key == stage_of().key  # which has the same names
     path.write_text("a\nb, BB\nc\n")
     assert stage_of(str(path)).key != key
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("resize", "pillow"),
+        ("align_corners", True),
+        ("window_softmax", True),
+        ("enlarge", "features"),
+        ("background", 0.5),
+    ],
+)
+def test_how_maps_are_read_out_is_in_the_key_where_it_is_not_the_usual_way(name, value):
+    usual, other = stage_of("classes"), stage_of("classes", **{name: value})
+    assert name not in usual.own_settings() and other.own_settings()[name] == value
+    assert usual.key != other.key
+
+
+def test_a_background_is_given_once(tmp_path):
+    path = tmp_path / "names.txt"
+    path.write_text("sky\na\nb\nc\n")
+    with pytest.raises(UserError, match="makes pixels background, and so do the names"):
+        stage_of(str(path), background=0.5)
+    assert stage_of("classes", background=0.5, min_probability=0.2).names == (
+        ("a",),
+        ("b",),
+        ("c",),
+    )
+    with pytest.raises(UserError, match="masks.min_probability makes pixels background"):
+        stage_of("classes", min_probability=0.2)
 
 
 def test_the_dense_method_is_in_the_key_and_what_cams_alone_read_is_not():

@@ -259,6 +259,9 @@ def prepared(config: Config, key: str, tmp_path) -> tuple[Config, Any]:
     if key == "masks.names":
         (tmp_path / "names.txt").write_text("animal\nperson, man\ncup\n")
         return config, str(tmp_path / "names.txt")
+    if key == "masks.background":  # for names without one
+        config.masks.names = "classes"
+        return config, 0.5
     if key in ("masks.min_probability", "masks.min_area"):  # which require a background
         config.dataset.backgrounds = ["wall"]
     if key == "rounds":

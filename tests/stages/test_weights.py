@@ -9,11 +9,11 @@ import pytest
 import timm
 from safetensors.torch import save_file
 
-from pipeline.clip.published import published_weights
+from pipeline.clip.origin import OfOpenClip
 from pipeline.segmenter import weight_sources
 from tests.small_runs import folder_options
 
-CLIP = published_weights("ViT-B-16-quickgelu", "openai").urls[0]
+CLIP = OfOpenClip("ViT-B-16-quickgelu", "openai", None).published()["weights"].urls[0]
 NETWORK = "https://huggingface.co/timm/resnet18.a1_in1k/resolve/main/model.safetensors"
 
 

@@ -110,7 +110,7 @@ def test_prototypes_and_scores_follow_from_the_features_of_the_images(opened, gi
         ids, scores = stored["ids"], stored["scores"]
     for image_id, row in zip(ids, scores):
         logits = features[image_id].astype(np.float64) @ weight + bias
-        cosines = text.numpy() @ seen[image_id].class_token.numpy()
+        cosines = text.numpy() @ seen[image_id].whole_image.numpy()
         np.testing.assert_allclose(row, naive_scores(logits, cosines), atol=2e-5)
     np.testing.assert_allclose(scores.sum(1), 1, atol=1e-5)
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pipeline.clip.encoder import ClipEncoder
+from pipeline.clip.image_tower import ImageTower
 from pipeline.tags.tagclip import TagClipOptions
 from pipeline.tags.tagclip.method import TagClip
 from pipeline.tags.tagclip.refinement import VotedAttention, refine
@@ -96,7 +97,10 @@ def test_a_class_without_foreground_has_no_mask():
     ("window", "blocks"), [([2, 3], (2, 3)), ([-3, -1], (1, 2, 3)), ([0, 0], (4,))]
 )
 def test_the_tagger_averages_its_window_and_lets_all_blocks_vote(tiny_clip, window, blocks):
-    encoder, image = ClipEncoder(tiny_clip), draw_photograph(3, 16 * GRID[0], 16 * GRID[1])
+    encoder, image = (
+        ClipEncoder(ImageTower.of(tiny_clip)),
+        draw_photograph(3, 16 * GRID[0], 16 * GRID[1]),
+    )
     text = torch.nn.functional.normalize(
         torch.randn(6, 32, generator=torch.Generator().manual_seed(3)), dim=-1
     )

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from pipeline.clip.encoder import ClipEncoder
+from pipeline.clip.image_tower import ImageTower
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.sample import Sample
 from pipeline.engine.store import Store
@@ -119,7 +120,9 @@ def test_both_taggers_are_built_from_their_settings_and_resources(tiny_clip):
         asked.append(given)
         return torch.eye(3, 32)
 
-    clip = SimpleNamespace(encoder=ClipEncoder(tiny_clip), embed=embed, batches=ALONE)
+    clip = SimpleNamespace(
+        encoder=ClipEncoder(ImageTower.of(tiny_clip)), embed=embed, batches=ALONE
+    )
     options = TagClipOptions(templates="clip_es", attention_blocks=[1, 2])
     for quirk in (True, False):
         built = build_tagclip(

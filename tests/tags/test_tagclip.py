@@ -12,6 +12,7 @@ import torch.nn.functional as F
 
 from pipeline.clip.device import Batches
 from pipeline.clip.encoder import ClipEncoder
+from pipeline.clip.image_tower import ImageTower
 from pipeline.clip.shared_pass import MeanAttention
 from pipeline.tags.baseline.method import GlobalClip, global_scores
 from pipeline.tags.reidentification import Cwr, Proposal
@@ -24,7 +25,7 @@ from tests.small_runs import draw_photograph
 
 @pytest.fixture(scope="module")
 def encoder(tiny_clip) -> ClipEncoder:
-    return ClipEncoder(tiny_clip)
+    return ClipEncoder(ImageTower.of(tiny_clip))
 
 
 @pytest.fixture(scope="module")

@@ -31,6 +31,7 @@ from pipeline.clip.device import (
 )
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.fused import choose_attention
+from pipeline.clip.image_tower import ImageTower
 from pipeline.clip.text import load_tokenizer
 from pipeline.commands.command_line import Parser
 from pipeline.errors import UserError, check_choice
@@ -97,9 +98,11 @@ def run(arguments: Sequence[str]) -> None:
     size = _two_numbers(options.size, "x", "--size", "500x375")
     names = _two_numbers(options.names, ",", "--names", "20,25")
     batches = choose_batches(vars(options), device.type)
-    plain_encoder = ClipEncoder(deepcopy(clip)) if "stages" in wanted else None
+    plain_encoder = ClipEncoder(ImageTower.of(deepcopy(clip))) if "stages" in wanted else None
     kernel = choose_attention(options.attention, str(device))
-    setup = Setup(ClipEncoder(clip, precision=precision, kernel=kernel), names, batches)
+    setup = Setup(
+        ClipEncoder(ImageTower.of(clip), precision=precision, kernel=kernel), names, batches
+    )
     if wanted == [_PEAK_MEMORY]:
         keep_freed_memory()
         setup.tag_and_cams(load_photographs(2 * batches.images, *size))

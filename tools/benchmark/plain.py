@@ -39,7 +39,7 @@ def _see(
     pixels = encoder.prepare(image)[None]
     x = encoder.embed_patches(pixels)
     attentions = []
-    *blocks, last = encoder.visual.transformer.resblocks
+    *blocks, last = encoder.tower.blocks
     for block in blocks:
         x, weights = _block(block, x)
         attentions.append(weights[:, 1:, 1:])
@@ -57,7 +57,7 @@ def tag(encoder: ClipEncoder, tagger: TagClip, image: np.ndarray) -> np.ndarray:
     with torch.no_grad():
         pixels, x, attentions = _see(encoder, image)
         grid = tuple(side // encoder.patch_size for side in pixels.shape[-2:])
-        last, count = encoder.visual.transformer.resblocks[-1], x.shape[1]
+        last, count = encoder.tower.blocks[-1], x.shape[1]
         itself = torch.full((count, count), -100.0, device=x.device).fill_diagonal_(0)
         coarse = _classify(encoder, _block(last, x, itself)[0][0, 1:], text)
         stacked = torch.cat(attentions)
@@ -92,14 +92,14 @@ def cams(
     with torch.no_grad():
         pixels, x, attentions = _see(encoder, image)
     grid = tuple(side // encoder.patch_size for side in pixels.shape[-2:])
-    last = encoder.visual.transformer.resblocks[-1]
+    last = encoder.tower.blocks[-1]
     found = []
     for k in range(len(tags)):
         normed = last.ln_1(x).detach().requires_grad_()
         attended = last.attn(normed, normed, normed, need_weights=True)[0]
         y = x + attended
-        y = encoder.visual.ln_post(y + last.mlp(last.ln_2(y)))
-        feature = F.normalize(y[0, 1:].mean(0) @ encoder.visual.proj, dim=0)
+        y = encoder.tower.norm_after(y + last.mlp(last.ln_2(y)))
+        feature = F.normalize(y[0, 1:].mean(0) @ encoder.tower.projection, dim=0)
         (encoder.temperature * text @ feature).softmax(0)[k].backward()
         weight, patches = normed.grad[0, 1:].mean(0), normed[0, 1:].detach()
         cam = _normalise(_normalise(torch.relu(patches @ weight)))
@@ -128,13 +128,13 @@ def _look_again(encoder: ClipEncoder, text: torch.Tensor, proposal: Proposal) ->
     x = encoder.embed_patches(proposal.crop[None])
     mask = torch.zeros(x.shape[1], x.shape[1], device=x.device)
     mask[0, 1:] = torch.where(proposal.inside.to(x.device).flatten(), 0.0, -1000.0)
-    for block in encoder.visual.transformer.resblocks:
+    for block in encoder.tower.blocks:
         x, _ = _block(block, x, mask)
     return float(_classify(encoder, x[0, :1], text)[0, proposal.class_index])
 
 
 def _classify(encoder: ClipEncoder, tokens: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-    features = F.normalize(encoder.visual.ln_post(tokens) @ encoder.visual.proj, dim=-1)
+    features = F.normalize(encoder.tower.norm_after(tokens) @ encoder.tower.projection, dim=-1)
     return (encoder.temperature * features @ text.T).softmax(-1)
 
 

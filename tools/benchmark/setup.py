@@ -48,7 +48,8 @@ class Setup:
     def text(self) -> torch.Tensor:
         """Random embeddings of the classes and then of the backgrounds, C×E."""
         generator = torch.Generator().manual_seed(0)
-        size = (sum(self.names), self.encoder.visual.proj.shape[1])
+        tower = self.encoder.tower
+        size = (sum(self.names), tower.project(tower.class_token).shape[-1])
         text = torch.randn(size, generator=generator).to(self.encoder.device)
         return F.normalize(text, dim=-1)
 

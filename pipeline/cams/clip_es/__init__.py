@@ -21,6 +21,10 @@ class ClipEsOptions(PassCamOptions):
     shares_pass = True
     """Whether they can be computed in the pass that tags take."""
 
+    def without_whole_image(self, prefix: str) -> str:
+        """Returns what does without Grad-CAM."""
+        return f"choose a dense method as {prefix}, see docs/compare-methods.md"
+
 
 @register(
     "cams",

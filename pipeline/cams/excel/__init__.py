@@ -61,6 +61,10 @@ class ExcelOptions(PassCamOptions):
             if self.descriptors is None and getattr(self, name) != getattr(type(self), name):
                 yield f"{prefix}.{name} has no effect without {prefix}.descriptors"
 
+    def without_whole_image(self, prefix: str) -> str:
+        """Returns what does without the class token among the features."""
+        return f"choose a dense method as {prefix}, see docs/compare-methods.md"
+
     def contents(self, vocabulary: Vocabulary) -> dict[str, Any]:
         """Returns what the file of sentences holds, for the key."""
         if self.descriptors is None:
@@ -96,5 +100,6 @@ def build_excel(options: ExcelOptions, resources: Resources) -> CamMethod:
         classes, clusters = resources.vocabulary.classes, options.clusters
         found = read_descriptors(options.descriptors, classes, clusters)
         sentences = clip.embed_sentences([each for group in found for each in group])
+        sentences = encoder.text_for_patches(sentences)
         text = enrich_classes(text, cluster_sentences(sentences, clusters), options.kept)
     return Excel(encoder, text, background_text, options, clip.batches, quirks)

@@ -60,7 +60,7 @@ class Excel(PassCams):
         """Returns what averages the attention."""
         if not self.quirks.head_sum:
             return super().attention_hook()
-        heads = self.encoder.visual.transformer.resblocks[0].attn.num_heads
+        heads = self.encoder.last_block.heads
         return HeadSum(self.blocks, self.first, heads)
 
     def names_for(self, tags: Sequence[int]) -> torch.Tensor:
@@ -74,7 +74,7 @@ class Excel(PassCams):
         class_token = self.encoder.last_block.finish(
             tokens[:, :1], self.encoder.attend(query[:, :, :1], key, value)
         )
-        tokens = torch.cat([class_token, shared_pass.observed[0][:, 1:]], 1)
+        tokens = torch.cat([class_token, self.encoder.patches(shared_pass.observed[0])], 1)
         return F.normalize(self.encoder.embed(tokens)[0], dim=0 if self.quirks.token_norm else 1)
 
     def activation_maps(

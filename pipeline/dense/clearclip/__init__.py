@@ -35,5 +35,5 @@ class ClearClip(DenseMethod):
     ) -> torch.Tensor:
         """Returns the embeddings of patches, B×N×E float32."""
         _, query, _, value = shared_pass.last_block_input
-        attended = encoder.attend(query[:, :, 1:], query, value)
+        attended = encoder.attend(encoder.patches(query), query, value)
         return encoder.embed(encoder.last_block.attention_output(attended))

@@ -33,5 +33,5 @@ class MaskClip(DenseMethod):
         self, encoder: ClipEncoder, shared_pass: SharedPass, names: NameEmbeddings | None = None
     ) -> torch.Tensor:
         """Returns the embeddings of patches, B×N×E float32."""
-        value = shared_pass.last_block_input.value[:, :, 1:]
+        value = encoder.patches(shared_pass.last_block_input.value)
         return encoder.embed(encoder.last_block.attention_output(value))

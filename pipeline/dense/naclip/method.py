@@ -19,17 +19,18 @@ class NaClip(DenseMethod):
     ) -> torch.Tensor:
         """Returns the embeddings of patches, B×N×E float32."""
         _, _, key, value = shared_pass.last_block_input
-        omega = neighbourhood(shared_pass.grid, self.options.sigma * PATCH / encoder.patch_size)[1:]
-        attended = encoder.attend(key[:, :, 1:], key, value, omega.to(key.device))
+        sigma = self.options.sigma * PATCH / encoder.patch_size
+        omega = encoder.patches(neighbourhood(shared_pass.grid, sigma, encoder.tower.prefix))
+        attended = encoder.attend(encoder.patches(key), key, value, omega.to(key.device))
         return encoder.embed(encoder.last_block.attention_output(attended))
 
 
-def neighbourhood(grid: tuple[int, int], sigma: float) -> torch.Tensor:
-    """Returns ω: exp(−((Δrow)² + (Δcolumn)²)/(2σ²)) between patches, 0 from and to the class token.
+def neighbourhood(grid: tuple[int, int], sigma: float, prefix: int = 1) -> torch.Tensor:
+    """Returns ω: exp(−((Δrow)² + (Δcolumn)²)/(2σ²)) between patches, T×T float32, not normalised.
 
-    It is (1+N)×(1+N) float32, not normalised; σ is in patches of the grid, h×w.
+    It is 0 from and to the ``prefix`` tokens before the patches; σ is in patches of the grid, h×w.
     """
     rows, columns = (torch.arange(side, dtype=torch.float32) for side in grid)
     places = torch.cartesian_prod(rows, columns)
     squared = (places[:, None] - places).square().sum(-1)
-    return F.pad(torch.exp(-squared / (2 * sigma**2)), (1, 0, 1, 0))
+    return F.pad(torch.exp(-squared / (2 * sigma**2)), (prefix, 0, prefix, 0))

@@ -28,19 +28,20 @@ class ResClip(DenseMethod):
         options = self.options
         _, _, key, value = shared_pass.last_block_input
         logits = (key.float() / key.shape[-1] ** 0.5) @ key.float().mT
-        sigma = options.sigma * PATCH / encoder.patch_size
-        omega = neighbourhood(shared_pass.grid, sigma).to(key.device)
+        sigma, prefix = options.sigma * PATCH / encoder.patch_size, encoder.tower.prefix
+        omega = neighbourhood(shared_pass.grid, sigma, prefix).to(key.device)
 
         def attended_by(logits: torch.Tensor) -> torch.Tensor:
             direct = (logits + omega).softmax(-1)
             cross, observed = options.cross_share, shared_pass.observed[0]
             weights = (1 - cross) * direct + cross * observed
-            attended = (options.cross_scale * weights[:, :, 1:]).to(value.dtype) @ value
+            weights = options.cross_scale * encoder.patches(weights)
+            attended = weights.to(value.dtype) @ value
             return encoder.embed(encoder.last_block.attention_output(attended))
 
         labels = self._labels(encoder.patch_size, shared_pass, attended_by(logits), names)
         patch_feedback = semantic_feedback(labels, BLUR_SIGMA * PATCH / encoder.patch_size)
-        feedback = F.pad(patch_feedback, (1, 0, 1, 0)).unsqueeze(1)
+        feedback = F.pad(patch_feedback, (prefix, 0, prefix, 0)).unsqueeze(1)
         share = options.feedback_share
         return attended_by(options.feedback_scale * ((1 - share) * logits + share * feedback))
 

@@ -30,13 +30,14 @@ class ScClip(DenseMethod):
         """Returns the embeddings of patches, B×N×E float32; an ImageError if these are too few."""
         tokens = shared_pass.last_block_input.tokens
         middle, shallow, several = shared_pass.observed[0].unbind(1)
-        patches, grid = tokens[:, 1:], shared_pass.grid
+        patches, grid = encoder.patches(tokens), shared_pass.grid
         anomalous = self.anomalous(patches)
-        similarity = _similarity(repair(middle[:, 1:], anomalous, grid))
+        similarity = _similarity(repair(encoder.patches(middle), anomalous, grid))
         patches = self._aggregate(similarity, repair(patches, anomalous, grid))
-        by_shallow = _similarity(shallow[:, 1:])
+        by_shallow = _similarity(encoder.patches(shallow))
         output = 0.0
-        for stream, class_token in ((patches, tokens[:, :1]), (several[:, 1:], several[:, :1])):
+        streams = (patches, tokens[:, :1]), (encoder.patches(several), several[:, :1])
+        for stream, class_token in streams:
             attended = self._attend(encoder.last_block, stream, similarity)
             with_class = attended + self.options.class_token * class_token
             output = output + self._aggregate(by_shallow, with_class)

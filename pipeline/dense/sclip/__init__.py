@@ -26,6 +26,7 @@ class SclipSettings(DenseSettings):
     label="SCLIP",
     presets=("experiment/sclip_*",),
     source="Wang et al., SCLIP, ECCV 2024, arXiv 2312.01597",
+    on_larger="published mIoUs of SCLIP on VOC20 are 81.5 with ViT-B/16 and 50.4 with ViT-L/14@336",
 )
 class Sclip(DenseMethod):
     """SCLIP: the attention of block L is softmax(QQᵀ/√d) + softmax(KKᵀ/√d), whose rows sum to 2."""
@@ -36,11 +37,11 @@ class Sclip(DenseMethod):
         """Returns the embeddings of patches, B×N×E float32."""
         inputs = shared_pass.last_block_input
         attended = attend_to_alike(encoder, inputs)
-        return encoder.embed(encoder.last_block.finish(inputs.tokens[:, 1:], attended))
+        return encoder.embed(encoder.last_block.finish(encoder.patches(inputs.tokens), attended))
 
 
 def attend_to_alike(encoder: ClipEncoder, inputs: BlockInput) -> torch.Tensor:
     """Returns the output of SCLIP's attention for the patches, B×heads×N×d."""
     _, query, key, value = inputs
-    by_query = encoder.attend(query[:, :, 1:], query, value)
-    return by_query + encoder.attend(key[:, :, 1:], key, value)
+    by_query = encoder.attend(encoder.patches(query), query, value)
+    return by_query + encoder.attend(encoder.patches(key), key, value)

@@ -24,6 +24,10 @@ class ClassTokenOptions(ScoredTagOptions):
 
     templates: str = setting("tagclip", choices=TEMPLATES)
 
+    def without_whole_image(self, prefix: str) -> str:
+        """Returns what does without the class token's score."""
+        return f"choose {prefix}=tagclip {prefix}.reidentify=false"
+
 
 @register(
     "tags",

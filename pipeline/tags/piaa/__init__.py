@@ -85,6 +85,10 @@ class PiaaOptions(ScoredTagOptions):
         """Whether CWR proposes crops by α."""
         return self.reidentify
 
+    def without_whole_image(self, prefix: str) -> str:
+        """Returns what does without the class token's share of a score."""
+        return f"choose {prefix}=tagclip {prefix}.reidentify=false"
+
     def validate(self, prefix: str) -> None:
         """Refuses a least score."""
         if self.min_score > 0:
@@ -118,7 +122,8 @@ def build_piaa(options: PiaaOptions, resources: Resources, learned: Path) -> Tag
 
     patches, text = build_patches(options, resources)
     device, empty_class = resources.device, resources.quirks.empty_class
-    prototypes = read_prototypes(learned, text, options, empty_class=empty_class, device=device)
+    names = patches.encoder.text_for_patches(text)
+    prototypes = read_prototypes(learned, names, options, empty_class=empty_class, device=device)
     count = resources.num_classes
     cwr = Cwr(patches.encoder, text, count, options.alpha, resources.quirks)
     return Piaa(patches, text, prototypes, count, options, cwr)

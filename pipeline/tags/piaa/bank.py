@@ -101,7 +101,8 @@ class SurePatches(MethodStage):
 
     def load(self, inputs: Mapping[str, Path]) -> Candidates:
         """Builds what chooses patches."""
-        return Candidates(self.options, *build_patches(self.options, self.resources))
+        encoder, text = build_patches(self.options, self.resources)
+        return Candidates(self.options, encoder, encoder.encoder.text_for_patches(text))
 
     def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:
         """Looks at images."""

@@ -31,12 +31,12 @@ class Patches(NamedTuple):
 
     Attributes:
         features: N×E float32, of length 1.
-        class_token: E float32, of the unmodified CLIP, of length 1.
+        whole_image: E float32, of the unmodified CLIP, of length 1.
         pixels: 3×(P·h)×(P·w) float32, normalised.
     """
 
     features: torch.Tensor
-    class_token: torch.Tensor
+    whole_image: torch.Tensor
     pixels: torch.Tensor
 
 
@@ -82,9 +82,9 @@ class PatchEncoder:
                 yield from ((name, error) for name in names)
                 continue
             features = F.normalize(features, dim=-1)
-            tokens = encoder.class_token_features(shared_pass.last_block_input)
+            whole = encoder.whole_image_features(shared_pass.last_block_input)
             for row, name in enumerate(names):
-                yield name, Patches(features[row], tokens[row], shared_pass.pixels[row])
+                yield name, Patches(features[row], whole[row], shared_pass.pixels[row])
 
 
 def build_patches(options: PiaaOptions, resources: Resources) -> tuple[PatchEncoder, torch.Tensor]:

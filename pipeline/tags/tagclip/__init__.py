@@ -62,6 +62,13 @@ class TagClipOptions(ScoredTagOptions):
         """Whether CAMs can be computed in the pass: those of squeezed images cannot."""
         return not self.squeeze
 
+    def without_whole_image(self, prefix: str) -> str:
+        """Returns what does without CWR and the scores of the class token."""
+        whole = [name for name in self.variants if name in ("clip", "clip_native")]
+        remedies = [f"give {prefix}.reidentify=false"] * self.reidentify
+        remedies += [f"leave {' and '.join(whole)} out of {prefix}.variants"] * bool(whole)
+        return " and ".join(remedies)
+
     def validate_for(self, clip: Dimensions, prefix: str) -> None:
         """Refuses blocks that a CLIP does not have."""
         block_window(f"{prefix}.attention_blocks", self.attention_blocks, clip.depth)

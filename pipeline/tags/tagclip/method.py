@@ -109,14 +109,15 @@ class TagClip(Tagger):
         def best_patch(scores: torch.Tensor) -> torch.Tensor:
             return scores[..., : self.num_classes].amax(-2)
 
-        coarse = encoder.classify(encoder.value_features(inputs), text)
+        of_patches = encoder.text_for_patches(text)
+        coarse = encoder.classify(encoder.value_features(inputs), of_patches)
         given = voted.result(), coarse, batch_pass.grid, len(images)
         refined = refine(*given, open_border=self.quirks.open_border)
         by_variant = {"coarse": best_patch(coarse), "dmar": best_patch(refined)}
         if "clip_native" in variants or "coarse_last" in variants:
-            attended = encoder.classify(encoder.attended_features(inputs), text)
-            by_variant["clip_native"] = attended[:, 0, : self.num_classes]
-            by_variant["coarse_last"] = best_patch(attended[:, 1:])
+            whole, attended = encoder.classify_attended(inputs, text)
+            by_variant["clip_native"] = whole[:, : self.num_classes]
+            by_variant["coarse_last"] = best_patch(attended)
         refined, *found = to_host(refined, *by_variant.values())
         by_variant = dict(zip(by_variant, found))
         for row, (name, image) in enumerate(zip(names, images)):

@@ -1,0 +1,86 @@
+"""Image-text models beside open_clip's, by the names that ``clip.model`` gives.
+
+A model is a file of ``clip/models/`` or of a plug-in. It registers a :class:`Release`, which says
+what is published. Nothing here imports PyTorch, which comes with the function that builds a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pipeline.clip.dimensions import OPENAI_NORMALISATION, Dimensions, Normalisation
+from pipeline.datasets.vocabulary import Names
+from pipeline.engine.plugins import import_methods
+from pipeline.engine.registry import MODELS
+from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from pipeline.clip.image_tower import ImageTower
+
+
+@dataclass(frozen=True, eq=False)
+class ImageTextModel:
+    """What is asked of an image-text model.
+
+    Attributes:
+        image: how pixels become the embeddings of patches.
+        embed_names: from the names of C classes, and prompts with one ``{}``, to their embeddings:
+            C×E float32 on the device, each of length 1.
+    """
+
+    image: ImageTower
+    embed_names: Callable[[Names, Sequence[str]], torch.Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """A published image-text model.
+
+    Attributes:
+        name: the value of ``clip.model``.
+        module: the module that registers it, ``__name__``.
+        build: "module:function", which builds an :class:`ImageTextModel` from the release, the file
+            of each part and a device. It raises a KeyError, a ValueError or a RuntimeError if
+            weights are missing or do not fit.
+        files: the addresses of each part; of several, any one will do.
+        optional: the parts that a model may lack.
+        dimensions: of the image tower.
+        normalisation: of the pixels.
+        about: "module:function", which reads dimensions and pretraining off the files, if these
+            alone tell them.
+        heads: of the image tower's attention.
+        text_heads: of the text tower's.
+        has_whole_image: whether it embeds whole images, and not patches alone.
+        packages: what it requires besides; all are in the extra "backbones".
+        source: the publication.
+    """
+
+    name: str
+    module: str
+    build: str
+    files: Mapping[str, Sequence[str]]
+    optional: Sequence[str] = ()
+    dimensions: Dimensions | None = None
+    normalisation: Normalisation = OPENAI_NORMALISATION
+    about: str = ""
+    heads: int = 12
+    text_heads: int = 12
+    has_whole_image: bool = True
+    packages: Sequence[str] = ()
+    source: str = ""
+
+
+def register_release(release: Release) -> None:
+    """Makes a model a value of ``clip.model``; a UserError if its name is taken."""
+    if MODELS.setdefault(release.name, release) != release:
+        raise UserError(f"there is a model {release.name} already: choose another name")
+
+
+def releases() -> Mapping[str, Release]:
+    """Returns all models by their names; those of the package are imported on the first call."""
+    import_methods("pipeline.clip.models")
+    return MODELS

@@ -1,0 +1,124 @@
+"""What is asked of the image side of an image-text model: the parts that the encoder computes with.
+
+Notation as in :mod:`pipeline.clip.encoder`. The parts stand in the order in which they are used.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+from torch import nn
+
+from pipeline.clip.architectures import REMEDY, ClipModel
+from pipeline.clip.dimensions import OPENAI_NORMALISATION, Normalisation
+from pipeline.errors import UserError
+
+BILINEAR = {"mode": "bilinear", "align_corners": False}
+"""How CLIP's positions are stretched; options of torch's ``interpolate``."""
+
+BICUBIC = {"mode": "bicubic", "align_corners": False, "antialias": True}
+"""The same of DINOv2 with registers; DINOv2 without them has others."""
+
+
+@dataclass(frozen=True, eq=False)
+class ImageTower:
+    """A frozen vision transformer whose patches are compared with names.
+
+    Attributes:
+        normalisation: of the pixels.
+        native_size: side in pixels of the squares that a whole image or a crop is resized to.
+        patch_embedding: turns pixels into patches, B×D×h×w; a convolution of stride P.
+        class_token: D.
+        positions: (1+N₀)×D, of the class token and of the square grid that was trained.
+        stretch: options of torch's ``interpolate`` by which positions reach another grid.
+        registers: R×D, tokens without positions behind the class token.
+        norm_before: the layer norm before the first block; the identity if there is none.
+        blocks: in open_clip's form, with layer scale or without. A block may have a module
+            ``norm_after``, through which its tokens go before the next one.
+        norm_after: the layer norm after block L.
+        projection: D×E; none if E = D.
+        temperature: τ, which multiplies cosine similarities before a softmax.
+        joins_patches: whether the embedding of the whole image is that of the class token and the
+            mean of those of the patches, side by side. Patches then meet the second half of text.
+    """
+
+    normalisation: Normalisation
+    native_size: int
+    patch_embedding: nn.Conv2d
+    class_token: torch.Tensor
+    positions: torch.Tensor
+    norm_before: nn.Module
+    blocks: Sequence[ResidualAttentionBlock]
+    norm_after: nn.Module
+    temperature: float
+    stretch: dict[str, Any]
+    projection: torch.Tensor | None = None
+    registers: torch.Tensor | None = None
+    joins_patches: bool = False
+
+    @classmethod
+    def of(
+        cls, clip: ClipModel, normalisation: Normalisation = OPENAI_NORMALISATION
+    ) -> "ImageTower":
+        """Returns the image tower of a frozen CLIP of open_clip's own form.
+
+        A UserError refuses one that is not a plain vision transformer with a class token.
+        """
+        visual = clip.visual
+        is_plain = isinstance(visual, VisionTransformer) and all(
+            type(block) is ResidualAttentionBlock and type(block.attn) is nn.MultiheadAttention
+            for block in visual.transformer.resblocks
+        )
+        if not is_plain:
+            raise UserError(
+                f"this CLIP's image tower ({type(visual).__name__}) has no class token, or"
+                f" blocks of another kind, but {REMEDY}"
+            )
+        return cls(
+            normalisation=normalisation,
+            native_size=visual.image_size[0],
+            patch_embedding=visual.conv1,
+            class_token=visual.class_embedding,
+            positions=visual.positional_embedding,
+            stretch=BILINEAR,
+            norm_before=visual.ln_pre,
+            blocks=visual.transformer.resblocks,
+            norm_after=visual.ln_post,
+            projection=visual.proj,
+            temperature=float(clip.logit_scale.exp()),
+        )
+
+    @property
+    def patch_size(self) -> int:
+        """P, in pixels."""
+        return self.patch_embedding.kernel_size[0]
+
+    @property
+    def native_grid(self) -> tuple[int, int]:
+        """The patch grid that the positions are of."""
+        side = math.isqrt(len(self.positions) - 1)
+        return side, side
+
+    @property
+    def prefix(self) -> int:
+        """The number of tokens before the patches: the class token and the registers, 1+R."""
+        return 1 + (0 if self.registers is None else len(self.registers))
+
+    def position_embedding(self, rows: int, columns: int) -> torch.Tensor:
+        """Returns a patch grid's position embedding, (1+N)×D (docs/algorithms.md, section 1)."""
+        if (rows, columns) == self.native_grid:
+            return self.positions
+        return self.stretched(size=(rows, columns), **self.stretch)
+
+    def stretched(self, **options: Any) -> torch.Tensor:  # noqa: ANN401
+        """Returns the positions on another grid, (1+N)×D, by options of ``interpolate``."""
+        grid = self.positions[1:].unflatten(0, self.native_grid).permute(2, 0, 1).unsqueeze(0)
+        return torch.cat([self.positions[:1], F.interpolate(grid, **options)[0].flatten(1).mT])
+
+    def project(self, features: torch.Tensor) -> torch.Tensor:
+        """Projects features after the last norm, …×D: …×E, of any length."""
+        return features if self.projection is None else features @ self.projection

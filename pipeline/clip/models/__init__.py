@@ -1,0 +1,1 @@
+"""Image-text models beside open_clip's, a file each; see :mod:`pipeline.clip.image_text`."""

@@ -1,0 +1,333 @@
+"""Where the files of an image-text model come from, and what is known before they are read.
+
+:class:`OfOpenClip` and :class:`OfRelease` answer the same questions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from pipeline.clip.dimensions import SHIPPED, Dimensions, Pretraining, read_dimensions
+from pipeline.clip.image_text import Release, releases
+from pipeline.clip.published import addresses_of, find_pretraining, hub_files
+from pipeline.engine.registry import imported, source_of
+from pipeline.errors import NotDownloaded, UserError, command, shown
+from pipeline.files.download import Source, source_at
+from pipeline.files.fingerprints import fingerprint
+from pipeline.files.shipped import DEMO
+from pipeline.files.text import given_path
+
+if TYPE_CHECKING:
+    from pipeline.clip.image_text import ImageTextModel
+
+Checkpoint = str | tuple[tuple[str, str], ...] | None
+"""A file of weights, a folder, or the file of each part of a model: its name and path."""
+
+_MISSHAPEN = (
+    *(AssertionError, AttributeError, ArithmeticError, LookupError),
+    *(RuntimeError, TypeError, ValueError),
+)
+"""Errors of torch and open_clip for weights and dimensions that do not fit."""
+
+_TIMEOUT = 20.0  # seconds without an answer from the network
+
+
+def hashable(given: Any) -> Checkpoint:  # noqa: ANN401  ``clip.checkpoint``
+    """Returns ``clip.checkpoint`` so that it can be compared; a UserError if it is no path."""
+    if given is None or isinstance(given, str):
+        return given
+    if isinstance(given, Mapping) and all(isinstance(p, str) for e in given.items() for p in e):
+        return tuple(sorted(given.items()))
+    raise UserError(
+        f"clip.checkpoint={shown(given)} is not a path: give a file, a folder, or a file for each"
+        " part"
+    )
+
+
+def find_origin(model: str | None, pretrained: str | None, checkpoint: Checkpoint) -> Origin:
+    """Returns where a model comes from; the arguments are the settings below ``clip``."""
+    release = releases().get(model or "")
+    is_folder = model is None and isinstance(checkpoint, str)
+    is_folder = is_folder and given_path(checkpoint, "clip.checkpoint").is_dir()
+    if is_folder or (model or "").startswith("hf:"):
+        from pipeline.clip.hub_folder import release_of
+
+        release = release_of(model)
+    if release:
+        if pretrained is not None:
+            what = f"clip.model={model}" if model else f"clip.checkpoint={checkpoint}"
+            raise UserError(f"{what} has no weights called {pretrained}: give clip.pretrained=null")
+        return OfRelease(release, checkpoint)
+    if isinstance(checkpoint, tuple):
+        what = f"clip.model={model}" if model else "a CLIP without clip.model"
+        raise UserError(f"clip.checkpoint names several files, but {what} has one: give its path")
+    return OfOpenClip(model, pretrained, checkpoint)
+
+
+@dataclass(frozen=True)
+class OfOpenClip:
+    """A CLIP of open_clip's own form, or in OpenAI's format.
+
+    Attributes:
+        model: as in :class:`~pipeline.clip.settings.ClipSettings`, like the next two.
+        has_whole_image: see :class:`~pipeline.clip.image_text.Release`.
+        source: see :class:`OfRelease`.
+    """
+
+    model: str | None
+    pretrained: str | None
+    checkpoint: str | None
+
+    has_whole_image: bool = True
+    source: str = ""
+
+    @property
+    def pretraining(self) -> Pretraining:
+        """How it was trained."""
+        return find_pretraining(self.model, self.pretrained)
+
+    @property
+    def dimensions(self) -> Dimensions:
+        """Those of its image tower; a UserError if the file holds another architecture."""
+        if self._is_shipped:
+            return read_dimensions(self.files()["weights"])
+        import torch
+
+        from pipeline.clip.checkpoint import build_by_name, load_clip
+
+        if self.is_on_disk:
+            path = self.files()["weights"]
+            visual = load_clip(path, self.model, self.pretrained, device="meta").visual
+        else:
+            with torch.device("meta"):
+                visual = build_by_name(self.model).visual
+        depth = len(visual.transformer.resblocks)
+        return Dimensions(depth, visual.patch_size[0], visual.image_size[0])
+
+    @property
+    def is_on_disk(self) -> bool:
+        """Whether its weights are on this machine, or would be downloaded; without the network.
+
+        A given file counts as here even if it is missing or damaged; loading it reports that.
+        Raises a UserError if open_clip knows no such weights.
+        """
+        if self.checkpoint is not None or self.model is None:
+            return True
+        from huggingface_hub import try_to_load_from_cache
+
+        entry = self._entry
+        if "file" in entry:
+            return True
+        if files := hub_files(entry):
+            return any(isinstance(try_to_load_from_cache(*file), str) for file in files)
+        return (Path("~/.cache/clip").expanduser() / entry["url"].rpartition("/")[2]).is_file()
+
+    def files(self) -> Mapping[str, Path]:
+        """Returns the file of its weights: the given one, the demo's, or one that is downloaded.
+
+        An unsuitable model is refused before anything is downloaded. Raises a UserError also if the
+        file, the model or the weights do not exist, or the download fails.
+        """
+        model, pretrained, checkpoint = self.model, self.pretrained, self.checkpoint
+        find_pretraining(model, pretrained)
+        if checkpoint is not None:
+            path = given_path(checkpoint, "clip.checkpoint").absolute()
+            if not path.is_file():
+                raise UserError(
+                    f"clip.checkpoint={checkpoint} is not a file: give the path of the weights"
+                )
+            return {"weights": path}
+        if self._is_shipped:
+            return {"weights": DEMO / "clip.safetensors"}
+        if model is None:
+            raise UserError("clip.checkpoint is missing: give the weights, clip.checkpoint=PATH")
+        import open_clip
+        from huggingface_hub.utils import get_session
+
+        try:
+            if not self.is_on_disk:
+                # Fails at once without a network; the clients of open_clip would try for a minute.
+                get_session().head(addresses_of(self._entry)[0], timeout=_TIMEOUT)
+            return {"weights": Path(open_clip.download_pretrained(self._entry))}
+        except Exception as error:  # urllib and the hub's client each raise errors of their own
+            raise NotDownloaded(
+                f"the weights of clip.model={model} clip.pretrained={pretrained} could not be"
+                f" downloaded ({type(error).__name__}): run {command('download')}"
+                f" clip.model={model} clip.pretrained={pretrained} --output . where there is a"
+                " network, and give the path of the file here, clip.checkpoint=PATH"
+            ) from error
+
+    def published(self) -> Mapping[str, Source]:
+        """Returns where its weights are published, without asking the network.
+
+        OpenAI's own files are preferred to their copies, since their addresses hold their
+        checksums. For a file on Hugging Face, see
+        :func:`pipeline.files.hugging_face.with_checksum`. Raises a UserError if they are nowhere.
+        """
+        entry = self._entry
+        if "openaipublic" in entry.get("url", ""):
+            return {"weights": source_at(entry["url"])}
+        urls = addresses_of(entry)
+        # On Hugging Face, all of them have the same name.
+        name = f"{self.model}-{self.pretrained}{PurePosixPath(urls[0]).suffix}"
+        return {"weights": Source(name, urls)}
+
+    def load(self, device: str) -> ImageTextModel:
+        """Reads the weights."""
+        from pipeline.clip.checkpoint import load_clip
+        from pipeline.clip.text import load_tokenizer, of_clip
+
+        clip = load_clip(self.files()["weights"], self.model, self.pretrained).to(device)
+        # The tokenizer is loaded when it is needed.
+        return of_clip(
+            clip, self.pretraining.normalisation, lambda p: load_tokenizer(self.model)(p)
+        )
+
+    @property
+    def _is_shipped(self) -> bool:
+        return self.model is None and self.pretrained == SHIPPED and self.checkpoint is None
+
+    @property
+    def _entry(self) -> dict[str, Any]:
+        from pipeline.clip.architectures import find_pretrained
+
+        return find_pretrained(self.model, self.pretrained)
+
+
+@dataclass(frozen=True)
+class OfRelease:
+    """A model of several files, which are published or given."""
+
+    release: Release
+    checkpoint: Checkpoint
+
+    @property
+    def has_whole_image(self) -> bool:
+        """Whether it embeds whole images."""
+        return self.release.has_whole_image
+
+    @property
+    def source(self) -> str:
+        """The fingerprint of a plug-in's code, and of what no file of the model tells."""
+        release = self.release
+        modules = {release.module, release.build.partition(":")[0]}
+        code = [source_of(m) for m in sorted(modules) if not m.startswith("pipeline.")]
+        about = release.dimensions or ()
+        return fingerprint(*code, release.heads, release.text_heads, *about)
+
+    @cached_property
+    def _about(self) -> tuple[Dimensions, Pretraining]:
+        release = self.release
+        if missing := [name for name in release.packages if find_spec(name) is None]:
+            raise UserError(
+                f"clip.model={release.name} requires {' and '.join(missing)}: install the extra"
+                f" backbones, or run pip install {' '.join(missing)}"
+            )
+        if release.about:
+            return imported(release.about)(self.files())
+        return release.dimensions, Pretraining(release.normalisation, quick_gelu=False)
+
+    @property
+    def pretraining(self) -> Pretraining:
+        """How it was trained; a UserError names a package that the model requires."""
+        return self._about[1]
+
+    @property
+    def dimensions(self) -> Dimensions | None:
+        """Those of its image tower; none if its files tell them, and are not here."""
+        return self._about[0] if self.is_on_disk or not self.release.about else None
+
+    @property
+    def is_on_disk(self) -> bool:
+        """Whether its files are on this machine; given ones count as here."""
+        if self.checkpoint is not None:
+            return True
+        from pipeline.files.hugging_face import find_cached
+
+        required = self.release.files.keys() - {*self.release.optional}
+        return all(any(map(find_cached, self.release.files[part])) for part in required)
+
+    def published(self) -> Mapping[str, Source]:
+        """Returns where each part is published, without asking the network."""
+        files = self.release.files.items()
+        return {part: replace(source_at(urls[0]), urls=tuple(urls)) for part, urls in files}
+
+    def files(self) -> dict[str, Path]:
+        """Returns the file of each part that there is; a UserError if one is missing."""
+        find = self._published if self.checkpoint is None else self._given
+        # Optional parts come first, so that they were asked for where the others are here.
+        parts = sorted(self.release.files, key=lambda part: part not in self.release.optional)
+        found = {part: find(part, self.release.files[part]) for part in parts}
+        return {part: path for part, path in found.items() if path is not None}
+
+    def _published(self, part: str, urls: Sequence[str]) -> Path | None:
+        from pipeline.files.hugging_face import fetch_to_cache, find_cached
+
+        if cached := next(filter(None, map(find_cached, urls)), None):
+            return cached
+        is_optional = part in self.release.optional
+        if is_optional and self.is_on_disk:
+            return None
+        try:
+            fetched = next(filter(None, map(fetch_to_cache, urls)), None)
+            if fetched is None and not is_optional:
+                raise FileNotFoundError(urls[0])
+            return fetched
+        except Exception as error:  # the hub's client raises many types
+            raise NotDownloaded(
+                f"{urls[0]} could not be downloaded ({type(error).__name__}): run"
+                f" {command('download')} clip.model={self.release.name} --output DIR where there is"
+                " a network, and give clip.checkpoint=DIR here"
+            ) from error
+
+    def _given(self, part: str, urls: Sequence[str]) -> Path | None:
+        """Returns the file of a part that ``clip.checkpoint`` names, itself or by its folder."""
+        parts, name = self.release.files.keys(), self.release.name
+        if isinstance(self.checkpoint, tuple):
+            given = dict(self.checkpoint)
+            others = [name for name in given if name not in parts]
+            lacking = [p for p in parts if p not in given and p not in self.release.optional]
+            if others or lacking:
+                wrong = [f"has no part {name}" for name in others]
+                wrong += [f"lacks {' and '.join(lacking)}"] * bool(lacking)
+                raise UserError(
+                    f"clip.checkpoint {' and '.join(wrong)}: give"
+                    f" {{{', '.join(f'{part}: PATH' for part in parts)}}}, or a folder"
+                )
+            paths = [given_path(given[part], f"clip.checkpoint.{part}")] if part in given else []
+        else:
+            folder = given_path(self.checkpoint, "clip.checkpoint")
+            paths = [folder / PurePosixPath(urlsplit(url).path).name for url in urls]
+        if found := next((path.absolute() for path in paths if path.is_file()), None):
+            return found
+        if part in self.release.optional:
+            return None
+        raise UserError(
+            f"{' or '.join(map(str, paths))} is missing: give the folder of"
+            f" {f'clip.model={name}' if name else 'the model'} as clip.checkpoint"
+        )
+
+    def load(self, device: str) -> ImageTextModel:
+        """Reads the files; a UserError tells that they are of another model."""
+        files, release = self.files(), self.release
+        try:
+            model = imported(release.build)(release, files, device)
+            depth, blocks = self._about[0].depth, len(model.image.blocks)
+            if depth != blocks:
+                raise ValueError(f"{blocks} blocks instead of {depth}")
+        except _MISSHAPEN as error:
+            what = f"clip.model={release.name}" if release.name else "the model of config.json"
+            raise UserError(
+                f"{' and '.join(map(str, files.values()))} do not hold {what}"
+                f" ({shown(' '.join(str(error).split()))}): give that model's files"
+            ) from error
+        return model
+
+
+Origin = OfOpenClip | OfRelease

@@ -1,0 +1,59 @@
+"""Patches as block L leaves them, with its attention or without, where names meet patches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pipeline.dense.method import DenseMethod, NameEmbeddings
+from pipeline.dense.settings import DenseSettings, register_dense
+
+if TYPE_CHECKING:
+    import torch
+
+    from pipeline.clip.encoder import ClipEncoder
+    from pipeline.clip.shared_pass import SharedPass
+
+
+@dataclass
+class AsTrainedSettings(DenseSettings):
+    """As trained: block L as it was trained."""
+
+
+@register_dense(
+    "as_trained",
+    AsTrainedSettings,
+    label="As trained",
+    source="Jose et al., DINOv2 Meets Text, CVPR 2025, arXiv 2412.16334",
+)
+class AsTrained(DenseMethod):
+    """As trained: block L as it was trained."""
+
+    def patch_features(
+        self, encoder: ClipEncoder, shared_pass: SharedPass, names: NameEmbeddings | None = None
+    ) -> torch.Tensor:
+        """Returns the embeddings of patches, B×N×E float32."""
+        return encoder.patches(encoder.attended(shared_pass.last_block_input))
+
+
+@dataclass
+class ValuePathSettings(DenseSettings):
+    """Value path: the identity replaces the attention of block L; the rest of it stays."""
+
+
+@register_dense(
+    "value_path",
+    ValuePathSettings,
+    label="Value path",
+    source="Google DeepMind, TIPSv2, github.com/google-deepmind/tips; TagCLIP, section 3.2",
+)
+class ValuePath(DenseMethod):
+    """Value path: the identity replaces the attention of block L; the rest of it stays."""
+
+    def patch_features(
+        self, encoder: ClipEncoder, shared_pass: SharedPass, names: NameEmbeddings | None = None
+    ) -> torch.Tensor:
+        """Returns the embeddings of patches, B×N×E float32."""
+        inputs = shared_pass.last_block_input
+        tokens, value = encoder.patches(inputs.tokens), encoder.patches(inputs.value)
+        return encoder.embed(encoder.last_block.finish(tokens, value))

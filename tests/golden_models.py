@@ -1,0 +1,82 @@
+"""Small models with the weights of the golden files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from pipeline.clip.dimensions import Dimensions
+from pipeline.clip.image_text import ImageTextModel, Release, releases
+from pipeline.engine.registry import imported
+
+DEPTHS = {"tipsv2_b14": 4, "talk2dino_b14": 4, "dinotxt_l14": 6}
+
+
+def small_release(name: str) -> Release:
+    """Returns a release with the dimensions of the golden files, and the native size 112."""
+    dimensions = Dimensions(DEPTHS[name], 14, 112)
+    return replace(releases()[name], dimensions=dimensions, heads=4, text_heads=4)
+
+
+def assert_close(ours: torch.Tensor, theirs: np.ndarray, tolerance: float = 2e-5) -> None:
+    """Asserts that the largest difference is within a share of the largest value."""
+    assert ours.shape == theirs.shape
+    assert np.abs(ours.detach().numpy() - theirs).max() <= tolerance * np.abs(theirs).max()
+
+
+@pytest.fixture(scope="session")
+def models_folder(golden_folder: Path) -> Path:
+    return golden_folder / "image_text_models"
+
+
+@pytest.fixture(scope="session")
+def arrays(models_folder: Path) -> Callable[[str], dict[str, np.ndarray]]:
+    def read(name: str) -> dict[str, np.ndarray]:
+        with np.load(models_folder / f"golden_{name}.npz") as found:
+            return dict(found)
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def tips_weights(models_folder: Path) -> dict[str, torch.Tensor]:
+    """TIPSv2's weights in the layout of its release."""
+    files = {"vision_encoder": "weights_tips_vision", "text_encoder": "weights_tips_text"}
+    return {
+        f"{part}.{name}": tensor
+        for part, file in files.items()
+        for name, tensor in load_file(models_folder / f"{file}.safetensors").items()
+    }
+
+
+@pytest.fixture(scope="session")
+def build(
+    models_folder: Path, tips_weights: dict, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], ImageTextModel]:
+    tips = tmp_path_factory.mktemp("tips") / "model.safetensors"
+    save_file(tips_weights, tips)
+
+    def build(name: str) -> ImageTextModel:
+        dino, head = (models_folder / f"weights_{f}.safetensors" for f in ("dinov2", "talk2dino"))
+        parts = {
+            "tipsv2_b14": {"weights": tips, "tokenizer": Path("not read")},
+            "talk2dino_b14": {
+                "image": dino,
+                "head": models_folder / "weights_talk2dino.safetensors",
+            },
+            "dinotxt_l14": {
+                "image": dino,
+                "head": models_folder / "weights_dinotxt_head.safetensors",
+                "text": models_folder / "weights_dinotxt_text.safetensors",
+            },
+        }
+        release = small_release(name)
+        return imported(release.build)(release, parts[name], "cpu")
+
+    return build

@@ -1,0 +1,3 @@
+"""The models of the golden files."""
+
+from tests.golden_models import arrays, build, models_folder, tips_weights  # noqa: F401

@@ -1,0 +1,124 @@
+"""Weights of small image-text models, drawn at random, with the names of their releases."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import torch
+
+WIDTH = 16
+
+
+def draw(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, torch.Tensor]:
+    """Draws weights of some shapes; those of norms and scales are near 1."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = {}
+    for name, shape in shapes.items():
+        near_one = re.search(r"(norm\w*|ln_\w+)\.weight$|gamma$", name)
+        scale = 0.1 if near_one or len(shape) < 2 else shape[-1] ** -0.5
+        drawn[name] = scale * torch.randn(shape, generator=generator) + bool(near_one)
+    return drawn
+
+
+def block(prefix: str, width: int = WIDTH) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of a block with DINOv2's names."""
+    shapes = {}
+    for name, rows, columns in (
+        ("attn.qkv", 3 * width, width),
+        ("attn.proj", width, width),
+        ("mlp.fc1", 4 * width, width),
+        ("mlp.fc2", width, 4 * width),
+    ):
+        shapes |= {f"{prefix}{name}.weight": (rows, columns), f"{prefix}{name}.bias": (rows,)}
+    for name in ("norm1", "norm2"):
+        shapes |= {f"{prefix}{name}.{part}": (width,) for part in ("weight", "bias")}
+    return shapes | {f"{prefix}ls{number}.gamma": (width,) for number in (1, 2)}
+
+
+def dinov2(depth: int = 3, registers: int = 4, side: int = 4) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of a vision transformer of DINOv2, or TIPSv2, with patches of 14."""
+    shapes = {
+        "cls_token": (1, 1, WIDTH),
+        "mask_token": (1, WIDTH),
+        "register_tokens": (1, registers, WIDTH),
+        "pos_embed": (1, 1 + side**2, WIDTH),
+        "patch_embed.proj.weight": (WIDTH, 3, 14, 14),
+        "patch_embed.proj.bias": (WIDTH,),
+        "norm.weight": (WIDTH,),
+        "norm.bias": (WIDTH,),
+    }
+    for number in range(depth):
+        shapes |= block(f"blocks.{number}.")
+    return shapes
+
+
+def tips_text(depth: int = 2, vocabulary: int = 150) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of TIPSv2's text tower."""
+    shapes = {"token_embedding.weight": (vocabulary, WIDTH)}
+    shapes |= {f"ln_final.{part}": (WIDTH,) for part in ("weight", "bias")}
+    for number in range(depth):
+        prefix = f"transformer.resblocks.{number}."
+        shapes |= {
+            f"{prefix}attn.in_proj_weight": (3 * WIDTH, WIDTH),
+            f"{prefix}attn.in_proj_bias": (3 * WIDTH,),
+            f"{prefix}attn.out_proj.weight": (WIDTH, WIDTH),
+            f"{prefix}attn.out_proj.bias": (WIDTH,),
+            f"{prefix}mlp.c_fc.weight": (4 * WIDTH, WIDTH),
+            f"{prefix}mlp.c_fc.bias": (4 * WIDTH,),
+            f"{prefix}mlp.c_proj.weight": (WIDTH, 4 * WIDTH),
+            f"{prefix}mlp.c_proj.bias": (WIDTH,),
+        }
+        for norm in ("ln_1", "ln_2"):
+            shapes |= {f"{prefix}{norm}.{part}": (WIDTH,) for part in ("weight", "bias")}
+    return shapes
+
+
+def tips(seed: int = 0) -> dict[str, torch.Tensor]:
+    """Draws TIPSv2's weights in the layout of its release."""
+    image = {f"vision_encoder.{name}": shape for name, shape in dinov2(registers=1).items()}
+    text = {f"text_encoder.{name}": shape for name, shape in tips_text().items()}
+    return draw(image | text, seed)
+
+
+def talk2dino(text_width: int, seed: int = 0) -> dict[str, dict[str, torch.Tensor]]:
+    """Draws the weights of Talk2DINO's image tower and of its head, for text vectors of a width."""
+    head = {
+        "linear_layer.weight": (WIDTH, text_width),
+        "linear_layer.bias": (WIDTH,),
+        "hidden_layers.0.weight": (WIDTH, WIDTH),
+        "hidden_layers.0.bias": (WIDTH,),
+    }
+    return {"image": draw(dinov2(), seed), "head": draw(head, seed + 1)}
+
+
+def dinotxt(seed: int = 0) -> dict[str, dict[str, torch.Tensor]]:
+    """Draws the weights of dino.txt; its text tower has the vocabulary of CLIP."""
+    head = {f"ln_final.{part}": (WIDTH,) for part in ("weight", "bias")}
+    for number in range(2):
+        prefix = f"block_list.{number}."
+        shapes = block(prefix)
+        for name in ("attn.qkv.bias", "mlp.fc1.weight", "mlp.fc1.bias", "mlp.fc2.weight"):
+            del shapes[prefix + name]
+        del shapes[f"{prefix}mlp.fc2.bias"]
+        for name, size in (("w1", (64, WIDTH)), ("w2", (64, WIDTH)), ("w3", (WIDTH, 64))):
+            shapes |= {f"{prefix}mlp.{name}.weight": size, f"{prefix}mlp.{name}.bias": size[:1]}
+        head |= shapes
+    width = 8
+    text = {
+        "backbone.token_embedding.weight": (49408, width),
+        "backbone.positional_embedding": (77, width),
+        "head.linear_projection.weight": (2 * WIDTH, width),
+    }
+    text |= {f"backbone.ln_final.{part}": (width,) for part in ("weight", "bias")}
+    for number in range(2):
+        for name, shape in block(f"backbone.blocks.{number}.", width).items():
+            if not name.endswith(("gamma", "qkv.bias")):
+                renamed = name.replace("attn.", "attention.").replace("mlp.", "feed_forward.")
+                renamed = renamed.replace("norm1", "attention_norm").replace("norm2", "ffn_norm")
+                text[renamed] = shape
+    return {
+        "image": draw(dinov2(), seed),
+        "head": draw(head, seed + 1),
+        "text": draw(text, seed + 2),
+    }
