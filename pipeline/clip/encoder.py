@@ -3,7 +3,7 @@
 Notation, as in docs/algorithms.md: B images, patch grid h×w, N = h·w patches, R registers, width D,
 L blocks counted from 1, d channels of each attention head, embedding size E. Pixels are
 B×3×(P·h)×(P·w) float32, normalised. Tokens are B×T×D, T = 1+R+N: the class token first, then the
-registers, which CLIP has not, and the patches.
+registers, which CLIP does not have, and the patches.
 """
 
 from abc import ABC, abstractmethod
@@ -20,7 +20,7 @@ from pipeline.clip.attention import Attention, one_by_one
 from pipeline.clip.block import Block
 from pipeline.clip.dimensions import OPENAI_NORMALISATION, Normalisation, patch_grid
 from pipeline.clip.fused import FusedKernel
-from pipeline.clip.image_tower import BILINEAR, ImageTower
+from pipeline.clip.image_tower import ImageTower
 
 AttentionHook = Callable[[int, torch.Tensor], None]
 """Receives a block's number and its attention between patches, averaged over heads: B×N×N float32.
@@ -78,7 +78,7 @@ class ClipEncoder:
         """Wraps a tower that is already on its device, and converts its blocks to a precision.
 
         Args:
-            tower: frozen; later changes to its blocks have no effect.
+            tower: the frozen image tower. Its blocks must not be changed after this call.
             position_fp16: quirk: the interpolated position embedding of a CLIP is rounded to
                 float16.
             precision: of the blocks' weights and of nearly all matrix products; tokens, layer norms
@@ -95,7 +95,7 @@ class ClipEncoder:
         for block in tower.blocks:
             block.mlp.to(precision)
         self.tower = tower
-        self.position_fp16 = position_fp16 and tower.stretch == BILINEAR
+        self.position_fp16 = position_fp16 and tower.is_stretched_as_clip
         self.patch_size = tower.patch_size
         self.native_size = tower.native_size
         self.depth = len(tower.blocks)
@@ -189,8 +189,12 @@ class ClipEncoder:
         This gives the patches' embeddings, B×N×E float32, of length 1, for TagCLIP's patch-level
         classification (section 3.2).
         """
+        return F.normalize(self.value_embeddings(inputs), dim=-1)
+
+    def value_embeddings(self, inputs: BlockInput) -> torch.Tensor:
+        """Returns the embeddings of :meth:`value_features`, B×N×E float32, of any length."""
         tokens, value = self.patches(inputs.tokens), self.patches(inputs.value)
-        return self._embed(self.last_block.finish(tokens, value))
+        return self.embed(self.last_block.finish(tokens, value))
 
     def attended(self, inputs: BlockInput) -> torch.Tensor:
         """Runs block L unchanged: the embeddings of all tokens, B×T×E, of any length."""

@@ -103,7 +103,9 @@ def read_about(files: Mapping[str, Path]) -> tuple[Dimensions, Pretraining]:
     normalisation = OPENAI_NORMALISATION
     if given != [None, None]:
         if not fits(given, [[int | float]]) or [*map(len, given)] != [3, 3] or min(given[1]) <= 0:
-            raise UserError(f"{files['pixels']} has no mean and std of pixels: give the model's")
+            raise UserError(
+                f"{files['pixels']} does not give the mean and std of pixels: give the model's"
+            )
         normalisation = Normalisation(*map(tuple, given))
     return dimensions, Pretraining(normalisation, acts == {"quick_gelu"})
 
@@ -115,7 +117,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         remedy = (
             "choose clip=tipsv2_b14 or clip=tipsv2_l14"
             if kind == "tipsv2"
-            else ("give another model, or its weights in open_clip's layout")
+            else "give another model, or its weights in open_clip's layout"
         )
         raise UserError(
             f"{path} describes the model {shown(kind)}, and {' and '.join(_KINDS)} are read here:"

@@ -56,7 +56,6 @@ class Release:
         text_heads: of the text tower's.
         has_whole_image: whether it embeds whole images, and not patches alone.
         packages: what it requires besides; all are in the extra "backbones".
-        source: the publication.
     """
 
     name: str
@@ -71,7 +70,6 @@ class Release:
     text_heads: int = 12
     has_whole_image: bool = True
     packages: Sequence[str] = ()
-    source: str = ""
 
 
 def register_release(release: Release) -> None:

@@ -75,7 +75,7 @@ class ImageTower:
         )
         if not is_plain:
             raise UserError(
-                f"this CLIP's image tower ({type(visual).__name__}) has no class token, or"
+                f"the image tower of this CLIP ({type(visual).__name__}) has no class token, or"
                 f" blocks of another kind, but {REMEDY}"
             )
         return cls(
@@ -102,6 +102,11 @@ class ImageTower:
         """The patch grid that the positions are of."""
         side = math.isqrt(len(self.positions) - 1)
         return side, side
+
+    @property
+    def is_stretched_as_clip(self) -> bool:
+        """Whether positions are stretched as those of CLIP, to which the quirks of these apply."""
+        return self.stretch == BILINEAR
 
     @property
     def prefix(self) -> int:

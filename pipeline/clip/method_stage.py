@@ -70,9 +70,7 @@ class MethodStage(PerImage):
             return
         remedy = self.options.without_whole_image(self.command)
         if remedy and not clip.origin.has_whole_image:
-            raise UserError(
-                f"clip.model={clip.model} has no embedding of the whole image: {remedy}"
-            )
+            raise UserError(f"clip.model={clip.model} does not embed whole images: {remedy}")
         if clip.dimensions is not None:
             self.options.validate_for(clip.dimensions, self.command)
 

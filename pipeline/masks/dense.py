@@ -10,7 +10,6 @@ import torch
 from pipeline.clip.device import to_host
 from pipeline.clip.encoder import to_pixels
 from pipeline.clip.frozen import Resources
-from pipeline.clip.image_tower import BILINEAR
 from pipeline.datasets.vocabulary import Names
 from pipeline.dense.best_name import best_classes
 from pipeline.dense.method import DenseMethod, NameEmbeddings
@@ -49,7 +48,7 @@ class DenseLabeller:
         clip, encoder = resources.clip, resources.clip.encoder
         self._method, self._options, self._batch_size = method, options, clip.batches.images
         side = options.side(encoder.native_size)
-        scaled = resources.quirks.position_scale and encoder.tower.stretch == BILINEAR
+        scaled = resources.quirks.position_scale and encoder.tower.is_stretched_as_clip
         self._encoder = with_scaled_positions(encoder) if scaled else encoder
         self._first_label = 0 if has_background(names, resources.vocabulary) else 1
         self._classes = [index for index, several in enumerate(names) for _ in several]

@@ -244,7 +244,7 @@ def test_pixels_need_a_mean_and_a_std(tmp_path, pixels):
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     save_file({"logit_scale": torch.tensor(1.0)}, tmp_path / "model.safetensors")
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(pixels))
-    with pytest.raises(UserError, match="has no mean and std of pixels"):
+    with pytest.raises(UserError, match="does not give the mean and std of pixels"):
         find_origin(None, None, str(tmp_path)).dimensions  # noqa: B018
 
 

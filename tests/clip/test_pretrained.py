@@ -24,7 +24,7 @@ from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.frozen import FrozenClip
 from pipeline.clip.image_text import releases
 from pipeline.clip.image_tower import ImageTower
-from pipeline.clip.origin import OfOpenClip
+from pipeline.clip.open_clip_origin import OfOpenClip
 from pipeline.clip.published import find_pretraining, hub_files
 from pipeline.clip.text import load_tokenizer
 from pipeline.errors import UserError

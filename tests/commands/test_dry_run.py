@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from torchvision.models import get_model
 
-from pipeline.clip.origin import OfOpenClip
+from pipeline.clip.open_clip_origin import OfOpenClip
 from pipeline.commands.status import total_time, what_to_compute
 from pipeline.engine.plan import PlannedStage, estimate
 from pipeline.engine.stage import PerImage

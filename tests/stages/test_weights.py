@@ -9,7 +9,7 @@ import pytest
 import timm
 from safetensors.torch import save_file
 
-from pipeline.clip.origin import OfOpenClip
+from pipeline.clip.open_clip_origin import OfOpenClip
 from pipeline.segmenter import weight_sources
 from tests.small_runs import folder_options
 

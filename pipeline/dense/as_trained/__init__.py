@@ -54,6 +54,4 @@ class ValuePath(DenseMethod):
         self, encoder: ClipEncoder, shared_pass: SharedPass, names: NameEmbeddings | None = None
     ) -> torch.Tensor:
         """Returns the embeddings of patches, B×N×E float32."""
-        inputs = shared_pass.last_block_input
-        tokens, value = encoder.patches(inputs.tokens), encoder.patches(inputs.value)
-        return encoder.embed(encoder.last_block.finish(tokens, value))
+        return encoder.value_embeddings(shared_pass.last_block_input)

@@ -115,7 +115,7 @@ def test_what_needs_a_vector_of_the_whole_image_is_refused(chain, dino):
         (["tags.reidentify=false"], "choose a dense method as cams, see docs"),
     ):
         run = chain("talk2dino_b14", files, *arguments)
-        sentence = "clip.model=small_talk2dino_b14 has no embedding of the whole image: "
+        sentence = "clip.model=small_talk2dino_b14 does not embed whole images: "
         assert run.code == 2 and sentence in run.errors and remedy in run.errors, run.errors
         assert "computed now" not in run.output
 

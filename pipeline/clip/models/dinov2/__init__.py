@@ -1,4 +1,8 @@
-"""DINOv2 with registers, aligned with text afterwards: Talk2DINO and dino.txt."""
+"""DINOv2 with registers, aligned with text afterwards.
+
+Talk2DINO: Barsellotti et al., ICCV 2025, arXiv 2411.19331. dino.txt: Jose et al., CVPR 2025, arXiv
+2412.16334.
+"""
 
 from pipeline.clip.dimensions import Dimensions, Normalisation
 from pipeline.clip.image_text import Release, register_release
@@ -32,7 +36,6 @@ register_release(
         text_heads=8,
         normalisation=IMAGENET,
         has_whole_image=False,
-        source="Barsellotti et al., Talk2DINO, ICCV 2025, arXiv 2411.19331",
     )
 )
 
@@ -50,6 +53,5 @@ register_release(
         heads=16,
         text_heads=20,
         normalisation=IMAGENET,
-        source="Jose et al., DINOv2 Meets Text, CVPR 2025, arXiv 2412.16334",
     )
 )

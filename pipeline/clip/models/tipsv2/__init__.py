@@ -1,4 +1,4 @@
-"""TIPSv2: a vision transformer whose patches are aligned with text, Apache 2.0."""
+"""TIPSv2: patches aligned with text (Google DeepMind, github.com/google-deepmind/tips)."""
 
 from functools import partial
 
@@ -36,6 +36,5 @@ for _name, _depth, _heads in (("tipsv2_b14", 12, 12), ("tipsv2_l14", 24, 16)):
             text_heads=_heads,
             normalisation=Normalisation((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
             packages=("sentencepiece", "tokenizers"),
-            source="Google DeepMind, TIPSv2, github.com/google-deepmind/tips",
         )
     )
