@@ -12,6 +12,7 @@ import pytest
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
+from pipeline.clip.image_text import releases
 from pipeline.commands.composition import compose_jobs
 from pipeline.engine import registry
 from pipeline.engine.registry import methods
@@ -27,6 +28,8 @@ SWEPT = {
     "leaderboard_cams": {"cams", "cams.affinity"},
     "leaderboard_masks": {"masks"},
 }
+"""The axes of methods, of which each takes all; leaderboard_clip names models."""
+
 OTHERWISE = {"tags=file", "cams=file", "masks=file", "masks=dense"}  # without photographs or tags
 
 
@@ -79,11 +82,19 @@ def test_the_leaderboard_runs_every_method_once_a_combination(name):
     assert found == expected
 
 
+def test_the_leaderboard_of_models_takes_one_of_each_kind():
+    chosen = [compose(job) for job in sweep_of("leaderboard_clip")]
+    assert all(len(job) == 1 for job in sweep_of("leaderboard_clip"))
+    ours = {name for name, model in releases().items() if model.module.startswith("pipeline.")}
+    clips = {"ViT-B-16-quickgelu", "ViT-L-14-quickgelu"}
+    assert {config.clip.model for config in chosen} == {*clips, *ours}
+
+
 @pytest.mark.parametrize("dataset", ["demo_crowded", "voc2012", "voc2007"])
 def test_the_leaderboard_is_of_any_data_set_by_one_override(dataset):
     splits = {"demo_crowded": "report", "voc2012": "val", "voc2007": "test"}
     given = [] if dataset == "demo_crowded" else [f"dataset={dataset}", "dataset.root=/here"]
-    for name in SWEPT:
+    for name in (*SWEPT, "leaderboard_clip"):
         config = compose([f"experiment={name}", *given])
         product = name == "leaderboard"
         expected = {"dataset.name": dataset, "dataset.split": splits[dataset]}

@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.torch import save_file
+from skimage.io import imsave
 
 from tests import small_models
 from tests.extras import library
+from tests.report.measured import rows_of
 
 PLUGIN = "plugins=[tests.plugins.small_models]"
 VOTES = "tags.votes=2"
@@ -96,6 +98,20 @@ def test_dinotxt_labels_photographs(chain, dino, tmp_path):
     save_file(weights, dino["dinotxt_l14"]["head"])  # any part is in the key
     other = chain("dinotxt_l14", given(dino["dinotxt_l14"]), "tags.templates=dinotxt", VOTES)
     assert "2 images, 2 computed now" in other.output
+
+
+def test_models_are_beside_each_other_in_the_leaderboard(chain, dino, run_tool, tmp_path):
+    truth = tmp_path / "truth"
+    for name, height, width in (("a", 90, 70), ("b", 64, 96)):
+        truth.mkdir(exist_ok=True)
+        labels = np.random.default_rng(height).integers(0, 3, (height, width), dtype=np.uint8)
+        imsave(truth / f"{name}.png", labels, check_contrast=False)
+    axis = ["experiment=leaderboard_clip", "stage=[masks,evaluate]", f"dataset.masks={truth}"]
+    for model, files in dino.items():
+        run = chain(model, given(files), *axis, "masks.window=28", "masks.stride=28")
+        assert run.code == 0, run.errors
+    table = run_tool("make_tables.py", "--leaderboard", tmp_path / "out").output
+    assert {row[2] for row in rows_of(table, "As trained")} == {*dino}
 
 
 @pytest.mark.large
