@@ -123,8 +123,13 @@ class OfRelease:
 
     def published(self) -> Mapping[str, Source]:
         """Returns where each part is published, without asking the network."""
-        files = self.release.files.items()
-        return {part: replace(source_at(urls[0]), urls=tuple(urls)) for part, urls in files}
+        from pipeline.files.hugging_face import on_mirror
+
+        optional, found = self.release.optional, {}
+        for part, given in self.release.files.items():
+            urls = tuple(map(on_mirror, given))
+            found[part] = replace(source_at(urls[0]), urls=urls, is_optional=part in optional)
+        return found
 
     def files(self) -> dict[str, Path]:
         """Returns the file of each part that there is; a UserError if one is missing."""

@@ -45,15 +45,17 @@ class DownloadTask:
         )
 
 
-def obtain(item: DownloadTask, wait: float) -> Path:
+def obtain(item: DownloadTask, wait: float) -> Path | None:
     """Downloads, verifies and unpacks a file unless that was done before, and says so.
 
-    It returns the file, or the folder into which it was unpacked, and waits ``wait`` seconds for
-    another process that downloads to the same folder. Raises a UserError if it cannot be had or
-    stored, or is not the published file, which is then deleted; or if another process downloads to
-    the same folder.
+    It returns the file, or the folder into which it was unpacked, or None if an optional file is not
+    published. It waits ``wait`` seconds for another process that downloads to the same folder.
+    Raises a UserError if the file cannot be had or stored, or is not the published one, which is
+    then deleted; or if another process downloads to the same folder.
     """
-    source = with_checksum(item.source)
+    if (source := with_checksum(item.source)) is None:
+        print(f"{item.source.name} is not published, and not required")
+        return None
     item = replace(item, source=source, path=item.path.with_name(source.name))
     folder = item.path.parent if item.archive else item.path.parent / STATE
     lock = FolderLock(folder, wait)

@@ -41,6 +41,7 @@ class Source:
         size: in bytes, if it is published.
         algorithm: of the published checksum: "md5" or "sha256"; "" if none is published.
         digest: the checksum in hexadecimal, or its beginning.
+        is_optional: whether there may be no such file.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Source:
     size: int | None = None
     algorithm: str = ""
     digest: str = ""
+    is_optional: bool = False
 
 
 def source_at(url: str) -> Source:

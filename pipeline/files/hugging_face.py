@@ -24,17 +24,19 @@ from huggingface_hub.utils import get_session
 from pipeline.errors import UserError, shown
 from pipeline.files.download import Source, fetch, source_at
 
+_HOST = "https://huggingface.co"
 _ONNX_FILE = re.compile(r"hf:(?!.*\.\.)([\w.-]+/[\w.-]+)(/.+\.onnx)?")
-_FILE = re.compile(r"https://huggingface\.co/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
+_FILE = re.compile(rf"{re.escape(_HOST)}/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 _TIMEOUT = 20.0  # seconds without an answer from the network
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-def with_checksum(source: Source) -> Source:
+def with_checksum(source: Source) -> Source | None:
     """Returns a source with the size and the SHA-256 that Hugging Face states of its file.
 
-    Of several addresses, the first that exists is kept, with its suffix. A source elsewhere is
-    returned unchanged. Raises a UserError if Hugging Face cannot be reached, or has no such file.
+    Of several addresses, the first that exists is kept, with its suffix, or its name if the source
+    is called as its first address. A source elsewhere is returned unchanged. None tells that there is no such optional file. Raises a UserError if
+    Hugging Face cannot be reached, or lacks the file.
     """
     if not source.urls[0].startswith(constants.ENDPOINT):
         return source
@@ -49,8 +51,13 @@ def with_checksum(source: Source) -> Source:
             break
         # Files in Git itself have another kind of checksum.
         digest = facts.etag if facts.etag and _SHA256.fullmatch(facts.etag) else ""
-        name = str(PurePosixPath(source.name).with_suffix(PurePosixPath(url).suffix))
+        published = PurePosixPath(url)
+        name = str(PurePosixPath(source.name).with_suffix(published.suffix))
+        if source.name == PurePosixPath(source.urls[0]).name:
+            name = published.name
         return Source(name, (url,), facts.size, "sha256" if digest else "", digest)
+    if source.is_optional and isinstance(failure, RemoteEntryNotFoundError):
+        return None
     raise UserError(
         f"{source.name} could not be downloaded: {url} cannot be reached"
         f" ({type(failure).__name__}): run the same command to try again, or download it elsewhere"
@@ -94,6 +101,11 @@ def fetch_onnx(name: str) -> Path:
         kept.unlink()
         raise UserError(f"{name} was damaged while it was downloaded: run the same command again")
     return path
+
+
+def on_mirror(url: str) -> str:
+    """Returns an address on Hugging Face as one of its mirror, if HF_ENDPOINT names one."""
+    return url.replace(_HOST, constants.ENDPOINT, 1) if _FILE.fullmatch(url) else url
 
 
 def find_cached(url: str) -> Path | None:

@@ -16,6 +16,7 @@ from huggingface_hub import constants
 from torchvision.datasets import SBDataset
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 
+from pipeline.clip.origin import find_origin
 from pipeline.commands.download import run
 from pipeline.datasets import sources
 from pipeline.datasets.sources import read_downloads, whose_files
@@ -305,6 +306,20 @@ def test_weights_of_the_hub_are_verified_with_what_it_states(web, monkeypatch):
     assert not files_in("weights")
     run(["clip=vit_b16_laion2b", "--output", "weights"])
     assert files_in("weights") == ["ViT-B-16-laion2b_s34b_b88k.safetensors"]
+
+
+def test_a_repository_may_lack_what_its_model_does_not_require(web, monkeypatch, capsys):
+    monkeypatch.setattr(constants, "ENDPOINT", web.url()[:-1])  # as HF_ENDPOINT sets it
+    monkeypatch.setattr("pipeline.commands.download.missing_weights", missing_weights)
+    place, names = "me/pets/resolve/main", ("config.json", "pytorch_model.bin")
+    web.files |= {f"{place}/{name}": b"{}" for name in names}
+    for name in ("model.safetensors", "preprocessor_config.json", "tokenizer.json"):
+        web.plan[f"{place}/{name}"] = [Answer(404, headers={"X-Error-Code": "EntryNotFound"})]
+    run(["clip=hugging_face", "clip.model=hf:me/pets", "--output", "weights"])
+    assert sorted(files_in("weights/hf_me_pets")) == [*names]
+    origin = find_origin("hf:me/pets", None, str(Path("weights/hf_me_pets").absolute()))
+    assert [path.name for path in origin.files().values()] == [*names]
+    assert "tokenizer.json is not published, and not required" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("query", ["", "?download=true"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 import pytest
 from huggingface_hub import constants
@@ -69,6 +70,16 @@ def test_no_answer_is_one_sentence(broken, source, server):
     with pytest.raises(UserError, match=rf"{source.name} could not be downloaded: http\S+ cannot"):
         with_checksum(source)
     assert len(server.requests) == 1 + (broken == 404)
+
+
+def test_an_optional_file_may_be_missing(source, server):
+    optional = replace(source, is_optional=True)
+    refuse(server, SAFE)
+    refuse(server, PICKLE)
+    assert with_checksum(optional) is None
+    server.plan[SAFE] = [Answer(503)]
+    with pytest.raises(UserError, match="cannot be reached"):
+        with_checksum(optional)
 
 
 def test_files_elsewhere_are_not_asked_for(source, server):
