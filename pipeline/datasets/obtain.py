@@ -48,8 +48,8 @@ class DownloadTask:
 def obtain(item: DownloadTask, wait: float) -> Path | None:
     """Downloads, verifies and unpacks a file unless that was done before, and says so.
 
-    It returns the file, or the folder into which it was unpacked, or None if an optional file is not
-    published. It waits ``wait`` seconds for another process that downloads to the same folder.
+    It returns the file, or the folder into which it was unpacked, or None if an optional file is
+    not published. It waits ``wait`` seconds for another process that downloads to the same folder.
     Raises a UserError if the file cannot be had or stored, or is not the published one, which is
     then deleted; or if another process downloads to the same folder.
     """
