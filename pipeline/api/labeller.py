@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
@@ -34,6 +34,9 @@ from pipeline.tags.tagger import ScoredTagOptions, problem_with
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from pipeline.clip.kept import KeptFeatures
+    from pipeline.clip.shared_pass import SharedPass
 
 AnyImages = Sequence[AnyImage] | Iterator[AnyImage]  # arrays are iterable, too
 Tags = Sequence[int | str] | None
@@ -69,6 +72,7 @@ class _Image:
     pixels: np.ndarray
     tags: tuple[int, ...] | None
     scores: np.ndarray | None = None
+    shared_pass: SharedPass | None = None
     cams: np.ndarray | None = None  # not yet rounded to float16
     mask: np.ndarray | None = None
 
@@ -97,6 +101,7 @@ class Labeller:
         batch_size: int | None = None,
         overrides: Sequence[str] = (),
         plugins: Sequence[str] = (),
+        keep: int | Labeller = 0,
     ) -> None:
         """Chooses names, weights and settings; they are those of ``dataset=folder``.
 
@@ -112,6 +117,9 @@ class Labeller:
             overrides: further settings as the command line takes them, as ``"masks=argmax"``,
                 ``"tags.min_score=0"``, ``"runtime.device=cuda"``, ``"compat=released"``.
             plugins: modules with methods of your own, which ``overrides`` can choose.
+            keep: bytes of memory for what CLIP finds in images and names. A labeller with other
+                names or thresholds that is given this one shares its CLIP, and what is kept is not
+                computed again.
 
         Raises:
             UserError: whatever in it cannot be used.
@@ -140,7 +148,12 @@ class Labeller:
                     " cams() and mask() here"
                 )
         vocabulary = build_vocabulary(self._config.dataset)
-        self._builder = Builder(self._config, vocabulary)
+        self._keep = keep._keep if isinstance(keep, Labeller) else keep  # noqa: SLF001
+        self._builder = Builder(self._config, vocabulary, kept=_kept(self._keep))
+        if isinstance(keep, Labeller):
+            shared = keep._builder.clip  # noqa: SLF001
+            if replace(self._builder.clip, kept=shared.kept) == shared:
+                vars(self._builder)["clip"] = shared  # whose files need not be read again
         self._stages = self._builder.per_split("")
         remedies = {
             "tags": "give tags to cams() and mask(), and choose a tagger here",
@@ -169,7 +182,7 @@ class Labeller:
             found_there = found.scores, found.tags, names, found.cams.astype(np.float16), found.mask
             return Labelling(*found_there, found.given, self.classes, self.palette)
 
-        return self._compute(image, None, [self._score, self._locate, self._label], labelling)
+        return self._compute(image, None, [*self._locating(), self._label], labelling)
 
     @overload
     def scores(self, image: AnyImage) -> np.ndarray: ...
@@ -214,7 +227,7 @@ class Labeller:
 
             return torch.tensor(found.cams, dtype=torch.float32, device=self._builder.device)
 
-        return self._compute(image, tags, [self._score, self._locate], result)
+        return self._compute(image, tags, self._locating(tags), result)
 
     @overload
     def mask(self, image: AnyImage, tags: Tags = ...) -> np.ndarray: ...
@@ -233,7 +246,7 @@ class Labeller:
         from_cams = self._stages["masks"].from_cams
         if not from_cams and tags is not None:
             raise UserError(f"{self._stages['masks'].chosen} reads no tags: leave them out")
-        steps = [self._score, self._locate] * from_cams + [self._label]
+        steps = [*(self._locating(tags) if from_cams else ()), self._label]
         return self._compute(image, tags, steps, lambda found: found.mask)
 
     def features(self, image: AnyImage | AnyImages, blocks: Sequence[int] = (0,)) -> list[Tensor]:
@@ -297,27 +310,52 @@ class Labeller:
                     raise UserError(f"{name} {error}".lstrip()) from error
 
         images = decode()
-        for step in steps if tags is None else [s for s in steps if s != self._score]:
+        for step in steps:
             images = step(images)
         found = {image.place: result(image) for image in images}  # they come in any order
         return [found[place] for place in sorted(found)]
 
-    def _score(self, images: Iterable[_Image]) -> Iterator[_Image]:
+    def _locating(self, tags: Tags | TagsOfEach = None) -> list[_Step]:
+        """Returns the steps up to CAMs, which share a pass of CLIP with tags if they can."""
+        if tags is not None:
+            return [self._locate]
+        if all(self._stages[name].options.shares_pass for name in ("tags", "cams")):
+            return [self._score_for_cams, self._locate_in_pass]
+        return [self._score, self._locate]
+
+    def _score(self, images: Iterable[_Image], **hooks: Any) -> Iterator[_Image]:  # noqa: ANN401
         stage = self._stages["tags"]
         named = ((image, self._limited(image.pixels)) for image in images)
-        for image, scored in self._model("tags").stream(named):
-            found = _checked(scored, image).scores
-            if problem := problem_with(found, len(self.classes)):
+        for image, scored in self._model("tags").stream(named, **hooks):
+            found = _checked(scored, image)
+            if problem := problem_with(found.scores, len(self.classes)):
                 raise stage.wrong(problem, image.name)
-            image.scores, image.tags = found["scores"], stage.choose(found["scores"])
+            image.scores, image.shared_pass = found.scores["scores"], found.shared_pass
+            image.tags = stage.choose(image.scores)
             yield image
+
+    def _score_for_cams(self, images: Iterable[_Image]) -> Iterator[_Image]:
+        return self._score(images, cam_hooks=self._model("cams").hooks)
+
+    def _locate_in_pass(self, images: Iterable[_Image]) -> Iterator[_Image]:
+        method = self._model("cams")
+        for image in images:
+            try:
+                cams = method.cams_of_pass(image.shared_pass, image.tags)
+            except ImageError as error:
+                cams = error
+            image.shared_pass = None  # a large one
+            yield self._with_cams(image, cams)
 
     def _locate(self, images: Iterable[_Image]) -> Iterator[_Image]:
         named = ((image, self._limited(image.pixels), image.tags) for image in images)
         for image, cams in self._model("cams").stream(named):
-            found = _checked(cams, image)
-            image.cams = self._stages["cams"].checked(found, image.tags, image.name)
-            yield image
+            yield self._with_cams(image, cams)
+
+    def _with_cams(self, image: _Image, cams: np.ndarray | ImageError) -> _Image:
+        found = _checked(cams, image)
+        image.cams = self._stages["cams"].checked(found, image.tags, image.name)
+        return image
 
     def _label(self, images: Iterable[_Image]) -> Iterator[_Image]:
         stage, refine = self._stages["masks"], self._model("masks")
@@ -359,6 +397,16 @@ class Labeller:
                 raise UserError(f"class {self.classes[index]} is named twice: leave one out")
             indices.append(int(index))
         return tuple(indices)
+
+
+def _kept(limit: int) -> KeptFeatures | None:
+    if type(limit) is not int or limit < 0:
+        raise UserError(f"keep={shown(limit)} is not a number of bytes or a labeller: give one")
+    if not limit:
+        return None
+    from pipeline.clip.kept import KeptFeatures
+
+    return KeptFeatures(limit)
 
 
 def _checked(found: Found | ImageError, image: _Image) -> Found:

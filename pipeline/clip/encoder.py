@@ -21,6 +21,7 @@ from pipeline.clip.block import Block
 from pipeline.clip.dimensions import OPENAI_NORMALISATION, Normalisation, patch_grid
 from pipeline.clip.fused import FusedKernel
 from pipeline.clip.image_tower import ImageTower
+from pipeline.clip.kept import KeptFeatures, digest
 
 AttentionHook = Callable[[int, torch.Tensor], None]
 """Receives a block's number and its attention between patches, averaged over heads: B×N×N float32.
@@ -64,6 +65,7 @@ class ClipEncoder:
         depth: L.
         temperature: τ, which multiplies cosine similarities before the softmax; exp(logit_scale).
         normalisation: of the pixels.
+        kept: what was found in images, for other names; none keeps nothing.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class ClipEncoder:
         precision: torch.dtype = torch.float32,
         max_patches: int | None = None,
         kernel: FusedKernel | None = None,
+        kept: KeptFeatures | None = None,
     ):
         """Wraps a tower that is already on its device, and converts its blocks to a precision.
 
@@ -85,6 +88,7 @@ class ClipEncoder:
                 and softmax stay in float32.
             max_patches: see :func:`pipeline.clip.dimensions.patch_grid`.
             kernel: computes the attention, if the CPU has AMX.
+            kept: see above.
         """
         for block in tower.blocks:
             block.attn.to(precision)
@@ -102,6 +106,7 @@ class ClipEncoder:
         self.temperature = tower.temperature
         self.normalisation = tower.normalisation
         self.max_patches = max_patches
+        self.kept = kept
         self.attend = Attention(kernel, tower.prefix)
 
     @property
@@ -170,6 +175,23 @@ class ClipEncoder:
                 tokens = block.finish(tokens, self._attend(attention_hooks, number, *inputs[1:]))
         self._attend(attention_hooks, self.depth, inputs.query, inputs.key, None)
         return inputs
+
+    def backbone_results(
+        self, pixels: torch.Tensor, *hooks: AttentionHook | BlockHook
+    ) -> tuple[BlockInput, tuple[torch.Tensor, ...]]:
+        """Returns what :meth:`backbone` does, and the results of the hooks, or what is kept."""
+        if self.kept is None:
+            inputs = self.backbone(pixels, *hooks)
+            return inputs, tuple(hook.result() for hook in hooks)
+
+        def compute() -> tuple[torch.Tensor, ...]:
+            tokens = self.backbone(pixels, *hooks).tokens
+            return tokens, *(hook.result() for hook in hooks)
+
+        key = digest(pixels, self.position_fp16, *hooks)  # hooks that were not called yet
+        tokens, *results = self.kept.get_or(key, compute)
+        block = self.last_block  # its projections are three times as large as the tokens
+        return BlockInput(tokens, *block.project(block.ln_1(tokens))), tuple(results)
 
     def tokens_after(
         self, pixels: torch.Tensor, numbers: Collection[int]
@@ -251,6 +273,19 @@ class ClipEncoder:
         If ``inside``, B×h×w bool, is given, the class token attends to these patches only, in every
         block (TagCLIP's class-wise reidentification). Registers are never masked.
         """
+        if self.kept is None:
+            return self._image_features(pixels, inside)
+        masks = [None] * len(pixels) if inside is None else inside
+        keys = [digest(*row, self.position_fp16) for row in zip(pixels, masks)]
+
+        def make(rows: list[int]) -> torch.Tensor:
+            # A batch of the same size, on which the last digits depend.
+            rows = rows + rows[-1:] * (len(pixels) - len(rows))
+            return self._image_features(pixels[rows], inside if inside is None else inside[rows])
+
+        return self.kept.rows(keys, make)
+
+    def _image_features(self, pixels: torch.Tensor, inside: torch.Tensor | None) -> torch.Tensor:
         tokens = self.embed_patches(pixels)
         bias, class_bias = None, []
         if inside is not None:

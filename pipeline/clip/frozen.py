@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from pipeline.clip.encoder import ClipEncoder
     from pipeline.clip.image_text import ImageTextModel
+    from pipeline.clip.kept import KeptFeatures
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class FrozenClip:
         batches: how much is computed together.
         root: the output directory, which keeps text embeddings; none keeps them nowhere.
         attention: "auto", "fused" or "by_head"; the process that computes decides what "auto" is.
+        kept: what was found in images and names, for further calls; none keeps nothing.
     """
 
     model: str | None
@@ -63,6 +65,7 @@ class FrozenClip:
     batches: Batches
     root: Path | None = None
     attention: str = AUTO
+    kept: KeptFeatures | None = None
 
     def __post_init__(self) -> None:
         if self.attention == FUSED:
@@ -130,8 +133,15 @@ class FrozenClip:
 
         facts = self.facts()
 
+        def embed(places: Sequence[int]) -> torch.Tensor:
+            names = [every[place] for place in places]
+            return _model(self, self.fingerprint).embed_names(names, prompts)
+
+        if self.kept is not None:
+            return self.kept.rows([(names, *prompts) for names in every], embed)
+
         def make() -> np.ndarray:
-            return _model(self, self.fingerprint).embed_names(every, prompts).cpu().numpy()
+            return embed(range(len(every))).cpu().numpy()
 
         tower = (facts["weights"], self.model, facts["quick_gelu"], self.origin.source)
         key = fingerprint(TEXT_ALGORITHM, *tower, every, prompts)
@@ -174,6 +184,7 @@ def _encoder(clip: FrozenClip, weights: str) -> ClipEncoder:
         precision=choose_precision(clip.precision, clip.device),
         max_patches=clip.max_patches,
         kernel=choose_attention(clip.attention, clip.device),
+        kept=clip.kept,
     )
 
 

@@ -1,7 +1,7 @@
 """The shared pass: blocks 1 to L−1 over an image, whose results serve both tags and CAMs."""
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -44,12 +44,14 @@ class SharedPass:
         pixels: B×3×(P·h)×(P·w) float32, normalised.
         last_block_input: what enters block L.
         observed: the results of the hooks of a CAM method, each B×….
+        attended: those of the hooks of a tagger, each B×….
     """
 
     grid: tuple[int, int]
     pixels: torch.Tensor
     last_block_input: BlockInput
     observed: tuple[torch.Tensor, ...] = ()
+    attended: tuple[torch.Tensor, ...] = ()
 
     @classmethod
     def over(
@@ -59,15 +61,15 @@ class SharedPass:
         *hooks: AttentionHook,
         cam_hooks: Sequence[CamHook] = (),
     ) -> "SharedPass":
-        """Runs blocks 1 to L−1 over pixels, and keeps the results of the hooks of a CAM method."""
-        inputs = encoder.backbone(pixels, *hooks, *cam_hooks)
+        """Runs blocks 1 to L−1 over pixels, with the hooks of a tagger and of a CAM method."""
+        inputs, found = encoder.backbone_results(pixels, *hooks, *cam_hooks)
         rows, columns = (side // encoder.patch_size for side in pixels.shape[-2:])
-        return cls((rows, columns), pixels, inputs, tuple(hook.result() for hook in cam_hooks))
+        return cls((rows, columns), pixels, inputs, found[len(hooks) :], found[: len(hooks)])
 
     def copy_image(self, row: int) -> "SharedPass":
-        """Copies one image out of the batch, so that it does not keep the others in memory."""
+        """Copies one image out of the batch for its CAMs, so that it does not keep the others."""
         if len(self.pixels) == 1:
-            return self
+            return replace(self, attended=())
 
         def pick(batch: torch.Tensor) -> torch.Tensor:
             return batch[row : row + 1].clone()

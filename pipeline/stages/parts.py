@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.clip import device as devices
 from pipeline.clip.frozen import FrozenClip, Resources
@@ -24,6 +24,9 @@ from pipeline.errors import UserError, check_choice, shown
 from pipeline.files.text import given_path
 from pipeline.stages.config import Config
 
+if TYPE_CHECKING:
+    from pipeline.clip.kept import KeptFeatures
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -34,6 +37,7 @@ class Parts:
     images: Images | None = None  # none for single images, see :class:`pipeline.Labeller`
     splits: Sequence[str] = ()  # the splits that the run works on
     store: Store | None = None  # the output directory; none keeps nothing
+    kept: "KeptFeatures | None" = None  # of CLIP, see :class:`~pipeline.clip.frozen.FrozenClip`
 
     @cached_property
     def device(self) -> str:
@@ -56,6 +60,7 @@ class Parts:
             batches=devices.choose_batches(vars(runtime), self.device),
             root=self.store.root if self.store else None,
             attention=runtime.attention,
+            kept=self.kept,
         )
 
     @cached_property
