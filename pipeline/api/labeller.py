@@ -30,6 +30,7 @@ from pipeline.files import images
 from pipeline.files.images import AnyImage, limit_longest_side, to_image
 from pipeline.masks.labels import ignore_unsure
 from pipeline.stages.builder import Builder
+from pipeline.tags.stage import ScoredTags
 from pipeline.tags.tagger import ScoredTagOptions, problem_with
 
 if TYPE_CHECKING:
@@ -177,12 +178,24 @@ class Labeller:
     def __call__(self, image: AnyImage | AnyImages) -> Labelling | list[Labelling]:
         """Returns scores, tags, CAMs and mask of an image."""
 
-        def labelling(found: _Image) -> Labelling:
-            names = tuple(self.classes[tag] for tag in found.tags)
-            found_there = found.scores, found.tags, names, found.cams.astype(np.float16), found.mask
-            return Labelling(*found_there, found.given, self.classes, self.palette)
+        return self._compute(image, None, [*self._locating(), self._label], self._labelling)
 
-        return self._compute(image, None, [*self._locating(), self._label], labelling)
+    def step_by_step(self, image: AnyImage) -> Iterator[Labelling]:
+        """Yields what is known of an image after its tags, after its CAMs and after its mask.
+
+        CAMs and mask are none before.
+        """
+        found = _Image(0, "", image, to_image(image), None)
+        for step in [*self._locating(), self._label]:
+            [found] = step([found])
+            yield self._labelling(found)
+
+    def _labelling(self, found: _Image) -> Labelling:
+        names = tuple(self.classes[tag] for tag in found.tags)
+        cams = None if found.cams is None else found.cams.astype(np.float16)
+        about = found.given, self.classes, self.palette
+        threshold = self._stages["tags"].threshold(found.scores)
+        return Labelling(found.scores, found.tags, threshold, names, cams, found.mask, *about)
 
     @overload
     def scores(self, image: AnyImage) -> np.ndarray: ...
@@ -248,6 +261,11 @@ class Labeller:
             raise UserError(f"{self._stages['masks'].chosen} reads no tags: leave them out")
         steps = [*(self._locating(tags) if from_cams else ()), self._label]
         return self._compute(image, tags, steps, lambda found: found.mask)
+
+    def near_synonyms(self) -> list[list[str]]:
+        """Returns the pairs of classes whose names CLIP hardly tells apart."""
+        stage = self._stages["tags"]
+        return stage.near_synonyms() if isinstance(stage, ScoredTags) else []
 
     def features(self, image: AnyImage | AnyImages, blocks: Sequence[int] = (0,)) -> list[Tensor]:
         """Returns CLIP's patch tokens after blocks, before its last norm and its projection.

@@ -20,6 +20,7 @@ class Labelling:
     Attributes:
         scores: n float32 in [0, 1], one for each class.
         tags: K class indices from 0, sorted; there may be none.
+        threshold: what the score of a tag exceeds, unless it is the only one.
         names: the names of these K classes.
         cams: K×h×w float16 in [0, 1], a CAM for each tag on CLIP's grid of patches.
         mask: H×W uint8 in the image's size; 0 background, k+1 class k, 255 unsure
@@ -31,6 +32,7 @@ class Labelling:
 
     scores: np.ndarray
     tags: tuple[int, ...]
+    threshold: float
     names: tuple[str, ...]
     cams: np.ndarray
     mask: np.ndarray

@@ -39,7 +39,7 @@ from pipeline.report.sheets import Tile, cam_tiles, draw_sheet, label_tile, phot
 from pipeline.report.tables import collect_tables, write_tables
 
 _HERE = Path(__file__).parent
-_SCRIPTS = ("tables.js", "page.js", "correcting.js")
+REPORT_SCRIPTS = ("tables.js", "page.js", "correcting.js")
 _EXAMPLES = 6
 _HEAT_STOPS = 9
 _CLASS_METRICS = {"map": "AP", "miou": "IoU"}
@@ -84,18 +84,23 @@ def write_report(inputs: ReportInputs) -> list[Path]:
 
 def write_page(path: Path, inputs: ReportInputs, metrics: MetricsFile) -> Path:
     """Writes the page, or raises a UserError; images are rendered as they are written."""
-    stream = load_template("page.html", *_SCRIPTS).stream(_context(inputs, metrics))
+    stream = load_template("page.html", *REPORT_SCRIPTS).stream(_context(inputs, metrics))
     with replacing(path) as file:
         # Names of files need not be Unicode.
         stream.dump(file, encoding="utf-8", errors="backslashreplace")
     return path
 
 
-def load_template(name: str, *scripts: str) -> Template:
+def script_of(*names: str) -> str:
+    """Returns the script of a page, which is made of these files."""
+    return "".join((_HERE / each).read_text(encoding="utf-8") for each in names)
+
+
+def load_template(name: str, *scripts: str, folder: Path = _HERE) -> Template:
     """Returns the template of a page, with its style and the scripts that it runs."""
     # All values are escaped, control characters too, except those that the template marks as safe.
     environment = Environment(
-        loader=FileSystemLoader(_HERE),
+        loader=FileSystemLoader(folder),
         autoescape=True,
         undefined=StrictUndefined,
         finalize=lambda value: value.translate(_CONTROLS) if type(value) is str else value,
@@ -110,7 +115,7 @@ def load_template(name: str, *scripts: str) -> Template:
         "finished": finished_at,
         "choices": describe_choices,
     }
-    script = "".join((_HERE / each).read_text(encoding="utf-8") for each in scripts)
+    script = script_of(*scripts)
     environment.globals |= {
         "style": (_HERE / "page.css").read_text(encoding="utf-8"),
         "script": script,

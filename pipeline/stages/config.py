@@ -1,5 +1,7 @@
 """The complete configuration as typed settings."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -16,7 +18,7 @@ from pipeline.datasets.settings import DatasetSettings
 from pipeline.engine.configuration import COMPOSING, DEFAULTS, compose_config, explain
 from pipeline.engine.executors import DaskSettings, ExecutorSettings, WorkerSettings
 from pipeline.engine.kinds import groups
-from pipeline.engine.registry import method_of, methods
+from pipeline.engine.registry import find_method, method_of, methods
 from pipeline.engine.settings import REQUIRED, Rule, check, declared_settings, defaults, setting
 from pipeline.errors import UserError, check_choice
 from pipeline.files.atomic import Complete, fits
@@ -46,6 +48,17 @@ _RECORDED = Complete(
     cams=Complete(background_betas=[int | float | None]),
 )
 """What is read again of the configuration of a run."""
+
+_RUN = "run"
+"""The key of what is recorded beside the configuration."""
+
+_RUNNABLE = Complete(
+    {
+        _RUN: Complete(directory=str, command=str),
+        **{group: Complete(method=str) for group in METHODS},
+    }
+)
+"""What is read, besides the settings themselves, to run it again."""
 
 _SHOWN = "it chooses what is done and shown, not how"
 
@@ -143,12 +156,12 @@ def read_config(composed: DictConfig) -> Config:
 # config.yaml
 
 
-def record(config: Config) -> str:
-    """Returns a configuration as YAML, with the methods that it chooses.
+def record(config: Config, command: str = "") -> str:
+    """Returns a configuration as YAML, with the methods that it chooses, and where it was run.
 
     Paths of the data set are absolute, since the file may be read elsewhere.
     """
-    plain = asdict(config)
+    plain = {**asdict(config), _RUN: {"directory": str(Path.cwd()), "command": command}}
     for group in METHODS:
         plain[group] = {"method": method_of(getattr(config, group)).name, **plain[group]}
     for key in _PATHS:
@@ -166,21 +179,50 @@ def read_record(folder: Path) -> tuple[DatasetSettings, dict[str, Any]]:
     environment. Neither ``dataset.cache`` nor a list of images is taken from it. Raises a UserError
     if it is missing or damaged, or holds a value that cannot be used.
     """
-    path, remedy = folder / CONFIG, "run a stage there again, which writes it"
-    other = UserError(f"{path} is not as runs write it: {remedy}")
-    text = read_text(path, str(path), remedy, _MAX_BYTES)
-    try:
-        is_mapping = isinstance(yaml.compose(text), yaml.MappingNode)  # refuses what is too deep
-        if not is_mapping or any(isinstance(e, yaml.AliasEvent) for e in yaml.parse(text)):
-            raise other  # a few lines of aliases expand to gigabytes
-        plain = OmegaConf.to_container(OmegaConf.create(text))
-        if "${" in repr(plain) or not fits(plain, _RECORDED):
-            raise other
+    with _explained(folder):
+        plain = _read_plain(folder, _RECORDED)
         given = {**plain["dataset"], "cache": str(folder / "ground_truth"), "image_list": None}
         typed = OmegaConf.structured(settings_of(given["name"]))
         settings = OmegaConf.to_object(OmegaConf.merge(typed, given))
-    except COMPOSING as error:
-        raise UserError(f"{path}: {explain(error)}") from error
     check(settings, "dataset")
     betas = plain["cams"]["background_betas"] or [None]
     return settings, {"background_betas": betas, "absent_as_zero": plain["tags"]["absent_as_zero"]}
+
+
+def read_run(folder: Path) -> tuple[DictConfig, Path, str]:
+    """Returns the configuration of the last run in an output directory, to run it again.
+
+    Also returns its working directory and its command line. The file is data, as for
+    :func:`read_record`; what it says is not checked until :func:`read_config`. Raises a UserError
+    if it is missing or damaged.
+    """
+    with _explained(folder):
+        plain = _read_plain(folder, _RUNNABLE)
+        run = plain.pop(_RUN)
+        for group in METHODS:
+            method = find_method(group, plain[group].pop("method"))
+            typed = OmegaConf.structured(method.settings)
+            plain[group] = OmegaConf.merge(typed, plain[group])
+        return OmegaConf.create(plain), Path(run["directory"]), run["command"]
+
+
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except COMPOSING as error:
+        raise UserError(f"{folder / CONFIG}: {explain(error)}") from error
+
+
+def _read_plain(folder: Path, shape: Complete) -> dict[str, Any]:
+    """Returns what a run recorded, if it has a shape; nothing in it is looked up elsewhere."""
+    path, remedy = folder / CONFIG, "run a stage there again, which writes it"
+    other = UserError(f"{path} is not as runs write it: {remedy}")
+    text = read_text(path, str(path), remedy, _MAX_BYTES)
+    is_mapping = isinstance(yaml.compose(text), yaml.MappingNode)  # refuses what is too deep
+    if not is_mapping or any(isinstance(e, yaml.AliasEvent) for e in yaml.parse(text)):
+        raise other  # a few lines of aliases expand to gigabytes
+    plain = OmegaConf.to_container(OmegaConf.create(text))
+    if "${" in repr(plain) or not fits(plain, shape):
+        raise other
+    return plain

@@ -126,7 +126,7 @@ class Pipeline:
             writes=process_rank() == 0,
         ) as run:
             if run.writes:
-                write_atomically(builder.store.root / CONFIG, record(config))
+                write_atomically(builder.store.root / CONFIG, record(config, self.command))
             for number, stages in rounds:
                 yield from run.compute(stages)
                 if "evaluate" in commands:

@@ -163,19 +163,25 @@ class ScoredTags(Tags):
 
     def statistics(self, folder: StageFolder, done: Sequence[Sample]) -> Mapping[str, Any]:
         """Returns what is counted of the tags, and near-synonyms among the names that CLIP read."""
-        clip, vocabulary = self.resources.clip, self.vocabulary
         known = folder.statistics.get("near_synonyms", [])
-        if folder.computed and clip is not None and self.options.templates:
-            # Those that the tagger has embedded.
-            names = vocabulary.tag_names, vocabulary.backgrounds, self.options.templates
-            embeddings = clip.embed(*names)[: len(vocabulary.classes)].cpu().numpy()
-            known = find_near_synonyms(embeddings, vocabulary.classes)
+        if folder.computed:
+            known = self.near_synonyms()
         elif folder.reused:  # from a folder of the same recipe, whose names are the same
             manifests = (read_manifest(p.parent) for p in folder.path.parent.glob(f"*/{MANIFEST}"))
             same = (m.get("statistics", {}) for m in manifests if m.get("recipe") == folder.recipe)
             known = next((s["near_synonyms"] for s in same if "near_synonyms" in s), known)
         counted = super().statistics(folder, done)
         return {**counted, "near_synonyms": known} if known else counted
+
+    def near_synonyms(self) -> list[list[str]]:
+        """Returns what :func:`~pipeline.tags.remarks.find_near_synonyms` does, if CLIP scores."""
+        clip, vocabulary = self.resources.clip, self.vocabulary
+        if clip is None or not self.options.templates:
+            return []
+        # Those that the tagger has embedded.
+        names = vocabulary.tag_names, vocabulary.backgrounds, self.options.templates
+        embeddings = clip.embed(*names)[: len(vocabulary.classes)].cpu().numpy()
+        return find_near_synonyms(embeddings, vocabulary.classes)
 
     def choose(self, scores: np.ndarray) -> tuple[int, ...]:
         """Returns the tags that follow from an image's scores."""

@@ -1,0 +1,149 @@
+"""A finished run: its report, in which tags are corrected and the next run is started."""
+
+import base64
+import hashlib
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+
+from pipeline.errors import UserError
+from pipeline.files.atomic import write_atomically
+from pipeline.report.page import REPORT_SCRIPTS, script_of
+from pipeline.stages.config import read_run
+
+_SCRIPT = (Path(__file__).parent / "served.js").read_text(encoding="utf-8")
+_UNSAVED, _LOG = "corrections.unsaved.json", "app.log"
+_MAX_BYTES = 20_000_000  # of corrections
+_FILE = re.compile(r"corrections\.\d+\.csv")
+_TAIL = 4096  # bytes of the log, for its last line
+
+
+def policy_of(*scripts: str) -> str:
+    """Returns the Content-Security-Policy of a page that runs these scripts alone."""
+    digests = (hashlib.sha256(script.encode()).digest() for script in scripts)
+    named = " ".join(f"'sha256-{base64.b64encode(each).decode()}'" for each in digests)
+    return (
+        "default-src 'none'; connect-src 'self'; img-src data:; style-src 'unsafe-inline';"
+        f" script-src {named}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+
+
+class Finished:
+    """Serves the report of an output directory, and starts its next run, one at a time.
+
+    Attributes:
+        routes: what is served, below /report.
+    """
+
+    def __init__(self, folder: Path, words: Sequence[str]):
+        """Takes the folder, and the settings of the app's own command line."""
+        self._folder, self._words = folder.absolute(), words
+        self._process: subprocess.Popen | None = None
+        self.routes = APIRouter(prefix="/report")
+        get, post = self.routes.get, self.routes.post
+        get("")(lambda: self._page("report.html", script_of(*REPORT_SCRIPTS), _SCRIPT))
+        get("/comparison")(lambda: self._page("comparison.html", script_of("tables.js")))
+        get("/state")(self._state)
+        for path, act in {
+            "/kept": self._keep,
+            "/save": self._save,
+            "/run": self._start,
+            "/stop": self._stop,
+        }.items():
+            post(path)(self._acting(act))
+
+    def _page(self, name: str, script: str, *more: str) -> Response:
+        path = self._folder / name
+        if not path.is_file():
+            return Response(f"{path} is missing: run the stage report first", 404)
+        page = path.read_text(encoding="utf-8", errors="replace")
+        # The header has the policy, and allows our scripts alone, whatever the file holds.
+        page = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page, count=1)
+        for each in more:
+            kept = json.dumps(self._kept()).replace("<", r"\u003c")
+            page = page.removesuffix("</html>\n").removesuffix("</body>\n")
+            page += f'<script type="application/json" id="served">{kept}</script>'
+            page += f"<script>{each}</script></body></html>\n"
+        headers = {"content-security-policy": policy_of(script, *more)}
+        return Response(page, media_type="text/html", headers=headers)
+
+    def _acting(self, act: Any) -> Any:  # noqa: ANN401
+        async def answer(request: Request) -> JSONResponse:
+            body = await request.body()
+            try:
+                if len(body) > _MAX_BYTES:
+                    raise UserError("these corrections are too large")
+                return JSONResponse(act(body.decode("utf-8")))
+            except (UserError, OSError, UnicodeDecodeError) as error:
+                return JSONResponse({"error": str(error)}, status_code=400)
+
+        return answer
+
+    # Corrections
+
+    def _kept(self) -> dict[str, Any]:
+        path = self._folder / _UNSAVED
+        try:
+            kept = json.loads(path.read_bytes())
+            return {"key": str(kept["key"]), "wanted": [*kept["wanted"]]}
+        except (OSError, ValueError, TypeError, LookupError):
+            return {"key": "", "wanted": []}
+
+    def _keep(self, body: str) -> dict[str, Any]:
+        write_atomically(self._folder / _UNSAVED, body)
+        return {}
+
+    def _save(self, body: str) -> dict[str, Any]:
+        paths = (self._folder / f"corrections.{number}.csv" for number in count(1))
+        path = next(path for path in paths if not path.exists())
+        write_atomically(path, body)
+        return {"file": path.name}
+
+    # The next run
+
+    @property
+    def _is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def _start(self, body: str) -> dict[str, Any]:
+        if self._is_running:
+            raise UserError("a run is under way: wait for its end, or stop it")
+        if not _FILE.fullmatch(body) or not (self._folder / body).is_file():
+            raise UserError("these corrections are not saved: save them first")
+        _, directory, _ = read_run(self._folder)
+        if not directory.is_dir():
+            raise UserError(f"{directory}, where the run was started, is gone: use the command")
+        command = [sys.executable, "-m", "pipeline", "app", str(self._folder), "--run", body]
+        with (self._folder / _LOG).open("wb") as log:
+            # In a session of its own: it goes on when the page or the app is closed.
+            self._process = subprocess.Popen(
+                [*command, *self._words],
+                cwd=directory,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        return {}
+
+    def _stop(self, body: str) -> dict[str, Any]:
+        if self._is_running:
+            self._process.send_signal(signal.SIGINT)
+        return {}
+
+    def _state(self) -> dict[str, Any]:
+        if self._process is None:
+            return {"running": False, "line": "", "code": None}
+        with (self._folder / _LOG).open("rb") as log:
+            log.seek(max(0, log.seek(0, 2) - _TAIL))
+            said = re.split(r"[\r\n]+", log.read().decode("utf-8", "replace").strip())
+        return {"running": self._is_running, "line": said[-1], "code": self._process.poll()}

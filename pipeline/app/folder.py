@@ -1,0 +1,124 @@
+"""Names on the photographs of a folder: which have which, before anything runs."""
+
+import json
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+
+from pipeline.api.labeller import load_image
+from pipeline.api.labelling import Labelling
+from pipeline.app.names import Names, classes_of, lines, press
+from pipeline.datasets.folder import find_images
+from pipeline.errors import ImageError, UserError, command
+from pipeline.files.images import limit_longest_side
+from pipeline.report.page import load_template
+from pipeline.report.painting import embed
+
+_SIDE = 448
+"""Pixels of the longer side of a photograph; the features of 200 take less than a gigabyte."""
+
+_PICTURE, _QUALITY = 144, 70
+_SHOWN = 9  # photographs of a name
+
+
+class Folder:
+    """The part of the page with the first photographs of a folder."""
+
+    def __init__(self, names: Names, root: Path, limit: int):
+        self._names, self._root = names, root
+        found, _, _ = find_images(root)
+        if not found:
+            raise UserError(f"{root} holds no photograph: give another folder")
+        self._paths = dict(found[:limit])
+        self._photographs: dict[str, tuple[np.ndarray, str]] = {}  # and a small picture of each
+        self._unread: dict[str, str] = {}
+
+    def choose(
+        self, names: str, backgrounds: str, min_score: float, request: gr.Request
+    ) -> Iterator[list[Any]]:
+        """Yields what is shown after each photograph; ends when the same browser asks anew."""
+        part, found = f"folder {request.session_hash}", {}
+        number, settings = self._names.begin(part), [f"tags.min_score={float(min_score)}"]
+        try:
+            with self._names.lock:
+                labeller = self._names.labeller(
+                    names, backgrounds, *settings, "cams=maskclip", "cams.affinity=false"
+                )
+            for place, image_id in enumerate(self._paths, 1):
+                with self._names.lock:
+                    if not self._names.is_newest(part, number):
+                        return
+                    if (image := self._read(image_id)) is not None:
+                        found[image_id] = next(labeller.step_by_step(image))
+                yield [f"{place} of {len(self._paths)} photographs", gr.skip(), gr.skip()]
+            unread = "".join(f"; {name} {reason}" for name, reason in self._unread.items())
+            page = self._page(found, labeller.near_synonyms())
+            yield [f"{len(found)} photographs{unread}", page, self._command(names, backgrounds)]
+        except UserError as error:
+            yield [str(error), "", ""]
+
+    def _read(self, image_id: str) -> np.ndarray | None:
+        """Reads a photograph when it is first needed."""
+        if image_id not in self._photographs and image_id not in self._unread:
+            try:
+                image = limit_longest_side(load_image(self._paths[image_id]), _SIDE)
+                small = embed(limit_longest_side(image, _PICTURE), _QUALITY)
+                self._photographs[image_id] = image, small
+            except ImageError as error:
+                self._unread[image_id] = str(error)
+        return self._photographs.get(image_id, (None,))[0]
+
+    def _page(self, found: Mapping[str, Labelling], alike: Sequence[Sequence[str]]) -> str:
+        """Returns the photographs of each name, and of names that are alike, as HTML."""
+        first = next(iter(found.values()))
+        classes, index = [], {name: k for k, name in enumerate(first.classes)}
+        for name, k in index.items():
+            best = sorted(found, key=lambda i, k=k: -found[i].scores[k])
+            nearest = sorted(found, key=lambda i, k=k: abs(found[i].scores[k] - found[i].threshold))
+            count = sum(name in each.names for each in found.values())
+            classes.append(
+                (name, count, self._strip(best, found, k), self._strip(nearest, found, k))
+            )
+        pairs = []
+        for pair in alike:
+            differing = [i for i, each in found.items() if len({*pair} & {*each.names}) == 1]
+            pairs.append((pair, self._strip(differing, found, index[pair[0]])))
+        template = load_template("folder.html", folder=Path(__file__).parent)
+        return template.render(classes=classes, alike=pairs, total=len(found))
+
+    def _strip(
+        self, ids: Sequence[str], found: Mapping[str, Labelling], k: int
+    ) -> list[tuple[str, str, str]]:
+        """Returns id, picture and score of the first photographs."""
+        return [(i, self._photographs[i][1], f"{found[i].scores[k]:.2f}") for i in ids[:_SHOWN]]
+
+    def _command(self, names: str, backgrounds: str) -> str:
+        """Returns the command of the run with these names."""
+        words = ["dataset=folder", f"dataset.root={self._root}", f"clip={self._names.clip}"]
+        words.append(f"dataset.classes={_written(classes_of(names))}")
+        words += [f"dataset.backgrounds={_written(lines(backgrounds))}"] * bool(lines(backgrounds))
+        return f"{command()} {shlex.join([*words, *self._names.overrides])}"
+
+    def build(self, names: gr.Textbox, backgrounds: gr.Textbox) -> None:
+        """Adds the part to the page that is being built."""
+        min_score = gr.Slider(0, 1, 0.3, label="Minimum score", elem_id="folder_min_score")
+        button = gr.Button("Look", variant="primary", elem_id="look")
+        status = gr.Markdown(elem_id="folder_status")
+        told = gr.Textbox(label="The run with these names", buttons=["copy"], interactive=False)
+        page = gr.HTML(elem_id="folder")
+        button.click(self.choose, [names, backgrounds, min_score], [status, page, told])
+        gr.on([names.change, backgrounds.change], None, js=press("look", typed=True))
+        gr.on([min_score.change], None, js=press("look"))
+
+
+def _written(entry: Any) -> str:  # noqa: ANN401
+    """Returns names, or a class with several, as the command line takes them."""
+    if isinstance(entry, dict):
+        return f"{{name:{_written(entry['name'])},names:{_written(entry['names'])}}}"
+    if isinstance(entry, list):
+        return f"[{','.join(map(_written, entry))}]"
+    return json.dumps(entry, ensure_ascii=False)

@@ -1,0 +1,80 @@
+"""Names that a person tries: what they write, and the labellers that follow."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import Any
+
+from pipeline.api.labeller import Labeller
+from pipeline.errors import UserError
+
+MEMORY = 1 << 30
+"""Bytes of CLIP's features that are kept."""
+
+_TYPING, _CHOOSING = 800, 100  # milliseconds
+_PRESS = """() => {{
+  const button = document.getElementById("{button}");
+  clearTimeout(button.waiting);
+  // The part in another tab waits until it is looked at.
+  button.waiting = setTimeout(() => button.offsetParent && button.click(), {pause});
+}}"""
+
+
+@dataclass
+class Names:
+    """Makes labellers, which share one CLIP and what it found.
+
+    Attributes:
+        clip: the choice of ``clip=``.
+        chosen: the methods of the command line, by group.
+        overrides: its other settings.
+        lock: is held by the request that computes.
+    """
+
+    clip: str
+    chosen: Mapping[str, str]
+    overrides: Sequence[str]
+    lock: Lock = field(default_factory=Lock)
+    _last: Labeller | None = None
+    _newest: dict[str, int] = field(default_factory=dict)  # part of a page → its last request
+
+    def labeller(self, names: str, backgrounds: str, *more: str) -> Labeller:
+        """Returns the labeller of what a person wrote; a UserError if it cannot be used."""
+        self._last = Labeller(
+            classes_of(names),
+            clip=self.clip,
+            backgrounds=lines(backgrounds) or None,
+            overrides=["runtime.crop_batch_size=1", *self.overrides, *more],
+            keep=MEMORY if self._last is None else self._last,
+        )
+        return self._last
+
+    def begin(self, part: str) -> int:
+        """Returns the number of a new request of a part of somebody's page."""
+        self._newest[part] = self._newest.get(part, 0) + 1
+        return self._newest[part]
+
+    def is_newest(self, part: str, number: int) -> bool:
+        """Tells whether no later request has ended this one."""
+        return self._newest[part] == number
+
+
+def lines(text: str) -> list[str]:
+    """Returns the lines of a text that are not empty."""
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def classes_of(text: str) -> list[Any]:
+    """Returns the class of each line; further names for it follow after commas."""
+    classes: list[Any] = []
+    for line in lines(text):
+        first, *others = (name.strip() for name in line.split(","))
+        classes.append({"name": first, "names": [first, *others]} if others else first)
+    if not classes:
+        raise UserError("there are no names: write at least one")
+    return classes
+
+
+def press(button: str, typed: bool = False) -> str:
+    """Returns a script that presses a button when a person pauses."""
+    return _PRESS.format(button=button, pause=_TYPING if typed else _CHOOSING)

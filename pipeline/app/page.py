@@ -1,0 +1,75 @@
+"""The page: its parts, and how Gradio serves them."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from fastapi import FastAPI
+from fastapi.responses import RedirectResponse
+
+from pipeline.app.finished import Finished
+from pipeline.app.folder import Folder
+from pipeline.app.names import Names
+from pipeline.app.photograph import GROUPS, Photograph
+from pipeline.app.server import MAX_UPLOAD
+from pipeline.stages.config import CONFIG
+
+_DEFAULTS = {"clip": "vit_b16", "tags": "tagclip", "cams": "clip_es", "masks": "crf"}
+_NAMES = ("classes", "backgrounds")
+_TITLE = "Segmentation from names"
+_STYLE = """
+#scores table, #scores meter { width: 100% } #scores th, #scores caption { text-align: left }
+#scores th { font-weight: inherit } #scores .tag { font-weight: bold }
+#folder ul { display: flex; flex-wrap: wrap; gap: .5rem; padding: 0; list-style: none }
+#folder li { display: grid; text-align: center } #folder img { height: 6rem }
+"""
+
+
+def build_app(
+    settings: Mapping[str, str], folders: Sequence[Path], limit: int, words: Sequence[str]
+) -> FastAPI:
+    """Returns the app of settings of the command line, and of a folder, whose ``words`` they are.
+
+    The folder holds photographs, or the results of a run.
+    """
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    if folders and (folders[0] / CONFIG).is_file():
+        app.include_router(Finished(folders[0], [word for word in words if "=" in word]).routes)
+        app.get("/")(lambda: RedirectResponse("/report"))
+        return app
+    chosen = {group: settings.get(group, _DEFAULTS[group]) for group in GROUPS}
+    known = {*_DEFAULTS, *_NAMES}
+    others = [f"{key}={value}" for key, value in settings.items() if key not in known]
+    names = Names(settings.get("clip", _DEFAULTS["clip"]), chosen, others)
+    folder = Folder(names, folders[0], limit) if folders else None
+    with gr.Blocks(title=_TITLE, analytics_enabled=False) as blocks:
+        gr.Markdown(f"# {_TITLE}")
+        with gr.Row():
+            label = "Names, one a line; further words for a name follow after commas"
+            given = [gr.Textbox(written(settings.get("classes", "")), label=label, lines=5)]
+            label = "Backgrounds, one a line; none: the usual ones"
+            text = written(settings.get("backgrounds", ""))
+            given.append(gr.Textbox(text, label=label, lines=5))
+        if folder:
+            with gr.Tab("The folder"):
+                folder.build(*given)
+        with gr.Tab("A photograph"):
+            Photograph(names).build(*given)
+    options: dict[str, Any] = {
+        "footer_links": [],
+        "run_history": False,
+        "ssr_mode": False,
+        "enable_monitoring": False,
+        "pwa": False,
+        "mcp_server": False,
+        "max_file_size": MAX_UPLOAD,
+        "theme": gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
+        "css": _STYLE,
+    }
+    return gr.mount_gradio_app(app, blocks, "/", **options)
+
+
+def written(given: str) -> str:
+    """Returns the names of a list on the command line, one a line."""
+    return "\n".join(name.strip() for name in given.strip("[]").split(",") if name.strip())

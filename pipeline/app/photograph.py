@@ -1,0 +1,123 @@
+"""Names on one photograph: its tags, a CAM of each, and its mask."""
+
+from collections.abc import Iterator, Sequence
+from html import escape
+from itertools import pairwise
+from time import perf_counter
+from typing import Any
+
+import gradio as gr
+import numpy as np
+
+from pipeline.api.labelling import Labelling
+from pipeline.app.names import Names, press
+from pipeline.cams.cams import Cams
+from pipeline.engine.registry import methods
+from pipeline.errors import ImageError, UserError
+from pipeline.files.images import limit_longest_side, to_image
+from pipeline.files.label_images import BACKGROUND
+from pipeline.report.painting import overlay
+from pipeline.report.sheets import cam_tiles
+
+GROUPS = {"tags": "Tagger", "cams": "CAMs", "masks": "Refiner"}
+MIN_SCORE = 0.2
+STEPS = ("tags", "CAMs", "mask")
+_LONGEST_SIDE = 1024  # pixels, of a picture
+
+
+def choices_of(group: str) -> list[tuple[str, str]]:
+    """Returns label and name of the methods of a group that a single photograph suffices for."""
+    found = [m for m in methods(group) if m.stage is None or m.stage.takes_any_image]
+    return sorted((method.label, method.name) for method in found if method.learns is None)
+
+
+class Photograph:
+    """The part of the page with one photograph."""
+
+    def __init__(self, names: Names):
+        self._names = names
+
+    def segment(
+        self,
+        image: str | None,
+        names: str,
+        backgrounds: str,
+        min_score: float,
+        tagger: str,
+        cams: str,
+        masks: str,
+        request: gr.Request,
+    ) -> Iterator[list[Any]]:
+        """Yields what the page shows after each step; ends when the same browser asks anew."""
+        part, clock = f"photograph {request.session_hash}", [perf_counter()]
+        number = self._names.begin(part)
+        settings = [f"{group}={name}" for group, name in zip(GROUPS, (tagger, cams, masks))]
+        try:
+            if image is None:
+                raise UserError("there is no photograph: add one")
+            with self._names.lock:
+                labeller = self._names.labeller(
+                    names, backgrounds, *settings, f"tags.min_score={float(min_score)}"
+                )
+            steps = labeller.step_by_step(image)
+            for _ in STEPS:
+                with self._names.lock:
+                    if not self._names.is_newest(part, number):
+                        return
+                    found = next(steps)
+                clock.append(perf_counter())
+                yield shown(found, clock)
+        except (UserError, ImageError) as error:
+            yield [str(error), "", [], None]
+
+    def build(self, names: gr.Textbox, backgrounds: gr.Textbox) -> None:
+        """Adds the part to the page that is being built."""
+        with gr.Row():
+            with gr.Column(scale=2):
+                image = gr.Image(
+                    label="Photograph",
+                    sources=["upload", "webcam", "clipboard"],
+                    type="filepath",
+                    image_mode=None,
+                )
+                set_by_hand = [gr.Slider(0, 1, MIN_SCORE, label="Minimum score")]
+                set_by_hand += [
+                    gr.Dropdown(choices_of(group), value=self._names.chosen[group], label=label)
+                    for group, label in GROUPS.items()
+                ]
+                button = gr.Button("Segment", variant="primary", elem_id="segment")
+            with gr.Column(scale=3):
+                status = gr.Markdown(elem_id="status")
+                mask = gr.Image(label="Mask", interactive=False, format="png", buttons=["download"])
+                bars = gr.HTML(elem_id="scores")
+                cams = gr.Gallery(label="CAMs", columns=3, object_fit="contain", format="png")
+        given = [image, names, backgrounds, *set_by_hand]
+        button.click(self.segment, given, [status, bars, cams, mask], concurrency_limit=None)
+        gr.on([names.change, backgrounds.change], None, js=press("segment", typed=True))
+        gr.on([each.change for each in (image, *set_by_hand)], None, js=press("segment"))
+
+
+def shown(found: Labelling, clock: Sequence[float]) -> list[Any]:
+    """Returns the seconds of the steps, scores, CAMs and mask as the page shows them."""
+    image = limit_longest_side(to_image(found.image), _LONGEST_SIDE)
+    seconds = (after - before for before, after in pairwise(clock))
+    steps = ", ".join(f"{step} {second:.2f} s" for step, second in zip(STEPS, seconds))
+    cams, mask = [], None
+    if found.cams is not None:
+        keys = Cams(np.array(found.tags, np.int64), found.cams, image.shape[:2])
+        cams = [(tile.picture, tile.caption) for tile in cam_tiles(image, keys, found.classes)]
+    if found.mask is not None:
+        mask = overlay(image, found.mask, (BACKGROUND, *found.classes), found.palette)
+    return [steps, score_bars(found), cams, mask]
+
+
+def score_bars(found: Labelling) -> str:
+    """Returns a table of the scores as HTML, the highest first."""
+    rows = []
+    for k in np.argsort(-found.scores, kind="stable").tolist():
+        name, score = escape(found.classes[k]), found.scores[k]
+        bar = f'<meter value="{score:.3f}" aria-label="{name}">{score:.3f}</meter>'
+        mark = ' class="tag"' * (k in found.tags)
+        rows.append(f"<tr{mark}><th scope=row>{name}</th><td>{bar}</td><td>{score:.3f}</td></tr>")
+    caption = f"Scores; tags, in bold, are above {found.threshold:.3f}"
+    return f"<table><caption>{caption}</caption>{''.join(rows)}</table>"

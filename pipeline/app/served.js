@@ -1,0 +1,72 @@
+/* The report as the app serves it: Save writes a file beside the results, and Run starts the next run. */
+
+const served = JSON.parse(byId("served").textContent), runState = document.createElement("p");
+const runButton = document.createElement("button"), stopButton = document.createElement("button");
+let savedFile = null, wasRunning = false;
+
+async function ask(path, body) {
+  const answer = await fetch(`/report/${path}`, body === undefined ? {} : { method: "POST", body });
+  const found = await answer.json();
+  if (!answer.ok) throw new Error(found.error);
+  return found;
+}
+
+const told = (text) => { runState.textContent = text; };
+const telling = (act) => async () => { try { await act(); } catch (error) { told(error.message); } };
+
+// The server keeps what is not saved, whatever its port.
+window.remember = (name, value) => {
+  if (name !== facts.key) return;
+  savedFile = null;
+  runButton.hidden = true;
+  ask("kept", JSON.stringify({ key: name, wanted: value })).catch((error) => told(error.message));
+};
+
+async function save() {
+  savedFile = (await ask("save", correctionsFile())).file;
+  told(`Saved as ${savedFile}.`);
+  runButton.hidden = false;
+  runButton.focus();
+}
+
+async function start() {
+  await ask("run", savedFile);
+  watch();
+}
+
+async function watch() {
+  const { running, line, code } = await ask("state");
+  runButton.disabled = running;
+  stopButton.hidden = !running;
+  if (line) told(line);
+  if (running) { wasRunning = true; setTimeout(telling(watch), 1000); return; }
+  if (code === 0 && wasRunning) {
+    const links = [["/report", "the new report"], ["/report/comparison", "the comparison with the run before"]];
+    runState.replaceChildren("The run has finished: ", ...links.flatMap(([address, words], place) => {
+      const link = document.createElement("a");
+      [link.href, link.textContent] = [address, words];
+      return place ? [", ", link] : [link];
+    }));
+  }
+}
+
+[runButton.textContent, stopButton.textContent] = ["Run", "Stop"];
+[runButton.type, stopButton.type, runState.role] = ["button", "button", "status"];
+runButton.hidden = stopButton.hidden = true;
+runButton.addEventListener("click", telling(start));
+stopButton.addEventListener("click", telling(() => ask("stop", "")));
+const bar = document.createElement("div");
+bar.className = "changes served";
+bar.append(runState, runButton, stopButton);
+byId("changes").after(bar);
+byId("save").addEventListener("click", (event) => {
+  event.stopImmediatePropagation();
+  telling(save)();
+}, true);
+for (const [id, names] of served.key === facts.key ? served.wanted : []) {
+  if (!isLine(id, names)) wanted.set(id, names);
+}
+[...imageOf.keys()].forEach(showTags);
+showChanges();
+update();
+telling(watch)();

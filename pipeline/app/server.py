@@ -1,0 +1,100 @@
+"""Serves the app on this machine alone, to whoever has the address with its token."""
+
+import secrets
+import socket
+from collections.abc import Callable
+from http.cookies import SimpleCookie
+from typing import Any
+from urllib.parse import parse_qs
+
+import uvicorn
+from starlette.datastructures import Headers
+from starlette.responses import PlainTextResponse, RedirectResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+HOST = "127.0.0.1"
+MAX_UPLOAD = 100_000_000  # bytes of a photograph
+
+_POLICY = (
+    "default-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:; font-src 'self' data:;"
+    " style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline' 'unsafe-eval';"
+    " worker-src 'self' blob:; frame-ancestors 'none'; base-uri 'self'; form-action 'self'"
+)
+"""Gradio's page evaluates scripts of its own; none is loaded from, or sends to, another host."""
+
+_REFUSED = ("file=http", "proxy=", "stream/")  # Gradio would fetch from other hosts
+
+
+class Guard:
+    """Answers requests of this app's own page alone; every other one is refused.
+
+    The Host must be this machine, or a foreign name could be made to point here (DNS rebinding).
+    The Origin must be the page itself. The token of the address is exchanged for a cookie.
+
+    Attributes:
+        app: what answers.
+        port: where it listens.
+        token: what the address holds.
+    """
+
+    def __init__(self, app: ASGIApp, port: int, token: str):
+        self._app, self._token, self._cookie = app, token, f"afseg-{port}"
+        self._hosts = {f"{HOST}:{port}", f"localhost:{port}"}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers a request."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        response: Any = self._refusal(scope, headers)
+        given = parse_qs(scope.get("query_string", b"").decode("latin-1")).get("token", [""])[0]
+        if response is None and given and secrets.compare_digest(given, self._token):
+            response = RedirectResponse(scope["path"], status_code=303)  # not in the history
+            response.set_cookie(self._cookie, self._token, httponly=True, samesite="strict")
+        elif response is None and not self._is_known(headers):
+            text = "This page needs the address that the command printed, with its token."
+            response = PlainTextResponse(text, status_code=403)
+        if response is not None:
+            await response(scope, receive, send)
+            return
+
+        async def send_with_policy(message: dict) -> None:
+            if message["type"] == "http.response.start":
+                named = {name.lower() for name, _ in message["headers"]}
+                message["headers"] += [
+                    (b"referrer-policy", b"no-referrer"),
+                    (b"x-content-type-options", b"nosniff"),
+                    *[(b"content-security-policy", _POLICY.encode())]
+                    * (b"content-security-policy" not in named),
+                ]
+            await send(message)
+
+        await self._app(scope, receive, send_with_policy)
+
+    def _refusal(self, scope: Scope, headers: Headers) -> PlainTextResponse | None:
+        host, origin = headers.get("host"), headers.get("origin")
+        own = {f"http://{host}" for host in self._hosts}
+        if scope["type"] != "http" or host not in self._hosts or origin not in {None, *own}:
+            return PlainTextResponse("This page answers this machine alone.", status_code=403)
+        if any(word in scope["path"] for word in _REFUSED):
+            return PlainTextResponse("This page fetches nothing.", status_code=404)
+        if int(headers.get("content-length") or 0) > MAX_UPLOAD:
+            return PlainTextResponse("This file is too large.", status_code=413)
+        return None
+
+    def _is_known(self, headers: Headers) -> bool:
+        cookie = SimpleCookie(headers.get("cookie", "")).get(self._cookie)
+        return cookie is not None and secrets.compare_digest(cookie.value, self._token)
+
+
+def serve(app: ASGIApp, port: int | None, ready: Callable[[str], None]) -> None:
+    """Serves until Ctrl-C; ``ready`` is called with the address of the page.
+
+    A ``port`` of None takes a free one. Raises an OSError if the port is taken.
+    """
+    with socket.create_server((HOST, port or 0)) as listening:
+        port, token = listening.getsockname()[1], secrets.token_urlsafe(24)
+        settings = uvicorn.Config(Guard(app, port, token), log_level="error", access_log=False)
+        ready(f"http://{HOST}:{port}/?token={token}")
+        uvicorn.Server(settings).run([listening])

@@ -1,0 +1,122 @@
+"""The command line of ``tools/app.py``."""
+
+import os
+import shlex
+import tempfile
+import webbrowser
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from pipeline.commands.command_line import Parser
+from pipeline.engine.configuration import take_plugins
+from pipeline.engine.plugins import import_plugins
+from pipeline.errors import UserError, shown
+from pipeline.files.text import given_path
+from pipeline.stages.config import CONFIG, read_config, read_run
+
+_EXAMPLES = """examples:
+  python tools/app.py
+      a photograph: drag it in, type names, see its tags, CAMs and mask
+  python tools/app.py clip=demo
+      the same with the CLIP of the demo, which knows ten drawn objects, and without a download
+  python tools/app.py PHOTOS 'classes=[cat,cup]'
+      names for a folder: which photographs have which, before anything runs
+  python tools/app.py outputs/folder
+      a finished run: its report, in which tags are corrected and the next run is started
+"""
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Serves the page until Ctrl-C, or runs what its button starts."""
+    parser = Parser("app.py", "Opens a page in a browser, for this machine alone.", _EXAMPLES)
+    add = parser.add_argument
+    add("words", nargs="*", metavar="FOLDER or KEY=VALUE", help="see the examples")
+    add("--limit", type=int, default=200, metavar="N", help="photographs of a folder that are read")
+    add("--port", type=int, help="where the page is; default: a free one")
+    add("--no-browser", action="store_true", help="print the address, and open nothing")
+    again = (
+        "instead of a page, what its button does: the run with these corrections, and a comparison"
+    )
+    add("--run", metavar="FILE", help=again)
+    options = parser.parse_intermixed_args(arguments)
+    plugins, words = take_plugins(options.words)
+    import_plugins(plugins)
+    settings = dict(word.partition("=")[::2] for word in words if "=" in word)
+    folders = [word for word in words if "=" not in word]
+    if len(folders) > 1:
+        raise UserError(f"{shown(folders[1])} is one folder too many: give one")
+    if options.run is not None:
+        run_again(given_path("".join(folders), "the folder"), options.run, settings)
+        return
+    if find_spec("gradio") is None:
+        raise UserError("the app requires gradio: install the extra app, or run pip install gradio")
+    if options.limit < 1:
+        raise UserError(f"--limit {options.limit} leaves no photograph: give a larger number")
+    # Gradio reads these when it is imported.
+    os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    with tempfile.TemporaryDirectory(prefix="afseg-app-") as uploads:
+        os.environ["GRADIO_TEMP_DIR"] = uploads
+        from pipeline.app.page import build_app
+        from pipeline.app.server import serve
+
+        def ready(address: str) -> None:
+            print(f"open {address}\nCtrl-C ends it", flush=True)
+            if not options.no_browser:
+                webbrowser.open(address)
+
+        app = build_app(settings, [*map(given_folder, folders)], options.limit, options.words)
+        serve(app, options.port, ready)
+
+
+def given_folder(word: str) -> Path:
+    """Returns a folder of the command line; a UserError if there is none."""
+    path = given_path(word, "the folder").absolute()
+    if not path.is_dir():
+        raise UserError(f"{shown(word)} is not a folder: give photographs, or outputs of a run")
+    return path
+
+
+def run_again(folder: Path, corrections: str, allowed: Mapping[str, str]) -> None:
+    """Runs what an output directory records once more, with a file of corrections in it.
+
+    It runs in the working directory of the run. Settings that name code, a command or an address
+    are refused unless they are ``allowed``, since the file may be another person's.
+    """
+    from pipeline.commands import compare
+    from pipeline.commands.running import run_job
+
+    composed, directory, line = read_run(folder)
+    if refused := [
+        f"{key}={value}" for key, value in _naming_code(composed) if allowed.get(key) != value
+    ]:
+        raise UserError(
+            f"{folder / CONFIG} has {' and '.join(map(shown, refused))}: give that to the app, too,"
+            " or run the command that the report shows"
+        )
+    if Path(directory, composed.output_dir).resolve() != folder.resolve():
+        raise UserError(f"{folder} was moved since it was written: use the command")
+    os.chdir(directory)
+    composed.dry_run, composed.tags.corrections = False, str(folder.resolve() / corrections)
+    if composed.stage != "all" and "tags" not in composed.stage:
+        composed.stage = ["tags", "cams", "masks", "report"]
+    read_config(composed)
+    run_job(composed, (), [word for word in shlex.split(line) if "=" in word])
+    try:
+        compare.run([str(folder), "--output", str(folder / "comparison.html")])
+    except UserError as error:
+        print(f"no comparison: {error}")
+
+
+def _naming_code(composed: DictConfig) -> Iterator[tuple[str, str]]:
+    """Yields the settings that name code, a command or an address."""
+    if composed.executor.name != "local":
+        yield "executor", composed.executor.name
+    if Path(composed.segmenter.config).is_absolute():
+        yield "segmenter.config", composed.segmenter.config
+    for group in ("clip", "segmenter", "dataset"):
+        for key, value in composed[group].items():
+            if isinstance(value, str) and ("://" in value or value.startswith("hf:")):
+                yield f"{group}.{key}", value

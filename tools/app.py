@@ -1,0 +1,13 @@
+"""Opens a page in a browser to try names on photographs, and to correct a run; see --help."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from pipeline.commands.console import run_tool
+
+if __name__ == "__main__":
+    run_tool("app")
