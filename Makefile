@@ -59,8 +59,8 @@ docs: $(VENV)/installed-docs
 
 # The pictures of README and docs/, of this state of the code, and the outputs of the quickstart. The reports are
 # opened in Chromium, which has to be installed. Ten minutes or more on two cores.
-pictures: $(VENV)/installed
-	$(RUN) -m docs.pictures
+pictures: $(VENV)-extras/installed
+	$(VENV)-extras/bin/python -m docs.pictures
 
 $(VENV)/installed-docs: $(VENV)/installed pyproject.toml
 	$(VENV)/bin/pip install 'pip>=25.1'

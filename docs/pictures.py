@@ -1,7 +1,7 @@
 """Draws the pictures of README and docs/ anew, and executes the quickstart: ``make pictures``.
 
 It runs the demo, and the tags of the scenes that docs/afternoon.md corrects, in a fresh folder, and
-takes pictures of both reports in Chromium.
+takes pictures of both reports and of the app in Chromium.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests import REPOSITORY
+from tests.app.started import Started
 from tests.report.browsing import ARGUMENTS, MISSING, find_chromium
 
 NOTEBOOK = REPOSITORY / "examples" / "quickstart.ipynb"
 DEMO = ("dataset=demo", "clip=demo", "segmenter.ceiling=false")  # no picture shows the ceiling
 AFTERNOON = ("dataset=demo_crowded", "dataset.split=train", "stage=[tags,report]")
 VIEWPORT = {"width": 1140, "height": 720}
+WAIT = 300_000  # milliseconds
 SCALE = 1.1  # pixels of a picture for each of the page
 PROGRESS = re.compile(r"^.* \d+/\d+ +[\d.]+/s .*\n", re.MULTILINE)  # of a long stage
 
@@ -80,6 +82,33 @@ def picture_of_correcting(page: Page) -> bytes:
     return page.screenshot(animations="disabled")
 
 
+def pictures_of_app(browser: Browser, scenes: Path, output: Path) -> dict[str, bytes]:
+    """Uses each part of the app, and returns its pictures."""
+    app = Started(scenes, "clip=demo", "classes=[disc,square,star,hexagon]", "--limit", "40")
+    page = browser.new_context(viewport=VIEWPORT, device_scale_factor=SCALE).new_page()
+    page.set_default_timeout(WAIT)
+    page.goto(app.address)
+    page.get_by_role("button", name="Look").click()
+    page.get_by_text("Highest scores").first.wait_for()
+    pictures = {"first-look-folder": page.screenshot(animations="disabled")}
+    page.get_by_role("tab", name="A photograph").click()
+    page.set_input_files("input[type=file]", scenes / "00001.png")
+    page.locator("#status", has_text="mask").wait_for()
+    page.set_viewport_size({**VIEWPORT, "height": 1300})
+    page.wait_for_timeout(1000)  # pictures fade in
+    pictures["first-look-photograph"] = page.screenshot(animations="disabled")
+    app.end()
+    app = Started(output)
+    page.set_viewport_size(VIEWPORT)
+    page.goto(app.address)
+    picture_of_correcting(page)
+    page.get_by_role("button", name="Save").click()
+    page.get_by_text("Saved as corrections.1").wait_for()
+    pictures["first-look-run"] = page.screenshot(animations="disabled")
+    app.end()
+    return pictures
+
+
 def execute(notebook: Path, folder: Path) -> None:
     """Executes a notebook in a folder, and stores its outputs in it.
 
@@ -112,6 +141,8 @@ def main() -> None:
                 "report": picture_of_image(open_report(browser, demo), "00004"),
                 "correcting": picture_of_correcting(open_report(browser, afternoon)),
             }
+            scenes = REPOSITORY / "data/demo/scenes/v1/val"
+            pictures |= pictures_of_app(browser, scenes, afternoon)
             browser.close()
         for name, png in pictures.items():
             (REPOSITORY / "docs" / f"{name}.png").write_bytes(shrink(png))

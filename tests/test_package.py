@@ -28,8 +28,9 @@ def test_the_requirements_are_those_of_the_package_its_extras_and_its_tests():
     lines = (REPOSITORY / "requirements.txt").read_text().splitlines()
     listed = [line for line in lines if line and not line.startswith("#")]
     extras = dict(PROJECT["project"]["optional-dependencies"])
-    backbones = extras.pop("backbones")  # of models beside CLIP, in an environment of their own
-    assert not {*backbones} & {*listed} and {*backbones} >= {"sentencepiece>=0.2,<1"}
+    for name in ("backbones", "app"):  # in an environment of their own
+        apart = extras.pop(name)
+        assert apart and not {*apart} & {*listed}
     extras = extras.values()
     groups = [PROJECT["dependency-groups"][name] for name in DEVELOPMENT]
     declared = [*PROJECT["project"]["dependencies"], *sum([*extras, *groups], [])]

@@ -23,6 +23,7 @@ from website.choices import REQUIRED, Choice, Setting, choices, presets, setting
 
 NAVIGATION = {
     "Use": [
+        "docs/first-look",
         "docs/installation",
         "docs/afternoon",
         "docs/own-photographs",

@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.api.labeller import load_image
 from pipeline.api.labelling import Labelling
-from pipeline.app.names import Names, classes_of, lines, press
+from pipeline.app.names import MIN_SCORE, Names, classes_of, lines, press
 from pipeline.datasets.folder import find_images
 from pipeline.errors import ImageError, UserError, command
 from pipeline.files.images import limit_longest_side
@@ -57,7 +57,11 @@ class Folder:
                 yield [f"{place} of {len(self._paths)} photographs", gr.skip(), gr.skip()]
             unread = "".join(f"; {name} {reason}" for name, reason in self._unread.items())
             page = self._page(found, labeller.near_synonyms())
-            yield [f"{len(found)} photographs{unread}", page, self._command(names, backgrounds)]
+            yield [
+                f"{len(found)} photographs{unread}",
+                page,
+                self._command(names, backgrounds, min_score),
+            ]
         except UserError as error:
             yield [str(error), "", ""]
 
@@ -96,19 +100,22 @@ class Folder:
         """Returns id, picture and score of the first photographs."""
         return [(i, self._photographs[i][1], f"{found[i].scores[k]:.2f}") for i in ids[:_SHOWN]]
 
-    def _command(self, names: str, backgrounds: str) -> str:
+    def _command(self, names: str, backgrounds: str, min_score: float) -> str:
         """Returns the command of the run with these names."""
         words = ["dataset=folder", f"dataset.root={self._root}", f"clip={self._names.clip}"]
         words.append(f"dataset.classes={_written(classes_of(names))}")
         words += [f"dataset.backgrounds={_written(lines(backgrounds))}"] * bool(lines(backgrounds))
+        words += [f"tags.min_score={min_score:g}"] * (min_score != MIN_SCORE)
         return f"{command()} {shlex.join([*words, *self._names.overrides])}"
 
     def build(self, names: gr.Textbox, backgrounds: gr.Textbox) -> None:
         """Adds the part to the page that is being built."""
-        min_score = gr.Slider(0, 1, 0.3, label="Minimum score", elem_id="folder_min_score")
+        min_score = gr.Slider(0, 1, MIN_SCORE, label="Minimum score", elem_id="folder_min_score")
         button = gr.Button("Look", variant="primary", elem_id="look")
         status = gr.Markdown(elem_id="folder_status")
-        told = gr.Textbox(label="The run with these names", buttons=["copy"], interactive=False)
+        told = gr.Textbox(
+            label="The run with these names", buttons=["copy"], interactive=False, elem_id="command"
+        )
         page = gr.HTML(elem_id="folder")
         button.click(self.choose, [names, backgrounds, min_score], [status, page, told])
         gr.on([names.change, backgrounds.change], None, js=press("look", typed=True))

@@ -1,15 +1,21 @@
 """Names that a person tries: what they write, and the labellers that follow."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
+
+import numpy as np
 
 from pipeline.api.labeller import Labeller
 from pipeline.errors import UserError
 
 MEMORY = 1 << 30
 """Bytes of CLIP's features that are kept."""
+
+MIN_SCORE = 0.3
+"""That of ``dataset=folder``."""
 
 _TYPING, _CHOOSING = 800, 100  # milliseconds
 _PRESS = """() => {{
@@ -48,6 +54,11 @@ class Names:
             keep=MEMORY if self._last is None else self._last,
         )
         return self._last
+
+    def warm_up(self) -> None:
+        """Loads CLIP while the page opens; what prevents it is told to whoever uses the page."""
+        with self.lock, suppress(UserError):
+            self.labeller("object", "").scores(np.zeros((64, 64, 3), np.uint8))
 
     def begin(self, part: str) -> int:
         """Returns the number of a new request of a part of somebody's page."""

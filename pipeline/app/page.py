@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import gradio as gr
@@ -56,6 +57,7 @@ def build_app(
                 folder.build(*given)
         with gr.Tab("A photograph"):
             Photograph(names).build(*given)
+    Thread(target=names.warm_up, daemon=True).start()
     options: dict[str, Any] = {
         "footer_links": [],
         "run_history": False,

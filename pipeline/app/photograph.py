@@ -10,7 +10,7 @@ import gradio as gr
 import numpy as np
 
 from pipeline.api.labelling import Labelling
-from pipeline.app.names import Names, press
+from pipeline.app.names import MIN_SCORE, Names, press
 from pipeline.cams.cams import Cams
 from pipeline.engine.registry import methods
 from pipeline.errors import ImageError, UserError
@@ -20,7 +20,6 @@ from pipeline.report.painting import overlay
 from pipeline.report.sheets import cam_tiles
 
 GROUPS = {"tags": "Tagger", "cams": "CAMs", "masks": "Refiner"}
-MIN_SCORE = 0.2
 STEPS = ("tags", "CAMs", "mask")
 _LONGEST_SIDE = 1024  # pixels, of a picture
 
@@ -90,7 +89,7 @@ class Photograph:
                 status = gr.Markdown(elem_id="status")
                 mask = gr.Image(label="Mask", interactive=False, format="png", buttons=["download"])
                 bars = gr.HTML(elem_id="scores")
-                cams = gr.Gallery(label="CAMs", columns=3, object_fit="contain", format="png")
+                cams = gr.Gallery(label="CAMs", columns=4, height=240, format="png")
         given = [image, names, backgrounds, *set_by_hand]
         button.click(self.segment, given, [status, bars, cams, mask], concurrency_limit=None)
         gr.on([names.change, backgrounds.change], None, js=press("segment", typed=True))

@@ -11,7 +11,11 @@ async function ask(path, body) {
   return found;
 }
 
-const told = (text) => { runState.textContent = text; };
+function told(text) {
+  runState.textContent = text;
+  showChanges();
+}
+
 const telling = (act) => async () => { try { await act(); } catch (error) { told(error.message); } };
 
 // The server keeps what is not saved, whatever its port.
@@ -38,7 +42,7 @@ async function watch() {
   const { running, line, code } = await ask("state");
   runButton.disabled = running;
   stopButton.hidden = !running;
-  if (line) told(line);
+  if (running || wasRunning || code) told(line);
   if (running) { wasRunning = true; setTimeout(telling(watch), 1000); return; }
   if (code === 0 && wasRunning) {
     const links = [["/report", "the new report"], ["/report/comparison", "the comparison with the run before"]];
@@ -55,10 +59,12 @@ async function watch() {
 runButton.hidden = stopButton.hidden = true;
 runButton.addEventListener("click", telling(start));
 stopButton.addEventListener("click", telling(() => ask("stop", "")));
-const bar = document.createElement("div");
-bar.className = "changes served";
-bar.append(runState, runButton, stopButton);
-byId("changes").after(bar);
+byId("changes").append(runState, runButton, stopButton);
+const showBar = showChanges;
+window.showChanges = () => { // the bar also tells of a run
+  showBar();
+  byId("changes").hidden &&= !runState.textContent;
+};
 byId("save").addEventListener("click", (event) => {
   event.stopImmediatePropagation();
   telling(save)();

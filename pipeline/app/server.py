@@ -10,7 +10,7 @@ from urllib.parse import parse_qs
 import uvicorn
 from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse, RedirectResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 HOST = "127.0.0.1"
 MAX_UPLOAD = 100_000_000  # bytes of a photograph
@@ -59,7 +59,15 @@ class Guard:
             await response(scope, receive, send)
             return
 
-        async def send_with_policy(message: dict) -> None:
+        taken = 0
+
+        async def receive_some() -> Message:
+            nonlocal taken
+            message = await receive()
+            taken += len(message.get("body", b""))
+            return message if taken <= MAX_UPLOAD else {"type": "http.disconnect"}
+
+        async def send_with_policy(message: Message) -> None:
             if message["type"] == "http.response.start":
                 named = {name.lower() for name, _ in message["headers"]}
                 message["headers"] += [
@@ -70,7 +78,7 @@ class Guard:
                 ]
             await send(message)
 
-        await self._app(scope, receive, send_with_policy)
+        await self._app(scope, receive_some, send_with_policy)
 
     def _refusal(self, scope: Scope, headers: Headers) -> PlainTextResponse | None:
         host, origin = headers.get("host"), headers.get("origin")

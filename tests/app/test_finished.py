@@ -1,0 +1,126 @@
+"""A report that is served: what is saved, what runs, and what a foreign folder cannot do."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+
+import pytest
+
+from tests.extras import library
+
+pytestmark = pytest.mark.extras
+
+CSV = "id,classes\r\na,cup\r\n"
+
+
+@pytest.fixture
+def out(run_stage, arguments, tmp_path):
+    done = run_stage(*arguments, "stage=[tags,cams,masks,report]")
+    assert done.code == 0, done.errors
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def client(out):
+    library("gradio")
+    from fastapi import FastAPI
+    from starlette.testclient import TestClient
+
+    from pipeline.app.finished import Finished
+
+    app = FastAPI()
+    app.include_router(Finished(out, []).routes)
+    return TestClient(app)
+
+
+def wait_for_end(client) -> dict:
+    for _ in range(600):
+        state = client.get("/report/state").json()
+        if not state["running"]:
+            return state
+        time.sleep(0.1)
+    raise AssertionError(state)
+
+
+def test_saved_files_are_numbered_and_none_is_overwritten(client, out):
+    (out / "corrections.2.csv").write_text("somebody's")
+    saved = [client.post("/report/save", content=CSV).json()["file"] for _ in range(2)]
+    assert saved == ["corrections.1.csv", "corrections.3.csv"]
+    assert (out / "corrections.2.csv").read_text() == "somebody's"
+    assert (out / "corrections.1.csv").read_bytes() == CSV.encode()
+
+
+def test_what_is_not_saved_is_kept_for_the_next_app(client, out):
+    wanted = {"key": "k", "wanted": [["a", ["cup"]], ["</script>", None]]}
+    assert client.post("/report/kept", content=json.dumps(wanted)).status_code == 200
+    page = client.get("/report").text
+    [data] = re.findall(r'<script type="application/json" id="served">(.*?)</script>', page)
+    assert json.loads(data) == wanted
+    (out / "corrections.unsaved.json").write_text("[1")  # half written by another program
+    page = client.get("/report").text
+    assert '{"key": "", "wanted": []}' in page
+
+
+def test_the_page_runs_our_scripts_alone(client, out):
+    path = out / "report.html"
+    path.write_text(path.read_text() + "<script>alert(1)</script>")
+    answer = client.get("/report")
+    policy = answer.headers["content-security-policy"]
+    assert policy.count("'sha256-") == 2 and "unsafe-eval" not in policy
+    assert "script-src 'sha256-" in policy and "connect-src 'self'" in policy
+    assert answer.text.count("Content-Security-Policy") == 0  # the header says it
+
+
+def test_nothing_but_the_report_is_served(client, out):
+    for path in ("../config.yaml", "config.yaml", "..%2f..%2fetc/passwd", "app.log"):
+        assert client.get(f"/report/{path}").status_code == 404
+    assert client.get("/report/comparison").status_code == 404
+    (out / "report.html").unlink()
+    missing = client.get("/report")
+    assert missing.status_code == 404 and "run the stage report first" in missing.text
+
+
+@pytest.mark.parametrize(
+    "body", ["", "corrections.9.csv", "../corrections.1.csv", "corrections.1.csv\n", "config.yaml"]
+)
+def test_only_saved_corrections_run(client, body):
+    client.post("/report/save", content=CSV)
+    refused = client.post("/report/run", content=body)
+    assert refused.status_code == 400 and "are not saved" in refused.json()["error"]
+    assert not client.get("/report/state").json()["running"]
+
+
+def test_a_run_is_started_once_and_tells_its_end(client, out):
+    client.post("/report/save", content=CSV)
+    assert client.post("/report/run", content="corrections.1.csv").status_code == 200
+    second = client.post("/report/run", content="corrections.1.csv")
+    assert "under way" in second.json()["error"]
+    state = wait_for_end(client)
+    assert state["code"] == 0, (out / "app.log").read_text()
+    assert "comparison.html" in state["line"]
+    assert client.get("/report/comparison").status_code == 200
+    assert "a 3" in (out / "all/tags/latest/tags.txt").read_text()
+
+
+def test_a_stopped_run_ends_as_with_ctrl_c(client, out):
+    client.post("/report/save", content=CSV)
+    client.post("/report/run", content="corrections.1.csv")
+    time.sleep(1)
+    client.post("/report/stop")
+    state = wait_for_end(client)
+    assert state["code"] not in (0, None)
+
+
+def test_the_settings_of_another_person_do_not_run(client, out):
+    path = out / "config.yaml"
+    text = re.sub(r"executor:\n  name: local", "executor:\n  name: dask", path.read_text())
+    path.write_text(text)
+    client.post("/report/save", content=CSV)
+    client.post("/report/run", content="corrections.1.csv")
+    state = wait_for_end(client)
+    assert state["code"] == 2 and "executor=dask: give that to the app, too" in state["line"]
+    path.write_text(re.sub(r"directory: .*", "directory: /gone", text))
+    refused = client.post("/report/run", content="corrections.1.csv")
+    assert "/gone, where the run was started, is gone" in refused.json()["error"]

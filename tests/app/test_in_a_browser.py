@@ -1,0 +1,146 @@
+"""The pages of the app in Chromium, as a person uses them."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests import REPOSITORY
+from tests.app.conftest import SCENES
+from tests.extras import library
+
+pytestmark = pytest.mark.extras
+
+NAMES = "disc\nsquare\nstar\nring"
+WAIT = 120_000  # milliseconds: the machine may be busy
+DESK, PHONE = {"width": 1440, "height": 1000}, {"width": 390, "height": 844}
+
+
+@pytest.fixture
+def visit(browser) -> Callable[..., Page]:  # noqa: F811
+    """Opens an app; in the end, no page may have asked another host or failed."""
+    library("gradio")
+    visited, complaints = [], []
+
+    def open_page(address: str, **settings) -> Page:
+        page = browser.new_context(**settings).new_page()
+        page.set_default_timeout(WAIT)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda request: visited.append(request.url))
+        page.goto(address)
+        return page
+
+    yield open_page
+    hosts = {re.sub(r"^(\w+://[^/:]*).*", r"\1", url) for url in visited}
+    assert {host for host in hosts if host.startswith("http")} <= {"http://127.0.0.1"}
+    assert not complaints
+
+
+def barriers(page: Page, inside: str) -> list[str]:
+    """Returns what axe-core finds in what we add, and not in Gradio's own parts."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = Axe().run(page, context=inside).response["violations"]
+    return [f"{each['id']}: {[node['html'] for node in each['nodes']]}" for each in found]
+
+
+def segment(page: Page, image) -> None:
+    page.set_input_files("input[type=file]", image)
+    expect(page.locator("#status")).to_contain_text("mask", timeout=WAIT)
+
+
+def test_names_are_tried_on_a_photograph(start, visit, scenes):
+    page = visit(
+        start("clip=demo", f"classes=[{NAMES.replace(chr(10), ',')}]").address, viewport=DESK
+    )
+    segment(page, scenes / "1.png")
+    scores = page.locator("#scores")
+    expect(scores.locator("tr.tag")).to_contain_text("square")
+    assert page.get_by_label("Names, one a line").input_value() == NAMES
+    assert re.fullmatch(r"tags [\d.]+ s, CAMs [\d.]+ s, mask [\d.]+ s", page.inner_text("#status"))
+    assert not barriers(page, "#scores")
+    # A name is changed by the keyboard, and computed after a pause.
+    page.get_by_label("Names, one a line").fill("disc\nhexagon, hex\n<b>star</b>")
+    expect(scores).to_contain_text("hexagon", timeout=WAIT)
+    expect(scores).to_contain_text("<b>star</b>")
+    # The threshold makes no tag of what is below it.
+    page.get_by_label("number input for Minimum score").fill("1")
+    expect(scores.locator("tr.tag")).to_have_count(0, timeout=WAIT)
+    page.get_by_label("Names, one a line").fill("")
+    expect(page.locator("#status")).to_contain_text("there are no names", timeout=WAIT)
+
+
+def test_what_is_no_photograph_is_told_in_a_sentence(start, visit, tmp_path):
+    page = visit(start("clip=demo", "classes=[disc]").address, viewport=PHONE, color_scheme="dark")
+    page.get_by_role("button", name="Segment").click()
+    expect(page.locator("#status")).to_contain_text("there is no photograph", timeout=WAIT)
+    picture = tmp_path / "drawing.svg"
+    picture.write_text('<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>')
+    page.set_input_files("input[type=file]", picture)
+    expect(page.locator("#status")).to_contain_text("cannot be decoded", timeout=WAIT)
+    # Nothing is wider than a phone.
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_names_are_chosen_for_a_folder(start, visit, scenes):
+    page = visit(start(scenes, "clip=demo", "classes=[disc,square,star]").address, viewport=DESK)
+    page.get_by_role("button", name="Look").click()
+    status = page.locator("#folder_status")
+    expect(status).to_contain_text(f"{SCENES} photographs; broken cannot be decoded", timeout=WAIT)
+    shown = page.locator("#folder")
+    expect(shown.get_by_role("heading", name=re.compile("^square: 1 of"))).to_be_visible()
+    assert shown.locator("img").count() == 3 * 2 * SCENES
+    assert not barriers(page, "#folder")
+    page.get_by_label("Names, one a line").fill("disc\ncross, plus sign\nstar")
+    expect(shown).to_contain_text("cross: ", timeout=WAIT)
+    command = page.locator("#command textarea").input_value()
+    assert 'dataset.classes=["disc",{name:"cross",names:["cross","plus sign"]},"star"]' in command
+    words = [sys.executable, *command.split(" ", 1)[1:]]
+    planned = subprocess.run(
+        f"{words[0]} {words[1]} dry_run=true", shell=True, cwd=REPOSITORY, capture_output=True
+    )
+    assert planned.returncode == 0, planned.stderr
+
+
+@pytest.fixture
+def finished_run(run_stage, scenes, tmp_path):
+    shutil.copytree(scenes, tmp_path / "scenes")
+    done = run_stage(
+        *("dataset=folder", f"dataset.root={tmp_path / 'scenes'}", "clip=demo"),
+        *("dataset.classes=[disc,square,star]", "stage=[tags,cams,masks,report]"),
+        *("runtime.workers=1", f"output_dir={tmp_path / 'out'}"),
+    )
+    assert done.code == 0, done.errors
+    return tmp_path / "out"
+
+
+@pytest.mark.parametrize(("viewport", "scheme"), [(DESK, "light"), (PHONE, "dark")])
+def test_a_run_is_corrected_and_run_again(start, visit, finished_run, viewport, scheme):
+    app = start(finished_run)
+    page = visit(app.address, viewport=viewport, color_scheme=scheme)
+    expect(page.locator("#cards .card")).to_have_count(SCENES)
+    page.locator(".card", has_text="1").locator("button.chip[data-name]").first.press("Enter")
+    # What is not saved is kept by the server, and not by the port.
+    expect(page.locator("#changes-count")).to_contain_text("1 change in 1 image")
+    page.wait_for_load_state("networkidle")
+    assert app.end() in (0, 130)
+    page = visit(start(finished_run).address, viewport=viewport, color_scheme=scheme)
+    expect(page.locator("#changes-count")).to_contain_text("1 change in 1 image")
+    page.get_by_role("button", name="Save").press("Enter")
+    expect(page.get_by_text("Saved as corrections.1.csv.")).to_be_visible()
+    assert not barriers(page, "#changes")
+    run = page.get_by_role("button", name="Run", exact=True)
+    expect(run).to_be_focused()
+    run.press("Enter")
+    expect(page.get_by_text("The run has finished")).to_be_visible(timeout=WAIT)
+    page.get_by_role("link", name="the comparison").click()
+    expect(page.locator("h1")).to_be_visible()
+    page.goto(page.url.replace("/comparison", ""))
+    expect(page.locator("#changes")).to_be_hidden()  # the run has read it
+    expect(page.locator(".card.corrected")).to_have_count(1)
