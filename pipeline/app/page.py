@@ -68,8 +68,11 @@ def build_app(
         "max_file_size": MAX_UPLOAD,
         "theme": gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
         "css": _STYLE,
+        "app_kwargs": {"docs_url": None, "redoc_url": None, "openapi_url": None},
     }
-    return gr.mount_gradio_app(app, blocks, "/", **options)
+    app = gr.mount_gradio_app(app, blocks, "/", **options)
+    blocks.has_launched = True  # else Gradio takes any path of this machine as an upload
+    return app
 
 
 def written(given: str) -> str:
