@@ -84,17 +84,24 @@ def picture_of_correcting(page: Page) -> bytes:
 
 def pictures_of_app(browser: Browser, scenes: Path, output: Path) -> dict[str, bytes]:
     """Uses each part of the app, and returns its pictures."""
-    app = Started(scenes, "clip=demo", "classes=[disc,square,star,hexagon]", "--limit", "40")
+    app = Started(
+        scenes.relative_to(REPOSITORY),
+        "clip=demo",
+        "classes=[disc,square,star,hexagon]",
+        "--limit",
+        "40",
+    )
     page = browser.new_context(viewport=VIEWPORT, device_scale_factor=SCALE).new_page()
     page.set_default_timeout(WAIT)
     page.goto(app.address)
     page.get_by_role("button", name="Look").click()
     page.get_by_text("Highest scores").first.wait_for()
+    page.set_viewport_size({**VIEWPORT, "height": 1100})
     pictures = {"first-look-folder": page.screenshot(animations="disabled")}
     page.get_by_role("tab", name="A photograph").click()
     page.set_input_files("input[type=file]", scenes / "00001.png")
     page.locator("#status", has_text="mask").wait_for()
-    page.set_viewport_size({**VIEWPORT, "height": 1300})
+    page.set_viewport_size({**VIEWPORT, "height": 1220})
     page.wait_for_timeout(1000)  # pictures fade in
     pictures["first-look-photograph"] = page.screenshot(animations="disabled")
     app.end()

@@ -28,9 +28,9 @@ _SHOWN = 9  # photographs of a name
 class Folder:
     """The part of the page with the first photographs of a folder."""
 
-    def __init__(self, names: Names, root: Path, limit: int):
+    def __init__(self, names: Names, root: str, limit: int):
         self._names, self._root = names, root
-        found, _, _ = find_images(root)
+        found, _, _ = find_images(Path(root).absolute())
         if not found:
             raise UserError(f"{root} holds no photograph: give another folder")
         self._paths = dict(found[:limit])

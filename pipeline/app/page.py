@@ -21,22 +21,26 @@ _NAMES = ("classes", "backgrounds")
 _TITLE = "Segmentation from names"
 _STYLE = """
 #scores table, #scores meter { width: 100% } #scores th, #scores caption { text-align: left }
-#scores th { font-weight: inherit } #scores .tag { font-weight: bold }
+#scores th { width: 40%; font-weight: inherit } #scores td:last-child { width: 5em }
+#scores .tag { font-weight: bold }
+#folder h2 { margin-top: 1.5rem; font-size: 1.15rem } #folder h3 { margin: .5rem 0; font-size: 1rem }
 #folder ul { display: flex; flex-wrap: wrap; gap: .5rem; padding: 0; list-style: none }
 #folder li { display: grid; text-align: center } #folder img { height: 6rem }
 """
 
 
 def build_app(
-    settings: Mapping[str, str], folders: Sequence[Path], limit: int, words: Sequence[str]
+    settings: Mapping[str, str], folders: Sequence[str], limit: int, words: Sequence[str]
 ) -> FastAPI:
     """Returns the app of settings of the command line, and of a folder, whose ``words`` they are.
 
     The folder holds photographs, or the results of a run.
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    if folders and (folders[0] / CONFIG).is_file():
-        app.include_router(Finished(folders[0], [word for word in words if "=" in word]).routes)
+    if folders and Path(folders[0], CONFIG).is_file():
+        app.include_router(
+            Finished(Path(folders[0]), [word for word in words if "=" in word]).routes
+        )
         app.get("/")(lambda: RedirectResponse("/report"))
         return app
     chosen = {group: settings.get(group, _DEFAULTS[group]) for group in GROUPS}
@@ -47,7 +51,7 @@ def build_app(
     with gr.Blocks(title=_TITLE, analytics_enabled=False) as blocks:
         gr.Markdown(f"# {_TITLE}")
         with gr.Row():
-            label = "Names, one a line; further words for a name follow after commas"
+            label = "Names, one a line; further words after commas"
             given = [gr.Textbox(written(settings.get("classes", "")), label=label, lines=5)]
             label = "Backgrounds, one a line; none: the usual ones"
             text = written(settings.get("backgrounds", ""))

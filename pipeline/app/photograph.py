@@ -89,7 +89,9 @@ class Photograph:
                 status = gr.Markdown(elem_id="status")
                 mask = gr.Image(label="Mask", interactive=False, format="png", buttons=["download"])
                 bars = gr.HTML(elem_id="scores")
-                cams = gr.Gallery(label="CAMs", columns=4, height=240, format="png")
+                cams = gr.Gallery(
+                    label="CAMs", columns=4, height=240, object_fit="contain", format="png"
+                )
         given = [image, names, backgrounds, *set_by_hand]
         button.click(self.segment, given, [status, bars, cams, mask], concurrency_limit=None)
         gr.on([names.change, backgrounds.change], None, js=press("segment", typed=True))

@@ -71,12 +71,11 @@ def run(arguments: Sequence[str]) -> None:
         serve(app, options.port, ready)
 
 
-def given_folder(word: str) -> Path:
+def given_folder(word: str) -> str:
     """Returns a folder of the command line; a UserError if there is none."""
-    path = given_path(word, "the folder").absolute()
-    if not path.is_dir():
+    if not given_path(word, "the folder").is_dir():
         raise UserError(f"{shown(word)} is not a folder: give photographs, or outputs of a run")
-    return path
+    return word
 
 
 def run_again(folder: Path, corrections: str, allowed: Mapping[str, str]) -> None:

@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 from tests import REPOSITORY
 
@@ -19,15 +18,15 @@ class Started:
         address: of its page, with the token.
     """
 
-    def __init__(self, *words: object, cwd: Path | None = None):
-        command = [sys.executable, str(REPOSITORY / "tools/app.py"), *map(str, words)]
+    def __init__(self, *words: object):
+        command = [sys.executable, "tools/app.py", *map(str, words)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
             [*command, "--no-browser"],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            cwd=cwd or REPOSITORY,
+            cwd=REPOSITORY,
             env=environment,
         )
         line = self.process.stdout.readline()

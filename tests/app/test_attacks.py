@@ -106,7 +106,9 @@ def test_no_other_file_is_served(client, path):
 
 def test_a_path_of_this_machine_is_no_photograph(client, scenes):
     told = client.segment({"path": str(scenes / "1.png"), "meta": {"_type": "gradio.FileData"}})
-    assert "CAMs" not in told and '"success": false' in told.replace('"success":false', '"success": false')
+    assert "CAMs" not in told and '"success": false' in told.replace(
+        '"success":false', '"success": false'
+    )
 
 
 @pytest.mark.parametrize("value", ["file", "tagclip tags.corrections=/etc/passwd", "../x"])
@@ -143,7 +145,9 @@ def test_an_uploaded_page_is_not_shown(client, name, content):
 def test_names_with_markup_are_names(client, scenes):
     path = client.upload("a.png", (scenes / "1.png").read_bytes())
     name = "<img src=x onerror=alert(1)>"
-    told = client.segment({"path": path, "meta": {"_type": "gradio.FileData"}}, names=f"disc\n{name}")
+    told = client.segment(
+        {"path": path, "meta": {"_type": "gradio.FileData"}}, names=f"disc\n{name}"
+    )
     assert "&lt;img src=x" in told and "<img src=x" not in told
 
 
