@@ -9,7 +9,7 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,7 @@ TRIALS = pytest.StashKey[list[tuple[str, str, str, int]]]()
 LONGEST = ("test_kills.py", "test_run_stage.py", "test_dry_run.py", "test_configs.py")
 LONGEST += ("test_keys.py", "test_content.py", "test_plugins.py", "test_page.py")
 LONGEST += ("test_faults.py", "test_dask.py", "test_kill_points.py", "test_training_faults.py")
+LONGEST += ("test_random_edits.py", "test_corrections.py", "test_remarks.py", "test_presets.py")
 
 
 @pytest.fixture
@@ -129,6 +130,14 @@ def configurations_are_composed_once() -> None:
     from tests.compositions import remember_compositions
 
     remember_compositions()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def disks_are_not_waited_for() -> Iterator[None]:
+    """Spares each run seconds; runs that are killed are processes of their own, which wait."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda _: None)
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

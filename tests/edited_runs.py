@@ -267,7 +267,6 @@ def spare_what_takes_long(patch: pytest.MonkeyPatch) -> None:
     from pipeline.exchange import paired_page
     from pipeline.report import page
 
-    patch.setattr(os, "fsync", lambda _: None)
     patch.setattr(train, "train", train_colours)
     patch.setattr(predict, "Segmenter", ColourNetwork)
     patch.setattr(pipeline, "fetch_weights", lambda *_: None)

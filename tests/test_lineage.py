@@ -142,7 +142,7 @@ def test_the_run_before_is_not_the_round_before(run, compare, world):
 
 def test_settings_of_every_stage_are_compared(run, compare, world):
     """Masks that need no tags said that no setting differs, where those of tags did."""
-    dense = ["cams=sclip", "masks=dense", "stage=[tags,masks]"]
+    dense = ["cams=sclip", "masks=dense", "masks.short_side=64", "stage=[tags,masks]"]
     run("tags=colour", "tags.min_score=0.1", *dense, out="a")
     run("tags=colour", "tags.min_score=0.9", *dense, out="b")
     finished = compare("a", "b")

@@ -279,7 +279,7 @@ def mutated(value, rng: random.Random):
     [
         *((form, 250) for form in ("coco", "results", "tasks", "labelme")),
         *(
-            pytest.param(form, 2000, marks=pytest.mark.large)
+            pytest.param(form, 750, marks=pytest.mark.large)
             for form in ("coco", "results", "tasks", "labelme")
         ),
     ],

@@ -136,7 +136,7 @@ def test_what_exists_is_not_computed_again(opened, processes, tmp_path):
     ("options", "stages"),
     [
         (("executor=processes",), STAGES),
-        (("cams=maskclip", "masks=dense"), ["masks"]),
+        (("cams=maskclip", "masks=dense", "masks.short_side=64"), ["masks"]),
     ],
 )
 def test_other_stages_wait_for_their_turn(opened, processes, monkeypatch, options, stages):

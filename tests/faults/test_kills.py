@@ -31,7 +31,7 @@ MOST_AGAIN = 4 + 1
 one result that waits for the disk."""
 
 
-def prepare(undisturbed: Path, folder: Path, stage: str) -> None:
+def prepare(undisturbed: Path | None, folder: Path, stage: str) -> None:
     """Puts there what the stages before have computed."""
     for name in BEFORE[stage]:
         shutil.copytree(undisturbed / "all" / name, folder / "all" / name, symlinks=True)
@@ -58,14 +58,20 @@ def passes(calls: Path, kind: bytes) -> int:
     return calls.read_bytes().count(kind) if calls.exists() else 0
 
 
+@pytest.fixture
+def undisturbed_before(stage: str, request: pytest.FixtureRequest) -> Path | None:
+    """What all stages wrote when nothing happened to them, where this stage reads any of it."""
+    return request.getfixturevalue("undisturbed") if BEFORE[stage] else None
+
+
 @pytest.mark.parametrize("stage", large_except(["tags"], BEFORE))
 def test_a_killed_stage_ends_with_the_bytes_of_an_undisturbed_one(
-    stage, nursery, options, undisturbed, tmp_path, kills, trial
+    stage, nursery, options, undisturbed_before, tmp_path, kills, trial
 ):
     """Kills within the time that the stage takes, counted from when it holds its lock."""
     arguments = [*options, f"stage={stage}"]
     whole, calls = tmp_path / "whole", tmp_path / "calls"
-    prepare(undisturbed, whole, stage)
+    prepare(undisturbed_before, whole, stage)
     run = nursery.start(*arguments, f"output_dir={whole}", calls=calls)
     wait_until(lambda: is_begun(whole, stage))
     began = time.monotonic()
@@ -78,7 +84,7 @@ def test_a_killed_stage_ends_with_the_bytes_of_an_undisturbed_one(
         if number >= kills and (hits or number == kills + 10):  # a busy machine ends stages early
             break
         folder, calls = tmp_path / f"killed-{number}", tmp_path / f"calls-{number}"
-        prepare(undisturbed, folder, stage)
+        prepare(undisturbed_before, folder, stage)
         run = nursery.start(*arguments, f"output_dir={folder}", calls=calls)
         wait_until(lambda f=folder: is_begun(f, stage))
         # Short stages may be over before a late one comes; the first is an early one.

@@ -119,7 +119,7 @@ CHOICES = {
     "argmax": ["masks=argmax"],
     "pamr": ["masks=pamr"],
     "slic": ["masks=regions"],
-    "dense": ["masks=dense", "cams=sclip"],
+    "dense": ["masks=dense", "cams=sclip", "masks.short_side=64"],
     "file": ["masks=file", "masks.path=THEIRS"],
     "cams=file": ["masks=argmax", "cams=file", "cams.path=CAMS"],
     "plug-in": ["masks=superpixels", "plugins=[tests.plugins.superpixels]"],

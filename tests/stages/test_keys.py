@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import hashlib
 import re
 import shutil
 import typing
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 from types import NoneType
 from typing import Any
 
@@ -123,9 +121,8 @@ def keys(tmp_path, monkeypatch, tiny_checkpoint):
     # As on a machine that has a kernel.
     monkeypatch.setattr(frozen, "choose_attention", lambda *_: None)
     # Files stay as they are.
-    monkeypatch.setattr(mmseg, "read_config", cache(mmseg.read_config))
-    digest = cache(lambda path: hashlib.blake2b(Path(path).read_bytes(), digest_size=8))
-    monkeypatch.setattr("hashlib.file_digest", lambda file, kind: digest(file.name))
+    monkeypatch.setattr(mmseg, "fingerprint_config", cache(mmseg.fingerprint_config))
+    monkeypatch.setattr(frozen, "fingerprint_file", cache(frozen.fingerprint_file))
     samples = {split: [Sample("image", tmp_path / "image.png")] for split in ("all", "val")}
 
     def keys(config: Config) -> dict[str, tuple[str, str]]:

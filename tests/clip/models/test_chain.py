@@ -146,7 +146,8 @@ def test_talk2dino_labels_photographs(chain, dino, tmp_path):
     ]
     run = chain("talk2dino_b14", given(dino["talk2dino_b14"]), *arguments)
     assert run.code == 0, run.errors
-    dense = ["masks=dense", "masks.names=classes", "masks.window=28", "masks.align_corners=true"]
+    dense = ["masks=dense", "masks.names=classes", "masks.short_side=56", "masks.window=28"]
+    dense.append("masks.align_corners=true")
     files = given(dino["talk2dino_b14"])
     run = chain("talk2dino_b14", files, *arguments, *dense, "masks.enlarge=features")
     sentence = "masks.enlarge=features compares features with names, and cams=talk2dino computes"
