@@ -254,7 +254,7 @@ def train_colours(_, pairs, classes, palette, folder: Path, *given: Any, **more:
     return path
 
 
-def record_as_json(config: Config) -> str:
+def record_as_json(config: Config, command: str) -> str:
     """Returns what is read again of the settings of a run; JSON is YAML, and fast to write."""
     cams, tags = config.cams.background_betas, config.tags.absent_as_zero
     settings = {"cams": {"background_betas": cams}, "tags": {"absent_as_zero": tags}}

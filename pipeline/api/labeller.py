@@ -193,9 +193,9 @@ class Labeller:
     def _labelling(self, found: _Image) -> Labelling:
         names = tuple(self.classes[tag] for tag in found.tags)
         cams = None if found.cams is None else found.cams.astype(np.float16)
-        about = found.given, self.classes, self.palette
         threshold = self._stages["tags"].threshold(found.scores)
-        return Labelling(found.scores, found.tags, threshold, names, cams, found.mask, *about)
+        about = found.given, self.classes, self.palette, threshold
+        return Labelling(found.scores, found.tags, names, cams, found.mask, *about)
 
     @overload
     def scores(self, image: AnyImage) -> np.ndarray: ...

@@ -20,7 +20,6 @@ class Labelling:
     Attributes:
         scores: n float32 in [0, 1], one for each class.
         tags: K class indices from 0, sorted; there may be none.
-        threshold: what the score of a tag exceeds, unless it is the only one.
         names: the names of these K classes.
         cams: K×h×w float16 in [0, 1], a CAM for each tag on CLIP's grid of patches.
         mask: H×W uint8 in the image's size; 0 background, k+1 class k, 255 unsure
@@ -28,17 +27,18 @@ class Labelling:
         image: the image as it was given; a path is read again for the picture.
         classes: the names of all n classes.
         palette: n+1 colours, RGB in [0, 255], the background's first.
+        threshold: what the score of a tag exceeds, unless it is the only one.
     """
 
     scores: np.ndarray
     tags: tuple[int, ...]
-    threshold: float
     names: tuple[str, ...]
     cams: np.ndarray
     mask: np.ndarray
     image: AnyImage = field(compare=False)
     classes: tuple[str, ...] = field(compare=False)
     palette: list[tuple[int, int, int]] = field(compare=False)
+    threshold: float = 0.0
 
     def __repr__(self) -> str:
         height, width = self.mask.shape

@@ -42,12 +42,12 @@ class Folder:
     ) -> Iterator[list[Any]]:
         """Yields what is shown after each photograph; ends when the same browser asks anew."""
         part, found = f"folder {request.session_hash}", {}
-        number, settings = self._names.begin(part), [f"tags.min_score={float(min_score)}"]
+        number = self._names.begin(part)
+        # CAMs are not computed; without affinity, none of the attention is kept for them.
+        settings = [f"tags.min_score={float(min_score)}", "cams.affinity=false"]
         try:
             with self._names.lock:
-                labeller = self._names.labeller(
-                    names, backgrounds, *settings, "cams=maskclip", "cams.affinity=false"
-                )
+                labeller = self._names.labeller(names, backgrounds, *self._names.choices, *settings)
             for place, image_id in enumerate(self._paths, 1):
                 with self._names.lock:
                     if not self._names.is_newest(part, number):

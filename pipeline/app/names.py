@@ -44,6 +44,11 @@ class Names:
     _last: Labeller | None = None
     _newest: dict[str, int] = field(default_factory=dict)  # part of a page → its last request
 
+    @property
+    def choices(self) -> list[str]:
+        """The methods of the command line, as it names them."""
+        return [f"{group}={name}" for group, name in self.chosen.items()]
+
     def labeller(self, names: str, backgrounds: str, *more: str) -> Labeller:
         """Returns the labeller of what a person wrote; a UserError if it cannot be used."""
         self._last = Labeller(
@@ -58,7 +63,7 @@ class Names:
     def warm_up(self) -> None:
         """Loads CLIP while the page opens; what prevents it is told to whoever uses the page."""
         with self.lock, suppress(UserError):
-            self.labeller("object", "").scores(np.zeros((64, 64, 3), np.uint8))
+            self.labeller("object", "", *self.choices).scores(np.zeros((64, 64, 3), np.uint8))
 
     def begin(self, part: str) -> int:
         """Returns the number of a new request of a part of somebody's page."""

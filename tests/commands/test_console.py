@@ -61,7 +61,7 @@ def test_options_and_settings_are_those_of_the_stages(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("word", "remedy"),
     [
-        ("predcit", "predcit is not a command: did you mean predict? choose from benchmark,"),
+        ("predcit", "predcit is not a command: did you mean predict? choose from app,"),
         ("export_onnx", "did you mean export-onnx?"),
         ("tags", "tags is a stage: run afseg stage=tags"),
     ],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import builtins
-import importlib
+import importlib.util
 import pkgutil
 import re
 from pathlib import Path
@@ -42,7 +42,9 @@ def has(place: object, name: str) -> bool:
 
 def test_references_lead_somewhere():
     lost = []
-    for module in map(importlib.import_module, MODULES):
+    has_app = importlib.util.find_spec("gradio") is not None
+    names = [name for name in MODULES if has_app or not name.startswith("pipeline.app.")]
+    for module in map(importlib.import_module, names):
         references = _ROLE.findall(Path(module.__file__).read_text(encoding="utf-8"))
         lost += [(module.__name__, each) for each in references if not exists(each, module)]
     assert not lost
