@@ -10,6 +10,7 @@ import base64
 import io
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -84,13 +85,12 @@ def picture_of_correcting(page: Page) -> bytes:
 
 def pictures_of_app(browser: Browser, scenes: Path, output: Path) -> dict[str, bytes]:
     """Uses each part of the app, and returns its pictures."""
-    app = Started(
-        scenes.relative_to(REPOSITORY),
-        "clip=demo",
-        "classes=[disc,square,star,hexagon]",
-        "--limit",
-        "40",
-    )
+    photographs = output / "PHOTOS"
+    photographs.mkdir()
+    for scene in sorted(scenes.glob("*[0-9].png"))[:40]:
+        shutil.copy(scene, photographs)
+    words = ("PHOTOS", "clip=demo", "classes=[disc,square,star,hexagon]")
+    app = Started(*words, cwd=output)
     page = browser.new_context(viewport=VIEWPORT, device_scale_factor=SCALE).new_page()
     page.set_default_timeout(WAIT)
     page.goto(app.address)
@@ -99,7 +99,7 @@ def pictures_of_app(browser: Browser, scenes: Path, output: Path) -> dict[str, b
     page.set_viewport_size({**VIEWPORT, "height": 1100})
     pictures = {"first-look-folder": page.screenshot(animations="disabled")}
     page.get_by_role("tab", name="A photograph").click()
-    page.set_input_files("input[type=file]", scenes / "00001.png")
+    page.set_input_files("input[type=file]", photographs / "00001.png")
     page.locator("#status", has_text="mask").wait_for()
     page.set_viewport_size({**VIEWPORT, "height": 1220})
     page.wait_for_timeout(1000)  # pictures fade in

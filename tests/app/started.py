@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 from tests import REPOSITORY
 
@@ -18,15 +19,15 @@ class Started:
         address: of its page, with the token.
     """
 
-    def __init__(self, *words: object):
-        command = [sys.executable, "tools/app.py", *map(str, words)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    def __init__(self, *words: object, cwd: Path = REPOSITORY):
+        command = [sys.executable, "-m", "pipeline", "app", *map(str, words)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
         self.process = subprocess.Popen(
             [*command, "--no-browser"],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            cwd=REPOSITORY,
+            cwd=cwd,
             env=environment,
         )
         line = self.process.stdout.readline()
