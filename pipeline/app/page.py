@@ -24,8 +24,9 @@ _STYLE = """
 #scores th { width: 40%; font-weight: inherit } #scores td:last-child { width: 5em }
 #scores .tag { font-weight: bold }
 #folder h2 { margin-top: 1.5rem; font-size: 1.15rem } #folder h3 { margin: .5rem 0 }
-#folder ul { display: flex; flex-wrap: wrap; gap: .5rem; padding: 0; list-style: none }
-#folder li { display: grid; text-align: center } #folder img { height: 6rem }
+#folder ul, #cams ul { display: flex; flex-wrap: wrap; gap: .5rem; padding: 0; list-style: none }
+#folder li, #cams li { display: grid; text-align: center }
+#folder img { height: 6rem } #cams img { height: 10rem }
 """
 
 

@@ -16,12 +16,13 @@ from pipeline.engine.registry import methods
 from pipeline.errors import ImageError, UserError
 from pipeline.files.images import limit_longest_side, to_image
 from pipeline.files.label_images import BACKGROUND
-from pipeline.report.painting import overlay
+from pipeline.report.painting import embed, overlay
 from pipeline.report.sheets import cam_tiles
 
 GROUPS = {"tags": "Tagger", "cams": "CAMs", "masks": "Refiner"}
 STEPS = ("tags", "CAMs", "mask")
 _LONGEST_SIDE = 1024  # pixels, of a picture
+_QUALITY = 80
 
 
 def choices_of(group: str) -> list[tuple[str, str]]:
@@ -67,7 +68,7 @@ class Photograph:
                 clock.append(perf_counter())
                 yield shown(found, clock)
         except (UserError, ImageError) as error:
-            yield [str(error), "", [], None]
+            yield [str(error), "", "", None]
 
     def build(self, names: gr.Textbox, backgrounds: gr.Textbox) -> None:
         """Adds the part to the page that is being built."""
@@ -89,9 +90,7 @@ class Photograph:
                 status = gr.Markdown(elem_id="status")
                 mask = gr.Image(label="Mask", interactive=False, format="png", buttons=["download"])
                 bars = gr.HTML(elem_id="scores")
-                cams = gr.Gallery(
-                    label="CAMs", columns=4, height=240, object_fit="contain", format="png"
-                )
+                cams = gr.HTML(elem_id="cams")
         given = [image, names, backgrounds, *set_by_hand]
         button.click(self.segment, given, [status, bars, cams, mask], concurrency_limit=None)
         gr.on([names.change, backgrounds.change], None, js=press("segment", typed=True))
@@ -103,10 +102,13 @@ def shown(found: Labelling, clock: Sequence[float]) -> list[Any]:
     image = limit_longest_side(to_image(found.image), _LONGEST_SIDE)
     seconds = (after - before for before, after in pairwise(clock))
     steps = ", ".join(f"{step} {second:.2f} s" for step, second in zip(STEPS, seconds))
-    cams, mask = [], None
+    cams, mask = "", None
     if found.cams is not None:
         keys = Cams(np.array(found.tags, np.int64), found.cams, image.shape[:2])
-        cams = [(tile.picture, tile.caption) for tile in cam_tiles(image, keys, found.classes)]
+        tiles = cam_tiles(image, keys, found.classes)
+        pictures = ((embed(each.picture, _QUALITY), escape(each.caption)) for each in tiles)
+        items = (f'<li><img src="{picture}" alt="">{words}</li>' for picture, words in pictures)
+        cams = f"<ul>{''.join(items)}</ul>"
     if found.mask is not None:
         mask = overlay(image, found.mask, (BACKGROUND, *found.classes), found.palette)
     return [steps, score_bars(found), cams, mask]

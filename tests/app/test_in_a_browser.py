@@ -64,7 +64,8 @@ def test_names_are_tried_on_a_photograph(start, visit, scenes):
     expect(scores.locator("tr.tag")).to_contain_text("square")
     assert page.get_by_label("Names, one a line").input_value() == NAMES
     assert re.fullmatch(r"tags [\d.]+ s, CAMs [\d.]+ s, mask [\d.]+ s", page.inner_text("#status"))
-    assert not barriers(page, "#scores")
+    expect(page.locator("#cams li")).to_have_text(["CAM of square"])
+    assert not barriers(page, "#scores") and not barriers(page, "#cams")
     # A name is changed by the keyboard, and computed after a pause.
     page.get_by_label("Names, one a line").fill("disc\nhexagon, hex\n<b>star</b>")
     expect(scores).to_contain_text("hexagon", timeout=WAIT)
