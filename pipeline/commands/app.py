@@ -8,14 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from omegaconf import DictConfig
-
 from pipeline.commands.command_line import Parser
 from pipeline.engine.configuration import take_plugins
 from pipeline.engine.plugins import import_plugins
 from pipeline.errors import UserError, shown
 from pipeline.files.text import given_path
-from pipeline.stages.config import CONFIG, read_config, read_run
+from pipeline.stages.config import CONFIG, Config, read_config, read_run
 
 _EXAMPLES = """examples:
   python tools/app.py
@@ -87,21 +85,21 @@ def run_again(folder: Path, corrections: str, allowed: Mapping[str, str]) -> Non
     from pipeline.commands import compare
     from pipeline.commands.running import run_job
 
+    folder = folder.resolve()
     composed, directory, line = read_run(folder)
-    if refused := [
-        f"{key}={value}" for key, value in _naming_code(composed) if allowed.get(key) != value
-    ]:
+    found = _naming_code(read_config(composed))
+    if refused := [f"{key}={value}" for key, value in found if allowed.get(key) != value]:
         raise UserError(
             f"{folder / CONFIG} has {' and '.join(map(shown, refused))}: give that to the app, too,"
             " or run the command that the report shows"
         )
-    if Path(directory, composed.output_dir).resolve() != folder.resolve():
+    if Path(directory, composed.output_dir).resolve() != folder:
         raise UserError(f"{folder} was moved since it was written: use the command")
     os.chdir(directory)
-    composed.dry_run, composed.tags.corrections = False, str(folder.resolve() / corrections)
+    composed.dataset.cache = str(folder / "ground_truth")  # nothing is written elsewhere
+    composed.dry_run, composed.tags.corrections = False, str(folder / corrections)
     if composed.stage != "all" and "tags" not in composed.stage:
         composed.stage = ["tags", "cams", "masks", "report"]
-    read_config(composed)
     run_job(composed, (), [word for word in shlex.split(line) if "=" in word])
     try:
         compare.run([str(folder), "--output", str(folder / "comparison.html")])
@@ -109,13 +107,13 @@ def run_again(folder: Path, corrections: str, allowed: Mapping[str, str]) -> Non
         print(f"no comparison: {error}")
 
 
-def _naming_code(composed: DictConfig) -> Iterator[tuple[str, str]]:
+def _naming_code(config: Config) -> Iterator[tuple[str, str]]:
     """Yields the settings that name code, a command or an address."""
-    if composed.executor.name != "local":
-        yield "executor", composed.executor.name
-    if Path(composed.segmenter.config).is_absolute():
-        yield "segmenter.config", composed.segmenter.config
+    if config.executor.name != "local":
+        yield "executor", config.executor.name
+    if Path(config.segmenter.config).is_absolute():
+        yield "segmenter.config", config.segmenter.config
     for group in ("clip", "segmenter", "dataset"):
-        for key, value in composed[group].items():
+        for key, value in vars(getattr(config, group)).items():
             if isinstance(value, str) and ("://" in value or value.startswith("hf:")):
                 yield f"{group}.{key}", value
