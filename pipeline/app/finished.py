@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import os
 import re
 import signal
 import subprocess
@@ -23,6 +24,7 @@ from pipeline.stages.config import read_run
 _SCRIPT = (Path(__file__).parent / "served.js").read_text(encoding="utf-8")
 _UNSAVED, _LOG = "corrections.unsaved.json", "app.log"
 _MAX_BYTES = 20_000_000  # of corrections
+_CODE = Path(__file__).parents[2]
 _FILE = re.compile(r"corrections\.\d+\.csv")
 _TAIL = 4096  # bytes of the log, for its last line
 
@@ -122,12 +124,17 @@ class Finished:
         _, directory, _ = read_run(self._folder)
         if not directory.is_dir():
             raise UserError(f"{directory}, where the run was started, is gone: use the command")
-        command = [sys.executable, "-m", "pipeline", "app", str(self._folder), "--run", body]
-        with (self._folder / _LOG).open("wb") as log:
+        # Without -P, a package called pipeline in that folder would be run in place of this one.
+        python = [sys.executable, "-P", "-m", "pipeline"]
+        log_file = self._folder / _LOG
+        log_file.unlink(missing_ok=True)  # which may be a link to another file
+        paths = filter(None, [str(_CODE), os.environ.get("PYTHONPATH")])
+        with log_file.open("xb") as log:
             # In a session of its own: it goes on when the page or the app is closed.
             self._process = subprocess.Popen(
-                [*command, *self._words],
+                [*python, "app", str(self._folder), "--run", body, *self._words],
                 cwd=directory,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -104,6 +104,22 @@ def test_a_run_is_started_once_and_tells_its_end(client, out):
     assert "a 3" in (out / "all/tags/latest/tags.txt").read_text()
 
 
+def test_a_foreign_folder_names_no_code_and_no_file(client, out, tmp_path):
+    home = tmp_path / "home"
+    (home / "pipeline").mkdir(parents=True)
+    for name in ("pipeline/__init__.py", "pipeline/__main__.py", "torch.py", "sitecustomize.py"):
+        (home / name).write_text(f"open({str(tmp_path / 'pwned')!r}, 'w')")
+    config = out / "config.yaml"
+    config.write_text(re.sub(r"directory: .*", f"directory: {home}", config.read_text()))
+    (tmp_path / "letter.txt").write_text("dear")
+    (out / "app.log").symlink_to(tmp_path / "letter.txt")
+    client.post("/report/save", content=CSV)
+    client.post("/report/run", content="corrections.1.csv")
+    assert wait_for_end(client)["code"] in (0, 2)
+    assert not (tmp_path / "pwned").exists()
+    assert (tmp_path / "letter.txt").read_text() == "dear"
+
+
 def test_a_stopped_run_ends_as_with_ctrl_c(client, out):
     client.post("/report/save", content=CSV)
     client.post("/report/run", content="corrections.1.csv")
