@@ -253,6 +253,7 @@ def test_settings_within_the_text_exist(known_keys):
 MAKEFILE = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
 OTHERS = {
     "clip",
+    "keep",
     "checkpoint",
     "overrides",
     "value",

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import pytest
@@ -45,7 +46,9 @@ def browser() -> Iterator[Browser]:
         # The browser's driver waits for the end of its input, which a process that loads images
         # for a training inherits if it was forked while the browser was open.
         for process in multiprocessing.active_children():
-            process.kill()
+            with suppress(RuntimeError):  # torch's handler of dead workers raises it, perhaps here
+                process.kill()
+                process.join()
 
 
 @dataclass
