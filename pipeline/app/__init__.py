@@ -1,1 +1,14 @@
 """The page in a browser: names are tried on photographs and on a folder, and a run is corrected."""
+
+from pathlib import Path
+
+from pipeline.errors import UserError
+
+
+def own_folder(output: Path) -> Path:
+    """Returns the app's folder in an output directory, whose lock a run that it starts holds."""
+    own = output / ".app"
+    if own.is_symlink():
+        raise UserError(f"{own} is a link, which nothing is written through: remove it")
+    own.mkdir(exist_ok=True)
+    return own

@@ -16,14 +16,18 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
+from pipeline.app import own_folder
 from pipeline.errors import UserError
-from pipeline.files.atomic import write_atomically
+from pipeline.files.atomic import Complete, open_own, parse_object, read_json, write_atomically
+from pipeline.files.lock import FolderLock
 from pipeline.report.page import REPORT_SCRIPTS, script_of
 from pipeline.stages.config import read_run
 
 _SCRIPT = (Path(__file__).parent / "served.js").read_text(encoding="utf-8")
-_UNSAVED, _LOG = "corrections.unsaved.json", "app.log"
+_UNSAVED, _LOG = "unsaved.json", "run.log"
 _MAX_BYTES = 20_000_000  # of corrections
+_KEPT = Complete(key=str, wanted=[list], version=int)
+_NOTHING: dict[str, Any] = {"key": "", "wanted": [], "version": 0}
 _CODE = Path(__file__).parents[2]
 _FILE = re.compile(r"corrections\.\d+\.csv")
 _TAIL = 4096  # bytes of the log, for its last line
@@ -49,6 +53,7 @@ class Finished:
     def __init__(self, folder: Path, words: Sequence[str]):
         """Takes the folder, and the settings of the app's own command line."""
         self._folder, self._words = folder.absolute(), words
+        self._own = own_folder(self._folder)
         self._process: subprocess.Popen | None = None
         self.routes = APIRouter(prefix="/report")
         get, post = self.routes.get, self.routes.post
@@ -65,7 +70,7 @@ class Finished:
 
     def _page(self, name: str, script: str, *more: str) -> Response:
         path = self._folder / name
-        if not path.is_file():
+        if path.is_symlink() or not path.is_file():
             return Response(f"{path} is missing: run the stage report first", 404)
         page = path.read_text(encoding="utf-8", errors="replace")
         # The header has the policy, and allows our scripts alone, whatever the file holds.
@@ -93,16 +98,16 @@ class Finished:
     # Corrections
 
     def _kept(self) -> dict[str, Any]:
-        path = self._folder / _UNSAVED
-        try:
-            kept = json.loads(path.read_bytes())
-            return {"key": str(kept["key"]), "wanted": [*kept["wanted"]]}
-        except (OSError, ValueError, TypeError, LookupError):
-            return {"key": "", "wanted": []}
+        kept = read_json(self._own / _UNSAVED, _KEPT)
+        return kept if kept is not None else _NOTHING
 
     def _keep(self, body: str) -> dict[str, Any]:
-        write_atomically(self._folder / _UNSAVED, body)
-        return {}
+        given = parse_object(body, _KEPT)
+        if given is None or given["version"] != self._kept()["version"]:
+            raise UserError("another window has changed corrections: reload this page")
+        given["version"] += 1
+        write_atomically(self._own / _UNSAVED, json.dumps(given))
+        return {"version": given["version"]}
 
     def _save(self, body: str) -> dict[str, Any]:
         paths = (self._folder / f"corrections.{number}.csv" for number in count(1))
@@ -122,14 +127,14 @@ class Finished:
         if not _FILE.fullmatch(body) or not (self._folder / body).is_file():
             raise UserError("these corrections are not saved: save them first")
         _, directory, _ = read_run(self._folder)
-        if not directory.is_dir():
+        if not directory.is_absolute() or not directory.is_dir():
             raise UserError(f"{directory}, where the run was started, is gone: use the command")
+        with FolderLock(self._own):  # which a run holds, whatever app has started it
+            log = open_own(self._own / _LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         # Without -P, a package called pipeline in that folder would be run in place of this one.
         python = [sys.executable, "-P", "-m", "pipeline"]
-        log_file = self._folder / _LOG
-        log_file.unlink(missing_ok=True)  # which may be a link to another file
         paths = filter(None, [str(_CODE), os.environ.get("PYTHONPATH")])
-        with log_file.open("xb") as log:
+        with os.fdopen(log, "wb"):
             # In a session of its own: it goes on when the page or the app is closed.
             self._process = subprocess.Popen(
                 [*python, "app", str(self._folder), "--run", body, *self._words],
@@ -149,8 +154,9 @@ class Finished:
 
     def _state(self) -> dict[str, Any]:
         if self._process is None:
-            return {"running": False, "line": "", "code": None}
-        with (self._folder / _LOG).open("rb") as log:
+            return {"running": False, "line": "", "code": None, "log": ""}
+        with (self._own / _LOG).open("rb") as log:
             log.seek(max(0, log.seek(0, 2) - _TAIL))
             said = re.split(r"[\r\n]+", log.read().decode("utf-8", "replace").strip())
-        return {"running": self._is_running, "line": said[-1], "code": self._process.poll()}
+        state = {"line": said[-1], "code": self._process.poll(), "log": str(self._own / _LOG)}
+        return {"running": self._is_running, **state}

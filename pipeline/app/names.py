@@ -84,7 +84,7 @@ def classes_of(text: str) -> list[Any]:
     """Returns the class of each line; further names for it follow after commas."""
     classes: list[Any] = []
     for line in lines(text):
-        first, *others = (name.strip() for name in line.split(","))
+        first, *others = [name.strip() for name in line.split(",") if name.strip()] or [line]
         classes.append({"name": first, "names": [first, *others]} if others else first)
     if not classes:
         raise UserError("there are no names: write at least one")

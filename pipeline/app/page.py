@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
+from gradio import processing_utils
 
 from pipeline.app.finished import Finished
 from pipeline.app.folder import Folder
@@ -49,7 +50,8 @@ def build_app(
     others = [f"{key}={value}" for key, value in settings.items() if key not in known]
     names = Names(settings.get("clip", _DEFAULTS["clip"]), chosen, others)
     folder = Folder(names, folders[0], limit) if folders else None
-    with gr.Blocks(title=_TITLE, analytics_enabled=False) as blocks:
+    processing_utils.async_ssrf_protected_download = _refuse_download
+    with gr.Blocks(title=_TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
         gr.Markdown(f"# {_TITLE}")
         with gr.Row():
             label = "Names, one a line; further words after commas"
@@ -78,6 +80,10 @@ def build_app(
     app = gr.mount_gradio_app(app, blocks, "/", **options)
     blocks.has_launched = True  # else Gradio takes any path of this machine as an upload
     return app
+
+
+async def _refuse_download(url: str, cache_dir: str) -> str:
+    raise gr.Error("This page fetches nothing: give a photograph.")
 
 
 def written(given: str) -> str:

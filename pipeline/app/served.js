@@ -5,8 +5,11 @@ const runButton = document.createElement("button"), stopButton = document.create
 let savedFile = null, wasRunning = false;
 
 async function ask(path, body) {
-  const answer = await fetch(`/report/${path}`, body === undefined ? {} : { method: "POST", body });
-  const found = await answer.json();
+  const asked = fetch(`/report/${path}`, body === undefined ? {} : { method: "POST", body });
+  const answer = await asked.catch(() => {
+    throw new Error("The app has ended. Changes stay on this page alone: start the app again, and save them.");
+  });
+  const found = await answer.json().catch(() => ({ error: "The app failed: see its terminal." }));
   if (!answer.ok) throw new Error(found.error);
   return found;
 }
@@ -18,12 +21,16 @@ function told(text) {
 
 const telling = (act) => async () => { try { await act(); } catch (error) { told(error.message); } };
 
-// The server keeps what is not saved, whatever its port.
+// The server keeps what is not saved, whatever its port. It knows by the version whether another window has changed it.
+let keeping = Promise.resolve();
 window.remember = (name, value) => {
   if (name !== facts.key) return;
   savedFile = null;
   runButton.hidden = true;
-  ask("kept", JSON.stringify({ key: name, wanted: value })).catch((error) => told(error.message));
+  keeping = keeping.then(telling(async () => {
+    const kept = { key: name, wanted: value, version: served.version };
+    served.version = (await ask("kept", JSON.stringify(kept))).version;
+  }));
 };
 
 async function save() {
@@ -39,10 +46,10 @@ async function start() {
 }
 
 async function watch() {
-  const { running, line, code } = await ask("state");
+  const { running, line, code, log } = await ask("state");
   runButton.disabled = running;
   stopButton.hidden = !running;
-  if (running || wasRunning || code) told(line);
+  if (running || wasRunning || code) told((line || "The run starts …") + (running || !code ? "" : ` (${log})`));
   if (running) { wasRunning = true; setTimeout(telling(watch), 1000); return; }
   if (code === 0 && wasRunning) {
     const links = [["/report", "the new report"], ["/report/comparison", "the comparison with the run before"]];
@@ -69,8 +76,8 @@ byId("save").addEventListener("click", (event) => {
   event.stopImmediatePropagation();
   telling(save)();
 }, true);
-for (const [id, names] of served.key === facts.key ? served.wanted : []) {
-  if (!isLine(id, names)) wanted.set(id, names);
+for (const [id, names] of served.key === facts.key ? readKept(served.wanted) : []) {
+  if (imageOfId.has(id)) wanted.set(id, names);
 }
 [...imageOf.keys()].forEach(showTags);
 showChanges();

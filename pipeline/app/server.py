@@ -3,7 +3,6 @@
 import secrets
 import socket
 from collections.abc import Callable
-from http.cookies import SimpleCookie
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -22,7 +21,19 @@ _POLICY = (
 )
 """Gradio's page evaluates scripts of its own; none is loaded from, or sends to, another host."""
 
-_REFUSED = ("file=http", "proxy=", "stream/")  # Gradio would fetch from other hosts
+_UNUSED = (
+    "file=http",
+    "file/",
+    "proxy=",
+    "stream/",
+    "info",
+    "openapi.json",
+    "deep_link",
+    "dev/",
+    "mcp",
+)
+_REFUSED = tuple(f"{prefix}{word}" for word in _UNUSED for prefix in ("/gradio_api/", "/"))
+"""Addresses that no page of ours asks for; from some, Gradio would fetch from other hosts."""
 
 
 class Guard:
@@ -49,7 +60,7 @@ class Guard:
         headers = Headers(scope=scope)
         response: Any = self._refusal(scope, headers)
         given = parse_qs(scope.get("query_string", b"").decode("latin-1")).get("token", [""])[0]
-        if response is None and given and secrets.compare_digest(given, self._token):
+        if response is None and self._is_token(given):
             response = RedirectResponse(scope["path"], status_code=303)  # not in the history
             response.set_cookie(self._cookie, self._token, httponly=True, samesite="strict")
         elif response is None and not self._is_known(headers):
@@ -85,15 +96,19 @@ class Guard:
         own = {f"http://{host}" for host in self._hosts}
         if scope["type"] != "http" or host not in self._hosts or origin not in {None, *own}:
             return PlainTextResponse("This page answers this machine alone.", status_code=403)
-        if any(word in scope["path"] for word in _REFUSED):
+        if scope["path"].lower().startswith(_REFUSED):
             return PlainTextResponse("This page fetches nothing.", status_code=404)
         if int(headers.get("content-length") or 0) > MAX_UPLOAD:
             return PlainTextResponse("This file is too large.", status_code=413)
         return None
 
     def _is_known(self, headers: Headers) -> bool:
-        cookie = SimpleCookie(headers.get("cookie", "")).get(self._cookie)
-        return cookie is not None and secrets.compare_digest(cookie.value, self._token)
+        # Cookies of other programs on this machine come along, in any form.
+        cookies = (each.strip().partition("=") for each in headers.get("cookie", "").split(";"))
+        return any(name == self._cookie and self._is_token(value) for name, _, value in cookies)
+
+    def _is_token(self, given: str) -> bool:
+        return secrets.compare_digest(given.encode(), self._token.encode())
 
 
 def serve(app: ASGIApp, port: int | None, ready: Callable[[str], None]) -> None:

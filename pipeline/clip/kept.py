@@ -35,14 +35,18 @@ class KeptFeatures:
 
     def put(self, key: Hashable, tensors: Tensors) -> None:
         """Keeps tensors, unless they alone exceed the limit."""
+        if _bytes_of(tensors) > self._limit:
+            return
         with self._lock:
             self._bytes += _bytes_of(tensors) - _bytes_of(self._found.pop(key, ()))
             self._found[key] = tensors
             while self._bytes > self._limit:
                 self._bytes -= _bytes_of(self._found.popitem(last=False)[1])
 
-    def get_or(self, key: Hashable, make: Callable[[], Tensors]) -> Tensors:
-        """Returns what is kept under a key, or makes it."""
+    def get_or(self, key: Hashable | None, make: Callable[[], Tensors]) -> Tensors:
+        """Returns what is kept under a key, or makes it; without a key, nothing is kept."""
+        if key is None:
+            return make()
         if (found := self.get(key)) is None:
             self.put(key, found := make())
         return found
@@ -59,17 +63,23 @@ class KeptFeatures:
         return torch.stack([found[key][0] for key in keys])
 
 
-def digest(*given: object) -> bytes:
-    """Returns what tells apart tensors, and any other objects by their state."""
+def digest(*given: object) -> bytes | None:
+    """Returns what tells apart tensors, and any other objects by their state.
+
+    None tells that the state of an object, such as a hook of a plug-in, cannot be written.
+    """
     found = hashlib.blake2b(digest_size=16)
     for each in given:
         if isinstance(each, torch.Tensor):
             found.update(repr((each.shape, each.dtype)).encode())
             found.update(each.contiguous().cpu().numpy())
-        else:
+            continue
+        try:
             found.update(pickle.dumps(each))
+        except (pickle.PicklingError, AttributeError, TypeError):
+            return None
     return found.digest()
 
 
 def _bytes_of(tensors: Sequence[torch.Tensor]) -> int:
-    return sum(each.nbytes for each in tensors)
+    return sum(each.untyped_storage().nbytes() for each in tensors)  # a view keeps all of it

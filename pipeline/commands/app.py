@@ -2,17 +2,24 @@
 
 import os
 import shlex
+import shutil
 import tempfile
 import webbrowser
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 
+from psutil import pid_exists
+
+from pipeline.app import own_folder
 from pipeline.commands.command_line import Parser
 from pipeline.engine.configuration import take_plugins
 from pipeline.engine.plugins import import_plugins
 from pipeline.errors import UserError, shown
+from pipeline.files.lock import FolderLock
 from pipeline.files.text import given_path
+from pipeline.report.configurations import flatten
 from pipeline.stages.config import CONFIG, Config, read_config, read_run
 
 _EXAMPLES = """examples:
@@ -25,6 +32,8 @@ _EXAMPLES = """examples:
   python tools/app.py outputs/folder
       a finished run: its report, in which tags are corrected and the next run is started
 """
+
+_UPLOADS = "afseg-app-"
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -55,7 +64,8 @@ def run(arguments: Sequence[str]) -> None:
         raise UserError(f"--limit {options.limit} leaves no photograph: give a larger number")
     # Gradio reads these when it is imported.
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
-    with tempfile.TemporaryDirectory(prefix="afseg-app-") as uploads:
+    _remove_uploads_of_killed_apps()
+    with tempfile.TemporaryDirectory(prefix=f"{_UPLOADS}{os.getpid()}-") as uploads:
         os.environ["GRADIO_TEMP_DIR"] = uploads
         from pipeline.app.page import build_app
         from pipeline.app.server import serve
@@ -66,7 +76,20 @@ def run(arguments: Sequence[str]) -> None:
                 webbrowser.open(address)
 
         app = build_app(settings, [*map(given_folder, folders)], options.limit, options.words)
-        serve(app, options.port, ready)
+        try:
+            serve(app, options.port, ready)
+        except (OSError, OverflowError) as error:
+            reason = os.strerror(error.errno) if isinstance(error, OSError) else "it is no port"
+            raise UserError(
+                f"--port {options.port} cannot be used ({reason}): give another, or none"
+            ) from error
+
+
+def _remove_uploads_of_killed_apps() -> None:
+    for folder in Path(tempfile.gettempdir()).glob(f"{_UPLOADS}[0-9]*-*"):
+        number = folder.name.removeprefix(_UPLOADS).partition("-")[0]
+        if number.isdigit() and not pid_exists(int(number)):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def given_folder(word: str) -> str:
@@ -95,16 +118,19 @@ def run_again(folder: Path, corrections: str, allowed: Mapping[str, str]) -> Non
         )
     if Path(directory, composed.output_dir).resolve() != folder:
         raise UserError(f"{folder} was moved since it was written: use the command")
+    if not directory.is_absolute():
+        raise UserError(f"{folder / CONFIG} says of no folder that the run was started there")
     os.chdir(directory)
     composed.dataset.cache = str(folder / "ground_truth")  # nothing is written elsewhere
     composed.dry_run, composed.tags.corrections = False, str(folder / corrections)
     if composed.stage != "all" and "tags" not in composed.stage:
         composed.stage = ["tags", "cams", "masks", "report"]
-    run_job(composed, (), [word for word in shlex.split(line) if "=" in word])
-    try:
-        compare.run([str(folder), "--output", str(folder / "comparison.html")])
-    except UserError as error:
-        print(f"no comparison: {error}")
+    with FolderLock(own_folder(folder)):
+        run_job(composed, (), [word for word in shlex.split(line) if "=" in word])
+        try:
+            compare.run([str(folder), "--output", str(folder / "comparison.html")])
+        except UserError as error:
+            print(f"no comparison: {error}")
 
 
 def _naming_code(config: Config) -> Iterator[tuple[str, str]]:
@@ -113,7 +139,6 @@ def _naming_code(config: Config) -> Iterator[tuple[str, str]]:
         yield "executor", config.executor.name
     if Path(config.segmenter.config).is_absolute():
         yield "segmenter.config", config.segmenter.config
-    for group in ("clip", "segmenter", "dataset"):
-        for key, value in vars(getattr(config, group)).items():
-            if isinstance(value, str) and ("://" in value or value.startswith("hf:")):
-                yield f"{group}.{key}", value
+    for key, value in flatten(asdict(config)).items():
+        if isinstance(value, str) and ("://" in value or value.startswith("hf:")):
+            yield key, value

@@ -22,8 +22,7 @@ const past = [];  // what was wanted before each step
 const signs = { right: "✓", wrong: "✗", missed: "○" };
 const menu = byId("menu"), field = byId("add"), goal = byId("goal");
 
-function readKept() {
-  const kept = recall(facts.key);
+function readKept(kept = recall(facts.key)) {
   const isNames = (names) => Array.isArray(names) && names.every((n) => facts.classes.includes(n));
   const isKept = (each) => Array.isArray(each) && each.length === 2 && typeof each[0] === "string"
     && (each[1] === null || isNames(each[1]));

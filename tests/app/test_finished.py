@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from pipeline.files.lock import FolderLock
 from tests.extras import library
 
 pytestmark = pytest.mark.extras
@@ -53,14 +54,30 @@ def test_saved_files_are_numbered_and_none_is_overwritten(client, out):
 
 
 def test_what_is_not_saved_is_kept_for_the_next_app(client, out):
-    wanted = {"key": "k", "wanted": [["a", ["cup"]], ["</script>", None]]}
-    assert client.post("/report/kept", content=json.dumps(wanted)).status_code == 200
+    wanted = {"key": "k", "wanted": [["a", ["cup"]], ["</script>", None]], "version": 0}
+    assert client.post("/report/kept", content=json.dumps(wanted)).json() == {"version": 1}
     page = client.get("/report").text
     [data] = re.findall(r'<script type="application/json" id="served">(.*?)</script>', page)
-    assert json.loads(data) == wanted
-    (out / "corrections.unsaved.json").write_text("[1")  # half written by another program
-    page = client.get("/report").text
-    assert '{"key": "", "wanted": []}' in page
+    assert json.loads(data) == {**wanted, "version": 1}
+    for damaged in ("[1", "[" * 3000, '{"key": "k", "wanted": [1], "version": 1}'):
+        (out / ".app" / "unsaved.json").write_text(damaged)
+        assert '{"key": "", "wanted": [], "version": 0}' in client.get("/report").text
+
+
+@pytest.mark.parametrize("body", ["not json", '{"key": "k", "wanted": [], "version": 0}'])
+def test_another_window_is_not_overwritten(client, body):
+    kept = {"key": "k", "wanted": [["a", ["cup"]]], "version": 0}
+    client.post("/report/kept", content=json.dumps(kept))
+    refused = client.post("/report/kept", content=body)
+    assert refused.status_code == 400 and "reload this page" in refused.json()["error"]
+    assert '[["a", ["cup"]]]' in client.get("/report").text
+
+
+def test_a_run_of_another_app_is_known(client, out):
+    client.post("/report/save", content=CSV)
+    with FolderLock(out / ".app"):
+        refused = client.post("/report/run", content="corrections.1.csv")
+    assert "is being written by process" in refused.json()["error"]
 
 
 def test_the_page_runs_our_scripts_alone(client, out):
@@ -74,10 +91,12 @@ def test_the_page_runs_our_scripts_alone(client, out):
 
 
 def test_nothing_but_the_report_is_served(client, out):
-    for path in ("../config.yaml", "config.yaml", "..%2f..%2fetc/passwd", "app.log"):
+    for path in ("../config.yaml", "config.yaml", "..%2f..%2fetc/passwd", ".app/run.log"):
         assert client.get(f"/report/{path}").status_code == 404
     assert client.get("/report/comparison").status_code == 404
     (out / "report.html").unlink()
+    (out / "report.html").symlink_to("/etc/passwd")
+    assert client.get("/report").status_code == 404
     missing = client.get("/report")
     assert missing.status_code == 404 and "run the stage report first" in missing.text
 
@@ -98,7 +117,7 @@ def test_a_run_is_started_once_and_tells_its_end(client, out):
     second = client.post("/report/run", content="corrections.1.csv")
     assert "under way" in second.json()["error"]
     state = wait_for_end(client)
-    assert state["code"] == 0, (out / "app.log").read_text()
+    assert state["code"] == 0, (out / ".app" / "run.log").read_text()
     assert "comparison.html" in state["line"]
     assert client.get("/report/comparison").status_code == 200
     assert "a 3" in (out / "all/tags/latest/tags.txt").read_text()
@@ -112,10 +131,13 @@ def test_a_foreign_folder_names_no_code_and_no_file(client, out, tmp_path):
     config = out / "config.yaml"
     config.write_text(re.sub(r"directory: .*", f"directory: {home}", config.read_text()))
     (tmp_path / "letter.txt").write_text("dear")
-    (out / "app.log").symlink_to(tmp_path / "letter.txt")
     client.post("/report/save", content=CSV)
     client.post("/report/run", content="corrections.1.csv")
     assert wait_for_end(client)["code"] in (0, 2)
+    (out / ".app" / "run.log").unlink()
+    (out / ".app" / "run.log").symlink_to(tmp_path / "letter.txt")
+    refused = client.post("/report/run", content="corrections.1.csv")
+    assert "is a link, which nothing is written through" in refused.json()["error"]
     assert not (tmp_path / "pwned").exists()
     assert (tmp_path / "letter.txt").read_text() == "dear"
 

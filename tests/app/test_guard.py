@@ -86,6 +86,18 @@ def test_its_own_page_may_send(known, asked):
     assert asked == ["/run", "/run"]
 
 
+@pytest.mark.parametrize(
+    "other", ['prefs={"a": 1, "b":2}', "a=hello world", "a[b]=1", "path=/x", "=", "a=\xe9", ""]
+)
+def test_cookies_of_other_programs_do_no_harm(client, asked, other):
+    cookie = f"{other}; afseg-7000=secret".encode("latin-1")
+    assert client.get("/", headers={"cookie": cookie}).text == "page" and asked == ["/"]
+
+
+def test_a_token_in_other_letters_is_none(client, asked):
+    assert client.get("/?token=%C3%A9").status_code == 403 and not asked
+
+
 @pytest.mark.parametrize("cookie", ["", "afseg-7001=secret", "afseg-7000=", "afseg-7000=guess"])
 def test_a_cookie_of_another_app_is_none(client, asked, cookie):
     assert client.get("/", headers={"cookie": cookie}).status_code == 403 and not asked
@@ -98,6 +110,9 @@ def test_a_cookie_of_another_app_is_none(client, asked, cookie):
         "/gradio_api/file=https%3A//example.com/a.png",
         "/gradio_api/proxy=http://example.com",
         "/gradio_api/stream/a/b/c/playlist.m3u8",
+        "/gradio_api/file=HTTP://example.com/a.png",
+        "/gradio_api/info",
+        "/openapi.json",
     ],
 )
 def test_nothing_is_fetched_from_elsewhere(known, asked, path):

@@ -28,10 +28,10 @@ def test_what_was_used_longest_ago_goes_first():
     assert kept.get("b") is None and kept.get("a") is not None and kept.get("c") is not None
     kept.put("c", (ROW,))  # is counted once
     assert kept.get("a") is not None
-    kept.put("d", (ROW, ROW, ROW))  # too large by itself
-    assert kept.get("d") is None
-    kept.put("a", (ROW,))
-    assert kept.get("a") is not None
+    kept.put("d", (torch.zeros(75),))  # too large by itself
+    assert kept.get("d") is None and kept.get("a") is not None
+    kept.put("e", (torch.zeros(75)[:1],))  # a part of it keeps all of it
+    assert kept.get("e") is None
 
 
 def test_only_missing_rows_are_made_and_each_key_has_its_own():
@@ -60,6 +60,8 @@ def test_a_digest_tells_pixels_shapes_and_hooks_apart():
         digest(pixels),
     ]
     assert len({same, *others}) == 5
+    assert digest(pixels, lambda: None) is None  # a hook that cannot be told apart is not kept
+    assert KeptFeatures(1000).get_or(None, lambda: (ROW,)) == (ROW,)
 
 
 def test_another_process_keeps_its_own():

@@ -1,0 +1,76 @@
+"""Names as a person writes them, and what the command line of the app refuses."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from pipeline.app.names import Names, classes_of
+from pipeline.datasets.scenes import load_recipe, render_scene
+from pipeline.errors import UserError
+from tests import REPOSITORY
+from tests.extras import library
+
+
+def test_a_line_is_a_class_and_commas_add_words():
+    assert classes_of("cat\n\n sofa , couch,\ndisc,,x") == [
+        "cat",
+        {"name": "sofa", "names": ["sofa", "couch"]},
+        {"name": "disc", "names": ["disc", "x"]},
+    ]
+    with pytest.raises(UserError, match="there are no names: write at least one"):
+        classes_of(" \n")
+
+
+def test_a_later_request_of_the_same_part_ends_the_first():
+    names = Names("demo", {}, [])
+    first, other = names.begin("photograph a"), names.begin("photograph b")
+    assert names.is_newest("photograph a", first)
+    second = names.begin("photograph a")
+    assert not names.is_newest("photograph a", first) and names.is_newest("photograph a", second)
+    assert names.is_newest("photograph b", other)
+
+
+def test_further_words_are_names_of_the_same_class():
+    image = render_scene(load_recipe("demo"), "val", 1).image
+    names = Names("demo", {}, [])
+    labelling = names.labeller("disc\nsquare, box", "grass")(image)
+    assert labelling.classes == ("disc", "square") and labelling.names == ("square",)
+    other = names.labeller("disc\nbox", "grass", "tags.min_score=0")(image)
+    assert other.scores[1] != labelling.scores[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["nowhere"], "nowhere is not a folder: give photographs, or outputs of a run"),
+        (["tests", "docs"], "docs is one folder too many: give one"),
+        (["--limit", "0"], "--limit 0 leaves no photograph"),
+        (["--port", "99999"], "--port 99999 cannot be used"),
+        (["--port", "TAKEN"], "cannot be used (Address already in use): give another, or none"),
+        (["tests/app"], "tests/app holds no photograph: give another folder"),
+    ],
+)
+@pytest.mark.extras
+def test_what_cannot_be_opened_is_a_sentence(words, sentence):
+    library("gradio")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        words = [port if word == "TAKEN" else word for word in words]
+        done = subprocess.run(
+            [sys.executable, "tools/app.py", "clip=demo", "--no-browser", *words],
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+    assert done.returncode == 2 and sentence in done.stderr, done.stderr
+
+
+def test_the_app_names_the_package_that_it_requires(run_tool, monkeypatch):
+    monkeypatch.setattr("pipeline.commands.app.find_spec", lambda name: None)
+    done = run_tool("app.py", "clip=demo")
+    assert done.code == 2 and "the app requires gradio: install the extra app" in done.errors
