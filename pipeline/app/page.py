@@ -56,7 +56,7 @@ def build_app(
         with gr.Row():
             label = "Names, one a line; further words after commas"
             given = [gr.Textbox(written(settings.get("classes", "")), label=label, lines=5)]
-            label = "Backgrounds, one a line; none: the usual ones"
+            label = "Backgrounds, one a line; if empty, the usual ones"
             text = written(settings.get("backgrounds", ""))
             given.append(gr.Textbox(text, label=label, lines=5))
         if folder:
