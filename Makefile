@@ -25,8 +25,9 @@ test-large: $(VENV)/installed
 
 test-all: test test-large
 
-# The tests with the libraries of other programs, which make test skips. They have an environment of their own, which
-# takes from the first one what it lacks itself, such as PyTorch. Files without such tests need not be imported.
+# The tests of the page, and those with the libraries of other programs, which make test skips. They have an
+# environment of their own, which takes from the first one what it lacks itself, such as PyTorch. Files without such
+# tests need not be imported.
 test-extras: $(VENV)-extras/installed
 	EXTRAS=1 $(VENV)-extras/bin/python -m pytest -n 2 -m extras \
 	  $$(grep --recursive --files-with-matches --include='*.py' 'mark\.extras' tests)
