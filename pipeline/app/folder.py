@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.api.labeller import load_image
 from pipeline.api.labelling import Labelling
-from pipeline.app.names import MIN_SCORE, Names, classes_of, lines, press
+from pipeline.app.names import Names, classes_of, lines, press
 from pipeline.datasets.folder import find_images
 from pipeline.errors import ImageError, UserError, command
 from pipeline.files.images import limit_longest_side
@@ -32,7 +32,7 @@ class Folder:
         self._names, self._root = names, root
         found, _, _ = find_images(Path(root).absolute())
         if not found:
-            raise UserError(f"{root} holds no photograph: give another folder")
+            raise UserError(f"{root} contains no photographs: give another folder")
         self._paths = dict(found[:limit])
         self._photographs: dict[str, tuple[np.ndarray, str]] = {}  # and a small picture of each
         self._unread: dict[str, str] = {}
@@ -55,6 +55,10 @@ class Folder:
                     if (image := self._read(image_id)) is not None:
                         found[image_id] = next(labeller.step_by_step(image))
                 yield [f"{place} of {len(self._paths)} photographs", gr.skip(), gr.skip()]
+            if not found:
+                raise UserError(
+                    f"no photograph can be read ({next(iter(self._unread.items()))[1]})"
+                )
             unread = "".join(f"; {name} {reason}" for name, reason in self._unread.items())
             page = self._page(found, labeller.near_synonyms())
             yield [
@@ -105,12 +109,15 @@ class Folder:
         words = ["dataset=folder", f"dataset.root={self._root}", f"clip={self._names.clip}"]
         words.append(f"dataset.classes={_written(classes_of(names))}")
         words += [f"dataset.backgrounds={_written(lines(backgrounds))}"] * bool(lines(backgrounds))
-        words += [f"tags.min_score={min_score:g}"] * (min_score != MIN_SCORE)
-        return f"{command()} {shlex.join([*words, *self._names.overrides])}"
+        words += [*self._names.choices, *self._names.overrides]
+        words += [f"tags.min_score={min_score:g}"] * (min_score != self._names.min_score)
+        return f"{command()} {shlex.join(words)}"
 
     def build(self, names: gr.Textbox, backgrounds: gr.Textbox) -> None:
         """Adds the part to the page that is being built."""
-        min_score = gr.Slider(0, 1, MIN_SCORE, label="Minimum score", elem_id="folder_min_score")
+        min_score = gr.Slider(
+            0, 1, self._names.min_score, label="Minimum score", elem_id="folder_min_score"
+        )
         button = gr.Button("Look", variant="primary", elem_id="look")
         status = gr.Markdown(elem_id="folder_status")
         told = gr.Textbox(

@@ -14,9 +14,6 @@ from pipeline.errors import UserError
 MEMORY = 1 << 30
 """Bytes of CLIP's features that are kept."""
 
-MIN_SCORE = 0.3
-"""That of ``dataset=folder``."""
-
 _TYPING, _CHOOSING = 800, 100  # milliseconds
 _PRESS = """() => {{
   const button = document.getElementById("{button}");
@@ -34,12 +31,14 @@ class Names:
         clip: the choice of ``clip=``.
         chosen: the methods of the command line, by group.
         overrides: its other settings.
+        min_score: the minimum score with these settings.
         lock: is held by the request that computes.
     """
 
     clip: str
     chosen: Mapping[str, str]
     overrides: Sequence[str]
+    min_score: float
     lock: Lock = field(default_factory=Lock)
     _last: Labeller | None = None
     _newest: dict[str, int] = field(default_factory=dict)  # part of a page → its last request
@@ -87,7 +86,7 @@ def classes_of(text: str) -> list[Any]:
         first, *others = [name.strip() for name in line.split(",") if name.strip()] or [line]
         classes.append({"name": first, "names": [first, *others]} if others else first)
     if not classes:
-        raise UserError("there are no names: write at least one")
+        raise UserError("no names are given: write at least one")
     return classes
 
 

@@ -15,9 +15,11 @@ from pipeline.app.folder import Folder
 from pipeline.app.names import Names
 from pipeline.app.photograph import GROUPS, Photograph
 from pipeline.app.server import MAX_UPLOAD
-from pipeline.stages.config import CONFIG
+from pipeline.datasets.vocabulary import as_names, build_vocabulary
+from pipeline.engine.registry import method_of
+from pipeline.stages.config import CONFIG, compose, read_config
 
-_DEFAULTS = {"clip": "vit_b16", "tags": "tagclip", "cams": "clip_es", "masks": "crf"}
+_CLIP = "vit_b16"
 _NAMES = ("classes", "backgrounds")
 _TITLE = "Segmentation from names"
 _STYLE = """
@@ -45,20 +47,31 @@ def build_app(
         )
         app.get("/")(lambda: RedirectResponse("/report"))
         return app
-    chosen = {group: settings.get(group, _DEFAULTS[group]) for group in GROUPS}
-    known = {*_DEFAULTS, *_NAMES}
+    usual = {"clip": _CLIP, "classes": "[]"} | settings
+    named = [f"dataset.{k}={v}" if k in _NAMES else f"{k}={v}" for k, v in usual.items()]
+    # Whatever is wrong with the command line is said before the page opens.
+    config = read_config(compose(["dataset=folder", "dataset.root=unused", *named]))
+    methods = {group: method_of(getattr(config, group)).name for group in GROUPS}
+    chosen = {group: settings.get(group, name) for group, name in methods.items()}
+    known = {"clip", *GROUPS, *_NAMES}
     others = [f"{key}={value}" for key, value in settings.items() if key not in known]
-    names = Names(settings.get("clip", _DEFAULTS["clip"]), chosen, others)
+    names = Names(usual["clip"], chosen, others, getattr(config.tags, "min_score", 0.0))
     folder = Folder(names, folders[0], limit) if folders else None
+    words_of_classes, background_names = [], ()
+    if "classes" in settings:
+        vocabulary = build_vocabulary(config.dataset)
+        each = zip(vocabulary.classes, vocabulary.tag_names)
+        words_of_classes = [", ".join(dict.fromkeys([name, *more])) for name, more in each]
+    if "backgrounds" in settings:
+        background_names = as_names(config.dataset.backgrounds, "backgrounds")
     processing_utils.async_ssrf_protected_download = _refuse_download
     with gr.Blocks(title=_TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
         gr.Markdown(f"# {_TITLE}")
         with gr.Row():
             label = "Names, one a line; further words after commas"
-            given = [gr.Textbox(written(settings.get("classes", "")), label=label, lines=5)]
+            given = [gr.Textbox("\n".join(words_of_classes), label=label, lines=5)]
             label = "Backgrounds, one a line; if empty, the usual ones"
-            text = written(settings.get("backgrounds", ""))
-            given.append(gr.Textbox(text, label=label, lines=5))
+            given.append(gr.Textbox("\n".join(background_names), label=label, lines=5))
         if folder:
             with gr.Tab("The folder"):
                 folder.build(*given)
@@ -84,8 +97,3 @@ def build_app(
 
 async def _refuse_download(url: str, cache_dir: str) -> str:
     raise gr.Error("This page fetches nothing: give a photograph.")
-
-
-def written(given: str) -> str:
-    """Returns the names of a list on the command line, one a line."""
-    return "\n".join(name.strip() for name in given.strip("[]").split(",") if name.strip())

@@ -10,7 +10,7 @@ import gradio as gr
 import numpy as np
 
 from pipeline.api.labelling import Labelling
-from pipeline.app.names import MIN_SCORE, Names, press
+from pipeline.app.names import Names, press
 from pipeline.cams.cams import Cams
 from pipeline.engine.registry import methods
 from pipeline.errors import ImageError, UserError
@@ -54,7 +54,7 @@ class Photograph:
         settings = [f"{group}={name}" for group, name in zip(GROUPS, (tagger, cams, masks))]
         try:
             if image is None:
-                raise UserError("there is no photograph: add one")
+                raise UserError("no photograph is given: add one")
             with self._names.lock:
                 labeller = self._names.labeller(
                     names, backgrounds, *settings, f"tags.min_score={float(min_score)}"
@@ -80,7 +80,7 @@ class Photograph:
                     type="filepath",
                     image_mode=None,
                 )
-                set_by_hand = [gr.Slider(0, 1, MIN_SCORE, label="Minimum score")]
+                set_by_hand = [gr.Slider(0, 1, self._names.min_score, label="Minimum score")]
                 set_by_hand += [
                     gr.Dropdown(choices_of(group), value=self._names.chosen[group], label=label)
                     for group, label in GROUPS.items()

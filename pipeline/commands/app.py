@@ -79,7 +79,11 @@ def run(arguments: Sequence[str]) -> None:
         try:
             serve(app, options.port, ready)
         except (OSError, OverflowError) as error:
-            reason = os.strerror(error.errno) if isinstance(error, OSError) else "it is no port"
+            reason = (
+                os.strerror(error.errno)
+                if isinstance(error, OSError)
+                else "it is not a port number"
+            )
             raise UserError(
                 f"--port {options.port} cannot be used ({reason}): give another, or none"
             ) from error

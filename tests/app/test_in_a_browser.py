@@ -74,13 +74,13 @@ def test_names_are_tried_on_a_photograph(start, visit, scenes):
     page.get_by_label("number input for Minimum score").fill("1")
     expect(scores.locator("tr.tag")).to_have_count(0, timeout=WAIT)
     page.get_by_label("Names, one a line").fill("")
-    expect(page.locator("#status")).to_contain_text("there are no names", timeout=WAIT)
+    expect(page.locator("#status")).to_contain_text("no names are given", timeout=WAIT)
 
 
 def test_what_is_no_photograph_is_told_in_a_sentence(start, visit, tmp_path):
     page = visit(start("clip=demo", "classes=[disc]").address, viewport=PHONE, color_scheme="dark")
     page.get_by_role("button", name="Segment").click()
-    expect(page.locator("#status")).to_contain_text("there is no photograph", timeout=WAIT)
+    expect(page.locator("#status")).to_contain_text("no photograph is given", timeout=WAIT)
     picture = tmp_path / "drawing.svg"
     picture.write_text('<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>')
     page.set_input_files("input[type=file]", picture)
@@ -90,7 +90,10 @@ def test_what_is_no_photograph_is_told_in_a_sentence(start, visit, tmp_path):
 
 
 def test_names_are_chosen_for_a_folder(start, visit, scenes):
-    page = visit(start(scenes, "clip=demo", "classes=[disc,square,star]").address, viewport=DESK)
+    given = 'classes=["disc",{name: square, names: [square, box]},star]'
+    page = visit(start(scenes, "clip=demo", "cams=sclip", given).address, viewport=DESK)
+    written = page.get_by_label("Names, one a line").input_value()
+    assert written == "disc\nsquare, box\nstar"
     page.get_by_role("button", name="Look").click()
     status = page.locator("#folder_status")
     expect(status).to_contain_text(f"{SCENES} photographs; broken cannot be decoded", timeout=WAIT)
@@ -101,6 +104,7 @@ def test_names_are_chosen_for_a_folder(start, visit, scenes):
     page.get_by_label("Names, one a line").fill("disc\ncross, plus sign\nstar")
     expect(shown).to_contain_text("cross: ", timeout=WAIT)
     command = page.locator("#command textarea").input_value()
+    assert "cams=sclip" in command
     assert 'dataset.classes=["disc",{name:"cross",names:["cross","plus sign"]},"star"]' in command
     python = command.replace("python", sys.executable, 1)
     planned = subprocess.run(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -21,12 +22,12 @@ def test_a_line_is_a_class_and_commas_add_words():
         {"name": "sofa", "names": ["sofa", "couch"]},
         {"name": "disc", "names": ["disc", "x"]},
     ]
-    with pytest.raises(UserError, match="there are no names: write at least one"):
+    with pytest.raises(UserError, match="no names are given: write at least one"):
         classes_of(" \n")
 
 
 def test_a_later_request_of_the_same_part_ends_the_first():
-    names = Names("demo", {}, [])
+    names = Names("demo", {}, [], 0.3)
     first, other = names.begin("photograph a"), names.begin("photograph b")
     assert names.is_newest("photograph a", first)
     second = names.begin("photograph a")
@@ -36,7 +37,7 @@ def test_a_later_request_of_the_same_part_ends_the_first():
 
 def test_further_words_are_names_of_the_same_class():
     image = render_scene(load_recipe("demo"), "val", 1).image
-    names = Names("demo", {}, [])
+    names = Names("demo", {}, [], 0.3)
     labelling = names.labeller("disc\nsquare, box", "grass")(image)
     assert labelling.classes == ("disc", "square") and labelling.names == ("square",)
     other = names.labeller("disc\nbox", "grass", "tags.min_score=0")(image)
@@ -48,10 +49,12 @@ def test_further_words_are_names_of_the_same_class():
     [
         (["nowhere"], "nowhere is not a folder: give photographs, or outputs of a run"),
         (["tests", "docs"], "docs is one folder too many: give one"),
+        (["tags.alfa=0.4"], "tags.alfa"),
+        (["classes=nowhere.txt"], "nowhere.txt"),
         (["--limit", "0"], "--limit 0 leaves no photograph"),
         (["--port", "99999"], "--port 99999 cannot be used"),
         (["--port", "TAKEN"], "cannot be used (Address already in use): give another, or none"),
-        (["tests/app"], "tests/app holds no photograph: give another folder"),
+        (["tests/app"], "tests/app contains no photographs: give another folder"),
     ],
 )
 @pytest.mark.extras
@@ -68,6 +71,17 @@ def test_what_cannot_be_opened_is_a_sentence(words, sentence):
             timeout=300,
         )
     assert done.returncode == 2 and sentence in done.stderr, done.stderr
+
+
+@pytest.mark.extras
+def test_a_folder_of_damaged_photographs_is_a_sentence(tmp_path):
+    library("gradio")
+    from pipeline.app.folder import Folder
+
+    (tmp_path / "a.png").write_bytes(b"nothing")
+    folder = Folder(Names("demo", {}, [], 0.3), str(tmp_path), 5)
+    *_, (said, page, told) = folder.choose("disc", "", 0.3, SimpleNamespace(session_hash="s"))
+    assert said.startswith("no photograph can be read (cannot be decoded") and page == told == ""
 
 
 def test_the_app_names_the_package_that_it_requires(run_tool, monkeypatch):
