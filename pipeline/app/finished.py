@@ -153,10 +153,20 @@ class Finished:
         return {}
 
     def _state(self) -> dict[str, Any]:
-        if self._process is None:
-            return {"running": False, "line": "", "code": None, "log": ""}
-        with (self._own / _LOG).open("rb") as log:
-            log.seek(max(0, log.seek(0, 2) - _TAIL))
-            said = re.split(r"[\r\n]+", log.read().decode("utf-8", "replace").strip())
-        state = {"line": said[-1], "code": self._process.poll(), "log": str(self._own / _LOG)}
-        return {"running": self._is_running, **state}
+        own = self._process
+        running = self._is_running or (own is None and self._is_running_elsewhere())
+        said, log = [""], self._own / _LOG
+        if log.is_file() and not log.is_symlink():
+            with log.open("rb") as file:
+                file.seek(max(0, file.seek(0, 2) - _TAIL))
+                said = re.split(r"[\r\n]+", file.read().decode("utf-8", "replace").strip())
+        code = None if own is None else own.poll()
+        return {"running": running, "line": said[-1], "code": code, "log": str(log)}
+
+    def _is_running_elsewhere(self) -> bool:
+        """Tells whether a run goes on that an app before this one started."""
+        try:
+            with FolderLock(self._own):
+                return False
+        except UserError:
+            return True

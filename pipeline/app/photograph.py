@@ -25,10 +25,14 @@ _LONGEST_SIDE = 1024  # pixels, of a picture
 _QUALITY = 80
 
 
-def choices_of(group: str) -> list[tuple[str, str]]:
-    """Returns label and name of the methods of a group that a single photograph suffices for."""
+def choices_of(group: str, chosen: str) -> list[tuple[str, str]]:
+    """Returns label and name of the methods of a group that a single photograph suffices for.
+
+    What the command line has ``chosen`` may be a preset instead.
+    """
     found = [m for m in methods(group) if m.stage is None or m.stage.takes_any_image]
-    return sorted((method.label, method.name) for method in found if method.learns is None)
+    names = sorted((method.label, method.name) for method in found if method.learns is None)
+    return names if chosen in dict(names).values() else [*names, (chosen, chosen)]
 
 
 class Photograph:
@@ -81,10 +85,10 @@ class Photograph:
                     image_mode=None,
                 )
                 set_by_hand = [gr.Slider(0, 1, self._names.min_score, label="Minimum score")]
-                set_by_hand += [
-                    gr.Dropdown(choices_of(group), value=self._names.chosen[group], label=label)
-                    for group, label in GROUPS.items()
-                ]
+                for group, label in GROUPS.items():
+                    chosen = self._names.chosen[group]
+                    choices = choices_of(group, chosen)
+                    set_by_hand.append(gr.Dropdown(choices, value=chosen, label=label))
                 button = gr.Button("Segment", variant="primary", elem_id="segment")
             with gr.Column(scale=3):
                 status = gr.Markdown(elem_id="status")

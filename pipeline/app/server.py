@@ -70,7 +70,7 @@ class Guard:
             await response(scope, receive, send)
             return
 
-        taken = 0
+        taken, is_answered = 0, False
 
         async def receive_some() -> Message:
             nonlocal taken
@@ -79,7 +79,11 @@ class Guard:
             return message if taken <= MAX_UPLOAD else {"type": "http.disconnect"}
 
         async def send_with_policy(message: Message) -> None:
+            nonlocal is_answered
+            if taken > MAX_UPLOAD and not is_answered:
+                return
             if message["type"] == "http.response.start":
+                is_answered = True
                 named = {name.lower() for name, _ in message["headers"]}
                 message["headers"] += [
                     (b"referrer-policy", b"no-referrer"),
@@ -90,6 +94,8 @@ class Guard:
             await send(message)
 
         await self._app(scope, receive_some, send_with_policy)
+        if taken > MAX_UPLOAD and not is_answered:
+            await _too_large()(scope, receive, send)
 
     def _refusal(self, scope: Scope, headers: Headers) -> PlainTextResponse | None:
         host, origin = headers.get("host"), headers.get("origin")
@@ -99,7 +105,7 @@ class Guard:
         if scope["path"].lower().startswith(_REFUSED):
             return PlainTextResponse("This page fetches nothing.", status_code=404)
         if int(headers.get("content-length") or 0) > MAX_UPLOAD:
-            return PlainTextResponse("This file is too large.", status_code=413)
+            return _too_large()
         return None
 
     def _is_known(self, headers: Headers) -> bool:
@@ -109,6 +115,10 @@ class Guard:
 
     def _is_token(self, given: str) -> bool:
         return secrets.compare_digest(given.encode(), self._token.encode())
+
+
+def _too_large() -> PlainTextResponse:
+    return PlainTextResponse("This file is too large.", status_code=413)
 
 
 def serve(app: ASGIApp, port: int | None, ready: Callable[[str], None]) -> None:

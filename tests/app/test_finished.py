@@ -77,7 +77,11 @@ def test_a_run_of_another_app_is_known(client, out):
     client.post("/report/save", content=CSV)
     with FolderLock(out / ".app"):
         refused = client.post("/report/run", content="corrections.1.csv")
+        (out / ".app" / "run.log").write_text("tags  1/4\rtags  2/4")
+        state = client.get("/report/state").json()
     assert "is being written by process" in refused.json()["error"]
+    assert (state["running"], state["line"], state["code"]) == (True, "tags  2/4", None)
+    assert not client.get("/report/state").json()["running"]
 
 
 def test_the_page_runs_our_scripts_alone(client, out):
@@ -138,6 +142,7 @@ def test_a_foreign_folder_names_no_code_and_no_file(client, out, tmp_path):
     (out / ".app" / "run.log").symlink_to(tmp_path / "letter.txt")
     refused = client.post("/report/run", content="corrections.1.csv")
     assert "is a link, which nothing is written through" in refused.json()["error"]
+    assert client.get("/report/state").json()["line"] == ""
     assert not (tmp_path / "pwned").exists()
     assert (tmp_path / "letter.txt").read_text() == "dear"
 

@@ -56,9 +56,8 @@ def segment(page: Page, image) -> None:
 
 
 def test_names_are_tried_on_a_photograph(start, visit, scenes):
-    page = visit(
-        start("clip=demo", f"classes=[{NAMES.replace(chr(10), ',')}]").address, viewport=DESK
-    )
+    given = f"classes=[{NAMES.replace(chr(10), ',')}]"
+    page = visit(start("clip=demo", "masks=crf_confident", given).address, viewport=DESK)
     segment(page, scenes / "1.png")
     scores = page.locator("#scores")
     expect(scores.locator("tr.tag")).to_contain_text("square")
@@ -89,9 +88,11 @@ def test_what_is_no_photograph_is_told_in_a_sentence(start, visit, tmp_path):
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
-def test_names_are_chosen_for_a_folder(start, visit, scenes):
+@pytest.mark.parametrize(("viewport", "scheme"), [(DESK, "light"), (PHONE, "dark")])
+def test_names_are_chosen_for_a_folder(start, visit, scenes, viewport, scheme):
     given = 'classes=["disc",{name: square, names: [square, box]},star]'
-    page = visit(start(scenes, "clip=demo", "cams=sclip", given).address, viewport=DESK)
+    address = start(scenes, "clip=demo", "cams=sclip", given).address
+    page = visit(address, viewport=viewport, color_scheme=scheme)
     written = page.get_by_label("Names, one a line").input_value()
     assert written == "disc\nsquare, box\nstar"
     page.get_by_role("button", name="Look").click()
@@ -101,6 +102,7 @@ def test_names_are_chosen_for_a_folder(start, visit, scenes):
     expect(shown.get_by_role("heading", name=re.compile("^square: 1 of"))).to_be_visible()
     assert shown.locator("img").count() == 3 * 2 * SCENES
     assert not barriers(page, "#folder")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     page.get_by_label("Names, one a line").fill("disc\ncross, plus sign\nstar")
     expect(shown).to_contain_text("cross: ", timeout=WAIT)
     command = page.locator("#command textarea").input_value()
