@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from functools import cached_property
 
 import torch
+import torch.nn.functional as F
 
 from pipeline.cams.gradcam import normalise
 from pipeline.cams.pass_method import PassCams
@@ -22,7 +23,7 @@ class DenseCams(PassCams):
     @cached_property
     def method(self) -> DenseMethod:
         """The dense method."""
-        return build_method(self.options, self.quirks)
+        return build_method(self.options, self.quirks, self.seconds)
 
     def method_hooks(self) -> Sequence[BlockHook]:
         """Returns the hooks of the method."""
@@ -34,11 +35,16 @@ class DenseCams(PassCams):
         """Returns the CAM of every tag before the affinity, K×N float32 in [0, 1].
 
         It is the tag's probability in a softmax over the tags and the backgrounds. To a method that
-        reads them, the backgrounds are one thing.
+        reads them, the backgrounds are one thing. Similarities on another grid are averaged over
+        CLIP's patches.
         """
         encoder, options = self.encoder, self.options
         index = torch.arange(1, len(text) + 1, device=text.device)
         labels = index.where(index <= num_tags, 0)
         names = NameEmbeddings(text, labels, options.temperature or encoder.temperature)
-        similarities = self.method.similarities(encoder, shared_pass, names)[0]
+        similarities = self.method.similarities(encoder, shared_pass, names)
+        if (grid := self.method.grid(shared_pass)) != shared_pass.grid:
+            found = similarities.mT.unflatten(-1, grid)
+            similarities = F.adaptive_avg_pool2d(found, shared_pass.grid).flatten(2).mT
+        similarities = similarities[0]
         return normalise((names.temperature * similarities).softmax(-1)[:, :num_tags].mT)

@@ -1,8 +1,8 @@
 """CAM methods that need one pass of CLIP's backbone, which tags can share."""
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, Self
 
@@ -16,6 +16,7 @@ from pipeline.clip.device import Batches, to_host
 from pipeline.clip.dimensions import block_window
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.frozen import Resources
+from pipeline.clip.second import FrozenSecond
 from pipeline.clip.shared_pass import (
     CamHook,
     MeanAttention,
@@ -37,6 +38,7 @@ class PassCams(CamMethod):
         background_text: M×E embeddings of the backgrounds.
         quirks: those that the method declares, as attributes; of all methods ``open_border``, see
             :func:`pipeline.clip.boxes.bounding_box`.
+        seconds: the second backbones that the options choose, by their names there.
     """
 
     encoder: ClipEncoder
@@ -45,6 +47,7 @@ class PassCams(CamMethod):
     options: PassCamOptions
     batches: Batches
     quirks: SimpleNamespace
+    seconds: Mapping[str, FrozenSecond] = field(default_factory=dict)
 
     def __post_init__(self):
         window, depth = self.options.affinity_blocks, self.encoder.depth
@@ -53,8 +56,8 @@ class PassCams(CamMethod):
     @classmethod
     def build(cls, options: PassCamOptions, resources: Resources) -> Self:
         """Builds the method with the text of the options."""
-        clip, quirks = resources.clip, resources.quirks
-        return cls(clip.encoder, *text_of(options, resources), options, clip.batches, quirks)
+        clip, more = resources.clip, (resources.quirks, resources.seconds)
+        return cls(clip.encoder, *text_of(options, resources), options, clip.batches, *more)
 
     def method_hooks(self) -> Sequence[CamHook]:
         """Returns the hooks that :meth:`activation_maps` requires, new for each pass."""

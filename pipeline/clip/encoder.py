@@ -188,7 +188,8 @@ class ClipEncoder:
             tokens = self.backbone(pixels, *hooks).tokens
             return tokens, *(hook.result() for hook in hooks)
 
-        key = digest(pixels, self.position_fp16, *hooks)  # hooks that were not called yet
+        # The hooks were not called yet.
+        key = digest(pixels, self.position_fp16, self.tower.offset, *hooks)
         tokens, *results = self.kept.get_or(key, compute)
         block = self.last_block  # its projections are three times as large as the tokens
         return BlockInput(tokens, *block.project(block.ln_1(tokens))), tuple(results)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import chain
 from pathlib import Path
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from pipeline.clip.encoder import ClipEncoder
     from pipeline.clip.image_text import ImageTextModel
     from pipeline.clip.kept import KeptFeatures
+    from pipeline.clip.second import FrozenSecond
 
 
 @dataclass(frozen=True)
@@ -156,16 +157,20 @@ class FrozenClip:
 
 @lru_cache(maxsize=1)
 def _model(clip: FrozenClip, weights: str) -> ImageTextModel:
-    files = clip.origin.files()
+    refuse_changed(clip.origin.files(), weights)
+    if clip.root and is_cpu(clip.device):  # else the process is another's
+        keep_freed_memory()
+    say(f"loading {clip.model or 'CLIP'}")
+    return clip.origin.load(clip.device)
+
+
+def refuse_changed(files: Mapping[str, Path], weights: str) -> None:
+    """Raises a UserError unless a model's files still have a fingerprint."""
     if fingerprint_files(files) != weights:
         raise UserError(
             f"{', '.join(map(str, files.values()))} does not hold the weights that the run began"
             " with: run the same command again, and give all workers the same file"
         )
-    if clip.root and is_cpu(clip.device):  # else the process is another's
-        keep_freed_memory()
-    say(f"loading {clip.model or 'CLIP'}")
-    return clip.origin.load(clip.device)
 
 
 def fingerprint_files(files: Mapping[str, Path]) -> str:
@@ -197,12 +202,14 @@ class Resources:
         device: torch's name of the device.
         clip: the frozen CLIP; none unless the method declares ``uses_clip``.
         quirks: the quirks of the released code that the method declares, as attributes.
+        seconds: the second backbones that its settings choose, by their names there.
     """
 
     vocabulary: Vocabulary
     device: str
     clip: FrozenClip | None
     quirks: SimpleNamespace
+    seconds: Mapping[str, FrozenSecond] = field(default_factory=dict)
 
     @property
     def num_classes(self) -> int:

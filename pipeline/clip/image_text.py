@@ -6,7 +6,7 @@ what is published. Nothing here imports PyTorch, which comes with the function t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -43,9 +43,9 @@ class Release:
     Attributes:
         name: the value of ``clip.model``.
         module: the module that registers it, ``__name__``.
-        build: "module:function", which builds an :class:`ImageTextModel` from the release, the file
-            of each part and a device. It raises a KeyError, a ValueError or a RuntimeError if
-            weights are missing or do not fit.
+        build: "module:function", which builds an :class:`ImageTextModel`, or the image tower of a
+            second backbone, from the release, the file of each part and a device. It raises a
+            KeyError, a ValueError or a RuntimeError if weights are missing or do not fit.
         files: the addresses of each part; of several, any one will do.
         optional: the parts that a model may lack.
         dimensions: of the image tower.
@@ -74,7 +74,12 @@ class Release:
 
 def register_release(release: Release) -> None:
     """Makes a model a value of ``clip.model``; a UserError if its name is taken."""
-    if MODELS.setdefault(release.name, release) != release:
+    register_in(MODELS, release)
+
+
+def register_in(models: MutableMapping[str, Release], release: Release) -> None:
+    """Adds a model to others by its name; a UserError if that is taken."""
+    if models.setdefault(release.name, release) != release:
         raise UserError(f"there is a model {release.name} already: choose another name")
 
 

@@ -23,6 +23,9 @@ BILINEAR = {"mode": "bilinear", "align_corners": False}
 BICUBIC = {"mode": "bicubic", "align_corners": False, "antialias": True}
 """The same of DINOv2 with registers; DINOv2 without them has others."""
 
+AS_DINO = {"stretch": {"mode": "bicubic", "align_corners": False}, "offset": 0.1}
+"""Attributes of a tower whose positions are stretched as DINO's code does."""
+
 
 @dataclass(frozen=True, eq=False)
 class ImageTower:
@@ -35,6 +38,8 @@ class ImageTower:
         class_token: D.
         positions: (1+N₀)×D, of the class token and of the square grid that was trained.
         stretch: options of torch's ``interpolate`` by which positions reach another grid.
+        offset: is added to each side of that grid, by whose share of the native one positions are
+            then stretched; 0 stretches them to its size.
         registers: R×D, tokens without positions behind the class token.
         norm_before: the layer norm before the first block; the identity if there is none.
         blocks: in open_clip's form, with layer scale or without. A block may have a module
@@ -59,6 +64,7 @@ class ImageTower:
     projection: torch.Tensor | None = None
     registers: torch.Tensor | None = None
     joins_patches: bool = False
+    offset: float = 0.0
 
     @classmethod
     def of(
@@ -117,12 +123,13 @@ class ImageTower:
         """Returns a patch grid's position embedding, (1+N)×D (docs/algorithms.md, section 1)."""
         if (rows, columns) == self.native_grid:
             return self.positions
-        return self.stretched(size=(rows, columns), **self.stretch)
-
-    def stretched(self, **options: Any) -> torch.Tensor:  # noqa: ANN401
-        """Returns the positions on another grid, (1+N)×D, by options of ``interpolate``."""
+        wanted: dict[str, Any] = {"size": (rows, columns)}
+        if self.offset:
+            sides = zip((rows, columns), self.native_grid)
+            wanted = {"scale_factor": tuple((side + self.offset) / own for side, own in sides)}
         grid = self.positions[1:].unflatten(0, self.native_grid).permute(2, 0, 1).unsqueeze(0)
-        return torch.cat([self.positions[:1], F.interpolate(grid, **options)[0].flatten(1).mT])
+        stretched = F.interpolate(grid, **wanted, **self.stretch)
+        return torch.cat([self.positions[:1], stretched[0].flatten(1).mT])
 
     def project(self, features: torch.Tensor) -> torch.Tensor:
         """Projects features after the last norm, …×D: …×E, of any length."""

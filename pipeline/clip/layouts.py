@@ -137,14 +137,24 @@ def build_norm(weights: Weights, name: str, epsilon: float) -> nn.Module:
 
 
 def read_floats(path: Path, device: str) -> dict[str, torch.Tensor]:
-    """Reads a state dict in float32; a UserError if it is damaged, quantised or not finite."""
-    weights = read_weights(path)
+    """Reads a state dict in float32; a UserError if it is damaged, quantised or not finite.
+
+    The device "meta" stands for shapes alone.
+    """
+    weights = read_weights(path, "meta" if device == "meta" else "cpu")
     refuse_quantised(weights, path)
-    check_finite(weights, path)
+    if device != "meta":
+        check_finite(weights, path)
     return {name: tensor.float().to(device) for name, tensor in weights.items()}
 
 
-def build_vision_transformer(weights: Weights, release: Release, **more: Any) -> ImageTower:  # noqa: ANN401
+def build_vision_transformer(
+    weights: Weights,
+    release: Release,
+    *,
+    has_registers: bool = True,
+    **more: Any,  # noqa: ANN401
+) -> ImageTower:
     """Builds the image tower of a release from weights with DINOv2's names.
 
     The other arguments are those of :class:`~pipeline.clip.image_tower.ImageTower`. Raises as
@@ -155,8 +165,10 @@ def build_vision_transformer(weights: Weights, release: Release, **more: Any) ->
     embedding = nn.Conv2d(3, width, size, size, device="meta").requires_grad_(False)
     embedding.load_state_dict(patches, assign=True)
     blocks = part_of(rename(weights, DINOV2), "blocks.")
-    positions, registers = weights["pos_embed"][0], weights["register_tokens"][0]
-    if math.isqrt(len(positions) - 1) ** 2 != len(positions) - 1 or registers.shape[1:] != (width,):
+    positions = weights["pos_embed"][0]
+    registers = weights["register_tokens"][0] if has_registers else None
+    is_square = math.isqrt(len(positions) - 1) ** 2 == len(positions) - 1
+    if not is_square or has_registers and registers.shape[1:] != (width,):
         raise ValueError("positions are not of a square, or registers not of the width")
     return ImageTower(
         normalisation=release.normalisation,

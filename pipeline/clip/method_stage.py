@@ -65,6 +65,8 @@ class MethodStage(PerImage):
 
     def check(self) -> None:
         """Refuses a file that is not a CLIP's, and settings that do not suit a CLIP."""
+        for each in self.resources.seconds.values():
+            each.check()
         clip = self.resources.clip
         if clip is None:
             return
@@ -91,6 +93,7 @@ class MethodStage(PerImage):
         if "backgrounds" in options:
             read.pop("backgrounds", None)
         clip = {"clip": self.resources.clip.facts()} if self.resources.clip else {}
+        clip |= {name: each.facts() for name, each in self.resources.seconds.items()}
         quirks, decoding = vars(self.resources.quirks), self.reader.facts
         return joined(self.method.facts, options, decoding, quirks, read, clip)
 
@@ -117,8 +120,8 @@ class MethodStage(PerImage):
 
     def unknown_until(self) -> str:
         """Returns "download" where the weights, which are in the key, are not on this machine."""
-        clip = self.resources.clip
-        return "" if clip is None or clip.origin.is_on_disk else "download"
+        used = [*filter(None, [self.resources.clip]), *self.resources.seconds.values()]
+        return "" if all(each.origin.is_on_disk for each in used) else "download"
 
     def load(self, inputs: Mapping[str, Path]) -> Any:  # noqa: ANN401
         """Builds the method, with what was learned for it."""

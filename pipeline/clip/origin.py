@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from pipeline.clip.dimensions import Dimensions, Pretraining
-from pipeline.clip.image_text import Release, releases
+from pipeline.clip.image_text import ImageTextModel, Release, releases
 from pipeline.clip.open_clip_origin import OfOpenClip
 from pipeline.engine.registry import imported, source_of
 from pipeline.errors import NotDownloaded, UserError, command, shown
@@ -24,7 +24,7 @@ from pipeline.files.fingerprints import fingerprint
 from pipeline.files.text import given_path
 
 if TYPE_CHECKING:
-    from pipeline.clip.image_text import ImageTextModel
+    from pipeline.clip.image_tower import ImageTower
 
 Checkpoint = str | tuple[tuple[str, str], ...] | None
 """A file of weights, a folder, or the file of each part of a model: its name and path."""
@@ -70,10 +70,17 @@ def find_origin(model: str | None, pretrained: str | None, checkpoint: Checkpoin
 
 @dataclass(frozen=True)
 class OfRelease:
-    """A model of several files, which are published or given."""
+    """A model of several files, which are published or given.
+
+    Attributes:
+        release: what is published.
+        checkpoint: the setting ``checkpoint``.
+        key: the key of the settings.
+    """
 
     release: Release
     checkpoint: Checkpoint
+    key: str = "clip"
 
     @property
     def has_whole_image(self) -> bool:
@@ -94,8 +101,8 @@ class OfRelease:
         release = self.release
         if missing := [name for name in release.packages if find_spec(name) is None]:
             raise UserError(
-                f"clip.model={release.name} requires {' and '.join(missing)}: install the extra"
-                f" backbones, or run pip install {' '.join(missing)}"
+                f"{self.key}.model={release.name} requires {' and '.join(missing)}: install the"
+                f" extra backbones, or run pip install {' '.join(missing)}"
             )
         if release.about:
             return imported(release.about)(self.files())
@@ -155,13 +162,13 @@ class OfRelease:
         except Exception as error:  # the hub's client raises many types
             raise NotDownloaded(
                 f"{urls[0]} could not be downloaded ({type(error).__name__}): run"
-                f" {command('download')} clip.model={self.release.name} --output DIR where there is"
-                " a network, and give clip.checkpoint=DIR here"
+                f" {command('download')} {self.key}.model={self.release.name} --output DIR where"
+                f" there is a network, and give {self.key}.checkpoint=DIR here"
             ) from error
 
     def _given(self, part: str, urls: Sequence[str]) -> Path | None:
-        """Returns the file of a part that ``clip.checkpoint`` names, itself or by its folder."""
-        parts, name = self.release.files.keys(), self.release.name
+        """Returns the file of a part that ``checkpoint`` names, itself or by its folder."""
+        parts, name, key = self.release.files.keys(), self.release.name, self.key
         if isinstance(self.checkpoint, tuple):
             given = dict(self.checkpoint)
             others = [name for name in given if name not in parts]
@@ -170,32 +177,37 @@ class OfRelease:
                 wrong = [f"has no part {name}" for name in others]
                 wrong += [f"lacks {' and '.join(lacking)}"] * bool(lacking)
                 raise UserError(
-                    f"clip.checkpoint {' and '.join(wrong)}: give"
+                    f"{key}.checkpoint {' and '.join(wrong)}: give"
                     f" {{{', '.join(f'{part}: PATH' for part in parts)}}}, or a folder"
                 )
-            paths = [given_path(given[part], f"clip.checkpoint.{part}")] if part in given else []
+            paths = [given_path(given[part], f"{key}.checkpoint.{part}")] if part in given else []
         else:
-            folder = given_path(self.checkpoint, "clip.checkpoint")
-            paths = [folder / PurePosixPath(urlsplit(url).path).name for url in urls]
+            given = given_path(self.checkpoint, f"{key}.checkpoint")
+            paths = [given / PurePosixPath(urlsplit(url).path).name for url in urls]
+            if len(parts) == 1 and not given.is_dir():
+                paths = [given]
         if found := next((path.absolute() for path in paths if path.is_file()), None):
             return found
         if part in self.release.optional:
             return None
         raise UserError(
             f"{' or '.join(map(str, paths))} is missing: give the folder of"
-            f" {f'clip.model={name}' if name else 'the model'} as clip.checkpoint"
+            f" {f'{key}.model={name}' if name else 'the model'} as {key}.checkpoint"
         )
 
-    def load(self, device: str) -> ImageTextModel:
+    def load(self, device: str) -> ImageTextModel | ImageTower:
         """Reads the files; a UserError tells that they are of another model."""
         files, release = self.files(), self.release
         try:
             model = imported(release.build)(release, files, device)
-            depth, blocks = self._about[0].depth, len(model.image.blocks)
+            tower = model.image if isinstance(model, ImageTextModel) else model
+            depth, blocks = self._about[0].depth, len(tower.blocks)
             if depth != blocks:
                 raise ValueError(f"{blocks} blocks instead of {depth}")
         except _MISSHAPEN as error:
-            what = f"clip.model={release.name}" if release.name else "the model of config.json"
+            what = (
+                f"{self.key}.model={release.name}" if release.name else "the model of config.json"
+            )
             raise UserError(
                 f"{' and '.join(map(str, files.values()))} do not hold {what}"
                 f" ({shown(' '.join(str(error).split()))}): give that model's files"

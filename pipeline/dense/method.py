@@ -7,8 +7,8 @@ CAMs, tags and label maps are read out of their similarities with names.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from types import SimpleNamespace
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType, SimpleNamespace
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from pipeline.engine.registry import imported, method_of
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from pipeline.clip.encoder import BlockHook, ClipEncoder
+    from pipeline.clip.second import FrozenSecond
     from pipeline.clip.shared_pass import SharedPass
     from pipeline.dense.settings import DenseSettings
 
@@ -41,10 +42,12 @@ class DenseMethod(ABC):
     Attributes:
         options: its settings.
         quirks: those that it declares, as attributes.
+        seconds: the second backbones that its settings choose, by their names there.
         passes: passes of the backbone over an image.
     """
 
     passes: ClassVar[int] = 1
+    seconds: Mapping[str, FrozenSecond] = MappingProxyType({})
 
     def __init__(self, options: DenseSettings, quirks: SimpleNamespace | None = None):
         self.options, self.quirks = options, quirks or SimpleNamespace()
@@ -57,7 +60,7 @@ class DenseMethod(ABC):
     def patch_features(
         self, encoder: ClipEncoder, shared_pass: SharedPass, names: NameEmbeddings | None = None
     ) -> torch.Tensor:
-        """Returns the embeddings of patches, B×N×E float32, of any length.
+        """Returns the embeddings of patches of :meth:`grid`, B×N×E float32, of any length.
 
         Args:
             shared_pass: the pass over B images, with the results of :meth:`hooks`.
@@ -72,6 +75,17 @@ class DenseMethod(ABC):
 
         return normalize(self.patch_features(encoder, shared_pass, names), dim=-1) @ names.text.mT
 
+    def grid(self, shared_pass: SharedPass) -> tuple[int, int]:
+        """Returns the grid of the patches that are embedded, which may be finer than CLIP's."""
+        return shared_pass.grid
+
+    def multiple(self, patch_size: int) -> int:
+        """Returns of how many pixels the sides of a window are multiples, where zeros complete it.
+
+        The ``patch_size`` is CLIP's.
+        """
+        return patch_size
+
     def run_pass(self, encoder: ClipEncoder, pixels: torch.Tensor) -> SharedPass:
         """Runs a pass over pixels, B×3×H×W float32, normalised, with the method's hooks."""
         from pipeline.clip.shared_pass import SharedPass
@@ -79,7 +93,13 @@ class DenseMethod(ABC):
         return SharedPass.over(encoder, pixels, cam_hooks=self.hooks(encoder))
 
 
-def build_method(options: DenseSettings, quirks: SimpleNamespace | None = None) -> DenseMethod:
+def build_method(
+    options: DenseSettings,
+    quirks: SimpleNamespace | None = None,
+    seconds: Mapping[str, FrozenSecond] | None = None,
+) -> DenseMethod:
     """Returns the dense method of settings, which may be those of its CAMs."""
     method = method_of(options)
-    return imported((method.base or method).build)(options, quirks)
+    built = imported((method.base or method).build)(options, quirks)
+    built.seconds = seconds or {}
+    return built

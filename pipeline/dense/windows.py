@@ -5,7 +5,7 @@ Their authors resize images with OpenCV.
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from pipeline.clip.encoder import ClipEncoder
+from pipeline.clip.image_tower import AS_DINO
 from pipeline.dense.method import DenseMethod, NameEmbeddings
 
 _CHANNELS = 64  # of features, which are enlarged together
@@ -49,11 +50,11 @@ class Windows:
         tall, wide = self.size(height, width)
         return [*product(self._starts(height, tall), self._starts(width, wide))]
 
-    def margins(self, height: int, width: int, patch: int) -> tuple[int, int, int, int]:
-        """Returns the zeros that complete a window's patches: left, right, top and bottom."""
+    def margins(self, height: int, width: int, multiple: int) -> tuple[int, int, int, int]:
+        """Returns the zeros that complete a window: left, right, top and bottom."""
         if self.remainder != "pad":
             return 0, 0, 0, 0
-        columns, rows = -width % patch, -height % patch
+        columns, rows = -width % multiple, -height % multiple
         return columns // 2, columns - columns // 2, rows // 2, rows - rows // 2
 
     def _starts(self, length: int, side: int) -> list[int]:
@@ -103,7 +104,8 @@ def similarity_map(
     height, width = pixels.shape[-2:]
     tall, wide = windows.size(height, width)
     patch = encoder.patch_size
-    left, right, top, bottom = margins = windows.margins(tall, wide, patch)
+    margins = windows.margins(tall, wide, method.multiple(patch))
+    left, right, top, bottom = margins
     size = seen = top + tall + bottom, left + wide + right
     if windows.remainder == "enlarge":
         seen = -(-tall // patch) * patch, -(-wide // patch) * patch
@@ -134,7 +136,8 @@ def _similarities(
 ) -> torch.Tensor:
     """Returns the similarities on the patch grid, B×C×h×w float32, of B×3×H×W pixels."""
     shared_pass = method.run_pass(encoder, pixels)  # patches leave the remainder out
-    return method.similarities(encoder, shared_pass, names).mT.unflatten(-1, shared_pass.grid)
+    found = method.similarities(encoder, shared_pass, names)
+    return found.mT.unflatten(-1, method.grid(shared_pass))
 
 
 def _similarities_of_pixels(
@@ -148,7 +151,7 @@ def _similarities_of_pixels(
     features = method.patch_features(encoder, shared_pass, names).mT
     products, squares = 0.0, 0.0
     for channels, text in zip(features.split(_CHANNELS, 1), names.text.split(_CHANNELS, 1)):
-        enlarged = _enlarge(channels.unflatten(-1, shared_pass.grid), pixels.shape[-2:])
+        enlarged = _enlarge(channels.unflatten(-1, method.grid(shared_pass)), pixels.shape[-2:])
         products = products + torch.einsum("ce,behw->bchw", text, enlarged)
         squares = squares + enlarged.square().sum(1, keepdim=True)
     return products / squares.sqrt().clamp(min=1e-12)
@@ -175,15 +178,8 @@ def with_scaled_positions(encoder: ClipEncoder) -> ClipEncoder:
 
     Bicubic; the sampling positions follow a factor of (h + 0.1)/h₀, and not h/h₀.
     """
-    tower, changed = encoder.tower, copy.copy(encoder)
-
-    def position_embedding(*grid: int) -> torch.Tensor:
-        if grid == tower.native_grid:
-            return tower.positions
-        factors = tuple((side + 0.1) / native for side, native in zip(grid, tower.native_grid))
-        return tower.stretched(scale_factor=factors, mode="bicubic", align_corners=False)
-
-    changed.position_embedding = position_embedding
+    changed = copy.copy(encoder)
+    changed.tower, changed.position_fp16 = replace(encoder.tower, **AS_DINO), False
     return changed
 
 

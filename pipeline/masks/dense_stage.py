@@ -58,7 +58,7 @@ class DenseMasks(MaskStage):
     def check(self) -> None:
         """Refuses windows and blocks that do not suit the CLIP, and features that are not read."""
         super().check()
-        method = build_method(self.cams, self.resources.quirks)
+        method = build_method(self.cams)
         has_maps = type(method).similarities is not DenseMethod.similarities
         if self.options.enlarge == "features" and has_maps:
             name = method_of(self.cams).name
@@ -83,7 +83,8 @@ class DenseMasks(MaskStage):
         method = method_of(self.cams)
         names = {declared.name for declared in fields(method.base.settings)}
         method_facts = {key: value for key, value in facts(self.cams).items() if key in names}
-        chosen = joined(method.facts, method_facts)
+        seconds = {name: each.facts() for name, each in self.resources.seconds.items()}
+        chosen = joined(method.facts, method_facts, seconds)
         settings = {**super().own_settings(), "names": plain(self.names), "cams": chosen}
         usual = {name: getattr(DenseMaskOptions, name) for name in READOUT}
         return {k: v for k, v in settings.items() if k not in usual or v != usual[k]}
@@ -92,7 +93,7 @@ class DenseMasks(MaskStage):
         """Builds the labeller."""
         from pipeline.masks.dense import DenseLabeller  # imports PyTorch
 
-        method = build_method(self.cams, self.resources.quirks)
+        method = build_method(self.cams, self.resources.quirks, self.resources.seconds)
         return DenseLabeller(method, self.options, self.names, self.resources)
 
     def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:

@@ -125,7 +125,11 @@ class Builder(Parts):
             cams=self.config.cams,
             annotations=cache(partial(self.annotations, split)),
             corrected=self.corrected_masks(split),
-            **self.by_method(self.config.masks, dense.quirks if dense else ()),
+            **self.by_method(
+                self.config.masks,
+                dense.quirks if dense else (),
+                self.config.cams if dense else None,
+            ),
         )
 
     # Training and prediction

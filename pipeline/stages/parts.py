@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.clip import device as devices
 from pipeline.clip.frozen import FrozenClip, Resources
 from pipeline.clip.origin import hashable
+from pipeline.clip.second import FrozenSecond, seconds_of
 from pipeline.clip.settings import MethodOptions
 from pipeline.datasets.annotation_index import INDEXES
 from pipeline.datasets.annotations import Annotations, open_annotations
@@ -85,11 +86,26 @@ class Parts:
         wanted = self.config.runtime.one_pass
         return not devices.is_cpu(self.device) if wanted is None else wanted
 
-    def by_method(self, options: MethodOptions, more: Sequence[Quirk] = ()) -> dict[str, Any]:
+    def _seconds(self, options: MethodOptions) -> dict[str, FrozenSecond]:
+        """Returns the second backbones that settings choose, by their names there."""
+        group = method_of(options).group
+        machine = self.device, self.config.runtime.precision, self.config.runtime.attention
+        return {
+            name: FrozenSecond(f"{group}.{name}", chosen.model, chosen.checkpoint, *machine)
+            for name, chosen in seconds_of(options).items()
+        }
+
+    def by_method(
+        self,
+        options: MethodOptions,
+        more: Sequence[Quirk] = (),
+        chooses: MethodOptions | None = None,
+    ) -> dict[str, Any]:
         """Returns what a stage takes that a method computes, which is found by its options.
 
-        The method is built from only what it declares, and ``more`` quirks. As many images are read
-        ahead as CLIP may wait for a batch.
+        The method is built from only what it declares, and ``more`` quirks. Second backbones are
+        those of what ``chooses`` them, by default the options. As many images are read ahead as
+        CLIP may wait for a batch.
         """
         method, reader, compat = method_of(options), self.reader, self.config.compat
         declared = (*method.quirks, *more)
@@ -101,6 +117,7 @@ class Parts:
             device=self.device,
             clip=self.clip if method.uses_clip else None,
             quirks=SimpleNamespace(**quirks),
+            seconds=self._seconds(chooses or options) if method.uses_clip else {},
         )
         return {
             "method": method,

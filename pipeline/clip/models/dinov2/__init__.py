@@ -14,6 +14,7 @@ TEMPLATES["talk2dino"] = TEMPLATES["tips"][:7]
 TEMPLATES["dinotxt"] = ("photo of {}",)
 
 _META = "https://dl.fbaipublicfiles.com/dinov2"
+DINOV2_B14 = f"{_META}/dinov2_vitb14/dinov2_vitb14_reg4_pretrain.pth"
 _CLIP_B16 = (
     "https://openaipublic.azureedge.net/clip/models/"
     "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f/ViT-B-16.pt"
@@ -27,7 +28,7 @@ register_release(
         module=__name__,
         build="pipeline.clip.models.dinov2.talk2dino:build",
         files={
-            "image": (f"{_META}/dinov2_vitb14/dinov2_vitb14_reg4_pretrain.pth",),
+            "image": (DINOV2_B14,),
             "text": (_CLIP_B16,),
             "head": (f"{_TALK2DINO}/vitb_mlp_infonce.pth",),
         },

@@ -1,0 +1,67 @@
+"""Builds DINO from its own file, or from timm's, whose names are the same but for registers."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch.nn.functional as F
+
+from pipeline.clip.dimensions import Dimensions, Pretraining
+from pipeline.clip.image_text import Release
+from pipeline.clip.image_tower import AS_DINO, BICUBIC, ImageTower
+from pipeline.clip.layouts import (
+    Weights,
+    build_vision_transformer,
+    count_blocks,
+    part_of,
+    read_floats,
+)
+from pipeline.clip.models.dinov2 import IMAGENET
+from pipeline.errors import UserError
+
+_HEAD = 64
+"""Channels of a head, in all of them."""
+
+
+def build(release: Release, files: Mapping[str, Path], device: str) -> ImageTower:
+    """Builds the image tower from its file, on a device; "meta" stands for shapes alone."""
+    weights = _read(files["weights"], device)
+    width, found = weights["cls_token"].shape[-1], _dimensions(weights)
+    if release.name and (width != _HEAD * release.heads or found != release.dimensions):
+        depth, patch, side = found
+        raise ValueError(f"width {width}, {depth} blocks, patches of {patch} and {side} pixels")
+    release = replace(release, dimensions=found, heads=width // _HEAD)
+    has_registers = "register_tokens" in weights
+    more = {"stretch": BICUBIC} if has_registers else AS_DINO
+    return build_vision_transformer(
+        weights, release, has_registers=has_registers, temperature=1.0, **more
+    )
+
+
+def read_about(files: Mapping[str, Path]) -> tuple[Dimensions, Pretraining]:
+    """Returns what a file tells; a UserError if it holds no vision transformer of DINO's layout."""
+    try:
+        found = _dimensions(_read(files["weights"], "meta"))
+    except (KeyError, ValueError, IndexError) as error:
+        raise UserError(
+            f"{files['weights']} holds no vision transformer in DINO's layout ({error}): give"
+            " another file, or the model that it is of"
+        ) from error
+    return found, Pretraining(IMAGENET, quick_gelu=False)
+
+
+def _read(path: Path, device: str) -> dict[str, Any]:
+    """Reads weights by DINO's names; timm's positions of DINOv2 leave the class token out."""
+    weights = read_floats(path, device)
+    if "reg_token" in weights:
+        weights["register_tokens"] = weights.pop("reg_token")
+        weights["pos_embed"] = F.pad(weights["pos_embed"], (0, 0, 1, 0))
+    return weights
+
+
+def _dimensions(weights: Weights) -> Dimensions:
+    patch = weights["patch_embed.proj.weight"].shape[-1]
+    side = math.isqrt(weights["pos_embed"].shape[1] - 1)
+    return Dimensions(count_blocks(part_of(weights, "blocks.")), patch, patch * side)

@@ -1,0 +1,139 @@
+"""A second backbone beside CLIP: it tells which patches belong together, and CLIP names them.
+
+Nothing here imports PyTorch, so that a command that computes nothing starts at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Any
+
+from pipeline.clip.device import AUTO, choose_precision
+from pipeline.clip.frozen import fingerprint_files, refuse_changed
+from pipeline.clip.fused import choose_attention
+from pipeline.clip.image_text import Release, register_in, releases
+from pipeline.clip.origin import OfRelease
+from pipeline.engine.progress import say
+from pipeline.engine.settings import setting
+from pipeline.errors import UserError, check_choice, shown
+
+if TYPE_CHECKING:
+    from pipeline.clip.second_encoder import SecondEncoder
+
+SECONDS: dict[str, Release] = {}
+"""Second backbones by the value of ``model``."""
+
+IN_KEY = "the key holds the model and its weights where they are used"
+
+
+@dataclass
+class SecondSettings:
+    """The choice of a second backbone.
+
+    Attributes:
+        model: its name; null reads a vision transformer in DINO's layout off the checkpoint.
+        checkpoint: a file of weights, in place of a download.
+    """
+
+    model: str | None = setting(None, changes="nothing", why=IN_KEY)
+    checkpoint: str | None = setting(None, changes="nothing", why=IN_KEY)
+
+
+def second(model: str | None) -> Any:  # noqa: ANN401
+    """Declares a setting that chooses a second backbone, with its usual ``model``."""
+    return setting(SecondSettings(model), changes="nothing", why=IN_KEY)
+
+
+def register_second(release: Release) -> None:
+    """Makes a model a value of ``second.model``; a UserError if its name is taken."""
+    register_in(SECONDS, release)
+
+
+def seconds_of(options: object) -> dict[str, SecondSettings]:
+    """Returns the second backbones that settings choose, by the names of their fields."""
+    found = ((each.name, getattr(options, each.name)) for each in fields(options))
+    return {name: value for name, value in found if isinstance(value, SecondSettings)}
+
+
+@dataclass(frozen=True)
+class FrozenSecond:
+    """A second backbone whose weights never change; can be pickled, and loads nothing until used.
+
+    Attributes:
+        key: the key of its settings.
+        model: as in :class:`SecondSettings`, like the next.
+        checkpoint: a file of weights; none for a download.
+        device: torch's name of the device.
+        precision: as that of CLIP.
+        attention: as that of CLIP.
+
+    Raises:
+        UserError: there is no such model.
+    """
+
+    key: str
+    model: str | None
+    checkpoint: str | None
+    device: str
+    precision: str
+    attention: str = AUTO
+
+    def __post_init__(self) -> None:
+        releases()  # which registers second backbones as well
+        known = [name for name in SECONDS if name]
+        if self.model is not None:
+            check_choice(f"{self.key}.model={shown(self.model)} is unknown", self.model, known)
+        elif self.checkpoint is None:
+            raise UserError(
+                f"{self.key} names no backbone: give {self.key}.model=NAME, one of"
+                f" {', '.join(known)}, or the file of another one, {self.key}.checkpoint=PATH"
+            )
+
+    @cached_property
+    def origin(self) -> OfRelease:
+        """Where its file comes from."""
+        return OfRelease(SECONDS[self.model or ""], self.checkpoint, self.key)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The fingerprint of its file, which is read once in a run; workers are given it."""
+        return fingerprint_files(self.origin.files())
+
+    def facts(self) -> dict[str, Any]:
+        """Returns all that its features depend on, for a cache key."""
+        origin, normalisation = self.origin, self.origin.pretraining.normalisation
+        return {
+            "model": self.model,
+            "model_source": origin.source,
+            "mean": list(normalisation.mean),
+            "std": list(normalisation.std),
+            "weights": self.fingerprint,
+            "precision": self.precision,
+        }
+
+    def check(self) -> None:
+        """Refuses a file of another model, if it is here, before anything is computed."""
+        if self.origin.is_on_disk:
+            self.origin.load("meta")
+
+    @property
+    def encoder(self) -> SecondEncoder:
+        """What computes its features."""
+        return _encoder(self, self.fingerprint)
+
+
+# The fingerprint of the file tells apart two states of it.
+
+
+@lru_cache(maxsize=2)
+def _encoder(chosen: FrozenSecond, weights: str) -> SecondEncoder:
+    from pipeline.clip.second_encoder import SecondEncoder
+
+    refuse_changed(chosen.origin.files(), weights)
+    say(f"loading {chosen.model or 'the second backbone'}")
+    return SecondEncoder(
+        chosen.origin.load(chosen.device),
+        choose_precision(chosen.precision, chosen.device),
+        choose_attention(chosen.attention, chosen.device),
+    )

@@ -1,0 +1,77 @@
+"""What a second backbone says of the patches of images that CLIP sees.
+
+Notation as in :mod:`pipeline.clip.encoder`; h×w is the patch grid of the second backbone.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+from pipeline.clip.dimensions import Normalisation
+from pipeline.clip.encoder import ClipEncoder
+from pipeline.clip.fused import FusedKernel
+from pipeline.clip.image_tower import ImageTower
+
+
+class SecondEncoder:
+    """A frozen vision transformer that sees the pixels that were prepared for CLIP.
+
+    Attributes:
+        patch_size: in pixels.
+    """
+
+    def __init__(self, tower: ImageTower, precision: torch.dtype, kernel: FusedKernel | None):
+        """Wraps a tower that is already on its device."""
+        self._encoder = ClipEncoder(tower, precision=precision, kernel=kernel)
+        self.patch_size = tower.patch_size
+
+    def grid(self, pixels: torch.Tensor) -> tuple[int, int]:
+        """Returns the patch grid of pixels, B×3×H×W."""
+        return tuple(math.ceil(side / self.patch_size) for side in pixels.shape[-2:])
+
+    def tokens(self, pixels: torch.Tensor, normalisation: Normalisation) -> torch.Tensor:
+        """Returns the tokens of patches after the last norm, B×D×h×w float32.
+
+        Args:
+            pixels: B×3×H×W float32, normalised; if H or W is no multiple of the patch size, they
+                are resized to whole patches (bilinear).
+            normalisation: that of the pixels.
+        """
+        seen, grid = self._see(pixels, normalisation)
+        encoder = self._encoder
+        tokens = encoder.attended(encoder.backbone(seen))
+        return encoder.patches(tokens).mT.unflatten(-1, grid)
+
+    def projections(
+        self, pixels: torch.Tensor, normalisation: Normalisation
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Returns queries, keys and values of the last block, heads side by side: B×D×h×w each.
+
+        Arguments as of :meth:`tokens`.
+        """
+        seen, grid = self._see(pixels, normalisation)
+        _, *found = self._encoder.backbone(seen)
+        return tuple(
+            self._encoder.patches(each).transpose(2, 3).flatten(1, 2).unflatten(-1, grid).float()
+            for each in found
+        )
+
+    def _see(
+        self, pixels: torch.Tensor, normalisation: Normalisation
+    ) -> tuple[torch.Tensor, tuple[int, int]]:
+        """Returns pixels as this backbone takes them, and its patch grid."""
+        rows, columns = grid = self.grid(pixels)
+        size = rows * self.patch_size, columns * self.patch_size
+        if pixels.shape[-2:] != size:
+            pixels = F.interpolate(pixels, size, mode="bilinear", align_corners=False)
+        theirs, own = (
+            [pixels.new_tensor(each)[:, None, None] for each in (given.mean, given.std)]
+            for given in (normalisation, self._encoder.normalisation)
+        )
+        return (pixels * theirs[1] + theirs[0] - own[0]) / own[1], grid
+
+
+def unit(features: torch.Tensor) -> torch.Tensor:
+    """Returns features of patches, B×D×h×w, as B×N×D, each of length 1."""
+    return F.normalize(features.flatten(2).mT, dim=-1)
