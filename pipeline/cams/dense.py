@@ -15,6 +15,7 @@ from pipeline.cams.pass_method import PassCams
 from pipeline.clip.encoder import BlockHook
 from pipeline.clip.shared_pass import SharedPass
 from pipeline.dense.method import DenseMethod, NameEmbeddings, build_method
+from pipeline.dense.propagation import PatchPropagation
 
 
 class DenseCams(PassCams):
@@ -43,8 +44,16 @@ class DenseCams(PassCams):
         labels = index.where(index <= num_tags, 0)
         names = NameEmbeddings(text, labels, options.temperature or encoder.temperature)
         similarities = self.method.similarities(encoder, shared_pass, names)
-        if (grid := self.method.grid(shared_pass)) != shared_pass.grid:
-            found = similarities.mT.unflatten(-1, grid)
-            similarities = F.adaptive_avg_pool2d(found, shared_pass.grid).flatten(2).mT
-        similarities = similarities[0]
+        found = similarities.mT.unflatten(-1, self.method.grid(shared_pass))
+        if options.lposs:
+            graph = PatchPropagation(
+                options.propagation, self.seconds["propagation.second"].encoder
+            )
+            graph.see(shared_pass.pixels, encoder.normalisation)
+            # Names spread up to 1/(1 − α) times over; CLIP's temperature is for cosines.
+            found = graph(found, [(0, 0)], shared_pass.pixels.shape[-2:])
+            found = (1 - options.propagation.alpha) * found
+        if found.shape[-2:] != shared_pass.grid:
+            found = F.adaptive_avg_pool2d(found, shared_pass.grid)
+        similarities = found.flatten(2).mT[0]
         return normalise((names.temperature * similarities).softmax(-1)[:, :num_tags].mT)

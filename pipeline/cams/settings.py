@@ -3,18 +3,20 @@
 Nothing here imports PyTorch, so that a command that computes nothing starts at once.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, make_dataclass, replace
 from functools import cache
+from typing import Any
 
 from omegaconf import MISSING
 
 from pipeline.cams.method import CamOptions
 from pipeline.clip.dimensions import Dimensions, block_window
-from pipeline.clip.settings import OPEN_BORDER
-from pipeline.dense.settings import DenseSettings
+from pipeline.clip.settings import OPEN_BORDER, SecondSettings
+from pipeline.datasets.vocabulary import Vocabulary
+from pipeline.dense.settings import DenseSettings, PropagationOptions
 from pipeline.engine.registry import TEMPLATES, Method, derive_forms, method_of, register
-from pipeline.engine.settings import setting
+from pipeline.engine.settings import facts, setting
 from pipeline.errors import UserError
 
 
@@ -42,6 +44,9 @@ class PassCamOptions(CamOptions):
         block_window(f"{prefix}.affinity_blocks", self.affinity_blocks, clip.depth)
 
 
+_WITH_LPOSS = "the key holds the constants of LPOSS where it is used"
+
+
 @dataclass
 class DenseCamOptions(PassCamOptions):
     """Settings of the CAMs of all dense methods.
@@ -49,10 +54,16 @@ class DenseCamOptions(PassCamOptions):
     Attributes:
         temperature: the factor of cosine similarities in the softmax; none takes CLIP's own.
         affinity: whether the class-aware attention-based affinity of CLIP-ES refines the CAMs.
+        lposs: whether LPOSS spreads the similarities over the patches of the image first.
+        propagation: the constants of LPOSS, also for ``masks=dense``.
     """
 
     temperature: float | None = setting(None, above=0)
     affinity: bool = False
+    lposs: bool = setting(False, changes="nothing", why=_WITH_LPOSS)
+    propagation: PropagationOptions = setting(
+        PropagationOptions(), changes="nothing", why=_WITH_LPOSS
+    )
 
     shares_pass = True
     """Whether they can be computed in the pass that tags take."""
@@ -63,6 +74,16 @@ class DenseCamOptions(PassCamOptions):
 
         super().validate_for(clip, prefix)
         build_method(self).hooks(clip)
+
+    def seconds(self) -> dict[str, SecondSettings]:
+        """Returns the method's own, and that of LPOSS."""
+        return super().seconds() | (
+            {"propagation.second": self.propagation.second} if self.lposs else {}
+        )
+
+    def contents(self, vocabulary: Vocabulary) -> Mapping[str, Any]:
+        """Returns the constants of LPOSS, if it is used."""
+        return {"propagation": facts(self.propagation)} if self.lposs else {}
 
     def __reduce__(self) -> tuple[Callable, tuple]:
         # A worker makes the class as well.

@@ -5,7 +5,7 @@ Nothing here imports PyTorch, so that a command that computes nothing starts at 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,6 @@ from pipeline.clip.fused import choose_attention
 from pipeline.clip.image_text import Release, register_in, releases
 from pipeline.clip.origin import OfRelease
 from pipeline.engine.progress import say
-from pipeline.engine.settings import setting
 from pipeline.errors import UserError, check_choice, shown
 
 if TYPE_CHECKING:
@@ -24,36 +23,10 @@ if TYPE_CHECKING:
 SECONDS: dict[str, Release] = {}
 """Second backbones by the value of ``model``."""
 
-IN_KEY = "the key holds the model and its weights where they are used"
-
-
-@dataclass
-class SecondSettings:
-    """The choice of a second backbone.
-
-    Attributes:
-        model: its name; null reads a vision transformer in DINO's layout off the checkpoint.
-        checkpoint: a file of weights, in place of a download.
-    """
-
-    model: str | None = setting(None, changes="nothing", why=IN_KEY)
-    checkpoint: str | None = setting(None, changes="nothing", why=IN_KEY)
-
-
-def second(model: str | None) -> Any:  # noqa: ANN401
-    """Declares a setting that chooses a second backbone, with its usual ``model``."""
-    return setting(SecondSettings(model), changes="nothing", why=IN_KEY)
-
 
 def register_second(release: Release) -> None:
     """Makes a model a value of ``second.model``; a UserError if its name is taken."""
     register_in(SECONDS, release)
-
-
-def seconds_of(options: object) -> dict[str, SecondSettings]:
-    """Returns the second backbones that settings choose, by the names of their fields."""
-    found = ((each.name, getattr(options, each.name)) for each in fields(options))
-    return {name: value for name, value in found if isinstance(value, SecondSettings)}
 
 
 @dataclass(frozen=True)
@@ -62,7 +35,7 @@ class FrozenSecond:
 
     Attributes:
         key: the key of its settings.
-        model: as in :class:`SecondSettings`, like the next.
+        model: as in :class:`~pipeline.clip.settings.SecondSettings`, like the next.
         checkpoint: a file of weights; none for a download.
         device: torch's name of the device.
         precision: as that of CLIP.

@@ -4,7 +4,7 @@ Nothing here imports PyTorch, so that a command that computes nothing starts at 
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, make_dataclass
+from dataclasses import dataclass, fields, make_dataclass
 from typing import Any
 
 from pipeline.clip.device import ATTENTIONS, PRECISIONS
@@ -37,6 +37,27 @@ class ClipSettings:
     checkpoint: Any = setting(
         None, changes="nothing", why="the fingerprint of its contents is in the key"
     )
+
+
+_IN_KEY = "the key holds the model and its weights where they are used"
+
+
+@dataclass
+class SecondSettings:
+    """The choice of a second backbone.
+
+    Attributes:
+        model: its name; null reads a vision transformer in DINO's layout off the checkpoint.
+        checkpoint: a file of weights, in place of a download.
+    """
+
+    model: str | None = setting(None, changes="nothing", why=_IN_KEY)
+    checkpoint: str | None = setting(None, changes="nothing", why=_IN_KEY)
+
+
+def second(model: str | None) -> Any:  # noqa: ANN401
+    """Declares a setting that chooses a second backbone, with its usual ``model``."""
+    return setting(SecondSettings(model), changes="nothing", why=_IN_KEY)
 
 
 @dataclass
@@ -144,6 +165,11 @@ class MethodOptions(Settings):
         """Returns a sentence on each setting that was given and changes nothing."""
         return ()
 
+    def seconds(self) -> dict[str, SecondSettings]:
+        """Returns the second backbones that these settings use, by the names of their fields."""
+        found = ((each.name, getattr(self, each.name)) for each in fields(self))
+        return {name: value for name, value in found if isinstance(value, SecondSettings)}
+
     def contents(self, vocabulary: Vocabulary) -> Mapping[str, Any]:
-        """Returns the contents of files that settings name, for the key."""
+        """Returns the contents of files that settings name, for the key, and what else is in it."""
         return {}

@@ -5,6 +5,7 @@ Their authors resize images with OpenCV.
 
 import copy
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.image_tower import AS_DINO
 from pipeline.dense.method import DenseMethod, NameEmbeddings
+from pipeline.dense.propagation import PatchPropagation
 
 _CHANNELS = 64  # of features, which are enlarged together
 _ONE = 1 << 11  # the weight 1: OpenCV computes with 11 binary digits
@@ -90,12 +92,14 @@ def similarity_map(
     names: NameEmbeddings,
     windows: Windows,
     batch_size: int,
+    propagation: PatchPropagation | None = None,
 ) -> torch.Tensor:
     """Returns the similarities of the pixels of an image and C names, the mean over windows.
 
     Args:
         pixels: 3×H×W float32, normalised; H and W at least a patch.
         batch_size: windows that are looked at together.
+        propagation: spreads the similarities of all windows before their mean.
 
     Returns:
         C×H×W float32; or C×h×w on the patch grid of an image that is processed as a whole, if
@@ -110,24 +114,33 @@ def similarity_map(
     if windows.remainder == "enlarge":
         seen = -(-tall // patch) * patch, -(-wide // patch) * patch
     is_usual = windows.softmax is None and not (windows.of_features or windows.align_corners)
-    if windows.side == 0 and windows.remainder != "pad" and is_usual:
+    if windows.side == 0 and windows.remainder != "pad" and is_usual and propagation is None:
         return _similarities(method, encoder, _enlarge(pixels[None], seen), names)[0]
     corners = windows.corners(height, width)
     total = pixels.new_zeros(len(names.text), height, width)
     count = pixels.new_zeros(height, width)
     step = encoder.batch_size_for((seen[0] // patch, seen[1] // patch), batch_size)
-    for first in range(0, len(corners), step):
-        batch = corners[first : first + step]
-        crops = torch.stack([pixels[:, y : y + tall, x : x + wide] for y, x in batch])
-        crops = _enlarge(F.pad(crops, margins), seen)
+
+    def similarities_of_windows() -> Iterator[torch.Tensor]:
         compare = _similarities_of_pixels if windows.of_features else _similarities
-        for (y, x), similarities in zip(batch, compare(method, encoder, crops, names)):
-            resized = resize(similarities, size, windows.align_corners)
-            resized = resized[:, top : top + tall, left : left + wide]
-            if windows.softmax is not None:
-                resized = (windows.softmax * resized).softmax(0)
-            total[:, y : y + tall, x : x + wide] += resized
-            count[y : y + tall, x : x + wide] += 1
+        for first in range(0, len(corners), step):
+            batch = corners[first : first + step]
+            crops = torch.stack([pixels[:, y : y + tall, x : x + wide] for y, x in batch])
+            crops = _enlarge(F.pad(crops, margins), seen)
+            if propagation is not None:
+                propagation.see(crops, encoder.normalisation)
+            yield from compare(method, encoder, crops, names)
+
+    found: Iterable[torch.Tensor] = similarities_of_windows()
+    if propagation is not None:
+        found = propagation(torch.stack([*found]), corners, size)
+    for (y, x), similarities in zip(corners, found):
+        resized = resize(similarities, size, windows.align_corners)
+        resized = resized[:, top : top + tall, left : left + wide]
+        if windows.softmax is not None:
+            resized = (windows.softmax * resized).softmax(0)
+        total[:, y : y + tall, x : x + wide] += resized
+        count[y : y + tall, x : x + wide] += 1
     return total.div_(count)
 
 

@@ -14,6 +14,8 @@ from pipeline.datasets.vocabulary import Names
 from pipeline.dense.best_name import best_classes
 from pipeline.dense.method import DenseMethod, NameEmbeddings
 from pipeline.dense.pixel_adaptive import pamr
+from pipeline.dense.propagation import PatchPropagation, propagate_over_pixels
+from pipeline.dense.settings import PropagationOptions
 from pipeline.dense.windows import (
     Windows,
     cut_size,
@@ -34,19 +36,31 @@ class DenseLabeller:
     """Labels the pixels of images by a dense method."""
 
     def __init__(
-        self, method: DenseMethod, options: DenseMaskOptions, names: Names, resources: Resources
+        self,
+        method: DenseMethod,
+        options: DenseMaskOptions,
+        names: Names,
+        resources: Resources,
+        propagation: PropagationOptions | None = None,
     ):
         """Embeds the names and prepares the image tower.
 
         Args:
+            method: the dense method.
+            options: how it is read out.
             names: of every line, see :func:`~pipeline.masks.name_lists.read_name_list`.
-            resources: vocabulary, model, and the quirk ``position_scale``, which is of CLIPs alone.
+            resources: vocabulary, models, and the quirk ``position_scale``, of CLIPs alone.
+            propagation: the constants of LPOSS, if the options ask for it.
 
         Raises:
             UserError: the windows do not suit this CLIP.
         """
         clip, encoder = resources.clip, resources.clip.encoder
         self._method, self._options, self._batch_size = method, options, clip.batches.images
+        self._propagation = None
+        if options.lposs:
+            graph = resources.seconds["propagation.second"].encoder
+            self._propagation = PatchPropagation(propagation, graph)
         side = options.side(encoder.native_size)
         scaled = resources.quirks.position_scale and encoder.tower.is_stretched_as_clip
         self._encoder = with_scaled_positions(encoder) if scaled else encoder
@@ -78,8 +92,13 @@ class DenseLabeller:
         """
         options, names = self._options, self._names
         pixels = self._prepare(image)
-        windows, batch = self._windows, self._batch_size
-        found = similarity_map(self._method, self._encoder, pixels, names, windows, batch)
+        windows, graph = self._windows, self._propagation
+        found = similarity_map(
+            self._method, self._encoder, pixels, names, windows, self._batch_size, graph
+        )
+        if options.lposs_plus:
+            guide = resize_as_opencv(image, *pixels.shape[-2:])
+            found = propagate_over_pixels(resize(found, guide.shape[:2]), guide)
         if options.pamr_iterations:
             guide = resize(pixels, image.shape[:2])
             at_once = max(1, _PAMR_VALUES // guide[0].numel())  # names
@@ -88,9 +107,15 @@ class DenseLabeller:
             found = torch.cat([pamr(guide[None], part, **kernel)[0] for part in parts])
         if options.background is not None:
             found = torch.cat([torch.full_like(found[:1], options.background), found])
+        classes = self._classes
+        if options.lposs or options.lposs_plus:
+            # Its authors take the best name of a class before the map is enlarged.
+            places = torch.tensor(classes, device=found.device)
+            found = torch.stack([found[places == k].amax(0) for k in dict.fromkeys(classes)])
+            classes = [*dict.fromkeys(classes)]
         classes, probability = best_classes(
             found,
-            self._classes,
+            classes,
             size,
             None if options.window_softmax else names.temperature,
             options.min_area,

@@ -84,7 +84,8 @@ class DenseMasks(MaskStage):
         names = {declared.name for declared in fields(method.base.settings)}
         method_facts = {key: value for key, value in facts(self.cams).items() if key in names}
         seconds = {name: each.facts() for name, each in self.resources.seconds.items()}
-        chosen = joined(method.facts, method_facts, seconds)
+        graph = {"propagation": facts(self.cams.propagation)} if self.options.lposs else {}
+        chosen = joined(method.facts, method_facts, seconds, graph)
         settings = {**super().own_settings(), "names": plain(self.names), "cams": chosen}
         usual = {name: getattr(DenseMaskOptions, name) for name in READOUT}
         return {k: v for k, v in settings.items() if k not in usual or v != usual[k]}
@@ -94,7 +95,8 @@ class DenseMasks(MaskStage):
         from pipeline.masks.dense import DenseLabeller  # imports PyTorch
 
         method = build_method(self.cams, self.resources.quirks, self.resources.seconds)
-        return DenseLabeller(method, self.options, self.names, self.resources)
+        of_graph = self.cams.propagation
+        return DenseLabeller(method, self.options, self.names, self.resources, of_graph)
 
     def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:
         """Labels the pixels of images."""

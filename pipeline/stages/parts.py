@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.clip import device as devices
 from pipeline.clip.frozen import FrozenClip, Resources
 from pipeline.clip.origin import hashable
-from pipeline.clip.second import FrozenSecond, seconds_of
+from pipeline.clip.second import FrozenSecond
 from pipeline.clip.settings import MethodOptions
 from pipeline.datasets.annotation_index import INDEXES
 from pipeline.datasets.annotations import Annotations, open_annotations
@@ -92,7 +92,7 @@ class Parts:
         machine = self.device, self.config.runtime.precision, self.config.runtime.attention
         return {
             name: FrozenSecond(f"{group}.{name}", chosen.model, chosen.checkpoint, *machine)
-            for name, chosen in seconds_of(options).items()
+            for name, chosen in options.seconds().items()
         }
 
     def by_method(

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pipeline.clip.second import SecondSettings, second
+from pipeline.clip.settings import SecondSettings, second
 from pipeline.dense.settings import DenseSettings, register_dense
 from pipeline.engine.settings import setting
 
