@@ -5,7 +5,9 @@ softmax over the tags and the backgrounds, one normalisation, and the affinity i
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +16,10 @@ from pipeline.cams.gradcam import normalise
 from pipeline.cams.pass_method import PassCams
 from pipeline.clip.encoder import BlockHook
 from pipeline.clip.shared_pass import SharedPass
+from pipeline.datasets.regions import read_regions, region_map
 from pipeline.dense.method import DenseMethod, NameEmbeddings, build_method
 from pipeline.dense.propagation import PatchPropagation
+from pipeline.dense.windows import nearest
 
 
 class DenseCams(PassCams):
@@ -29,6 +33,14 @@ class DenseCams(PassCams):
     def method_hooks(self) -> Sequence[BlockHook]:
         """Returns the hooks of the method."""
         return self.method.hooks(self.encoder)
+
+    def with_files(self, shared_pass: SharedPass, name: Any) -> SharedPass:  # noqa: ANN401
+        """Returns the pass of an image with the regions of its file, if it has one."""
+        if (file := getattr(name, "regions", None)) is None:
+            return shared_pass
+        numbers = torch.from_numpy(region_map(read_regions(file, name.size), name.size))
+        seen = nearest(numbers.to(shared_pass.pixels.device), shared_pass.pixels.shape[-2:])
+        return replace(shared_pass, regions=seen[None])
 
     def activation_maps(
         self, shared_pass: SharedPass, text: torch.Tensor, num_tags: int

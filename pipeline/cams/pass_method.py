@@ -104,9 +104,14 @@ class PassCams(CamMethod):
             batch_pass = SharedPass.over(encoder, pixels, cam_hooks=self.hooks())
             for row, (name, _, tags) in enumerate(batch):
                 try:
-                    yield name, self.cams_of_pass(batch_pass.copy_image(row), tags)
+                    shared_pass = self.with_files(batch_pass.copy_image(row), name)
+                    yield name, self.cams_of_pass(shared_pass, tags)
                 except ImageError as error:
                     yield name, error
+
+    def with_files(self, shared_pass: SharedPass, name: Any) -> SharedPass:  # noqa: ANN401
+        """Returns the pass of an image with what files say of it, which the ``name`` gives."""
+        return shared_pass
 
     @torch.no_grad()
     def cams_of_pass(self, shared_pass: SharedPass, tags: Sequence[int]) -> np.ndarray:

@@ -13,6 +13,7 @@ from omegaconf import MISSING
 from pipeline.cams.method import CamOptions
 from pipeline.clip.dimensions import Dimensions, block_window
 from pipeline.clip.settings import OPEN_BORDER, SecondSettings
+from pipeline.datasets.regions import SLIC
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.dense.settings import DenseSettings, PropagationOptions
 from pipeline.engine.registry import TEMPLATES, Method, derive_forms, method_of, register
@@ -65,8 +66,10 @@ class DenseCamOptions(PassCamOptions):
         PropagationOptions(), changes="nothing", why=_WITH_LPOSS
     )
 
-    shares_pass = True
-    """Whether they can be computed in the pass that tags take."""
+    @property
+    def shares_pass(self) -> bool:
+        """Whether they can be computed in the pass that tags take, which reads no regions."""
+        return getattr(self, "regions", SLIC) == SLIC
 
     def validate_for(self, clip: Dimensions, prefix: str) -> None:
         """Refuses blocks that a CLIP does not have."""

@@ -114,6 +114,20 @@ class ClipEncoder:
         """The device of the weights."""
         return self.tower.class_token.device
 
+    @property
+    def blocks(self) -> list[Block]:
+        """All blocks, L among them."""
+        return [*self._blocks, self.last_block]
+
+    def to_images(self, pixels: torch.Tensor) -> np.ndarray:
+        """Returns the images of normalised pixels, B×3×H×W float32: B×H×W×3 uint8."""
+        mean, std = (
+            pixels.new_tensor(each)[:, None, None]
+            for each in (self.normalisation.mean, self.normalisation.std)
+        )
+        values = (255 * (pixels * std + mean)).round_().clamp_(0, 255).to(torch.uint8)
+        return values.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
     def patches(self, tokens: torch.Tensor) -> torch.Tensor:
         """Returns the patches among tokens, or among their queries, keys or values: …×T×C."""
         return tokens[..., self.tower.prefix :, :]
@@ -167,7 +181,7 @@ class ClipEncoder:
         block_hooks = [hook for hook in hooks if isinstance(hook, BlockHook)]
         attention_hooks = [hook for hook in hooks if not isinstance(hook, BlockHook)]
         tokens = self.embed_patches(pixels)
-        for number, block in enumerate([*self._blocks, self.last_block], 1):
+        for number, block in enumerate(self.blocks, 1):
             inputs = BlockInput(tokens, *block.project(block.ln_1(tokens)))
             for hook in block_hooks:
                 hook(number, block, inputs)
@@ -199,7 +213,7 @@ class ClipEncoder:
     ) -> dict[int, torch.Tensor]:
         """Returns the tokens after blocks, counted from 1: B×T×D float32 of each."""
         tokens, found = self.embed_patches(pixels), {}
-        blocks = [*self._blocks, self.last_block][: max(numbers, default=0)]
+        blocks = self.blocks[: max(numbers, default=0)]
         for number, block in enumerate(blocks, 1):
             tokens = block.finish(tokens, self.attend(*block.project(block.ln_1(tokens))))
             if number in numbers:

@@ -9,14 +9,16 @@ from typing import Any, ClassVar
 from pipeline.clip.frozen import Resources
 from pipeline.clip.settings import MethodOptions
 from pipeline.datasets.annotations import Annotations
+from pipeline.datasets.regions import SLIC, RegionSettings, find_regions
 from pipeline.datasets.vocabulary import Vocabulary
-from pipeline.engine.registry import Method, imported
+from pipeline.engine.registry import Method, imported, method_of
 from pipeline.engine.sample import Images, Sample
 from pipeline.engine.settings import facts, joined, plain
 from pipeline.engine.stage import Folders, Item, PerImage
-from pipeline.errors import UserError
+from pipeline.errors import ImageError, UserError
 from pipeline.files.atomic import cannot_write
-from pipeline.files.fingerprints import join_keys
+from pipeline.files.fingerprints import fingerprint_file, join_keys
+from pipeline.files.text import given_folder
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -53,6 +55,18 @@ class MethodStage(PerImage):
                 f" lack what the stage reads: derive them from {self.options_base.__name__}"
             )
 
+    @cached_property
+    def region_folder(self) -> Path | None:
+        """The folder of the files of regions; none if the method reads none."""
+        options = self.region_options
+        is_read = isinstance(options, RegionSettings)
+        return options.region_folder(method_of(options).group) if is_read else None
+
+    @property
+    def region_options(self) -> MethodOptions:
+        """The settings that may name files of regions."""
+        return self.options
+
     @property
     def vocabulary(self) -> Vocabulary:
         """The class names."""
@@ -65,6 +79,9 @@ class MethodStage(PerImage):
 
     def check(self) -> None:
         """Refuses a file that is not a CLIP's, and settings that do not suit a CLIP."""
+        if self.region_folder is not None:
+            key = f"{method_of(self.region_options).group}.regions"
+            given_folder(self.region_options.regions, key, f"<id>.png or <id>.json, or {SLIC}")
         for each in self.resources.seconds.values():
             each.check()
         clip = self.resources.clip
@@ -79,7 +96,8 @@ class MethodStage(PerImage):
     def option_facts(self) -> dict[str, Any]:
         """Returns the settings of the method that the results depend on."""
         try:
-            return facts(self.options) | self.options.contents(self.vocabulary)
+            found = facts(self.options) | self.options.contents(self.vocabulary)
+            return self.with_regions(found)
         except OSError as error:
             raise cannot_write(error.filename, error, "read") from error
 
@@ -96,6 +114,29 @@ class MethodStage(PerImage):
         clip |= {name: each.facts() for name, each in self.resources.seconds.items()}
         quirks, decoding = vars(self.resources.quirks), self.reader.facts
         return joined(self.method.facts, options, decoding, quirks, read, clip)
+
+    def with_regions(self, found: dict[str, Any]) -> dict[str, Any]:
+        """Returns settings for the key; files of regions stand in place of SLIC.
+
+        The key holds the last two names of their folder's path, such as ``SAM/val``, so that
+        regions of two methods can be compared, and the same ones have one key on several machines.
+        """
+        if self.region_folder is None or "regions" not in found:
+            return found
+        found = {name: value for name, value in found.items() if name != "slic"}
+        return found | {"regions": f"folder {'/'.join(self.region_folder.parts[-2:])}"}
+
+    def find_item(self, sample: Sample, folders: Folders) -> Item:
+        """Returns an image, with its file of regions, whose content is part of its input."""
+        item = super().find_item(sample, folders)
+        if self.region_folder is None:
+            return item
+        try:
+            path = find_regions(self.region_folder, sample)
+        except ImageError:
+            self.check()  # the whole folder may have gone
+            raise
+        return replace(item, input=join_keys(item.input, fingerprint_file(path)), regions=path)
 
     def item(self, sample: Sample, folders: Folders) -> Item:
         """Returns an image; its input holds its batch, if the result depends on the others."""

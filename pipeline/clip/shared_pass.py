@@ -45,6 +45,7 @@ class SharedPass:
         last_block_input: what enters block L.
         observed: the results of the hooks of a CAM method, each B×….
         attended: those of the hooks of a tagger, each B×….
+        regions: the number of each pixel's region, B×(P·h)×(P·w) int64; none if none are given.
     """
 
     grid: tuple[int, int]
@@ -52,6 +53,7 @@ class SharedPass:
     last_block_input: BlockInput
     observed: tuple[torch.Tensor, ...] = ()
     attended: tuple[torch.Tensor, ...] = ()
+    regions: torch.Tensor | None = None
 
     @classmethod
     def over(

@@ -60,6 +60,21 @@ class SecondPath(BlockHook):
         return self._tokens
 
 
+class EveryToken(BlockHook):
+    """Keeps the tokens that enter every block."""
+
+    def __init__(self) -> None:
+        self._tokens: list[torch.Tensor] = []
+
+    def __call__(self, number: int, block: Block, inputs: BlockInput) -> None:
+        """Keeps those of a block."""
+        self._tokens.append(inputs.tokens)
+
+    def result(self) -> torch.Tensor:
+        """Returns them, B×L×(1+N)×D float32."""
+        return torch.stack(self._tokens, 1)
+
+
 class TokensAfter(BlockHook):
     """Keeps the tokens after two blocks, and the sum of those after several; counted from 1."""
 

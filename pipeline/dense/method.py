@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 from pipeline.engine.registry import imported, method_of
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
     from pipeline.clip.encoder import BlockHook, ClipEncoder
@@ -44,9 +45,11 @@ class DenseMethod(ABC):
         quirks: those that it declares, as attributes.
         seconds: the second backbones that its settings choose, by their names there.
         passes: passes of the backbone over an image.
+        reads_regions: whether it reads :attr:`SharedPass.regions`.
     """
 
     passes: ClassVar[int] = 1
+    reads_regions: ClassVar[bool] = False
     seconds: Mapping[str, FrozenSecond] = MappingProxyType({})
 
     def __init__(self, options: DenseSettings, quirks: SimpleNamespace | None = None):
@@ -85,6 +88,17 @@ class DenseMethod(ABC):
         The ``patch_size`` is CLIP's.
         """
         return patch_size
+
+    def regions(self, image: np.ndarray) -> np.ndarray:
+        """Returns the number of each pixel's region, H×W int64, where no file gives it.
+
+        Of an image, H×W×3 uint8, RGB, for a method that :attr:`reads_regions`.
+        """
+        raise NotImplementedError
+
+    def relabel(self, labels: torch.Tensor, regions: torch.Tensor) -> torch.Tensor:
+        """Returns the labels of an image, H×W uint8, after a look at its regions, H×W int64."""
+        return labels
 
     def run_pass(self, encoder: ClipEncoder, pixels: torch.Tensor) -> SharedPass:
         """Runs a pass over pixels, B×3×H×W float32, normalised, with the method's hooks."""

@@ -18,6 +18,9 @@ from pipeline.clip.image_tower import AS_DINO
 from pipeline.dense.method import DenseMethod, NameEmbeddings
 from pipeline.dense.propagation import PatchPropagation
 
+BESIDE = 1 << 20
+"""The number of the region of zeros beside a window."""
+
 _CHANNELS = 64  # of features, which are enlarged together
 _ONE = 1 << 11  # the weight 1: OpenCV computes with 11 binary digits
 
@@ -93,6 +96,7 @@ def similarity_map(
     windows: Windows,
     batch_size: int,
     propagation: PatchPropagation | None = None,
+    regions: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Returns the similarities of the pixels of an image and C names, the mean over windows.
 
@@ -100,6 +104,7 @@ def similarity_map(
         pixels: 3×H×W float32, normalised; H and W at least a patch.
         batch_size: windows that are looked at together.
         propagation: spreads the similarities of all windows before their mean.
+        regions: of the pixels, H×W int64, for a method that reads them.
 
     Returns:
         C×H×W float32; or C×h×w on the patch grid of an image that is processed as a whole, if
@@ -115,7 +120,8 @@ def similarity_map(
         seen = -(-tall // patch) * patch, -(-wide // patch) * patch
     is_usual = windows.softmax is None and not (windows.of_features or windows.align_corners)
     if windows.side == 0 and windows.remainder != "pad" and is_usual and propagation is None:
-        return _similarities(method, encoder, _enlarge(pixels[None], seen), names)[0]
+        cut = None if regions is None else regions[None]
+        return _similarities(method, encoder, _enlarge(pixels[None], seen), names, cut)[0]
     corners = windows.corners(height, width)
     total = pixels.new_zeros(len(names.text), height, width)
     count = pixels.new_zeros(height, width)
@@ -129,7 +135,11 @@ def similarity_map(
             crops = _enlarge(F.pad(crops, margins), seen)
             if propagation is not None:
                 propagation.see(crops, encoder.normalisation)
-            yield from compare(method, encoder, crops, names)
+            cut = None
+            if regions is not None:
+                parts = [regions[y : y + tall, x : x + wide] for y, x in batch]
+                cut = F.pad(torch.stack(parts), margins, value=BESIDE)
+            yield from compare(method, encoder, crops, names, cut)
 
     found: Iterable[torch.Tensor] = similarities_of_windows()
     if propagation is not None:
@@ -145,22 +155,31 @@ def similarity_map(
 
 
 def _similarities(
-    method: DenseMethod, encoder: ClipEncoder, pixels: torch.Tensor, names: NameEmbeddings
+    method: DenseMethod,
+    encoder: ClipEncoder,
+    pixels: torch.Tensor,
+    names: NameEmbeddings,
+    regions: torch.Tensor | None,
 ) -> torch.Tensor:
     """Returns the similarities on the patch grid, B×C×h×w float32, of B×3×H×W pixels."""
-    shared_pass = method.run_pass(encoder, pixels)  # patches leave the remainder out
+    # Patches leave the remainder out.
+    shared_pass = replace(method.run_pass(encoder, pixels), regions=regions)
     found = method.similarities(encoder, shared_pass, names)
     return found.mT.unflatten(-1, method.grid(shared_pass))
 
 
 def _similarities_of_pixels(
-    method: DenseMethod, encoder: ClipEncoder, pixels: torch.Tensor, names: NameEmbeddings
+    method: DenseMethod,
+    encoder: ClipEncoder,
+    pixels: torch.Tensor,
+    names: NameEmbeddings,
+    regions: torch.Tensor | None,
 ) -> torch.Tensor:
     """Returns cosine similarities of pixels, whose features are interpolated: B×C×H×W float32.
 
     Some channels are enlarged at a time, since all of them would take gigabytes.
     """
-    shared_pass = method.run_pass(encoder, pixels)
+    shared_pass = replace(method.run_pass(encoder, pixels), regions=regions)
     features = method.patch_features(encoder, shared_pass, names).mT
     products, squares = 0.0, 0.0
     for channels, text in zip(features.split(_CHANNELS, 1), names.text.split(_CHANNELS, 1)):
@@ -184,6 +203,15 @@ def resize(
     if values.shape[-2:] == size:
         return values
     return F.interpolate(values[None], size, mode="bilinear", align_corners=align_corners)[0]
+
+
+def nearest(values: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Returns values, …×h×w, on another grid, each that of the place above and left of it."""
+    rows, columns = (
+        torch.arange(count, device=values.device) * side // count
+        for count, side in zip(size, values.shape[-2:])
+    )
+    return values[..., rows[:, None], columns]
 
 
 def with_scaled_positions(encoder: ClipEncoder) -> ClipEncoder:

@@ -35,6 +35,7 @@ class Item:
             them; else "".
         known_to_rider: the inputs of which the stage's rider has a result of the image already.
         size: height and width of the whole image in pixels, once it is decoded.
+        regions: its file of regions, if the method reads one.
     """
 
     sample: Sample
@@ -43,6 +44,7 @@ class Item:
     computed_with: str = ""
     known_to_rider: frozenset[str] = frozenset()
     size: Size | None = None
+    regions: Path | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         # Workers need no ground truth, from which no result is made.

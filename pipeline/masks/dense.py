@@ -4,12 +4,15 @@ It reads dense methods out as their authors do (docs/algorithms.md, "Dense metho
 The method and its settings are those of ``cams=``.
 """
 
+from pathlib import Path
+
 import numpy as np
 import torch
 
 from pipeline.clip.device import to_host
 from pipeline.clip.encoder import to_pixels
 from pipeline.clip.frozen import Resources
+from pipeline.datasets.regions import read_regions, region_map
 from pipeline.datasets.vocabulary import Names
 from pipeline.dense.best_name import best_classes
 from pipeline.dense.method import DenseMethod, NameEmbeddings
@@ -19,6 +22,7 @@ from pipeline.dense.settings import PropagationOptions
 from pipeline.dense.windows import (
     Windows,
     cut_size,
+    nearest,
     resize,
     resize_as_opencv,
     scaled_size,
@@ -83,8 +87,13 @@ class DenseLabeller:
         )
 
     @torch.no_grad()
-    def __call__(self, image: np.ndarray, size: Size) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(
+        self, image: np.ndarray, size: Size, file: Path | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Labels every pixel of an image, h×w×3 uint8, RGB, perhaps shrunk; PAMR works at its size.
+
+        The ``file`` holds its regions, for a method that reads them; without one, the method makes
+        them.
 
         Returns the labels in the image's full ``size``, H×W uint8: 0 background, k+1 class k; and
         the probability of each in the softmax over all names, H×W float32. Raises an ImageError if
@@ -93,8 +102,14 @@ class DenseLabeller:
         options, names = self._options, self._names
         pixels = self._prepare(image)
         windows, graph = self._windows, self._propagation
+        regions = seen = None
+        if self._method.reads_regions:
+            numbers = region_map(read_regions(file, size), size) if file else None
+            numbers = self._method.regions(image) if numbers is None else numbers
+            regions = nearest(torch.from_numpy(numbers).to(pixels.device), size)
+            seen = nearest(regions, pixels.shape[-2:])
         found = similarity_map(
-            self._method, self._encoder, pixels, names, windows, self._batch_size, graph
+            self._method, self._encoder, pixels, names, windows, self._batch_size, graph, seen
         )
         if options.lposs_plus:
             guide = resize_as_opencv(image, *pixels.shape[-2:])
@@ -121,6 +136,8 @@ class DenseLabeller:
             options.min_area,
         )
         classes[probability < options.min_probability] = 0
+        if regions is not None:
+            classes = self._method.relabel(classes, regions)
         [labels], [probability] = to_host(classes + self._first_label), to_host(probability)
         return labels, probability
 

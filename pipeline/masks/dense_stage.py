@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.clip.settings import MethodOptions
 from pipeline.datasets.vocabulary import Names
 from pipeline.dense.method import DenseMethod, build_method
 from pipeline.dense.settings import DenseSettings
@@ -69,6 +70,11 @@ class DenseMasks(MaskStage):
         if (dimensions := self.resources.clip.dimensions) is not None:
             method.hooks(dimensions)
 
+    @property
+    def region_options(self) -> MethodOptions:
+        """The settings of the dense method."""
+        return self.cams
+
     @cached_property
     def names(self) -> Names:
         """The names of every line."""
@@ -82,10 +88,10 @@ class DenseMasks(MaskStage):
         """Returns what masks depend on: the names by their content, and the dense method."""
         method = method_of(self.cams)
         names = {declared.name for declared in fields(method.base.settings)}
-        method_facts = {key: value for key, value in facts(self.cams).items() if key in names}
+        own = {key: value for key, value in facts(self.cams).items() if key in names}
         seconds = {name: each.facts() for name, each in self.resources.seconds.items()}
         graph = {"propagation": facts(self.cams.propagation)} if self.options.lposs else {}
-        chosen = joined(method.facts, method_facts, seconds, graph)
+        chosen = joined(method.facts, self.with_regions(own), seconds, graph)
         settings = {**super().own_settings(), "names": plain(self.names), "cams": chosen}
         usual = {name: getattr(DenseMaskOptions, name) for name in READOUT}
         return {k: v for k, v in settings.items() if k not in usual or v != usual[k]}
@@ -101,4 +107,4 @@ class DenseMasks(MaskStage):
     def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:
         """Labels the pixels of images."""
         for item, image in images:
-            yield item, self.outputs(item, labelled(model(), image, item.size))
+            yield item, self.outputs(item, labelled(model(), image, item.size, item.regions))

@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from pipeline.clip.dimensions import Dimensions
+from pipeline.datasets.regions import RegionSettings
 from pipeline.datasets.settings import CrfOptions
 from pipeline.dense.settings import REMAINDERS
 from pipeline.engine.registry import TEMPLATES, Quirk, register
@@ -235,37 +236,9 @@ class DenseMaskOptions(MaskOptions):
             )
 
 
-SLIC = "slic"
-
-
-@dataclass(kw_only=True)
-class SlicOptions:
-    """SLIC's constants, as :func:`skimage.segmentation.slic` takes them.
-
-    Attributes:
-        segments: about how many superpixels an image has.
-        compactness: the weight of distances against colours; higher ones give squarer superpixels.
-        sigma: standard deviation of the blur before, in pixels. Without it, noise breaks up the
-            superpixels, and most of them are then merged.
-    """
-
-    segments: int = setting(500, at_least=1, at_most=1_000_000)
-    compactness: float = setting(10, above=0, at_most=1e6)
-    sigma: float = setting(1, at_least=0, at_most=1000)
-
-
 @dataclass
-class RegionOptions(MaskOptions):
-    """``masks=regions``: the best of the CAMs and the background for each region.
-
-    Attributes:
-        regions: a folder with the regions of every image, ``<id>.png`` or ``<id>.json``, such as
-            SAM's; or ``slic`` for superpixels that are computed here.
-        slic: SLIC's constants.
-    """
-
-    regions: str = SLIC
-    slic: SlicOptions = setting(SlicOptions())
+class RegionOptions(MaskOptions, RegionSettings):
+    """``masks=regions``: the best of the CAMs and the background for each region."""
 
 
 register(

@@ -5,9 +5,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
-from pathlib import Path
 from statistics import median
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -29,13 +28,6 @@ from pipeline.masks.refiner import Given, Labelled, MaskOptions
 
 ALL_BACKGROUND = 0.97
 """A larger share of the background in half of the masks is remarkable."""
-
-
-class FilesOfImage(NamedTuple):
-    """The folder of an image's CAMs, and its file of regions, if it has one."""
-
-    cams: Path
-    regions: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -186,7 +178,7 @@ class Masks(MaskStage):
         """Returns an image with its CAMs."""
         cams = folders["cams"]
         key = join_keys(fingerprint_image(sample.image), cams.output_key(sample.id))
-        return Item(sample, key, FilesOfImage(cams.path))
+        return Item(sample, key, cams.path)
 
     def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:
         """Labels the pixels of images."""
@@ -195,7 +187,7 @@ class Masks(MaskStage):
         def with_cams() -> Iterator[Given]:
             for item, image in images:
                 try:
-                    yield item, image, read_cams(item.given.cams / f"{item.sample.id}.npz")
+                    yield item, image, read_cams(item.given / f"{item.sample.id}.npz")
                 except ImageError as error:
                     unreadable.append((item, error))
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.datasets.regions import SlicOptions
 from pipeline.engine.executors import ExecutorSettings
 from pipeline.engine.registry import method_of
 from pipeline.engine.run import Run
@@ -18,7 +19,7 @@ from pipeline.engine.workers import Executor
 from pipeline.errors import UserError
 from pipeline.files.label_images import read_labels
 from pipeline.masks.regions import RegionMasks, RegionVote
-from pipeline.masks.settings import RegionOptions, SlicOptions
+from pipeline.masks.settings import RegionOptions
 from tests.masks.test_stage import maps, masks_stage  # noqa: F401  a fixture
 from tests.small_runs import draw_photograph
 
@@ -110,11 +111,11 @@ def test_a_folder_that_does_not_exist_is_one_sentence(folder):
 
 def test_the_key_has_the_name_of_the_folder_or_slics_constants(folder):
     slic, other = stage_of(), stage_of(slic=SlicOptions(segments=7))
-    assert slic.key != other.key and slic.takes_any_image
+    assert slic.key != other.key and slic.region_folder is None
     of_folder = stage_of(regions=str(folder))
     assert of_folder.key not in (slic.key, stage_of(regions="slic2").key)
     assert of_folder.key == stage_of(regions=str(folder), slic=SlicOptions(segments=7)).key
     moved = stage_of(regions=f"/elsewhere/{folder.parent.name}/{folder.name}")
     assert of_folder.key != stage_of(regions=f"/elsewhere/{folder.name}").key
-    assert of_folder.key == moved.key and not of_folder.takes_any_image
+    assert of_folder.key == moved.key and of_folder.region_folder == folder
     assert replace(of_folder, options=RegionOptions(beta=2, regions=str(folder))).key != moved.key

@@ -13,12 +13,12 @@ from skimage.segmentation import slic
 
 from pipeline import Labeller
 from pipeline.cams.cams import Cams
+from pipeline.datasets.regions import SlicOptions, read_regions, superpixels
 from pipeline.errors import ImageError, UserError
 from pipeline.masks.labels import stack_background
 from pipeline.masks.pseudo_mask import pseudo_mask
-from pipeline.masks.region_files import read_regions
 from pipeline.masks.regions import RegionVote
-from pipeline.masks.settings import RegionOptions, SlicOptions
+from pipeline.masks.settings import RegionOptions
 from tests.small_runs import draw_photograph
 
 SIZE = (12, 17)
@@ -224,5 +224,5 @@ def test_python_takes_slic_and_no_folder(tiny_checkpoint):
 
 def test_noise_does_not_merge_the_superpixels():
     noise = np.random.default_rng(0).normal(128, 25, (240, 320, 3)).clip(0, 255).astype(np.uint8)
-    count = len(np.unique(RegionVote(RegionOptions())._superpixels(noise)))
+    count = len(np.unique(superpixels(noise, SlicOptions())))
     assert 400 < count < 600

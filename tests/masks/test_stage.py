@@ -31,7 +31,7 @@ from pipeline.masks.crf import CrfOptions
 from pipeline.masks.labels import PROBABILITY, UNFILTERED
 from pipeline.masks.pseudo_mask import pseudo_mask
 from pipeline.masks.settings import PseudoMaskOptions
-from pipeline.masks.stage import FilesOfImage, Masks
+from pipeline.masks.stage import Masks
 from pipeline.segmenter.data import TrainingPair, check_pairs
 from pipeline.stages.config import compose, read_config
 from tests.small_runs import draw_photograph
@@ -162,7 +162,7 @@ def test_an_image_that_cannot_be_read_costs_no_other(maps):
     samples[0].image.write_bytes(b"no image")
     stage, _ = masks_stage()
     model = stage.load({})
-    items = [Item(sample, "input", FilesOfImage(cams.path)) for sample in samples]
+    items = [Item(sample, "input", cams.path) for sample in samples]
     compute = partial(stage.compute, model=lambda: model)
     (_, error), *others = go_through(items, stage.reader, compute, "masks")
     assert isinstance(error, ImageError)

@@ -1,0 +1,165 @@
+"""CorrCLIP: patches attend to their region, as far as it is alike (Zhang et al., ICCV 2025)."""
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.sparse.csgraph import connected_components
+
+from pipeline.clip.dimensions import block_window
+from pipeline.clip.encoder import BlockHook, ClipEncoder
+from pipeline.clip.second_encoder import unit
+from pipeline.clip.shared_pass import SharedPass
+from pipeline.datasets.regions import superpixels
+from pipeline.dense.hooks import EveryToken
+from pipeline.dense.method import DenseMethod, NameEmbeddings
+from pipeline.dense.windows import nearest
+
+_MULTIPLE = 56
+"""Pixels to multiples of which the authors complete windows: of 14 and of 8."""
+
+
+class CorrClip(DenseMethod):
+    """CorrCLIP: regions, and a second backbone, say which patches attend to each other.
+
+    Three branches are added: the values of block L, those of the mean over earlier blocks, and a
+    token of each region. Of these, the first two have no residual connection and no MLP.
+    """
+
+    reads_regions = True
+
+    def hooks(self, encoder: ClipEncoder) -> list[BlockHook]:
+        """Returns the hook that keeps all tokens."""
+        block_window("spatial_blocks", self.options.spatial_blocks, encoder.depth)
+        return [EveryToken()]
+
+    def grid(self, shared_pass: SharedPass) -> tuple[int, int]:
+        """Returns the second backbone's grid."""
+        return self.seconds["second"].encoder.grid(shared_pass.pixels)
+
+    def multiple(self, patch_size: int) -> int:
+        """Returns the authors' multiple, which both backbones divide into patches."""
+        return math.lcm(_MULTIPLE, patch_size, self.seconds["second"].encoder.patch_size)
+
+    def regions(self, image: np.ndarray) -> np.ndarray:
+        """Returns the superpixels of an image, H×W×3 uint8, in place of regions: H×W int64."""
+        return superpixels(image, self.options.slic)
+
+    def patch_features(
+        self, encoder: ClipEncoder, shared_pass: SharedPass, names: NameEmbeddings | None = None
+    ) -> torch.Tensor:
+        """Returns the embeddings of patches of the second backbone's grid, B×M×E float32."""
+        second = self.seconds["second"].encoder
+        query, key, _ = second.projections(shared_pass.pixels, encoder.normalisation)
+        alike, regions = unit(query + key), self.regions_of(encoder, shared_pass)
+        every = shared_pass.observed[0]
+        return torch.cat(
+            [
+                self._embed(encoder, shared_pass.grid, *each)
+                for each in zip(*(part.split(1) for part in (every, alike, regions)))
+            ]
+        )
+
+    def _embed(
+        self,
+        encoder: ClipEncoder,
+        coarse: tuple[int, int],
+        every: torch.Tensor,
+        alike: torch.Tensor,
+        regions: torch.Tensor,
+    ) -> torch.Tensor:
+        """Embeds the patches of one image, 1×M×E float32.
+
+        Args:
+            encoder: CLIP's.
+            coarse: CLIP's patch grid.
+            every: the tokens that enter each block, 1×L×T×D.
+            alike: features of the second backbone, 1×M×C, each of length 1.
+            regions: of its patches, 1×h×w int64.
+        """
+        options, grid = self.options, regions.shape[1:]
+        similarity = alike[0] @ alike[0].mT
+        apart = int(regions.min())  # its pixels are in no region
+        numbers = merged(regions.flatten(), alike[0], apart, options.merge)
+        is_apart = numbers == apart
+        allowed = (numbers[:, None] == numbers) & ~is_apart
+        loose = is_apart[:, None] | is_apart
+        allowed |= loose & (similarity > similarity.mean())
+        logits = (options.sharpness * similarity).masked_fill(~allowed, float("-inf"))
+        attention = logits.softmax(-1)
+
+        blocks = block_window("spatial_blocks", options.spatial_blocks, encoder.depth)
+        # What enters a block left the one before.
+        mean = every[:, list(blocks)].mean(1)
+        block, found = encoder.last_block, 0.0
+        for tokens, weight in ((every[:, -1], 1.0), (mean, options.spatial)):
+            value = encoder.patches(block.project(block.ln_1(tokens))[2])
+            channels = value.mT.flatten(1, 2).unflatten(-1, coarse).float()
+            fine = F.interpolate(channels, grid, mode="bilinear").flatten(2).mT
+            heads = (attention @ fine).to(value.dtype).unflatten(-1, (value.shape[1], -1))
+            found = found + weight * encoder.embed(block.attention_output(heads.transpose(1, 2)))
+        semantic = self._semantic(encoder, every, nearest(numbers.unflatten(0, grid), coarse))
+        return found + options.semantic * nearest(semantic, grid).flatten(1).mT
+
+    def _semantic(
+        self, encoder: ClipEncoder, every: torch.Tensor, numbers: torch.Tensor
+    ) -> torch.Tensor:
+        """Embeds the token of the region of each of CLIP's patches: E×h×w float32.
+
+        A copy of the class token passes all blocks, and attends to the class token and to the
+        patches of its region, ``numbers``, h×w; these do not see it.
+        """
+        known, which = numbers.flatten().unique(return_inverse=True)
+        prefix = every.shape[2] - len(which)
+        outside = torch.arange(len(known), device=which.device)[:, None] != which
+        bias = F.pad(outside.float() * torch.finfo(torch.float32).min, (prefix, 0))
+        tokens = every[:, 0, :1].expand(-1, len(known), -1)
+        for number, block in enumerate(encoder.blocks):
+            normed = block.ln_1(every[:, number])
+            projections = block.project_for(normed, block.ln_1(tokens))
+            tokens = block.finish(tokens, encoder.attend(*projections, bias[None, None]))
+        return encoder.embed(tokens)[0].mT[:, which].unflatten(-1, numbers.shape)
+
+    def regions_of(self, encoder: ClipEncoder, shared_pass: SharedPass) -> torch.Tensor:
+        """Returns the regions of the second backbone's patches, B×h×w int64."""
+        given = shared_pass.regions
+        if given is None:
+            images = encoder.to_images(shared_pass.pixels)
+            found = [torch.from_numpy(self.regions(image)) for image in images]
+            given = torch.stack(found).to(shared_pass.pixels.device)
+        return nearest(given, self.grid(shared_pass))
+
+    def relabel(self, labels: torch.Tensor, regions: torch.Tensor) -> torch.Tensor:
+        """Gives each region its most frequent label, of several the smallest; H×W both."""
+        if not self.options.correct:
+            return labels
+        known, which = regions.flatten().unique(return_inverse=True)
+        count = int(labels.max()) + 1
+        votes = torch.bincount(which * count + labels.flatten(), minlength=len(known) * count)
+        won = votes.unflatten(0, (-1, count)).argmax(1)[which].unflatten(0, labels.shape)
+        return torch.where(regions == known[0], labels, won.to(labels.dtype))
+
+
+def merged(numbers: torch.Tensor, alike: torch.Tensor, apart: int, distance: float) -> torch.Tensor:
+    """Returns the number of each patch's region, M int64, after regions that are alike are one.
+
+    The authors cluster them by DBSCAN with one sample, which is by connected components.
+
+    Args:
+        numbers: of the patches' regions, M int64.
+        alike: features of patches, M×C float32, each of length 1.
+        apart: the number of patches in no region.
+        distance: at which regions are one.
+    """
+    known, which = numbers.unique(return_inverse=True)
+    if len(known) <= 2:
+        return numbers
+    sums = alike.new_zeros(len(known), alike.shape[1]).index_add_(0, which, alike)
+    means = F.normalize(sums[known != apart], dim=-1)  # the length of a mean does not matter
+    similarity = means @ means.mT
+    near = (similarity.max() - similarity <= distance).cpu().numpy()
+    clusters = torch.from_numpy(connected_components(near)[1]).to(numbers)
+    renamed = known.clone()
+    renamed[known != apart] = int(known.max()) + 1 + clusters
+    return renamed[which]
