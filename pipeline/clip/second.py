@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline.clip.device import AUTO, choose_precision
 from pipeline.clip.frozen import fingerprint_files, refuse_changed
@@ -16,9 +16,6 @@ from pipeline.clip.image_text import Release, register_in, releases
 from pipeline.clip.origin import OfRelease
 from pipeline.engine.progress import say
 from pipeline.errors import UserError, check_choice, shown
-
-if TYPE_CHECKING:
-    from pipeline.clip.second_encoder import SecondEncoder
 
 SECONDS: dict[str, Release] = {}
 """Second backbones by the value of ``model``."""
@@ -91,8 +88,8 @@ class FrozenSecond:
             self.origin.load("meta")
 
     @property
-    def encoder(self) -> SecondEncoder:
-        """What computes its features."""
+    def encoder(self) -> Any:  # noqa: ANN401
+        """What computes its features: a SecondEncoder, unless its model has one of its own."""
         return _encoder(self, self.fingerprint)
 
 
@@ -100,13 +97,17 @@ class FrozenSecond:
 
 
 @lru_cache(maxsize=2)
-def _encoder(chosen: FrozenSecond, weights: str) -> SecondEncoder:
+def _encoder(chosen: FrozenSecond, weights: str) -> Any:  # noqa: ANN401
+    from pipeline.clip.image_tower import ImageTower
     from pipeline.clip.second_encoder import SecondEncoder
 
     refuse_changed(chosen.origin.files(), weights)
     say(f"loading {chosen.model or 'the second backbone'}")
+    model = chosen.origin.load(chosen.device)
+    if not isinstance(model, ImageTower):
+        return model
     return SecondEncoder(
-        chosen.origin.load(chosen.device),
+        model,
         choose_precision(chosen.precision, chosen.device),
         choose_attention(chosen.attention, chosen.device),
     )

@@ -7,7 +7,7 @@ CAMs, tags and label maps are read out of their similarities with names.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType, SimpleNamespace
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
@@ -46,10 +46,12 @@ class DenseMethod(ABC):
         seconds: the second backbones that its settings choose, by their names there.
         passes: passes of the backbone over an image.
         reads_regions: whether it reads :attr:`SharedPass.regions`.
+        joins_windows: whether it joins the windows of an image in its own way.
     """
 
     passes: ClassVar[int] = 1
     reads_regions: ClassVar[bool] = False
+    joins_windows: ClassVar[bool] = False
     seconds: Mapping[str, FrozenSecond] = MappingProxyType({})
 
     def __init__(self, options: DenseSettings, quirks: SimpleNamespace | None = None):
@@ -99,6 +101,29 @@ class DenseMethod(ABC):
     def relabel(self, labels: torch.Tensor, regions: torch.Tensor) -> torch.Tensor:
         """Returns the labels of an image, H×W uint8, after a look at its regions, H×W int64."""
         return labels
+
+    def fit(self, pixels: torch.Tensor, patch_size: int) -> torch.Tensor:
+        """Returns the pixels of an image, 3×H×W, in the size at which windows are cut out."""
+        return pixels
+
+    def similarities_of_windows(
+        self,
+        encoder: ClipEncoder,
+        windows: Iterable[tuple[Sequence[tuple[int, int]], SharedPass]],
+        size: tuple[int, int],
+        image: np.ndarray,
+        names: NameEmbeddings,
+    ) -> torch.Tensor:
+        """Returns the similarities of the places of an image and C names, C×h×w float32.
+
+        Args:
+            encoder: CLIP's.
+            windows: the top and left pixel of some windows, and the pass over them.
+            size: height and width of the image that they are cut out of.
+            image: the original, H×W×3 uint8, RGB.
+            names: what places are compared with.
+        """
+        raise NotImplementedError
 
     def run_pass(self, encoder: ClipEncoder, pixels: torch.Tensor) -> SharedPass:
         """Runs a pass over pixels, B×3×H×W float32, normalised, with the method's hooks."""

@@ -97,6 +97,7 @@ def similarity_map(
     batch_size: int,
     propagation: PatchPropagation | None = None,
     regions: torch.Tensor | None = None,
+    image: np.ndarray | None = None,
 ) -> torch.Tensor:
     """Returns the similarities of the pixels of an image and C names, the mean over windows.
 
@@ -105,11 +106,13 @@ def similarity_map(
         batch_size: windows that are looked at together.
         propagation: spreads the similarities of all windows before their mean.
         regions: of the pixels, H×W int64, for a method that reads them.
+        image: the original, H×W×3 uint8, RGB, for a method that joins windows in its own way.
 
     Returns:
         C×H×W float32; or C×h×w on the patch grid of an image that is processed as a whole, if
         nothing but a stretch of the similarities would follow.
     """
+    pixels = method.fit(pixels, encoder.patch_size)
     height, width = pixels.shape[-2:]
     tall, wide = windows.size(height, width)
     patch = encoder.patch_size
@@ -119,7 +122,8 @@ def similarity_map(
     if windows.remainder == "enlarge":
         seen = -(-tall // patch) * patch, -(-wide // patch) * patch
     is_usual = windows.softmax is None and not (windows.of_features or windows.align_corners)
-    if windows.side == 0 and windows.remainder != "pad" and is_usual and propagation is None:
+    is_usual = is_usual and propagation is None and not method.joins_windows
+    if windows.side == 0 and windows.remainder != "pad" and is_usual:
         cut = None if regions is None else regions[None]
         return _similarities(method, encoder, _enlarge(pixels[None], seen), names, cut)[0]
     corners = windows.corners(height, width)
@@ -127,12 +131,19 @@ def similarity_map(
     count = pixels.new_zeros(height, width)
     step = encoder.batch_size_for((seen[0] // patch, seen[1] // patch), batch_size)
 
-    def similarities_of_windows() -> Iterator[torch.Tensor]:
-        compare = _similarities_of_pixels if windows.of_features else _similarities
+    def crops_of_windows() -> Iterator[tuple[list[tuple[int, int]], torch.Tensor]]:
         for first in range(0, len(corners), step):
             batch = corners[first : first + step]
             crops = torch.stack([pixels[:, y : y + tall, x : x + wide] for y, x in batch])
-            crops = _enlarge(F.pad(crops, margins), seen)
+            yield batch, _enlarge(F.pad(crops, margins), seen)
+
+    if method.joins_windows:
+        passes = ((batch, method.run_pass(encoder, crops)) for batch, crops in crops_of_windows())
+        return method.similarities_of_windows(encoder, passes, (height, width), image, names)
+
+    def similarities_of_windows() -> Iterator[torch.Tensor]:
+        compare = _similarities_of_pixels if windows.of_features else _similarities
+        for batch, crops in crops_of_windows():
             if propagation is not None:
                 propagation.see(crops, encoder.normalisation)
             cut = None

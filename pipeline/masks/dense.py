@@ -109,7 +109,15 @@ class DenseLabeller:
             regions = nearest(torch.from_numpy(numbers).to(pixels.device), size)
             seen = nearest(regions, pixels.shape[-2:])
         found = similarity_map(
-            self._method, self._encoder, pixels, names, windows, self._batch_size, graph, seen
+            self._method,
+            self._encoder,
+            pixels,
+            names,
+            windows,
+            self._batch_size,
+            graph,
+            seen,
+            image,
         )
         if options.lposs_plus:
             guide = resize_as_opencv(image, *pixels.shape[-2:])

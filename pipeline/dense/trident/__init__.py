@@ -1,0 +1,36 @@
+"""Trident: windows are spliced, and spread by SAM's attention (Shi et al., ICCV 2025)."""
+
+from dataclasses import dataclass
+
+from pipeline.clip.settings import SecondSettings, second
+from pipeline.dense.proxyclip import ProxyClipSettings
+from pipeline.dense.settings import register_dense
+from pipeline.engine.settings import setting
+
+
+@dataclass
+class TridentSettings(ProxyClipSettings):
+    """Trident: the windows of ProxyCLIP are spliced, and spread by SAM's attention.
+
+    SAM's mask decoder, which refines the published figures further, is left out.
+
+    Attributes:
+        second: the second backbone, which the attention in each window follows.
+        sam: SAM's image encoder.
+        factor: by which the mean similarity of a patch is multiplied, which others must exceed.
+        negative: takes the place of such a product below 0; null leaves it.
+    """
+
+    second: SecondSettings = second("dino_vitb16")
+    sam: SecondSettings = second("sam_vit_b")
+    factor: float = setting(1.2, at_least=0)
+    negative: float | None = setting(None, at_least=-1, at_most=1)
+
+
+register_dense(
+    "trident",
+    TridentSettings,
+    label="Trident",
+    presets=("experiment/trident_*",),
+    source="Shi et al., Trident, ICCV 2025, arXiv 2411.09219",
+)("pipeline.dense.trident.method:Trident")

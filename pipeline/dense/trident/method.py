@@ -1,0 +1,113 @@
+"""Trident: windows are spliced, and spread by SAM's attention (Shi et al., ICCV 2025)."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from pipeline.clip.encoder import ClipEncoder
+from pipeline.clip.shared_pass import SharedPass
+from pipeline.dense.method import NameEmbeddings
+from pipeline.dense.proxyclip.method import ProxyClip
+from pipeline.dense.windows import resize_as_opencv
+
+_MOST = 0.9
+"""No patch needs to be more similar than this, so that each attends at least to itself."""
+
+_LEAST_SIDE = 336
+"""Pixels below which the authors shrink no side."""
+
+
+class Trident(ProxyClip):
+    """Trident: the windows of ProxyCLIP are spliced, and spread by SAM's attention."""
+
+    joins_windows = True
+
+    def multiple(self, patch_size: int) -> int:
+        """Returns the patch size, of which the sides of an image are multiples; see :meth:`fit`."""
+        return patch_size
+
+    def fit(self, pixels: torch.Tensor, patch_size: int) -> torch.Tensor:
+        """Resizes pixels, 3×H×W, to whole patches (bilinear)."""
+        sides = pixels.shape[-2:]
+        if not any(side % patch_size for side in sides):
+            return pixels
+        target = -(-max(sides) // patch_size) * patch_size
+        scaled = (int(side * target / max(sides)) for side in sides)
+        size = [max(_LEAST_SIDE, -(-side // patch_size) * patch_size) for side in scaled]
+        return F.interpolate(pixels[None], size, mode="bilinear", align_corners=False)[0]
+
+    def similarities(
+        self, encoder: ClipEncoder, shared_pass: SharedPass, names: NameEmbeddings
+    ) -> torch.Tensor:
+        """Returns the cosine similarities of CLIP's patches and names, B×N×C float32."""
+        found = []
+        for row, image in enumerate(encoder.to_images(shared_pass.pixels)):
+            own = shared_pass.copy_image(row)
+            size, place = own.pixels.shape[-2:], ([(0, 0)], own)
+            whole = self.similarities_of_windows(encoder, [place], size, image, names)
+            found.append(F.adaptive_avg_pool2d(whole, own.grid).flatten(1).mT)
+        return torch.stack(found)
+
+    def grid(self, shared_pass: SharedPass) -> tuple[int, int]:
+        """Returns CLIP's grid."""
+        return shared_pass.grid
+
+    def similarities_of_windows(
+        self,
+        encoder: ClipEncoder,
+        windows: Iterable[tuple[Sequence[tuple[int, int]], SharedPass]],
+        size: tuple[int, int],
+        image: np.ndarray,
+        names: NameEmbeddings,
+    ) -> torch.Tensor:
+        """Returns the cosine similarities of an image's pixels and C names, C×h×w float32.
+
+        They are on SAM's grid; arguments as of the base class.
+        """
+        corners: list[tuple[int, int]] = []
+        features, values = [], []
+        for places, shared_pass in windows:
+            corners += places
+            features += self.features(encoder, shared_pass).split(1)
+            values += self.values(encoder, shared_pass).split(1)
+        # One mean of all windows, as in the released code.
+        mean = torch.stack([(each @ each.mT).mean() for each in features]).mean()
+        patch, coarse = encoder.patch_size, shared_pass.grid
+        fine = self.seconds["second"].encoder.grid(shared_pass.pixels)
+        total = values[0].new_zeros(values[0].shape[2], *(side // patch for side in size))
+        count = total.new_zeros(total.shape[1:])
+        for (y, x), feature, value in zip(corners, features, values):
+            output = self.attended(encoder, self.attention(feature, mean), value)[0]
+            output = F.adaptive_avg_pool2d(output.mT.unflatten(-1, fine), coarse)
+            rows, columns = (slice(n // patch, n // patch + k) for n, k in zip((y, x), coarse))
+            total[:, rows, columns] += output
+            count[rows, columns] += 1
+        rows, columns = (-(-side // 16) * 16 for side in image.shape[:2])
+        grid, of_heads, heads = self.seconds["sam"].encoder.last_attention(
+            resize_as_opencv(image, rows, columns)
+        )
+        spliced = F.interpolate((total / count)[None], grid, mode="bilinear")[0]
+        spread = self.spread(of_heads, heads) @ spliced.flatten(1).mT
+        return (names.text @ F.normalize(encoder.embed(spread), dim=-1).mT).unflatten(-1, grid)
+
+    def spread(self, values: torch.Tensor, heads: Iterable[torch.Tensor]) -> torch.Tensor:
+        """Returns the weights by which patches attend to each other, N×N, one mean of SAM's heads.
+
+        Attention counts where the values of two patches are more similar than on average.
+
+        Args:
+            values: of all heads, heads×N×d.
+            heads: the attention of each, N×N.
+        """
+        units = F.normalize(values, dim=-1)
+        average = (units @ units.mean(1, keepdim=True).mT).mean(0)  # N×1
+        least = self.options.factor * average
+        if self.options.negative is not None:
+            least = least.where(least >= 0, self.options.negative)
+        least = least.clamp(max=_MOST)
+        total: torch.Tensor | float = 0.0
+        for unit_of, attention in zip(units, heads):
+            total = total + attention * (unit_of @ unit_of.mT > least)
+        return total / total.sum(1, keepdim=True)
