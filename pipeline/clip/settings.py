@@ -55,7 +55,7 @@ class SecondSettings:
     checkpoint: str | None = setting(None, changes="nothing", why=_IN_KEY)
 
 
-def second(model: str | None) -> Any:  # noqa: ANN401
+def second_backbone(model: str | None) -> Any:  # noqa: ANN401
     """Declares a setting that chooses a second backbone, with its usual ``model``."""
     return setting(SecondSettings(model), changes="nothing", why=_IN_KEY)
 

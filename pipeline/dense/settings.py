@@ -6,7 +6,7 @@ Nothing here imports PyTorch, so that a command that computes nothing starts at 
 from dataclasses import dataclass
 from functools import partial
 
-from pipeline.clip.settings import MethodOptions, SecondSettings, second
+from pipeline.clip.settings import MethodOptions, SecondSettings, second_backbone
 from pipeline.engine.registry import register
 from pipeline.engine.settings import setting
 
@@ -37,7 +37,7 @@ class PropagationOptions:
         steps: of conjugate gradients; the published ones do not converge.
     """
 
-    second: SecondSettings = second("dino_vitb16")
+    second: SecondSettings = second_backbone("dino_vitb16")
     neighbours: int = setting(400, at_least=1)
     exponent: float = setting(3.0, above=0)
     distance_weight: float = setting(0.01, at_least=0)

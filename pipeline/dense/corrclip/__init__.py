@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pipeline.clip.settings import SecondSettings, second
+from pipeline.clip.settings import SecondSettings, second_backbone
 from pipeline.datasets.regions import RegionSettings
 from pipeline.dense.settings import DenseSettings, register_dense
 from pipeline.engine.settings import setting
@@ -25,7 +25,7 @@ class CorrClipSettings(RegionSettings, DenseSettings):
             ``masks=dense``.
     """
 
-    second: SecondSettings = second("dino_vitb8")
+    second: SecondSettings = second_backbone("dino_vitb8")
     merge: float = setting(0.2, at_least=0, at_most=2)
     sharpness: float = setting(4.0, above=0)
     spatial_blocks: list[int] = setting([-6, -2], at_least=-99, at_most=-1, lengths=(2,))

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pipeline.clip.settings import SecondSettings, second
+from pipeline.clip.settings import SecondSettings, second_backbone
 from pipeline.dense.proxyclip import ProxyClipSettings
 from pipeline.dense.settings import register_dense
 from pipeline.engine.settings import setting
@@ -21,8 +21,8 @@ class TridentSettings(ProxyClipSettings):
         negative: takes the place of such a product below 0; null leaves it.
     """
 
-    second: SecondSettings = second("dino_vitb16")
-    sam: SecondSettings = second("sam_vit_b")
+    second: SecondSettings = second_backbone("dino_vitb16")
+    sam: SecondSettings = second_backbone("sam_vit_b")
     factor: float = setting(1.2, at_least=0)
     negative: float | None = setting(None, at_least=-1, at_most=1)
 
