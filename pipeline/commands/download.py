@@ -6,7 +6,7 @@ from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import yaml
 
@@ -74,8 +74,10 @@ def run(arguments: Sequence[str]) -> None:
         run_of_job = Builder(config, build_vocabulary(config.dataset)), requested_stages(config)
         for key, source in missing_weights(*run_of_job, everything=as_files).items():
             weights, folder = config.clip.pretrained or config.clip.model, output
-            is_clip = key.startswith("clip.checkpoint")
-            licence = sources.find_licence(weights) if is_clip else "see its page"
+            is_clip, stem = key.startswith("clip.checkpoint"), PurePosixPath(source.name).stem
+            licence = "see its page"
+            if key.endswith(".checkpoint") or is_clip:
+                licence = sources.find_licence(weights if is_clip else stem)
             if is_part := key.startswith("clip.checkpoint."):  # of a folder that holds them all
                 folder = output / re.sub(r"[^\w-]+", "_", weights)
             if as_files:

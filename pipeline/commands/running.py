@@ -24,7 +24,7 @@ from pipeline.segmenter.distributed import process_rank
 from pipeline.segmenter.settings import SegmenterSettings
 from pipeline.stages.config import METHODS, read_config
 from pipeline.stages.pipeline import Pipeline, parse_stages, requested_stages
-from pipeline.stages.weights import missing_weights
+from pipeline.stages.weights import missing_weights, named
 
 _DEPTH_OF_BASE = 12  # blocks of a ViT-B
 _MAX_NAMED = 5  # skipped images of a step
@@ -174,8 +174,7 @@ def show_plan(pipeline: Pipeline, requested: Sequence[str], console: Console) ->
         if undrawn := sum(not sample.is_there for sample in samples):
             print_notes([f"the run first draws {undrawn:,} scenes"])
         if missing := missing_weights(pipeline.builder, requested):
-            named = " and ".join(each.urls[0] for each in missing.values())
-            print_notes([f"the run first downloads the weights {named}"])
+            print_notes([f"the run first downloads the weights {named(missing.values())}"])
     finally:
         if planned:
             Console(width=max(console.width, 120)).print(plan_table(planned))

@@ -87,7 +87,9 @@ def scan(
         for name, need in stage.before.items()
     }
     folder = opened.get(stage.name) or open_folder(stage, store)
-    rider = stage.rider and (opened.get(stage.rider.name) or open_folder(stage.rider, store))
+    rider = None
+    if stage.rider is not None and not stage.rider.unknown_until():
+        rider = opened.get(stage.rider.name) or open_folder(stage.rider, store)
     items: dict[str, Item] = {}
     missing: set[str] = set()
     reusable: dict[str, tuple[Mapping[str, Any], Path]] = {}

@@ -1,8 +1,9 @@
-"""The published weights that a run reads: those of CLIP, and the initial ones of a segmenter."""
+"""The published weights that a run reads: of CLIP, of second backbones, and of a segmenter."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 
+from pipeline.clip.method_stage import MethodStage
 from pipeline.clip.origin import find_origin, hashable
 from pipeline.engine.scan import key_unknown_until, scan
 from pipeline.engine.stage import Stage
@@ -20,10 +21,15 @@ def fetch_weights(builder: Builder, commands: Collection[str]) -> None:
     except NotDownloaded as error:
         missing = missing_weights(builder, commands).values()
         raise UserError(
-            f"the weights {' and '.join(each.urls[0] for each in missing)} could not be downloaded"
+            f"the weights {named(missing)} could not be downloaded"
             f" ({type(error.__cause__).__name__}): run {command('download')} with the same settings"
             " where there is a network, and with --output DIR if that is another machine"
         ) from error
+
+
+def named(missing: Iterable[Source]) -> str:
+    """Returns the addresses of weights in words, each once."""
+    return " and ".join(dict.fromkeys(each.urls[0] for each in missing))
 
 
 def missing_weights(
@@ -41,8 +47,11 @@ def missing_weights(
     if builder.images is not None:
         # Those of another builder: a stage remembers what it has read.
         stages = [stage for stage in replace(builder).stages if stage.command in commands]
+        used = [stage for stage in stages if isinstance(stage, MethodStage)]
         trains = any(_starts(stage, builder, commands) for stage in stages)
         reads_clip = any(key_unknown_until(stage, {}) == "download" for stage in stages)
+    else:
+        used = [*builder.per_split("").values()]
     clip, found = config.clip, {}
     origin = find_origin(clip.model, clip.pretrained, hashable(clip.checkpoint))
     is_published = clip.model is not None and clip.checkpoint is None
@@ -53,6 +62,12 @@ def missing_weights(
             found = {"clip.checkpoint": found.popitem()[1]}
         if download:
             origin.files()
+    for second in (each for stage in used for each in stage.resources.seconds.values()):
+        is_published = second.model is not None and second.checkpoint is None
+        if is_published and (everything or not second.origin.is_on_disk):
+            [found[f"{second.key}.checkpoint"]] = second.origin.published().values()
+            if download:
+                second.origin.files()
     if not trains or "train" not in commands:
         return found
     from pipeline.segmenter.mmseg import build_config, build_model
