@@ -18,15 +18,19 @@ from pipeline.dense.method import DenseMethod, build_method
 from pipeline.engine.registry import find_method, method_of, methods
 from pipeline.engine.sample import ImageReader
 from pipeline.tags.tagclip.method import TagClip
+from tests.tiny_second import frozen, tiny_seconds
 
 StageOfMethod = TypeVar("StageOfMethod", bound=MethodStage)
 
 DENSE = [method.name for method in methods("dense")]
+WITH_SECOND = [method.name for method in methods("dense") if method.settings().seconds()]
+"""Dense methods with a second backbone."""
 
 
 def dense_method(name: str, **given: object) -> DenseMethod:
-    """Builds a dense method of ours with some settings."""
-    return build_method(find_method("dense", name).settings(**given))
+    """Builds a dense method of ours with some settings, and with small second backbones."""
+    options = find_method("dense", name).settings(**given)
+    return build_method(options, seconds=frozen(tiny_seconds(options)))
 
 
 ALONE = Batches(images=1, crops=4, waiting=32)

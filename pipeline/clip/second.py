@@ -84,7 +84,7 @@ class FrozenSecond:
 
     def check(self) -> None:
         """Refuses a file of another model, if it is here, before anything is computed."""
-        if self.origin.is_on_disk:
+        if self.origin.is_on_disk and self.origin.dimensions:  # which say of what kind a file is
             self.origin.load("meta")
 
     @property

@@ -10,15 +10,19 @@ import math
 from collections.abc import Sequence
 from itertools import product
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from open_clip.model import CLIP
 from open_clip.transformer import ResidualAttentionBlock
+from skimage.segmentation import slic
 from torchvision.transforms.functional import gaussian_blur
 
+from pipeline.clip.dimensions import OPENAI_NORMALISATION as OPENAI
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.dense.method import DenseMethod
 from pipeline.dense.pixel_adaptive import pamr
+from tests.tiny_second import build_dino
 
 Head = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """Queries, keys and values of a head, each T×d."""
@@ -340,6 +344,122 @@ def sc_clip_batch(
         found = run_block(patches, tokens[-1][0]) + run_block(stream[1:], stream[0])
         features.append(embed(clip, found))
     return features
+
+
+# With a second backbone: the small one of tests, by timm's own modules
+
+
+def second_tokens(pixels: torch.Tensor) -> tuple[list[torch.Tensor], tuple[int, int]]:
+    """Returns what enters each block and what leaves the last, (1+M)×C each, and the grid.
+
+    Of pixels for CLIP, 3×H×W, which are resized to whole patches.
+    """
+    vit = build_dino()
+    patch, side = vit.patch_embed.patch_size[0], vit.patch_embed.grid_size[0]
+    grid = tuple(math.ceil(length / patch) for length in pixels.shape[1:])
+    sizes = [patch * count for count in grid]
+    pixels = F.interpolate(pixels[None], sizes, mode="bilinear")[0]
+    mean, std = (torch.tensor(each)[:, None, None] for each in (OPENAI.mean, OPENAI.std))
+    pixels = pixels * std + mean
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    pixels = (pixels - mean[:, None, None]) / std[:, None, None]
+    places = vit.pos_embed[0, 1:].T.reshape(1, -1, side, side)
+    if grid != (side, side):
+        factors = [(count + 0.1) / side for count in grid]
+        places = F.interpolate(places, scale_factor=factors, mode="bicubic")
+    patches = vit.patch_embed.proj(pixels[None])[0].flatten(1).T + places[0].flatten(1).T
+    tokens = [torch.cat([vit.cls_token[0] + vit.pos_embed[0, :1], patches])]
+    for block in vit.blocks:
+        tokens.append(block(tokens[-1][None])[0])
+    return tokens, grid
+
+
+def apply_to_values(
+    clip: CLIP, tokens: torch.Tensor, coarse: tuple[int, int], weights: torch.Tensor
+) -> torch.Tensor:
+    """Returns what the last block's attention adds, (M)×D, by weights between finer patches."""
+    block = clip.visual.transformer.resblocks[-1]
+    grid = round(len(weights) ** 0.5 * (coarse[0] / coarse[1]) ** 0.5)
+    grid = next(g for g in (grid, grid - 1, grid + 1) if len(weights) % g == 0)
+    heads = []
+    for _, _, value in heads_of(block, tokens):
+        on_grid = value[1:].T.reshape(1, -1, *coarse)
+        fine = F.interpolate(on_grid, (grid, len(weights) // grid), mode="bilinear")
+        heads.append(weights @ fine[0].flatten(1).T)
+    return project_out(block, heads)
+
+
+def proxyclip(clip: CLIP, pixels: torch.Tensor) -> torch.Tensor:
+    tokens, _ = second_tokens(pixels)
+    features = F.normalize(build_dino().norm(tokens[-1])[1:], dim=-1)
+    similarity = features @ features.T
+    rows = []
+    for row in 3 * (similarity - 1.2 * similarity.mean()):
+        exponentials = torch.where(row < 0, 0, row.exp())
+        rows.append(exponentials / exponentials.sum())
+    coarse, last = grid_of(clip, pixels), tokens_of(clip, pixels)[-1]
+    return embed(clip, apply_to_values(clip, last, coarse, torch.stack(rows)))
+
+
+def corrclip(clip: CLIP, pixels: torch.Tensor) -> torch.Tensor:
+    """Returns CorrCLIP's features, with SLIC's superpixels as regions."""
+    coarse = grid_of(clip, pixels)
+    mean, std = (np.array(each)[:, None, None] for each in (OPENAI.mean, OPENAI.std))
+    image = np.clip(np.rint(255 * (pixels.numpy() * std + mean)), 0, 255).astype(np.uint8)
+    numbers = slic(image.transpose(1, 2, 0), 500, 10, sigma=1, start_label=1)
+    second, grid = second_tokens(pixels)
+    block = build_dino().blocks[-1]
+    query, key, _ = block.attn.qkv(block.norm1(second[-2]))[1:].chunk(3, -1)
+    alike = F.normalize(query + key, dim=-1)
+
+    def to_grid(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        rows, columns = (
+            [n * old // new for n in range(new)] for new, old in zip(size, values.shape)
+        )
+        return values[rows][:, columns]
+
+    regions = to_grid(numbers, grid)
+    apart = regions.min()
+    known = [n for n in np.unique(regions) if n != apart]
+    if len(known) > 1:
+        means = {n: F.normalize(alike[regions.ravel() == n].mean(0), dim=0) for n in known}
+        most = max(float(means[a] @ means[b]) for a in known for b in known)
+        cluster = {n: n for n in known}
+        for a, b in product(known, known):
+            if most - float(means[a] @ means[b]) <= 0.2:
+                old, new = cluster[a], cluster[b]
+                cluster = {n: new if c == old else c for n, c in cluster.items()}
+        regions = np.vectorize(lambda n: cluster.get(n, n))(regions)
+    flat, similarity = regions.ravel(), alike @ alike.T
+    rows = []
+    for i, row in enumerate(similarity):
+        loose = torch.from_numpy((flat == apart) | (flat[i] == apart))
+        same = torch.from_numpy(flat == flat[i])
+        allowed = torch.where(loose, row > similarity.mean(), same)
+        rows.append(torch.where(allowed, 4 * row, -math.inf).softmax(0))
+    every = tokens_of(clip, pixels)
+    earlier = torch.stack(every[max(1, at(clip, -6)) : at(clip, -2) + 1]).mean(0)
+    found = sum(
+        embed(clip, apply_to_values(clip, tokens, coarse, torch.stack(rows)))
+        for tokens in (every[-1], earlier)
+    )
+    of_patches = to_grid(regions, coarse)
+    semantic = torch.zeros(*coarse, clip.visual.proj.shape[1])
+    for number in np.unique(of_patches):
+        inside = [0, *(1 + np.flatnonzero(of_patches.ravel() == number))]
+        token = every[0][:1]
+        for block, tokens in zip(clip.visual.transformer.resblocks, every):
+            outputs = [
+                (q @ k.T * q.shape[-1] ** -0.5).softmax(-1) @ v
+                for (q, _, _), (_, k, v) in zip(
+                    heads_of(block, token), heads_of(block, tokens[inside])
+                )
+            ]
+            token = token + project_out(block, outputs)
+            token = token + block.mlp(block.ln_2(token))
+        semantic[of_patches == number] = embed(clip, token)[0]
+    fine = np.stack([to_grid(channel, grid) for channel in semantic.permute(2, 0, 1).numpy()])
+    return found + 0.5 * torch.from_numpy(fine).flatten(1).T
 
 
 def embed_patches(method: DenseMethod, encoder: ClipEncoder, pixels: torch.Tensor) -> torch.Tensor:
