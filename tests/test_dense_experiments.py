@@ -18,6 +18,7 @@ from tests.datasets import miniature_coco, miniatures
 from tests.test_experiments import count_ious
 from tests.tiers import large_except
 from tests.tiny_clip import build_tiny_clip
+from tests.tiny_second import dino_file, sam_file
 
 DATASETS = {
     "voc21": "voc2012",
@@ -52,7 +53,31 @@ PRESETS = {
     "sc_clip_coco_object": (336, None, 55, 0.35, 0, 0),
     "sc_clip_ade20k": (336, None, 40, 0, 0, 0),
     "sc_clip_coco_stuff": (336, None, 40, 0, 0, 0),
+    "proxyclip_voc21": (336, 336, 40, 0.2, 0, 0),
+    "proxyclip_voc20": (336, 336, 40, 0, 0, 0),
+    "proxyclip_coco_object": (336, 336, 40, 0.25, 0, 0),
+    "proxyclip_ade20k": (448, 336, 40, 0, 0, 0),
+    "proxyclip_coco_stuff": (336, 336, 40, 0, 0, 0),
+    "corrclip_voc21": (336, 336, 40, 0.2, 0, 0),
+    "corrclip_voc20": (336, 336, 40, 0, 0, 0),
+    "corrclip_coco_object": (336, 336, 40, 0.25, 0, 0),
+    "corrclip_ade20k": (448, 336, 40, 0, 0, 0),
+    "corrclip_coco_stuff": (336, 336, 40, 0, 0, 0),
+    "trident_voc21": (448, 336, 40, 0.2, 0, 0),
+    "trident_voc20": (336, 336, 40, 0, 0, 0),
+    "trident_coco_object": (448, 336, 40, 0.25, 0, 0),
+    "trident_ade20k": (576, 336, 40, 0, 0, 0),
+    "trident_coco_stuff": (448, 336, 40, 0, 0, 0),
+    "lposs_voc21": (448, 224, None, 0, 0, 0),
+    "lposs_voc20": (448, 224, None, 0, 0, 0),
+    "lposs_coco_object": (448, 224, None, 0, 0, 0),
+    "lposs_ade20k": (448, 224, None, 0, 0, 0),
 }
+
+STRIDES = {"clearclip": 224, "proxyclip": 112, "corrclip": 112, "trident": 224, "lposs": 112}
+PADDED = ("clearclip", "proxyclip", "corrclip")
+PRETRAINED = {"corrclip": "metaclip_fullcc", "lposs": "laion2b_s34b_b88k"}
+"""What is not read out with SCLIP's windows, without zeros, or by OpenAI's CLIP."""
 
 # ResCLIP: threshold of the first pass, τ_r, λ_r, τ_s, λ_s.
 RESCLIP = {
@@ -89,8 +114,14 @@ OF_MODELS |= {
     }.items()
 }
 
+LISTS = {("clearclip", "voc21"): "clearclip_voc21", ("lposs", "ade20k"): "classes"}
+for _last in ("voc21", "voc20", "coco_object"):
+    LISTS |= {(method, _last): f"{method}_{_last}" for method in ("proxyclip", "corrclip", "lposs")}
+    LISTS["trident", _last] = f"proxyclip_{_last}"
+
 ONE_OF_EACH_METHOD = ("clearclip_voc21", "sc_clip_coco_stuff", "sclip_voc20", "resclip_ade20k")
-ONE_OF_EACH_METHOD += ("naclip_coco_object",)
+ONE_OF_EACH_METHOD += ("naclip_coco_object", "proxyclip_ade20k", "corrclip_voc21")
+ONE_OF_EACH_METHOD += ("trident_voc20", "lposs_voc21")
 
 
 def parts_of(preset: str) -> tuple[str, str]:
@@ -133,16 +164,19 @@ def test_a_preset_holds_the_authors_constants(preset):
     assert (config.dataset.name, config.dataset.split) == (DATASETS[last], "val")
     assert config.experiment_name == preset
     assert list(config.stage) == ["masks", "evaluate", "report"]
-    assert method_of(config.cams).name == method and method_of(config.masks).name == "dense"
-    assert (config.clip.model, config.clip.pretrained) == ("ViT-B-16-quickgelu", "openai")
+    cams = {"lposs": "value_path"}.get(method, method)
+    assert method_of(config.cams).name == cams and method_of(config.masks).name == "dense"
+    assert config.clip.model.startswith("ViT-B-16")
+    assert config.clip.pretrained == PRETRAINED.get(method, "openai")
     assert config.compat.name == "released" and config.compat.position_scale
     of = config.masks
     found = of.short_side, of.window, of.temperature, of.min_probability, of.min_area
     assert (*found, of.pamr_iterations) == PRESETS[preset]
-    lists = "clearclip" if method == "clearclip" else "sclip"
-    assert of.names == f"{lists}_{last}" and of.templates == "imagenet" and of.long_side == 2048
-    assert of.remainder == ("pad" if method == "clearclip" else "stretch")
-    assert of.stride == (224 if method == "clearclip" else None)
+    assert of.names == LISTS.get((method, last), f"sclip_{last}")
+    assert of.templates == "imagenet" and of.long_side == 2048
+    assert of.remainder == ("pad" if method in PADDED else "stretch")
+    stride = 112 if preset == "trident_voc20" else STRIDES.get(method)
+    assert of.stride == stride and of.lposs == (method == "lposs")
     assert list(of.pamr_dilations) == [8, 16]
     assert config.dataset.ignore_background == (last == "voc20")
     if method == "resclip":
@@ -159,7 +193,8 @@ def test_published_figures_are_of_presets_on_whole_splits():
         "tipsv2_ade20k",
     }
     found = {figure.experiment for figure in table.figures} - {""}
-    printed = {name for name in PRESETS if name.startswith(("sclip", "naclip"))}
+    printed = {n for n in PRESETS if n.startswith(("sclip", "naclip", "proxyclip", "corrclip"))}
+    printed |= {n for n in PRESETS if n.startswith("lposs")}
     printed.add("tipsv2_ade20k")
     assert found == printed
     for figure in table.figures:
@@ -188,8 +223,21 @@ BUILDERS = {
     "coco_object": miniature_coco.build_cocostuff,
     "cocostuff": miniature_coco.build_cocostuff,
 }
-SMALL = {"sc_clip": ("cams.neighbours=8",), "naclip": ("masks.pamr_dilations=[1,2]",)}
-"""What a method requires on a grid of 16 patches."""
+
+
+def second(key: str, file: object, model: str = "null") -> tuple[str, str]:
+    return f"{key}.model={model}", f"{key}.checkpoint={file}"
+
+
+SMALL = {
+    "sc_clip": ("cams.neighbours=8",),
+    "naclip": ("masks.pamr_dilations=[1,2]",),
+    "proxyclip": second("cams.second", dino_file()),
+    "corrclip": (*second("cams.second", dino_file()), "cams.regions=slic"),
+    "trident": (*second("cams.second", dino_file()), *second("cams.sam", sam_file(), "sam")),
+    "lposs": (*second("cams.propagation.second", dino_file()), "masks.lposs_plus=true"),
+}
+"""What a method requires on a grid of 16 patches, and small second backbones."""
 
 
 # Of every method, data set, list of names and kind of model.
@@ -219,7 +267,8 @@ def test_a_preset_runs_to_its_end(run_stage, deep_checkpoint, preset, tmp_path):
     planned = run_stage(*arguments, "dry_run=true")
     assert planned.code == 0 and "tags" not in planned.output, planned.errors
     finished = run_stage(*arguments)
-    model, method, _ = OF_MODELS.get(preset, ("vit_b16", method, {}))
+    usual = {"corrclip": "vit_b16_metaclip", "lposs": "vit_b16_laion2b"}.get(method, "vit_b16")
+    model, method, _ = OF_MODELS.get(preset, (usual, method, {}))
     note = f"note: the constants of {preset} were chosen for clip={model}, not for clip=file"
     # Of a CLIP of random weights, masks may be all background, which is said as well.
     notes = finished.errors.splitlines()
@@ -233,7 +282,8 @@ def test_a_preset_runs_to_its_end(run_stage, deep_checkpoint, preset, tmp_path):
     assert list(metrics["latest"]) == ["masks"]
     [run] = metrics["runs"]
     about = run["about"]
-    chosen = {"experiment": preset, "tags": "", "cams": method, "masks": "dense"}
+    cams = {"lposs": "value_path"}.get(method, method)
+    chosen = {"experiment": preset, "tags": "", "cams": cams, "masks": "dense"}
     assert {key: about[key] for key in chosen} == chosen
     samples = miniatures.load(dataset, root, tmp_path / "again").splits["val"]
     assert run["images"] == len(samples)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import Any
 
 from pipeline.clip.device import AUTO, choose_precision
@@ -21,9 +22,17 @@ SECONDS: dict[str, Release] = {}
 """Second backbones by the value of ``model``."""
 
 
-def register_second(release: Release) -> None:
-    """Makes a model a value of ``second.model``; a UserError if its name is taken."""
+_SHIPPED: dict[str, Path] = {}
+
+
+def register_second(release: Release, shipped: Path | None = None) -> None:
+    """Makes a model a value of ``second.model``; a UserError if its name is taken.
+
+    Its file is downloaded unless it is ``shipped`` with the package.
+    """
     register_in(SECONDS, release)
+    if shipped is not None:
+        _SHIPPED[release.name] = shipped
 
 
 @dataclass(frozen=True)
@@ -63,7 +72,10 @@ class FrozenSecond:
     @cached_property
     def origin(self) -> OfRelease:
         """Where its file comes from."""
-        return OfRelease(SECONDS[self.model or ""], self.checkpoint, self.key)
+        given, release = self.checkpoint, SECONDS[self.model or ""]
+        if given is None and release.name in _SHIPPED:
+            given = str(_SHIPPED[release.name])
+        return OfRelease(release, given, self.key)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
 
-from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.core.override_parser.types import Override, Quote, QuotedString, ValueType
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from pipeline.engine.configuration import (
@@ -21,6 +21,7 @@ from pipeline.engine.configuration import (
     readable,
     shipped_choices,
 )
+from pipeline.engine.registry import methods
 from pipeline.errors import UserError, shown
 from pipeline.report.configurations import flatten
 from pipeline.stages.config import all_settings
@@ -92,7 +93,14 @@ def _combinations(overrides: Sequence[Override]) -> Iterator[Sequence[str]]:
                 raise UserError(f"{each.input_line} is a range: give its values, as in {key}=1,2")
             # Readable once more, since choice(…) takes quotes away.
             values[key] = readable([f"{key}={value}" for value in each.sweep_string_iterator()])
+            if each.value_type is ValueType.GLOB_CHOICE_SWEEP:
+                values[key] = [value for value in values[key] if value not in _with_second()]
     return product(*values.values())
+
+
+def _with_second() -> set[str]:
+    """Returns the choices that need a second backbone, which a pattern does not stand for."""
+    return {f"{m.group}={m.name}" for m in methods() if m.uses_clip and m.settings().seconds()}
 
 
 def _refuse_hydra(overrides: Sequence[Override]) -> None:

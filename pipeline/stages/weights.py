@@ -63,8 +63,7 @@ def missing_weights(
         if download:
             origin.files()
     for second in (each for stage in used for each in stage.resources.seconds.values()):
-        is_published = second.model is not None and second.checkpoint is None
-        if is_published and (everything or not second.origin.is_on_disk):
+        if second.origin.checkpoint is None and (everything or not second.origin.is_on_disk):
             [found[f"{second.key}.checkpoint"]] = second.origin.published().values()
             if download:
                 second.origin.files()

@@ -155,7 +155,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
         second(tmp_path / "other.safetensors").check()
     with pytest.raises(UserError, match="holds no image encoder of SAM"):
         second(tmp_path / "other.safetensors", "sam").check()
-    with pytest.raises(UserError, match="holds no image encoder of SAM"):
+    with pytest.raises(UserError, match="do not hold cams.second.model=sam"):
         second(dino_file(), "sam").check()
 
 

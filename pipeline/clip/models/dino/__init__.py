@@ -8,6 +8,7 @@ from pipeline.clip.dimensions import Dimensions
 from pipeline.clip.image_text import Release
 from pipeline.clip.models.dinov2 import DINOV2_B14, IMAGENET
 from pipeline.clip.second import register_second
+from pipeline.files.shipped import DEMO
 
 _META = "https://dl.fbaipublicfiles.com/dino"
 _BUILD = "pipeline.clip.models.dino.model:build"
@@ -40,6 +41,19 @@ register_second(
         heads=12,
         normalisation=IMAGENET,
     )
+)
+
+register_second(
+    Release(
+        name="demo",
+        module=__name__,
+        build=_BUILD,
+        files={"weights": ("",)},
+        dimensions=Dimensions(6, 8, 224),
+        heads=3,
+        normalisation=IMAGENET,
+    ),
+    DEMO / "second.safetensors",
 )
 
 register_second(
