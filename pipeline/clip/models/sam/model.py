@@ -36,6 +36,9 @@ class SamEncoder:
         """Takes a network, and the side of the squares that it sees, in pixels."""
         self._network, self._side = network, side
         self.blocks = network.blocks
+        for block in self.blocks[:-1]:
+            if not block.window_size:
+                block.attn = HeadByHead(block.attn)
 
     @torch.no_grad()
     def last_attention(
@@ -132,8 +135,6 @@ def build(release: Release, files: Mapping[str, Path], device: str) -> SamEncode
         )
     network.neck = nn.Identity()
     network.load_state_dict({k: v for k, v in weights.items() if not k.startswith("neck.")})
-    for number in everywhere[: -1 if everywhere[-1:] == [depth - 1] else None]:
-        network.blocks[number].attn = HeadByHead(network.blocks[number].attn)
     return SamEncoder(network.eval().requires_grad_(False), side)
 
 

@@ -1,0 +1,160 @@
+"""Runs of methods with a second backbone: keys, files of regions, downloads and refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline import Labeller
+from pipeline.cams.cams import read_cams
+from pipeline.clip.second import SECONDS
+from pipeline.errors import UserError
+from pipeline.files.label_images import read_labels
+from tests.small_runs import draw_photograph, latest
+from tests.tiny_second import dino_file, sam_file
+
+SMALL = ["cams.second.model=null", f"cams.second.checkpoint={dino_file()}"]
+SAM = ["cams.sam.model=sam", f"cams.sam.checkpoint={sam_file()}"]
+GRAPH = ["cams.propagation.second.model=null", f"cams.propagation.second.checkpoint={dino_file()}"]
+CAMS = ["stage=[tags,cams]"]
+
+
+def key_of(root: Path, stage: str) -> str:
+    return json.loads((latest(root, stage) / "manifest.json").read_text())["key"]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["cams=trident", *SMALL, *SAM],
+        ["cams=trident", *SMALL, *SAM, "masks=dense", "masks.short_side=64", "stage=masks"],
+        ["cams=sclip", *GRAPH, "cams.lposs=true", "masks=lposs_plus", "stage=[tags,cams,masks]"],
+    ],
+    ids=["trident", "trident dense", "lposs"],
+)
+def test_a_run_comes_to_its_end_and_is_cached(run_stage, arguments, tmp_path, more):
+    done = run_stage(*arguments, *CAMS, *more)
+    assert done.code == 0, done.errors
+    again = run_stage(*arguments, *CAMS, *more)
+    assert all(now == 0 for now, _, _ in again.counts.values()), again.output
+    for path in (tmp_path / "out").rglob("*.npz"):
+        if path.parent.name != "latest" and path.stem in ("a", "b", "c"):
+            assert np.isfinite(read_cams(path).cams).all()
+
+
+def test_the_key_has_the_weights_and_the_constants_of_what_is_used(run_stage, arguments, tmp_path):
+    def key(*more: str) -> str:
+        done = run_stage(*arguments, *CAMS, *more)
+        assert done.code == 0, done.errors
+        return key_of(tmp_path / "out", "cams")
+
+    plain = key("cams=sclip")
+    assert key("cams=sclip", *GRAPH, "cams.propagation.alpha=0.5") == plain
+    with_graph = key("cams=sclip", *GRAPH, "cams.lposs=true")
+    assert with_graph != plain
+    assert key("cams=sclip", *GRAPH, "cams.lposs=true", "cams.propagation.alpha=0.5") != with_graph
+    proxy = key("cams=proxyclip", *SMALL)
+    moved = tmp_path / "moved.pth"
+    moved.write_bytes(dino_file().read_bytes())
+    second = "cams.second.model=null"
+    assert key("cams=proxyclip", second, f"cams.second.checkpoint={moved}") == proxy
+    assert key("cams=proxyclip", second, f"cams.second.checkpoint={dino_file(16)}") != proxy
+
+
+def test_lposs_changes_cams_and_its_default_does_not(run_stage, arguments, tmp_path):
+    def cams(*more: str) -> np.ndarray:
+        assert run_stage(*arguments, *CAMS, "cams=sclip", *more).code == 0
+        return read_cams(next(latest(tmp_path / "out", "cams").glob("*.npz"))).cams
+
+    plain = cams()
+    assert np.array_equal(cams("cams.lposs=false"), plain)
+    assert not np.allclose(cams(*GRAPH, "cams.lposs=true"), plain, atol=0.05)
+
+
+def regions_of(photographs: Path, folder: Path) -> None:
+    for path in photographs.rglob("*.*"):
+        with Image.open(path) as image:
+            halves = np.ones(image.size[::-1], np.uint8)
+        halves[:, halves.shape[1] // 2 :] = 2
+        halves[: len(halves) // 4] = 0
+        (folder / path.relative_to(photographs)).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(halves).save((folder / path.relative_to(photographs)).with_suffix(".png"))
+
+
+@pytest.mark.parametrize("masks", [[], ["masks=dense", "masks.short_side=64", "stage=masks"]])
+def test_a_changed_file_of_regions_costs_one_image(
+    run_stage, arguments, photographs, tmp_path, masks
+):
+    folder = tmp_path / "SAM"
+    regions_of(photographs, folder)
+    given = [*arguments, *CAMS, "cams=corrclip", *SMALL, f"cams.regions={folder}", *masks]
+    done, stage = run_stage(*given), "masks" if masks else "cams"
+    count = len([*photographs.rglob("*.*")])
+    assert done.code == 0 and done.counts[stage] == (count, 0, 0), done.errors
+    if masks:
+        for path in latest(tmp_path / "out", "masks").rglob("*.png"):
+            mask = read_labels(path)  # each region has one label
+            assert len(np.unique(mask[len(mask) // 4 :, : mask.shape[1] // 2])) == 1
+    changed = next(iter(sorted(folder.rglob("*.png"))))
+    Image.fromarray(np.asarray(Image.open(changed)).T.copy().T[::-1].copy()).save(changed)
+    assert run_stage(*given).counts[stage] == (1, count - 1, 0)
+    changed.unlink()
+    without = run_stage(*given)
+    assert without.code == 0 and "has no regions" in without.output + without.errors
+    superpixels = run_stage(*arguments, *CAMS, "cams=corrclip", *SMALL, *masks)
+    assert superpixels.counts[stage][0] == count
+
+
+def test_python_takes_superpixels_and_no_folder(tiny_checkpoint):
+    given = {"checkpoint": tiny_checkpoint, "overrides": ["cams=corrclip", *SMALL]}
+    image = draw_photograph(1, 64, 80)
+    assert Labeller(["cat", "cup"], **given).cams(image, ["cup"]).shape[0] == 1
+    given["overrides"].append("cams.regions=SAM")
+    with pytest.raises(UserError, match="reads files of images by their names"):
+        Labeller(["cat", "cup"], **given)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["cams=proxyclip"], "dino_vitbase8_pretrain.pth could not be downloaded"),
+        (
+            ["cams=proxyclip", f"cams.second.checkpoint={dino_file()}"],
+            "do not hold cams.second.model=dino_vitb8",
+        ),
+        (["cams=proxyclip", "cams.second.model=dino"], "cams.second.model=dino is unknown"),
+        (["cams=sclip", "cams.lposs=true", *GRAPH[:1]], "cams.propagation.second names no back"),
+        (["cams=corrclip", *SMALL, "cams.regions=nowhere"], "cams.regions=nowhere is not a folder"),
+    ],
+)
+def test_what_cannot_be_used_is_said_before_anything_is_computed(
+    run_stage, arguments, tmp_path, more, message
+):
+    refused = run_stage(*arguments, *CAMS, *more)
+    assert refused.code == 2 and message in refused.errors
+    assert not [*(tmp_path / "out").rglob("scores.npz")]
+
+
+def test_a_dry_run_names_what_is_downloaded_and_keeps_the_tags(run_stage, arguments):
+    assert run_stage(*arguments, "stage=tags").code == 0
+    planned = run_stage(*arguments, *CAMS, "cams=proxyclip", "dry_run=true")
+    assert planned.code == 0 and "known after download" in planned.output
+    [address] = addresses("dino_vitb8")
+    assert f"the run first downloads the weights {address}" in planned.errors
+
+
+def addresses(name: str) -> tuple[str, ...]:
+    return tuple(SECONDS[name].files["weights"])
+
+
+def test_the_download_tool_lists_them_with_their_licence(run_tool, tmp_path):
+    arguments = ["dataset=demo", "clip=demo", "stage=[tags,cams]", "cams=trident", "--dry-run"]
+    done = run_tool("download.py", *arguments, "--output", tmp_path)
+    assert done.code == 0, done.errors
+    for name in ("dino_vitb16", "sam_vit_b"):
+        assert addresses(name)[0] in done.output
+    assert done.output.count("licence: Apache 2.0") == 2
