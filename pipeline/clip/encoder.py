@@ -77,6 +77,7 @@ class ClipEncoder:
         max_patches: int | None = None,
         kernel: FusedKernel | None = None,
         kept: KeptFeatures | None = None,
+        name: str = "",
     ):
         """Wraps a tower that is already on its device, and converts its blocks to a precision.
 
@@ -89,6 +90,7 @@ class ClipEncoder:
             max_patches: see :func:`pipeline.clip.dimensions.patch_grid`.
             kernel: computes the attention, if the CPU has AMX.
             kept: see above.
+            name: tells its features from those of other weights.
         """
         for block in tower.blocks:
             block.attn.to(precision)
@@ -106,7 +108,7 @@ class ClipEncoder:
         self.temperature = tower.temperature
         self.normalisation = tower.normalisation
         self.max_patches = max_patches
-        self.kept = kept
+        self.kept, self._name = kept, name
         self.attend = Attention(kernel, tower.prefix)
 
     @property
@@ -203,7 +205,7 @@ class ClipEncoder:
             return tokens, *(hook.result() for hook in hooks)
 
         # The hooks were not called yet.
-        key = digest(pixels, self.position_fp16, self.tower.offset, *hooks)
+        key = digest(pixels, self._name, self.position_fp16, self.tower.offset, *hooks)
         tokens, *results = self.kept.get_or(key, compute)
         block = self.last_block  # its projections are three times as large as the tokens
         return BlockInput(tokens, *block.project(block.ln_1(tokens))), tuple(results)

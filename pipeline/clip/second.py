@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.clip.device import AUTO, choose_precision
 from pipeline.clip.frozen import fingerprint_files, refuse_changed
@@ -17,6 +17,9 @@ from pipeline.clip.image_text import Release, register_in, releases
 from pipeline.clip.origin import OfRelease
 from pipeline.engine.progress import say
 from pipeline.errors import UserError, check_choice, shown
+
+if TYPE_CHECKING:
+    from pipeline.clip.kept import KeptFeatures
 
 SECONDS: dict[str, Release] = {}
 """Second backbones by the value of ``model``."""
@@ -46,6 +49,7 @@ class FrozenSecond:
         device: torch's name of the device.
         precision: as that of CLIP.
         attention: as that of CLIP.
+        kept: what was found in images, for further calls; none keeps nothing.
 
     Raises:
         UserError: there is no such model.
@@ -57,6 +61,7 @@ class FrozenSecond:
     device: str
     precision: str
     attention: str = AUTO
+    kept: KeptFeatures | None = None
 
     def __post_init__(self) -> None:
         releases()  # which registers second backbones as well
@@ -122,4 +127,6 @@ def _encoder(chosen: FrozenSecond, weights: str) -> Any:  # noqa: ANN401
         model,
         choose_precision(chosen.precision, chosen.device),
         choose_attention(chosen.attention, chosen.device),
+        chosen.kept,
+        weights,
     )

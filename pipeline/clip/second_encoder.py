@@ -12,6 +12,7 @@ from pipeline.clip.dimensions import Normalisation
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.fused import FusedKernel
 from pipeline.clip.image_tower import ImageTower
+from pipeline.clip.kept import KeptFeatures
 
 
 class SecondEncoder:
@@ -21,9 +22,16 @@ class SecondEncoder:
         patch_size: in pixels.
     """
 
-    def __init__(self, tower: ImageTower, precision: torch.dtype, kernel: FusedKernel | None):
-        """Wraps a tower that is already on its device."""
-        self._encoder = ClipEncoder(tower, precision=precision, kernel=kernel)
+    def __init__(
+        self,
+        tower: ImageTower,
+        precision: torch.dtype,
+        kernel: FusedKernel | None,
+        kept: KeptFeatures | None = None,
+        name: str = "",
+    ):
+        """Wraps a tower that is already on its device, and has a name among ``kept`` features."""
+        self._encoder = ClipEncoder(tower, precision=precision, kernel=kernel, kept=kept, name=name)
         self.patch_size = tower.patch_size
 
     def grid(self, pixels: torch.Tensor) -> tuple[int, int]:
@@ -40,7 +48,7 @@ class SecondEncoder:
         """
         seen, grid = self._see(pixels, normalisation)
         encoder = self._encoder
-        tokens = encoder.attended(encoder.backbone(seen))
+        tokens = encoder.attended(encoder.backbone_results(seen)[0])
         return encoder.patches(tokens).mT.unflatten(-1, grid)
 
     def projections(
@@ -51,7 +59,7 @@ class SecondEncoder:
         Arguments as of :meth:`tokens`.
         """
         seen, grid = self._see(pixels, normalisation)
-        _, *found = self._encoder.backbone(seen)
+        _, *found = self._encoder.backbone_results(seen)[0]
         return tuple(
             self._encoder.patches(each).transpose(2, 3).flatten(1, 2).unflatten(-1, grid).float()
             for each in found

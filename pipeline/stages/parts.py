@@ -89,7 +89,8 @@ class Parts:
     def _seconds(self, options: MethodOptions) -> dict[str, FrozenSecond]:
         """Returns the second backbones that settings choose, by their names there."""
         group = method_of(options).group
-        machine = self.device, self.config.runtime.precision, self.config.runtime.attention
+        runtime = self.config.runtime
+        machine = self.device, runtime.precision, runtime.attention, self.clip.kept
         return {
             name: FrozenSecond(f"{group}.{name}", chosen.model, chosen.checkpoint, *machine)
             for name, chosen in options.seconds().items()

@@ -11,6 +11,7 @@ from PIL import Image
 
 from pipeline import Labeller
 from pipeline.cams.cams import read_cams
+from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.second import SECONDS
 from pipeline.errors import UserError
 from pipeline.files.label_images import read_labels
@@ -116,6 +117,26 @@ def test_python_takes_superpixels_and_no_folder(tiny_checkpoint):
     given["overrides"].append("cams.regions=SAM")
     with pytest.raises(UserError, match="reads files of images by their names"):
         Labeller(["cat", "cup"], **given)
+
+
+def test_another_name_needs_no_pass_of_the_second_backbone(tiny_checkpoint, monkeypatch):
+    passes, look = [], ClipEncoder.backbone
+
+    def backbone(encoder: ClipEncoder, *given: object) -> object:
+        passes.append(encoder.native_size)
+        return look(encoder, *given)
+
+    monkeypatch.setattr(ClipEncoder, "backbone", backbone)
+    given = {"checkpoint": tiny_checkpoint, "overrides": ["cams=proxyclip", *SMALL]}
+    first = Labeller(["cat", "cup"], keep=1 << 28, **given)
+    image = draw_photograph(1, 64, 80)
+    cams = first.cams(image, ["cup"])
+    assert sorted(passes) == [32, 64]
+    second = Labeller(["cat", "cup", "dog"], keep=first, **given)
+    assert not np.array_equal(second.cams(image, ["dog"]), cams)
+    assert sorted(passes) == [32, 64]
+    plain = Labeller(["cat", "cup", "dog"], **given).cams(image, ["dog"])
+    np.testing.assert_allclose(second.cams(image, ["dog"]), plain, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,5 @@
 """CorrCLIP: patches attend to their region, as far as it is alike (Zhang et al., ICCV 2025)."""
 
-import math
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -13,14 +11,12 @@ from pipeline.clip.second_encoder import unit
 from pipeline.clip.shared_pass import SharedPass
 from pipeline.datasets.regions import superpixels
 from pipeline.dense.hooks import EveryToken
-from pipeline.dense.method import DenseMethod, NameEmbeddings
+from pipeline.dense.method import NameEmbeddings
+from pipeline.dense.on_second_grid import OnSecondGrid
 from pipeline.dense.windows import nearest
 
-_MULTIPLE = 56
-"""Pixels to multiples of which the authors complete windows: of 14 and of 8."""
 
-
-class CorrClip(DenseMethod):
+class CorrClip(OnSecondGrid):
     """CorrCLIP: regions, and a second backbone, say which patches attend to each other.
 
     Three branches are added: the values of block L, those of the mean over earlier blocks, and a
@@ -34,14 +30,6 @@ class CorrClip(DenseMethod):
         block_window("spatial_blocks", self.options.spatial_blocks, encoder.depth)
         return [EveryToken()]
 
-    def grid(self, shared_pass: SharedPass) -> tuple[int, int]:
-        """Returns the second backbone's grid."""
-        return self.seconds["second"].encoder.grid(shared_pass.pixels)
-
-    def multiple(self, patch_size: int) -> int:
-        """Returns the authors' multiple, which both backbones divide into patches."""
-        return math.lcm(_MULTIPLE, patch_size, self.seconds["second"].encoder.patch_size)
-
     def regions(self, image: np.ndarray) -> np.ndarray:
         """Returns the superpixels of an image, H×W×3 uint8, in place of regions: H×W int64."""
         return superpixels(image, self.options.slic)
@@ -50,57 +38,39 @@ class CorrClip(DenseMethod):
         self, encoder: ClipEncoder, shared_pass: SharedPass, names: NameEmbeddings | None = None
     ) -> torch.Tensor:
         """Returns the embeddings of patches of the second backbone's grid, B×M×E float32."""
-        second = self.seconds["second"].encoder
-        query, key, _ = second.projections(shared_pass.pixels, encoder.normalisation)
-        alike, regions = unit(query + key), self.regions_of(encoder, shared_pass)
-        every = shared_pass.observed[0]
-        return torch.cat(
-            [
-                self._embed(encoder, shared_pass.grid, *each)
-                for each in zip(*(part.split(1) for part in (every, alike, regions)))
-            ]
-        )
+        query, key, _ = self.second.projections(shared_pass.pixels, encoder.normalisation)
+        regions, every = self.regions_of(encoder, shared_pass), shared_pass.observed[0]
+        found = map(self.attention, unit(query + key), regions)
+        attention, numbers = map(torch.stack, zip(*found))
+        blocks = block_window("spatial_blocks", self.options.spatial_blocks, encoder.depth)
+        # What enters a block left the one before.
+        branches = (every[:, -1], 1.0), (every[:, list(blocks)].mean(1), self.options.spatial)
+        block, embedded = encoder.last_block, 0.0
+        for tokens, weight in branches:
+            value = block.project(block.ln_1(tokens))[2]
+            fine = self.fine_values(encoder, shared_pass, value)
+            embedded = embedded + weight * encoder.embed(self.attended(encoder, attention, fine))
+        coarse = nearest(numbers, shared_pass.grid)
+        semantic = torch.stack([self._semantic(encoder, *each) for each in zip(every, coarse)])
+        fine = nearest(semantic, numbers.shape[1:]).flatten(2).mT
+        return embedded + self.options.semantic * fine
 
-    def _embed(
-        self,
-        encoder: ClipEncoder,
-        coarse: tuple[int, int],
-        every: torch.Tensor,
-        alike: torch.Tensor,
-        regions: torch.Tensor,
-    ) -> torch.Tensor:
-        """Embeds the patches of one image, 1×M×E float32.
+    def attention(
+        self, alike: torch.Tensor, regions: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns the attention between patches of an image, M×M, and their joined regions, h×w.
 
         Args:
-            encoder: CLIP's.
-            coarse: CLIP's patch grid.
-            every: the tokens that enter each block, 1×L×T×D.
-            alike: features of the second backbone, 1×M×C, each of length 1.
-            regions: of its patches, 1×h×w int64.
+            alike: features of the second backbone, M×C float32, each of length 1.
+            regions: the number of each patch's, h×w int64; the lowest are in no region.
         """
-        options, grid = self.options, regions.shape[1:]
-        similarity = alike[0] @ alike[0].mT
-        apart = int(regions.min())  # its pixels are in no region
-        numbers = merged(regions.flatten(), alike[0], apart, options.merge)
+        similarity, apart = alike @ alike.mT, int(regions.min())
+        numbers = merged(regions.flatten(), alike, apart, self.options.merge)
         is_apart = numbers == apart
         allowed = (numbers[:, None] == numbers) & ~is_apart
-        loose = is_apart[:, None] | is_apart
-        allowed |= loose & (similarity > similarity.mean())
-        logits = (options.sharpness * similarity).masked_fill(~allowed, float("-inf"))
-        attention = logits.softmax(-1)
-
-        blocks = block_window("spatial_blocks", options.spatial_blocks, encoder.depth)
-        # What enters a block left the one before.
-        mean = every[:, list(blocks)].mean(1)
-        block, found = encoder.last_block, 0.0
-        for tokens, weight in ((every[:, -1], 1.0), (mean, options.spatial)):
-            value = encoder.patches(block.project(block.ln_1(tokens))[2])
-            channels = value.mT.flatten(1, 2).unflatten(-1, coarse).float()
-            fine = F.interpolate(channels, grid, mode="bilinear").flatten(2).mT
-            heads = (attention @ fine).to(value.dtype).unflatten(-1, (value.shape[1], -1))
-            found = found + weight * encoder.embed(block.attention_output(heads.transpose(1, 2)))
-        semantic = self._semantic(encoder, every, nearest(numbers.unflatten(0, grid), coarse))
-        return found + options.semantic * nearest(semantic, grid).flatten(1).mT
+        allowed |= (is_apart[:, None] | is_apart) & (similarity > similarity.mean())
+        logits = (self.options.sharpness * similarity).masked_fill(~allowed, float("-inf"))
+        return logits.softmax(-1), numbers.view_as(regions)
 
     def _semantic(
         self, encoder: ClipEncoder, every: torch.Tensor, numbers: torch.Tensor
@@ -108,16 +78,20 @@ class CorrClip(DenseMethod):
         """Embeds the token of the region of each of CLIP's patches: E×h×w float32.
 
         A copy of the class token passes all blocks, and attends to the class token and to the
-        patches of its region, ``numbers``, h×w; these do not see it.
+        patches of its region, which do not see it.
+
+        Args:
+            encoder: CLIP's.
+            every: the tokens of an image that enter each block, L×T×D.
+            numbers: the regions of the patches, h×w.
         """
         known, which = numbers.flatten().unique(return_inverse=True)
-        prefix = every.shape[2] - len(which)
+        prefix = every.shape[1] - len(which)
         outside = torch.arange(len(known), device=which.device)[:, None] != which
         bias = F.pad(outside.float() * torch.finfo(torch.float32).min, (prefix, 0))
-        tokens = every[:, 0, :1].expand(-1, len(known), -1)
-        for number, block in enumerate(encoder.blocks):
-            normed = block.ln_1(every[:, number])
-            projections = block.project_for(normed, block.ln_1(tokens))
+        tokens = every[:1, :1].expand(-1, len(known), -1)
+        for block, given in zip(encoder.blocks, every):
+            projections = block.project_for(block.ln_1(given[None]), block.ln_1(tokens))
             tokens = block.finish(tokens, encoder.attend(*projections, bias[None, None]))
         return encoder.embed(tokens)[0].mT[:, which].unflatten(-1, numbers.shape)
 

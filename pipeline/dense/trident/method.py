@@ -75,7 +75,7 @@ class Trident(ProxyClip):
         # One mean of all windows, as in the released code.
         mean = torch.stack([(each @ each.mT).mean() for each in features]).mean()
         patch, coarse = encoder.patch_size, shared_pass.grid
-        fine = self.seconds["second"].encoder.grid(shared_pass.pixels)
+        fine = self.second.grid(shared_pass.pixels)
         total = values[0].new_zeros(values[0].shape[2], *(side // patch for side in size))
         count = total.new_zeros(total.shape[1:])
         for (y, x), feature, value in zip(corners, features, values):
