@@ -225,8 +225,8 @@ BUILDERS = {
 }
 
 
-def second(key: str, file: object, model: str = "null") -> tuple[str, str]:
-    return f"{key}.model={model}", f"{key}.checkpoint={file}"
+def second(key: str, file: object) -> tuple[str, str]:
+    return f"{key}.model=null", f"{key}.checkpoint={file}"
 
 
 SMALL = {
@@ -234,7 +234,7 @@ SMALL = {
     "naclip": ("masks.pamr_dilations=[1,2]",),
     "proxyclip": second("cams.second", dino_file()),
     "corrclip": (*second("cams.second", dino_file()), "cams.regions=slic"),
-    "trident": (*second("cams.second", dino_file()), *second("cams.sam", sam_file(), "sam")),
+    "trident": (*second("cams.second", dino_file()), *second("cams.sam", sam_file())),
     "lposs": (*second("cams.propagation.second", dino_file()), "masks.lposs_plus=true"),
 }
 """What a method requires on a grid of 16 patches, and small second backbones."""

@@ -73,9 +73,7 @@ def sam_file() -> Path:
 def tiny_seconds(options: MethodOptions) -> dict[str, SecondSettings]:
     """Returns small ones in place of those that settings use, by the names of their fields."""
     return {
-        name: SecondSettings("sam", str(sam_file()))
-        if name == "sam"
-        else SecondSettings(None, str(dino_file()))
+        name: SecondSettings(None, str(sam_file() if name == "sam" else dino_file()))
         for name in options.seconds()
     }
 
@@ -83,6 +81,9 @@ def tiny_seconds(options: MethodOptions) -> dict[str, SecondSettings]:
 def frozen(chosen: dict[str, SecondSettings]) -> dict[str, FrozenSecond]:
     """Returns backbones of settings, on the CPU."""
     return {
-        name: FrozenSecond(f"cams.{name}", each.model, each.checkpoint, "cpu", "fp32")
+        name: FrozenSecond(
+            *(f"cams.{name}", "sam_vit_b" if name == "sam" else "dino_vitb8"),
+            *(each.model, each.checkpoint, "cpu", "fp32"),
+        )
         for name, each in chosen.items()
     }

@@ -26,13 +26,18 @@ SECONDS: dict[str, Release] = {}
 
 
 _SHIPPED: dict[str, Path] = {}
+_OF_FILES: dict[str, Release] = {}  # what builds a kind of backbone → any of it that a file holds
 
 
 def register_second(release: Release, shipped: Path | None = None) -> None:
     """Makes a model a value of ``second.model``; a UserError if its name is taken.
 
-    Its file is downloaded unless it is ``shipped`` with the package.
+    Its file is downloaded unless it is ``shipped`` with the package. One without a name stands for
+    any model of its kind that a file holds.
     """
+    if not release.name:
+        _OF_FILES[release.build] = release
+        return
     register_in(SECONDS, release)
     if shipped is not None:
         _SHIPPED[release.name] = shipped
@@ -44,6 +49,7 @@ class FrozenSecond:
 
     Attributes:
         key: the key of its settings.
+        usual: the model that the method usually takes; others are of its kind.
         model: as in :class:`~pipeline.clip.settings.SecondSettings`, like the next.
         checkpoint: a file of weights; none for a download.
         device: torch's name of the device.
@@ -56,6 +62,7 @@ class FrozenSecond:
     """
 
     key: str
+    usual: str
     model: str | None
     checkpoint: str | None
     device: str
@@ -65,7 +72,8 @@ class FrozenSecond:
 
     def __post_init__(self) -> None:
         releases()  # which registers second backbones as well
-        known = [name for name in SECONDS if name]
+        kind = SECONDS[self.usual].build
+        known = [name for name, release in SECONDS.items() if release.build == kind]
         if self.model is not None:
             check_choice(f"{self.key}.model={shown(self.model)} is unknown", self.model, known)
         elif self.checkpoint is None:
@@ -77,7 +85,9 @@ class FrozenSecond:
     @cached_property
     def origin(self) -> OfRelease:
         """Where its file comes from."""
-        given, release = self.checkpoint, SECONDS[self.model or ""]
+        given, release = self.checkpoint, _OF_FILES[SECONDS[self.usual].build]
+        if self.model is not None:
+            release = SECONDS[self.model]
         if given is None and release.name in _SHIPPED:
             given = str(_SHIPPED[release.name])
         return OfRelease(release, given, self.key)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from operator import attrgetter
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -91,10 +92,12 @@ class Parts:
         group = method_of(options).group
         runtime = self.config.runtime
         machine = self.device, runtime.precision, runtime.attention, self.clip.kept
-        return {
-            name: FrozenSecond(f"{group}.{name}", chosen.model, chosen.checkpoint, *machine)
-            for name, chosen in options.seconds().items()
-        }
+        found, defaults = {}, type(options)()
+        for name, chosen in options.seconds().items():
+            usual = attrgetter(name)(defaults).model
+            given = usual, chosen.model, chosen.checkpoint
+            found[name] = FrozenSecond(f"{group}.{name}", *given, *machine)
+        return found
 
     def by_method(
         self,

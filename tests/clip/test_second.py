@@ -22,8 +22,15 @@ from pipeline.errors import NotDownloaded, UserError
 from tests.tiny_second import build_dino, build_sam, dino_file, sam_file
 
 
-def second(path: object = None, model: str | None = None) -> FrozenSecond:
-    return FrozenSecond("cams.second", model, None if path is None else str(path), "cpu", "fp32")
+def second(
+    path: object = None, model: str | None = None, usual: str = "dino_vitb8"
+) -> FrozenSecond:
+    given = None if path is None else str(path)
+    return FrozenSecond("cams.second", usual, model, given, "cpu", "fp32")
+
+
+def sam(path: object, model: str | None = None) -> FrozenSecond:
+    return second(path, model, "sam_vit_b")
 
 
 def pixels_of(height: int, width: int) -> torch.Tensor:
@@ -88,14 +95,14 @@ def test_dinov2_of_timm_and_of_its_authors_are_one(tmp_path):
 @torch.no_grad()
 def test_attention_of_sam_is_that_of_timms_modules(size):
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
-    grid, values, heads = second(sam_file(), "sam").encoder.last_attention(image)
+    grid, values, heads = sam(sam_file()).encoder.last_attention(image)
     tall, wide = (round(side * 128 / max(size)) for side in size)
     resized = np.asarray(Image.fromarray(image).resize((wide, tall), Image.Resampling.BILINEAR))
     pixels = normalize(torch.tensor(resized).permute(2, 0, 1) / 255, IMAGENET.mean, IMAGENET.std)
     pixels = F.pad(pixels, (0, 128 - wide, 0, 128 - tall))[None]
-    sam = build_sam()
-    tokens = sam.blocks[:3](sam.patch_embed(pixels) + sam.pos_embed)
-    last = sam.blocks[3]
+    whole = build_sam()
+    tokens = whole.blocks[:3](whole.patch_embed(pixels) + whole.pos_embed)
+    last = whole.blocks[3]
     query, key, value = last.attn.qkv(last.norm1(tokens).flatten(1, 2)).chunk(3, -1)
     inside = [8 * row + column for row in range(tall // 16) for column in range(wide // 16)]
     assert grid == (tall // 16, wide // 16)
@@ -128,13 +135,13 @@ def test_the_key_follows_the_weights_and_not_the_path(tmp_path):
     "name", [name for name, each in SECONDS.items() if each.files["weights"] != ("",)]
 )
 def test_published_backbones_have_an_address_and_are_refused_by_their_size(name, tmp_path):
-    [source] = second(None, name).origin.published().values()
+    [source] = second(None, name, name).origin.published().values()
     assert source.urls[0].startswith("https://dl.fbaipublicfiles.com/")
     file = sam_file() if name.startswith("sam") else dino_file()
     with pytest.raises(UserError, match=f"do not hold cams.second.model={name} .width"):
-        second(file, name).check()
+        second(file, name, name).check()
     with pytest.raises(UserError, match=r"is missing: give the folder of cams\.second\.model"):
-        second(tmp_path, name).check()
+        second(tmp_path, name, name).check()
 
 
 @pytest.mark.parametrize(
@@ -142,6 +149,7 @@ def test_published_backbones_have_an_address_and_are_refused_by_their_size(name,
     [
         (None, None, "names no backbone: give cams.second.model=NAME, one of dino_vitb8"),
         (None, "dino", "cams.second.model=dino is unknown: choose from dino_vitb8"),
+        (sam_file(), "sam_vit_b", "cams.second.model=sam_vit_b is unknown: choose from dino_vitb8"),
         ("nowhere.pth", None, "nowhere.pth is missing"),
         (Path(__file__), None, "is damaged or holds no weights"),
     ],
@@ -156,9 +164,11 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
     with pytest.raises(UserError, match="holds no vision transformer in DINO's layout"):
         second(tmp_path / "other.safetensors").check()
     with pytest.raises(UserError, match="holds no image encoder of SAM"):
-        second(tmp_path / "other.safetensors", "sam").check()
-    with pytest.raises(UserError, match="do not hold cams.second.model=sam"):
-        second(dino_file(), "sam").check()
+        sam(tmp_path / "other.safetensors").check()
+    with pytest.raises(UserError, match="holds no image encoder of SAM"):
+        sam(dino_file()).check()
+    with pytest.raises(UserError, match="holds no vision transformer in DINO's layout"):
+        second(sam_file()).check()
 
 
 def test_without_a_network_a_download_is_one_sentence():

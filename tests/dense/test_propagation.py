@@ -144,7 +144,9 @@ def test_patches_of_windows_have_their_centres_in_the_image():
 @torch.no_grad()
 def test_a_map_is_the_mean_of_windows_that_share_a_graph(tiny_clip):
     encoder, text = ClipEncoder(ImageTower.of(tiny_clip)), torch.eye(5, 32)
-    second = FrozenSecond("cams.second", None, str(dino_file()), "cpu", "fp32").encoder
+    second = FrozenSecond(
+        "cams.second", "dino_vitb16", None, str(dino_file()), "cpu", "fp32"
+    ).encoder
     method, names = dense_method("maskclip"), NameEmbeddings(text, torch.arange(len(text)), 20.0)
     pixels = torch.randn(3, 64, 96, generator=torch.manual_seed(0))
     options = PropagationOptions(neighbours=20)

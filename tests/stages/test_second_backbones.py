@@ -19,7 +19,7 @@ from tests.small_runs import draw_photograph, latest
 from tests.tiny_second import dino_file, sam_file
 
 SMALL = ["cams.second.model=null", f"cams.second.checkpoint={dino_file()}"]
-SAM = ["cams.sam.model=sam", f"cams.sam.checkpoint={sam_file()}"]
+SAM = ["cams.sam.model=null", f"cams.sam.checkpoint={sam_file()}"]
 GRAPH = ["cams.propagation.second.model=null", f"cams.propagation.second.checkpoint={dino_file()}"]
 CAMS = ["stage=[tags,cams]"]
 

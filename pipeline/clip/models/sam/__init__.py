@@ -21,7 +21,7 @@ register_second(
 
 register_second(
     Release(
-        name="sam",  # of any size that a file holds
+        name="",  # whatever a file holds
         module=__name__,
         build="pipeline.clip.models.sam.model:build",
         about="pipeline.clip.models.sam.model:read_about",

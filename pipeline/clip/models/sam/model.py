@@ -24,6 +24,8 @@ from pipeline.clip.models.dinov2 import IMAGENET
 from pipeline.errors import UserError
 from pipeline.files.weight_files import Uninitialised
 
+_TABLE = "blocks.0.attn.rel_pos_h"  # which no other vision transformer has
+
 
 class SamEncoder:
     """SAM's image encoder, frozen.
@@ -113,7 +115,7 @@ def build(release: Release, files: Mapping[str, Path], device: str) -> SamEncode
     """Builds the encoder from its file, on a device; "meta" stands for shapes alone."""
     weights = _read(files["weights"], device)
     depth, patch, side = found = _dimensions(weights)
-    width, channels = weights["pos_embed"].shape[-1], weights["blocks.0.attn.rel_pos_h"].shape[1]
+    width, channels = weights["pos_embed"].shape[-1], weights[_TABLE].shape[1]
     if release.dimensions and (found != release.dimensions or width != channels * release.heads):
         raise ValueError(f"width {width}, {depth} blocks, patches of {patch} and {side} pixels")
     # The table of a block is of all distances that there are: in windows, or in the whole square.
@@ -156,4 +158,6 @@ def _read(path: Path, device: str) -> dict[str, torch.Tensor]:
 def _dimensions(weights: Weights) -> Dimensions:
     patch = weights["patch_embed.proj.weight"].shape[-1]
     depth = count_blocks(part_of(weights, "blocks."))
+    if _TABLE not in weights:
+        raise ValueError("no relative positions")
     return Dimensions(depth, patch, patch * weights["pos_embed"].shape[1])
