@@ -321,7 +321,7 @@ def test_another_method_of_cams_is_refused(run_stage, arguments):
     finished = run_stage(*arguments, "masks=dense", "stage=masks")
     assert (
         finished.code == 2
-        and "cams=clip_es is not one: give one of cams=as_trained, clearclip, gem"
+        and "cams=clip_es is not one: give one of cams=as_trained, clearclip, corrclip, gem"
         in finished.errors
     )
     finished = run_stage(*arguments, "cams=sclip", "masks=dense", "stage=evaluate")

@@ -153,7 +153,13 @@ def test_a_method_can_be_deleted(name, copy):
     studies = {path.stem for path in (copy / "configs").rglob("*.yaml") if name in path.read_text()}
     wrong = json.loads(python(copy, "-c", COMPOSE).output)
     assert {choice.partition("=")[2] for choice in wrong} <= studies
-    assert studies <= {"leaderboard", "leaderboard_tags", "leaderboard_cams", "leaderboard_masks"}
+    assert studies <= {
+        "leaderboard",
+        "leaderboard_tags",
+        "leaderboard_cams",
+        "leaderboard_masks",
+        "leaderboard_second",
+    }
     demo = ["dataset=demo", "dataset.limit=2", "dataset.split=val", "stage=[tags,cams,masks]"]
     python(copy, "tools/run_stage.py", *demo, f"output_dir={copy / 'out'}")
     for command in (["ruff", "check", "pipeline", "tools"], ["importlinter.cli"]):
@@ -173,6 +179,7 @@ def test_no_module_of_the_core_names_a_method():
         "piaa": {"sclip", "itaclip", "sc_clip"},
         "itaclip": {"sclip"},
         "talk2dino": {"as_trained"},
+        "trident": {"proxyclip"},
     }
     texts = {
         path.relative_to(REPOSITORY): path.read_text(encoding="utf-8")

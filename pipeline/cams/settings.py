@@ -45,9 +45,6 @@ class PassCamOptions(CamOptions):
         block_window(f"{prefix}.affinity_blocks", self.affinity_blocks, clip.depth)
 
 
-_WITH_LPOSS = "the key holds the constants of LPOSS where it is used"
-
-
 @dataclass
 class DenseCamOptions(PassCamOptions):
     """Settings of the CAMs of all dense methods.
@@ -61,9 +58,11 @@ class DenseCamOptions(PassCamOptions):
 
     temperature: float | None = setting(None, above=0)
     affinity: bool = False
-    lposs: bool = setting(False, changes="nothing", why=_WITH_LPOSS)
+    lposs: bool = setting(False, later=True)
     propagation: PropagationOptions = setting(
-        PropagationOptions(), changes="nothing", why=_WITH_LPOSS
+        PropagationOptions(),
+        changes="nothing",
+        why="the key holds the constants of LPOSS where it is used",
     )
 
     @property

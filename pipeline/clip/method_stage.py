@@ -58,13 +58,13 @@ class MethodStage(PerImage):
     @cached_property
     def region_folder(self) -> Path | None:
         """The folder of the files of regions; none if the method reads none."""
-        options = self.region_options
+        options = self.file_options
         is_read = isinstance(options, RegionSettings)
         return options.region_folder(method_of(options).group) if is_read else None
 
     @property
-    def region_options(self) -> MethodOptions:
-        """The settings that may name files of regions."""
+    def file_options(self) -> MethodOptions:
+        """The settings of the method that may name files of regions and second backbones."""
         return self.options
 
     @property
@@ -80,8 +80,8 @@ class MethodStage(PerImage):
     def check(self) -> None:
         """Refuses a file that is not a CLIP's, and settings that do not suit a CLIP."""
         if self.region_folder is not None:
-            key = f"{method_of(self.region_options).group}.regions"
-            given_folder(self.region_options.regions, key, f"<id>.png or <id>.json, or {SLIC}")
+            key = f"{method_of(self.file_options).group}.regions"
+            given_folder(self.file_options.regions, key, f"<id>.png or <id>.json, or {SLIC}")
         for each in self.resources.seconds.values():
             each.check()
         clip = self.resources.clip
@@ -97,7 +97,7 @@ class MethodStage(PerImage):
         """Returns the settings of the method that the results depend on."""
         try:
             found = facts(self.options) | self.options.contents(self.vocabulary)
-            return self.with_regions(found)
+            return self.with_files(found) if self.file_options is self.options else found
         except OSError as error:
             raise cannot_write(error.filename, error, "read") from error
 
@@ -111,17 +111,18 @@ class MethodStage(PerImage):
         if "backgrounds" in options:
             read.pop("backgrounds", None)
         clip = {"clip": self.resources.clip.facts()} if self.resources.clip else {}
-        clip |= {name: each.facts() for name, each in self.resources.seconds.items()}
         quirks, decoding = vars(self.resources.quirks), self.reader.facts
         return joined(self.method.facts, options, decoding, quirks, read, clip)
 
-    def with_regions(self, found: dict[str, Any]) -> dict[str, Any]:
-        """Returns settings for the key; files of regions stand in place of SLIC.
+    def with_files(self, found: dict[str, Any]) -> dict[str, Any]:
+        """Returns settings of the method for the key, with what its files hold.
 
-        The key holds the last two names of their folder's path, such as ``SAM/val``, so that
+        Second backbones have their weights, and files of regions stand in place of SLIC: the key
+        holds the last two names of their folder's path, such as ``SAM/val``, so that
         regions of two methods can be compared, and the same ones have one key on several machines.
         """
-        if self.region_folder is None or "regions" not in found:
+        found = found | {name: each.facts() for name, each in self.resources.seconds.items()}
+        if self.region_folder is None:
             return found
         found = {name: value for name, value in found.items() if name != "slic"}
         return found | {"regions": f"folder {'/'.join(self.region_folder.parts[-2:])}"}

@@ -39,9 +39,6 @@ class ClipSettings:
     )
 
 
-_IN_KEY = "the key holds the model and its weights where they are used"
-
-
 @dataclass
 class SecondSettings:
     """The choice of a second backbone.
@@ -51,13 +48,15 @@ class SecondSettings:
         checkpoint: a file of weights, in place of a download.
     """
 
-    model: str | None = setting(None, changes="nothing", why=_IN_KEY)
-    checkpoint: str | None = setting(None, changes="nothing", why=_IN_KEY)
+    model: str | None = None
+    checkpoint: str | None = setting(
+        None, changes="nothing", why="the fingerprint of its contents is in the key"
+    )
 
 
 def second_backbone(model: str | None) -> Any:  # noqa: ANN401
     """Declares a setting that chooses a second backbone, with its usual ``model``."""
-    return setting(SecondSettings(model), changes="nothing", why=_IN_KEY)
+    return setting(SecondSettings(model))
 
 
 @dataclass

@@ -45,7 +45,7 @@ class DenseMethod(ABC):
         quirks: those that it declares, as attributes.
         seconds: the second backbones that its settings choose, by their names there.
         passes: passes of the backbone over an image.
-        reads_regions: whether it reads :attr:`SharedPass.regions`.
+        reads_regions: whether it reads :attr:`pipeline.clip.shared_pass.SharedPass.regions`.
         joins_windows: whether it joins the windows of an image in its own way.
     """
 

@@ -39,6 +39,8 @@ class Rule:
         at_most: the largest number allowed.
         choices: the words allowed.
         lengths: the numbers of values that a list may have.
+        later: whether results with the default were stored before there was the setting, so that a
+            key holds other values alone.
         file_values: of a setting that can name code, an address or a command, a regular expression
             of the values that a file of settings may give; only the command line gives others.
     """
@@ -50,6 +52,7 @@ class Rule:
     at_most: float | None = None
     choices: Collection[str] = ()
     lengths: Sequence[int] = ()
+    later: bool = False
     file_values: str | None = None
 
     def __post_init__(self) -> None:
@@ -169,11 +172,13 @@ def check(settings: object, prefix: str = "") -> None:
 
 def facts(settings: object, without: Collection[str] = ()) -> dict[str, Any]:
     """Returns what changes a result, as plain values for a cache key, ``without`` some fields."""
-    return {
-        declared.name: plain(getattr(settings, declared.name))
-        for declared in dataclasses.fields(settings)
-        if rule_of(declared).changes == "result" and declared.name not in without
-    }
+    found = {}
+    for declared in dataclasses.fields(settings):
+        rule, value = rule_of(declared), getattr(settings, declared.name)
+        is_usual = rule.later and value == declared.default
+        if rule.changes == "result" and declared.name not in without and not is_usual:
+            found[declared.name] = plain(value)
+    return found
 
 
 def joined(*groups: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,6 @@ from pipeline.engine.stage import Computed, Decoded
 from pipeline.errors import UserError
 from pipeline.masks.name_lists import has_background, read_name_list
 from pipeline.masks.refiner import labelled
-from pipeline.masks.settings import READOUT, DenseMaskOptions
 from pipeline.masks.stage import MaskStage
 
 if TYPE_CHECKING:
@@ -71,7 +70,7 @@ class DenseMasks(MaskStage):
             method.hooks(dimensions)
 
     @property
-    def region_options(self) -> MethodOptions:
+    def file_options(self) -> MethodOptions:
         """The settings of the dense method."""
         return self.cams
 
@@ -89,12 +88,9 @@ class DenseMasks(MaskStage):
         method = method_of(self.cams)
         names = {declared.name for declared in fields(method.base.settings)}
         own = {key: value for key, value in facts(self.cams).items() if key in names}
-        seconds = {name: each.facts() for name, each in self.resources.seconds.items()}
         graph = {"propagation": facts(self.cams.propagation)} if self.options.lposs else {}
-        chosen = joined(method.facts, self.with_regions(own), seconds, graph)
-        settings = {**super().own_settings(), "names": plain(self.names), "cams": chosen}
-        usual = {name: getattr(DenseMaskOptions, name) for name in READOUT}
-        return {k: v for k, v in settings.items() if k not in usual or v != usual[k]}
+        chosen = joined(method.facts, self.with_files(own), graph)
+        return {**super().own_settings(), "names": plain(self.names), "cams": chosen}
 
     def load(self, inputs: Mapping[str, Path]) -> DenseLabeller:
         """Builds the labeller."""

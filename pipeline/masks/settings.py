@@ -143,13 +143,6 @@ register(
 )("pipeline.masks.pixel_adaptive:LpossPlus")
 
 
-READOUT = (
-    *("resize", "align_corners", "window_softmax", "enlarge", "background"),
-    *("lposs", "lposs_plus"),
-)
-"""Settings of ``masks=dense`` that are in the key unless they have their defaults."""
-
-
 @dataclass
 class DenseMaskOptions(MaskOptions):
     """``masks=dense``: each pixel's best name by the dense method of ``cams=``, without tags.
@@ -194,18 +187,18 @@ class DenseMaskOptions(MaskOptions):
     window: int | None = setting(None, at_least=0, at_most=_MAX_SIDE)
     stride: int | None = setting(None, at_least=1, at_most=_MAX_SIDE)
     remainder: str = setting("stretch", choices=REMAINDERS)
-    resize: str = setting("opencv", choices=("opencv", "pillow"))
-    align_corners: bool = False
-    window_softmax: bool = False
-    enlarge: str = setting("similarities", choices=("similarities", "features"))
-    background: float | None = setting(None, at_least=-1, at_most=1)
+    resize: str = setting("opencv", choices=("opencv", "pillow"), later=True)
+    align_corners: bool = setting(False, later=True)
+    window_softmax: bool = setting(False, later=True)
+    enlarge: str = setting("similarities", choices=("similarities", "features"), later=True)
+    background: float | None = setting(None, at_least=-1, at_most=1, later=True)
     temperature: float | None = setting(None, above=0)
     min_probability: float = setting(0.0, at_least=0, at_most=1)
     min_area: float = setting(0.0, at_least=0, at_most=1)
     pamr_iterations: int = setting(0, at_least=0, at_most=1000)
     pamr_dilations: list[int] = setting([8, 16], at_least=1, at_most=1000, lengths=range(1, 100))
-    lposs: bool = False
-    lposs_plus: bool = False
+    lposs: bool = setting(False, later=True)
+    lposs_plus: bool = setting(False, later=True)
     beta: float | None = setting(
         1.0, above=0, changes="nothing", why="the names say whether there is a background"
     )

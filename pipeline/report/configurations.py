@@ -5,12 +5,14 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
+from pipeline.cams.settings import DenseCamOptions
 from pipeline.engine.kinds import MASKS, kinds
 from pipeline.engine.registry import methods
 from pipeline.engine.result_folder import describe_legend
+from pipeline.engine.settings import declared_settings
 from pipeline.files.atomic import canonical_json
 from pipeline.files.fingerprints import fingerprint
-from pipeline.masks.settings import READOUT
+from pipeline.masks.settings import DenseMaskOptions
 
 _MAX_LIST = 4  # entries
 
@@ -19,7 +21,8 @@ _FINGERPRINTS = ("weights", "data", "list", "code")
 
 _DESCRIBED = ("method", "name", "seed")
 
-OPTIONAL = ("corrections", "repeat_corrected", *READOUT)
+_LATER = (*declared_settings(DenseMaskOptions), *declared_settings(DenseCamOptions))
+OPTIONAL = ("corrections", "repeat_corrected", *(key for key, rule, _ in _LATER if rule.later))
 """Settings that are not there where they change nothing."""
 
 _MISSING = ""  # stands for the value of a setting that a configuration lacks

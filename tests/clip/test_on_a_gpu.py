@@ -51,6 +51,7 @@ BATCHES = Batches(images=3, crops=4, waiting=16)
 SIZE = (64, 96)  # 24 patches
 IMAGES = [draw_photograph(seed, *SIZE) for seed in range(3)]
 DENSE = [m for m in methods() if m.group == "cams" and issubclass(m.settings, DenseCamOptions)]
+DENSE = [method for method in DENSE if not method.settings().seconds()]
 
 
 @pytest.fixture

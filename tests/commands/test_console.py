@@ -13,7 +13,8 @@ from pipeline.engine import versions
 from pipeline.errors import UserError, as_started
 from tests import REPOSITORY
 
-SCRIPTS = ("run_stage", "train_demo_clip")  # the stages, and how the demo's weights were made
+SCRIPTS = ("run_stage", "train_demo_clip", "train_demo_second")
+"""The stages, and how the demo's weights were made."""
 
 
 def run(monkeypatch, capsys, *words: str) -> tuple[int, str, str]:

@@ -5,10 +5,12 @@ import tomllib
 
 import pytest
 
+from pipeline.clip.image_text import releases
+from pipeline.clip.second import SECONDS
 from tests import REPOSITORY
 
 PAGE = (REPOSITORY / "docs" / "licences.md").read_text(encoding="utf-8")
-CODE, CLIP, SEGMENTERS, DATA = (part.partition("\n")[2] for part in PAGE.split("\n## ")[1:])
+CODE, SECOND, CLIP, SEGMENTERS, DATA = (part.partition("\n")[2] for part in PAGE.split("\n## ")[1:])
 
 
 def presets(group):
@@ -27,6 +29,11 @@ def listed(section):
 )
 def test_every_preset_is_listed(section, group):
     assert listed(section) - {"train_aug"} == presets(group)
+
+
+def test_every_second_backbone_is_listed():
+    releases()  # which registers them
+    assert listed(SECOND) == SECONDS.keys()
 
 
 def test_every_package_is_listed():

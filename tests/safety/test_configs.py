@@ -286,7 +286,8 @@ DATA = {
     *("dataset.masks", "dataset.root", "dataset.sbd_root", "dataset.training.pretrained"),
     *("masks.names", "masks.regions", "output_dir", "segmenter.masks", "segmenter.pretrained"),
     *("dataset.splits", "tags.corrections", "tags.path", "masks.path", "masks.corrections"),
-    *("dataset.colours", "masks.colours", "segmenter.colours"),
+    *("dataset.colours", "masks.colours", "segmenter.colours", "cams.regions"),
+    *("cams.second.checkpoint", "cams.sam.checkpoint", "cams.propagation.second.checkpoint"),
 }
 """Settings that name files: images, lists, masks, arrays without pickle, and tensors."""
 
@@ -295,6 +296,7 @@ NAMES = {
     *("runtime.device", "segmenter.backbone", "segmenter.optimizer", "stage"),
     *("dataset.default_splits", "dataset.report_split", "dataset.split", "dataset.train_split"),
     *("report.split", "tags.fit_split", "tags.variants"),
+    *("cams.second.model", "cams.sam.model", "cams.propagation.second.model"),
 }
 """Settings whose values are looked up among names that the program or a library knows."""
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from pipeline.clip import frozen
-from pipeline.clip.settings import compat_settings
+from pipeline.clip.settings import SecondSettings, compat_settings
 from pipeline.datasets import READERS
 from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.engine.plugins import import_plugins
@@ -34,6 +34,7 @@ from pipeline.stages.config import Config, compose, read_config
 from pipeline.stages.pipeline import Pipeline
 from pipeline.tags.options import GivenTagOptions
 from tests import REPOSITORY
+from tests.tiny_second import dino_file, sam_file
 
 PAGE = REPOSITORY / "docs" / "reliability-tables.md"
 BEGIN, END = "<!-- settings -->\n", "<!-- end of settings -->"
@@ -115,6 +116,7 @@ def keys(tmp_path, monkeypatch, tiny_checkpoint):
         shutil.copy(tiny_checkpoint, tmp_path / f"{name}.safetensors")
         (tmp_path / f"{name}.yaml").write_text("{cat: [a], person: [b], cup: [c]}")
         (tmp_path / name).mkdir(exist_ok=True)
+        shutil.copy(dino_file(), tmp_path / f"{name}.pth")
     pairs = [TrainingPair("image", tmp_path / "image.png", tmp_path / "mask.png")]
     data = TrainingData(list, lambda: pairs)
     monkeypatch.setattr(builder, "masks_of_stage", lambda *_: data)
@@ -166,6 +168,9 @@ def _base(tmp_path, *choices: str) -> Config:
     config.masks.crf = CrfOptions() if hasattr(config.masks, "crf") else None
     config.segmenter.test.crf = CrfOptions()
     config.dataset.cam_names = None
+    for name in getattr(config.cams, "seconds", dict)():
+        file = sam_file() if name == "sam" else tmp_path / "one.pth"
+        setattr(config.cams, name, SecondSettings(None, str(file)))
     return config
 
 
@@ -174,7 +179,9 @@ def settings_of(settings: Any, prefix: str = "", outer: Rule | None = None) -> I
     types = typing.get_type_hints(type(settings))
     for declared in dataclasses.fields(settings):
         key, value = f"{prefix}.{declared.name}".lstrip("."), getattr(settings, declared.name)
-        rule, kind = outer or rule_of(declared), types[declared.name]
+        rule, kind = rule_of(declared), types[declared.name]
+        if outer:
+            rule = dataclasses.replace(rule, changes=outer.changes, why=outer.why)
         if not dataclasses.is_dataclass(value) or NoneType in typing.get_args(kind):
             yield key, rule, kind
         if dataclasses.is_dataclass(value):
@@ -212,6 +219,15 @@ def prepared(config: Config, key: str, tmp_path) -> tuple[Config, Any]:
     names = len(config.dataset.classes)
     if key == "clip.checkpoint":  # of the same content
         return config, str(tmp_path / "two.safetensors")
+    if key == "cams.second.checkpoint":  # of the same content
+        return config, str(tmp_path / "two.pth")
+    if key == "cams.sam.checkpoint":
+        return config, str(sam_file())
+    if key in ("cams.second.model", "cams.sam.model"):
+        return config, {"cams.second.model": "dino_vits8"}.get(key, "sam_vit_b")
+    if key in ("cams.lposs", "masks.lposs"):
+        config.cams.propagation.second = SecondSettings(None, str(tmp_path / "one.pth"))
+        return config, None
     if key == "segmenter.masks":  # the same, with masks of one's own already
         config.segmenter.masks = str(tmp_path / "one")
         return config, str(tmp_path / "two")
