@@ -164,6 +164,8 @@ class Labeller:
         for name, remedy in remedies.items():
             stage = self._stages[name]
             if not stage.takes_any_image or stage.region_folder is not None:
+                if stage.region_folder is not None:
+                    remedy = f"leave {name}.regions=slic here"
                 raise UserError(f"{stage.chosen} reads files of images by their names: {remedy}")
         for stage in self._stages.values():
             stage.check()

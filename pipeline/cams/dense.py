@@ -61,9 +61,10 @@ class DenseCams(PassCams):
             graph = PatchPropagation(
                 options.propagation, self.seconds["propagation.second"].encoder
             )
-            graph.see(shared_pass.pixels, encoder.normalisation)
+            pixels = shared_pass.pixels
+            features = graph.features(pixels, encoder.normalisation)
             # Names spread up to 1/(1 − α) times over; CLIP's temperature is for cosines.
-            found = graph(found, [(0, 0)], shared_pass.pixels.shape[-2:])
+            found = graph(found, features, [(0, 0)], pixels.shape[-2:])
             found = (1 - options.propagation.alpha) * found
         if found.shape[-2:] != shared_pass.grid:
             found = F.adaptive_avg_pool2d(found, shared_pass.grid)

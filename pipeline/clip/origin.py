@@ -205,9 +205,9 @@ class OfRelease:
             if depth != blocks:
                 raise ValueError(f"{blocks} blocks instead of {depth}")
         except _MISSHAPEN as error:
-            what = (
-                f"{self.key}.model={release.name}" if release.name else "the model of config.json"
-            )
+            what = "the model of config.json" if self.key == "clip" else "such a backbone"
+            if release.name:
+                what = f"{self.key}.model={release.name}"
             raise UserError(
                 f"{' and '.join(map(str, files.values()))} do not hold {what}"
                 f" ({shown(' '.join(str(error).split()))}): give that model's files"

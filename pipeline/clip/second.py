@@ -5,7 +5,7 @@ Nothing here imports PyTorch, so that a command that computes nothing starts at 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,7 +61,7 @@ class FrozenSecond:
         UserError: there is no such model.
     """
 
-    key: str
+    key: str = field(compare=False)  # in messages alone
     usual: str
     model: str | None
     checkpoint: str | None
@@ -123,7 +123,7 @@ class FrozenSecond:
 # The fingerprint of the file tells apart two states of it.
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)
 def _encoder(chosen: FrozenSecond, weights: str) -> Any:  # noqa: ANN401
     from pipeline.clip.image_tower import ImageTower
     from pipeline.clip.second_encoder import SecondEncoder

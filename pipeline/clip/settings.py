@@ -5,13 +5,14 @@ Nothing here imports PyTorch, so that a command that computes nothing starts at 
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, make_dataclass
+from functools import reduce
 from typing import Any
 
 from pipeline.clip.device import ATTENTIONS, PRECISIONS
 from pipeline.clip.dimensions import Dimensions
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.registry import CORE_QUIRKS, TEMPLATES, Quirk, quirks
-from pipeline.engine.settings import Settings, setting
+from pipeline.engine.settings import Settings, declared_settings, setting
 
 _ROUNDING = "the order of sums changes, and nothing else"
 _SPEED = "results do not depend on it"
@@ -44,7 +45,8 @@ class SecondSettings:
     """The choice of a second backbone.
 
     Attributes:
-        model: its name; null reads a vision transformer in DINO's layout off the checkpoint.
+        model: its name; null reads any of its kind off the checkpoint: a vision transformer in
+            DINO's layout with heads of 64 channels, or SAM's encoder.
         checkpoint: a file of weights, in place of a download.
     """
 
@@ -54,7 +56,7 @@ class SecondSettings:
     )
 
 
-def second_backbone(model: str | None) -> Any:  # noqa: ANN401
+def second_backbone(model: str) -> Any:  # noqa: ANN401
     """Declares a setting that chooses a second backbone, with its usual ``model``."""
     return setting(SecondSettings(model))
 
@@ -163,6 +165,19 @@ class MethodOptions(Settings):
     def without_effect(self, prefix: str) -> Iterable[str]:
         """Returns a sentence on each setting that was given and changes nothing."""
         return ()
+
+    @classmethod
+    def usual_second(cls, name: str) -> str:
+        """Returns the model of the default of a field with a second backbone, or of one within."""
+        first, *rest = name.split(".")
+        [declared] = [each for each in fields(cls) if each.name == first]
+        return reduce(getattr, rest, declared.default_factory()).model
+
+    @classmethod
+    def has_second(cls) -> bool:
+        """Tells whether the method always uses a second backbone."""
+        hints = declared_settings(cls)
+        return any(hint is SecondSettings and "." not in key for key, _, hint in hints)
 
     def seconds(self) -> dict[str, SecondSettings]:
         """Returns the second backbones that these settings use, by the names of their fields."""

@@ -7,8 +7,8 @@ plug-ins are data: a value that can name code, an address or a command is ours, 
 
 import re
 import shlex
-from collections.abc import Iterator, Sequence
-from itertools import product
+from collections.abc import Callable, Iterator, Sequence
+from itertools import filterfalse, product
 from pathlib import Path
 
 from hydra.core.override_parser.types import Override, Quote, QuotedString, ValueType
@@ -94,13 +94,22 @@ def _combinations(overrides: Sequence[Override]) -> Iterator[Sequence[str]]:
             # Readable once more, since choice(…) takes quotes away.
             values[key] = readable([f"{key}={value}" for value in each.sweep_string_iterator()])
             if each.value_type is ValueType.GLOB_CHOICE_SWEEP:
-                values[key] = [value for value in values[key] if value not in _with_second()]
+                values[key] = [*filterfalse(_with_second(), values[key])]
+                if not values[key]:
+                    raise UserError(
+                        f"{shown(each.input_line)} stands for no choice without a second backbone:"
+                        " give those with one by their names"
+                    )
     return product(*values.values())
 
 
-def _with_second() -> set[str]:
-    """Returns the choices that need a second backbone, which a pattern does not stand for."""
-    return {f"{m.group}={m.name}" for m in methods() if m.uses_clip and m.settings().seconds()}
+def _with_second() -> Callable[[str], bool]:
+    """Returns what tells choices with a second backbone, which a pattern does not stand for.
+
+    A preset is called after its method.
+    """
+    names = [f"{m.group}={m.name}" for m in methods() if m.settings.has_second()]
+    return re.compile(rf"({'|'.join(map(re.escape, names))})(_.*)?").fullmatch
 
 
 def _refuse_hydra(overrides: Sequence[Override]) -> None:

@@ -82,8 +82,8 @@ def run(arguments: Sequence[str]) -> None:
                 folder = output / re.sub(r"[^\w-]+", "_", weights)
             if as_files:
                 tasks.append(DownloadTask(source, folder / source.name, licence))
-                whole = {"clip.checkpoint": folder}
-                named.update(whole if is_part else {key: folder / source.name})
+                place = ("clip.checkpoint", folder) if is_part else (key, folder / source.name)
+                named.setdefault(place[0], set()).add(place[1])
             else:
                 print(f"{source.name}  missing\n    licence: {licence}\n    {source.urls[0]}")
                 lacking.append(run_of_job)
@@ -97,7 +97,10 @@ def run(arguments: Sequence[str]) -> None:
     if fetches and settings:
         more = ["-m"] * options.multirun
         more += [f"--config-dir={options.config_dir}"] * (options.config_dir is not None)
-        more += [f"{key}={path}" for key, path in named.items()]
+        if any(len(paths) > 1 for paths in named.values()):
+            print("the jobs read different files: give each its own, as in clip.checkpoint=PATH")
+            return
+        more += [f"{key}={path}" for key, [path] in named.items()]
         print(f"next: {command()} {shlex.join([*settings, *more])}")
 
 

@@ -64,34 +64,34 @@ class PatchPropagation:
     def __init__(self, options: PropagationOptions, second: SecondEncoder):
         """Takes the constants and the second backbone."""
         self._options, self._second = options, second
-        self._seen: list[torch.Tensor] = []
 
-    def see(self, pixels: torch.Tensor, normalisation: Normalisation) -> None:
-        """Takes in the pixels of some windows, B×3×H×W float32, and their normalisation."""
-        self._seen.append(self._second.projections(pixels, normalisation)[2])
+    def features(self, pixels: torch.Tensor, normalisation: Normalisation) -> torch.Tensor:
+        """Returns the features of the patches of windows, B×3×H×W float32: B×D×h×w float32."""
+        return self._second.projections(pixels, normalisation)[2]
 
     def __call__(
         self,
         similarities: torch.Tensor,
+        features: torch.Tensor,
         corners: Sequence[tuple[int, int]],
         size: tuple[int, int],
     ) -> torch.Tensor:
         """Returns the similarities after the propagation, W×C×h×w float32.
 
         Args:
-            similarities: of the windows that were seen and C names, W×C×… float32; first resized to
-                the second backbone's grid, h×w (bilinear).
+            similarities: of W windows and C names, W×C×… float32; first resized to the second
+                backbone's grid, h×w (bilinear).
+            features: W×D×h×w, see :meth:`features`.
             corners: the top and left pixel of each window.
             size: height and width of a window in pixels.
         """
-        seen, self._seen = torch.cat(self._seen), []
-        grid = seen.shape[-2:]
+        grid = features.shape[-2:]
         if similarities.shape[-2:] != grid:
             similarities = F.interpolate(similarities, grid, mode="bilinear", align_corners=False)
-        places = centres(corners, grid, size).to(seen.device)
+        places = centres(corners, grid, size).to(features.device)
         given = similarities.flatten(2).mT.flatten(0, 1)
-        found = propagate(given, unit(seen).flatten(0, 1), places, self._options)
-        return found.unflatten(0, (len(seen), -1)).mT.unflatten(-1, grid)
+        found = propagate(given, unit(features).flatten(0, 1), places, self._options)
+        return found.unflatten(0, (len(features), -1)).mT.unflatten(-1, grid)
 
 
 def propagate(

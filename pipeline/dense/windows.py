@@ -141,20 +141,23 @@ def similarity_map(
         passes = ((batch, method.run_pass(encoder, crops)) for batch, crops in crops_of_windows())
         return method.similarities_of_windows(encoder, passes, (height, width), image, names)
 
+    compare = _similarities_of_pixels if windows.of_features else _similarities
+    graph_features = []
+
     def similarities_of_windows() -> Iterator[torch.Tensor]:
-        compare = _similarities_of_pixels if windows.of_features else _similarities
         for batch, crops in crops_of_windows():
-            if propagation is not None:
-                propagation.see(crops, encoder.normalisation)
             cut = None
             if regions is not None:
                 parts = [regions[y : y + tall, x : x + wide] for y, x in batch]
                 cut = F.pad(torch.stack(parts), margins, value=BESIDE)
+            if propagation is not None:
+                graph_features.append(propagation.features(crops, encoder.normalisation))
             yield from compare(method, encoder, crops, names, cut)
 
     found: Iterable[torch.Tensor] = similarities_of_windows()
     if propagation is not None:
-        found = propagation(torch.stack([*found]), corners, size)
+        every = torch.stack([*found])
+        found = propagation(every, torch.cat(graph_features), corners, size)
     for (y, x), similarities in zip(corners, found):
         resized = resize(similarities, size, windows.align_corners)
         resized = resized[:, top : top + tall, left : left + wide]

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.clip.dimensions import Dimensions
 from pipeline.clip.settings import MethodOptions
 from pipeline.datasets.vocabulary import Names
 from pipeline.dense.method import DenseMethod, build_method
@@ -66,8 +67,28 @@ class DenseMasks(MaskStage):
                 f"masks.enlarge=features compares features with names, and cams={name} computes"
                 " more than that: give masks.enlarge=similarities"
             )
-        if (dimensions := self.resources.clip.dimensions) is not None:
+        dimensions = self.resources.clip.dimensions
+        if method.joins_windows:
+            self._refuse_for_joined(dimensions)
+        if dimensions is not None:
             method.hooks(dimensions)
+
+    def _refuse_for_joined(self, clip: Dimensions | None) -> None:
+        """Refuses settings that a method that joins windows in its own way cannot follow."""
+        options, name = self.options, method_of(self.cams).name
+        for key in ("lposs", "window_softmax", "align_corners"):
+            if getattr(options, key):
+                raise UserError(
+                    f"masks.{key} has no meaning for cams={name}, which joins windows in its own"
+                    f" way: give masks.{key}=false"
+                )
+        if clip is not None and (side := options.side(clip.native_size)):
+            patch = clip.patch_size
+            if side % patch or (options.stride or max(1, side // 2)) % patch:
+                raise UserError(
+                    f"cams={name} joins windows patch by patch: give masks.window and masks.stride"
+                    f" that are multiples of {patch}"
+                )
 
     @property
     def file_options(self) -> MethodOptions:

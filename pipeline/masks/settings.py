@@ -125,7 +125,7 @@ class PixelGraphOptions(MaskOptions):
         steps: of conjugate gradients; the published ones do not converge.
     """
 
-    radius: int = setting(6, at_least=1, at_most=100)
+    radius: int = setting(6, at_least=1, at_most=20)
     bandwidth: float = setting(0.01, above=0)
     alpha: float = setting(0.95, above=0, at_most=0.9999)
     steps: int = setting(10, at_least=1, at_most=10_000)

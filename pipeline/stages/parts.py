@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from operator import attrgetter
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -92,12 +91,14 @@ class Parts:
         group = method_of(options).group
         runtime = self.config.runtime
         machine = self.device, runtime.precision, runtime.attention, self.clip.kept
-        found, defaults = {}, type(options)()
-        for name, chosen in options.seconds().items():
-            usual = attrgetter(name)(defaults).model
-            given = usual, chosen.model, chosen.checkpoint
-            found[name] = FrozenSecond(f"{group}.{name}", *given, *machine)
-        return found
+        return {
+            name: FrozenSecond(
+                f"{group}.{name}",
+                options.usual_second(name),
+                *(chosen.model, chosen.checkpoint, *machine),
+            )
+            for name, chosen in options.seconds().items()
+        }
 
     def by_method(
         self,

@@ -51,7 +51,7 @@ def missing_weights(
         trains = any(_starts(stage, builder, commands) for stage in stages)
         reads_clip = any(key_unknown_until(stage, {}) == "download" for stage in stages)
     else:
-        used = [*builder.per_split("").values()]
+        used = [s for s in builder.per_split("").values() if s.command in commands]
     clip, found = config.clip, {}
     origin = find_origin(clip.model, clip.pretrained, hashable(clip.checkpoint))
     is_published = clip.model is not None and clip.checkpoint is None

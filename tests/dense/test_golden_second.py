@@ -165,7 +165,6 @@ def test_lposs(read, plain, backbone, names):
     method = method_of("value_path", seconds={})
     corners = [(0, 0), (0, 96), (96, 0), (96, 96)]
     crops = torch.stack([image[:, y : y + 224, x : x + 224] for y, x in corners])
-    graph.see(crops, plain.normalisation)
     seen = method.run_pass(plain, crops)
     features = F.normalize(method.patch_features(plain, seen)[0], dim=-1)
     assert_close(features[::4], golden["lposs_clip"])
@@ -173,7 +172,8 @@ def test_lposs(read, plain, backbone, names):
     assert_close(F.normalize(values[0].flatten(1).T, dim=-1)[::4], golden["lposs_dino"])
     before = method.similarities(plain, seen, names)
     assert_close(before.flatten(0, 1), golden["lposs_before"])
-    after = graph(before.mT.unflatten(-1, (14, 14)), corners, (224, 224))
+    features = graph.features(crops, plain.normalisation)
+    after = graph(before.mT.unflatten(-1, (14, 14)), features, corners, (224, 224))
     assert_close(after.flatten(2).mT.flatten(0, 1), golden["lposs_after"], 2e-5)
     windows = Windows(224, 112, "stretch")
     found = similarity_map(method, plain, image, names, windows, 2, graph)

@@ -155,9 +155,9 @@ def test_a_map_is_the_mean_of_windows_that_share_a_graph(tiny_clip):
     found = similarity_map(method, encoder, pixels, names, windows, 1, graph)
     corners = [(0, 0), (0, 32)]
     crops = torch.stack([pixels[:, :, x : x + 64] for _, x in corners])
-    graph.see(crops, encoder.normalisation)
+    features = graph.features(crops, encoder.normalisation)
     own = method.similarities(encoder, method.run_pass(encoder, crops), names)
-    spread = graph(own.mT.unflatten(-1, (4, 4)), corners, (64, 64))
+    spread = graph(own.mT.unflatten(-1, (4, 4)), features, corners, (64, 64))
     assert spread.shape == (2, len(text), 8, 8)  # the second backbone's grid
     large = torch.nn.functional.interpolate(spread, (64, 64), mode="bilinear")
     torch.testing.assert_close(found[:, :, :32], large[0][:, :, :32])

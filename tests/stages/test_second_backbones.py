@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from pipeline import Labeller
 from pipeline.cams.cams import read_cams
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.second import SECONDS
-from pipeline.errors import UserError
+from pipeline.errors import ImageError, UserError
 from pipeline.files.label_images import read_labels
 from tests.small_runs import draw_photograph, latest
 from tests.tiny_second import dino_file, sam_file
@@ -115,7 +116,7 @@ def test_python_takes_superpixels_and_no_folder(tiny_checkpoint):
     image = draw_photograph(1, 64, 80)
     assert Labeller(["cat", "cup"], **given).cams(image, ["cup"]).shape[0] == 1
     given["overrides"].append("cams.regions=SAM")
-    with pytest.raises(UserError, match="reads files of images by their names"):
+    with pytest.raises(UserError, match=r"by their names: leave cams\.regions=slic here"):
         Labeller(["cat", "cup"], **given)
 
 
@@ -179,3 +180,72 @@ def test_the_download_tool_lists_them_with_their_licence(run_tool, tmp_path):
     for name in ("dino_vitb16", "sam_vit_b"):
         assert addresses(name)[0] in done.output
     assert done.output.count("licence: Apache 2.0") == 2
+
+
+DENSE = ["masks=dense", "masks.names=classes", "masks.short_side=64"]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["masks.lposs=true"], "masks.lposs has no meaning for cams=trident"),
+        (["masks.window_softmax=true"], "masks.window_softmax has no meaning for cams=trident"),
+        (["masks.align_corners=true"], "masks.align_corners has no meaning for cams=trident"),
+        (["masks.window=50"], "masks.window and masks.stride that are multiples of 16"),
+        (["masks.window=32", "masks.stride=20"], "that are multiples of 16"),
+    ],
+)
+def test_what_splicing_cannot_follow_is_refused(run_stage, arguments, more, message):
+    graph = GRAPH if "lposs" in more[0] else []
+    given = ["cams=trident", *SMALL, *SAM, *DENSE, *graph, *more, "stage=masks"]
+    refused = run_stage(*arguments, *given)
+    assert refused.code == 2 and message in refused.errors, refused.errors
+
+
+@pytest.mark.parametrize("size", [(3, 900), (900, 3), (1, 1)])
+def test_narrow_images_are_looked_at(tiny_checkpoint, size):
+    given = ["cams=trident", *SMALL, *SAM, "masks=argmax"]
+    labeller = Labeller(["cat", "cup"], checkpoint=tiny_checkpoint, overrides=given)
+    cams = labeller.cams(np.zeros((*size, 3), np.uint8), ["cup"])
+    assert len(cams) == 1 and np.isfinite(cams).all()
+
+
+def test_an_image_that_is_refused_leaves_the_next_one_alone(tiny_checkpoint):
+    given = ["cams=sc_clip", "cams.neighbours=20", *GRAPH, *DENSE, "masks.lposs=true"]
+    given.append("masks.window=0")
+    labeller = Labeller(["cat", "cup"], checkpoint=tiny_checkpoint, overrides=given)
+    image = draw_photograph(1, 64, 200)
+    wanted = labeller(image).mask
+    with pytest.raises(ImageError, match="has 16 patches, too few"):
+        labeller(draw_photograph(2, 64, 64))
+    assert np.array_equal(labeller(image).mask, wanted)
+
+
+def test_each_backbone_is_loaded_once(tiny_checkpoint, capsys):
+    given = ["cams=trident", "cams.lposs=true", *SMALL, *SAM, *GRAPH[:1]]
+    given += [f"cams.propagation.second.checkpoint={dino_file(16)}"]
+    labeller = Labeller(["cat", "cup"], checkpoint=tiny_checkpoint, overrides=given)
+    labeller.cams(draw_photograph(1, 64, 80), ["cup"])
+    capsys.readouterr()
+    labeller.cams(draw_photograph(2, 64, 80), ["cup"])
+    assert "loading" not in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize("pattern", ["trident", "proxyclip*"])
+def test_a_pattern_of_such_methods_alone_is_refused(run_stage, arguments, pattern):
+    refused = run_stage(*arguments, "stage=cams", "-m", f"cams=glob({pattern})")
+    assert refused.code == 2 and "stands for no choice without a second backbone" in refused.errors
+
+
+def test_a_file_without_blocks_is_refused_before_tags(run_stage, arguments, tmp_path):
+    weights = torch.load(dino_file(), weights_only=True)
+    torch.save({k: v for k, v in weights.items() if "blocks." not in k}, tmp_path / "none.pth")
+    given = ["cams=proxyclip", SMALL[0], f"cams.second.checkpoint={tmp_path / 'none.pth'}"]
+    refused = run_stage(*arguments, *CAMS, *given)
+    assert refused.code == 2 and "in DINO's layout (no blocks)" in refused.errors
+    assert not [*(tmp_path / "out").rglob("scores.npz")]
+
+
+def test_only_what_the_stages_read_is_downloaded(run_tool):
+    done = run_tool("download.py", "dataset=demo", "clip=demo", "stage=tags", "cams=proxyclip")
+    assert done.code == 0 and "dino" not in done.output

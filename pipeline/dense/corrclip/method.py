@@ -1,10 +1,13 @@
 """CorrCLIP: patches attend to their region, as far as it is alike (Zhang et al., ICCV 2025)."""
 
+from functools import partial
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.sparse.csgraph import connected_components
 
+from pipeline.clip.attention import one_by_one
 from pipeline.clip.dimensions import block_window
 from pipeline.clip.encoder import BlockHook, ClipEncoder
 from pipeline.clip.second_encoder import unit
@@ -49,7 +52,8 @@ class CorrClip(OnSecondGrid):
         for tokens, weight in branches:
             value = block.project(block.ln_1(tokens))[2]
             fine = self.fine_values(encoder, shared_pass, value)
-            embedded = embedded + weight * encoder.embed(self.attended(encoder, attention, fine))
+            added = one_by_one(partial(self.attended, encoder), attention, fine)
+            embedded = embedded + weight * encoder.embed(added)
         coarse = nearest(numbers, shared_pass.grid)
         semantic = torch.stack([self._semantic(encoder, *each) for each in zip(every, coarse)])
         fine = nearest(semantic, numbers.shape[1:]).flatten(2).mT

@@ -2,6 +2,7 @@
 
 import torch
 
+from pipeline.clip.attention import one_by_one
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.second_encoder import unit
 from pipeline.clip.shared_pass import SharedPass
@@ -21,7 +22,11 @@ class ProxyClip(OnSecondGrid):
         """Returns the embeddings of patches of the second backbone's grid, B×M×E float32."""
         features = self.features(encoder, shared_pass)
         values = self.values(encoder, shared_pass)
-        return encoder.embed(self.attended(encoder, self.attention(features), values))
+
+        def embed(features: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+            return encoder.embed(self.attended(encoder, self.attention(features), values))
+
+        return one_by_one(embed, features, values)
 
     def features(self, encoder: ClipEncoder, shared_pass: SharedPass) -> torch.Tensor:
         """Returns the second backbone's features of patches, B×M×C float32, each of length 1."""
@@ -40,6 +45,7 @@ class ProxyClip(OnSecondGrid):
         similarity = features @ features.mT
         if mean is None:
             mean = similarity.mean((1, 2), keepdim=True)
-        logits = self.options.sharpness * (similarity - self.options.shift * mean)
-        others = ~torch.eye(features.shape[1], dtype=torch.bool, device=features.device)
-        return logits.masked_fill((logits < 0) & others, float("-inf")).softmax(-1)
+        logits = similarity.sub_(self.options.shift * mean).mul_(self.options.sharpness)
+        alone = logits.diagonal(dim1=1, dim2=2).clone()
+        logits.masked_fill_(logits < 0, float("-inf")).diagonal(dim1=1, dim2=2).copy_(alone)
+        return torch.softmax(logits, -1, out=logits)

@@ -73,7 +73,7 @@ class Trident(ProxyClip):
             features += self.features(encoder, shared_pass).split(1)
             values += self.values(encoder, shared_pass).split(1)
         # One mean of all windows, as in the released code.
-        mean = torch.stack([(each @ each.mT).mean() for each in features]).mean()
+        mean = torch.stack([each.mean(1).square().sum() for each in features]).mean()
         patch, coarse = encoder.patch_size, shared_pass.grid
         fine = self.second.grid(shared_pass.pixels)
         total = values[0].new_zeros(values[0].shape[2], *(side // patch for side in size))

@@ -64,4 +64,6 @@ def _read(path: Path, device: str) -> dict[str, Any]:
 def _dimensions(weights: Weights) -> Dimensions:
     patch = weights["patch_embed.proj.weight"].shape[-1]
     side = math.isqrt(weights["pos_embed"].shape[1] - weights["cls_token"].shape[1])
-    return Dimensions(count_blocks(part_of(weights, "blocks.")), patch, patch * side)
+    if not (depth := count_blocks(part_of(weights, "blocks."))):
+        raise ValueError("no blocks")
+    return Dimensions(depth, patch, patch * side)

@@ -55,7 +55,7 @@ class SamEncoder:
         """
         network, side = self._network, self._side
         scale = side / max(image.shape[:2])
-        tall, wide = (int(length * scale + 0.5) for length in image.shape[:2])
+        tall, wide = (max(1, int(length * scale + 0.5)) for length in image.shape[:2])
         resized = Image.fromarray(image).resize((wide, tall), Image.Resampling.BILINEAR)
         pixels = torch.from_numpy(np.array(resized)).permute(2, 0, 1).float() / 255
         pixels = normalize(pixels, IMAGENET.mean, IMAGENET.std).to(network.pos_embed.device)
@@ -65,7 +65,7 @@ class SamEncoder:
         for block in blocks:
             tokens = block(tokens)
         patch = network.patch_embed.patch_size[0]
-        rows, columns = grid = tall // patch, wide // patch
+        rows, columns = grid = max(1, tall // patch), max(1, wide // patch)
         query, key, value = split(last.attn, last.norm1(tokens))
 
         places = torch.arange(len(value[0]), device=value.device).unflatten(0, tokens.shape[1:3])
