@@ -13,7 +13,7 @@ from pipeline.files.shipped import CONFIGS
 PUBLISHED = Path(__file__).with_name("published.yaml")
 
 _CLIP = "vit_b16"  # for which published constants were chosen, unless a preset says otherwise
-_CHOICE = re.compile(r"^ *- override /clip: (\w+)$", re.MULTILINE)
+_CHOICE = re.compile(r"^(?: *- override /clip: |# .* for clip=)(\w+)\.?$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
