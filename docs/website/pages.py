@@ -46,6 +46,7 @@ NAVIGATION = {
         "data/README",
         "data/demo/README",
         "data/demo/CLIP",
+        "data/demo/SECOND",
         "data/demo_crowded/README",
         "docs/licences",
     ],

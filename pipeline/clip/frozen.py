@@ -24,12 +24,17 @@ from pipeline.clip.device import (
 )
 from pipeline.clip.dimensions import Dimensions
 from pipeline.clip.fused import choose_attention
-from pipeline.clip.origin import Checkpoint, Origin, find_origin
+from pipeline.clip.origin import (
+    Checkpoint,
+    Origin,
+    find_origin,
+    fingerprint_files,
+    refuse_changed,
+)
 from pipeline.datasets.vocabulary import Names, Vocabulary
 from pipeline.engine.progress import say
 from pipeline.engine.store import Store
-from pipeline.errors import UserError
-from pipeline.files.fingerprints import fingerprint, fingerprint_file
+from pipeline.files.fingerprints import fingerprint
 
 if TYPE_CHECKING:
     import torch
@@ -162,21 +167,6 @@ def _model(clip: FrozenClip, weights: str) -> ImageTextModel:
         keep_freed_memory()
     say(f"loading {clip.model or 'CLIP'}")
     return clip.origin.load(clip.device)
-
-
-def refuse_changed(files: Mapping[str, Path], weights: str) -> None:
-    """Raises a UserError unless a model's files still have a fingerprint."""
-    if fingerprint_files(files) != weights:
-        raise UserError(
-            f"{', '.join(map(str, files.values()))} does not hold the weights that the run began"
-            " with: run the same command again, and give all workers the same file"
-        )
-
-
-def fingerprint_files(files: Mapping[str, Path]) -> str:
-    """Returns the fingerprint of the contents of a model's files; of a single one, its own."""
-    found = [fingerprint_file(files[part]) for part in sorted(files)]
-    return found[0] if len(found) == 1 else fingerprint(*found)
 
 
 @lru_cache(maxsize=1)

@@ -20,7 +20,7 @@ from pipeline.clip.open_clip_origin import OfOpenClip
 from pipeline.engine.registry import imported, source_of
 from pipeline.errors import NotDownloaded, UserError, command, shown
 from pipeline.files.download import Source, source_at
-from pipeline.files.fingerprints import fingerprint
+from pipeline.files.fingerprints import fingerprint, fingerprint_file
 from pipeline.files.text import given_path
 
 if TYPE_CHECKING:
@@ -216,3 +216,18 @@ class OfRelease:
 
 
 Origin = OfOpenClip | OfRelease
+
+
+def refuse_changed(files: Mapping[str, Path], weights: str) -> None:
+    """Raises a UserError unless a model's files still have a fingerprint."""
+    if fingerprint_files(files) != weights:
+        raise UserError(
+            f"{', '.join(map(str, files.values()))} does not hold the weights that the run began"
+            " with: run the same command again, and give all workers the same file"
+        )
+
+
+def fingerprint_files(files: Mapping[str, Path]) -> str:
+    """Returns the fingerprint of the contents of a model's files; of a single one, its own."""
+    found = [fingerprint_file(files[part]) for part in sorted(files)]
+    return found[0] if len(found) == 1 else fingerprint(*found)

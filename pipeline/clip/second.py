@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.clip.device import AUTO, choose_precision
-from pipeline.clip.frozen import fingerprint_files, refuse_changed
 from pipeline.clip.fused import choose_attention
 from pipeline.clip.image_text import Release, register_in, releases
-from pipeline.clip.origin import OfRelease
+from pipeline.clip.origin import OfRelease, fingerprint_files, refuse_changed
 from pipeline.engine.progress import say
 from pipeline.errors import UserError, check_choice, shown
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.clip import frozen
+from pipeline.clip import frozen, origin
 from pipeline.clip.settings import SecondSettings, compat_settings
 from pipeline.datasets import READERS
 from pipeline.datasets.vocabulary import build_vocabulary
@@ -124,7 +124,7 @@ def keys(tmp_path, monkeypatch, tiny_checkpoint):
     monkeypatch.setattr(frozen, "choose_attention", lambda *_: None)
     # Files stay as they are.
     monkeypatch.setattr(mmseg, "fingerprint_config", cache(mmseg.fingerprint_config))
-    monkeypatch.setattr(frozen, "fingerprint_file", cache(frozen.fingerprint_file))
+    monkeypatch.setattr(origin, "fingerprint_file", cache(origin.fingerprint_file))
     samples = {split: [Sample("image", tmp_path / "image.png")] for split in ("all", "val")}
 
     def keys(config: Config) -> dict[str, tuple[str, str]]:
