@@ -159,13 +159,13 @@ class Labeller:
         remedies = {
             "tags": "give tags to cams() and mask(), and choose a tagger here",
             "cams": "choose a method here",
-            "masks": "leave masks.regions=slic here",
+            "masks": "choose a refiner here",
         }
         for name, remedy in remedies.items():
             stage = self._stages[name]
-            if not stage.takes_any_image or stage.region_folder is not None:
-                if stage.region_folder is not None:
-                    remedy = f"leave {name}.regions=slic here"
+            if reads_regions := stage.region_folder is not None:
+                remedy = f"leave {name}.regions=slic here"
+            if reads_regions or not stage.takes_any_image:
                 raise UserError(f"{stage.chosen} reads files of images by their names: {remedy}")
         for stage in self._stages.values():
             stage.check()

@@ -16,7 +16,7 @@ from pipeline.cams.gradcam import normalise
 from pipeline.cams.pass_method import PassCams
 from pipeline.clip.encoder import BlockHook
 from pipeline.clip.shared_pass import SharedPass
-from pipeline.datasets.regions import read_regions, region_map
+from pipeline.datasets.regions import read_region_map
 from pipeline.dense.method import DenseMethod, NameEmbeddings, build_method
 from pipeline.dense.propagation import PatchPropagation
 from pipeline.dense.windows import nearest
@@ -38,7 +38,7 @@ class DenseCams(PassCams):
         """Returns the pass of an image with the regions of its file, if it has one."""
         if (file := getattr(name, "regions", None)) is None:
             return shared_pass
-        numbers = torch.from_numpy(region_map(read_regions(file, name.size), name.size))
+        numbers = torch.from_numpy(read_region_map(file, name.size))
         seen = nearest(numbers.to(shared_pass.pixels.device), shared_pass.pixels.shape[-2:])
         return replace(shared_pass, regions=seen[None])
 

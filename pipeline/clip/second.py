@@ -57,7 +57,7 @@ class FrozenSecond:
         kept: what was found in images, for further calls; none keeps nothing.
 
     Raises:
-        UserError: there is no such model.
+        UserError: the model does not exist, or none is named.
     """
 
     key: str = field(compare=False)  # in messages alone

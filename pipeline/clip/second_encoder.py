@@ -42,7 +42,7 @@ class SecondEncoder:
         """Returns the tokens of patches after the last norm, B×D×h×w float32.
 
         Args:
-            pixels: B×3×H×W float32, normalised; if H or W is no multiple of the patch size, they
+            pixels: B×3×H×W float32, normalised; if H or W is not a multiple of the patch size, they
                 are resized to whole patches (bilinear).
             normalisation: that of the pixels.
         """

@@ -185,5 +185,5 @@ class MethodOptions(Settings):
         return {name: value for name, value in found if isinstance(value, SecondSettings)}
 
     def contents(self, vocabulary: Vocabulary) -> Mapping[str, Any]:
-        """Returns the contents of files that settings name, for the key, and what else is in it."""
+        """Returns what the key holds besides the settings, such as the contents of their files."""
         return {}

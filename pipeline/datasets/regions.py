@@ -1,6 +1,6 @@
 """Regions of images: SLIC's, or of files, ``<id>.png`` or ``<id>.json`` with run lengths."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,14 +78,14 @@ def superpixels(image: np.ndarray, options: SlicOptions) -> np.ndarray:
     return slic(image, options.segments, options.compactness, sigma=options.sigma, start_label=1)
 
 
-def region_map(regions: Iterable[Region], size: tuple[int, int]) -> np.ndarray:
-    """Returns the number of each pixel's region, H×W int64; 0 lies in none.
+def read_region_map(path: Path, size: tuple[int, int]) -> np.ndarray:
+    """Returns the number of each pixel's region from a file, H×W int64; 0 lies in none.
 
     Regions are numbered in the order of their size, from 1; where several overlap, the largest
-    wins, of equally large ones the last.
+    wins, of equally large ones the last. Arguments and errors as of :func:`read_regions`.
     """
     numbers = np.zeros(size[0] * size[1], np.int64)
-    for number, region in enumerate(sorted(regions, key=np.size), 1):
+    for number, region in enumerate(sorted(read_regions(path, size), key=np.size), 1):
         numbers[region] = number
     return numbers.reshape(size)
 

@@ -12,7 +12,7 @@ import torch
 from pipeline.clip.device import to_host
 from pipeline.clip.encoder import to_pixels
 from pipeline.clip.frozen import Resources
-from pipeline.datasets.regions import read_regions, region_map
+from pipeline.datasets.regions import read_region_map
 from pipeline.datasets.vocabulary import Names
 from pipeline.dense.best_name import best_classes
 from pipeline.dense.method import DenseMethod, NameEmbeddings
@@ -104,8 +104,7 @@ class DenseLabeller:
         windows, graph = self._windows, self._propagation
         regions = seen = None
         if self._method.reads_regions:
-            numbers = region_map(read_regions(file, size), size) if file else None
-            numbers = self._method.regions(image) if numbers is None else numbers
+            numbers = read_region_map(file, size) if file else self._method.regions(image)
             regions = nearest(torch.from_numpy(numbers).to(pixels.device), size)
             seen = nearest(regions, pixels.shape[-2:])
         found = similarity_map(

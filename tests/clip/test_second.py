@@ -161,13 +161,13 @@ def test_what_is_wrong_is_one_sentence(path, model, message):
 
 def test_a_file_of_another_kind_is_refused(tmp_path):
     save_file({"weight": torch.zeros(2)}, tmp_path / "other.safetensors")
-    with pytest.raises(UserError, match="holds no vision transformer in DINO's layout"):
+    with pytest.raises(UserError, match="does not hold a vision transformer in DINO's layout"):
         second(tmp_path / "other.safetensors").check()
-    with pytest.raises(UserError, match="holds no image encoder of SAM"):
+    with pytest.raises(UserError, match="does not hold SAM's image encoder"):
         sam(tmp_path / "other.safetensors").check()
-    with pytest.raises(UserError, match="holds no image encoder of SAM"):
+    with pytest.raises(UserError, match="does not hold SAM's image encoder"):
         sam(dino_file()).check()
-    with pytest.raises(UserError, match="holds no vision transformer in DINO's layout"):
+    with pytest.raises(UserError, match="does not hold a vision transformer in DINO's layout"):
         second(sam_file()).check()
 
 

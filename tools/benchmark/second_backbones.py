@@ -30,7 +30,7 @@ from pipeline.clip.second_encoder import SecondEncoder
 from pipeline.engine.registry import methods
 from pipeline.report.markdown import Table
 from tools.benchmark.image_text_models import random_tower
-from tools.benchmark.setup import Setup, load_photographs, timed
+from tools.benchmark.setup import TAGS, Setup, load_photographs, timed
 
 _SIZE, _REPEATS = (500, 375), 2
 _SAM = {"use_rel_pos": True, "window_size": 14, "global_attn_indexes": (2, 5, 8, 11)}
@@ -62,16 +62,11 @@ def measure(name: str) -> str:
     images = load_photographs(1, *_SIZE)
 
     def work() -> None:
-        for _ in cams.stream(enumerate_with_tags(images)):
+        for _ in cams.stream((number, image, TAGS) for number, image in enumerate(images)):
             pass
 
     seconds = min(timed(work) for _ in range(_REPEATS))
     return f"{seconds:.2f} {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f}"
-
-
-def enumerate_with_tags(images: Sequence) -> list[tuple]:
-    """Returns a number, an image and two tags for each image."""
-    return [(number, image, (0, 1)) for number, image in enumerate(images)]
 
 
 def main(names: Sequence[str]) -> None:

@@ -23,7 +23,7 @@ class CorrClip(OnSecondGrid):
     """CorrCLIP: regions, and a second backbone, say which patches attend to each other.
 
     Three branches are added: the values of block L, those of the mean over earlier blocks, and a
-    token of each region. Of these, the first two have no residual connection and no MLP.
+    token of each region. The first two have neither a residual connection nor an MLP.
     """
 
     reads_regions = True

@@ -41,13 +41,13 @@ def build(release: Release, files: Mapping[str, Path], device: str) -> ImageTowe
 
 
 def read_about(files: Mapping[str, Path]) -> tuple[Dimensions, Pretraining]:
-    """Returns what a file tells; a UserError if it holds no vision transformer of DINO's layout."""
+    """Returns what a file tells; a UserError if it is not a file of DINO's layout."""
     try:
         found = _dimensions(_read(files["weights"], "meta"))
     except (KeyError, ValueError, IndexError) as error:
         raise UserError(
-            f"{files['weights']} holds no vision transformer in DINO's layout ({error}): give"
-            " another file, or the model that it is of"
+            f"{files['weights']} does not hold a vision transformer in DINO's layout ({error}):"
+            " give another file, or the model that it is of"
         ) from error
     return found, Pretraining(IMAGENET, quick_gelu=False)
 

@@ -141,12 +141,12 @@ def build(release: Release, files: Mapping[str, Path], device: str) -> SamEncode
 
 
 def read_about(files: Mapping[str, Path]) -> tuple[Dimensions, Pretraining]:
-    """Returns what a file tells; a UserError if it holds no encoder of SAM."""
+    """Returns what a file tells; a UserError if it does not hold SAM's encoder."""
     try:
         found = _dimensions(_read(files["weights"], "meta"))
     except (KeyError, ValueError, IndexError) as error:
         raise UserError(
-            f"{files['weights']} holds no image encoder of SAM ({error}): give another file"
+            f"{files['weights']} does not hold SAM's image encoder ({error}): give another file"
         ) from error
     return found, Pretraining(IMAGENET, quick_gelu=False)
 
