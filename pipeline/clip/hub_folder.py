@@ -84,6 +84,7 @@ def release_of(name: str | None) -> Release:
         about="pipeline.clip.hub_folder:read_about",
         files={part: [f"{place}/{file}" for file in names] for part, names in _FILES.items()},
         optional=("pixels", "tokenizer"),
+        what="the model of config.json",
     )
 
 

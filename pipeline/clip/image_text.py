@@ -44,8 +44,9 @@ class Release:
         name: the value of ``clip.model``.
         module: the module that registers it, ``__name__``.
         build: "module:function", which builds an :class:`ImageTextModel`, or the image tower of a
-            second backbone, from the release, the file of each part and a device. It raises a
-            KeyError, a ValueError or a RuntimeError if weights are missing or do not fit.
+            second backbone, from the release, the file of each part and a device. Like ``about``,
+            it raises a KeyError, a ValueError or a RuntimeError if weights are missing or do not
+            fit.
         files: the addresses of each part; of several, any one will do.
         optional: the parts that a model may lack.
         dimensions: of the image tower.
@@ -56,6 +57,7 @@ class Release:
         text_heads: of the text tower's.
         has_whole_image: whether it embeds whole images, and not patches alone.
         packages: what it requires besides; all are in the extra "backbones".
+        what: what its files hold, in messages, if it has no name.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Release:
     text_heads: int = 12
     has_whole_image: bool = True
     packages: Sequence[str] = ()
+    what: str = ""
 
 
 def register_release(release: Release) -> None:

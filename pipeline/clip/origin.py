@@ -6,7 +6,8 @@ questions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.util import find_spec
@@ -105,7 +106,9 @@ class OfRelease:
                 f" extra backbones, or run pip install {' '.join(missing)}"
             )
         if release.about:
-            return imported(release.about)(self.files())
+            files = self.files()
+            with self._refuse_misshapen(files):
+                return imported(release.about)(files)
         return release.dimensions, Pretraining(release.normalisation, quick_gelu=False)
 
     @property
@@ -198,21 +201,26 @@ class OfRelease:
     def load(self, device: str) -> ImageTextModel | ImageTower:
         """Reads the files; a UserError tells that they are of another model."""
         files, release = self.files(), self.release
-        try:
+        with self._refuse_misshapen(files):
             model = imported(release.build)(release, files, device)
             tower = model.image if isinstance(model, ImageTextModel) else model
             depth, blocks = self._about[0].depth, len(tower.blocks)
             if depth != blocks:
                 raise ValueError(f"{blocks} blocks instead of {depth}")
+        return model
+
+    @contextmanager
+    def _refuse_misshapen(self, files: Mapping[str, Path]) -> Iterator[None]:
+        """Turns errors of what is read or built into one that names the files."""
+        try:
+            yield
         except _MISSHAPEN as error:
-            what = "the model of config.json" if self.key == "clip" else "such a backbone"
-            if release.name:
-                what = f"{self.key}.model={release.name}"
+            name, verb = self.release.name, "does" if len(files) == 1 else "do"
+            what = f"{self.key}.model={name}" if name else self.release.what
             raise UserError(
-                f"{' and '.join(map(str, files.values()))} do not hold {what}"
+                f"{' and '.join(map(str, files.values()))} {verb} not hold {what}"
                 f" ({shown(' '.join(str(error).split()))}): give that model's files"
             ) from error
-        return model
 
 
 Origin = OfOpenClip | OfRelease

@@ -138,7 +138,7 @@ def test_published_backbones_have_an_address_and_are_refused_by_their_size(name,
     [source] = second(None, name, name).origin.published().values()
     assert source.urls[0].startswith("https://dl.fbaipublicfiles.com/")
     file = sam_file() if name.startswith("sam") else dino_file()
-    with pytest.raises(UserError, match=f"do not hold cams.second.model={name} .width"):
+    with pytest.raises(UserError, match=f"does not hold cams.second.model={name} .width"):
         second(file, name, name).check()
     with pytest.raises(UserError, match=r"is missing: give the folder of cams\.second\.model"):
         second(tmp_path, name, name).check()

@@ -146,7 +146,7 @@ def test_another_name_needs_no_pass_of_the_second_backbone(tiny_checkpoint, monk
         (["cams=proxyclip"], "dino_vitbase8_pretrain.pth could not be downloaded"),
         (
             ["cams=proxyclip", f"cams.second.checkpoint={dino_file()}"],
-            "do not hold cams.second.model=dino_vitb8",
+            "does not hold cams.second.model=dino_vitb8",
         ),
         (["cams=proxyclip", "cams.second.model=dino"], "cams.second.model=dino is unknown"),
         (["cams=sclip", "cams.lposs=true", *GRAPH[:1]], "cams.propagation.second names no back"),

@@ -59,6 +59,7 @@ register_second(
 register_second(
     Release(
         name="",  # whatever a file holds
+        what="a vision transformer in DINO's layout",
         module=__name__,
         build=_BUILD,
         about="pipeline.clip.models.dino.model:read_about",

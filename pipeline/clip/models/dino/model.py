@@ -19,7 +19,6 @@ from pipeline.clip.layouts import (
     read_floats,
 )
 from pipeline.clip.models.dinov2 import IMAGENET
-from pipeline.errors import UserError
 
 _HEAD = 64
 """Channels of a head, in all of them."""
@@ -41,14 +40,8 @@ def build(release: Release, files: Mapping[str, Path], device: str) -> ImageTowe
 
 
 def read_about(files: Mapping[str, Path]) -> tuple[Dimensions, Pretraining]:
-    """Returns what a file tells; a UserError if it is not a file of DINO's layout."""
-    try:
-        found = _dimensions(_read(files["weights"], "meta"))
-    except (KeyError, ValueError, IndexError) as error:
-        raise UserError(
-            f"{files['weights']} does not hold a vision transformer in DINO's layout ({error}):"
-            " give another file, or the model that it is of"
-        ) from error
+    """Returns what a file tells."""
+    found = _dimensions(_read(files["weights"], "meta"))
     return found, Pretraining(IMAGENET, quick_gelu=False)
 
 

@@ -22,6 +22,7 @@ register_second(
 register_second(
     Release(
         name="",  # whatever a file holds
+        what="SAM's image encoder",
         module=__name__,
         build="pipeline.clip.models.sam.model:build",
         about="pipeline.clip.models.sam.model:read_about",

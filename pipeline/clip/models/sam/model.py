@@ -21,7 +21,6 @@ from pipeline.clip.dimensions import Dimensions, Pretraining
 from pipeline.clip.image_text import Release
 from pipeline.clip.layouts import Weights, count_blocks, part_of, read_floats
 from pipeline.clip.models.dinov2 import IMAGENET
-from pipeline.errors import UserError
 from pipeline.files.weight_files import Uninitialised
 
 _TABLE = "blocks.0.attn.rel_pos_h"  # which no other vision transformer has
@@ -141,13 +140,8 @@ def build(release: Release, files: Mapping[str, Path], device: str) -> SamEncode
 
 
 def read_about(files: Mapping[str, Path]) -> tuple[Dimensions, Pretraining]:
-    """Returns what a file tells; a UserError if it does not hold SAM's encoder."""
-    try:
-        found = _dimensions(_read(files["weights"], "meta"))
-    except (KeyError, ValueError, IndexError) as error:
-        raise UserError(
-            f"{files['weights']} does not hold SAM's image encoder ({error}): give another file"
-        ) from error
+    """Returns what a file tells."""
+    found = _dimensions(_read(files["weights"], "meta"))
     return found, Pretraining(IMAGENET, quick_gelu=False)
 
 
