@@ -18,16 +18,18 @@ from pipeline.engine.registry import Method, find_method, methods
 from tests import REPOSITORY
 from tests.small_runs import Finished, artefacts
 
-MOVED = {
-    "resclip": ("dense", ["cams=resclip"], ["experiment=resclip_voc21", "dataset.root=VOC"]),
-    "excel": ("cams", ["cams=excel", "compat=released"], ["experiment=excel_voc2012"]),
-    "piaa": (
-        "tags",
-        ["tags=piaa_voc", "tags.encoder=sc_clip", "tags.crop=true", "compat=released"],
-        ["experiment=piaa_voc2007_sc_clip"],
-    ),
+MOVED = {"resclip": "dense", "excel": "cams", "piaa": "tags"}
+"""Methods that other folders of methods do not need, and their groups."""
+
+RUNS = {
+    "cams": ["cams=resclip"],
+    "both": ["tags=piaa_voc", "tags.encoder=sc_clip", "tags.crop=true", "cams=excel"],
 }
-"""Method → its group, a run that uses it, and one of its presets."""
+PRESETS = (
+    ["experiment=resclip_voc21", "dataset.root=VOC"],
+    ["experiment=excel_voc2012"],
+    ["experiment=piaa_voc2007_sc_clip"],
+)
 
 WRITTEN = ("code", "method_source")  # the settings of a key that say where a method lies
 
@@ -120,37 +122,41 @@ def rows(root: Path, out: Path) -> str:
 
 
 @pytest.mark.large
-@pytest.mark.parametrize("name", MOVED)
-def test_a_method_that_is_moved_out_does_all_that_it_did(name, copy, tmp_path):
-    group, chosen, preset = MOVED[name]
-    move_out(find_method(group, name), copy, f"their_{name}")
-    plugins = f"plugins=[their_{name}]"
-    run = ["tools/run_stage.py", "dataset=demo", "dataset.limit=3", "dataset.split=val", *chosen]
-    run += ["runtime.workers=1", "stage=[tags,cams,masks,evaluate]"]
-    python(REPOSITORY, *run, f"output_dir={tmp_path / 'ours'}")
-    python(copy, *run, plugins, f"output_dir={tmp_path / 'theirs'}")
-    assert stored(tmp_path / "ours") == stored(tmp_path / "theirs")
-    assert configurations(tmp_path / "ours") == configurations(tmp_path / "theirs")
-    board = rows(REPOSITORY, tmp_path / "ours")
-    assert "mIoU" in board and board == rows(copy, tmp_path / "theirs")
-
-    compose = ["tools/run_stage.py", "--cfg", "job", *preset]
-    ours = python(REPOSITORY, *compose).output
-    assert yaml.safe_load(ours) == yaml.safe_load(python(copy, *compose, plugins).output)
+def test_methods_that_are_moved_out_do_all_that_they_did(copy, tmp_path):
+    for name, group in MOVED.items():
+        move_out(find_method(group, name), copy, f"their_{name}")
+    plugins = f"plugins=[{','.join(f'their_{name}' for name in MOVED)}]"
+    for name, chosen in RUNS.items():
+        run = ["tools/run_stage.py", "dataset=demo", "dataset.limit=3", "dataset.split=val"]
+        run += [*chosen, "compat=released"]
+        run += ["runtime.workers=1", "stage=[tags,cams,masks,evaluate]"]
+        ours, theirs = tmp_path / name / "ours", tmp_path / name / "theirs"
+        python(REPOSITORY, *run, f"output_dir={ours}")
+        python(copy, *run, plugins, f"output_dir={theirs}")
+        assert stored(ours) == stored(theirs)
+        assert configurations(ours) == configurations(theirs)
+        board = rows(REPOSITORY, ours)
+        assert "mIoU" in board and board == rows(copy, theirs)
+    for preset in PRESETS:
+        compose = ["tools/run_stage.py", "--cfg", "job", *preset]
+        composed = python(REPOSITORY, *compose).output
+        assert yaml.safe_load(composed) == yaml.safe_load(python(copy, *compose, plugins).output)
     listed = python(copy, "tools/run_stage.py", plugins, "--help").output
     assert listed == python(REPOSITORY, "tools/run_stage.py", "--help").output
 
 
 @pytest.mark.large
-@pytest.mark.parametrize("name", MOVED)
-def test_a_method_can_be_deleted(name, copy):
-    method = find_method(MOVED[name][0], name)
-    shutil.rmtree(folder_of(method, copy))
-    for preset in method.preset_files:
-        (copy / preset.relative_to(REPOSITORY)).unlink()
+def test_methods_can_be_deleted(copy):
+    for name, group in MOVED.items():
+        method = find_method(group, name)
+        shutil.rmtree(folder_of(method, copy))
+        for preset in method.preset_files:
+            (copy / preset.relative_to(REPOSITORY)).unlink()
     text = python(copy, "tools/run_stage.py", "--help").output
-    assert not re.search(rf"\b{name}\b", text.partition("\nchoices")[2])
-    studies = {path.stem for path in (copy / "configs").rglob("*.yaml") if name in path.read_text()}
+    named = re.compile("|".join(MOVED))
+    assert not named.search(text.partition("\nchoices")[2])
+    files = (copy / "configs").rglob("*.yaml")
+    studies = {path.stem for path in files if named.search(path.read_text())}
     wrong = json.loads(python(copy, "-c", COMPOSE).output)
     assert {choice.partition("=")[2] for choice in wrong} <= studies
     assert studies <= {
