@@ -13,6 +13,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import psutil
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
@@ -30,6 +31,8 @@ _KEPT = Complete(key=str, wanted=[list], version=int)
 _NOTHING: dict[str, Any] = {"key": "", "wanted": [], "version": 0}
 _CODE = Path(__file__).parents[2]
 _FILE = re.compile(r"corrections\.\d+\.csv")
+# Without -P, a package called pipeline in the run's folder would run in place of this one.
+_RUN = ("-P", "-m", "pipeline", "app")
 _TAIL = 4096  # bytes of the log, for its last line
 
 
@@ -110,9 +113,12 @@ class Finished:
         return {"version": given["version"]}
 
     def _save(self, body: str) -> dict[str, Any]:
-        paths = (self._folder / f"corrections.{number}.csv" for number in count(1))
-        path = next(path for path in paths if not path.exists())
-        write_atomically(path, body)
+        for path in (self._folder / f"corrections.{number}.csv" for number in count(1)):
+            if not path.exists():
+                write_atomically(path, body)
+                break
+            if path.read_bytes() == body.encode():
+                break
         return {"file": path.name}
 
     # The next run
@@ -131,13 +137,11 @@ class Finished:
             raise UserError(f"{directory}, where the run was started, is gone: use the command")
         with FolderLock(self._own):  # which a run holds, whatever app has started it
             log = open_own(self._own / _LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        # Without -P, a package called pipeline in that folder would be run in place of this one.
-        python = [sys.executable, "-P", "-m", "pipeline"]
         paths = filter(None, [str(_CODE), os.environ.get("PYTHONPATH")])
         with os.fdopen(log, "wb"):
             # In a session of its own: it goes on when the page or the app is closed.
             self._process = subprocess.Popen(
-                [*python, "app", str(self._folder), "--run", body, *self._words],
+                [sys.executable, *_RUN, str(self._folder), "--run", body, *self._words],
                 cwd=directory,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
                 stdin=subprocess.DEVNULL,
@@ -150,7 +154,20 @@ class Finished:
     def _stop(self, body: str) -> dict[str, Any]:
         if self._is_running:
             self._process.send_signal(signal.SIGINT)
+        elif (process := self._run_of_another_app()) is not None:
+            process.send_signal(signal.SIGINT)
+        elif self._is_running_elsewhere():
+            raise UserError("the run is on another machine: stop it there")
         return {}
+
+    def _run_of_another_app(self) -> psutil.Process | None:
+        """Returns the run of this folder that an app before this one started, if it goes on."""
+        words = [*_RUN, str(self._folder), "--run"]
+        for process in psutil.process_iter(["cmdline"]):
+            line = process.info["cmdline"] or []
+            if line[1 : 1 + len(words)] == words:
+                return process
+        return None
 
     def _state(self) -> dict[str, Any]:
         own = self._process
@@ -161,7 +178,8 @@ class Finished:
                 file.seek(max(0, file.seek(0, 2) - _TAIL))
                 said = re.split(r"[\r\n]+", file.read().decode("utf-8", "replace").strip())
         code = None if own is None else own.poll()
-        return {"running": running, "line": said[-1], "code": code, "log": str(log)}
+        line = " ".join(said[-1].partition("→")[0].split())
+        return {"running": running, "line": line, "code": code, "log": str(log)}
 
     def _is_running_elsewhere(self) -> bool:
         """Tells whether a run goes on that an app before this one started."""

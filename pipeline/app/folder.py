@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.api.labeller import load_image
 from pipeline.api.labelling import Labelling
-from pipeline.app.names import Names, classes_of, lines, press
+from pipeline.app.names import LEAST, Names, catch_up, classes_of, lines, press
 from pipeline.datasets.folder import find_images
 from pipeline.errors import ImageError, UserError, command
 from pipeline.files.images import limit_longest_side
@@ -22,6 +22,10 @@ _SIDE = 448
 """Pixels of the longer side of a photograph; the features of 200 take less than a gigabyte."""
 
 _PICTURE, _QUALITY = 144, 70
+_ABOUT_COMMAND = (
+    "Type this command in a terminal, in {folder}. It trains a network, whose first weights are"
+    " downloaded; with `stage=[tags,cams,masks]` it ends with masks."
+)
 _SHOWN = 9  # photographs of a name
 
 
@@ -34,6 +38,8 @@ class Folder:
         if not found:
             raise UserError(f"{root} contains no photographs: give another folder")
         self._paths = dict(found[:limit])
+        first = f"the first {limit} of " * (len(found) > limit)
+        self._about = f"{first}{len(found)} photographs of {root}"
         self._photographs: dict[str, tuple[np.ndarray, str]] = {}  # and a small picture of each
         self._unread: dict[str, str] = {}
 
@@ -45,21 +51,25 @@ class Folder:
         number = self._names.begin(part)
         # CAMs are not computed; without affinity, none of the attention is kept for them.
         settings = [f"tags.min_score={float(min_score)}", "cams.affinity=false"]
+        yield [self._about, "", ""]  # what is shown are not these names' results
         try:
             with self._names.lock:
                 labeller = self._names.labeller(names, backgrounds, *self._names.choices, *settings)
             for place, image_id in enumerate(self._paths, 1):
                 with self._names.lock:
                     if not self._names.is_newest(part, number):
-                        return
+                        break
                     if (image := self._read(image_id)) is not None:
                         found[image_id] = next(labeller.step_by_step(image))
                 yield [f"{place} of {len(self._paths)} photographs", gr.skip(), gr.skip()]
+            if not self._names.is_newest(part, number):
+                yield [gr.skip()] * 3  # Gradio sends what came last once more
+                return
             if not found:
                 raise UserError(
                     f"no photograph can be read ({next(iter(self._unread.items()))[1]})"
                 )
-            unread = "".join(f"; {name} {reason}" for name, reason in self._unread.items())
+            unread = "".join(f"; {self._paths[i].name} {why}" for i, why in self._unread.items())
             page = self._page(found, labeller.near_synonyms())
             yield [
                 f"{len(found)} photographs{unread}",
@@ -100,9 +110,12 @@ class Folder:
 
     def _strip(
         self, ids: Sequence[str], found: Mapping[str, Labelling], k: int
-    ) -> list[tuple[str, str, str]]:
-        """Returns id, picture and score of the first photographs."""
-        return [(i, self._photographs[i][1], f"{found[i].scores[k]:.2f}") for i in ids[:_SHOWN]]
+    ) -> list[tuple[str, str, str, bool]]:
+        """Returns id, picture and score of the first photographs, and whether it is a tag's."""
+        return [
+            (i, self._photographs[i][1], f"{found[i].scores[k]:.2f}", k in found[i].tags)
+            for i in ids[:_SHOWN]
+        ]
 
     def _command(self, names: str, backgrounds: str, min_score: float) -> str:
         """Returns the command of the run with these names."""
@@ -113,18 +126,32 @@ class Folder:
         words += [f"tags.min_score={min_score:g}"] * (min_score != self._names.min_score)
         return f"{command()} {shlex.join(words)}"
 
-    def build(self, names: gr.Textbox, backgrounds: gr.Textbox) -> None:
-        """Adds the part to the page that is being built."""
+    def build(
+        self, blocks: gr.Blocks, tab: gr.Tab, names: gr.Textbox, backgrounds: gr.Textbox
+    ) -> None:
+        """Adds the part to the page that is being built; names that are given are tried at once."""
+        tab.select(None, js=catch_up("look"))
         min_score = gr.Slider(
-            0, 1, self._names.min_score, label="Minimum score", elem_id="folder_min_score"
+            *(0, 1, self._names.min_score),
+            label="Minimum score",
+            info=LEAST,
+            elem_id="folder_min_score",
         )
-        button = gr.Button("Look", variant="primary", elem_id="look")
-        status = gr.Markdown(elem_id="folder_status")
+        button = gr.Button("Look at the photographs", variant="primary", elem_id="look")
+        status = gr.Markdown(self._about, elem_id="folder_status")
         told = gr.Textbox(
             label="The run with these names", buttons=["copy"], interactive=False, elem_id="command"
         )
+        gr.Markdown(_ABOUT_COMMAND.format(folder=Path.cwd()))
         page = gr.HTML(elem_id="folder")
-        button.click(self.choose, [names, backgrounds, min_score], [status, page, told])
+        gr.on(
+            [button.click, *[blocks.load] * bool(names.value)],
+            self.choose,
+            [names, backgrounds, min_score],
+            [status, page, told],
+            concurrency_limit=None,
+            trigger_mode="multiple",
+        )
         gr.on([names.change, backgrounds.change], None, js=press("look", typed=True))
         gr.on([min_score.change], None, js=press("look"))
 

@@ -14,12 +14,24 @@ from pipeline.errors import UserError
 MEMORY = 1 << 30
 """Bytes of CLIP's features that are kept."""
 
+LEAST = "The least threshold of tags; that of a photograph can be higher."
+"""What the page says of ``tags.min_score``."""
+
 _TYPING, _CHOOSING = 800, 100  # milliseconds
 _PRESS = """() => {{
   const button = document.getElementById("{button}");
+  if (!button) return;  // nobody has opened its tab
   clearTimeout(button.waiting);
-  // The part in another tab waits until it is looked at.
-  button.waiting = setTimeout(() => button.offsetParent && button.click(), {pause});
+  button.waiting = setTimeout(() => {{
+    button.isMissed = !button.offsetParent;  // another tab is open
+    if (!button.isMissed) button.click();
+  }}, {pause});
+}}"""
+_CATCH_UP = """() => {{
+  const button = document.getElementById("{button}");
+  if (!button?.isMissed) return;
+  button.isMissed = false;
+  button.click();
 }}"""
 
 
@@ -83,8 +95,9 @@ def classes_of(text: str) -> list[Any]:
     """Returns the class of each line; further names for it follow after commas."""
     classes: list[Any] = []
     for line in lines(text):
-        first, *others = [name.strip() for name in line.split(",") if name.strip()] or [line]
-        classes.append({"name": first, "names": [first, *others]} if others else first)
+        names = [name.strip() for name in line.split(",") if name.strip()]
+        if names:
+            classes.append({"name": names[0], "names": names} if len(names) > 1 else names[0])
     if not classes:
         raise UserError("no names are given: write at least one")
     return classes
@@ -93,3 +106,8 @@ def classes_of(text: str) -> list[Any]:
 def press(button: str, typed: bool = False) -> str:
     """Returns a script that presses a button when a person pauses."""
     return _PRESS.format(button=button, pause=_TYPING if typed else _CHOOSING)
+
+
+def catch_up(button: str) -> str:
+    """Returns a script that presses a button if that was due while another tab was open."""
+    return _CATCH_UP.format(button=button)

@@ -69,14 +69,15 @@ def build_app(
         gr.Markdown(f"# {_TITLE}")
         with gr.Row():
             label = "Names, one a line; further words after commas"
-            given = [gr.Textbox("\n".join(words_of_classes), label=label, lines=5)]
+            given = [gr.Textbox("\n".join(words_of_classes), label=label, lines=5, min_width=320)]
             label = "Backgrounds, one a line; if empty, the usual ones"
-            given.append(gr.Textbox("\n".join(background_names), label=label, lines=5))
+            written = "\n".join(background_names)
+            given.append(gr.Textbox(written, label=label, lines=5, min_width=320))
         if folder:
-            with gr.Tab("The folder"):
-                folder.build(*given)
-        with gr.Tab("A photograph"):
-            Photograph(names).build(*given)
+            with gr.Tab("The folder") as tab:
+                folder.build(blocks, tab, *given)
+        with gr.Tab("A photograph") as tab:
+            Photograph(names).build(tab, *given)
     Thread(target=names.warm_up, daemon=True).start()
     options: dict[str, Any] = {
         "footer_links": [],

@@ -2,15 +2,16 @@
 
 from collections.abc import Iterator, Sequence
 from html import escape
-from itertools import pairwise
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import gradio as gr
 import numpy as np
 
+from pipeline.api.labeller import load_image
 from pipeline.api.labelling import Labelling
-from pipeline.app.names import Names, press
+from pipeline.app.names import LEAST, Names, catch_up, press
 from pipeline.cams.cams import Cams
 from pipeline.engine.registry import methods
 from pipeline.errors import ImageError, UserError
@@ -53,29 +54,38 @@ class Photograph:
         request: gr.Request,
     ) -> Iterator[list[Any]]:
         """Yields what the page shows after each step; ends when the same browser asks anew."""
-        part, clock = f"photograph {request.session_hash}", [perf_counter()]
+        part, seconds = f"photograph {request.session_hash}", []
         number = self._names.begin(part)
         settings = [f"{group}={name}" for group, name in zip(GROUPS, (tagger, cams, masks))]
         try:
             if image is None:
                 raise UserError("no photograph is given: add one")
+            try:
+                pixels = load_image(image)
+            except ImageError as error:
+                raise UserError(f"{Path(image).name} {error}") from error
             with self._names.lock:
                 labeller = self._names.labeller(
                     names, backgrounds, *settings, f"tags.min_score={float(min_score)}"
                 )
-            steps = labeller.step_by_step(image)
+            steps = labeller.step_by_step(pixels)
             for _ in STEPS:
                 with self._names.lock:
                     if not self._names.is_newest(part, number):
-                        return
+                        break
+                    began = perf_counter()
                     found = next(steps)
-                clock.append(perf_counter())
-                yield shown(found, clock)
+                    seconds.append(perf_counter() - began)
+                if self._names.is_newest(part, number):
+                    yield shown(found, seconds)
         except (UserError, ImageError) as error:
             yield [str(error), "", "", None]
+        if not self._names.is_newest(part, number):
+            yield [gr.skip()] * 4  # Gradio sends what came last once more
 
-    def build(self, names: gr.Textbox, backgrounds: gr.Textbox) -> None:
+    def build(self, tab: gr.Tab, names: gr.Textbox, backgrounds: gr.Textbox) -> None:
         """Adds the part to the page that is being built."""
+        tab.select(None, js=catch_up("segment"))
         with gr.Row():
             with gr.Column(scale=2):
                 image = gr.Image(
@@ -84,7 +94,10 @@ class Photograph:
                     type="filepath",
                     image_mode=None,
                 )
-                set_by_hand = [gr.Slider(0, 1, self._names.min_score, label="Minimum score")]
+                # Gradio would decode the file, and fail without a sentence.
+                image.preprocess = lambda given: given and given.path
+                least = gr.Slider(0, 1, self._names.min_score, label="Minimum score", info=LEAST)
+                set_by_hand: list[Any] = [least]
                 for group, label in GROUPS.items():
                     chosen = self._names.chosen[group]
                     choices = choices_of(group, chosen)
@@ -96,15 +109,21 @@ class Photograph:
                 bars = gr.HTML(elem_id="scores")
                 cams = gr.HTML(elem_id="cams")
         given = [image, names, backgrounds, *set_by_hand]
-        button.click(self.segment, given, [status, bars, cams, mask], concurrency_limit=None)
+        # A request ends the one before it, for which it may not wait.
+        button.click(
+            self.segment,
+            given,
+            [status, bars, cams, mask],
+            concurrency_limit=None,
+            trigger_mode="multiple",
+        )
         gr.on([names.change, backgrounds.change], None, js=press("segment", typed=True))
         gr.on([each.change for each in (image, *set_by_hand)], None, js=press("segment"))
 
 
-def shown(found: Labelling, clock: Sequence[float]) -> list[Any]:
+def shown(found: Labelling, seconds: Sequence[float]) -> list[Any]:
     """Returns the seconds of the steps, scores, CAMs and mask as the page shows them."""
     image = limit_longest_side(to_image(found.image), _LONGEST_SIDE)
-    seconds = (after - before for before, after in pairwise(clock))
     steps = ", ".join(f"{step} {second:.2f} s" for step, second in zip(STEPS, seconds))
     cams, mask = "", None
     if found.cams is not None:

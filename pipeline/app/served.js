@@ -2,12 +2,12 @@
 
 const served = JSON.parse(byId("served").textContent), runState = document.createElement("p");
 const runButton = document.createElement("button"), stopButton = document.createElement("button");
-let savedFile = null, wasRunning = false;
+let savedFile = null, wasRunning = false, isStopped = false;
 
 async function ask(path, body) {
   const asked = fetch(`/report/${path}`, body === undefined ? {} : { method: "POST", body });
   const answer = await asked.catch(() => {
-    throw new Error("The app has ended. Changes stay on this page alone: start the app again, and save them.");
+    throw new Error("The app has ended: start it again, and open its new address. What you change here is not kept.");
   });
   const found = await answer.json().catch(() => ({ error: "The app failed: see its terminal." }));
   if (!answer.ok) throw new Error(found.error);
@@ -26,7 +26,6 @@ let keeping = Promise.resolve();
 window.remember = (name, value) => {
   if (name !== facts.key) return;
   savedFile = null;
-  runButton.hidden = true;
   keeping = keeping.then(telling(async () => {
     const kept = { key: name, wanted: value, version: served.version };
     served.version = (await ask("kept", JSON.stringify(kept))).version;
@@ -36,20 +35,27 @@ window.remember = (name, value) => {
 async function save() {
   savedFile = (await ask("save", correctionsFile())).file;
   told(`Saved as ${savedFile}.`);
-  runButton.hidden = false;
   runButton.focus();
 }
 
 async function start() {
+  if (!savedFile) await save();
+  isStopped = false;
   await ask("run", savedFile);
   watch();
+}
+
+async function stop() {
+  await ask("stop", "");
+  isStopped = true;
 }
 
 async function watch() {
   const { running, line, code, log } = await ask("state");
   runButton.disabled = running;
   stopButton.hidden = !running;
-  if (running || wasRunning || code) told((line || "The run starts …") + (running || !code ? "" : ` (${log})`));
+  if (isStopped && !running && code !== 0) told("The run is stopped. Run goes on where it was.");
+  else if (running || wasRunning || code) told((line || "The run starts …") + (running || !code ? "" : ` (${log})`));
   if (running) { wasRunning = true; setTimeout(telling(watch), 1000); return; }
   if (code === 0 && wasRunning) {
     const links = [["/report", "the new report"], ["/report/comparison", "the comparison with the run before"]];
@@ -63,13 +69,14 @@ async function watch() {
 
 [runButton.textContent, stopButton.textContent] = ["Run", "Stop"];
 [runButton.type, stopButton.type, runState.role] = ["button", "button", "status"];
-runButton.hidden = stopButton.hidden = true;
+stopButton.hidden = true;
 runButton.addEventListener("click", telling(start));
-stopButton.addEventListener("click", telling(() => ask("stop", "")));
+stopButton.addEventListener("click", telling(stop));
 byId("changes").append(runState, runButton, stopButton);
 const showBar = showChanges;
 window.showChanges = () => { // the bar also tells of a run
   showBar();
+  runButton.hidden = byId("changes").hidden;
   byId("changes").hidden &&= !runState.textContent;
 };
 byId("save").addEventListener("click", (event) => {

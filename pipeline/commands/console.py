@@ -15,7 +15,7 @@ from pipeline.errors import UserError, command, console_word, did_you_mean, show
 _COMPLETE = "interrupted: the files written so far are complete"
 
 WHEN_INTERRUPTED = {
-    "app": "the page is closed",
+    "app": "ended: the same command goes on from here",
     "benchmark": "interrupted",
     "clean": "interrupted",
     "compare": "interrupted",

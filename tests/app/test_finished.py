@@ -24,16 +24,25 @@ def out(run_stage, arguments, tmp_path):
 
 
 @pytest.fixture
-def client(out):
+def new_client(out):
+    """Returns a function that makes an app of its own, and its client."""
     library("gradio")
     from fastapi import FastAPI
     from starlette.testclient import TestClient
 
     from pipeline.app.finished import Finished
 
-    app = FastAPI()
-    app.include_router(Finished(out, []).routes)
-    return TestClient(app)
+    def make():
+        app = FastAPI()
+        app.include_router(Finished(out, []).routes)
+        return TestClient(app)
+
+    return make
+
+
+@pytest.fixture
+def client(new_client):
+    return new_client()
 
 
 def wait_for_end(client) -> dict:
@@ -47,8 +56,9 @@ def wait_for_end(client) -> dict:
 
 def test_saved_files_are_numbered_and_none_is_overwritten(client, out):
     (out / "corrections.2.csv").write_text("somebody's")
-    saved = [client.post("/report/save", content=CSV).json()["file"] for _ in range(2)]
-    assert saved == ["corrections.1.csv", "corrections.3.csv"]
+    contents = [CSV, CSV * 2, CSV]
+    saved = [client.post("/report/save", content=each).json()["file"] for each in contents]
+    assert saved == ["corrections.1.csv", "corrections.3.csv", "corrections.1.csv"]
     assert (out / "corrections.2.csv").read_text() == "somebody's"
     assert (out / "corrections.1.csv").read_bytes() == CSV.encode()
 
@@ -80,7 +90,7 @@ def test_a_run_of_another_app_is_known(client, out):
         (out / ".app" / "run.log").write_text("tags  1/4\rtags  2/4")
         state = client.get("/report/state").json()
     assert "is being written by process" in refused.json()["error"]
-    assert (state["running"], state["line"], state["code"]) == (True, "tags  2/4", None)
+    assert (state["running"], state["line"], state["code"]) == (True, "tags 2/4", None)
     assert not client.get("/report/state").json()["running"]
 
 
@@ -147,12 +157,14 @@ def test_a_foreign_folder_names_no_code_and_no_file(client, out, tmp_path):
     assert (tmp_path / "letter.txt").read_text() == "dear"
 
 
-def test_a_stopped_run_ends_as_with_ctrl_c(client, out):
+@pytest.mark.parametrize("by", ["its own app", "a later app"])
+def test_a_stopped_run_ends_as_with_ctrl_c(client, new_client, by):
     client.post("/report/save", content=CSV)
     client.post("/report/run", content="corrections.1.csv")
+    stopping = client if by == "its own app" else new_client()
     for _ in range(100):  # an import may swallow one
         time.sleep(0.5)
-        client.post("/report/stop")
+        stopping.post("/report/stop")
         if not (state := client.get("/report/state").json())["running"]:
             break
     assert state["code"] not in (0, None)

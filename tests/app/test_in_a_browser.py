@@ -82,8 +82,12 @@ def test_what_is_no_photograph_is_told_in_a_sentence(start, visit, tmp_path):
     expect(page.locator("#status")).to_contain_text("no photograph is given", timeout=WAIT)
     picture = tmp_path / "drawing.svg"
     picture.write_text('<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>')
-    page.set_input_files("input[type=file]", picture)
-    expect(page.locator("#status")).to_contain_text("cannot be decoded", timeout=WAIT)
+    for path in (picture, picture.with_suffix(".jpg")):
+        path.write_bytes(picture.read_bytes())
+        page.set_input_files("input[type=file]", path)
+        expect(page.locator("#status")).to_contain_text(f"{path.name} cannot be", timeout=WAIT)
+        page.get_by_label("Remove Image").click()
+        expect(page.locator("#status")).to_contain_text("no photograph is given", timeout=WAIT)
     # Nothing is wider than a phone.
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
@@ -95,10 +99,20 @@ def test_names_are_chosen_for_a_folder(start, visit, scenes, viewport, scheme):
     page = visit(address, viewport=viewport, color_scheme=scheme)
     written = page.get_by_label("Names, one a line").input_value()
     assert written == "disc\nsquare, box\nstar"
-    page.get_by_role("button", name="Look").click()
-    status = page.locator("#folder_status")
-    expect(status).to_contain_text(f"{SCENES} photographs; broken cannot be decoded", timeout=WAIT)
-    shown = page.locator("#folder")
+    status, shown = page.locator("#folder_status"), page.locator("#folder")
+    # Names that are given are tried at once; other ones do not wait for them.
+    expect(status).to_contain_text(f"{SCENES + 1} photographs of", timeout=WAIT)
+    page.get_by_label("Names, one a line").fill("heart\nring")
+    expect(shown.get_by_role("heading", name=re.compile("^ring: "))).to_be_visible(timeout=WAIT)
+    # Those that were changed in the other tab are tried when this one is opened again.
+    page.get_by_role("tab", name="A photograph").click()
+    page.get_by_label("Names, one a line").fill(written)
+    expect(page.get_by_role("button", name="Segment")).to_be_visible()
+    page.wait_for_timeout(2000)
+    page.get_by_role("tab", name="The folder").click()
+    expect(status).to_contain_text(
+        f"{SCENES} photographs; broken.png cannot be decoded", timeout=WAIT
+    )
     expect(shown.get_by_role("heading", name=re.compile("^square: 1 of"))).to_be_visible()
     assert shown.locator("img").count() == 3 * 2 * SCENES
     assert not barriers(page, "#folder")

@@ -23,7 +23,7 @@ def test_a_line_is_a_class_and_commas_add_words():
         {"name": "disc", "names": ["disc", "x"]},
     ]
     with pytest.raises(UserError, match="no names are given: write at least one"):
-        classes_of(" \n")
+        classes_of(" \n , \n")
 
 
 def test_a_later_request_of_the_same_part_ends_the_first():
@@ -80,7 +80,10 @@ def test_a_folder_of_damaged_photographs_is_a_sentence(tmp_path):
 
     (tmp_path / "a.png").write_bytes(b"nothing")
     folder = Folder(Names("demo", {}, [], 0.3), str(tmp_path), 5)
-    *_, (said, page, told) = folder.choose("disc", "", 0.3, SimpleNamespace(session_hash="s"))
+    before, *_, (said, page, told) = folder.choose(
+        "disc", "", 0.3, SimpleNamespace(session_hash="s")
+    )
+    assert before == [f"1 photographs of {tmp_path}", "", ""]
     assert said.startswith("no photograph can be read (cannot be decoded") and page == told == ""
 
 
