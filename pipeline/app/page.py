@@ -28,7 +28,7 @@ _STYLE = """
 #scores .tag { font-weight: bold }
 #folder h2 { margin-top: 1.5rem; font-size: 1.15rem } #folder h3 { margin: .5rem 0 }
 #folder ul, #cams ul { display: flex; flex-wrap: wrap; gap: .5rem; padding: 0; list-style: none }
-#folder li, #cams li { display: grid; text-align: center }
+#folder li, #cams li { display: grid; margin: 0; text-align: center }
 #folder img { height: 6rem } #cams img { height: 10rem }
 """
 
