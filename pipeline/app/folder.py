@@ -23,8 +23,9 @@ _SIDE = 448
 
 _PICTURE, _QUALITY = 144, 70
 _ABOUT_COMMAND = (
-    "Type this command in a terminal, in {folder}. It trains a network, whose first weights are"
-    " downloaded; with `stage=[tags,cams,masks]` it ends with masks."
+    "Type this command in a terminal, in the folder in which this page was started. It trains a"
+    " network, whose first weights are downloaded; with `stage=[tags,cams,masks]` it ends with"
+    " masks."
 )
 _SHOWN = 9  # photographs of a name
 
@@ -142,7 +143,7 @@ class Folder:
         told = gr.Textbox(
             label="The run with these names", buttons=["copy"], interactive=False, elem_id="command"
         )
-        gr.Markdown(_ABOUT_COMMAND.format(folder=Path.cwd()))
+        gr.Markdown(_ABOUT_COMMAND)
         page = gr.HTML(elem_id="folder")
         gr.on(
             [button.click, *[blocks.load] * bool(names.value)],
