@@ -41,11 +41,10 @@ $(VENV)-extras/installed: $(VENV)/installed pyproject.toml
 	touch $@
 
 # The tests that compute, as on a processor with 256-bit vectors and with one thread, which rounds differently. Those
-# of names, files and settings, those on a device without values, and those that hold a run against itself, have
-# nothing to round.
-EXACT = clip/models/test_chain.py clip/test_checkpoint.py clip/test_kept.py clip/test_on_a_gpu.py \
-  clip/test_origin.py clip/test_tokenizers.py evaluation/test_about.py evaluation/test_record.py \
-  masks/test_given_masks.py tags/test_given.py tags/test_given_scores.py tags/test_learning.py
+# of names, files and settings, and those on a device without values, have nothing to round.
+EXACT = clip/test_checkpoint.py clip/test_on_a_gpu.py clip/test_origin.py clip/test_tokenizers.py \
+  evaluation/test_about.py evaluation/test_record.py masks/test_given_masks.py tags/test_given.py \
+  tags/test_given_scores.py tags/test_learning.py
 rounding: $(VENV)/installed
 	ATEN_CPU_CAPABILITY=avx2 DNNL_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 OMP_NUM_THREADS=1 \
 	  $(RUN) -m pytest -n 2 -m "" tests/cams tests/clip tests/dense tests/evaluation tests/masks tests/tags \

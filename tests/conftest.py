@@ -25,8 +25,8 @@ if TYPE_CHECKING:  # the process that only distributes the tests need not wait f
 TRIALS_BEGIN = "<!-- trials -->\n"
 ENDS, LEFT_OUT = pytest.StashKey[float](), pytest.StashKey[list[str]]()
 TRIALS = pytest.StashKey[list[tuple[str, str, str, int]]]()
-LONGEST = ("test_learning_faults.py", "test_one_door.py", "test_kills.py", "test_run_stage.py")
-LONGEST += ("test_dry_run.py", "test_configs.py")
+LONGEST = ("test_kills.py", "test_run_stage.py", "test_dry_run.py", "test_configs.py")
+LONGEST += ("test_learning_faults.py", "test_one_door.py")
 LONGEST += ("test_keys.py", "test_content.py", "test_plugins.py", "test_page.py")
 LONGEST += ("test_faults.py", "test_dask.py", "test_kill_points.py", "test_training_faults.py")
 LONGEST += ("test_random_edits.py", "test_corrections.py", "test_remarks.py", "test_presets.py")

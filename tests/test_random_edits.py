@@ -474,7 +474,7 @@ def test_any_order(any_edits):
         derandomize=True,
         database=None,
         deadline=None,
-        max_examples=8,
+        max_examples=12,
         stateful_step_count=15,
         phases=[Phase.generate],  # to shrink what fails takes minutes
         suppress_health_check=[*HealthCheck],

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,12 @@ def policy_of(*scripts: str) -> str:
         "default-src 'none'; connect-src 'self'; img-src data:; style-src 'unsafe-inline';"
         f" script-src {named}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    """Tells whether a file has a content; in a foreign folder it may be a pipe, or of any size."""
+    is_as_large = path.is_file() and path.stat().st_size == len(content)
+    return is_as_large and path.read_bytes() == content
 
 
 class Finished:
@@ -113,12 +120,10 @@ class Finished:
         return {"version": given["version"]}
 
     def _save(self, body: str) -> dict[str, Any]:
-        for path in (self._folder / f"corrections.{number}.csv" for number in count(1)):
-            if not path.exists():
-                write_atomically(path, body)
-                break
-            if path.read_bytes() == body.encode():
-                break
+        paths = (self._folder / f"corrections.{number}.csv" for number in count(1))
+        path = next(path for path in paths if not path.exists() or _holds(path, body.encode()))
+        if not path.exists():
+            write_atomically(path, body)
         return {"file": path.name}
 
     # The next run
@@ -152,22 +157,15 @@ class Finished:
         return {}
 
     def _stop(self, body: str) -> dict[str, Any]:
-        if self._is_running:
-            self._process.send_signal(signal.SIGINT)
-        elif (process := self._run_of_another_app()) is not None:
-            process.send_signal(signal.SIGINT)
-        elif self._is_running_elsewhere():
-            raise UserError("the run is on another machine: stop it there")
+        words, is_found = [*_RUN, str(self._folder), "--run"], False
+        for process in psutil.process_iter(["cmdline"]):  # an earlier app may have started it
+            if (process.info["cmdline"] or [])[1 : 1 + len(words)] == words:
+                with suppress(psutil.Error):  # it has ended, or is another person's
+                    process.send_signal(signal.SIGINT)
+                    is_found = True
+        if not is_found and self._is_running_elsewhere():
+            raise UserError("no app of this machine started this run: stop it where it was started")
         return {}
-
-    def _run_of_another_app(self) -> psutil.Process | None:
-        """Returns the run of this folder that an app before this one started, if it goes on."""
-        words = [*_RUN, str(self._folder), "--run"]
-        for process in psutil.process_iter(["cmdline"]):
-            line = process.info["cmdline"] or []
-            if line[1 : 1 + len(words)] == words:
-                return process
-        return None
 
     def _state(self) -> dict[str, Any]:
         own = self._process

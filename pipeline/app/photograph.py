@@ -60,10 +60,7 @@ class Photograph:
         try:
             if image is None:
                 raise UserError("no photograph is given: add one")
-            try:
-                pixels = load_image(image)
-            except ImageError as error:
-                raise UserError(f"{Path(image).name} {error}") from error
+            pixels = load_image(image)
             with self._names.lock:
                 labeller = self._names.labeller(
                     names, backgrounds, *settings, f"tags.min_score={float(min_score)}"
@@ -78,7 +75,9 @@ class Photograph:
                     seconds.append(perf_counter() - began)
                 if self._names.is_newest(part, number):
                     yield shown(found, seconds)
-        except (UserError, ImageError) as error:
+        except ImageError as error:
+            yield [f"{Path(image).name} {error}", "", "", None]
+        except UserError as error:
             yield [str(error), "", "", None]
         if not self._names.is_newest(part, number):
             yield [gr.skip()] * 4  # Gradio sends what came last once more

@@ -57,7 +57,7 @@ class Release:
         text_heads: of the text tower's.
         has_whole_image: whether it embeds whole images, and not patches alone.
         packages: what it requires besides; all are in the extra "backbones".
-        what: what its files hold, in messages, if it has no name.
+        what: what error messages say its files should hold, if it has no name.
     """
 
     name: str
@@ -72,7 +72,7 @@ class Release:
     text_heads: int = 12
     has_whole_image: bool = True
     packages: Sequence[str] = ()
-    what: str = ""
+    what: str = "such a model"
 
 
 def register_release(release: Release) -> None:

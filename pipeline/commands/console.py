@@ -9,13 +9,13 @@ from collections.abc import Sequence
 
 gc.disable()  # while the tool is imported, of which nothing is garbage
 
-from pipeline.commands.command_line import answer  # noqa: E402
+from pipeline.commands.command_line import RESUMABLE, answer  # noqa: E402
 from pipeline.errors import UserError, command, console_word, did_you_mean, shown  # noqa: E402
 
 _COMPLETE = "interrupted: the files written so far are complete"
 
 WHEN_INTERRUPTED = {
-    "app": "ended: the same command goes on from here",
+    "app": RESUMABLE,
     "benchmark": "interrupted",
     "clean": "interrupted",
     "compare": "interrupted",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 
@@ -56,9 +57,10 @@ def wait_for_end(client) -> dict:
 
 def test_saved_files_are_numbered_and_none_is_overwritten(client, out):
     (out / "corrections.2.csv").write_text("somebody's")
-    contents = [CSV, CSV * 2, CSV]
+    os.mkfifo(out / "corrections.4.csv")  # which is not waited for
+    contents = [CSV, CSV * 2, CSV, CSV * 3]
     saved = [client.post("/report/save", content=each).json()["file"] for each in contents]
-    assert saved == ["corrections.1.csv", "corrections.3.csv", "corrections.1.csv"]
+    assert saved == [f"corrections.{number}.csv" for number in (1, 3, 1, 5)]
     assert (out / "corrections.2.csv").read_text() == "somebody's"
     assert (out / "corrections.1.csv").read_bytes() == CSV.encode()
 
