@@ -128,6 +128,29 @@ def test_rows_of_results_that_changed_are_withheld_from_tables(run, run_tool, wo
     assert "† results removed" in board.output
 
 
+def test_a_result_that_was_edited_is_named_by_whoever_reads_it(run, run_tool, compare, world):
+    """A mask that was painted over was measured by compare, exported, and shown by no remark."""
+    run(MEASURED, out="a")
+    run(MEASURED, "cams.cell_size=8", out="b")
+    masks, said = latest(world / "b", "masks"), "written, of image 3: run"
+    path = masks / "3.png"
+    path.write_bytes((masks / "4.png").read_bytes())
+    options = "--images", world / "photographs", "--output"
+    for tool in (
+        ("export.py", masks, "--format", "voc", *options, world / "voc"),
+        ("overlay.py", masks, *options, world / "overlays"),
+    ):
+        finished = run_tool(*tool)
+        assert finished.code == 2 and "left out: 3: masks for split all hold" in finished.errors
+        assert said in finished.errors and "left out: 4" not in finished.errors
+    assert said in compare("a", "b", code=2).errors
+    tables = run_tool("make_tables.py", world / "b", "--leaderboard")
+    assert "masks of split all" in tables.errors and "before its results changed" in tables.errors
+    assert said in run("stage=evaluate", "cams.cell_size=8", out="b", code=2).errors
+    run("stage=report", "cams.cell_size=8", out="b")
+    assert said in (world / "b" / "report.html").read_text()
+
+
 def test_the_run_before_is_not_the_round_before(run, compare, world):
     """Of one run with two rounds, the second was compared with the first."""
     rounds = [*NETWORK, "rounds=2", "stage=[tags,cams,masks,train,predict]"]

@@ -1,16 +1,12 @@
-"""What JSON files of annotations say of each image, and the index of a large file."""
+"""What JSON files of annotations say of each image."""
 
-import gc
-import json
 import marshal
-import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain, islice
-from operator import itemgetter
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +15,7 @@ from pipeline.datasets.instances import (
     Instance,
     checked_id,
     checked_size,
-    coco_instances,
+    coco_instance,
     image_name,
     label_studio_image,
     label_studio_instances,
@@ -27,23 +23,19 @@ from pipeline.datasets.instances import (
     newest_annotation,
     stated_size,
 )
-from pipeline.engine.progress import track_bytes
 from pipeline.errors import UserError, shown
-from pipeline.files.atomic import write_atomically
-from pipeline.files.fingerprints import RESOLUTION, fingerprint, fingerprint_image
-from pipeline.files.json_stream import Element, read_element, stream_json
+from pipeline.files.fingerprints import fingerprint
+from pipeline.files.text import load_json
 
 COCO, LABEL_STUDIO, LABELME = "coco", "label_studio", "labelme"
 
-INDEXES = ".annotations"
-"""The folder of indexes of large files in the output directory."""
-
-_VERSION = 3  # raised when the same file gives another index
-_LARGE = 1 << 22  # bytes; reading smaller files takes no time
+_MAX_BYTES = 10**9  # of a file, which takes several times as much memory
 _LOOKED_AT = 10  # JSON files in a folder, to know whether they are labelme's
-_DIGITS = 16  # of a fingerprint
 _REMEDY = "export it again, or give another file"
 _IMAGES = "images.json"
+
+SizeAndInstances = tuple[list[int] | None, list[Instance]]
+"""Height and width of an image, if a file gives them, and its instances."""
 
 
 @dataclass
@@ -52,46 +44,41 @@ class Row:
 
     Attributes:
         size: height and width; none if the file does not say.
-        content: the fingerprint of what it says.
-        places: first byte and number of bytes of each element about it, one after the other.
+        instances: those of the image, as far as they can be read.
+        entry: the fingerprint of size and instances.
         scores: name → score of its best instance.
         problem: why it cannot be used, or "".
         undrawn: what the file says in place of masks, or "".
     """
 
     size: list[int] | None = None
-    content: str = ""
-    places: list[int] = field(default_factory=list)
+    instances: list[Instance] = field(default_factory=list)
+    entry: str = ""
     scores: dict[str, float] = field(default_factory=dict)
     problem: str = ""
     undrawn: str = ""
 
+    @property
+    def content(self) -> str:
+        """The fingerprint of all that decides what the image gets, a problem included."""
+        return fingerprint(self.entry, self.problem) if self.problem else self.entry
+
 
 @dataclass
 class AnnotationIndex:
-    """Files of annotations, without the shapes in them.
+    """What files of annotations hold.
 
     Attributes:
         form: :data:`COCO`, :data:`LABEL_STUDIO` or :data:`LABELME`.
         rows: name of an image, without its suffix → what the file says of it.
-        names: the names of COCO's categories, by their ids.
         counts: name → number of its instances.
         remarks: what the user should know → how often it is so, and where first.
-        state: size and time of the last change of the file that the rows' places are in.
     """
 
     form: str
     rows: dict[str, Row] = field(default_factory=dict)
-    names: dict[str, str] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=Counter)
     remarks: dict[str, tuple[int, str]] = field(default_factory=dict)
-    state: list[int] | None = None
-
-    @property
-    def instances_of(self) -> Callable[[Any], Iterable[Instance]]:
-        """Returns the instances of an element of the file."""
-        others = {LABEL_STUDIO: label_studio_instances, LABELME: labelme_instances}
-        return others.get(self.form) or partial(coco_instances, names=self.names)
 
     def remark(self, what: str, where: str) -> None:
         """Counts what the user should know."""
@@ -104,210 +91,157 @@ class AnnotationIndex:
             row.problem = "has two entries of it"
         self.rows[name] = row
 
-    def add_instance(self, row: Row, instance: Instance, where: str) -> None:
-        """Adds an instance of an image, whose name the caller adds to the content."""
-        # The second version of this format is the same for equal values, and takes a tenth of the
-        # time of JSON.
-        row.content = fingerprint(row.content, marshal.dumps(instance[1:], 2))
-        row.scores[instance.name] = max(instance.score, row.scores.get(instance.name, 0.0))
-        self.counts[instance.name] += 1
-        if instance.is_crowd:
-            self.remark("crowds (iscrowd), whose pixels are ignored", where)
-        if instance.is_empty:
-            self.remark("shapes that cover nothing, such as polygons of two corners", where)
-        if instance.shape == BOX:
-            row.undrawn = "an instance without an outline, such as a box"
-
-    def add_image(self, name: str, element: Any, places: list[int]) -> None:  # noqa: ANN401
-        """Adds an image whose instances are all in one element of a file."""
-        row = Row(places=places)
+    def add_image(self, name: str, read: Callable[[], SizeAndInstances]) -> Row:
+        """Adds an image; ``read`` may raise anything if the file is damaged."""
+        row, remarks = Row(), []
         try:
-            row.size = stated_size(element)
-            for instance in (instances := [*self.instances_of(element)]):
-                self.add_instance(row, instance, f"image {shown(name)}")
-            if instances and all(instance.shape is None for instance in instances):
-                row.undrawn = "classes alone"
-            named = [instance.name for instance in instances]
-            row.content = fingerprint(row.content, named, row.size)
-        except Exception as error:  # what other programs write raises nearly anything
-            row.problem = f"has an entry of it that is not {self.form}'s ({_reason(error)})"
+            row.size, row.instances = read()
+            for each in row.instances:
+                row.scores[each.name] = max(each.score, row.scores.get(each.name, 0.0))
+                remarks += each.remarks
+            # The second version of this format is the same for equal values.
+            shapes = marshal.dumps([each[1:] for each in row.instances], 2)
+            row.entry = fingerprint(shapes, [each.name for each in row.instances], row.size)
+        except Exception as error:
+            row = Row(problem=f"has an entry of it that is not {self.form}'s ({_reason(error)})")
+            remarks = []
+        for remark in remarks:
+            self.remark(remark, f"image {shown(name)}")
+        self.counts.update(each.name for each in row.instances)
+        if any(each.shape == BOX for each in row.instances):
+            row.undrawn = "an instance without an outline, such as a box"
+        elif row.instances and not any(each.can_be_drawn for each in row.instances):
+            is_region = any(each.shape for each in row.instances)
+            row.undrawn = "only regions that cannot be drawn" if is_region else "classes alone"
         self.add(name, row)
+        return row
 
 
 def holds_labelme(folder: Path) -> bool:
     """Tells whether a folder holds labelme's files; other programs put JSON beside PNGs."""
     for path in islice(folder.rglob("*.json"), _LOOKED_AT):
         with suppress(Exception):  # it is damaged
-            if "shapes" in read_element(path):
+            if "shapes" in load_json(path):
                 return True
     return False
 
 
-def file_state(path: Path) -> list[int]:
-    """Returns the size of a file and the time of its last change; raises an OSError."""
-    status = path.stat()
-    return [status.st_size, status.st_mtime_ns]
-
-
-def read_index(path: Path, cache: Path | None) -> AnnotationIndex:
+def read_index(path: Path) -> AnnotationIndex:
     """Reads a file of COCO's or Label Studio's, or a folder of labelme's.
 
-    The index of a large file lies in the folder ``cache``, if there is one, for a file of the same
-    content. Raises a UserError if the file is missing or damaged, or is of another form.
+    Raises a UserError if the file is missing, damaged or too large, or is of another form.
     """
     if path.is_dir():
         index = AnnotationIndex(LABELME)
         for file in sorted(path.rglob("*.json")):
             name = file.relative_to(path).with_suffix("").as_posix()
-            try:
-                index.add_image(name, read_element(file), [])
-            except Exception as error:  # damaged JSON raises nearly anything
-                index.add(name, Row(problem=f"cannot be read ({_reason(error)})"))
+            index.add_image(name, partial(_read_labelme, file))
         return index
-    try:
-        state, beside = file_state(path), path.with_name(_IMAGES)
-        files = [path, *([beside] if beside.is_file() else [])]
-        kept = cache / fingerprint(str(path.absolute())) if cache and state[0] > _LARGE else None
-        index = kept and _read_kept(kept, files)
-        if not index:
-            about = [_states(files), [*map(fingerprint_image, files)]]
-            index = _read_file(path)
-            if file_state(path) != state:
-                raise UserError(f"{shown(path)} changed while it was read: run the command again")
-            if kept:
-                rows = {name: [*vars(row).values()] for name, row in index.rows.items()}
-                body = json.dumps([_VERSION, *about, vars(index) | {"rows": rows}])
-                with suppress(UserError, OSError):  # of a folder that cannot be written
-                    write_atomically(kept, fingerprint(body.encode()) + body)
-    except OSError as error:
-        raise UserError(f"{shown(path)} cannot be read ({error.strerror}): {_REMEDY}") from error
-    index.state = state
-    return index
-
-
-def _states(files: Sequence[Path]) -> list[list[int]]:
-    """Returns the size of each file and the times of its last changes."""
-    found = (path.stat() for path in files)
-    return [[status.st_size, status.st_mtime_ns, status.st_ctime_ns] for status in found]
-
-
-def _read_kept(kept: Path, files: Sequence[Path]) -> AnnotationIndex | None:
-    """Returns an index that was kept of files, unless it is damaged or of other contents."""
-    data = kept.read_bytes() if kept.is_file() else b""
-    if data[:_DIGITS] != fingerprint(data[_DIGITS:]).encode():
-        return None
-    gc.disable()  # nothing of what is read is garbage
-    try:
-        version, *content = json.loads(data[_DIGITS:])
-        if version != _VERSION:
-            return None
-        states, fingerprints, index = content
-        newest = max(changed for _, changed, _ in states)
-        # As in fingerprint_image(), whose journal a dry run does not write.
-        is_same = kept.stat().st_mtime_ns - newest > RESOLUTION and states == _states(files)
-        if not is_same and fingerprints != [*map(fingerprint_image, files)]:
-            return None
-        index["rows"] = {name: Row(*row) for name, row in index["rows"].items()}
-    finally:
-        gc.enable()
-    return AnnotationIndex(**index)
-
-
-def _read_file(path: Path) -> AnnotationIndex:
-    size, remarks = path.stat().st_size, ""
-    with track_bytes(f"read {path.name}") as show:
-        elements = stream_json(path, _REMEDY, lambda done: show(done, size))
-        if first := next(elements, None):
-            is_coco = first.key or isinstance(first.value, Mapping) and "image_id" in first.value
-            index = (_read_coco if is_coco else _read_label_studio)(path, chain([first], elements))
-            if index.rows:
-                return index
-            remarks = "".join(f"; it has {n} {what}" for what, (n, _) in index.remarks.items())
-    raise UserError(
-        f"{shown(path)} holds neither images with COCO's annotations nor finished tasks of Label"
-        f" Studio{remarks}: give such a file"
+    content = _load(path)
+    is_results = isinstance(content, list) and any(
+        isinstance(each, Mapping) and "image_id" in each for each in content
     )
-
-
-def _read_coco(path: Path, elements: Iterator[Element]) -> AnnotationIndex:
-    """Reads a data set; or results, whose images and categories are in a file beside it."""
-    index, read = AnnotationIndex(COCO), defaultdict[str, Row](Row)  # by the ids of images
-    categories = defaultdict[str, list[str]](list)  # of the instances of each image
-    described: dict[str, list[Any]] = {"images": [], "categories": []}
-    is_results = False
-    for key, value, start, length in elements:
-        if key in described:
-            described[key].append(value)
-        elif key in ("", "annotations"):
-            is_results, row = not key, Row()
-            try:
-                row = read[number := checked_id(value["image_id"])]
-                [instance] = coco_instances(value, {})  # by the id of its category as yet
-                index.add_instance(row, instance, f"byte {start}")
-                categories[number].append(sys.intern(instance.name))
-                row.places += start, length
-            except Exception as error:  # what other programs write raises nearly anything
-                where = f"byte {start} ({_reason(error)})"
-                row.problem = f"has an annotation of it that is not COCO's, at {where}"
-                index.remark("annotations that are not COCO's", where)
-    if is_results:
+    if isinstance(content, Mapping):
+        index = _read_coco(path, content, content)
+    elif is_results:
         beside = path.with_name(_IMAGES)
         if not beside.is_file():
             raise UserError(
                 f"{shown(path)} is a list of results, which names images by numbers: put the JSON"
                 f" of the data set, with images and categories, beside it as {_IMAGES}"
             )
-        for key, value, *_ in stream_json(beside, _REMEDY):
-            described.get(key, []).append(value)
+        index = _read_coco(path, {"annotations": content}, _load(beside))
+    else:
+        index = _read_label_studio(content if isinstance(content, list) else [])
+    if not index.rows:
+        remarks = "".join(f"; it has {n} {what}" for what, (n, _) in index.remarks.items())
+        raise UserError(
+            f"{shown(path)} holds neither images with COCO's annotations nor finished tasks of"
+            f" Label Studio{remarks}: give such a file"
+        )
+    return index
+
+
+def _load(path: Path) -> Any:  # noqa: ANN401
     try:
-        pairs = [(checked_id(each["id"]), str(each["name"])) for each in described["categories"]]
-        index.names = dict(pairs)
-        if len(index.names) < len(pairs):
+        return load_json(path, _MAX_BYTES)
+    except OSError as error:
+        raise UserError(f"{shown(path)} cannot be read ({error.strerror}): {_REMEDY}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{shown(path)} is not readable JSON ({error}): {_REMEDY}") from error
+
+
+def _read_coco(path: Path, annotated: Mapping, described: Mapping) -> AnnotationIndex:
+    """Reads a data set; or results, whose images and categories are ``described`` elsewhere."""
+    index, listed = AnnotationIndex(COCO), dict[str, Row]()
+    annotations = defaultdict[str, list[Any]](list)  # by the ids of images
+    for number, annotation in enumerate(_elements(annotated, "annotations"), 1):
+        try:
+            annotations[checked_id(annotation["image_id"])].append(annotation)
+        except Exception as error:  # what other programs write raises nearly anything
+            where = f"annotation {number} ({_reason(error)})"
+            index.remark("annotations that are not COCO's", where)
+    try:
+        categories = _elements(described, "categories")
+        names = {checked_id(each["id"]): str(each["name"]) for each in categories}
+        if len(names) < len(categories):
             raise ValueError("two have one id")
     except Exception as error:
         reason = f"categories that are not COCO's ({_reason(error)})"
         raise UserError(f"{shown(path)} has {reason}: {_REMEDY}") from error
-    listed: dict[str, Row] = {}
-    for image in described["images"]:
+    for image in _elements(described, "images"):
         try:
             number, name = checked_id(image["id"]), image_name(image["file_name"])
-            size = checked_size(image.get("height"), image.get("width"))
         except Exception as error:
             index.remark("images that are not COCO's", _reason(error))
             continue
         if row := listed.get(number):
             row.problem = "has two images of its id"
+            index.add(name, row)
         else:
-            row = listed[number] = read.pop(number, Row())
-            names = {category: index.names.get(category, "") for category in row.scores}
-            if not all(names.values()):
-                row.problem = "has an annotation of it without a known category"
-            named = [names[category] for category in categories[number]]
-            row.size, row.content = size, fingerprint(row.content, named, size)
-            scored = sorted(row.scores.items(), key=itemgetter(1))  # the best of a name counts
-            row.scores = {names[category]: score for category, score in scored}
-        index.add(name, row)
-    for number in read:
+            listed[number] = index.add_image(
+                name, partial(_coco_image, image, annotations.pop(number, []), names)
+            )
+    for number in annotations:
         index.remark("images with annotations that it does not list", f"id {shown(number)}")
-    by_category, index.counts = index.counts, Counter()
-    for category, count in by_category.items():
-        index.counts[index.names.get(category, category)] += count
     return index
 
 
-def _read_label_studio(path: Path, elements: Iterator[Element]) -> AnnotationIndex:
+def _elements(content: Any, key: str) -> list[Any]:  # noqa: ANN401
+    """Returns the list under a key of the file; anything else there is one damaged element."""
+    found = content.get(key, []) if isinstance(content, Mapping) else []
+    return found if isinstance(found, list) else [found]
+
+
+def _read_label_studio(tasks: Iterable[Any]) -> AnnotationIndex:
     index = AnnotationIndex(LABEL_STUDIO)
-    for _, task, start, length in elements:
+    for number, task in enumerate(tasks, 1):
         try:
             name, annotation = label_studio_image(task), newest_annotation(task)
         except Exception as error:  # what other programs write raises nearly anything
-            index.remark("tasks that are not Label Studio's", f"byte {start} ({_reason(error)})")
+            index.remark("tasks that are not Label Studio's", f"task {number} ({_reason(error)})")
             continue
         if annotation is None:
             index.remark("tasks without a submitted annotation", f"image {shown(name)}")
         else:
-            index.add_image(name, task, [start, length])
+            index.add_image(name, partial(_task, task))
     return index
+
+
+def _coco_image(
+    image: Mapping, annotations: Iterable[Any], names: Mapping[str, str]
+) -> SizeAndInstances:
+    size = checked_size(image.get("height"), image.get("width"))
+    return size, [coco_instance(each, names) for each in annotations]
+
+
+def _task(task: Mapping) -> SizeAndInstances:
+    return stated_size(task), label_studio_instances(task)
+
+
+def _read_labelme(file: Path) -> SizeAndInstances:
+    content = load_json(file)
+    return stated_size(content), [*labelme_instances(content)]
 
 
 def _reason(error: Exception) -> str:

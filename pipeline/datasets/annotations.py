@@ -2,12 +2,11 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -17,17 +16,15 @@ from pipeline.datasets.annotation_index import (
     LABELME,
     AnnotationIndex,
     Row,
-    file_state,
     holds_labelme,
     read_index,
 )
-from pipeline.datasets.instances import Instance, draw
+from pipeline.datasets.instances import draw
 from pipeline.datasets.mask_images import Reading, refuse_parts_of_masks
 from pipeline.datasets.score_tables import read_table
 from pipeline.engine.sample import Labels, Size, ids_below
 from pipeline.errors import ImageError, NoEntry, UserError, shown
 from pipeline.files.fingerprints import fingerprint_image
-from pipeline.files.json_stream import read_element
 from pipeline.files.label_images import IGNORE, refuse_brush_masks
 from pipeline.files.text import given_path
 
@@ -72,16 +69,12 @@ class Drawing:
 
     Attributes:
         path: the file.
-        row: what its index says of the image.
-        instances_of: returns the instances of an element of the file.
-        state: that of the file when it was read; none where all of it is about the image.
+        row: what the file says of the image.
     """
 
     path: Path
     reading: Reading
     row: Row
-    instances_of: Callable[[Any], Iterable[Instance]]
-    state: list[int] | None = None
 
     @property
     def content(self) -> str:
@@ -99,14 +92,7 @@ class Drawing:
             if self.row.problem or not (size := size or self.size):
                 raise ImageError(self.row.problem or "gives its image no height and width")
             refuse_other_size(self.size or size, size)
-            if self.state and self.state != file_state(self.path):
-                raise ImageError("has changed since it was read: run the same command again")
-            return draw(self._instances(), self.reading.label_of, size, self.reading.min_score)
-
-    def _instances(self) -> Iterator[Instance]:
-        places = self.row.places
-        for place in zip(places[::2], places[1::2]) if self.state else [()]:
-            yield from self.instances_of(read_element(self.path, *place))
+            return draw(self.row.instances, self.reading.label_of, size, self.reading.min_score)
 
     @cached_property
     def scores(self) -> dict[int, float]:
@@ -226,7 +212,7 @@ class Drawings:
             row = replace(row, problem=f"has several entries of it, such as {shown(names[1])}")
         if self.index.form == LABELME:
             path /= f"{image_id}.json"
-        return Drawing(path, self.reading, row, self.index.instances_of, self.index.state)
+        return Drawing(path, self.reading, row)
 
 
 Annotations = LabelImages | Drawings
@@ -237,7 +223,6 @@ def open_annotations(
     given: str,
     key: str,
     reading: Reading,
-    cache: Path | None,
     split: str = "",
     several: bool = False,
     holds_tags: bool = False,
@@ -247,7 +232,6 @@ def open_annotations(
 
     Args:
         given: the path, as the configuration has it under ``key``.
-        cache: the folder of the indexes of large files.
         split: the split of the images; "" where the data set has one.
         several: whether the run works on other splits as well.
         holds_tags: whether it is read for classes and scores: it may be a table of these, and no
@@ -275,7 +259,7 @@ def open_annotations(
     if holds_tags and path.suffix.lower() == ".csv":
         return Drawings(path, reading, read_table(path, key), known, holds_tags)
     if holds_tags or not path.is_dir() or holds_labelme(path):
-        return Drawings(path, reading, read_index(path, cache), known, holds_tags)
+        return Drawings(path, reading, read_index(path), known, holds_tags)
     refuse_parts_of_masks((name for *_, names in os.walk(path) for name in names), path)
     return LabelImages(path, reading)
 

@@ -11,7 +11,6 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from pipeline.datasets.annotation_index import INDEXES
 from pipeline.datasets.annotations import LabelImage
 from pipeline.datasets.ground_truth import AnnotatedMask, MaskFile
 from pipeline.datasets.mask_images import Reading
@@ -112,11 +111,8 @@ def redirect_writes(settings: DatasetSettings) -> Iterator[None]:
     """Has a data set read without a trace, for a dry run; the settings, of any, are changed.
 
     Masks that have to be drawn go to a temporary folder while the block runs; scenes are not drawn.
-    Indexes of large files of annotations are read, and kept if there are any.
     """
     with TemporaryDirectory() as folder:
-        if (indexes := Path(settings.cache, INDEXES).absolute()).is_dir():
-            Path(folder, INDEXES).symlink_to(indexes)
         settings.cache = folder
         token = _draws.set(False)
         try:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -12,12 +13,13 @@ from pipeline.errors import shown
 from pipeline.files.images import SUFFIXES
 from pipeline.files.label_images import IGNORE
 
-BOX = "box"
+BOX = ("box",)
 """The shape of an instance whose outline a file does not give."""
 
 _CHOICES, _LABELS, _KEYPOINT = "choices", "labels", "keypoint"  # of Label Studio's types
-_PLACES = {"x", "points", "rle"}  # one of which every region has
-_UPLOAD = re.compile(r".*upload/.*[0-9a-f]{8}-(?=[^/]+$)")  # Label Studio's, without folders
+# Label Studio's results about images and regions, which are neither regions nor classes.
+_ABOUT = ("datetime", "number", "pairwise", "ranker", "rating", "relation", "taxonomy", "textarea")
+_UPLOAD = re.compile(r"^(.*/)?upload/(.*/)?[0-9a-f]{8}-(?=[^/]+$)")  # what Label Studio adds
 _ADDRESS = re.compile(r"\w+://|/data/")  # else a path, in which # and ? mean nothing
 _WITHOUT_AREA = ("point", "points", "line", "linestrip")
 
@@ -29,8 +31,8 @@ class Instance(NamedTuple):
         name: of its class, as the file gives it.
         score: in [0, 1].
         is_crowd: whether it holds several objects, so that its pixels are ignored.
-        shape: see :func:`~pipeline.datasets.rasterise.rasterise`; :data:`BOX`; or none where the
-            file names a class of the whole image.
+        shape: see :func:`~pipeline.datasets.rasterise.rasterise`; a tuple with the type of a region
+            that cannot be drawn, such as :data:`BOX`; or none for a class of the whole image.
     """
 
     name: str
@@ -39,11 +41,20 @@ class Instance(NamedTuple):
     shape: Any
 
     @property
-    def is_empty(self) -> bool:
-        """Whether it has a shape that covers nothing, such as a polygon of two corners."""
-        return (
-            isinstance(self.shape, list) and min(map(len, self.shape), default=0) < MIN_COORDINATES
-        )
+    def can_be_drawn(self) -> bool:
+        """Whether the file gives its outline."""
+        return self.shape is not None and not isinstance(self.shape, tuple)
+
+    @property
+    def remarks(self) -> Iterator[str]:
+        """What the user should know about it; damaged shapes raise nearly anything."""
+        shape = self.shape
+        if self.is_crowd:
+            yield "crowds (iscrowd), whose pixels are ignored"
+        if isinstance(shape, list) and min(map(len, shape), default=0) < MIN_COORDINATES:
+            yield "shapes that cover nothing, such as polygons of two corners"
+        if isinstance(shape, tuple) and shape != BOX:
+            yield f"regions of the type {shown(*shape)}, which cannot be drawn"
 
 
 def draw(
@@ -64,7 +75,7 @@ def draw(
     unsure = np.zeros(size, bool)
     for instance in instances:
         label = label_of(instance.name)
-        if label is None or instance.shape in (None, BOX):
+        if label is None or not instance.can_be_drawn:
             continue
         inside = rasterise(instance.shape, *size)
         if instance.is_crowd or instance.score < min_score:
@@ -103,15 +114,16 @@ def checked_id(value: object) -> str:
     return str(value)
 
 
-def coco_instances(annotation: Mapping[str, Any], names: Mapping[str, str]) -> list[Instance]:
+def coco_instance(annotation: Mapping[str, Any], names: Mapping[str, str]) -> Instance:
     """Returns an annotation of COCO's; ``names`` has those of the categories, by their ids.
 
     What is not an annotation raises nearly anything, here and below.
     """
-    category = checked_id(annotation["category_id"])
+    if not (name := names.get(checked_id(annotation["category_id"]))):
+        raise ValueError("an annotation without a known category")
     score, shape = checked_score(annotation.get("score")), annotation.get("segmentation") or BOX
     is_crowd = annotation.get("iscrowd") not in (None, 0, "0")
-    return [Instance(names.get(category, category), score, is_crowd, shape)]
+    return Instance(name, score, is_crowd, shape)
 
 
 def label_studio_instances(task: Mapping[str, Any]) -> list[Instance]:
@@ -121,26 +133,28 @@ def label_studio_instances(task: Mapping[str, Any]) -> list[Instance]:
     labels = {r.get("id"): r["value"][_LABELS] for r in results if r["type"] == _LABELS}
     regions = {r.get("id") for r in results if r["type"] != _LABELS}
     for result in results:
-        kind, value = result["type"], result.get("value") or {}
-        is_point, is_label = kind.startswith(_KEYPOINT), kind == _LABELS
-        if is_point or is_label and result.get("id") in regions:
+        kind, value = result["type"], {**(result.get("value") or {})}
+        if kind in _ABOUT or kind.startswith(_KEYPOINT) or "start" in value:  # of text or audio
             continue
-        if kind != _CHOICES and _PLACES.isdisjoint(value):
+        if kind == _LABELS and result.get("id") in regions:
             continue
         if result.get("image_rotation"):
             raise ValueError("a rotated image")
         images.add(result.get("to_name"))
         if len(images) > 1:
             raise ValueError("results of two images")
-        shape: Any = None if kind == _CHOICES else BOX
+        shape: Any = None if kind == _CHOICES else BOX if "x" in value else (kind,)
         if "rle" in value:
             shape = {"rle": value["rle"]}
+        elif "imageDataURL" in value:
+            shape = {"png": value["imageDataURL"].partition(",")[2], "corner": None}
         elif "points" in value:
             sides = np.array([result["original_width"], result["original_height"]])
             shape = [(np.array(value["points"], np.float64) * sides / 100).ravel().tolist()]
         names = value.get(kind) or labels.get(result.get("id"), [])
         if not names and kind != _CHOICES:
             raise ValueError(f"a {kind} without a label")
+        names = [names] if isinstance(names, str) else names
         score = checked_score(result.get("score"))
         found += [Instance(name, score, False, shape) for name in names]
     return found
@@ -149,10 +163,15 @@ def label_studio_instances(task: Mapping[str, Any]) -> list[Instance]:
 def newest_annotation(task: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Returns a task's newest annotation that was not cancelled; none if there is none."""
     kept = [each for each in task.get("annotations") or [] if not each.get("was_cancelled")]
-    # Of equal dates the last one counts, as in a file without dates.
-    dates = (str(each.get("updated_at") or each.get("created_at") or "") for each in kept)
-    dated = {date.rstrip("Z"): each for date, each in zip(dates, kept)}  # with or without fractions
-    return dated[max(dated)] if dated else None
+    if len(kept) > 1:
+        kept.sort(key=_saved)  # of equal dates the last one counts, as in a file without dates
+    return kept[-1] if kept else None
+
+
+def _saved(annotation: Mapping[str, Any]) -> datetime:
+    date = annotation.get("updated_at") or annotation.get("created_at") or f"{datetime.min}"
+    found = datetime.fromisoformat(date)
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def label_studio_image(task: Mapping[str, Any]) -> str:

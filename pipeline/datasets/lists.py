@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from urllib import parse
 
-from pipeline.datasets.annotation_index import INDEXES
 from pipeline.datasets.annotations import (
     Annotations,
     Drawing,
@@ -61,7 +60,7 @@ def apply_lists(dataset: Dataset[Vocabulary], settings: DatasetSettings) -> Data
         name, reading = split * (len(dataset.splits) > 1), Reading.of(settings, "dataset", classes)
         try:
             found = open_annotations(
-                given, key, reading, cache / INDEXES, name, shared, key == "dataset.labels", ids
+                given, key, reading, name, shared, key == "dataset.labels", ids
             )
         except UserError:
             if shared and split not in chosen:

@@ -19,9 +19,9 @@ def rasterise(shape: Sequence | Mapping, height: int, width: int) -> np.ndarray:
     """Returns the pixels of a region, height×width bool, from polygons or run lengths.
 
     These are COCO's, ``{"size": [height, width], "counts": …}``, as a list or compressed; or those
-    of Label Studio's brush, ``{"rle": …}``, a list of bytes. Or they are labelme's: a mask of a
-    part of the image, ``{"png": …, "corner": [x, y]}``, in base64, or one of :data:`FIGURES`,
-    ``{"figure": …, "points": [[x, y], …]}``.
+    of Label Studio's brush, ``{"rle": …}``, a list of bytes. Or they are a mask in base64, of the
+    image or, with a corner, of a part of it, ``{"png": …, "corner": [x, y]}``; or one of labelme's
+    :data:`FIGURES`, ``{"figure": …, "points": [[x, y], …]}``.
 
     pycocotools checks neither: it leaves pixels after the last run uninitialised, and polygons far
     outside the image end the process. Raises a ValueError if the runs are not those of all pixels,
@@ -98,13 +98,17 @@ def _unpacked(text: str) -> list[int]:
     return runs
 
 
-def _placed(data: str, corner: Sequence[float], height: int, width: int) -> np.ndarray:
-    left, top = (round(place) for place in corner)
+def _placed(data: str, corner: Sequence[float] | None, height: int, width: int) -> np.ndarray:
+    left, top = (round(place) for place in corner or (0, 0))
     with Image.open(io.BytesIO(base64.b64decode(data)), formats=["PNG"]) as image:
         if not (0 <= top <= height - image.height and 0 <= left <= width - image.width):
             raise ValueError("a mask that leaves the image")
+        if corner is None and image.size != (width, height):
+            raise ValueError("a mask of another size")
         margins = (top, height - top - image.height), (left, width - left - image.width)
-        return np.pad(np.asarray(image.convert("L")) > 0, margins)
+        # Label Studio's masks are transparent where there is nothing.
+        values = image.getchannel("A") if "A" in image.getbands() else image.convert("L")
+        return np.pad(np.asarray(values) > 0, margins)
 
 
 def _brush_strokes(data: Sequence[int], pixels: int) -> np.ndarray:

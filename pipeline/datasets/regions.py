@@ -12,9 +12,8 @@ from pipeline.engine.sample import Sample, ids_below
 from pipeline.engine.settings import setting
 from pipeline.errors import ImageError, NoEntry
 from pipeline.files.images import MODES_OF_16_BITS
-from pipeline.files.json_stream import read_element
 from pipeline.files.label_images import GREY, PALETTE, decode_png
-from pipeline.files.text import given_path
+from pipeline.files.text import given_path, load_json
 
 Region = np.ndarray
 """The pixels of a region: indices into the flattened image, each once."""
@@ -104,7 +103,7 @@ def read_regions(path: Path, size: tuple[int, int]) -> Iterator[Region]:
             refuse_other_size(numbers.shape, size)
             yield from split_regions(numbers)
             return
-        content = read_element(path)
+        content = load_json(path)
         for each in content["annotations"] if isinstance(content, Mapping) else content:
             is_record = isinstance(each, Mapping) and "segmentation" in each
             yield np.flatnonzero(rasterise(each["segmentation"] if is_record else each, *size))

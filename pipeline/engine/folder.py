@@ -144,10 +144,6 @@ class StageFolder(ResultFolder):
         found = entry.get("recipe"), entry.get("input")
         return found == (self.recipe, input_key) and holds(self.path, entry)
 
-    def is_intact(self, image_id: str) -> bool:
-        """Tells whether the files of an image's entry are those that were written."""
-        return holds(self.path, self.entries[image_id])
-
     def photograph_of(self, image_id: str) -> str | None:
         """Returns the fingerprint of the photograph that a result of this recipe was made from."""
         entry = self.entries.get(image_id, {"input": ""})  # an input begins with it

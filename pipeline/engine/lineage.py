@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.engine.folder import ENTRIES, FAILURES, StageFolder, result_key
-from pipeline.engine.result_folder import read_manifest
+from pipeline.engine.result_folder import holds, read_manifest
 from pipeline.engine.sample import Images, Sample
 from pipeline.engine.stage import OfSplit, PerImage, Stage
 from pipeline.engine.store import Store
-from pipeline.errors import ImageError, UserError
+from pipeline.errors import ImageError, UserError, shown
 from pipeline.files.atomic import read_json, read_json_lines
 from pipeline.files.fingerprints import (
     fingerprint,
@@ -139,8 +139,24 @@ class Result:
         is_current = image_id not in self.left_out and self._is_as_made(image_id, entry)
         return None if is_current else self
 
+    def is_current(self, image_id: str) -> bool:
+        """Tells whether an image's files are those that were written, and its chain as it was."""
+        return self.is_intact(image_id) and not self.first_change(image_id)
+
+    def is_intact(self, image_id: str) -> bool:
+        """Tells whether an image's files are those that were written."""
+        return holds(self.path, self.entries.get(image_id, {}))
+
     def describe_change(self, ids: Iterable[str]) -> str:
-        """Returns what was the first to change for some images, and the command for it; or ""."""
+        """Returns whose files were edited, or what changed first, and the command for it; or ""."""
+        ids = [*ids]
+        if edited := [image_id for image_id in ids if not self.is_intact(image_id)]:
+            more = f" and {len(edited) - 1} more" if len(edited) > 1 else ""
+            return (
+                f"{self.name} for split {self.split} hold files that were edited, damaged or"
+                f" removed after they were written, of image {shown(edited[0])}{more}: run"
+                f" stage={self.command} again"
+            )
         changes = Counter(filter(None, map(self.first_change, ids)))
         if (first := next((result for result in self.chain if result in changes), None)) is None:
             return ""

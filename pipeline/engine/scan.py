@@ -195,11 +195,9 @@ def available(stage: PerImage, images: Images, store: Store) -> list[Sample]:
         raise UserError(change)
     if expected and not finished:
         raise UserError(f"no {name} for split {split}: run stage={stage.command} first")
-    damaged = sum(not folder.is_intact(s.id) for s in finished)
-    if (number := len(expected) - len(finished)) or damaged:
-        missing = f"{number} of {len(samples)} missing"
-        missing += f", {damaged} damaged" if damaged else ""
+    if number := len(expected) - len(finished):
         raise UserError(
-            f"{name} for split {split} are incomplete ({missing}): run stage={stage.command} first"
+            f"{name} for split {split} are incomplete ({number} of {len(samples)} missing): run"
+            f" stage={stage.command} first"
         )
     return finished

@@ -144,7 +144,7 @@ def _find_change(folder: Path, now: MeasuredOn | None) -> tuple[str, str]:
         return measured_on.key, measured_on.describe_change(now)
     for image_id, (key, _) in measured_on.images.items():
         entry = result.entries.get(image_id)
-        if entry is None or photograph_and_result(entry) != key or result.first_change(image_id):
+        if not entry or photograph_and_result(entry) != key or not result.is_current(image_id):
             return measured_on.key, "measured before its results changed"
     if any(_content(Path(p)) not in (content, "") for p, content in measured_on.files.items()):
         return measured_on.key, "measured before its photographs or ground truth changed"

@@ -143,11 +143,7 @@ class Evaluation:
 
     def _change(self, result: StageResult) -> str:
         """Returns why results cannot be measured: they, or what they were made from, changed."""
-        stage, samples = result.stage, self._with_results(result)
-        if damaged := sum(not result.folder.is_intact(sample.id) for sample in samples):
-            which = f"{stage.name} for split {stage.split}"
-            return f"{which} hold {damaged} damaged files: run stage={stage.command} again"
-        return result.describe_change(sample.id for sample in samples)
+        return result.describe_change(sample.id for sample in self._with_results(result))
 
     def _with_results(self, result: StageResult) -> list[Sample]:
         """Returns the images that were processed; others are not measured."""

@@ -135,6 +135,6 @@ def pair_up(first: Path, second: Path | None = None) -> list[tuple[Result, Resul
         (split, stage), path = shared[0], pairs[0][0].path
         raise UserError(f"both runs hold the same {stage} of split {split}, {path}: give another")
     for result in (result for pair in others for result in pair):
-        if change := result.describe_change(result.entries):
+        if change := result.describe_change(filter(result.is_intact, result.entries)):
             raise UserError(f"{result.path}: {change}")
     return sorted(others, key=lambda pair: stages.index(pair[0].name))

@@ -87,7 +87,7 @@ class Pair:
             confusion = Confusion(len(self.a.names))
 
             def work(sample: Sample, beta: float | None = beta) -> np.ndarray:
-                self.a.refuse_changed(sample.id, sample.image)
+                self._refuse_changed(sample)
                 labels = self._cam_labels(side, sample, beta)
                 truth = sample.mask.read() if sample.mask is not None else None
                 return confuse(truth, labels, len(self.a.names)).matrix
@@ -107,8 +107,12 @@ class Pair:
             return [read_pseudo_mask(artefact.path, sample.id)[1] for artefact in self.both]
         return [self._cam_labels(side, sample, self._betas[side][0]) for side in (0, 1)]
 
+    def _refuse_changed(self, sample: Sample) -> None:
+        for artefact in self.both:
+            artefact.refuse_changed(sample.id, sample.image)
+
     def _compare_labels(self, sample: Sample) -> ImagePair:
-        self.a.refuse_changed(sample.id, sample.image)
+        self._refuse_changed(sample)
         both, tally = self.labels(sample), None
         if both[0].shape != both[1].shape:
             raise ImageError("its results have different sizes: run both with one compat.exif")
@@ -120,7 +124,7 @@ class Pair:
         return ImagePair(sample, float((both[0] != both[1]).mean()), tally)
 
     def _compare_tags(self, sample: Sample) -> ImagePair:
-        self.a.refuse_changed(sample.id, sample.image)
+        self._refuse_changed(sample)
         both, tally = [artefact.entries[sample.id]["tags"] for artefact in self.both], None
         a, b = to_indicator(both, len(self.a.classes))
         if sample.has_ground_truth:

@@ -1,9 +1,12 @@
 """Reads text files that users write."""
 
 import csv
+import errno
 import io
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import UserError, shown
 
@@ -52,6 +55,28 @@ def read_rows(path: Path, *named: str, **dialect: bool) -> Iterator[tuple[int, l
         yield from ((rows.line_num, row) for row in rows if row)
     except csv.Error as error:  # an unclosed quote makes one cell of the rest of the file
         raise UserError(f"{path}, line {rows.line_num} is not CSV ({error}): correct it") from error
+
+
+def load_json(path: Path, max_bytes: int = 1 << 26) -> Any:  # noqa: ANN401
+    """Returns the value in a JSON file, which may take thirty times its size in memory.
+
+    Raises an OSError if it cannot be read or is larger than ``max_bytes``; a ValueError or
+    RecursionError if it is not JSON, or an object has a key twice.
+    """
+    size = path.stat().st_size
+    if not path.is_file():  # reading a pipe would block
+        raise OSError(errno.EINVAL, "it is not a file")
+    if size > max_bytes:
+        raise OSError(errno.EFBIG, f"it has {size:,} bytes, and at most {max_bytes:,} are read")
+    return json.loads(path.read_bytes(), object_pairs_hook=_object_of)
+
+
+def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"an object has the key {shown(max(keys, key=keys.count))} twice")
+    return found
 
 
 def given_path(given: str, name: str) -> Path:

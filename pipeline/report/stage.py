@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import filterfalse
 from pathlib import Path
 
 from pipeline.datasets.corrections import BySplit
@@ -99,9 +100,9 @@ def _gather(
     every = replace(last, stages=stages)
     for result in every.results:
         known = [image_id for image_id in ids[result.split] if image_id in result.entries]
-        for image_id in filter(result.first_change, known):
-            folders[result.stage].entries.pop(image_id, None)  # here, and not on the disk
         remarks.append(result.describe_change(known))
+        for image_id in filterfalse(result.is_current, known):
+            folders[result.stage].entries.pop(image_id, None)  # here, and not on the disk
 
     return ReportInputs(
         last.store.root,

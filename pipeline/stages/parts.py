@@ -11,7 +11,6 @@ from pipeline.clip.frozen import FrozenClip, Resources
 from pipeline.clip.origin import hashable
 from pipeline.clip.second import FrozenSecond
 from pipeline.clip.settings import MethodOptions
-from pipeline.datasets.annotation_index import INDEXES
 from pipeline.datasets.annotations import Annotations, open_annotations
 from pipeline.datasets.corrected import Corrections, corrected_masks
 from pipeline.datasets.corrections import BySplit, read_corrections
@@ -141,11 +140,11 @@ class Parts:
         """
         several, known = split != "" and len({split, *self.splits}) > 1, split or self.train_split
         split = split if len(self.images.dataset.splits) > 1 else ""
-        options, index = getattr(self.config, group), self.store.root / INDEXES
+        options = getattr(self.config, group)
         reading, key = Reading.of(options, group, self.vocabulary.classes), f"{group}.{name}"
         if name == "corrections":  # a value that is not named is an error of the person
             reading = replace(reading, other=None)
-        found = getattr(options, name), key, reading, index, split, several
+        found = getattr(options, name), key, reading, split, several
         ids = self.images.known_ids(known)
         return open_annotations(*found, holds_tags=group == "tags", known=ids)
 

@@ -14,7 +14,7 @@ from pipeline.files.images import encode_png
 from tests.report.html_page import Page
 from tests.report.measured import rows_of
 from tests.report.small_run import HOSTILE_CLASSES
-from tests.report.two_runs import build_two, change_entries
+from tests.report.two_runs import build_two, change_entries, record_files
 
 
 @pytest.fixture
@@ -229,6 +229,7 @@ def test_results_of_different_sizes_are_left_out(compare, runs):
     path = runs[1] / "all/predictions/latest/2.png"
     with Image.open(path) as image:
         image.transpose(Image.Transpose.ROTATE_90).save(path)
+    record_files(path.parent.resolve())
     finished = compare(*runs)
     assert "left out: 2: its results have different sizes: run both with one" in finished.errors
 

@@ -28,14 +28,13 @@ def reading(group: str = "masks", **settings: object) -> Reading:
 
 def opened(
     path: Path,
-    cache: Path | None = None,
     known: Collection[str] = IDS,
     holds_tags: bool = False,
     **settings: object,
 ) -> Annotations:
     """Opens annotations of three classes, and of ``known`` images."""
     about = {"known": known, "holds_tags": holds_tags}
-    return open_annotations(str(path), "masks.path", reading(**settings), cache, **about)
+    return open_annotations(str(path), "masks.path", reading(**settings), **about)
 
 
 def run_lengths(pixels: np.ndarray) -> dict:

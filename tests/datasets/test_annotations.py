@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import pickle
 
@@ -11,7 +13,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from pipeline.datasets.ground_truth import AnnotatedMask
-from pipeline.datasets.instances import Instance, draw
+from pipeline.datasets.instances import Instance, draw, label_studio_image
 from pipeline.errors import ImageError, NoEntry, UserError
 from pipeline.files.images import encode_png
 from tests.datasets.annotated import (
@@ -214,6 +216,41 @@ def test_regions_without_an_outline_are_tags_and_no_mask(tmp_path):
         opened(path).find("a")
 
 
+def bitmask(name, pixels, **more) -> dict:
+    """Returns a result of Label Studio's bit mask: black pixels on a transparent background."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.uint8(pixels)[..., None] * np.uint8([0, 0, 0, 255])).save(buffer, "PNG")
+    data = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    value = {"imageDataURL": data, "bitmasklabels": [name]}
+    sizes = {"original_height": SIZE[0], "original_width": SIZE[1]}
+    return {"type": "bitmasklabels", "value": value, **sizes, **more}
+
+
+def test_regions_that_cannot_be_drawn_are_tags_counted_and_no_background(tmp_path):
+    vector = {"type": "vectorlabels", "value": {"vertices": [], "vectorlabels": ["dog"]}}
+    span = {"type": "labels", "to_name": "text", "value": {"start": 0, "labels": ["dog"]}}
+    remark = stroke("cat", CAT) | {"type": "textarea"}
+    tasks = [
+        task("a.jpg", vector),
+        task("b.jpg", vector, stroke("cat", CAT), remark, span),
+        task("c.jpg", bitmask("cat", CAT)),
+        task("e.jpg", bitmask("cat", CAT[1:])),
+    ]
+    path = write(tmp_path / "tasks.json", tasks)
+    found = opened(path)
+    with pytest.raises(NoEntry, match="has no mask in .*, which has only regions that cannot be"):
+        found.find("a")
+    for image_id in "bc":
+        np.testing.assert_array_equal(found.find(image_id).labels(SIZE), CAT)
+    with pytest.raises(ImageError, match="a mask of another size"):
+        found.find("e").labels(SIZE)
+    first = "tasks.json has 2 regions of the type vectorlabels, which cannot be drawn, the first at"
+    left_out = "tasks.json has no mask for 1 of its images, the first a (only regions that"
+    assert [*map(str.startswith, found.notes, (first, left_out))] == [True, True]
+    assert opened(path, holds_tags=True).find("a").scores == {1: 1.0}
+    assert opened(path, holds_tags=True).find("b").scores == {0: 1.0, 1: 1.0}
+
+
 def test_labels_may_be_results_of_their_own(tmp_path):
     brush = stroke("cat", CAT) | {"type": "brush", "id": "x"}
     rle = {"rle": brush["value"]["rle"]}
@@ -249,6 +286,37 @@ def test_images_of_label_studio_are_found_below_any_folder_if_that_is_clear(tmp_
         opened(path, known={"a", "x/a", "y/a"}).find("a")  # both entries are those of others
     with pytest.raises(ImageError, match="several entries of it, such as /y/a"):
         opened(path).find("a").labels(SIZE)
+
+
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [
+        ("/data/upload/3/1a2b3c4d-20231201-holiday.png", "20231201-holiday"),
+        ("/data/upload/3/1a2b3c4d-IMG-20231201-WA0001.jpg", "IMG-20231201-WA0001"),
+        ("/data/upload/3/IMG-20231201-WA0001.jpg", "/data/upload/3/IMG-20231201-WA0001"),
+        ("upload/1a2b3c4d-a.jpg", "a"),
+        ("myupload/1a2b3c4d-a.jpg", "myupload/1a2b3c4d-a"),
+        ("upload/20231201-trip/a.jpg", "upload/20231201-trip/a"),
+        ("1a2b3c4d-a.jpg", "1a2b3c4d-a"),
+    ],
+)
+def test_the_prefix_of_an_upload_is_removed_once_and_nowhere_else(address, name):
+    assert label_studio_image(task(address)) == name
+
+
+def test_the_newest_instant_counts_whatever_its_time_zone(tmp_path):
+    dates = {
+        "cat": "2026-01-01T23:30:00.5Z",  # the newest
+        "dog": "2026-01-02T01:00:00+02:00",
+        "traffic light": "2026-01-01T23:30:00.123456Z",
+    }
+    said = [{"result": [stroke(name, CAT)], "updated_at": date} for name, date in dates.items()]
+    about = [task("a.jpg"), task("b.jpg")]
+    about[0]["annotations"] = said
+    about[1]["annotations"] = [said[0], said[1] | {"updated_at": "yesterday"}]
+    found = opened(write(tmp_path / "tasks.json", about))
+    assert found.find("a").scores == {0: 1.0}
+    assert "1 tasks that are not Label Studio's" in found.notes[0]
 
 
 def test_addresses_may_be_paths_and_dates_without_fractions(tmp_path):
@@ -329,6 +397,28 @@ def test_the_content_of_an_entry_is_its_own_and_all_of_it(tmp_path):
     assert len({a for a, _ in found} | {before}) == 9
 
 
+def test_what_makes_an_entry_unusable_is_part_of_its_content(tmp_path):
+    base = coco([("a.jpg", [instance("cat", CAT)]), ("b.jpg", [])])
+    changes = [
+        lambda c: None,
+        lambda c: c["images"].append(c["images"][0] | {"id": 9}),
+        lambda c: c["images"].append(c["images"][0] | {"file_name": "c.jpg"}),
+        lambda c: c["annotations"].append(c["annotations"][0] | {"score": 2}),
+        lambda c: c["annotations"].append(c["annotations"][0] | {"category_id": 99}),
+    ]
+    contents = []
+    for change in changes:
+        content = json.loads(json.dumps(base))
+        change(content)
+        found = opened(write(tmp_path / "a.json", content))
+        contents.append(found.find("a").content)
+        assert not found.find("b").row.problem
+    tasks = [task("x/a.jpg", stroke("cat", CAT)), task("y/a.jpg", stroke("cat", CAT))]
+    for given in (tasks[:1], tasks):
+        contents.append(opened(write(tmp_path / "b.json", given), known={"a"}).find("a").content)
+    assert len({*contents}) == len(contents)
+
+
 def test_masks_of_another_size_and_without_a_size_are_named(tmp_path):
     content = coco([("a.jpg", [instance("cat", CAT)])])
     found = opened(write(tmp_path / "a.json", content)).find("a")
@@ -341,12 +431,29 @@ def test_masks_of_another_size_and_without_a_size_are_named(tmp_path):
         found.labels(None)
 
 
-def test_a_file_that_changed_after_it_was_indexed_is_not_read(tmp_path):
-    path = write(tmp_path / "a.json", coco([("a.jpg", [instance("cat", CAT)])]))
-    found = opened(path).find("a")
-    write(path, coco([("a.jpg", [instance("dog", CAT)])]))
-    with pytest.raises(ImageError, match="has changed since it was read: run the same command"):
-        found.labels(SIZE)
+def test_ids_of_images_and_categories_are_no_content(tmp_path):
+    content = coco([("a.jpg", [instance("cat", CAT), instance("dog", CAT)]), ("b.jpg", [])])
+    first = opened(write(tmp_path / "a.json", content)).find("a").content
+    for each in (*content["categories"], *content["images"]):
+        each["id"] = 900 - each["id"]
+    for each in content["annotations"]:
+        each["category_id"], each["image_id"] = 900 - each["category_id"], 900 - each["image_id"]
+    content["categories"].reverse()
+    changed = opened(write(tmp_path / "b.json", content)).find("a")
+    assert changed.content == first and changed.scores == {0: 1.0, 1: 1.0}
+    for each in content["annotations"]:
+        each["category_id"] = content["annotations"][0]["category_id"]
+    assert opened(write(tmp_path / "b.json", content)).find("a").content != first
+
+
+def test_results_are_of_the_images_beside_them(tmp_path):
+    content = coco([("a.jpg", [instance("cat", CAT)])])
+    path = write(tmp_path / "a.json", content.pop("annotations"))
+    write(tmp_path / "images.json", content)
+    assert opened(path).find("a").scores == {0: 1.0}
+    content["images"][0]["file_name"] = "c.jpg"
+    write(tmp_path / "images.json", content)
+    assert opened(path).find("c").scores == {0: 1.0}
 
 
 def test_masks_are_drawn_once_in_a_folder_of_their_own_or_are_files(tmp_path):

@@ -44,7 +44,7 @@ def test_files_of_no_form_are_refused(tmp_path):
     for content in wrong:
         assert "holds neither images with COCO's" in refusal(write(path, content)), content
     path.write_bytes(b"")
-    assert "is not complete JSON (it ends" in refusal(path)
+    assert "is not readable JSON (Expecting value" in refusal(path)
     os.mkfifo(tmp_path / "pipe.json")
     assert "cannot be read (it is not a file)" in refusal(tmp_path / "pipe.json")
     for missing in ("/no/such", "x" * 5000):
@@ -77,7 +77,7 @@ def test_splits_have_files_of_their_own(tmp_path):
     (tmp_path / "test" / "a.png").write_bytes(encode_png(np.uint8(CAT)))
 
     def of(split, path=tmp_path):
-        return open_annotations(str(path), "masks.path", reading(), None, split, several=True)
+        return open_annotations(str(path), "masks.path", reading(), split, several=True)
 
     assert of("train").find("train") and of("val").find("val") and of("test").find("a")
     with pytest.raises(NoEntry):
@@ -169,7 +169,7 @@ def test_a_brush_that_ends_early_is_named(tmp_path):
     [
         (b"[" * 100_000, "RecursionError"),
         (b'{"shapes": [', "JSONDecodeError"),
-        (b"\xff\xfe", "cannot be read"),
+        (b"\xff\xfe", "JSONDecodeError"),
         (b"", "JSONDecodeError"),
         (b'{"shapes": 5}', "TypeError"),
         (json.dumps(labelme({"label": "cat", "points": [[1, 2]]})).encode(), ""),
@@ -216,8 +216,8 @@ def test_entries_that_are_of_no_image_or_of_one_twice_are_named(tmp_path):
     np.testing.assert_array_equal(opened(path).find("b").labels(SIZE), CAT)
     notes = " ".join(opened(path).notes)
     for what in (
-        "1 shapes that cover nothing, such as polygons of two corners, the first at byte",
-        "1 annotations that are not COCO's, the first at byte",
+        "1 shapes that cover nothing, such as polygons of two corners, the first at image b",
+        "1 annotations that are not COCO's, the first at annotation 6",
         "1 images that are not COCO's, the first at AttributeError",
         "1 images with annotations that it does not list, the first at id 5",
     ):
@@ -239,15 +239,32 @@ def test_names_lead_nowhere_else(tmp_path):
     assert all(note.isprintable() for note in found.notes)
 
 
-def test_ids_may_be_text_and_keys_may_repeat(tmp_path):
+def test_ids_may_be_text(tmp_path):
     content = coco([("a.jpg", [instance("cat", CAT)])])
     content["annotations"][0] |= {"image_id": "100", "category_id": "7"}
     path = write(tmp_path / "a.json", content)
     np.testing.assert_array_equal(opened(path).find("a").labels(SIZE), CAT)
-    more = json.dumps(coco([("b.jpg", [])])["images"] + [{"id": 7, "file_name": "c.jpg"}])
-    path.write_text(path.read_text()[:-1] + f', "images": {more}}}')
-    assert "has two images of its id" in problem_of(path)
-    assert opened(path).find("c").labels(SIZE).max() == 0
+
+
+def test_a_key_that_stands_twice_hides_nothing(tmp_path):
+    path = write(tmp_path / "a.json", coco([("a.jpg", [instance("cat", CAT)])]))
+    path.write_text(path.read_text()[:-1] + ', "images": []}')
+    assert "an object has the key images twice" in refusal(path)
+    write(tmp_path / "labelme" / "b.json", labelme(labelme_mask("dog", DOG)))
+    text = json.dumps(labelme(labelme_mask("cat", CAT)))
+    (tmp_path / "labelme" / "a.json").write_text(text[:-1] + ', "shapes": []}')
+    assert "the key shapes twice" in problem_of(tmp_path / "labelme")
+    assert opened(tmp_path / "labelme").find("b").scores == {1: 1.0}
+
+
+def test_large_files_are_refused_before_they_are_read(tmp_path):
+    path = write(tmp_path / "a.json", coco([("a.jpg", [])]))
+    os.truncate(path, 10**9 + 1)  # of zeros, which take no place on the disk
+    assert "has 1,000,000,001 bytes, and at most 1,000,000,000 are read" in refusal(path)
+    write(tmp_path / "labelme" / "b.json", labelme())
+    os.truncate(write(tmp_path / "labelme" / "a.json", labelme()), 1 << 27)
+    assert "and at most 67,108,864 are read" in problem_of(tmp_path / "labelme")
+    assert not opened(tmp_path / "labelme").find("b").labels(SIZE).any()
 
 
 ODD = [None, True, -1, 0, 1e308, float("nan"), float("inf"), 10**40, "", "x", "\ud800", [], {}]

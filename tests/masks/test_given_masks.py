@@ -110,6 +110,35 @@ def test_a_changed_entry_costs_its_image_and_keys_hold_how_files_are_read(run, t
     assert len(keys) == 1 + len(changes)
 
 
+def test_an_entry_that_becomes_unusable_takes_its_mask_along(run, tmp_path):
+    content = data_set()
+    path = write_json(tmp_path / "given.json", content)
+    assert computed(run(path)) == 5
+    content["images"].append(content["images"][0] | {"id": 999})
+    content["annotations"].append({"image_id": content["images"][1]["id"], "category_id": 99})
+    write_json(path, content)
+    finished = run(path, "runtime.max_failures=2")
+    assert computed(finished) == 0 and masks(tmp_path).keys() == {*NAMES[2:]}
+    for reason in ("a: its mask cannot be used: ", "b: its mask cannot be used: "):
+        assert f"left out: {reason}" in finished.errors
+
+
+def test_ground_truth_that_becomes_unusable_marks_what_was_measured_on_it(run, tmp_path):
+    path = write_json(tmp_path / "given.json", data_set())
+    truth = write_json(tmp_path / "truth.json", data_set())
+    stages, given = "[masks,evaluate,report]", f"dataset.masks={truth}"
+    said = "measured before its ground truth changed: run stage=evaluate"
+    assert said not in run(path, given, stage=stages).output
+    content = data_set()
+    content["images"].append(content["images"][0] | {"id": 999})
+    write_json(truth, content)
+    assert run(path, given, stage="report").code == 0
+    assert said in (tmp_path / "out" / "report.html").read_text()
+    finished = run(path, given, "runtime.max_failures=1", stage=stages)
+    assert finished.code == 0, finished.errors
+    assert said not in (tmp_path / "out" / "report.html").read_text()
+
+
 def test_the_forms_of_a_folder_cost_one_image_each_as_well(run, photographs, tmp_path):
     pngs, drawn = tmp_path / "pngs", tmp_path / "drawn"
     for index, name in enumerate(NAMES):

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from pipeline.files.fingerprints import fingerprint
 from pipeline.files.journal import encode_line
 from pipeline.report.measured import ReportInputs
 from pipeline.stages.config import compose, read_config, record
@@ -28,6 +29,7 @@ def build_two(root: Path, classes: list[str] = CLASSES, *, truth: bool = True) -
     (predictions / "1.png").write_bytes((predictions / "0.png").read_bytes())
     for name in ("4.png", "5.png"):
         (predictions / name).write_bytes((b.folders["masks"].path / name).read_bytes())
+    record_files(predictions)
     change_entries(b.folders["tags"].path, lambda entry: {"tags": RETAGGED.get(entry["id"])})
     for run, alpha in zip(runs, (0.5, 0.25)):
         for path in run.root.glob("*/*/*/manifest.json"):
@@ -47,6 +49,16 @@ def write_record(run: ReportInputs, place: Path, classes: list[str], *, truth: b
     config = compose([*given, "dataset.classes=[x]", "clip=demo"])
     config.dataset.classes = classes
     (run.root / "config.yaml").write_text(record(read_config(config)), encoding="utf-8")
+
+
+def record_files(folder: Path) -> None:
+    """Records the files of a folder as they are now."""
+
+    def files_of(entry: dict) -> dict:
+        names = entry.get("files", {})
+        return {"files": {name: fingerprint((folder / name).read_bytes()) for name in names}}
+
+    change_entries(folder, files_of)
 
 
 def change_entries(folder: Path, change: Callable[[dict], dict]) -> None:

@@ -291,7 +291,7 @@ def test_several_splits_have_files_of_their_own(tmp_path):
     reading = Reading.of(TagListOptions(path="x"), "tags", CLASSES)
 
     def opened(split: str, several: bool = True):
-        given = str(tmp_path), "tags.path", reading, None, split, several
+        given = str(tmp_path), "tags.path", reading, split, several
         return open_annotations(*given, holds_tags=True)
 
     (tmp_path / "train.csv").write_text(pairs(SCORES))
@@ -301,9 +301,9 @@ def test_several_splits_have_files_of_their_own(tmp_path):
     with pytest.raises(UserError, match="holds neither test/ nor test.json nor test.csv"):
         opened("test")
     with pytest.raises(UserError, match="holds neither train/ nor train.json: with several"):
-        open_annotations(str(tmp_path), "masks.path", reading, None, "train", True)
+        open_annotations(str(tmp_path), "masks.path", reading, "train", True)
     with pytest.raises(UserError, match="does not exist: give a list, a table with scores, or"):
-        open_annotations(str(tmp_path / "x"), "tags.path", reading, None, holds_tags=True)
+        open_annotations(str(tmp_path / "x"), "tags.path", reading, holds_tags=True)
 
 
 def test_a_list_keeps_its_key_and_says_what_it_ignores(run, tmp_path):

@@ -35,7 +35,9 @@ def submit(path):
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_what_leaves_comes_back_and_an_edit_changes_its_image_alone(name, export, noisy, tmp_path):
+def test_what_leaves_comes_back_and_an_edit_changes_its_image_alone(
+    name, export, noisy, stage_folder, tmp_path
+):
     output, given, settings, keeps_ignored = FORMATS[name]
     folder, images, labels = noisy
     # A list of VOC's cannot begin a line with #, and the file has another name.
@@ -48,7 +50,7 @@ def test_what_leaves_comes_back_and_an_edit_changes_its_image_alone(name, export
             submit(place / output)
         chosen = settings | {k: str(place / output / v) for k, v in settings.items() if "." in v}
         reading = Reading.of(AnnotationSettings(**chosen), "masks", CLASSES)
-        opened = open_annotations(str(place / given), "masks.path", reading, None)
+        opened = open_annotations(str(place / given), "masks.path", reading)
         found = {image_id: opened.find(image_id) for image_id in ids}
         for image_id, each in found.items():
             mask = labels[image_id]
@@ -59,6 +61,6 @@ def test_what_leaves_comes_back_and_an_edit_changes_its_image_alone(name, export
     before = contents(tmp_path / "before")
     labels["a"][:9, :9] = 1
     labels["a"][5:9, 5:9] = 3
-    (folder / "a.png").write_bytes(encode_png(labels["a"], voc_palette(len(CLASSES) + 1)))
+    stage_folder("masks", {"a": encode_png(labels["a"], voc_palette(len(CLASSES) + 1))}, ".png")
     after = contents(tmp_path / "after")
     assert [image_id for image_id in ids if before[image_id] != after[image_id]] == ["a"]
