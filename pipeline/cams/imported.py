@@ -12,15 +12,15 @@ from pipeline.engine.sample import Sample, ids_below
 from pipeline.engine.stage import Computed, Decoded, Folders, Item
 from pipeline.errors import ImageError, NoEntry
 from pipeline.files.fingerprints import fingerprint_file, fingerprint_image, join_keys
-from pipeline.files.text import given_folder, given_path
+from pipeline.files.text import given_folder, given_path, last_names
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImportedCams(CamStage):
     """CAMs that are taken from files.
 
-    The key holds the name of their folder, so that the CAMs of two methods can be compared. The
-    contents of an image's file are part of its input.
+    The key holds :func:`~pipeline.files.text.last_names` of their folder. The contents of an
+    image's file are part of its input.
     """
 
     @property
@@ -31,7 +31,7 @@ class ImportedCams(CamStage):
     @property
     def note(self) -> str:
         """The folder that the CAMs are from."""
-        return f"CAMs of {self._path.name}"
+        return f"CAMs of {last_names(self._path)}"
 
     def check(self) -> None:
         """Refuses a folder of CAM files that does not exist."""
@@ -39,10 +39,8 @@ class ImportedCams(CamStage):
 
     def own_settings(self) -> dict[str, Any]:
         """Returns what the CAMs depend on, except the files."""
-        settings = super().own_settings()
-        del settings["path"]
         classes = list(self.vocabulary.classes)
-        return {**settings, "folder": self._path.name, "classes": classes}
+        return {**super().own_settings(), "path": last_names(self._path), "classes": classes}
 
     @cached_property
     def _path(self) -> Path:

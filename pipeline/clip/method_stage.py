@@ -18,7 +18,7 @@ from pipeline.engine.stage import Folders, Item, PerImage
 from pipeline.errors import ImageError, UserError
 from pipeline.files.atomic import cannot_write
 from pipeline.files.fingerprints import fingerprint_file, join_keys
-from pipeline.files.text import given_folder
+from pipeline.files.text import given_folder, last_names
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -117,15 +117,13 @@ class MethodStage(PerImage):
     def with_files(self, found: dict[str, Any]) -> dict[str, Any]:
         """Returns settings of the method for the key, with what its files hold.
 
-        Second backbones have their weights, and files of regions stand in place of SLIC: the key
-        holds the last two names of their folder's path, such as ``SAM/val``, so that
-        regions of two methods can be compared, and the same ones have one key on several machines.
+        Second backbones have their weights, and files of regions stand in place of SLIC.
         """
         found = found | {name: each.facts() for name, each in self.resources.seconds.items()}
         if self.region_folder is None:
             return found
         found = {name: value for name, value in found.items() if name != "slic"}
-        return found | {"regions": f"folder {'/'.join(self.region_folder.parts[-2:])}"}
+        return found | {"regions": f"folder {last_names(self.region_folder)}"}
 
     def find_item(self, sample: Sample, folders: Folders) -> Item:
         """Returns an image, with its file of regions, whose content is part of its input."""

@@ -94,6 +94,14 @@ def given_path(given: str, name: str) -> Path:
         ) from error
 
 
+def last_names(path: Path) -> str:
+    """Returns the last two names of a path, such as ``SAM/val``, by which keys hold a source.
+
+    So the files of two methods can be compared, and the same ones have one key on several machines.
+    """
+    return Path(*path.absolute().parts[-2:]).as_posix()
+
+
 def given_folder(given: str, key: str, holds: str) -> Path:
     """Returns the absolute path of a folder; a UserError says which file names it should hold."""
     if not (path := given_path(given, key).absolute()).is_dir():

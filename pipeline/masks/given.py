@@ -10,7 +10,7 @@ from pipeline.engine.progress import note
 from pipeline.engine.sample import Sample
 from pipeline.engine.stage import Computed, Decoded, Folders, Item
 from pipeline.files.fingerprints import fingerprint_image, join_keys
-from pipeline.files.text import given_path
+from pipeline.files.text import given_path, last_names
 from pipeline.masks.refiner import labelled
 from pipeline.masks.stage import MaskStage
 
@@ -19,8 +19,8 @@ from pipeline.masks.stage import MaskStage
 class GivenMasks(MaskStage):
     """Masks that are read.
 
-    The key holds the name of their file or folder, so that the masks of two sources can be
-    compared. What is said of an image is part of its input.
+    The key holds :func:`~pipeline.files.text.last_names` of their file or folder. What is said of
+    an image is part of its input.
     """
 
     takes_any_image = False
@@ -33,7 +33,7 @@ class GivenMasks(MaskStage):
 
     @property
     def _name(self) -> str:
-        return given_path(self.options.path, "masks.path").absolute().name
+        return last_names(given_path(self.options.path, "masks.path"))
 
     def check(self) -> None:
         """Refuses files that cannot be read, and says what in them is left out."""

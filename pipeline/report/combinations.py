@@ -59,6 +59,8 @@ class Combination:
                 methods[kind.method] = "argmax"  # the CRF without its constants (masks=argmax)
             label = about.get(f"{kind.group}_label")
             methods[kind.method] = label or label_of(kind.group, methods[kind.method])
+            if is_before and "path" in settings:  # of what is given: its source is the method
+                methods[kind.method] += f" {settings['path']}"
         commits = [r.about.get("commit", "") for runs in self.runs.values() for r in runs][::-1]
         return {
             **methods,

@@ -16,7 +16,7 @@ from pipeline.masks.settings import DenseMaskOptions
 
 _MAX_LIST = 4  # entries
 
-_FINGERPRINTS = ("weights", "data", "list", "code")
+_FINGERPRINTS = ("weights", "data", "code")
 """Settings that only identify a content; they are omitted if others distinguish the results."""
 
 _DESCRIBED = ("method", "name", "seed")

@@ -31,6 +31,12 @@ _GIVEN_TAGS_NOTE = "its tags are the ground truth's, so it is an upper bound, no
 _DENSE_NOTE = "label maps with the image size, templates and windows of their authors, without tags"
 
 
+_LEFT_OUT_NOTE = (
+    "{} measured before others of the same key are left out, although their results differ, such as"
+    " those of files of one name: give the files, or their folders, other names."
+)
+
+
 @dataclass(frozen=True)
 class Board(Table):
     """One table of the leaderboard."""
@@ -56,6 +62,8 @@ def write_leaderboard(runs: Sequence[MeasuredRun], splits: Sequence[str] = ()) -
         parts.append(board.markdown())
         if board.averages:
             parts.append(board.averages.markdown("###"))
+    if number := _left_out(runs):
+        parts.append(_LEFT_OUT_NOTE.format(f"{number} result{'s' * (number > 1)}"))
     return "\n".join(parts)
 
 
@@ -79,6 +87,13 @@ def collect_boards(runs: Sequence[MeasuredRun], splits: Sequence[str] = ()) -> l
                 )
                 boards.append(_board(place, rows))
     return boards
+
+
+def _left_out(runs: Sequence[MeasuredRun]) -> int:
+    """Returns how many results give way to later ones of the same images and the same key."""
+    same = grouped(runs, lambda run: (run.stage, run.split, run.key, run.figures["image_set"]))
+    results = ({run.figures.get("results") for run in each} for each in same.values())
+    return sum(len(each) - 1 for each in results)
 
 
 def _differing_settings(combinations: Sequence[Combination]) -> list[str]:

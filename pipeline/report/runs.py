@@ -103,7 +103,7 @@ class MeasuredRun:
 
     def notes(self, level: int = 0) -> list[str]:
         """Returns the footnotes of the figures of a level."""
-        facts = (self.about.get("data"), self.figures.get("remark"))
+        facts = (*map(self.about.get, ("data", "given")), self.figures.get("remark"))
         notes = [*filter(None, facts), *map_notes(self.levels[level])]
         means = [percent(self.value(metric, level)) for metric in ("miou", "miou_union")]
         if means[0] != means[1] and "miou_union" in self.figures:

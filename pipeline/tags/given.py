@@ -4,7 +4,6 @@ from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from pipeline.engine.sample import Labels, Sample
 from pipeline.engine.stage import Computed, Decoded, Folders, Item
 from pipeline.errors import ImageError, NoEntry, UserError
 from pipeline.files.fingerprints import fingerprint, fingerprint_image, join_keys
-from pipeline.files.text import given_path
+from pipeline.files.text import given_path, last_names
 from pipeline.tags.scores import decode_scores, tags_output
 from pipeline.tags.stage import Tags
 from pipeline.tags.tagger import image_threshold
@@ -80,7 +79,10 @@ class GroundTruthTags(GivenTags):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ListedTags(GivenTags):
-    """The tags of a list, or those that follow from scores in a file. The key holds its name."""
+    """The tags of a list, or those that follow from scores in a file.
+
+    The key holds :func:`~pipeline.files.text.last_names` of it.
+    """
 
     certain = (0.0, 1.0)
 
@@ -104,12 +106,10 @@ class ListedTags(GivenTags):
 
     def own_settings(self) -> dict[str, Any]:
         """Returns what tags depend on, except the tags."""
-        settings, thresholds = super().own_settings(), self.options.thresholds
-        name = Path(settings["path"]).name
-        # The key of a list holds its whole path as well, and no thresholds.
-        unused = ("path",) if thresholds else ("alpha", "min_score")
-        kept = {key: value for key, value in settings.items() if key not in unused}
-        return {**kept, "list": name, **thresholds}
+        thresholds = dict.fromkeys(("alpha", "min_score"))
+        settings = {k: v for k, v in super().own_settings().items() if k not in thresholds}
+        name = last_names(given_path(settings["path"], "tags.path"))
+        return {**settings, "path": name, **self.options.thresholds}
 
     @cached_property
     def _listed(self) -> Mapping[str, Labels]:

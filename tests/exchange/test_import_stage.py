@@ -71,8 +71,8 @@ def test_masks_are_made_from_imported_cams(run_stage, arguments, maps, tmp_path)
         labels = np.asarray(mask)
     assert (labels[:, :30] == 4).mean() > 0.9 and (labels[:, 40:] == 1).mean() > 0.9
     assert (
-        json.loads((out / "cams/latest/manifest.json").read_text())["configuration"]["folder"]
-        == "maps of others"
+        json.loads((out / "cams/latest/manifest.json").read_text())["configuration"]["path"]
+        == f"{tmp_path.name}/maps of others"
     )
 
     again = run_stage(*arguments, "stage=[cams,masks,report]", "tags=ground_truth")

@@ -12,6 +12,7 @@ from pipeline.datasets.vocabulary import voc_palette
 from pipeline.files.label_images import read_labels
 from tests.datasets.annotated import boxes, coco, labelme, labelme_mask, run_lengths, stroke, task
 from tests.datasets.annotated import write as write_json
+from tests.report.chains import cells
 
 NAMES = ["a", "b", "c", "d", "holiday 2026/e f"]
 SUFFIXES = ["jpg", "png", "webp", "jpeg", "jpg"]
@@ -93,10 +94,11 @@ def test_a_changed_entry_costs_its_image_and_keys_hold_how_files_are_read(run, t
     write_json(path, content)
     assert computed(run(path)) == 0
 
-    (tmp_path / "moved").mkdir()
-    assert computed(run(path.rename(tmp_path / "moved" / path.name))) == 0
+    moved = tmp_path / "moved" / tmp_path.name
+    moved.mkdir(parents=True)
+    assert computed(run(path.rename(moved / path.name))) == 0
     keys = {(tmp_path / "out" / "all" / "masks" / "latest").resolve()}
-    (tmp_path / "moved" / path.name).rename(path)
+    (moved / path.name).rename(path)
     table = tmp_path / "table.txt"
     table.write_text("1 2 3 cat\n")
     changes = (
@@ -137,6 +139,29 @@ def test_ground_truth_that_becomes_unusable_marks_what_was_measured_on_it(run, t
     finished = run(path, given, "runtime.max_failures=1", stage=stages)
     assert finished.code == 0, finished.errors
     assert said not in (tmp_path / "out" / "report.html").read_text()
+
+
+GDINO = "masks of a file gdino/masks.json"
+
+
+def test_files_of_one_name_in_several_folders_are_rows_of_the_leaderboard(run, run_tool, tmp_path):
+    """The masks of one method replaced those of another, and its row was gone."""
+    truth = f"dataset.masks={write_json(tmp_path / 'truth.json', data_set())}"
+    changed = data_set()
+    changed["annotations"] = changed["annotations"][1:]
+    contents = {"sam3": data_set(), "gdino": changed}
+    for name, content in contents.items():
+        path = write_json(tmp_path / name / "masks.json", content)
+        assert computed(run(path, truth, stage="[masks,evaluate]")) == 5
+    board = ["make_tables.py", tmp_path / "out", "--leaderboard"]
+    rows = run_tool(*board).output
+    found = {row[0]: row[1] for row in cells(rows)[1:]}
+    assert found == {"masks of a file sam3/masks.json": "**100.0**", GDINO: "89.3"}
+    assert "left out" not in rows
+    path = write_json(tmp_path / "other" / "sam3" / "masks.json", changed)
+    assert run(path, truth, f"output_dir={tmp_path / 'second'}", stage="[masks,evaluate]").code == 0
+    rows = run_tool("make_tables.py", tmp_path / "out", tmp_path / "second", "--leaderboard").output
+    assert "1 result measured before others of the same key are left out" in rows
 
 
 def test_the_forms_of_a_folder_cost_one_image_each_as_well(run, photographs, tmp_path):

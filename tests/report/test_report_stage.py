@@ -77,7 +77,9 @@ def test_given_masks_are_not_said_to_be_ours(run_stage, arguments, tmp_path):
     assert finished.code == 0, finished.errors
     page = read(tmp_path / "out")
     assert layers(page) == {"photograph", "mask"}
-    assert "mask, as given" in page.text and "pseudo masks of sam3.json" in page.text
+    assert (
+        "mask, as given" in page.text and f"pseudo masks of {tmp_path.name}/sam3.json" in page.text
+    )
     assert "without annotations" not in page.text and "yet" not in page.text
 
 

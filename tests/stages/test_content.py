@@ -77,12 +77,12 @@ def test_a_network_of_given_masks_is_described_as_such(opened):
     pipeline = opened()
     stages = {stage.name: stage for stage in pipeline.builder.stages}
     about = describe(stages["predictions"], pipeline.builder.config)
-    assert (about["masks"], about["data"]) == ("file", "pseudo masks of masks")
+    assert (about["masks"], about["given"]) == ("file", "pseudo masks of masks")
     assert describe(stages["masks"], pipeline.builder.config)["masks"] == "crf"
     pipeline = opened("segmenter.masks=null")
     predictions = next(s for s in pipeline.builder.stages if s.name == "predictions")
     about = describe(predictions, pipeline.builder.config)
-    assert (about["masks"], about["data"]) == ("crf", "")
+    assert (about["masks"], about["given"]) == ("crf", "")
 
 
 def test_what_a_training_would_fail_on_is_said_before_the_stages_ahead_of_it(

@@ -323,5 +323,5 @@ def test_a_list_keeps_its_key_and_says_what_it_ignores(run, tmp_path):
         "method_algorithm",
         "path",
         "classes",
-        "list",
     }
+    assert settings["path"] == f"{tmp_path.name}/x.txt"
