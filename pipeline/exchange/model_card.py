@@ -8,12 +8,14 @@ from jinja2 import Template
 
 from pipeline.engine.kinds import NETWORK, PREDICTIONS
 from pipeline.engine.result_folder import read_manifest
+from pipeline.files.atomic import read_json
 from pipeline.report.configurations import describe_setting, flatten, readable
 from pipeline.report.markdown import Table, percent
 from pipeline.report.runs import METRICS, MeasuredRun, read_runs
 from pipeline.segmenter.architecture import RESTRICTED
 from pipeline.segmenter.export import Shape
 from pipeline.segmenter.predict import Segmenter
+from pipeline.segmenter.stage import CHOSEN_BY
 
 _STYLE = {"sort_keys": False, "allow_unicode": True, "default_flow_style": None}
 _TEMPLATE = Path(__file__).with_name("model_card.md")
@@ -61,10 +63,12 @@ def write_card(file: str, segmenter: Segmenter, shape: Shape, checkpoint: Path, 
 def _find_runs(folder: Path, best: bool) -> list[MeasuredRun]:
     """Returns the measured predictions of a network, the latest of each split."""
     file, found = folder.parents[1] / METRICS, {}
+    chosen_by = read_json(folder / CHOSEN_BY) if best else None
     for run in read_runs([file] if file.is_file() else [])[0]:
         network = run.figures.get("made_from", {}).get(NETWORK.stage, [""])[-1]
         is_best = run.configuration.get("checkpoint") == "best"
-        if (run.stage, network, is_best) == (PREDICTIONS.stage, folder.name, best):
+        is_of_it = is_best == best and run.configuration.get("chosen_by") == chosen_by
+        if is_of_it and (run.stage, network) == (PREDICTIONS.stage, folder.name):
             found[run.split] = run
     return [*found.values()]
 

@@ -63,8 +63,12 @@ def resumable_checkpoint(work_dir: Path) -> Path | None:
 
 
 def forget(work_dir: Path) -> None:
-    """Removes all from which a training would resume; the last one last, in case of a kill."""
-    for path in sorted(checkpoints_in(work_dir), key=iteration_of):
+    """Removes all from which a training would resume, the last one last, in case of a kill.
+
+    After these it removes the best one. Damaged ones are named later, when a training begins.
+    """
+    best = filter(is_intact, best_checkpoints(work_dir))
+    for path in [*sorted(checkpoints_in(work_dir), key=iteration_of), *best]:
         path.unlink()
 
 

@@ -152,7 +152,7 @@ class SegmenterSettings(PredictionSettings, AnnotationSettings):
         changes="nothing", why="checkpoints are copies of the weights", at_least=1
     )
     validation_interval: int | None = setting(
-        None, changes="nothing", why="no weight depends on a measurement", at_least=1
+        None, changes="nothing", why="the key holds it with checkpoint=best", at_least=1
     )
 
     size_divisor: int | None = setting(None, at_least=1, at_most=MAX_SIZE_DIVISOR)

@@ -19,7 +19,7 @@ from pipeline.engine.stage import Computed, Decoded, OfSplit, Output, PerImage, 
 from pipeline.errors import ImageError, NoEntry, UserError, tell
 from pipeline.files.archives import is_intact
 from pipeline.files.atomic import canonical_json, read_json, write_atomically
-from pipeline.files.fingerprints import fingerprint_file
+from pipeline.files.fingerprints import fingerprint, fingerprint_file, fingerprint_image
 from pipeline.files.images import encode_png
 from pipeline.files.text import given_path
 from pipeline.segmenter.data import TrainingData, TrainingPair, check_pairs, training_data_key
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from pipeline.segmenter.predict import Segmenter
 
 _BEST = "best_*.pth"
+
+CHOSEN_BY = "chosen_by.json"
+"""In the folder of a training that was measured: what :attr:`Training.chosen_by` was."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -77,11 +80,6 @@ class Training(OfSplit):
 
     def broken(self) -> Mapping[str, str]:
         """Returns id → reason, of the images that cannot be trained on, or whose masks cannot."""
-        if self.options.checkpoint == "best" and not self._is_measured:
-            raise UserError(
-                "segmenter.checkpoint=best requires segmenter.validation_interval=N and a split"
-                " with masks that is not trained on: give both, or segmenter.checkpoint=last"
-            )
         return check_pairs(self.pairs, len(self.vocabulary.classes), self.decode)
 
     def applies(self) -> bool:
@@ -124,16 +122,36 @@ class Training(OfSplit):
         """Tells whether the training came to its end, and its checkpoints are intact."""
         checkpoint = folder.manifest().get("checkpoint")
         found = checkpoint is not None and is_intact(folder.path / checkpoint)
-        return found and not self._lacks_best(folder)
+        return not self._lacks_best(folder) and found
+
+    @cached_property
+    def chosen_by(self) -> Mapping[str, Any]:
+        """What chooses the best checkpoint; {} where nothing is measured."""
+        interval = self.options.validation_interval
+        if not interval or not (samples := self.validation()):
+            return {}
+        read = [value for sample in samples for value in (sample.image, *sample.mask.origin)]
+        is_file = [isinstance(value, Path) and value.is_file() for value in read]
+        data = [fingerprint_image(v) if there else str(v) for v, there in zip(read, is_file)]
+        return {"validation_interval": interval, "data": fingerprint(data)}
+
+    def _is_chosen_otherwise(self, folder: StageFolder) -> bool:
+        return (read_json(folder.path / CHOSEN_BY) or {}) != self.chosen_by
 
     def _lacks_best(self, folder: StageFolder) -> bool:
-        """Tells whether the best checkpoint is asked for and missing, and can be made."""
-        is_wanted = self.options.checkpoint == "best"
-        return is_wanted and not any(map(is_intact, folder.path.glob(_BEST))) and self._is_measured
+        """Tells whether the best checkpoint is asked for, and missing or chosen otherwise.
 
-    @property
-    def _is_measured(self) -> bool:
-        return bool(self.options.validation_interval and self.validation())
+        Raises a UserError if nothing can choose it.
+        """
+        if self.options.checkpoint != "best":
+            return False
+        if not self.chosen_by:
+            raise UserError(
+                "segmenter.checkpoint=best requires segmenter.validation_interval=N and a split"
+                " with masks that is not trained on: give both, or segmenter.checkpoint=last"
+            )
+        is_there = any(map(is_intact, folder.path.glob(_BEST)))
+        return not is_there or self._is_chosen_otherwise(folder)
 
     def refuse_missing(self, folder: StageFolder, reader: Stage) -> None:
         """Raises the UserError of a stage that needs the segmenter, where it is not trained."""
@@ -141,10 +159,14 @@ class Training(OfSplit):
             return
         checkpoint = folder.manifest().get("checkpoint")
         if checkpoint is not None:
-            what = "best checkpoint" if is_intact(folder.path / checkpoint) else checkpoint
+            what, wrong = checkpoint, "is missing or damaged"
+            if is_intact(folder.path / checkpoint):
+                what = "best checkpoint"
+                if self._is_chosen_otherwise(folder):
+                    wrong = "was chosen by another interval, on another split or ground truth"
             raise UserError(
-                f"{what} in {folder.path} is missing or damaged: run stage=train with the same"
-                " settings, which makes it again"
+                f"{what} in {folder.path} {wrong}: run stage=train with the same settings, which"
+                " makes it again"
             )
         wrong = "no segmenter was trained on these masks"
         if reader.round > self.round:
@@ -170,8 +192,12 @@ class Training(OfSplit):
         pairs = [pair for pair in self.pairs if pair.id not in folder.failures]
         began = time.monotonic()
         if writes:
-            if "checkpoint" in folder.manifest() and self._lacks_best(folder):
-                checkpoints.forget(folder.path)  # its training was not measured
+            is_other = self._is_chosen_otherwise(folder)
+            if self._lacks_best(folder) and (is_other or "checkpoint" in folder.manifest()):
+                checkpoints.forget(folder.path)  # its training was not measured, or otherwise
+            if is_other:  # what two chose in turn is the choice of neither
+                chosen_by = {} if checkpoints.checkpoints_in(folder.path) else self.chosen_by
+                write_atomically(folder.path / CHOSEN_BY, canonical_json(chosen_by))
             folder.begin(len(pairs))
             read, ids = self.data.learned_from(), {pair.id for pair in pairs}
             read = {image_id: content for image_id, content in read.items() if image_id in ids}
@@ -296,8 +322,10 @@ class Predictions(Segmenting):
         return self.uses["segmenter"].applies()
 
     def own_settings(self) -> dict[str, Any]:
-        """Returns what predictions depend on besides the network."""
-        return {**self.reader.facts, **self.options.prediction_facts}
+        """Returns what predictions depend on besides the network's weights."""
+        is_best = self.checkpoint == "best"
+        chosen = {"chosen_by": self.uses["segmenter"].chosen_by} if is_best else {}
+        return {**self.reader.facts, **self.options.prediction_facts, **chosen}
 
     @property
     def variants(self) -> Sequence[str]:

@@ -13,6 +13,7 @@ from torch import nn
 from pipeline.exchange.model_card import write_card
 from pipeline.segmenter.export import Shape
 from pipeline.segmenter.predict import Segmenter
+from pipeline.segmenter.stage import CHOSEN_BY
 from tests.report.measured import measured, write_runs
 from tests.segmenter.tiny_graphs import scores_of, write_graph
 from tests.segmenter.tiny_segmenters import noise
@@ -101,6 +102,8 @@ def test_figures_of_another_checkpoint_are_not_shown(segmenter, folder):
     assert figures(folder / "iter_20.pth") == figures(folder) == ["70.0", "61.3"]
     assert figures(folder / "best_mIoU_iter_10.pth") == figures(folder, True) == ["80.0"]
     assert figures(folder / "iter_10.pth") == []
+    (folder / CHOSEN_BY).write_text('{"validation_interval": 2, "data": "f"}')
+    assert figures(folder, best=True) == [], "measured with a best one that something else chose"
 
 
 def test_a_checkpoint_alone_says_less(segmenter, tmp_path):

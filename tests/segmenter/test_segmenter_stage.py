@@ -10,16 +10,20 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from mmengine.runner import ValLoop
 from PIL import Image
 
 from pipeline.errors import UserError
 from pipeline.files.label_images import read_labels
 from pipeline.segmenter.data import masks_of_stage
 from pipeline.segmenter.predict import Segmenter
+from pipeline.segmenter.stage import Predictions
+from pipeline.segmenter.validation import ValidationIoU
 from tests import REPOSITORY
 from tests.datasets.annotated import coco, run_lengths, write
 from tests.segmenter.tiny_training import (
     CLASS_NAMES,
+    pretend_to_measure,
     run_stage_in,
     training_stage,
     write_labelled,
@@ -275,7 +279,64 @@ def test_the_advice_for_the_best_checkpoint_works(pairs, tmp_path, capfd):
     with pytest.raises(
         UserError, match="checkpoint=best requires segmenter.validation_interval=N and a"
     ):
-        stage(checkpoint="best").broken()
+        stage(checkpoint="best").is_complete(folder)
+
+
+def test_what_chose_the_best_checkpoint_is_in_the_key_of_its_predictions(pairs, tmp_path):
+    labelled = write_labelled(tmp_path / "val")
+
+    def keys(checkpoint, interval=2, samples=labelled):
+        options = {"checkpoint": checkpoint, "validation_interval": interval}
+        training = training_stage(pairs, samples, **options)
+        predictions = Predictions(
+            split="val",
+            uses={"segmenter": training},
+            options=training.options,
+            device="cpu",
+            vocabulary=training.vocabulary,
+            reader=training.decode,
+        )
+        return training.key, predictions.key
+
+    last, best = keys("last"), keys("best")
+    found = {best[1], keys("best", interval=1)[1], keys("best", samples=labelled[:2])[1]}
+    for path in (labelled[0].image, labelled[0].mask.path):
+        path.write_bytes(path.read_bytes() + b"more")
+        found.add(keys("best")[1])
+    assert len(found) == 5 and last[1] not in found
+    assert keys("last") == keys("last", interval=1) == keys("last", samples=[]) == last
+    assert keys("best")[0] == last[0], "the weights are the same"
+
+
+def test_a_best_checkpoint_that_something_else_chose_is_not_taken(pairs, tmp_path, monkeypatch):
+    for kind, name in ((ValLoop, "run"), (ValidationIoU, "compute_metrics")):
+        monkeypatch.setattr(kind, name, getattr(kind, name))  # to be restored
+    pretend_to_measure()
+    labelled = write_labelled(tmp_path / "val")
+
+    def stage(checkpoint, interval):
+        options = {"checkpoint": checkpoint, "validation_interval": interval}
+        return training_stage(pairs, labelled, iterations=4, checkpoint_interval=2, **options)
+
+    def best():
+        return [path.name for path in folder.path.glob("best_*")]
+
+    folder = run_stage_in(stage("last", 2), tmp_path / "out")
+    assert best() == ["best_mIoU_iter_2.pth"] and stage("best", 2).is_complete(folder)
+    other = stage("best", 4)
+    assert stage("last", 4).is_complete(folder) and not other.is_complete(folder)
+    with pytest.raises(UserError, match="best checkpoint in .* chosen by another .* stage=train"):
+        other.refuse_missing(folder, other)
+    run_stage_in(other, tmp_path / "out")
+    assert best() == ["best_mIoU_iter_4.pth"] and other.is_complete(folder)
+    assert not stage("best", 2).is_complete(folder)
+
+    # Of a training that is resumed, two choose in turn.
+    (folder.path / "iter_4.pth").unlink()
+    run_stage_in(stage("last", 2), tmp_path / "out")
+    assert stage("last", 2).is_complete(folder)
+    for interval in (2, 4):
+        assert not stage("best", interval).is_complete(folder)
 
 
 def test_a_best_checkpoint_that_cannot_be_found_is_one_sentence(pairs, tmp_path):

@@ -26,7 +26,7 @@ from pipeline.engine.workers import Executor
 from pipeline.errors import UserError
 from pipeline.evaluation.about import describe
 from pipeline.segmenter import mmseg
-from pipeline.segmenter.stage import Training
+from pipeline.segmenter.stage import CHOSEN_BY, Training
 from pipeline.stages.config import compose, read_config
 from pipeline.stages.pipeline import Pipeline
 from tests.small_runs import TINY_SEGMENTER, draw_photograph
@@ -131,7 +131,7 @@ def test_a_training_has_its_photographs_and_masks_in_its_key(folder, opened, tmp
     assert key_of(opened("dataset.limit=2"), "segmenter") != first
 
 
-def test_another_network_under_the_same_key_predicts_anew(opened, tmp_path):
+def test_another_network_under_the_same_key_predicts_anew(opened, tmp_path, monkeypatch):
     def computed(*more: str) -> list[int]:
         return [outcome.computed for outcome in opened(*more).run(["train", "predict"])]
 
@@ -153,6 +153,8 @@ def test_another_network_under_the_same_key_predicts_anew(opened, tmp_path):
     # The best one is another file.
     best = checkpoint.with_name("best_mIoU_iter_1.pth")
     torch.save(network, best)
+    monkeypatch.setattr(Training, "chosen_by", {"validation_interval": 1})
+    best.with_name(CHOSEN_BY).write_text(json.dumps(Training.chosen_by))
     assert computed("segmenter.checkpoint=best") == [0, 3]
     assert not np.asarray(Image.open(labels)).any()
     best.write_bytes(content)
