@@ -21,7 +21,7 @@ def manifests(out, stage):
 
 
 @pytest.mark.large
-def test_rounds_without_any_ground_truth(run_stage, arguments, tmp_path):
+def test_rounds_without_any_ground_truth(run_stage, run_tool, arguments, tmp_path):
     out = tmp_path / "out"
     one = run_stage(*arguments, *TINY_SEGMENTER)
     assert one.code == 0, one.errors
@@ -57,6 +57,8 @@ def test_rounds_without_any_ground_truth(run_stage, arguments, tmp_path):
             assert np.array_equal(np.asarray(mask), labels)
 
     before = artefacts(out)
+    cleaned = run_tool("clean.py", out, "--yes")
+    assert "nothing to remove" in cleaned.output, cleaned.output
     again = run_stage(*arguments, *TINY_SEGMENTER, *SEEN, "rounds=2")
     assert again.code == 0 and again.output.count(" 0 computed now") == 9
     assert artefacts(out) == before

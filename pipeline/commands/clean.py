@@ -64,7 +64,7 @@ def run(arguments: Sequence[str]) -> None:
         Console(width=max(console.width, 140)).print(_table(chosen, root))
     files = [file for found in orphans.values() for each in found.values() for file in each]
     total = sum(size for _, size in chosen.values())
-    total += sum(path.stat().st_size for path in [*temporary, *filter(Path.is_file, files)])
+    total += sum(path.lstat().st_size for path in [*temporary, *filter(Path.is_file, files)])
     for folder, found in orphans.items():
         where = folder.relative_to(root).as_posix()
         console.print(f"{where}: results of {len(found)} images that were removed or left out")

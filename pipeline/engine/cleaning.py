@@ -11,7 +11,7 @@ from pipeline.engine.lineage import Result
 from pipeline.engine.result_folder import files_of, remove_files
 from pipeline.engine.store import Store, read_kept
 from pipeline.errors import UserError
-from pipeline.files.atomic import TEMPORARY, canonical_json
+from pipeline.files.atomic import TEMPORARY, canonical_json, is_stale
 from pipeline.files.journal import Journal
 from pipeline.files.lock import FolderLock
 
@@ -19,15 +19,24 @@ from pipeline.files.lock import FolderLock
 def find_removable(store: Store) -> list[tuple[Path, dict]]:
     """Returns the folders that no current result depends on, each with its manifest, oldest first.
 
-    Those stay to which ``latest`` points, the folders that they were made from, and the folders
-    that accompany one of these for comparison. So do those whose manifests do not say what they
-    were made from.
+    Those stay to which ``latest`` points, the results of other rounds of the same run, the folders
+    that all these were made from, and the folders that accompany one of these for comparison. So do
+    those whose manifests do not say what they were made from.
     """
-    links = (link for depth in ("*", "*/*") for link in store.root.glob(f"{depth}/{LATEST}"))
-    needed = {each.path.name for link in links for each in Result(link.resolve()).chain}
+    folders, needed = store.folders(), set[str]()
+    for link in (link for depth in ("*", "*/*") for link in store.root.glob(f"{depth}/{LATEST}")):
+        latest = Result(link.resolve())
+        rounds = (
+            Result(path)
+            for path, manifest in folders
+            if path.parent == link.parent
+            and manifest.get("complete")
+            and manifest.get("run") == latest.manifest.get("run")
+        )
+        needed |= {each.path.name for result in (latest, *rounds) for each in result.chain}
     return [
         (path, manifest)
-        for path, manifest in store.folders()
+        for path, manifest in folders
         if "made_from" in manifest
         and needed.isdisjoint({path.name, *manifest.get("accompanies", ())})
     ]
@@ -88,5 +97,5 @@ def find_temporary(store: Store) -> list[Path]:
     return [
         path
         for path in store.root.rglob(f"{TEMPORARY}*")
-        if not any(path.is_relative_to(folder) for folder in folders)
+        if is_stale(path) and not any(path.is_relative_to(folder) for folder in folders)
     ]

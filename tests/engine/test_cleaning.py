@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 
 import numpy as np
 import pytest
@@ -20,9 +22,11 @@ from pipeline.engine.store import Store, folder_size
 from pipeline.errors import UserError
 
 
-def complete(store: Store, stage: str, configuration: dict, split="val", latest=True, need=None):
+def complete(
+    store: Store, stage: str, configuration: dict, split="val", latest=True, need=None, run="1"
+):
     needs = {need.stage: [need.split, need.stage, need.key]} if need else {}
-    options = {"becomes_latest": latest, "facts": {"made_from": needs}}
+    options = {"becomes_latest": latest, "facts": {"made_from": needs}, "run": run}
     with store.folder(split, stage, configuration, **options) as folder:
         folder.write("a", "1", {"a.png": b"x" * 1000})
         folder.finish(["a"])
@@ -45,15 +49,16 @@ def folders(store):
         ceiling = {**network, "masks": "ground truth", "data": "e", "pixel_weights": None}
         last = None
         for name, configuration in (("tags", tags), ("cams", cams), ("masks", masks)):
-            last = found[name, number] = complete(store, name, configuration, need=last)
+            last = complete(store, name, configuration, need=last, run=str(number))
+            found[name, number] = last
         for name, configuration in (("segmenter", network), ("ceiling", ceiling)):
             is_latest = name == "segmenter"
             need = last if is_latest else None
-            trained = complete(store, "segmenter", configuration, "", is_latest, need)
+            trained = complete(store, "segmenter", configuration, "", is_latest, need, str(number))
             predictions = {"test": 1, "segmenter": configuration}
             found[name, number] = trained
             found[f"predictions of {name}", number] = complete(
-                store, "predictions", predictions, latest=is_latest, need=trained
+                store, "predictions", predictions, latest=is_latest, need=trained, run=str(number)
             )
             if not is_latest:  # it is there for comparison
                 for what in ("{}", "predictions of {}"):
@@ -76,6 +81,23 @@ def test_what_the_latest_was_made_from_stays(store, folders):
     assert folder_size(folders["masks", 1].path) > 1000
 
 
+def test_the_results_of_all_rounds_of_a_run_stay(store):
+    """Rounds share a ``latest``, and nothing is made from the predictions of the first."""
+    found = {}
+    for run, rounds in (("1", 1), ("2", 2)):
+        last, flip = None, run == "2"
+        for number in range(1, rounds + 1):
+            masks = complete(store, "masks", {"round": number}, need=last, run=run)
+            last = complete(store, "segmenter", {"round": number}, "", need=masks, run=run)
+            predictions = {"round": number, "flip": flip}
+            made = complete(store, "predictions", predictions, need=last, run=run)
+            found[run, number] = made.path
+    assert [path for path, _ in find_removable(store)] == [found["1", 1]]
+    with store.folder("val", "predictions", {"flip": 0}, run="2", facts={"made_from": {}}) as begun:
+        begun.begin(5)
+    assert begun.path in dict(find_removable(store)), "it is of no complete round"
+
+
 def test_the_tool_asks_and_leaves_what_is_unfinished_or_in_use(store, folders, run_tool):
     refused = run_tool("clean.py", store.root)
     assert refused.code == 2
@@ -87,13 +109,17 @@ def test_the_tool_asks_and_leaves_what_is_unfinished_or_in_use(store, folders, r
     assert "1 unfinished runs stay; --unfinished removes them too" in shown.output
     assert all(folder.path.is_dir() for folder in folders.values())
 
-    half = store.root / ".partial-xyz"
+    half, used = (
+        store.root / f".partial-{process}-{platform.node()}-0123abcd"
+        for process in (2**22 + 1, os.getpid())  # one that there is not, and one that goes on
+    )
     half.write_bytes(b"half")
+    used.write_bytes(b"half")
     assert find_temporary(store) == [half]
     with folders["masks", 1]:
         busy = run_tool("clean.py", store.root, "--yes")
     assert busy.code == 0 and "not removed: " in busy.errors and "6 folders removed" in busy.output
-    assert folders["masks", 1].path.is_dir() and not half.exists()
+    assert folders["masks", 1].path.is_dir() and used.exists() and not half.exists()
     assert "1 folders removed" in run_tool("clean.py", store.root, "--yes").output
     left = {name for name, folder in folders.items() if folder.path.is_dir()}
     assert {number for _, number in left} == {2, 3}
@@ -144,7 +170,8 @@ def test_results_of_images_that_are_gone_are_offered(store, run_tool):
 
 def test_text_embeddings_that_no_result_needs_are_offered(store, run_tool):
     for names in (["cat", 'a "mug"'], ["cat", "dög"]):
-        complete(store, "cams", {"clip": {"weights": "w1"}, "tag_names": [[n] for n in names]})
+        cams = {"clip": {"weights": "w1"}, "tag_names": [[n] for n in names]}
+        complete(store, "cams", cams, run=names[1])
     latest, older = names, ["cat", 'a "mug"']
     for digit, about in enumerate((["w1", *latest], ["w1", *older], ["w2", *latest], ["w1"])):
         store.array(f"{digit}" * 16, lambda: np.zeros(100), *about)
