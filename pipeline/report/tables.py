@@ -192,30 +192,32 @@ def collect_rounds(metrics: MetricsFile) -> Table:
     if newest is not None:
         last = Result(metrics.root / newest["split"] / newest["stage"] / newest["key"])
         networks = [result for result in last.chain if result.name == NETWORK.stage]
-    columns: dict[str, list[str]] = {}
+    columns, notes = dict[str, list[str]](), list[str]()
     for split in dict.fromkeys(run["split"] for run in metrics.runs) if len(networks) > 1 else ():
         runs = [run for run in metrics.runs if run["split"] == split]
         for number, network in enumerate(networks):
-            for label, value in _figures(runs, network):
+            measured = {run["stage"]: run for run in runs if _is_of_round(run, network)}
+            marked = {stage: run["remark"] for stage, run in measured.items() if "remark" in run}
+            notes += [f"{s} of split {split}, round {number + 1}: {m}." for s, m in marked.items()]
+            for label, value in _figures(measured):
                 column = columns.setdefault(f"{label}, {split}", [""] * len(networks))
                 column[number] = percent(value)
     rows = [[str(number), *cells] for number, cells in enumerate(zip(*columns.values()), 1)]
-    return Table(["round", *columns], rows, ["round"], "Rounds of self-training (%)")
+    return Table(["round", *columns], rows, ["round"], "Rounds of self-training (%)", notes=notes)
 
 
-def _figures(runs: list[dict], network: Result) -> Iterator[tuple[str, float | None]]:
-    """Yields the figures of a round on one split, each with the name of its column."""
-    latest = {run["stage"]: run for run in runs if _is_of_round(run, network)}
-    if tags := latest.get("tags"):
+def _figures(measured: Mapping[str, Mapping]) -> Iterator[tuple[str, float | None]]:
+    """Yields the figures of a round on one split, by stage, each with the name of its column."""
+    if tags := measured.get("tags"):
         yield "tags mAP", tags.get("map")
         for number, level in enumerate(tags.get("levels", []), 1):
             yield f"tags mAP level {number}", level.get("map")
         yield "tags F1", tags.get("f1")
-    if "masks" in latest:
-        yield "masks mIoU", latest["masks"].get("miou")
-        yield "pixels kept", latest["masks"].get("kept")
-    if "predictions" in latest:
-        yield "segmenter mIoU", latest["predictions"].get("miou")
+    if "masks" in measured:
+        yield "masks mIoU", measured["masks"].get("miou")
+        yield "pixels kept", measured["masks"].get("kept")
+    if "predictions" in measured:
+        yield "segmenter mIoU", measured["predictions"].get("miou")
 
 
 def _is_of_round(run: Mapping, network: Result) -> bool:

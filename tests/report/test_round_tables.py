@@ -1,8 +1,11 @@
 """The table of self-training's rounds, from metrics.json and what manifests say of networks."""
 
+import shutil
+
 import pytest
 
 from pipeline.engine.store import Store
+from pipeline.evaluation.currency import Currency
 from pipeline.evaluation.record import MetricsFile
 from pipeline.report.tables import collect_rounds
 
@@ -85,3 +88,16 @@ def test_own_masks_have_rounds_too(run, metrics_of):
     later = run("segmenter", "", "s2", run("masks", "train", "m2", run("segmenter", "", "files")))
     metrics = metrics_of(run("predictions", "val", "p", later, miou=0.5))
     assert "50.0" in collect_rounds(metrics).rows[1]
+
+
+def test_figures_of_removed_results_are_marked(run, metrics_of, tmp_path):
+    first = run("segmenter", "", "s1")
+    second = run("segmenter", "", "s2", run("masks", "train", "m2", first))
+    removed = run("predictions", "val", "p1", first, miou=0.71)
+    shutil.rmtree(tmp_path / "val" / "predictions" / removed["key"])
+    metrics = metrics_of(removed, run("predictions", "val", "p2", second, miou=0.73))
+    metrics.runs[1]["measured_on"] = ""
+    metrics.withhold(Currency(tmp_path))
+    table = collect_rounds(metrics)
+    assert "71.0" in table.rows[0]
+    assert table.notes == ["predictions of split val, round 1: results removed."]
