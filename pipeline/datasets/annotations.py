@@ -227,6 +227,7 @@ def open_annotations(
     several: bool = False,
     holds_tags: bool = False,
     known: Collection[str] = (),
+    files: Collection[str] = (),
 ) -> Annotations:
     """Opens a file or folder of annotations, that of a split where there is one below it.
 
@@ -237,6 +238,7 @@ def open_annotations(
         holds_tags: whether it is read for classes and scores: it may be a table of these, and no
             folder of label PNGs.
         known: the ids of the split's images.
+        files: their names, by which a table of scores may call them.
 
     Raises:
         UserError: it is missing or damaged, holds parts of masks, or may be of another split.
@@ -257,7 +259,8 @@ def open_annotations(
             " or labelme"
         )
     if holds_tags and path.suffix.lower() == ".csv":
-        return Drawings(path, reading, read_table(path, key), known, holds_tags)
+        ids = {*known}.difference(files)  # a file of that name comes first
+        return Drawings(path, reading, read_table(path, key, ids), known, holds_tags)
     if holds_tags or not path.is_dir() or holds_labelme(path):
         return Drawings(path, reading, read_index(path), known, holds_tags)
     refuse_parts_of_masks((name for *_, names in os.walk(path) for name in names), path)

@@ -1,7 +1,7 @@
 """Instances, regions with the name of a class and a score, and the labels that follow from them."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -193,11 +193,11 @@ def _path(address: str) -> str:
     return local[0] if local else unquote(parts.path)
 
 
-def image_name(path: str) -> str:
-    """Returns a path in a file of annotations without the suffix of an image."""
+def image_name(path: str, known: Collection[str] = ()) -> str:
+    """Returns a path in a file of annotations without an image's suffix, unless it is ``known``."""
     path = path.replace("\\", "/").removeprefix("./")
     stem, _, suffix = path.rpartition(".")
-    return stem if stem and f".{suffix}".lower() in SUFFIXES else path
+    return stem if stem and path not in known and f".{suffix}".lower() in SUFFIXES else path
 
 
 def stated_size(element: Mapping[str, Any]) -> list[int] | None:

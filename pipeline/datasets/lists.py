@@ -58,9 +58,10 @@ def apply_lists(dataset: Dataset[Vocabulary], settings: DatasetSettings) -> Data
         others = [name for name in chosen if name != split]
         shared = any(not ids.isdisjoint(ids_of(name)) for name in others)
         name, reading = split * (len(dataset.splits) > 1), Reading.of(settings, "dataset", classes)
+        names = ids, [sample.file for sample in dataset.splits[split]]
         try:
             found = open_annotations(
-                given, key, reading, name, shared, key == "dataset.labels", ids
+                given, key, reading, name, shared, key == "dataset.labels", *names
             )
         except UserError:
             if shared and split not in chosen:
@@ -87,7 +88,8 @@ def apply_lists(dataset: Dataset[Vocabulary], settings: DatasetSettings) -> Data
         ids = {sample.id for sample in samples}
         if labels is not None:
             named = {**known.get("", {}), **known.get(split, {})} if known else {}
-            given = [_listed_labels(named, sample) for sample in samples]
+            by_name = _by_name(samples)
+            given = [_listed_labels(named, by_name, sample) for sample in samples]
             if known is None and (found := opened("dataset.labels", labels, split, ids)):
                 given = [labels_of(found, sample) for sample in samples]
             refuse_unused(given, f"dataset.labels={labels} names", split)
@@ -116,7 +118,7 @@ def apply_lists(dataset: Dataset[Vocabulary], settings: DatasetSettings) -> Data
 
     if known is not None and len(dataset.splits) == 1:
         [split] = dataset.splits
-        names = {name for sample in dataset.splits[split] for name in _names(sample)}
+        names = {*_by_name(dataset.splits[split])}
         names |= {name for name, _ in dataset.rejected.get(split, [])}
         listed_names = (name for s in ("", split) for name in known.get(s, {}))
         if others := [name for name in listed_names if name not in names]:
@@ -127,14 +129,17 @@ def apply_lists(dataset: Dataset[Vocabulary], settings: DatasetSettings) -> Data
     return replace(dataset, splits=splits, notes=notes, all_ids=dataset.all_ids or all_ids)
 
 
-def _names(sample: Sample) -> tuple[str, str]:
-    """Returns the names that a list may give an image: its id, or its file."""
-    return sample.id, f"{sample.id}{sample.image.suffix}"
+def _by_name(samples: Sequence[Sample]) -> dict[str, Sample]:
+    """Returns the images by the names that a list may give: an id, or a file, which wins."""
+    return {s.id: s for s in samples} | {s.file: s for s in samples}
 
 
-def _listed_labels(known: Mapping[str, Labels], sample: Sample) -> Labels | None:
+def _listed_labels(
+    known: Mapping[str, Labels], by_name: Mapping[str, Sample], sample: Sample
+) -> Labels | None:
     """Returns the labels of an image in a list, if it has any there."""
-    names = {known[name]: name for name in _names(sample) if name in known}
+    named = (n for n in (sample.id, sample.file) if n in known and by_name[n] is sample)
+    names = {known[name]: name for name in named}
     if len(names) > 1:
         first, second = map(shown, names.values())
         raise UserError(
@@ -154,7 +159,7 @@ def _labels_in(found: Drawing, image_id: str) -> Labels:
 
 def _select(samples: Sequence[Sample], path: Path, split: str) -> list[Sample]:
     """Returns the samples that a list names, in its order."""
-    by_name = {name: s for s in samples for name in reversed(_names(s))}
+    by_name = _by_name(samples)
     text = read_text(path, f"dataset.image_list={shown(path)}", _WANTED)
     lines = filter(None, map(str.strip, text.splitlines()))
     # Ids with white space are accepted without the encoding too.

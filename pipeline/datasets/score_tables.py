@@ -6,6 +6,7 @@ one, the class has none.
 """
 
 from collections import defaultdict
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,9 +19,10 @@ from pipeline.files.text import read_rows
 _PAIRS = (["class"], ["class", "score"])
 
 
-def read_table(path: Path, key: str) -> AnnotationIndex:
+def read_table(path: Path, key: str, known: Collection[str] = ()) -> AnnotationIndex:
     """Reads the table that a key of the configuration names; of a class the highest score counts.
 
+    A name that is one of the ``known`` ids is not cut, even if it ends in the suffix of an image.
     An image of which a line cannot be used has a problem. A file that is no such table is a
     UserError.
     """
@@ -58,7 +60,7 @@ def read_table(path: Path, key: str) -> AnnotationIndex:
         except ValueError as error:
             found.problem = f"has, in line {number}, {error}"
     for image, found in images.items():
-        index.add(image_name(image), found)
+        index.add(image_name(image, known), found)
     return index
 
 

@@ -83,6 +83,11 @@ class Sample:
     is_there: bool = True
 
     @property
+    def file(self) -> str:
+        """The image's path relative to the image root."""
+        return f"{self.id}{self.image.suffix}"
+
+    @property
     def has_ground_truth(self) -> bool:
         """Whether the image's classes are known."""
         return self.labels is not None or self.mask is not None

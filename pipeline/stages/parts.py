@@ -146,7 +146,8 @@ class Parts:
             reading = replace(reading, other=None)
         found = getattr(options, name), key, reading, split, several
         ids = self.images.known_ids(known)
-        return open_annotations(*found, holds_tags=group == "tags", known=ids)
+        files = [sample.file for sample in self.images.dataset.splits[known]]
+        return open_annotations(*found, holds_tags=group == "tags", known=ids, files=files)
 
     @cached_property
     def _corrected_masks(self) -> dict[str, Corrections]:

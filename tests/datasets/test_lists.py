@@ -143,6 +143,18 @@ def test_a_table_names_images_and_classes(photographs, cache, write):
     assert [s.id for s in dataset.splits["all"] if not s.has_ground_truth] == ["d"]
 
 
+@pytest.mark.parametrize("file", ["x.jpg", "x.png"])
+def test_a_name_in_a_list_is_that_of_a_file_before_that_of_an_id(file, photographs, cache, write):
+    (photographs / "a.jpg").rename(photographs / "x.png.jpg")
+    (photographs / "b.png").rename(photographs / file)
+    path = write(f"{file},cat\nx.png.jpg,person\n", "labels.csv")
+    dataset = load("folder", photographs, cache, classes=CLASSES, labels=path)
+    labels = {s.id: s.labels for s in dataset.splits["all"]}
+    assert (labels["x"], labels["x.png"]) == ((0,), (1,))
+    one = load("folder", photographs, cache, classes=CLASSES, image_list=write("x.png\n"))
+    assert ids_of(one, "all") == ["x" if file == "x.png" else "x.png"]
+
+
 def test_a_table_may_hold_any_unicode(tmp_path, cache, write):
     root = tmp_path / "photographs"
     (root / "été 東京").mkdir(parents=True)

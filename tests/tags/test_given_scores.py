@@ -138,6 +138,20 @@ def test_every_form_gives_the_same_scores_and_tags(name, content, run, tags, tmp
         np.testing.assert_array_equal(stored["scores"], np.float32(expected))
 
 
+@pytest.mark.parametrize(
+    ("file", "first", "second"),
+    [("x.jpg", "x", "x.png"), ("x.jpg", "x.jpg", "x.png.jpg"), ("x.png", "x.png", "x.png.jpg")],
+)
+def test_a_name_in_a_table_is_that_of_a_file_before_a_suffix_is_cut(
+    file, first, second, run, tags, photographs
+):
+    (photographs / "a.jpg").rename(photographs / "x.png.jpg")
+    (photographs / "b.png").rename(photographs / file)
+    others = {image_id: SCORES[image_id] for image_id in IDS[2:]}
+    run("x.csv", pairs({first: {"cat": 0.9}, second: {"cup": 0.9}, **others}))
+    assert {i: tags()[i] for i in ("x", "x.png")} == {"x": ["cat"], "x.png": ["cup"]}
+
+
 def test_boxes_without_shapes_name_classes(run, tags):
     boxes = coco(SCORES).replace('"segmentation": [[0, 0, 9, 0, 9, 9]]', '"bbox": [0, 0, 9, 9]')
     assert "note" not in run("x.json", boxes).errors
