@@ -36,7 +36,7 @@ class CamStage(MethodStage):
 
     def statistics(self, folder: StageFolder, done: Sequence[Sample]) -> Mapping[str, Any]:
         """Returns the share of CAMs that are flat, of a selection of images."""
-        if not folder.has_changed:
+        if done and folder.statistics and not folder.has_changed:
             return folder.statistics
         read = (read_cams(folder.path / f"{s.id}.npz").cams for s in evenly(done, LOOKED_AT))
         deviations = [cam.std(dtype=np.float32) for cams in read for cam in cams]

@@ -111,7 +111,7 @@ class MaskStage(CorrectableMasks, MethodStage):
 
     def statistics(self, folder: StageFolder, done: Sequence[Sample]) -> Mapping[str, Any]:
         """Returns the median, over a selection of masks, of the background's share of a mask."""
-        if not folder.has_changed:
+        if done and folder.statistics and not folder.has_changed:
             return folder.statistics
         masks = (read_pseudo_mask(folder.path, s.id)[1] for s in evenly(done, LOOKED_AT))
         shares = [float((mask == 0).mean()) for mask in masks]

@@ -114,6 +114,18 @@ def test_results_are_looked_at_again_when_there_are_more(
     assert kind.statistics(None, folder, [*samples, *more]) == {name: after}
 
 
+@pytest.mark.parametrize(
+    ("kind", "store"), [(ComputedCams, stored_cam), (Masks, encode_png)], ids=["cams", "masks"]
+)
+def test_nothing_is_said_where_no_result_is_left(kind, store, tmp_path):
+    folder, samples = folder_of(tmp_path, kind.name, {"a": store(np.zeros((6, 6), np.uint8))})
+    assert remark_of(kind, folder, samples)
+    folder = Store(tmp_path).folder("val", kind.name, {})  # of a run that leaves out all
+    assert not remark_of(kind, folder, [])
+    folder = Store(tmp_path).folder("val", kind.name, {})
+    assert remark_of(kind, folder, samples), "of the run after it, which finds them in the cache"
+
+
 @pytest.mark.parametrize(("rows", "is_said"), [(4, False), (2, True)])
 def test_masks_of_background_are_remarkable(rows, is_said, tmp_path):
     mask = np.zeros((100, 10), np.uint8)
