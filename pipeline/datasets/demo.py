@@ -80,10 +80,14 @@ def load_demo(settings: DatasetSettings, workers: int = 1) -> Dataset[Vocabulary
             samples.append(Sample(image.stem, image, truth, present, is_there=is_drawn))
         return samples
 
+    notes: tuple[str, ...] = ()
+    if other := [shown(name) for name in recipe["classes"] if name not in classes]:
+        are = "objects of the scenes that are not classes count as background"
+        notes = (f"{are} in the ground truth: {', '.join(other)}",)
     counts = recipe["splits"].items()
     all_ids = {split: [f"{index:05d}" for index in range(count)] for split, count in counts}
     splits = Splits[Sample]({split: partial(read, split) for split in all_ids})
-    return Dataset(vocabulary, splits, "train", all_ids=all_ids)
+    return Dataset(vocabulary, splits, "train", notes=notes, all_ids=all_ids)
 
 
 def _names(folder: Path) -> list[str]:

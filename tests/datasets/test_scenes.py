@@ -81,6 +81,7 @@ def test_the_demo_is_rendered_on_first_use_and_kept(tmp_path, monkeypatch):
         name="demo", root=str(tmp_path / "scenes"), cache=str(tmp_path), classes=classes
     )
     dataset = load_demo(settings)
+    assert not dataset.notes
     assert {split: len(s) for split, s in dataset.splits.items()} == {"train": 3, "val": 2}
     sample = dataset.splits["val"][1]
     scene = render_scene(DEMO, "val", 1)
@@ -95,6 +96,13 @@ def test_the_demo_is_rendered_on_first_use_and_kept(tmp_path, monkeypatch):
     limited = Images(load_demo(settings), 1)
     assert [s.id for s in limited.of("val")] == ["00000"]
     assert limited.known_ids("val") == {"00000", "00001"}, "the others are not removed"
+
+
+def test_objects_that_no_class_has_the_name_of_are_named(tmp_path):
+    classes = ["circle", *[*DEMO["classes"]][1:-1], "sand"]
+    settings = {"name": "demo", "root": str(tmp_path), "cache": str(tmp_path), "classes": classes}
+    (note,) = load_demo(DatasetSettings(**settings)).notes
+    assert "count as background" in note and note.endswith(": disc, hexagon")
 
 
 def test_a_recipe_of_its_own_changes_the_scenes_and_not_the_classes(tmp_path, monkeypatch):
