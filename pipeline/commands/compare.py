@@ -49,10 +49,11 @@ def run(arguments: Sequence[str]) -> None:
     if options.split:
         found = [pair for pair in found if pair[0].split in options.split]
     artefacts = [[Artefact(result.path) for result in pair] for pair in found]
-    (first, other), pairs, problems, workers = artefacts[0], [], {}, count_cores()
+    (first, other), problems, workers = artefacts[0], {}, count_cores()
     settings, measurement = read_record(first.root)
     record = first.root / CONFIG
     both = measurement, measurement if other.root == first.root else read_record(other.root)[1]
+    pairs = [Pair(a, b, both) for a, b in artefacts]
     with redirect_writes(settings):  # the file does not say where anything is written
         dataset = load_dataset(settings, workers)
         if dataset.vocabulary.classes != first.classes:
@@ -60,10 +61,9 @@ def run(arguments: Sequence[str]) -> None:
         order = [*dataset.splits]
         for a, _ in artefacts:
             check_choice(f"{record} has no split {a.split}", a.split, order)
-        for a, b in sorted(artefacts, key=lambda pair: order.index(pair[0].split)):
-            pair = Pair(a, b, both)
-            pair.compare(dataset.splits[a.split], workers, problems)
-            pairs.append(pair)
+        pairs.sort(key=lambda pair: order.index(pair.a.split))
+        for pair in pairs:
+            pair.compare(dataset.splits[pair.a.split], workers, problems)
         differing = paired_page.find_settings(pairs)
         tables = paired_page.write_tables(pairs, differing)
         title = paired_page.describe_difference(differing)

@@ -158,6 +158,12 @@ def other_classes(a, b):
         manifest.write_text(manifest.read_text().replace('"cup"', '"mug"'))
 
 
+def other_order(a, b):
+    for manifest in a.glob("*/*/*/manifest.json"):
+        text = json.dumps(json.loads(manifest.read_text()))
+        manifest.write_text(text.replace('"cat", "dog", "cup"', '"cup", "dog", "cat"'))
+
+
 def other_photographs(a, b):
     change_entries(b / "all/masks/latest", lambda e: {"input": f"other-{e['input']}"})
 
@@ -189,6 +195,7 @@ def split_that_is_not_there(a, b):
     ("change", "message"),
     [
         (other_classes, "have different classes in the two runs: run both with one list"),
+        (other_order, "have different classes in the two runs: run both with one list"),
         (other_photographs, "masks of split all: the two runs share no image: run both on"),
         (unfinished, "second/out contains no finished results: run a stage to its end, or give"),
         (another_split, "share no stage of one split: give an output directory, or"),
