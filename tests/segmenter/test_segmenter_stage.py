@@ -337,15 +337,24 @@ def test_a_best_checkpoint_that_something_else_chose_is_not_taken(pairs, tmp_pat
     assert stage("last", 2).is_complete(folder)
     for interval in (2, 4):
         assert not stage("best", interval).is_complete(folder)
+    with folder:
+        folder.begin(len(pairs))  # as if it had been killed
+    run_stage_in(stage("best", 2), tmp_path / "out")
+    assert best() == ["best_mIoU_iter_2.pth"] and stage("best", 2).is_complete(folder)
 
 
 def test_a_best_checkpoint_that_cannot_be_found_is_one_sentence(pairs, tmp_path):
     labelled = write_labelled(tmp_path / "val", 1)
+
+    def stage():
+        options = {"iterations": 1, "checkpoint": "best", "validation_interval": 1}
+        return training_stage(pairs, labelled, **options)
+
+    run_stage_in(stage(), tmp_path / "out")  # the best one of these masks is not that of the next
     Image.fromarray(np.full((40, 48), 255, np.uint8)).save(labelled[0].mask.path)
-    stage = training_stage(pairs, labelled, iterations=1, checkpoint="best", validation_interval=1)
     for _ in range(2):
         with pytest.raises(UserError, match="all pixels of the validation masks are ignored: cor"):
-            run_stage_in(stage, tmp_path / "out")
+            run_stage_in(stage(), tmp_path / "out")
 
 
 @pytest.mark.soak  # test_training_features.py trains in two processes, too
