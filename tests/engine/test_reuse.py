@@ -62,16 +62,15 @@ def samples(tmp_path: Path) -> list[Sample]:
 
 @pytest.fixture
 def run(samples, tmp_path):
-    store = Store(tmp_path / "out")
-
     def run(**settings):
+        store = Store(tmp_path / "out")  # it says when a run began
         stage = Copies(split="all", reader=ImageReader(), **settings)
         images = Images(Dataset(None, {"all": samples}, "all"))
         with Run(images, store, Executor(ExecutorSettings(), 1)) as run:
             (outcome,) = run.compute([stage])
         return outcome
 
-    run.store = store
+    run.store = Store(tmp_path / "out")
     return run
 
 
