@@ -4,8 +4,8 @@ import difflib
 import re
 import shlex
 import sys
-from collections.abc import Collection, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _MAX_SHOWN = 160  # characters of a user's input that an error repeats
@@ -46,6 +46,16 @@ class NoEntry(ImageError):
 
 class NotLocal(_Sentence):
     """A file is not on this machine, and nothing may be downloaded; the text is its URL."""
+
+
+@contextmanager
+def refusing_exit(name: str) -> Iterator[None]:
+    """Makes a UserError of a SystemExit, which would end the whole program without a word."""
+    try:
+        yield
+    except SystemExit as error:
+        reason = shown(f"SystemExit: {error}")
+        raise UserError(f"{name} ended the program ({reason}): correct the method") from error
 
 
 def shown(given: object) -> str:

@@ -25,13 +25,13 @@ from pipeline.clip.dimensions import block_window
 from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.engine.plugins import import_plugins
 from pipeline.engine.registry import method_of
-from pipeline.errors import ImageError, UserError, shown
+from pipeline.errors import ImageError, UserError, refusing_exit, shown
 from pipeline.files import images
 from pipeline.files.images import AnyImage, limit_longest_side, to_image
 from pipeline.masks.labels import ignore_unsure
 from pipeline.stages.builder import Builder
 from pipeline.tags.stage import ScoredTags
-from pipeline.tags.tagger import ScoredTagOptions, problem_with
+from pipeline.tags.tagger import ScoredTagOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -346,31 +346,33 @@ class Labeller:
     def _score(self, images: Iterable[_Image], **hooks: Any) -> Iterator[_Image]:  # noqa: ANN401
         stage = self._stages["tags"]
         named = ((image, self._limited(image.pixels)) for image in images)
-        for image, scored in self._model("tags").stream(named, **hooks):
-            found = _checked(scored, image)
-            if problem := problem_with(found.scores, len(self.classes)):
-                raise stage.wrong(problem, image.name)
-            image.scores, image.shared_pass = found.scores["scores"], found.shared_pass
-            image.tags = stage.choose(image.scores)
-            yield image
+        with refusing_exit(stage.chosen):
+            for image, scored in self._model("tags").stream(named, **hooks):
+                found = _checked(scored, image)
+                checked = stage.checked(found, image.name)
+                image.scores, image.shared_pass = checked["scores"], found.shared_pass
+                image.tags = stage.choose(image.scores)
+                yield image
 
     def _score_for_cams(self, images: Iterable[_Image]) -> Iterator[_Image]:
         return self._score(images, cam_hooks=self._model("cams").hooks)
 
     def _locate_in_pass(self, images: Iterable[_Image]) -> Iterator[_Image]:
-        method = self._model("cams")
-        for image in images:
-            try:
-                cams = method.cams_of_pass(image.shared_pass, image.tags)
-            except ImageError as error:
-                cams = error
-            image.shared_pass = None  # a large one
-            yield self._with_cams(image, cams)
+        with refusing_exit(self._stages["cams"].chosen):
+            method = self._model("cams")
+            for image in images:
+                try:
+                    cams = method.cams_of_pass(image.shared_pass, image.tags)
+                except ImageError as error:
+                    cams = error
+                image.shared_pass = None  # a large one
+                yield self._with_cams(image, cams)
 
     def _locate(self, images: Iterable[_Image]) -> Iterator[_Image]:
         named = ((image, self._limited(image.pixels), image.tags) for image in images)
-        for image, cams in self._model("cams").stream(named):
-            yield self._with_cams(image, cams)
+        with refusing_exit(self._stages["cams"].chosen):
+            for image, cams in self._model("cams").stream(named):
+                yield self._with_cams(image, cams)
 
     def _with_cams(self, image: _Image, cams: np.ndarray | ImageError) -> _Image:
         found = _checked(cams, image)
@@ -383,8 +385,9 @@ class Labeller:
             needed = size = image.pixels.shape[:2]
             if stage.from_cams:
                 needed = Cams(np.array(image.tags, np.int64), image.cams.astype(np.float16), size)
-            found = refine(self._limited(image.pixels), needed)
-            image.mask, probability = stage.checked(*found, size, image.name)
+            with refusing_exit(stage.chosen):
+                found = refine(self._limited(image.pixels), needed)
+            image.mask, probability = stage.checked(found, size, image.name)
             if probability is not None and (confidence := self._config.masks.confidence):
                 image.mask = ignore_unsure(image.mask, probability, confidence)
             yield image

@@ -15,7 +15,7 @@ from pipeline.engine.registry import Method, imported, method_of
 from pipeline.engine.sample import Images, Sample
 from pipeline.engine.settings import facts, joined, plain
 from pipeline.engine.stage import Folders, Item, PerImage
-from pipeline.errors import ImageError, UserError
+from pipeline.errors import ImageError, UserError, refusing_exit
 from pipeline.files.atomic import cannot_write
 from pipeline.files.fingerprints import fingerprint_file, join_keys
 from pipeline.files.text import given_folder, last_names
@@ -166,7 +166,8 @@ class MethodStage(PerImage):
     def load(self, inputs: Mapping[str, Path]) -> Any:  # noqa: ANN401
         """Builds the method, with what was learned for it."""
         learned = {"learned": inputs["learned"]} if "learned" in inputs else {}
-        return imported(self.method.build)(self.options, self.resources, **learned)
+        with refusing_exit(self.chosen):
+            return imported(self.method.build)(self.options, self.resources, **learned)
 
     @property
     def batch_size(self) -> int | None:

@@ -16,7 +16,7 @@ from pipeline.engine.scan import Scan, key_unknown_until, scan
 from pipeline.engine.stage import OfSplit, PerImage, Stage
 from pipeline.engine.store import Store
 from pipeline.engine.workers import Executor
-from pipeline.errors import UserError, shown
+from pipeline.errors import UserError, refusing_exit, shown
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,8 @@ class Run:
             outcomes = []
             for stage in filter(Stage.applies, group):
                 compute = self._run_split if isinstance(stage, OfSplit) else self._run_per_image
-                outcomes.append(compute(stage))
+                with refusing_exit(f"stage={stage.command}"):  # what learns, and workers
+                    outcomes.append(compute(stage))
                 yield outcomes[-1]
             self.refuse_failures(outcomes)
 

@@ -21,7 +21,7 @@ from pipeline.engine.registry import MODELS, methods
 from pipeline.engine.result_folder import ResultFolder, WorkerFolder
 from pipeline.engine.sample import ImageReader, Sample, Size
 from pipeline.engine.stage import Decoded, Item, Outputs, PerImage
-from pipeline.errors import ImageError, UserError
+from pipeline.errors import ImageError, UserError, refusing_exit
 from pipeline.files.fingerprints import fingerprint_file, first_key, join_keys
 
 Done = Iterator[tuple[Sample, str | None]]
@@ -109,11 +109,12 @@ def go_through(
         images = readable(group)
         if (first := next(images, None)) is not None:
             try:
-                for item, result in compute(chain([first], images)):
-                    given.pop(item.sample.id, None)
-                    while unreadable:
-                        yield unreadable.pop(0)
-                    yield item, result
+                with refusing_exit(name):
+                    for item, result in compute(chain([first], images)):
+                        given.pop(item.sample.id, None)
+                        while unreadable:
+                            yield unreadable.pop(0)
+                        yield item, result
             except Exception as error:
                 error.add_note(f"{name} failed on image {', '.join(given)}")
                 raise

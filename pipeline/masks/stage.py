@@ -25,6 +25,7 @@ from pipeline.files.fingerprints import fingerprint_image, join_keys
 from pipeline.files.label_images import IGNORE
 from pipeline.masks.labels import mask_files, read_pseudo_mask
 from pipeline.masks.refiner import Given, Labelled, MaskOptions
+from pipeline.tags.tagger import problem_with
 
 ALL_BACKGROUND = 0.97
 """A larger share of the background in half of the masks is remarkable."""
@@ -128,33 +129,36 @@ class MaskStage(CorrectableMasks, MethodStage):
             " in the report, and at what they are made from"
         )
 
-    def checked(
-        self, labels: np.ndarray, probability: np.ndarray | None, size: Size, image_id: str = ""
-    ) -> tuple[np.ndarray, np.ndarray | None]:
+    def checked(self, found: Labelled, size: Size, image_id: str = "") -> Labelled:
         """Returns the labels of an image and their probability as they are.
 
-        Raises a UserError if they are not of the image's ``size``, not labels, or not finite.
+        Raises a UserError if they are not of the image's ``size``, not labels, or not in [0, 1].
         """
+        if not isinstance(found, tuple | list) or len(found) != 2:
+            kind = type(found).__name__
+            raise self.wrong(f"{kind}, not labels and their probability or None,", image_id)
+        labels, probability = found
+        kind = getattr(labels, "dtype", type(labels).__name__)
+        if kind != np.uint8:
+            raise self.wrong(f"labels of type {kind}, not uint8,", image_id)
+        if probability is not None and (problem := problem_with("probabilities", probability)):
+            raise self.wrong(problem, image_id)
         for what, array in (("labels", labels), ("probabilities", probability)):
             if array is not None and np.shape(array) != tuple(size):
                 found, wanted = ("×".join(map(str, s)) for s in (np.shape(array), size))
                 raise self.wrong(f"{what} of shape {found}, not {wanted},", image_id)
-        if labels.dtype != np.uint8:
-            raise self.wrong(f"labels of type {labels.dtype}, not uint8,", image_id)
         last = self.resources.num_classes
         if (unknown := labels[(labels > last) & (labels != IGNORE)]).size:
             raise self.wrong(f"label {unknown[0]}, where the last one is {last},", image_id)
         for name in self.options.needing_probability if probability is None else ():
             raise self.wrong(f"no probabilities, which masks.{name} requires,", image_id)
-        if probability is not None and not np.isfinite(probability).all():
-            raise self.wrong("probabilities that are not finite", image_id)
         return labels, probability
 
     def outputs(self, item: Item, found: Labelled | ImageError) -> Outputs | ImageError:
         """Returns what is stored for an image, or why nothing is; raises as :meth:`checked`."""
         if isinstance(found, ImageError):
             return found
-        return self.stored(item, *self.checked(*found, item.size, item.sample.id))
+        return self.stored(item, *self.checked(found, item.size, item.sample.id))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -21,6 +21,7 @@ from pipeline.errors import ImageError
 from pipeline.tags.remarks import count_tags, find_near_synonyms, remarks_on_tags
 from pipeline.tags.scores import decode_scores, summarise, tags_output
 from pipeline.tags.tagger import (
+    Scored,
     ScoredTagOptions,
     TagOptions,
     choose_tags,
@@ -139,6 +140,20 @@ class ScoredTags(Tags):
         """The method of the CAMs that ride, built once in a process; none if none do."""
         return self.rider and self.rider.load({})
 
+    def checked(self, scored: Scored, image_id: str = "") -> dict[str, np.ndarray]:
+        """Returns an image's scores, each n float32; a UserError if they cannot be used."""
+        number, given = self.resources.num_classes, getattr(scored, "scores", None)
+        rows = given if isinstance(given, Mapping) else {}
+        for name, row in rows.items():
+            if problem := problem_with(name, row):
+                raise self.wrong(problem, image_id)
+            if np.shape(row) != (number,):
+                shape = "×".join(map(str, np.shape(row))) or "one"
+                raise self.wrong(f"{shape} {name} for {number} classes", image_id)
+        if "scores" not in rows:
+            raise self.wrong("no scores", image_id)
+        return {name: np.asarray(row, np.float32) for name, row in rows.items()}
+
     def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:
         """Scores images and chooses their tags."""
         tagger, cam_method, rider, options = model(), self.cam_method, self.rider, self.options
@@ -148,13 +163,12 @@ class ScoredTags(Tags):
             if isinstance(scored, ImageError):
                 yield item, scored
                 continue
-            if problem := problem_with(scored.scores, self.resources.num_classes):
-                raise self.wrong(problem, item.sample.id)
-            found = choose_tags(scored.scores["scores"], options.alpha, options.min_score)
+            scores = self.checked(scored, item.sample.id)
+            found = choose_tags(scores["scores"], options.alpha, options.min_score)
             facts = {"tags": found}
             if item.sample.id in corrected:
                 facts = self.corrections.apply(item.sample.id, found)
-            tags, outputs = facts["tags"], {self.name: tags_output(**facts, scores=scored.scores)}
+            tags, outputs = facts["tags"], {self.name: tags_output(**facts, scores=scores)}
             if rider and (key := rider.input_key(item.input, tags)) not in item.known_to_rider:
                 with suppress(ImageError):  # the rider's own turn says why an image has no CAMs
                     cams = cam_method.cams_of_pass(scored.shared_pass, tags)

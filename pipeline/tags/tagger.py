@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ STANDARDISED = "z"
 """The row of scores from which tags follow with ``tags.standardise``."""
 
 TOLERANCE = 1e-3
-"""The excess over 1 that rounding may cause in a score or a CAM."""
+"""What rounding may add to [0, 1] in a score, a CAM or a probability."""
 
 
 @dataclass(frozen=True)
@@ -59,22 +59,25 @@ class Tagger:
         """
         for name, image in images:
             try:
-                yield name, Scored({"scores": np.asarray(self.scores(image), np.float32)})
+                yield name, Scored({"scores": self.scores(image)})
             except ImageError as error:
                 yield name, error
 
 
-def problem_with(scores: Mapping[str, np.ndarray], num_classes: int) -> str:
-    """Returns what is wrong with an image's scores, "scores" and each variant; "" if nothing is."""
-    for name, row in scores.items():
-        if np.shape(row) != (num_classes,):
-            shape = "×".join(map(str, np.shape(row))) or "one"
-            return f"{shape} {name} for {num_classes} classes"
-        if not np.isfinite(row).all():
-            return f"{name} that are not finite"
-        if row.min() < 0 or row.max() > 1 + TOLERANCE:
-            return f"{name} from {row.min():.3g} to {row.max():.3g}, which are not in [0, 1],"
-    return "" if "scores" in scores else "no scores"
+def problem_with(what: str, given: object) -> str:
+    """Returns what is wrong with numbers that should be in [0, 1], such as CAMs; or ""."""
+    try:
+        numbers = np.asarray(given)
+    except (RuntimeError, TypeError, ValueError):  # of a ragged list, or a tensor on a GPU
+        numbers = np.array(None)
+    if numbers.dtype.kind not in "biuf":
+        return f"{what} that are not an array of real numbers"
+    if not np.isfinite(numbers).all():
+        return f"{what} that are not finite"
+    if numbers.size and not -TOLERANCE <= numbers.min() <= numbers.max() <= 1 + TOLERANCE:
+        extent = f"from {numbers.min():.3g} to {numbers.max():.3g}"
+        return f"{what} {extent}, which are not in [0, 1],"
+    return ""
 
 
 def image_threshold(scores: np.ndarray, alpha: float, min_score: float) -> float:

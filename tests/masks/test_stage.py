@@ -181,6 +181,9 @@ LABELS, SURE = np.array([[0, 1, 3], [255, 3, 0]], np.uint8), np.ones((2, 3), np.
         (LABELS.astype(int), SURE, {}, "labels of type int64, not uint8,"),
         (LABELS + (LABELS == 3), SURE, {}, "label 4, where the last one is 3,"),
         (LABELS, SURE * np.nan, {}, "probabilities that are not finite"),
+        (LABELS, SURE * 1.01, {}, "probabilities from 1.01 to 1.01, which are not in"),
+        (LABELS, -SURE, {}, "probabilities from -1 to -1, which are not in"),
+        (LABELS, SURE * 1j, {}, "probabilities that are not an array of real numbers"),
         (LABELS, None, {"confidence": 0.5}, "no probabilities, which masks.confidence requires"),
         (LABELS, None, {"keep_probability": True}, "which masks.keep_probability requires"),
         (LABELS, None, {}, None),
@@ -190,10 +193,10 @@ LABELS, SURE = np.array([[0, 1, 3], [255, 3, 0]], np.uint8), np.ones((2, 3), np.
 def test_what_is_no_mask_is_refused(labels, probability, options, message):
     stage, _ = masks_stage(**options)
     if message is None:
-        assert stage.checked(labels, probability, (2, 3)) == (labels, probability)
+        assert stage.checked((labels, probability), (2, 3)) == (labels, probability)
         return
     with pytest.raises(UserError, match=f"{message}.* image x y"):
-        stage.checked(labels, probability, (2, 3), "x y")
+        stage.checked((labels, probability), (2, 3), "x y")
 
 
 def configured(*overrides: str) -> PseudoMaskOptions:

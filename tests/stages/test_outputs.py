@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from pipeline import Labeller
 from pipeline.engine.plugins import import_plugins
+from pipeline.engine.run import Run
 from pipeline.errors import UserError
 from pipeline.stages.config import compose, read_config
 from pipeline.stages.pipeline import Pipeline
@@ -55,6 +57,30 @@ WRONG = {  # for masks see also tests/masks/test_stage.py
     "a score alone": (ColourTagger, "scores", lambda *_: np.float32(1), "one scores for 3"),
     "NaN scores": (ColourTagger, "scores", scores(0, np.nan, 1), "scores that are not finite"),
     "infinite scores": (ColourTagger, "scores", scores(0, np.inf, 1), "scores that are not finite"),
+    "a generator": (
+        ColourTagger,
+        "scores",
+        lambda *_: (k for k in "abc"),
+        "scores that are not an",
+    ),
+    "names": (
+        ColourTagger,
+        "scores",
+        lambda *_: ["red", "0.5", "1"],
+        "scores that are not an array",
+    ),
+    "complex scores": (
+        ColourTagger,
+        "scores",
+        lambda *_: np.ones(3, complex),
+        "scores that are not",
+    ),
+    "no Scored": (
+        ColourTagger,
+        "stream",
+        lambda _, images, *__: ((n, [1]) for n, _ in images),
+        "no",
+    ),
     "large scores": (ColourTagger, "scores", scores(0, 3, 1), "scores from 0 to 3, which"),
     "too few CAMs": (ChannelCams, "cams", cams(lambda c: c[1:]), "CAMs of shape "),
     "flat CAMs": (ChannelCams, "cams", cams(lambda c: c[..., 0]), "CAMs of shape "),
@@ -62,6 +88,17 @@ WRONG = {  # for masks see also tests/masks/test_stage.py
     "NaN CAMs": (ChannelCams, "cams", cams(lambda c: c * np.nan), "CAMs that are not finite"),
     "large CAMs": (ChannelCams, "cams", cams(lambda c: c * 20), "CAMs from 10 to 10, which"),
     "negative CAMs": (ChannelCams, "cams", cams(lambda c: -c), "CAMs from -0.5 to -0.5, which"),
+    "no CAMs": (ChannelCams, "cams", lambda *_: None, "CAMs that are not an array"),
+    "complex CAMs": (ChannelCams, "cams", cams(lambda c: c * 1j), "CAMs that are not an array of"),
+    "labels alone": (
+        Superpixels,
+        "__call__",
+        lambda *_: np.zeros((90, 70), np.uint8),
+        "ndarray, not",
+    ),
+    "nothing": (Superpixels, "__call__", lambda *_: None, "NoneType, not labels and their probab"),
+    "text": (Superpixels, "__call__", lambda *_: "ab", "str, not labels and their probability or"),
+    "a list as labels": (Superpixels, "__call__", lambda *_: ([[0]], None), "labels of type list"),
     "a mask of floats": (Superpixels, "__call__", masks(lambda m: m / 1), "labels of type float64"),
 }
 
@@ -101,6 +138,32 @@ def test_a_method_that_fails_is_named_with_its_image(method, function, run, monk
     with pytest.raises(ZeroDivisionError) as caught:
         run()
     assert caught.value.__notes__ == [f"{choice} failed on image c"]
+
+
+@pytest.mark.parametrize(
+    ("method", "function"),
+    [
+        (ColourTagger, "__init__"),
+        (ColourTagger, "scores"),
+        (ChannelCams, "cams"),
+        (Superpixels, "__call__"),
+    ],
+)
+def test_a_method_does_not_end_the_program(method, function, run, monkeypatch):
+    monkeypatch.setattr(method, function, lambda *_: sys.exit(0))
+    choice = dict(zip((ColourTagger, ChannelCams, Superpixels), CHOICES))[method]
+    with pytest.raises(UserError, match=rf"{choice} ended the program \(SystemExit: 0\)"):
+        run()
+    labeller = Labeller(["red", "green", "blue"], clip="demo", plugins=PLUGINS, overrides=CHOICES)
+    with pytest.raises(UserError, match=f"{choice} ended the program"):
+        labeller(np.full((90, 70, 3), 200, np.uint8))
+
+
+def test_a_stage_does_not_end_the_program(run, monkeypatch):
+    """Such as one that learns, which no method computes image by image."""
+    monkeypatch.setattr(Run, "_run_per_image", lambda *_: sys.exit())
+    with pytest.raises(UserError, match="stage=tags ended the program"):
+        run()
 
 
 def test_a_tagger_that_passes_over_an_image_is_refused(run, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,7 +22,7 @@ from pipeline.tags.baseline import ClassTokenOptions, build_class_token
 from pipeline.tags.scores import read_scores, summarise, tags_output
 from pipeline.tags.stage import ScoredTags
 from pipeline.tags.tagclip import TagClipOptions, build_tagclip
-from pipeline.tags.tagger import ScoredTagOptions, Tagger, problem_with
+from pipeline.tags.tagger import Scored, ScoredTagOptions, Tagger
 from tests.methods import ALONE, resources_of, stage_of
 
 NAMES = (("cat",), ("cup", "mug"))
@@ -47,7 +48,12 @@ def stage(options: ScoredTagOptions) -> ScoredTags:
     ],
 )
 def test_scores_that_cannot_be_used_are_described(scores, problem):
-    assert problem_with({name: np.array(row) for name, row in scores.items()}, 2) == problem
+    checked = stage(TagClipOptions()).checked
+    if not problem:
+        assert {row.dtype for row in checked(Scored(scores)).values()} == {np.dtype("float32")}
+        return
+    with pytest.raises(UserError, match=f"returned {re.escape(problem)} for image x y"):
+        checked(Scored(scores), "x y")
 
 
 def test_a_tagger_gives_scores_for_each_image_or_says_that_it_cannot():
@@ -57,7 +63,8 @@ def test_a_tagger_gives_scores_for_each_image_or_says_that_it_cannot():
 
     ((name, scored),) = Means().stream([("a", np.full((2, 2, 3), 51, np.uint8))])
     assert name == "a" and list(scored.scores) == ["scores"]
-    np.testing.assert_array_equal(scored.scores["scores"], np.array([0.2, 0], np.float32))
+    found = stage(TagClipOptions()).checked(scored)["scores"]
+    np.testing.assert_array_equal(found, np.array([0.2, 0], np.float32))
     with pytest.raises(NotImplementedError):
         Tagger().scores(np.zeros((1, 1, 3), np.uint8))
 
