@@ -21,7 +21,8 @@ DEPTHS = {"tipsv2_b14": 4, "talk2dino_b14": 4, "dinotxt_l14": 6}
 def small_release(name: str) -> Release:
     """Returns a release with the dimensions of the golden files, and the native size 112."""
     dimensions = Dimensions(DEPTHS[name], 14, 112)
-    return replace(releases()[name], dimensions=dimensions, heads=4, text_heads=4)
+    small = {"dimensions": dimensions, "heads": 4, "text_heads": 4, "head_width": 16}
+    return replace(releases()[name], **small)
 
 
 def assert_close(ours: torch.Tensor, theirs: np.ndarray, tolerance: float = 2e-5) -> None:

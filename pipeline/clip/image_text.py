@@ -55,6 +55,10 @@ class Release:
             alone tell them.
         heads: of the image tower's attention.
         text_heads: of the text tower's.
+        head_width: channels of each head of the image tower.
+        registers: of the image tower; none for as many as the files hold.
+        text_clip: what the CLIP is whose text tower it takes, if it takes one, in the words of
+            :func:`pipeline.clip.architectures.describe_architecture`.
         has_whole_image: whether it embeds whole images, and not patches alone.
         packages: what it requires besides; all are in the extra "backbones".
         what: what error messages say its files should hold, if it has no name.
@@ -70,6 +74,9 @@ class Release:
     about: str = ""
     heads: int = 12
     text_heads: int = 12
+    head_width: int = 64
+    registers: int | None = None
+    text_clip: str = ""
     has_whole_image: bool = True
     packages: Sequence[str] = ()
     what: str = "such a model"

@@ -117,6 +117,10 @@ def build_blocks(
         given = part_of(weights, f"{number}.")
         width, hidden = given["mlp.c_proj.weight"].shape
         expanded = len(given["mlp.c_fc.weight"])
+        kinds = {hidden: "plain", 2 * hidden: "gated"}
+        kind, expected = kinds.get(expanded), "gated" if activation is SwiGlu else "plain"
+        if kind != expected:
+            raise ValueError(f"{kind} MLPs, not {expected} ones")
         scale = 1.0 if "ls_1.gamma" in given else None
         with given["ln_1.weight"].device, Uninitialised():
             norm = partial(LayerNorm, eps=epsilon)
@@ -148,11 +152,19 @@ def read_floats(path: Path, device: str) -> dict[str, torch.Tensor]:
     return {name: tensor.float().to(device) for name, tensor in weights.items()}
 
 
+def refuse_other(release: Release, **found: int) -> None:
+    """Raises a ValueError if weights have another width or more, by name, than a release says."""
+    declared = vars(release) | {"width": release.heads * release.head_width}
+    declared |= release.dimensions._asdict() if release.dimensions else {}
+    wrong = {name: value for name, value in found.items() if declared[name] not in (value, None)}
+    if wrong:
+        each = (f"{name} {value}, not {declared[name]}" for name, value in wrong.items())
+        raise ValueError("; ".join(each).replace("_", " "))
+
+
 def build_vision_transformer(
     weights: Weights,
     release: Release,
-    *,
-    has_registers: bool = True,
     **more: Any,  # noqa: ANN401
 ) -> ImageTower:
     """Builds the image tower of a release from weights with DINOv2's names.
@@ -166,9 +178,10 @@ def build_vision_transformer(
     embedding.load_state_dict(patches, assign=True)
     blocks = part_of(rename(weights, DINOV2), "blocks.")
     positions = weights["pos_embed"][0]
-    registers = weights["register_tokens"][0] if has_registers else None
+    registers = weights["register_tokens"][0] if "register_tokens" in weights else None
+    refuse_other(release, width=width, registers=0 if registers is None else len(registers))
     is_square = math.isqrt(len(positions) - 1) ** 2 == len(positions) - 1
-    if not is_square or has_registers and registers.shape[1:] != (width,):
+    if not is_square or registers is not None and registers.shape[1:] != (width,):
         raise ValueError("positions are not of a square, or registers not of the width")
     return ImageTower(
         normalisation=release.normalisation,

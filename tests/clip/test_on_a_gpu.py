@@ -77,7 +77,8 @@ def encoder(request: pytest.FixtureRequest) -> ClipEncoder:
         return ClipEncoder(ImageTower.of(clip), precision=torch.bfloat16)
     shapes = small_models.dinov2(depth=4)
     weights = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-    release = replace(releases()["talk2dino_b14"], dimensions=Dimensions(4, 14, 56), heads=2)
+    small = {"dimensions": Dimensions(4, 14, 56), "heads": 2, "head_width": 8}
+    release = replace(releases()["talk2dino_b14"], **small)
     tower = build_vision_transformer(weights, release, stretch=BICUBIC, temperature=1.0)
     projection = torch.empty(small_models.WIDTH, 32, device="meta")
     return ClipEncoder(replace(tower, projection=projection), precision=torch.bfloat16)

@@ -20,6 +20,7 @@ from pipeline.clip.origin import OfRelease, find_origin, hashable
 from pipeline.errors import NotDownloaded, UserError
 from pipeline.files.download import source_at
 from tests import small_models
+from tests.tiny_clip import build_tiny_clip
 
 TOWER = {
     "hidden_size": 32,
@@ -38,7 +39,7 @@ def small(name: str) -> image_text.Release:
     depth = {"tipsv2_b14": 3, "talk2dino_b14": 3, "dinotxt_l14": 5}[name]
     dimensions = Dimensions(depth, 14, 56)
     release = replace(releases()[name], dimensions=dimensions, heads=2, text_heads=2)
-    return replace(release, packages=())
+    return replace(release, head_width=8, packages=())
 
 
 @pytest.fixture
@@ -296,6 +297,8 @@ def test_what_a_release_says_is_in_the_key():
         ("pos_embed", torch.zeros(1, 18, small_models.WIDTH)),
         ("register_tokens", torch.zeros(1, 4, 7)),
         ("register_tokens", torch.zeros(small_models.WIDTH)),
+        ("register_tokens", torch.zeros(1, 1, small_models.WIDTH)),
+        ("register_tokens", None),
         ("linear_layer.weight", torch.zeros(7, 32)),
         ("hidden_layers.0.weight", None),
     ],
@@ -313,6 +316,34 @@ def test_parts_that_do_not_fit_each_other_are_refused(tmp_path, name, change):
     save_file({"unread": torch.zeros(1)}, given["text"])
     with pytest.raises(UserError, match="do not hold clip.model=talk2dino_b14"):
         OfRelease(small("talk2dino_b14"), hashable(given)).load("cpu")
+
+
+@pytest.mark.parametrize(("patch", "layers"), [(16, 4), (8, 4), (16, 3)])
+def test_the_text_tower_of_talk2dino_is_that_of_its_clip(tmp_path, patch, layers):
+    parts = small_models.talk2dino(32)
+    parts["text"] = build_tiny_clip(patch_size=patch, layers=layers).state_dict()
+    given = {part: str(tmp_path / f"{part}.safetensors") for part in parts}
+    for part, weights in parts.items():
+        save_file({name: each.contiguous() for name, each in weights.items()}, given[part])
+    expected = "a ViT of width 64, patch 16 and 4 blocks"
+    release = replace(small("talk2dino_b14"), text_clip=expected)
+    embed_names = OfRelease(release, hashable(given)).load("cpu").embed_names
+    if (patch, layers) == (16, 4):
+        assert embed_names([["cat"]], ["{}"]).shape == (1, small_models.WIDTH)
+        return
+    found = f"a ViT of width 64, patch {patch} and {layers} blocks"
+    with pytest.raises(UserError, match=f"text.safetensors is not .* {expected}.* but {found}"):
+        embed_names([["cat"]], ["{}"])
+
+
+def test_a_head_of_another_width_is_refused(tmp_path):
+    parts = small_models.dinotxt()
+    parts["head"]["ln_final.weight"] = torch.ones(8)
+    given = {part: str(tmp_path / f"{part}.safetensors") for part in parts}
+    for part, weights in parts.items():
+        save_file(weights, given[part])
+    with pytest.raises(UserError, match="clip.model=dinotxt_l14 .width 8, not 16"):
+        OfRelease(small("dinotxt_l14"), hashable(given)).load("cpu")
 
 
 def test_a_model_of_another_width_is_refused(folder):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,12 @@ from safetensors.torch import save_file
 from timm.models.vision_transformer_sam import get_decomposed_rel_pos_bias
 from torchvision.transforms.functional import normalize
 
-from pipeline.clip.dimensions import OPENAI_NORMALISATION
+from pipeline.clip.dimensions import OPENAI_NORMALISATION, Dimensions
 from pipeline.clip.models.dinov2 import IMAGENET
+from pipeline.clip.origin import OfRelease
 from pipeline.clip.second import SECONDS, FrozenSecond
 from pipeline.errors import NotDownloaded, UserError
+from tests import small_models
 from tests.tiny_second import build_dino, build_sam, dino_file, sam_file
 
 
@@ -169,6 +172,44 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
         sam(dino_file()).check()
     with pytest.raises(UserError, match="does not hold a vision transformer in DINO's layout"):
         second(sam_file()).check()
+
+
+def gated(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Returns weights of DINO with the names and shapes of SwiGLU layers."""
+    found = {}
+    for name, each in weights.items():
+        each = torch.cat([each, each]) if "mlp.fc1" in name else each
+        found[name.replace("mlp.fc1", "mlp.w12").replace("mlp.fc2", "mlp.w3")] = each
+    return found
+
+
+def test_a_release_says_how_many_registers_it_has(tmp_path):
+    declared = replace(SECONDS["dinov2_vitb14_reg"], dimensions=Dimensions(2, 14, 56), heads=1)
+    for registers in (4, 0, 1):
+        shapes = {name: each.shape for name, each in build_dino(patch_size=14).state_dict().items()}
+        more = {"register_tokens": (1, registers, 64)} if registers else {}
+        path = tmp_path / f"{registers}.safetensors"
+        save_file(small_models.draw(shapes | more, 0), path)
+        second(path).check()  # of any number, where no model is named
+        origin = OfRelease(declared, str(path), "cams.second")
+        if registers == 4:
+            assert origin.load("cpu").prefix == 5
+            continue
+        sentence = rf"hold cams.second.model=dinov2_vitb14_reg .registers {registers}, not 4"
+        with pytest.raises(UserError, match=sentence):
+            origin.load("meta")
+
+
+@pytest.mark.parametrize("kind", ["width", "gated"])
+def test_a_file_with_other_heads_or_layers_is_refused(kind, tmp_path):
+    weights = gated(build_dino().state_dict())
+    if kind == "width":
+        sizes = {"embed_dim": 96, "num_heads": 1, "depth": 2, "img_size": 64, "num_classes": 0}
+        weights = timm.create_model("vit_tiny_patch16_224", **sizes).state_dict()
+    save_file(weights, path := tmp_path / "other.safetensors")
+    reason = {"width": "width 96, not a multiple of 64", "gated": "gated MLPs, not plain ones"}
+    with pytest.raises(UserError, match=f"vision transformer in DINO's layout .{reason[kind]}"):
+        second(path).check()
 
 
 def test_without_a_network_a_download_is_one_sentence():

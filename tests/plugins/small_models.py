@@ -14,5 +14,7 @@ for _name, _depth in (("tipsv2_b14", 3), ("talk2dino_b14", 3), ("dinotxt_l14", 5
             dimensions=Dimensions(_depth, 14, 56),
             heads=2,
             text_heads=2,
+            head_width=8,
+            text_clip="a ViT of width 64, patch 16 and 4 blocks",
         )
     )

@@ -37,7 +37,8 @@ def draw_pixels(grid: tuple[int, int], patch: int = 14) -> torch.Tensor:
 def test_the_vision_transformer_is_timms(grid, registers, antialias):
     stretch = {**antialias, "antialias": True}
     weights = small_models.draw(small_models.dinov2(registers=registers), 3)
-    release = replace(releases()["talk2dino_b14"], dimensions=Dimensions(3, 14, 56), heads=2)
+    small = {"dimensions": Dimensions(3, 14, 56), "heads": 2, "head_width": 8}
+    release = replace(releases()["talk2dino_b14"], **small, registers=registers)
     tower = build_vision_transformer(weights, release, stretch=stretch, temperature=1.0)
     encoder, pixels = ClipEncoder(tower), draw_pixels(grid)
     theirs = timm.models.VisionTransformer(
@@ -79,9 +80,8 @@ def test_tipsv2_is_that_of_transformers_in_both_layouts(tmp_path, as_released):
         generator = torch.Generator().manual_seed(number)
         parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
     theirs.save_pretrained(tmp_path, save_original_format=as_released)
-    release = replace(
-        releases()["tipsv2_b14"], dimensions=Dimensions(3, 14, 56), heads=2, text_heads=2
-    )
+    small = {"dimensions": Dimensions(3, 14, 56), "heads": 2, "head_width": 8}
+    release = replace(releases()["tipsv2_b14"], **small, text_heads=2)
     files = {"weights": tmp_path / "model.safetensors", "tokenizer": tmp_path / "not_read"}
     encoder = ClipEncoder(build(release, files, "cpu").image)
     assert encoder.temperature == pytest.approx(1 / float(theirs.temperature))

@@ -22,7 +22,9 @@ GRID = (3, 5)
 @pytest.fixture
 def tower() -> ImageTower:
     weights = small_models.draw(small_models.dinov2(), 5)
-    release = replace(releases()["talk2dino_b14"], dimensions=Dimensions(3, 14, 56), heads=2)
+    release = replace(
+        releases()["talk2dino_b14"], dimensions=Dimensions(3, 14, 56), heads=2, head_width=8
+    )
     return build_vision_transformer(weights, release, stretch=BICUBIC, temperature=20.0)
 
 

@@ -27,6 +27,7 @@ for _name, _file, _heads, _patch in (
             files={"weights": (f"{_META}/{_file}/{_file}.pth",)},
             dimensions=Dimensions(12, _patch, 224),
             heads=_heads,
+            registers=0,
             normalisation=IMAGENET,
         )
     )
@@ -39,6 +40,7 @@ register_second(
         files={"weights": (DINOV2_B14,)},
         dimensions=Dimensions(12, 14, 518),
         heads=12,
+        registers=4,
         normalisation=IMAGENET,
     )
 )
@@ -51,6 +53,7 @@ register_second(
         files={"weights": ("",)},
         dimensions=Dimensions(6, 8, 224),
         heads=3,
+        registers=0,
         normalisation=IMAGENET,
     ),
     DEMO / "second.safetensors",

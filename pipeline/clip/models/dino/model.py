@@ -17,26 +17,22 @@ from pipeline.clip.layouts import (
     count_blocks,
     part_of,
     read_floats,
+    refuse_other,
 )
 from pipeline.clip.models.dinov2 import IMAGENET
-
-_HEAD = 64
-"""Channels of a head, in all of them."""
 
 
 def build(release: Release, files: Mapping[str, Path], device: str) -> ImageTower:
     """Builds the image tower from its file, on a device; "meta" stands for shapes alone."""
     weights = _read(files["weights"], device)
     width, found = weights["cls_token"].shape[-1], _dimensions(weights)
-    if release.name and (width != _HEAD * release.heads or found != release.dimensions):
-        depth, patch, side = found
-        raise ValueError(f"width {width}, {depth} blocks, patches of {patch} and {side} pixels")
-    release = replace(release, dimensions=found, heads=width // _HEAD)
-    has_registers = "register_tokens" in weights
-    more = {"stretch": BICUBIC} if has_registers else AS_DINO
-    return build_vision_transformer(
-        weights, release, has_registers=has_registers, temperature=1.0, **more
-    )
+    if release.name:
+        refuse_other(release, width=width, **found._asdict())
+    elif width % release.head_width:
+        raise ValueError(f"width {width}, not a multiple of {release.head_width}")
+    release = replace(release, dimensions=found, heads=width // release.head_width)
+    more = {"stretch": BICUBIC} if "register_tokens" in weights else AS_DINO
+    return build_vision_transformer(weights, release, temperature=1.0, **more)
 
 
 def read_about(files: Mapping[str, Path]) -> tuple[Dimensions, Pretraining]:

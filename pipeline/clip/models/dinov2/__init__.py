@@ -35,6 +35,8 @@ register_release(
         dimensions=Dimensions(12, 14, 448),
         heads=12,
         text_heads=8,
+        registers=4,
+        text_clip="a ViT of width 768, patch 16 and 12 blocks",
         normalisation=IMAGENET,
         has_whole_image=False,
     )
@@ -53,6 +55,7 @@ register_release(
         dimensions=Dimensions(26, 14, 224),
         heads=16,
         text_heads=20,
+        registers=4,
         normalisation=IMAGENET,
     )
 )

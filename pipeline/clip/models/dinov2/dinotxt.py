@@ -20,6 +20,7 @@ from pipeline.clip.layouts import (
     count_blocks,
     part_of,
     read_floats,
+    refuse_other,
     rename,
 )
 from pipeline.clip.text import class_embeddings, load_tokenizer
@@ -48,6 +49,7 @@ def build(release: Release, files: Mapping[str, Path], device: str) -> ImageText
         image, release, stretch=BICUBIC, temperature=_TEMPERATURE, joins_patches=True
     )
     blocks = rename(part_of(head, "block_list."), DINOV2)
+    refuse_other(release, width=len(head["ln_final.weight"]))
     added = build_blocks(blocks, release.heads, epsilon=1e-5, activation=SwiGlu)
     tower.blocks[-1].norm_after = tower.norm_after
     tower = replace(

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from pipeline.clip.architectures import describe_architecture
 from pipeline.clip.checkpoint import load_clip
 from pipeline.clip.image_text import ImageTextModel, Release
 from pipeline.clip.image_tower import BICUBIC
@@ -42,10 +43,14 @@ def build(release: Release, files: Mapping[str, Path], device: str) -> ImageText
 
     def embed_names(names: Names, prompts: Sequence[str]) -> torch.Tensor:
         flat = [name for group in names for name in group]
-        clip = text_tower(load_clip(files["text"]).to(device))
-        vectors = prompt_features(clip, load_tokenizer(None), flat, prompts)
-        if vectors.shape[-1] != text_width:
-            raise UserError(f"{files['text']} is not the CLIP of the projection: give ViT-B/16")
+        clip = load_clip(files["text"]).to(device)
+        vectors = prompt_features(text_tower(clip), load_tokenizer(None), flat, prompts)
+        found = describe_architecture(clip.state_dict()), vectors.shape[-1]
+        if found != (release.text_clip, text_width):
+            raise UserError(
+                f"{files['text']} is not the CLIP of the projection, {release.text_clip} with text"
+                f" vectors of {text_width}, but {found[0]} with {found[1]}: give ViT-B/16"
+            )
         return join_names(F.normalize(project_text(head, vectors.mean(0)), dim=-1), names)
 
     return ImageTextModel(tower, embed_names)

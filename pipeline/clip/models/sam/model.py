@@ -19,7 +19,7 @@ from torchvision.transforms.functional import normalize
 
 from pipeline.clip.dimensions import Dimensions, Pretraining
 from pipeline.clip.image_text import Release
-from pipeline.clip.layouts import Weights, count_blocks, part_of, read_floats
+from pipeline.clip.layouts import Weights, count_blocks, part_of, read_floats, refuse_other
 from pipeline.clip.models.dinov2 import IMAGENET
 from pipeline.files.weight_files import Uninitialised
 
@@ -115,8 +115,8 @@ def build(release: Release, files: Mapping[str, Path], device: str) -> SamEncode
     weights = _read(files["weights"], device)
     depth, patch, side = found = _dimensions(weights)
     width, channels = weights["pos_embed"].shape[-1], weights[_TABLE].shape[1]
-    if release.dimensions and (found != release.dimensions or width != channels * release.heads):
-        raise ValueError(f"width {width}, {depth} blocks, patches of {patch} and {side} pixels")
+    if release.dimensions:
+        refuse_other(release, width=width, head_width=channels, **found._asdict())
     # The table of a block is of all distances that there are: in windows, or in the whole square.
     reach = [len(weights[f"blocks.{number}.attn.rel_pos_h"]) // 2 + 1 for number in range(depth)]
     everywhere = [number for number, length in enumerate(reach) if length == side // patch]

@@ -34,6 +34,7 @@ for _name, _depth, _heads in (("tipsv2_b14", 12, 12), ("tipsv2_l14", 24, 16)):
             dimensions=Dimensions(_depth, 14, 448),
             heads=_heads,
             text_heads=_heads,
+            registers=1,
             normalisation=Normalisation((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
             packages=("sentencepiece", "tokenizers"),
         )
