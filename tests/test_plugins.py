@@ -391,6 +391,39 @@ def test_an_edited_plugin_has_another_key(forgotten, arguments, tmp_path, monkey
     assert key(source) == key(source) != key(f"{source}\n")
 
 
+def test_an_edited_template_set_gives_other_keys(forgotten, tmp_path, monkeypatch):
+    """Whatever method of ours chooses it, and through the sets that it names."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    source = (REPOSITORY / "tests/plugins/colour_tagger.py").read_text()
+    source = source.replace('"colour", ColourOptions', '"one", ColourOptions, templates=SCANS')
+    source = source.replace("@dataclass", "SCANS = {'scans': ('a scan of {}',)}\n\n\n@dataclass")
+    source += "\nclass More(ColourOptions):\n    pass\n\n"
+    source += "both = {'both': ('scans', 'imagenet')}\n"
+    source += "register('tags', 'two', More, templates=both)(ColourTagger)\n"
+    for method, name in (("one", "scans"), ("two", "both")):
+        forgotten("tags", method)
+        monkeypatch.setitem(registry.TEMPLATES, name, ())
+        del registry.TEMPLATES[name]
+
+    def keys(text: str, templates: str) -> list[tuple[str, str, object]]:
+        (tmp_path / "templates_tagger.py").write_text(text)
+        sys.modules.pop("templates_tagger", None)
+        import_plugins(["templates_tagger"])
+        given = ["dataset=demo", "tags=tagclip", "masks=dense", "cams=value_path"]
+        given += [f"{group}.templates={templates}" for group in ("tags", "cams", "masks")]
+        stages = Pipeline.open(read_config(compose(given))).stages(["tags", "cams", "masks"])
+        return [(each.key, each.recipe, each.own_settings()["templates"]) for each in stages]
+
+    edited = source.replace("a scan of {}", "a {} on paper")
+    for templates, prompts in (("scans", []), ("both", ["imagenet"])):
+        before, again, after = (keys(text, templates) for text in (source, source, edited))
+        assert before == again
+        for one, other in zip(before, after, strict=True):
+            assert one[0] != other[0] and one[1] != other[1]
+            assert other[2] == ["a {} on paper", *prompts]
+    assert keys(source, "tagclip")[0][2] == "tagclip", "one of ours"
+
+
 def test_an_edit_of_what_a_plugin_names_gives_another_key(tmp_path, monkeypatch):
     """The module that computes need not be imported for it."""
     monkeypatch.syspath_prepend(str(tmp_path))

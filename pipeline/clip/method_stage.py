@@ -1,7 +1,7 @@
 """The base of the stages of tags, CAMs and masks, whose results a registered method computes."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,14 +11,21 @@ from pipeline.clip.settings import MethodOptions
 from pipeline.datasets.annotations import Annotations
 from pipeline.datasets.regions import SLIC, RegionSettings, find_regions
 from pipeline.datasets.vocabulary import Vocabulary
-from pipeline.engine.registry import Method, imported, method_of
+from pipeline.engine.registry import TEMPLATES, Method, imported, method_of, templates_in_key
 from pipeline.engine.sample import Images, Sample
-from pipeline.engine.settings import facts, joined, plain
+from pipeline.engine.settings import facts, joined, plain, rule_of
 from pipeline.engine.stage import Folders, Item, PerImage
 from pipeline.errors import ImageError, UserError, refusing_exit
 from pipeline.files.atomic import cannot_write
 from pipeline.files.fingerprints import fingerprint_file, join_keys
 from pipeline.files.text import given_folder, last_names
+
+
+def facts_of(options: MethodOptions) -> dict[str, Any]:
+    """Returns what changes a result, as plain values, of settings that may name templates."""
+    found, declared = facts(options), fields(options)
+    sets = [each.name for each in declared if rule_of(each).choices is TEMPLATES]
+    return found | {name: templates_in_key(found[name]) for name in sets if name in found}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -96,7 +103,7 @@ class MethodStage(PerImage):
     def option_facts(self) -> dict[str, Any]:
         """Returns the settings of the method that the results depend on."""
         try:
-            found = facts(self.options) | self.options.contents(self.vocabulary)
+            found = facts_of(self.options) | self.options.contents(self.vocabulary)
             return self.with_files(found) if self.file_options is self.options else found
         except OSError as error:
             raise cannot_write(error.filename, error, "read") from error

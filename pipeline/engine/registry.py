@@ -210,6 +210,17 @@ def source_of(module: str) -> str:
 TEMPLATES: dict[str, Sequence[str]] = {}
 """The sets of prompt templates that methods declare, by their names in the configuration."""
 
+
+def templates_in_key(name: str | None) -> str | list[str] | None:
+    """Returns the prompts of a set if a plug-in declared it; a set of ours keeps its name."""
+    theirs = {each for m in _METHODS.values() if not m.is_ours for each in m.templates}
+
+    def prompts(part: str) -> list[str]:
+        return [p for each in TEMPLATES[part] for p in prompts(each)] if part in theirs else [part]
+
+    return prompts(name) if name in theirs else name
+
+
 MODELS: dict[str, Any] = {}
 """Image-text models by the value of ``clip.model``; see :mod:`pipeline.clip.image_text`."""
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.clip.dimensions import Dimensions
+from pipeline.clip.method_stage import facts_of
 from pipeline.clip.settings import MethodOptions
 from pipeline.datasets.vocabulary import Names
 from pipeline.dense.method import DenseMethod, build_method
@@ -108,7 +109,7 @@ class DenseMasks(MaskStage):
         """Returns what masks depend on: the names by their content, and the dense method."""
         method = method_of(self.cams)
         names = {declared.name for declared in fields(method.base.settings)}
-        own = {key: value for key, value in facts(self.cams).items() if key in names}
+        own = {key: value for key, value in facts_of(self.cams).items() if key in names}
         graph = {"propagation": facts(self.cams.propagation)} if self.options.lposs else {}
         chosen = joined(method.facts, self.with_files(own), graph)
         return {**super().own_settings(), "names": plain(self.names), "cams": chosen}
