@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from os.path import commonprefix
 from pathlib import Path
 
 _MAX_SHOWN = 160  # characters of a user's input that an error repeats
@@ -77,19 +78,38 @@ def tell(line: str) -> None:
         print(_escaped(line), file=sys.stderr)
 
 
-def did_you_mean(wrong: object, known: Iterable[str], count: int = 1) -> str:
-    """Returns the nearest known names as a question and a space, or "" if none is near.
+def closest(wrong: object, known: Iterable[str], count: int = 1) -> list[str]:
+    """Returns the nearest known names, the best first; of equal ones, that which begins alike.
 
-    Upper and lower case count as equal; at most ``count`` names are proposed.
+    Upper and lower case count as equal.
     """
-    names = {name.lower(): name for name in known}
-    nearest = difflib.get_close_matches(str(wrong).lower(), names, count)
-    return f"did you mean {' or '.join(names[name] for name in nearest)}? " if nearest else ""
+    text, names = str(wrong).lower(), {name.lower(): name for name in known}
+
+    def rank(name: str) -> tuple[float, int, str]:
+        ratio = difflib.SequenceMatcher(None, name, text).ratio()
+        return -ratio, -len(commonprefix([name, text])), name
+
+    near = difflib.get_close_matches(text, names, max(1, len(names)))
+    return [names[name] for name in sorted(near, key=rank)[:count]]
 
 
-def nearest(wrong: str, known: Sequence[str]) -> str:
-    """Returns the known key nearest to a wrong one as a question, or ""."""
-    elsewhere = [name for name in known if name.rpartition(".")[2] == wrong.rpartition(".")[2]]
+def did_you_mean(wrong: object, known: Iterable[str], count: int = 1) -> str:
+    """Returns the :func:`closest` names as a question and a space, or "" if none is near."""
+    names = closest(wrong, known, count)
+    return f"did you mean {' or '.join(names)}? " if names else ""
+
+
+def nearest(wrong: str, known: Sequence[str], own: Sequence[str] = ()) -> str:
+    """Returns the known key nearest to a wrong one, as a question, or "".
+
+    Within a group it is one of the group; if none is near, all are given, or the choice's ``own``.
+    """
+    group, _, last = wrong.rpartition(".")
+    inside = {name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == group}
+    if group and inside:
+        near, every = closest(last, inside), ", ".join(own or inside.values())
+        return f"did you mean {inside[near[0]]}? " if near else f"choose from {every}; "
+    elsewhere = [name for name in known if name.rpartition(".")[2] == last]
     return f"did you mean {elsewhere[0]}? " if elsewhere else did_you_mean(wrong, known)
 
 

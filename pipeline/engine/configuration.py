@@ -320,10 +320,12 @@ def _no_such_key(key: str, error: BaseException | None, known: Sequence[str] = (
     key = missing if key.startswith(missing) else key  # masks.slick of masks.slick.beta
     group, _, _ = key.rpartition(".")
     names = getattr(error, "parent_node", None) or ()
-    known = [*(f"{group}.{name}".lstrip(".") for name in names), *known]
+    own = [f"{group}.{name}".lstrip(".") for name in names]
+    known = [*own, *known]
     if key in known:  # another choice of its group has it
         return f"{key} is not a key of this choice of {key.partition('.')[0]}: leave it out"
-    return f"there is no key {key}: {nearest(key, known)}{command()} --cfg job shows them all"
+    hint = nearest(key, known, own)
+    return f"there is no key {key}: {hint}{command()} --cfg job shows them all"
 
 
 def _all_keys() -> list[str]:

@@ -20,6 +20,10 @@ from tests.small_runs import TINY_SEGMENTER, latest
         ),
         (["tags.alfa=1"], "there is no key tags.alfa: did you mean tags.alpha? "),
         (["iterations=9"], "there is no key iterations: did you mean "),
+        (["tags.threshold=1"], "there is no key tags.threshold: choose from tags.min_score, "),
+        (["masks.crf.sigma=1"], "no key masks.crf.sigma: choose from masks.crf.iterations, "),
+        (["segmenter.iters=9"], "no key segmenter.iters: did you mean segmenter.iterations?"),
+        (["clip=vit"], "there is no clip=vit: did you mean vit_b16?"),
         (
             ["tags=ground_truth", "tags.alpha=1"],
             "tags.alpha is not a key of this choice of tags: leave it out",
