@@ -11,6 +11,7 @@ from pipeline.engine.kinds import CAMS, MASKS, NETWORK, Kind, groups
 from pipeline.engine.registry import COMPAT, methods, quirks
 from pipeline.engine.result_folder import describe_legend
 from pipeline.engine.stage import Stage
+from pipeline.masks.settings import method_word
 from pipeline.segmenter.settings import SegmenterSettings
 from pipeline.tags.tagger import TagOptions
 
@@ -43,7 +44,7 @@ def describe(stage: Stage, config: Configuration) -> dict[str, str]:
     for each in reversed(stage.chain):
         if group := each.kind.group:
             settings = each.own_settings()
-            chosen[group] = settings.get("method", "")
+            chosen[group] = method_word(settings)
             # Masks that are made without CAMs may take the method of cams= all the same.
             chosen |= {CAMS.group: settings["cams"]["method"]} if "cams" in settings else {}
     if config.segmenter.masks is not None and any(each.kind is NETWORK for each in stage.chain):

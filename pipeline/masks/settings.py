@@ -3,6 +3,7 @@
 Nothing here imports PyTorch, so that a command that computes nothing starts at once.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,6 +40,12 @@ class PseudoMaskOptions(MaskOptions):
                 f"{prefix}.{name} requires a CRF, which {prefix}.crf=null leaves out: choose"
                 f" masks=crf or {prefix}.{name}={off}"
             )
+
+
+def method_word(settings: Mapping[str, Any]) -> str:
+    """Returns what tables call the method of a stage's settings: a CRF left out is ``argmax``."""
+    method = settings.get("method", "")
+    return "argmax" if method == "crf" and settings.get("crf", "") is None else method
 
 
 register(

@@ -17,6 +17,7 @@ from pipeline.engine.kinds import (
 )
 from pipeline.engine.registry import label_of, quirks
 from pipeline.files.atomic import canonical_json
+from pipeline.masks.settings import method_word
 from pipeline.report.configurations import flatten, readable
 from pipeline.report.grouping import grouped, without_seed
 from pipeline.report.markdown import Notes, percent_of_several
@@ -56,7 +57,7 @@ class Combination:
                 # Masks that need no CAMs may name the dense method that they read (masks=dense).
                 methods[kind.method] = methods[kind.method] or str(settings.get("method", ""))
             elif kind is MASKS and settings.get("crf", "") is None:
-                methods[kind.method] = "argmax"  # the CRF without its constants (masks=argmax)
+                methods[kind.method] = method_word(settings)
             label = about.get(f"{kind.group}_label")
             methods[kind.method] = label or label_of(kind.group, methods[kind.method])
             if is_before and "path" in settings:  # of what is given: its source is the method

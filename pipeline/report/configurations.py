@@ -12,7 +12,7 @@ from pipeline.engine.result_folder import describe_legend
 from pipeline.engine.settings import declared_settings
 from pipeline.files.atomic import canonical_json
 from pipeline.files.fingerprints import fingerprint
-from pipeline.masks.settings import DenseMaskOptions
+from pipeline.masks.settings import DenseMaskOptions, method_word
 
 _MAX_LIST = 4  # entries
 
@@ -60,8 +60,8 @@ def readable(
 def describe_choices(configuration: Mapping[str, Any]) -> str:
     """Names the methods, names and seeds of a configuration, from its last stage to its first."""
     labels = {"name": "", "seed": "seed ", "method": ""}
-    given = {key: configuration[key] for key in labels if configuration.get(key) is not None}
-    choices = [f"{labels[key]}{value}" for key, value in given.items()]
+    given = {**configuration, "method": method_word(configuration)}
+    choices = [f"{labels[key]}{given[key]}" for key in labels if given.get(key) is not None]
     for kind in reversed(kinds()):
         if isinstance(before := configuration.get(kind.stage), Mapping):
             choices.append(describe_choices(before))

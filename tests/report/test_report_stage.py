@@ -63,6 +63,9 @@ def test_masks_are_named_after_what_refined_them(run_stage, arguments, tmp_path)
     text = page("pamr")
     assert "mask before PAMR, argmax of the CAMs" in text and "mask after PAMR" in text
     assert "CRF" not in text
+    text = page("argmax")
+    assert "masksargmax" in text, "in the header"
+    assert "argmax, " in text and "crf, " not in text, "in the table of the pipeline"
 
 
 def test_given_masks_are_not_said_to_be_ours(run_stage, arguments, tmp_path):
