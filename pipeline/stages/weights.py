@@ -19,12 +19,26 @@ def fetch_weights(builder: Builder, commands: Collection[str]) -> None:
     try:
         missing_weights(builder, commands, download=True)
     except NotDownloaded as error:
-        missing = missing_weights(builder, commands).values()
+        missing = missing_weights(builder, commands)
         raise UserError(
-            f"the weights {named(missing)} could not be downloaded"
+            f"the weights {named(missing.values())} could not be downloaded"
             f" ({type(error.__cause__).__name__}): run {command('download')} with the same settings"
-            " where there is a network, and with --output DIR if that is another machine"
+            " where there is a network, and with --output DIR if that is another machine; or give"
+            f" {' '.join(dict.fromkeys(_instead_of(key, builder) for key in missing))}"
         ) from error
+
+
+def _instead_of(key: str, builder: Builder) -> str:
+    """Returns the setting that takes a file in place of a download."""
+    if key.startswith("clip.checkpoint."):
+        return "clip.checkpoint=DIR"
+    if key != "segmenter.pretrained":
+        return f"{key}=FILE"
+    from pipeline.segmenter.architecture import dictionaries
+
+    parts = dictionaries(builder.config.segmenter.overrides)
+    is_frozen = any(part.get("norm_eval") for part in parts)  # its batch norm, which is then needed
+    return f"{key}=FILE{'' if is_frozen else ' (or none)'}"
 
 
 def named(missing: Iterable[Source]) -> str:

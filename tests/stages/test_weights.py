@@ -75,6 +75,18 @@ def test_a_run_names_all_that_is_missing_in_one_sentence(hub, given, run_stage, 
     assert run_tool("download.py", *given, "--dry-run").output == ""
 
 
+@pytest.mark.parametrize(("network", "none"), [("light", " (or none)"), ("deeplabv2_r101", "")])
+def test_without_a_network_files_are_the_remedy(hub, given, network, none, run_stage, monkeypatch):
+    """With the batch norm of DeepLab-V2, which is frozen, a training from nothing learns little."""
+    monkeypatch.setenv("TORCH_HOME", str(hub.path.parent))
+    finished = run_stage(*given, f"segmenter={network}")
+    assert finished.code == 2 and finished.errors.count("\n") == 1
+    remedy = f"; or give clip.checkpoint=FILE segmenter.pretrained=FILE{none}\n"
+    assert finished.errors.endswith(remedy), finished.errors
+    alone = run_stage(*given, "stage=tags").errors
+    assert alone.endswith("; or give clip.checkpoint=FILE\n")
+
+
 def test_a_dry_run_of_the_download_fetches_nothing(hub, given, run_tool):
     finished = run_tool("download.py", *given, "--dry-run")
     assert finished.code == 0 and not hub.kept
