@@ -60,6 +60,9 @@ def write_tables(pairs: Sequence[Pair], settings: Sequence[Sequence[str]]) -> li
     )
     header, words = ["figure", *_SIDES, "images", "split"], ["setting", *_SIDES[:2]]
     figures = [row for pair in pairs for row in pair.rows()]
+    if not any(pair.known for pair in pairs):  # then neither run has a figure
+        header, interval = ["figure", "share", "images", "split"], "In percent."
+        figures = [[name, *others] for name, _, _, *others in figures]
     which = "Those that change a result, where A and B have other values."
     if not settings:
         which = "No setting that changes a result differs."

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
+
+import numpy as np
 import pytest
+from PIL import Image
 from playwright.sync_api import expect
 
 from pipeline.evaluation.record import MetricsFile
@@ -69,6 +73,24 @@ def test_every_chapter_can_be_reached(visit, address, width):
         expect(heading).to_be_in_viewport(ratio=1)
         bar = page.locator("nav.sections").bounding_box()
         assert heading.bounding_box()["y"] >= bar["y"] + bar["height"] - 1, "nothing covers it"
+
+
+@pytest.mark.parametrize("width", [390, 700])
+def test_a_table_that_goes_on_has_a_shadow_at_that_end(visit, address, width):
+    page = visit(address, **{**PHONE, "viewport": {"width": width, "height": 667}}).page
+    stages = page.get_by_role("group", name="Stages")
+
+    def has_shadows(scrolled: int) -> tuple[bool, bool]:
+        stages.evaluate("(table, left) => { table.scrollLeft = left; }", scrolled)
+        picture = np.asarray(Image.open(io.BytesIO(stages.screenshot())).convert("L"))
+        ends = picture[:, 2:8], picture[:, -8:-2]
+        return tuple(bool(np.median(end) < np.median(picture) - 9) for end in ends)
+
+    assert stages.evaluate("table => table.scrollWidth - table.clientWidth") > 90
+    left = width > 640  # where no column stays in view there
+    assert has_shadows(0) == (False, True)
+    assert has_shadows(45) == (left, True)
+    assert has_shadows(9999) == (left, False)
 
 
 def test_the_steps_keep_their_figures_in_view(visit, address):
