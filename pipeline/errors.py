@@ -84,13 +84,10 @@ def closest(wrong: object, known: Iterable[str], count: int = 1) -> list[str]:
     Upper and lower case count as equal.
     """
     text, names = str(wrong).lower(), {name.lower(): name for name in known}
-
-    def rank(name: str) -> tuple[float, int, str]:
-        ratio = difflib.SequenceMatcher(None, name, text).ratio()
-        return -ratio, -len(commonprefix([name, text])), name
-
-    near = difflib.get_close_matches(text, names, max(1, len(names)))
-    return [names[name] for name in sorted(near, key=rank)[:count]]
+    near = sorted(difflib.get_close_matches(text, names, max(1, len(names))))
+    near.sort(key=lambda name: len(commonprefix([name, text])), reverse=True)
+    near.sort(key=lambda name: difflib.SequenceMatcher(None, name, text).ratio(), reverse=True)
+    return [names[name] for name in near[:count]]
 
 
 def did_you_mean(wrong: object, known: Iterable[str], count: int = 1) -> str:

@@ -57,8 +57,7 @@ class Release:
         text_heads: of the text tower's.
         head_width: channels of each head of the image tower.
         registers: of the image tower; none for as many as the files hold.
-        text_clip: what the CLIP is whose text tower it takes, if it takes one, in the words of
-            :func:`pipeline.clip.architectures.describe_architecture`.
+        text_clip: what ``describe_architecture`` says of the CLIP whose text tower it takes.
         has_whole_image: whether it embeds whole images, and not patches alone.
         packages: what it requires besides; all are in the extra "backbones".
         what: what error messages say its files should hold, if it has no name.

@@ -153,20 +153,15 @@ def read_floats(path: Path, device: str) -> dict[str, torch.Tensor]:
 
 
 def refuse_other(release: Release, **found: int) -> None:
-    """Raises a ValueError if weights have another width or more, by name, than a release says."""
-    declared = vars(release) | {"width": release.heads * release.head_width}
-    declared |= release.dimensions._asdict() if release.dimensions else {}
-    wrong = {name: value for name, value in found.items() if declared[name] not in (value, None)}
+    """Raises a ValueError if weights have another width, or other traits, than a release says."""
+    says = vars(release) | {"width": release.heads * release.head_width}
+    says |= release.dimensions._asdict() if release.dimensions else {}
+    wrong = [f"{k} {v}, not {says[k]}" for k, v in found.items() if says[k] not in (v, None)]
     if wrong:
-        each = (f"{name} {value}, not {declared[name]}" for name, value in wrong.items())
-        raise ValueError("; ".join(each).replace("_", " "))
+        raise ValueError("; ".join(wrong).replace("_", " "))
 
 
-def build_vision_transformer(
-    weights: Weights,
-    release: Release,
-    **more: Any,  # noqa: ANN401
-) -> ImageTower:
+def build_vision_transformer(weights: Weights, release: Release, **more: Any) -> ImageTower:  # noqa: ANN401
     """Builds the image tower of a release from weights with DINOv2's names.
 
     The other arguments are those of :class:`~pipeline.clip.image_tower.ImageTower`. Raises as

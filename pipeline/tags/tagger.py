@@ -75,8 +75,7 @@ def problem_with(what: str, given: object) -> str:
     if not np.isfinite(numbers).all():
         return f"{what} that are not finite"
     if numbers.size and not -TOLERANCE <= numbers.min() <= numbers.max() <= 1 + TOLERANCE:
-        extent = f"from {numbers.min():.3g} to {numbers.max():.3g}"
-        return f"{what} {extent}, which are not in [0, 1],"
+        return f"{what} from {numbers.min():.3g} to {numbers.max():.3g}, which are not in [0, 1],"
     return ""
 
 
