@@ -17,7 +17,6 @@ from pipeline.engine.stage import Computed, Decoded, Folders, Item, Output
 from pipeline.errors import ImageError
 from pipeline.files.fingerprints import fingerprint, fingerprint_image, join_keys
 from pipeline.tags.scores import read_tags
-from pipeline.tags.tagger import problem_with
 
 FLAT = 0.05
 """The standard deviation, over its patches, of a CAM that shows nothing; sound ones have 0.1."""
@@ -74,9 +73,7 @@ class ComputedCams(CamStage):
 
     def checked(self, cams: np.ndarray, tags: Sequence[int], image_id: str = "") -> np.ndarray:
         """Returns the CAMs of tags; raises a UserError unless there is one of each, in [0, 1]."""
-        if problem := problem_with("CAMs", cams):
-            raise self.wrong(problem, image_id)
-        cams = np.asarray(cams)
+        cams = self.numbers("CAMs", cams, image_id)
         if cams.ndim != 3 or len(cams) != len(tags) or 0 in cams.shape[1:]:
             shape = "×".join(map(str, cams.shape))
             raise self.wrong(f"CAMs of shape {shape} for {len(tags)} tags,", image_id)

@@ -6,6 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+
 from pipeline.clip.frozen import Resources
 from pipeline.clip.settings import MethodOptions
 from pipeline.datasets.annotations import Annotations
@@ -19,6 +21,9 @@ from pipeline.errors import ImageError, UserError, refusing_exit
 from pipeline.files.atomic import cannot_write
 from pipeline.files.fingerprints import fingerprint_file, join_keys
 from pipeline.files.text import given_folder, last_names
+
+TOLERANCE = 1e-3
+"""What rounding may add to [0, 1] in a score, a CAM or a probability."""
 
 
 def facts_of(options: MethodOptions) -> dict[str, Any]:
@@ -164,6 +169,21 @@ class MethodStage(PerImage):
             f"{self.chosen} returned {what} for {image}: correct the method, its settings or its"
             " weights"
         )
+
+    def numbers(self, what: str, given: object, image_id: str = "") -> np.ndarray:
+        """Returns scores, CAMs or probabilities; a UserError unless all are numbers in [0, 1]."""
+        try:
+            found = np.asarray(given)
+        except (RuntimeError, TypeError, ValueError):  # of a ragged list, or a tensor on a GPU
+            found = np.array(None)
+        if found.dtype.kind not in "biuf":
+            raise self.wrong(f"{what} that are not an array of real numbers", image_id)
+        if not np.isfinite(found).all():
+            raise self.wrong(f"{what} that are not finite", image_id)
+        if found.size and not -TOLERANCE <= found.min() <= found.max() <= 1 + TOLERANCE:
+            extent = f"from {found.min():.3g} to {found.max():.3g}"
+            raise self.wrong(f"{what} {extent}, which are not in [0, 1],", image_id)
+        return found
 
     def unknown_until(self) -> str:
         """Returns "download" where the weights, which are in the key, are not on this machine."""

@@ -25,7 +25,6 @@ from pipeline.files.fingerprints import fingerprint_image, join_keys
 from pipeline.files.label_images import IGNORE
 from pipeline.masks.labels import mask_files, read_pseudo_mask
 from pipeline.masks.refiner import Given, Labelled, MaskOptions
-from pipeline.tags.tagger import problem_with
 
 ALL_BACKGROUND = 0.97
 """A larger share of the background in half of the masks is remarkable."""
@@ -141,8 +140,8 @@ class MaskStage(CorrectableMasks, MethodStage):
         kind = getattr(labels, "dtype", type(labels).__name__)
         if kind != np.uint8:
             raise self.wrong(f"labels of type {kind}, not uint8,", image_id)
-        if probability is not None and (problem := problem_with("probabilities", probability)):
-            raise self.wrong(problem, image_id)
+        if probability is not None:
+            probability = self.numbers("probabilities", probability, image_id)
         for what, array in (("labels", labels), ("probabilities", probability)):
             if array is not None and np.shape(array) != tuple(size):
                 found, wanted = ("×".join(map(str, s)) for s in (np.shape(array), size))

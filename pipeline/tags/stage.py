@@ -26,7 +26,6 @@ from pipeline.tags.tagger import (
     TagOptions,
     choose_tags,
     image_threshold,
-    problem_with,
 )
 
 
@@ -144,15 +143,14 @@ class ScoredTags(Tags):
         """Returns an image's scores, each n float32; a UserError if they cannot be used."""
         number, given = self.resources.num_classes, getattr(scored, "scores", None)
         rows = given if isinstance(given, Mapping) else {}
-        for name, row in rows.items():
-            if problem := problem_with(name, row):
-                raise self.wrong(problem, image_id)
-            if np.shape(row) != (number,):
-                shape = "×".join(map(str, np.shape(row))) or "one"
-                raise self.wrong(f"{shape} {name} for {number} classes", image_id)
         if "scores" not in rows:
             raise self.wrong("no scores", image_id)
-        return {name: np.asarray(row, np.float32) for name, row in rows.items()}
+        rows = {name: self.numbers(name, row, image_id) for name, row in rows.items()}
+        for name, row in rows.items():
+            if row.shape != (number,):
+                shape = "×".join(map(str, row.shape)) or "one"
+                raise self.wrong(f"{shape} {name} for {number} classes", image_id)
+        return {name: row.astype(np.float32) for name, row in rows.items()}
 
     def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:
         """Scores images and chooses their tags."""

@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 STANDARDISED = "z"
 """The row of scores from which tags follow with ``tags.standardise``."""
 
-TOLERANCE = 1e-3
-"""What rounding may add to [0, 1] in a score, a CAM or a probability."""
-
 
 @dataclass(frozen=True)
 class Scored:
@@ -62,21 +59,6 @@ class Tagger:
                 yield name, Scored({"scores": self.scores(image)})
             except ImageError as error:
                 yield name, error
-
-
-def problem_with(what: str, given: object) -> str:
-    """Returns what is wrong with numbers that should be in [0, 1], such as CAMs; or ""."""
-    try:
-        numbers = np.asarray(given)
-    except (RuntimeError, TypeError, ValueError):  # of a ragged list, or a tensor on a GPU
-        numbers = np.array(None)
-    if numbers.dtype.kind not in "biuf":
-        return f"{what} that are not an array of real numbers"
-    if not np.isfinite(numbers).all():
-        return f"{what} that are not finite"
-    if numbers.size and not -TOLERANCE <= numbers.min() <= numbers.max() <= 1 + TOLERANCE:
-        return f"{what} from {numbers.min():.3g} to {numbers.max():.3g}, which are not in [0, 1],"
-    return ""
 
 
 def image_threshold(scores: np.ndarray, alpha: float, min_score: float) -> float:
