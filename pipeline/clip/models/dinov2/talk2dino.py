@@ -46,11 +46,10 @@ def build(release: Release, files: Mapping[str, Path], device: str) -> ImageText
         clip = load_clip(files["text"]).to(device)
         vectors = prompt_features(text_tower(clip), load_tokenizer(None), flat, prompts)
         found = describe_architecture(clip.state_dict()), vectors.shape[-1]
-        if found != (release.text_clip, text_width):
-            raise UserError(
-                f"{files['text']} is not the CLIP of the projection, {release.text_clip} with text"
-                f" vectors of {text_width}, but {found[0]} with {found[1]}: give ViT-B/16"
-            )
+        expected = release.text_clip or found[0], text_width
+        if found != expected:
+            about, wanted = (f"{what} with text vectors of {n}" for what, n in (found, expected))
+            raise UserError(f"{files['text']} holds {about}, not {wanted}: give that CLIP")
         return join_names(F.normalize(project_text(head, vectors.mean(0)), dim=-1), names)
 
     return ImageTextModel(tower, embed_names)
