@@ -170,7 +170,9 @@ class MethodStage(PerImage):
             " weights"
         )
 
-    def numbers(self, what: str, given: object, image_id: str = "") -> np.ndarray:
+    def numbers(
+        self, what: str, given: object, image_id: str = "", least: float = -TOLERANCE
+    ) -> np.ndarray:
         """Returns scores, CAMs or probabilities; a UserError unless all are numbers in [0, 1]."""
         try:
             found = np.asarray(given)
@@ -180,7 +182,7 @@ class MethodStage(PerImage):
             raise self.wrong(f"{what} that are not an array of real numbers", image_id)
         if not np.isfinite(found).all():
             raise self.wrong(f"{what} that are not finite", image_id)
-        if found.size and not -TOLERANCE <= found.min() <= found.max() <= 1 + TOLERANCE:
+        if found.size and not least <= found.min() <= found.max() <= 1 + TOLERANCE:
             extent = f"from {found.min():.3g} to {found.max():.3g}"
             raise self.wrong(f"{what} {extent}, which are not in [0, 1],", image_id)
         return found

@@ -145,7 +145,7 @@ class ScoredTags(Tags):
         rows = given if isinstance(given, Mapping) else {}
         if "scores" not in rows:
             raise self.wrong("no scores", image_id)
-        rows = {name: self.numbers(name, row, image_id) for name, row in rows.items()}
+        rows = {name: self.numbers(name, row, image_id, 0) for name, row in rows.items()}
         for name, row in rows.items():
             if row.shape != (number,):
                 shape = "×".join(map(str, row.shape)) or "one"
