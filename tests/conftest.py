@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import gc
 import math
+import os
 import random
 import sys
 import time
@@ -22,6 +23,8 @@ from tests.small_runs import Finished, draw_photograph, folder_options
 if TYPE_CHECKING:  # the process that only distributes the tests need not wait for it
     from open_clip.model import CLIP
 
+SEARCHED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "PYTHONSAFEPATH")
+SEARCH_PATHS = {name: os.environ.get(name) for name in SEARCHED}
 TRIALS_BEGIN = "<!-- trials -->\n"
 ENDS, LEFT_OUT = pytest.StashKey[float](), pytest.StashKey[list[str]]()
 TRIALS = pytest.StashKey[list[tuple[str, str, str, int]]]()
@@ -147,6 +150,22 @@ def trainings_have_short_logs() -> None:
     from tests.segmenter.tiny_training import shorten_logs
 
     shorten_logs()
+
+
+@pytest.fixture(autouse=True)
+def processes_start_as_a_person_starts_them() -> Iterator[None]:
+    """Gives search paths back what a tool changed, which a test runs in this process."""
+    _restore_search_paths()  # a fixture of a whole session may have run one
+    yield
+    _restore_search_paths()
+
+
+def _restore_search_paths() -> None:
+    for name, value in SEARCH_PATHS.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 @pytest.fixture(scope="session")

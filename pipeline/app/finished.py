@@ -19,6 +19,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from pipeline.app import own_folder
+from pipeline.engine.children import searched
 from pipeline.errors import UserError
 from pipeline.files.atomic import Complete, open_own, parse_object, read_json, write_atomically
 from pipeline.files.lock import FolderLock
@@ -142,19 +143,25 @@ class Finished:
             raise UserError(f"{directory}, where the run was started, is gone: use the command")
         with FolderLock(self._own):  # which a run holds, whatever app has started it
             log = open_own(self._own / _LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        paths = filter(None, [str(_CODE), os.environ.get("PYTHONPATH")])
+        paths = [path for path in searched("PYTHONPATH") if not self._is_theirs(path, directory)]
         with os.fdopen(log, "wb"):
             # In a session of its own: it goes on when the page or the app is closed.
             self._process = subprocess.Popen(
                 [sys.executable, *_RUN, str(self._folder), "--run", body, *self._words],
                 cwd=directory,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+                env={**os.environ, "PYTHONPATH": os.pathsep.join([str(_CODE), *paths])},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
         return {}
+
+    def _is_theirs(self, path: str, directory: Path) -> bool:
+        """Tells whether a folder of PYTHONPATH lies where somebody started the run."""
+        is_inside = Path(os.path.realpath(path)).is_relative_to(os.path.realpath(directory))
+        # Plug-ins that the app's own command line names are trusted, and may lie there.
+        return is_inside and not any(word.startswith("plugins=") for word in self._words)
 
     def _stop(self, body: str) -> dict[str, Any]:
         words, is_found = [*_RUN, str(self._folder), "--run"], False

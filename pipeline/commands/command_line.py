@@ -16,6 +16,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, NoReturn
 
+from pipeline.engine.children import protect_children
 from pipeline.errors import ImageError, UserError, as_started, command, missing_library, shown, tell
 from pipeline.segmenter.distributed import process_rank
 
@@ -50,6 +51,7 @@ def answer(run: Callable[[Sequence[str]], None] | str, when_interrupted: str = R
     """
     if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
         os.execve(sys.executable, sys.orig_argv, {**os.environ, "PYTHONUTF8": "1"})
+    protect_children()
     _prepare_output()
     signal.signal(signal.SIGTERM, _interrupt)
     try:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from pipeline.engine.children import protect_children
 from pipeline.engine.versions import commit
 from pipeline.errors import UserError, check_choice
 from pipeline.files.text import given_path
@@ -38,6 +39,7 @@ class DaskPool:
             raise UserError(
                 "executor=dask needs dask.distributed: pip install distributed"
             ) from error
+        protect_children()
         self.deaths: tuple[type[Exception], ...] = (KilledWorker,)
         # It writes tracebacks when the scheduler ends, of which an error of ours tells.
         logging.getLogger("distributed.client").setLevel(logging.CRITICAL)

@@ -17,6 +17,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from pipeline.engine.children import protect_children
 from pipeline.engine.progress import note, notes
 from pipeline.errors import ImageError, UserError
 
@@ -102,6 +103,7 @@ class ProcessPool:
 
     def __init__(self, size: int, threads: int = 1):
         """Starts no process yet; ``threads`` are torch's, in each process."""
+        protect_children()
         self.size = size
         self._threads = threads
 

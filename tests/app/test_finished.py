@@ -139,17 +139,22 @@ def test_a_run_is_started_once_and_tells_its_end(client, out):
     assert "a 3" in (out / "all/tags/latest/tags.txt").read_text()
 
 
-def test_a_foreign_folder_names_no_code_and_no_file(client, out, tmp_path):
-    home = tmp_path / "home"
-    (home / "pipeline").mkdir(parents=True)
-    for name in ("pipeline/__init__.py", "pipeline/__main__.py", "torch.py", "sitecustomize.py"):
-        (home / name).write_text(f"open({str(tmp_path / 'pwned')!r}, 'w')")
+def test_a_foreign_folder_names_no_code_and_no_file(client, out, tmp_path, monkeypatch):
+    home, link = tmp_path / "home", tmp_path / "link"
+    link.symlink_to(home / "code")
+    for folder in (home / "pipeline", home / "code"):
+        folder.mkdir(parents=True)
+    modules = ("pipeline/__init__", "pipeline/__main__", "joblib", "torch", "sitecustomize")
+    for name in (*modules, "code/joblib", "code/torch", "code/sitecustomize"):
+        (home / f"{name}.py").write_text(f"open({str(tmp_path / 'pwned')!r}, 'w')")
+    monkeypatch.setenv("PYTHONPATH", f":{home / 'code'}:{link}")
     config = out / "config.yaml"
-    config.write_text(re.sub(r"directory: .*", f"directory: {home}", config.read_text()))
+    text = re.sub(r"directory: .*", f"directory: {home}", config.read_text())
+    config.write_text(text.replace("workers: 1\n", "workers: 2\n"))
     (tmp_path / "letter.txt").write_text("dear")
-    client.post("/report/save", content=CSV)
+    client.post("/report/save", content=f"{CSV}b,cup\r\n")  # processes compute two masks
     client.post("/report/run", content="corrections.1.csv")
-    assert wait_for_end(client)["code"] in (0, 2)
+    assert wait_for_end(client)["code"] == 0, (out / ".app" / "run.log").read_text()
     (out / ".app" / "run.log").unlink()
     (out / ".app" / "run.log").symlink_to(tmp_path / "letter.txt")
     refused = client.post("/report/run", content="corrections.1.csv")

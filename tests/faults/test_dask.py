@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import pytest
 
 from tests import REPOSITORY
 from tests.faults.runs import Nursery, results_of_images, unfinished_files, wait_until
+from tests.slurm import write_slurm
 
 pytest.importorskip("distributed", reason="executor=dask needs dask.distributed")
 
@@ -127,15 +127,6 @@ def test_wrong_use_is_answered_with_one_sentence(wrong, sentence, run_stage, opt
     assert "Traceback" not in finished.errors
 
 
-SBATCH = """#!/bin/sh
-# Stands for SLURM's: runs the job on this machine at once.
-copy={log}.$$
-cp "$1" "$copy"  # dask-jobqueue removes its own at once
-sh "$copy" >{log} 2>&1 &
-echo "Submitted batch job $!"
-"""
-
-
 @pytest.mark.soak
 def test_every_worker_is_a_job_of_slurm(
     nursery, options, undisturbed, tmp_path, monkeypatch, trial, request
@@ -143,13 +134,7 @@ def test_every_worker_is_a_job_of_slurm(
     """Through dask-jobqueue and the script that it writes, with a stand-in for ``sbatch``."""
     pytest.importorskip("dask_jobqueue")
     programs = tmp_path / "bin"
-    programs.mkdir()
-    for name, text in (
-        ("sbatch", SBATCH.format(log=tmp_path / "job.log")),
-        ("scancel", "#!/bin/sh\nkill $1\n"),
-    ):
-        (programs / name).write_text(text)
-        (programs / name).chmod(stat.S_IRWXU)
+    write_slurm(programs, tmp_path / "job.log")
     monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     nursery = Nursery(tmp_path)
