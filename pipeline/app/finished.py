@@ -21,7 +21,14 @@ from fastapi.responses import JSONResponse, Response
 from pipeline.app import own_folder
 from pipeline.engine.children import searched
 from pipeline.errors import UserError
-from pipeline.files.atomic import Complete, open_own, parse_object, read_json, write_atomically
+from pipeline.files.atomic import (
+    Complete,
+    cannot_write,
+    open_own,
+    parse_object,
+    read_json,
+    write_atomically,
+)
 from pipeline.files.lock import FolderLock
 from pipeline.report.page import REPORT_SCRIPTS, script_of
 from pipeline.stages.config import read_run
@@ -36,6 +43,7 @@ _FILE = re.compile(r"corrections\.\d+\.csv")
 # Without -P, a package called pipeline in the run's folder would run in place of this one.
 _RUN = ("-P", "-m", "pipeline", "app")
 _TAIL = 4096  # bytes of the log, for its last line
+_WAIT = 10.0  # seconds for another app, which changes corrections in milliseconds
 
 
 def policy_of(*scripts: str) -> str:
@@ -63,8 +71,10 @@ class Finished:
 
     def __init__(self, folder: Path, words: Sequence[str]):
         """Takes the folder, and the settings of the app's own command line."""
-        self._folder, self._words = folder.absolute(), words
+        self._folder, self._words = folder.resolve(), words  # by which a later app finds a run
         self._own = own_folder(self._folder)
+        # That of the folder itself is held by a run, during which corrections are made, too.
+        self._corrections = FolderLock(own_folder(self._own, "corrections"), wait=_WAIT)
         self._process: subprocess.Popen | None = None
         self.routes = APIRouter(prefix="/report")
         get, post = self.routes.get, self.routes.post
@@ -102,6 +112,8 @@ class Finished:
                     raise UserError("these corrections are too large")
                 return JSONResponse(act(body.decode("utf-8")))
             except (UserError, OSError, UnicodeDecodeError) as error:
+                if isinstance(error, OSError):
+                    error = cannot_write(error.filename, error)
                 return JSONResponse({"error": str(error)}, status_code=400)
 
         return answer
@@ -114,17 +126,19 @@ class Finished:
 
     def _keep(self, body: str) -> dict[str, Any]:
         given = parse_object(body, _KEPT)
-        if given is None or given["version"] != self._kept()["version"]:
-            raise UserError("another window has changed corrections: reload this page")
-        given["version"] += 1
-        write_atomically(self._own / _UNSAVED, json.dumps(given))
+        with self._corrections:
+            if given is None or given["version"] != self._kept()["version"]:
+                raise UserError("another window has changed corrections: reload this page")
+            given["version"] += 1
+            write_atomically(self._own / _UNSAVED, json.dumps(given))
         return {"version": given["version"]}
 
     def _save(self, body: str) -> dict[str, Any]:
         paths = (self._folder / f"corrections.{number}.csv" for number in count(1))
-        path = next(path for path in paths if not path.exists() or _holds(path, body.encode()))
-        if not path.exists():
-            write_atomically(path, body)
+        with self._corrections:
+            path = next(path for path in paths if not path.exists() or _holds(path, body.encode()))
+            if not path.exists():
+                write_atomically(path, body)
         return {"file": path.name}
 
     # The next run
@@ -160,8 +174,9 @@ class Finished:
     def _is_theirs(self, path: str, directory: Path) -> bool:
         """Tells whether a folder of PYTHONPATH lies where somebody started the run."""
         is_inside = Path(os.path.realpath(path)).is_relative_to(os.path.realpath(directory))
-        # Plug-ins that the app's own command line names are trusted, and may lie there.
-        return is_inside and not any(word.startswith("plugins=") for word in self._words)
+        # Plug-ins that the app's own command line names may lie there.
+        is_trusted = any(word.lstrip("+").startswith("plugins=") for word in self._words)
+        return is_inside and not is_trusted
 
     def _stop(self, body: str) -> dict[str, Any]:
         words, is_found = [*_RUN, str(self._folder), "--run"], False
@@ -193,3 +208,5 @@ class Finished:
                 return False
         except UserError:
             return True
+        except OSError:  # the disk is full, or the lock is a link: no run holds it
+            return False

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
+import threading
 import time
 
 import pytest
 
+from pipeline.errors import UserError
+from pipeline.files.atomic import write_atomically
 from pipeline.files.lock import FolderLock
 from tests.extras import library
 
@@ -33,10 +37,10 @@ def new_client(out):
 
     from pipeline.app.finished import Finished
 
-    def make():
+    def make(folder=out):
         app = FastAPI()
-        app.include_router(Finished(out, []).routes)
-        return TestClient(app)
+        app.include_router(Finished(folder, []).routes)
+        return TestClient(app, raise_server_exceptions=False)
 
     return make
 
@@ -53,6 +57,16 @@ def wait_for_end(client) -> dict:
             return state
         time.sleep(0.1)
     raise AssertionError(state)
+
+
+def stop(starter, client) -> dict:
+    """Stops by one app what another has started, and returns what that one tells in the end."""
+    for _ in range(100):  # an import may swallow one
+        time.sleep(0.5)
+        assert client.post("/report/stop").json() == {}
+        if not (state := starter.get("/report/state").json())["running"]:
+            break
+    return state
 
 
 def test_saved_files_are_numbered_and_none_is_overwritten(client, out):
@@ -83,6 +97,68 @@ def test_another_window_is_not_overwritten(client, body):
     refused = client.post("/report/kept", content=body)
     assert refused.status_code == 400 and "reload this page" in refused.json()["error"]
     assert '[["a", ["cup"]]]' in client.get("/report").text
+
+
+@pytest.mark.parametrize("act", ["save", "kept"])
+def test_two_apps_do_not_lose_what_is_changed_at_once(act, new_client, out, monkeypatch):
+    """The second one begins when the first has looked, and before it writes."""
+    contents = ["a,cup\r\n", "a,cat\r\n"]
+    if act == "kept":
+        kept = {"key": "k", "version": 0}
+        contents = [json.dumps({**kept, "wanted": [["a", [name]]]}) for name in ("cup", "cat")]
+    first, second = new_client(), new_client()
+    answers = []
+
+    def change_late():
+        answers.append(second.post(f"/report/{act}", content=contents[1]))
+
+    late = threading.Thread(target=change_late)
+
+    def write_late(path, content):
+        if not late.is_alive() and not answers:
+            late.start()
+            late.join(0.5)
+        write_atomically(path, content)
+
+    monkeypatch.setattr("pipeline.app.finished.write_atomically", write_late)
+    answers.insert(0, first.post(f"/report/{act}", content=contents[0]))
+    late.join()
+    assert {answer.status_code for answer in answers} == ({200} if act == "save" else {200, 400})
+    if act == "save":
+        for answer, content in zip(answers, contents):
+            assert (out / answer.json()["file"]).read_bytes() == content.encode()
+
+
+def test_a_run_is_found_however_its_folder_is_spelled(out, new_client, tmp_path):
+    (tmp_path / "link").symlink_to(out)
+    linked = new_client(tmp_path / "link" / "all" / "..")
+    linked.post("/report/save", content=CSV)
+    linked.post("/report/run", content="corrections.1.csv")
+    assert stop(linked, new_client())["code"] not in (0, None)
+
+
+@pytest.mark.parametrize("fault", ["full", "link"])
+def test_the_state_is_told_where_nothing_can_be_locked(fault, client, out, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    (out / "corrections.1.csv").write_text(CSV)
+    if fault == "full":
+        monkeypatch.setattr("pathlib.Path.write_text", fail)
+    else:
+        (out / ".app" / ".lock").symlink_to(out / "config.yaml")
+    state = client.get("/report/state")
+    assert state.status_code == 200 and not state.json()["running"]
+    refused = client.post("/report/run", content="corrections.1.csv")
+    assert refused.status_code == 400 and "cannot write" in refused.json()["error"]
+
+
+@pytest.mark.parametrize("name", [".app", ".app/corrections"])
+def test_a_file_in_the_place_of_the_folder_of_the_app_is_refused(name, new_client, out):
+    (out / name).parent.mkdir(exist_ok=True)
+    (out / name).write_text("mine")
+    with pytest.raises(UserError, match=f"{name} is not a folder, which the app requires"):
+        new_client()
 
 
 def test_a_run_of_another_app_is_known(client, out):
@@ -168,12 +244,7 @@ def test_a_foreign_folder_names_no_code_and_no_file(client, out, tmp_path, monke
 def test_a_stopped_run_ends_as_with_ctrl_c(client, new_client, by):
     client.post("/report/save", content=CSV)
     client.post("/report/run", content="corrections.1.csv")
-    stopping = client if by == "its own app" else new_client()
-    for _ in range(100):  # an import may swallow one
-        time.sleep(0.5)
-        stopping.post("/report/stop")
-        if not (state := client.get("/report/state").json())["running"]:
-            break
+    state = stop(client, client if by == "its own app" else new_client())
     assert state["code"] not in (0, None)
 
 
