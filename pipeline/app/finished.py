@@ -150,7 +150,8 @@ class Finished:
     def _start(self, body: str) -> dict[str, Any]:
         if self._is_running:
             raise UserError("a run is under way: wait for its end, or stop it")
-        if not _FILE.fullmatch(body) or not (self._folder / body).is_file():
+        file = self._folder / body
+        if not _FILE.fullmatch(body) or not file.is_file():
             raise UserError("these corrections are not saved: save them first")
         _, directory, _ = read_run(self._folder)
         if not directory.is_absolute() or not directory.is_dir():
@@ -161,7 +162,7 @@ class Finished:
         with os.fdopen(log, "wb"):
             # In a session of its own: it goes on when the page or the app is closed.
             self._process = subprocess.Popen(
-                [sys.executable, *_RUN, str(self._folder), "--run", body, *self._words],
+                [sys.executable, *_RUN, str(self._folder), "--run", str(file), *self._words],
                 cwd=directory,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join([str(_CODE), *paths])},
                 stdin=subprocess.DEVNULL,

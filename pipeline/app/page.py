@@ -17,10 +17,17 @@ from pipeline.app.photograph import GROUPS, Photograph
 from pipeline.app.server import MAX_UPLOAD
 from pipeline.datasets.vocabulary import as_names, build_vocabulary
 from pipeline.engine.registry import method_of
+from pipeline.errors import UserError, shown
 from pipeline.stages.config import CONFIG, compose, read_config
 
 _CLIP = "vit_b16"
 _NAMES = ("classes", "backgrounds")
+_NAMED_HERE = ("dataset", "dataset.root", *(f"dataset.{each}" for each in _NAMES))
+_TRIED = (
+    *("clip", "tags", "cams", "masks", "compat", "images", "runtime", "experiment", *_NAMES),
+    *("dataset.tag_names", "dataset.cam_names"),
+)
+"""Settings that change what is tried; those of a folder are also in the command of its run."""
 _TITLE = "Segmentation from names"
 _STYLE = """
 #scores table, #scores meter { width: 100% } #scores th, #scores caption { text-align: left }
@@ -47,6 +54,13 @@ def build_app(
         )
         app.get("/")(lambda: RedirectResponse("/report"))
         return app
+    for key, value in settings.items():
+        group = key.lstrip("+").partition(".")[0]
+        if key in _NAMED_HERE if folders else not (group in _TRIED or key in _TRIED):
+            raise UserError(
+                f"{shown(f'{key}={value}')} changes nothing on this page: leave it out; photographs"
+                " are given as FOLDER, names as classes=[…] and backgrounds=[…]"
+            )
     usual = {"clip": _CLIP, "classes": "[]"} | settings
     named = [f"dataset.{k}={v}" if k in _NAMES else f"{k}={v}" for k, v in usual.items()]
     # Whatever is wrong with the command line is said before the page opens.

@@ -6,6 +6,7 @@ questions.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -63,6 +64,10 @@ def find_origin(model: str | None, pretrained: str | None, checkpoint: Checkpoin
             what = f"clip.model={model}" if model else f"clip.checkpoint={checkpoint}"
             raise UserError(f"{what} has no weights called {pretrained}: give clip.pretrained=null")
         return OfRelease(release, checkpoint)
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", model or ""):
+        raise UserError(
+            f"clip.model={model} lacks hf: before its repository: give clip.model=hf:{model}"
+        )
     if isinstance(checkpoint, tuple):
         what = f"clip.model={model}" if model else "a CLIP without clip.model"
         raise UserError(f"clip.checkpoint names several files, but {what} has one: give its path")

@@ -62,6 +62,8 @@ def run(arguments: Sequence[str]) -> None:
         raise UserError("the app requires gradio: install the extra app, or run pip install gradio")
     if options.limit < 1:
         raise UserError(f"--limit {options.limit} leaves no photograph: give a larger number")
+    if settings and folders and Path(folders[0], CONFIG).is_file():
+        _check_allowed(Path(folders[0]), read_config(read_run(Path(folders[0]))[0]), settings)
     # Gradio reads these when it is imported.
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
     _remove_uploads_of_killed_apps()
@@ -106,27 +108,24 @@ def given_folder(word: str) -> str:
 def run_again(folder: Path, corrections: str, allowed: Mapping[str, str]) -> None:
     """Runs what an output directory records once more, with a file of corrections in it.
 
-    It runs in the working directory of the run. Settings that name code, a command or an address
-    are refused unless they are ``allowed``, since the file may be another person's.
+    The file is looked for from where one stands, then in the output directory. The run has the
+    working directory that it had. Settings that name code, a command or an address are refused
+    unless they are ``allowed``, since what is recorded may be another person's.
     """
     from pipeline.commands import compare
     from pipeline.commands.running import run_job
 
-    folder = folder.resolve()
+    folder, given = folder.resolve(), given_path(corrections, "--run").absolute()
+    file = given if given.is_file() else folder / corrections
     composed, directory, line = read_run(folder)
-    found = _naming_code(read_config(composed))
-    if refused := [f"{key}={value}" for key, value in found if allowed.get(key) != value]:
-        raise UserError(
-            f"{folder / CONFIG} has {' and '.join(map(shown, refused))}: give that to the app, too,"
-            " or run the command that the report shows"
-        )
+    _check_allowed(folder, read_config(composed), allowed)
     if Path(directory, composed.output_dir).resolve() != folder:
         raise UserError(f"{folder} was moved since it was written: use the command")
     if not directory.is_absolute():
         raise UserError(f"{folder / CONFIG} says of no folder that the run was started there")
     os.chdir(directory)
     composed.dataset.cache = str(folder / "ground_truth")  # nothing is written elsewhere
-    composed.dry_run, composed.tags.corrections = False, str(folder / corrections)
+    composed.dry_run, composed.tags.corrections = False, str(file)
     if composed.stage != "all" and "tags" not in composed.stage:
         composed.stage = ["tags", "cams", "masks", "report"]
     with FolderLock(own_folder(folder)):
@@ -135,6 +134,20 @@ def run_again(folder: Path, corrections: str, allowed: Mapping[str, str]) -> Non
             compare.run([str(folder), "--output", str(folder / "comparison.html")])
         except UserError as error:
             print(f"no comparison: {error}")
+
+
+def _check_allowed(folder: Path, config: Config, allowed: Mapping[str, str]) -> None:
+    found = dict(_naming_code(config))
+    if refused := [f"{key}={found[key]}" for key in found if allowed.get(key) != found[key]]:
+        raise UserError(
+            f"{folder / CONFIG} has {' and '.join(map(shown, refused))}: give that to the app, too,"
+            " or run the command that the report shows"
+        )
+    if useless := [f"{key}={value}" for key, value in allowed.items() if key not in found]:
+        raise UserError(
+            f"{shown(useless[0])} changes nothing, since the run has the settings in"
+            f" {folder / CONFIG}: leave it out, or run the command that the report shows"
+        )
 
 
 def _naming_code(config: Config) -> Iterator[tuple[str, str]]:

@@ -55,6 +55,9 @@ def test_further_words_are_names_of_the_same_class():
         (["--port", "99999"], "--port 99999 cannot be used"),
         (["--port", "TAKEN"], "cannot be used (Address already in use): give another, or none"),
         (["tests/app"], "tests/app contains no photographs: give another folder"),
+        (["dataset.root=tests"], "dataset.root=tests changes nothing on this page: leave it out"),
+        (["stage=all"], "stage=all changes nothing on this page"),
+        (["tests/app", "dataset.classes=[a]"], "dataset.classes=[a] changes nothing on this page"),
     ],
 )
 @pytest.mark.extras

@@ -257,6 +257,14 @@ def test_what_names_no_repository_is_refused(name):
         find_origin(name, None, None)
 
 
+def test_a_repository_without_its_prefix_is_told(run_tool):
+    for model in ("openai/clip", "me/my_pets.v2"):
+        with pytest.raises(UserError, match=f"lacks hf: .* give clip.model=hf:{model}$"):
+            find_origin(model, None, None)
+    done = run_tool("download.py", "clip=hugging_face", "clip.model=openai/clip", "--dry-run")
+    assert done.code == 2 and "give clip.model=hf:openai/clip" in done.errors
+
+
 def test_a_folder_of_the_home_is_found(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "clip").mkdir()

@@ -64,6 +64,30 @@ def test_the_recorded_run_is_computed_with_corrections(finished_run, run_again):
     assert f"dataset.root={recorded['dataset']['root']}" in recorded["run"]["command"]
 
 
+def test_the_file_lies_where_one_stands(finished_run, run_again, tmp_path):
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "corrections.1.csv").write_text("id,classes\r\na,cat\r\n", newline="")
+    os.chdir(here)  # the output directory has a file of this name, too
+    done = run_again(finished_run)
+    assert done.code == 0, done.errors
+    recorded = yaml.safe_load((finished_run / "config.yaml").read_text())
+    assert recorded["tags"]["corrections"] == str(here / "corrections.1.csv")
+
+
+@pytest.mark.parametrize("page", [False, True])
+def test_settings_that_do_nothing_are_refused(finished_run, run_again, run_tool, monkeypatch, page):
+    monkeypatch.setattr("pipeline.commands.app.find_spec", lambda name: name)  # of gradio
+    words = ["masks=par", "executor=processes"]
+    changed(finished_run, executor={"name": "processes"})
+    if page:
+        done = run_tool("app.py", finished_run, *words, "--no-browser")
+    else:
+        done = run_again(finished_run, *words)
+    assert done.code == 2 and "masks=par changes nothing" in done.errors
+    assert "leave it out" in done.errors and done.errors.count("\n") == 1
+
+
 def test_a_recorded_configuration_is_the_one_that_ran(finished_run):
     composed, directory, command = read_run(finished_run)
     config = read_config(composed)
