@@ -151,6 +151,8 @@ def to_image_error(
 
     ``formats`` are those that Pillow accepted, ``max_pixels`` the data set's limit if it applies.
     """
+    if isinstance(error, FileNotFoundError):
+        return ImageError("is not there: correct its path, or restore it")
     if isinstance(error, Image.DecompressionBombError):
         limit = f"dataset.max_pixels={max_pixels}" if max_pixels else 2 * Image.MAX_IMAGE_PIXELS
         return ImageError(f"has more than {limit} pixels: shrink it")

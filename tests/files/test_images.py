@@ -88,7 +88,7 @@ def test_what_is_not_an_image_is_refused_in_one_sentence(given, what):
 
 
 def test_what_cannot_be_decoded_is_a_user_error(tmp_path):
-    with pytest.raises(UserError, match="image .*none.png cannot be decoded"):
+    with pytest.raises(UserError, match=r"image .*none.png is not there: correct its path"):
         to_image(tmp_path / "none.png")
     path = tmp_path / "i.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)).save(path)
