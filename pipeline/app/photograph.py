@@ -32,7 +32,8 @@ def choices_of(group: str, chosen: str) -> list[tuple[str, str]]:
     What the command line has ``chosen`` may be a preset instead.
     """
     found = [m for m in methods(group) if m.stage is None or m.stage.takes_any_image]
-    names = sorted((method.label, method.name) for method in found if method.learns is None)
+    names = sorted((m.label or m.name, m.name) for m in found if m.learns is None)
+    names += [("argmax", "argmax")] * (group == "masks")  # a preset without the CRF
     return names if chosen in dict(names).values() else [*names, (chosen, chosen)]
 
 
@@ -131,7 +132,9 @@ def shown(found: Labelling, seconds: Sequence[float]) -> list[Any]:
         pictures = ((embed(each.picture, _QUALITY), escape(each.caption)) for each in tiles)
         items = (f'<li><img src="{picture}" alt="">{words}</li>' for picture, words in pictures)
         cams = f"<ul>{''.join(items)}</ul>"
-    if found.mask is not None:
+    if found.mask is not None and not (found.tags or found.mask.any()):
+        steps += "; no name was found: lower the minimum score, or write other names"
+    elif found.mask is not None:
         mask = overlay(image, found.mask, (BACKGROUND, *found.classes), found.palette)
     return [steps, score_bars(found), cams, mask]
 

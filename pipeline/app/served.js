@@ -22,13 +22,36 @@ function told(text) {
 const telling = (act) => async () => { try { await act(); } catch (error) { told(error.message); } };
 
 // The server keeps what is not saved, whatever its port. It knows by the version whether another window has changed it.
-let keeping = Promise.resolve();
+// What it has not accepted stays in this window, and is added to what another one has changed when the page is reloaded.
+let keeping = Promise.resolve(), accepted = new Map();
+const unsent = "corrections that the server has not accepted";
+
+function differences(now) {
+  const differs = (id) => JSON.stringify(accepted.get(id)) !== JSON.stringify(now.get(id));
+  return [...new Set([...accepted.keys(), ...now.keys()])].filter(differs)
+    .map((id) => (now.has(id) ? [id, now.get(id)] : [id]));
+}
+
+function takeUnsent() {
+  const { key, changes } = JSON.parse(sessionStorage.getItem(unsent)) ?? {};
+  if (key !== facts.key) return;
+  for (const [id, ...names] of changes) {
+    wanted.delete(id);
+    for (const [, each] of readKept(names.map((each) => [id, each]))) wanted.set(id, each);
+  }
+  remember(facts.key, [...wanted]);
+}
+
 window.remember = (name, value) => {
   if (name !== facts.key) return;
   savedFile = null;
   keeping = keeping.then(telling(async () => {
+    const changes = differences(new Map(value));
+    sessionStorage.setItem(unsent, JSON.stringify({ key: name, changes }));
     const kept = { key: name, wanted: value, version: served.version };
     served.version = (await ask("kept", JSON.stringify(kept))).version;
+    accepted = new Map(value);
+    sessionStorage.removeItem(unsent);
   }));
 };
 
@@ -86,6 +109,8 @@ byId("save").addEventListener("click", (event) => {
 for (const [id, names] of served.key === facts.key ? readKept(served.wanted) : []) {
   if (imageOfId.has(id)) wanted.set(id, names);
 }
+accepted = new Map(wanted);
+takeUnsent();
 [...imageOf.keys()].forEach(showTags);
 showChanges();
 update();

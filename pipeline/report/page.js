@@ -78,8 +78,8 @@ function update() {
 }
 
 function layOver() {
-  // Masks hide what one corrects tags by.
-  const plain = recall("plain photographs") ?? (wanted.size > 0 || sort.value.startsWith("doubt"));
+  // Masks hide what one corrects tags by, in the order of their doubts.
+  const plain = recall("plain photographs") ?? sort.value.startsWith("doubt");
   byId("plain").checked = plain;
   viewer.classList.toggle("plain", plain);
   layer.value = plain ? "" : overlay;

@@ -55,6 +55,20 @@ def segment(page: Page, image) -> None:
     expect(page.locator("#status")).to_contain_text("mask", timeout=WAIT)
 
 
+def test_a_photograph_without_a_tag_has_no_mask(start, visit, scenes):
+    page = visit(start("clip=demo", "tags.min_score=1", "classes=[disc,star]").address)
+    menu = page.get_by_label("Refiner")
+    menu.click()
+    offered = page.get_by_role("option").all_inner_texts()
+    names = {each.strip(" \n✓") for each in offered}
+    assert {"CRF", "PAMR", "argmax", "dense", "regions"} <= names and "" not in names
+    page.get_by_role("option", name="argmax").click()
+    segment(page, scenes / "1.png")
+    expect(page.locator("#status")).to_contain_text("no name was found", timeout=WAIT)
+    expect(page.locator("#scores tr.tag")).to_have_count(0)
+    expect(page.get_by_label("Mask").locator("img")).to_have_count(0)
+
+
 def test_names_are_tried_on_a_photograph(start, visit, scenes):
     given = f"classes=[{NAMES.replace(chr(10), ',')}]"
     page = visit(start("clip=demo", "masks=crf_confident", given).address, viewport=DESK)
@@ -139,6 +153,32 @@ def finished_run(run_stage, scenes, tmp_path):
     )
     assert done.code == 0, done.errors
     return tmp_path / "out"
+
+
+def test_two_windows_lose_no_correction(start, visit, finished_run):
+    first = visit(start(finished_run).address, viewport=DESK)
+    later = first.context.new_page()
+    later.goto(first.url)
+
+    def mark(page: Page, image: str) -> None:
+        page.locator(".card", has_text=image).locator("button.seen").click()
+
+    mark(first, "1")
+    mark(first, "2")
+    first.wait_for_load_state("networkidle")
+    for image in ("3", "4", "1"):
+        mark(later, image)
+    expect(later.get_by_text("reload this page")).to_be_visible()
+    mark(later, "1")  # as it was, as far as this window knows
+    count = later.locator("#changes-count")
+    expect(count).to_have_text("2 images looked at and right")
+    later.wait_for_load_state("networkidle")
+    later.reload()
+    expect(count).to_have_text("4 images looked at and right")
+    later.wait_for_load_state("networkidle")
+    assert later.evaluate("sessionStorage.length") == 0, "the server has it"
+    first.reload()
+    expect(first.locator("#changes-count")).to_have_text("4 images looked at and right")
 
 
 @pytest.mark.parametrize(("viewport", "scheme"), [(DESK, "light"), (PHONE, "dark")])

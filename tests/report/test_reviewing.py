@@ -77,7 +77,7 @@ def test_a_slash_shows_the_box_and_the_first_images(open_run):  # noqa: F811
         page.locator("h1").click()
 
 
-def test_whoever_corrects_sees_the_photograph(open_run):  # noqa: F811
+def test_a_correction_leaves_the_overlay_as_a_person_chose_it(open_run):  # noqa: F811
     page = open_run()
     over = page.locator(".card .open .over").first
     expect(over).to_be_visible()
@@ -85,8 +85,13 @@ def test_whoever_corrects_sees_the_photograph(open_run):  # noqa: F811
     panels = page.locator("#viewer figure:visible")
     assert panels.count() > 5
     page.keyboard.press("1")
-    assert panels.count() > 5, "it changes nothing under the hands"
     page.keyboard.press("ArrowRight")
+    assert panels.count() > 5
+    expect(page.locator("#changes-count")).to_have_text("1 change in 1 image")
+    page.get_by_role("button", name="Close").click()
+    expect(over).to_be_visible()
+    page.get_by_role("button", name="fig 1", exact=False).first.click()
+    page.get_by_label("Photograph alone").check()
     expect(panels).to_have_count(1)
     expect(panels).to_have_attribute("data-layer", "photograph")
     page.get_by_role("button", name="Close").click()
@@ -96,6 +101,7 @@ def test_whoever_corrects_sees_the_photograph(open_run):  # noqa: F811
     assert panels.count() > 5
     page.get_by_role("button", name="Close").click()
     expect(over).to_be_visible()
+    page.wait_for_function("location.hash === '#gallery'")  # or it opens the image again
     page.reload()
     expect(page.locator("#changes")).to_be_visible()
     expect(over).to_be_visible()
