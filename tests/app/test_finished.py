@@ -14,6 +14,7 @@ import pytest
 from pipeline.errors import UserError
 from pipeline.files.atomic import write_atomically
 from pipeline.files.lock import FolderLock
+from tests import REPOSITORY
 from tests.extras import library
 
 pytestmark = pytest.mark.extras
@@ -37,9 +38,9 @@ def new_client(out):
 
     from pipeline.app.finished import Finished
 
-    def make(folder=out):
+    def make(folder=out, words=()):
         app = FastAPI()
-        app.include_router(Finished(folder, []).routes)
+        app.include_router(Finished(folder, words).routes)
         return TestClient(app, raise_server_exceptions=False)
 
     return make
@@ -238,6 +239,23 @@ def test_a_foreign_folder_names_no_code_and_no_file(client, out, tmp_path, monke
     assert client.get("/report/state").json()["line"] == ""
     assert not (tmp_path / "pwned").exists()
     assert (tmp_path / "letter.txt").read_text() == "dear"
+
+
+@pytest.mark.parametrize("words", [[], ["plugins=[mine]"]])
+def test_only_plugins_that_are_named_may_lie_where_the_run_was_started(
+    words, new_client, out, tmp_path, monkeypatch
+):
+    (out / "corrections.1.csv").write_text(CSV)
+    inside, outside = str(REPOSITORY / "mine"), str(tmp_path)  # it was started in the repository
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([inside, "", outside]))
+    started = []
+    monkeypatch.setattr(
+        "pipeline.app.finished.subprocess.Popen", lambda *_, **options: started.append(options)
+    )
+    new_client(words=words).post("/report/run", content="corrections.1.csv")
+    [options] = started
+    found = options["env"]["PYTHONPATH"].split(os.pathsep)
+    assert found == [str(REPOSITORY), *[inside] * bool(words), outside]
 
 
 @pytest.mark.parametrize("by", ["its own app", "a later app"])
