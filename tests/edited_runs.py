@@ -128,7 +128,7 @@ class Workspace:
         for name in ("labels", "line"):
             known = {i: getattr(image, name) for i, image in images.items()}
             known = {i: classes for i, classes in known.items() if classes is not None}
-            (self.folder / f"{name}.txt").write_text(format_class_list(known))
+            (root / f"{name}.txt").write_text(format_class_list(known))
 
     def open(self, options: Options, out: str = "out") -> pipeline.Pipeline:
         """Returns the stages of a run."""
@@ -138,7 +138,7 @@ class Workspace:
         dataset.root, dataset.cache = str(folder / "VOC2012"), str(folder / out / "ground_truth")
         dataset.split, dataset.limit = options.split, options.limit
         dataset.ignore_background = options.ignore_background
-        dataset.labels = str(folder / "labels.txt") if options.labelled else None
+        dataset.labels = f"{dataset.root}/labels.txt" if options.labelled else None
         if options.tags == "colour":
             config.tags.alpha = options.alpha
         config.tags.absent_as_zero = options.absent_as_zero
@@ -155,7 +155,7 @@ class Workspace:
     def run(self, options: Options, *stages: str, out: str = "out") -> str:
         """Runs stages; returns why a user has to do something, or ""."""
         try:
-            with chdir(self.folder):  # keys hold the path of the list of tags
+            with chdir(self.folder):  # tags.path is relative
                 for _ in self.open(options, out).run(stages):
                     pass
         except UserError as error:
@@ -281,7 +281,7 @@ def _composed(tags: str) -> Config:
     given = [
         *("dataset=voc2012", "dataset.root=/", f"dataset.classes=[{','.join(CLASSES)}]"),
         *("dataset.cam_names=null", "dataset.backgrounds=[]"),
-        *(f"tags={tags}", *["tags.path=line.txt"] * (tags == "file")),
+        *(f"tags={tags}", *["tags.path=VOC2012/line.txt"] * (tags == "file")),
         *("cams=channel", "masks=argmax", "segmenter=demo", "segmenter.ceiling=false"),
         *("segmenter.validation_interval=null", "segmenter.precision=fp32"),
         "segmenter.test={scales: [1.0], flip: false, crf: null}",
