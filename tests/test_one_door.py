@@ -31,7 +31,8 @@ PRESETS = (
     ["experiment=piaa_voc2007_sc_clip"],
 )
 
-WRITTEN = ("code", "method_source")  # the settings of a key that say where a method lies
+# The settings of a key that depend on where a method lies; those of a plug-in hold its prompts.
+WRITTEN = ("code", "method_source", "templates")
 
 COMPOSE = """
 import json, sys

@@ -39,6 +39,7 @@ def describe(stage: Stage, config: Configuration) -> dict[str, str]:
     data += ["background ignored"] * dataset.ignore_background
     lists = {"images": dataset.image_list, "labels": dataset.labels, "masks": dataset.masks}
     data += [f"{what} of {Path(path).name}" for what, path in lists.items() if path is not None]
+    given = ", ".join(each.note for each in stage.chain if each.note)
     uses_clip = any(isinstance(each, MethodStage) and each.method.uses_clip for each in stage.chain)
     chosen = dict.fromkeys(groups(), "")
     for each in reversed(stage.chain):
@@ -56,11 +57,11 @@ def describe(stage: Stage, config: Configuration) -> dict[str, str]:
         "experiment": config.experiment_name or "",
         "dataset": dataset.name,
         "data": ", ".join(data),
-        "given": ", ".join(each.note for each in stage.chain if each.note),
         "clip": config.clip.name if uses_clip else "",
         "pretrained": (config.clip.pretrained or "") if uses_clip else "",
         **chosen,
         **labels,
+        **({"given": given} if given else {}),
         "compat": _describe_quirks(config.compat, stage.kind),
         "precision": config.runtime.precision,
         "segmenter": config.segmenter.name,

@@ -338,7 +338,7 @@ def test_nothing_but_sentences_leaves_whatever_a_file_holds(form, count, tmp_pat
             used += 1
         except (UserError, ImageError) as error:
             assert str(error).isprintable() and len(str(error)) < 900
-    assert count / 10 < used < count
+    assert count / 15 < used < count
 
 
 def test_a_pipe_in_place_of_a_mask_is_not_waited_for(tmp_path):

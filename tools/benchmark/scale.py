@@ -17,6 +17,7 @@ from rich.filesize import decimal
 from pipeline.cams.cams import encode_cams
 from pipeline.datasets.vocabulary import voc_palette
 from pipeline.engine.folder import ENTRIES
+from pipeline.engine.result_folder import holds
 from pipeline.engine.sample import Sample
 from pipeline.engine.stage import Item
 from pipeline.engine.store import Store
@@ -111,7 +112,7 @@ def _measure_store(root: Path, cams_file: bytes, mask: bytes) -> dict[str, float
             tags.write(sample.id, "0" * 16, {}, tags=[0, 14], scores=scores)
             masks.write(sample.id, "0" * 33, {f"{sample.id}.png": mask})
         rate("written", lambda s: cams.write(s.id, "0" * 33, {f"{s.id}.npz": cams_file}))
-        rate("checked", lambda s: cams.is_intact(s.id))
+        rate("checked", lambda s: holds(cams.path, cams.entries[s.id]))
     lines = [folder.path / ENTRIES for folder in folders]
     journals = [*lines, store.root / fingerprints.FILE]
     found["lines"] = sum(path.stat().st_size for path in journals) / _IMAGES
