@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -46,8 +47,10 @@ def browser() -> Iterator[Browser]:
         # The browser's driver waits for the end of its input, which a process that loads images
         # for a training inherits if it was forked while the browser was open.
         for process in multiprocessing.active_children():
-            with suppress(RuntimeError):  # torch's handler of dead workers raises it, perhaps here
-                process.kill()
+            with suppress(
+                RuntimeError, ProcessLookupError
+            ):  # torch's handler of dead workers raises it, perhaps here
+                os.kill(process.pid, signal.SIGKILL)  # joblib's processes have no kill()
                 process.join()
 
 
