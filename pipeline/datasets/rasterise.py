@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, UnidentifiedImageError
 
 FIGURES = ("polygon", "oriented_rectangle", "rectangle", "circle")
 """The types of labelme's shapes that have an area, without masks."""
@@ -100,7 +100,7 @@ def _unpacked(text: str) -> list[int]:
 
 def _placed(data: str, corner: Sequence[float] | None, height: int, width: int) -> np.ndarray:
     left, top = (round(place) for place in corner or (0, 0))
-    with Image.open(io.BytesIO(base64.b64decode(data)), formats=["PNG"]) as image:
+    with _decoded(data) as image:
         if not (0 <= top <= height - image.height and 0 <= left <= width - image.width):
             raise ValueError("a mask that leaves the image")
         if corner is None and image.size != (width, height):
@@ -109,6 +109,13 @@ def _placed(data: str, corner: Sequence[float] | None, height: int, width: int) 
         # Label Studio's masks are transparent where there is nothing.
         values = image.getchannel("A") if "A" in image.getbands() else image.convert("L")
         return np.pad(np.asarray(values) > 0, margins)
+
+
+def _decoded(data: str) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(base64.b64decode(data)), formats=["PNG"])
+    except UnidentifiedImageError:
+        raise ValueError("a mask that is not a PNG") from None
 
 
 def _brush_strokes(data: Sequence[int], pixels: int) -> np.ndarray:

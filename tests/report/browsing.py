@@ -47,9 +47,8 @@ def browser() -> Iterator[Browser]:
         # The browser's driver waits for the end of its input, which a process that loads images
         # for a training inherits if it was forked while the browser was open.
         for process in multiprocessing.active_children():
-            with suppress(
-                RuntimeError, ProcessLookupError
-            ):  # torch's handler of dead workers raises it, perhaps here
+            # Torch's handler of dead workers may raise a RuntimeError here.
+            with suppress(RuntimeError, ProcessLookupError):
                 os.kill(process.pid, signal.SIGKILL)  # joblib's processes have no kill()
                 process.join()
 
