@@ -173,7 +173,10 @@ def test_a_brush_that_ends_early_is_named(tmp_path):
         (b"", "JSONDecodeError"),
         (b'{"shapes": 5}', "TypeError"),
         (json.dumps(labelme({"label": "cat", "points": [[1, 2]]})).encode(), ""),
-        (json.dumps(labelme(labelme_mask("cat", CAT) | {"mask": "no PNG"})).encode(), "not a PNG"),
+        (
+            json.dumps(labelme(labelme_mask("cat", CAT) | {"mask": "bm8gUE5H"})).encode(),
+            "not a PNG",
+        ),
         (json.dumps(labelme(labelme_mask("cat", CAT) | {"mask": BOMB})).encode(), "is damaged"),
         (
             json.dumps(labelme(labelme_mask("cat", CAT) | {"points": [[9, 9]]})).encode(),
