@@ -117,7 +117,7 @@ def test_an_entry_that_becomes_unusable_takes_its_mask_along(run, tmp_path):
     path = write_json(tmp_path / "given.json", content)
     assert computed(run(path)) == 5
     content["images"].append(content["images"][0] | {"id": 999})
-    content["annotations"].append({"image_id": content["images"][1]["id"], "category_id": 99})
+    content["annotations"].append(content["annotations"][1] | {"score": 2})
     write_json(path, content)
     finished = run(path, "runtime.max_failures=2")
     assert computed(finished) == 0 and masks(tmp_path).keys() == {*NAMES[2:]}
@@ -132,7 +132,7 @@ def test_ground_truth_that_becomes_unusable_marks_what_was_measured_on_it(run, t
     said = "measured before its ground truth changed: run stage=evaluate"
     assert said not in run(path, given, stage=stages).output
     content = data_set()
-    content["images"].append(content["images"][0] | {"id": 999})
+    content["annotations"].append(content["annotations"][0] | {"score": 2})
     write_json(truth, content)
     assert run(path, given, stage="report").code == 0
     assert said in (tmp_path / "out" / "report.html").read_text()
