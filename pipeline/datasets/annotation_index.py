@@ -24,6 +24,7 @@ from pipeline.datasets.instances import (
     newest_annotation,
     stated_size,
 )
+from pipeline.engine.progress import track
 from pipeline.errors import UserError, shown
 from pipeline.files.fingerprints import fingerprint
 from pipeline.files.text import load_json
@@ -173,7 +174,8 @@ def _read_file(path: Path) -> AnnotationIndex:
 
 def _load(path: Path) -> Any:  # noqa: ANN401
     try:
-        return load_json(path, _MAX_BYTES)
+        with track(f"read {path.name}", 1):  # COCO's largest file takes ten seconds
+            return load_json(path, _MAX_BYTES)
     except OSError as error:
         raise UserError(f"{shown(path)} cannot be read ({error.strerror}): {_REMEDY}") from error
     except (ValueError, RecursionError) as error:
