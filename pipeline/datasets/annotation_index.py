@@ -33,7 +33,7 @@ COCO, LABEL_STUDIO, LABELME = "coco", "label_studio", "labelme"
 
 _MAX_BYTES = 10**9  # of a file, which takes several times as much memory
 _LOOKED_AT = 10  # JSON files in a folder, to know whether they are labelme's
-_REMEDY = "export it again, or give another file"
+_REMEDY = "correct the file, or give another"
 _IMAGES = "images.json"
 
 SizeAndInstances = tuple[list[int] | None, list[Instance]]
@@ -105,7 +105,7 @@ class AnnotationIndex:
             shapes = marshal.dumps([each[1:] for each in row.instances], 2)
             row.entry = fingerprint(shapes, [each.name for each in row.instances], row.size)
         except Exception as error:
-            row = Row(problem=f"has an entry of it that is not {self.form}'s ({_reason(error)})")
+            row = Row(problem=f"has an entry of it that cannot be read ({_reason(error)})")
             remarks = []
         for remark in remarks:
             self.remark(remark, f"image {shown(name)}")

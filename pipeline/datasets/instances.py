@@ -19,6 +19,7 @@ BOX = ("box",)
 _CHOICES, _LABELS, _KEYPOINT = "choices", "labels", "keypoint"  # of Label Studio's types
 # Label Studio's results about images and regions, which are neither regions nor classes.
 _ABOUT = ("datetime", "number", "pairwise", "ranker", "rating", "relation", "taxonomy", "textarea")
+_PLACES = {"x", "points", "rle", "imageDataURL"}  # of a region: one of these
 _UPLOAD = re.compile(r"^(.*/)?upload/(.*/)?[0-9a-f]{8}-(?=[^/]+$)")  # what Label Studio adds
 _ADDRESS = re.compile(r"\w+://|/data/")  # else a path, in which # and ? mean nothing
 _WITHOUT_AREA = ("point", "points", "line", "linestrip")
@@ -48,13 +49,12 @@ class Instance(NamedTuple):
     @property
     def remarks(self) -> Iterator[str]:
         """What the user should know about it; damaged shapes raise nearly anything."""
-        shape = self.shape
         if self.is_crowd:
             yield "crowds (iscrowd), whose pixels are ignored"
-        if isinstance(shape, list) and min(map(len, shape), default=0) < MIN_COORDINATES:
+        if isinstance(self.shape, list) and min(map(len, self.shape), default=0) < MIN_COORDINATES:
             yield "shapes that cover nothing, such as polygons of two corners"
-        if isinstance(shape, tuple) and shape != BOX:
-            yield f"regions of the type {shown(*shape)}, which cannot be drawn"
+        if isinstance(self.shape, tuple) and self.shape != BOX:
+            yield f"regions of the type {shown(*self.shape)}, which cannot be drawn"
 
 
 def draw(
@@ -133,17 +133,24 @@ def label_studio_instances(task: Mapping[str, Any]) -> list[Instance]:
     labels = {r.get("id"): r["value"][_LABELS] for r in results if r["type"] == _LABELS}
     regions = {r.get("id") for r in results if r["type"] != _LABELS}
     for result in results:
-        kind, value = result["type"], {**(result.get("value") or {})}
+        kind, value = result["type"], result.get("value")
+        value = value if isinstance(value, Mapping) else {}
         if kind in _ABOUT or kind.startswith(_KEYPOINT) or "start" in value:  # of text or audio
             continue
         if kind == _LABELS and result.get("id") in regions:
+            continue
+        names = value.get(kind) or labels.get(result.get("id"), [])
+        names, score = [names] if isinstance(names, str) else names, result.get("score")
+        if kind != _CHOICES and _PLACES.isdisjoint(value):
+            names = names if names and isinstance(names, list) else [kind]
+            found += [Instance(name, checked_score(score), False, (kind,)) for name in names]
             continue
         if result.get("image_rotation"):
             raise ValueError("a rotated image")
         images.add(result.get("to_name"))
         if len(images) > 1:
             raise ValueError("results of two images")
-        shape: Any = None if kind == _CHOICES else BOX if "x" in value else (kind,)
+        shape: Any = None if kind == _CHOICES else BOX
         if "rle" in value:
             shape = {"rle": value["rle"]}
         elif "imageDataURL" in value:
@@ -151,12 +158,9 @@ def label_studio_instances(task: Mapping[str, Any]) -> list[Instance]:
         elif "points" in value:
             sides = np.array([result["original_width"], result["original_height"]])
             shape = [(np.array(value["points"], np.float64) * sides / 100).ravel().tolist()]
-        names = value.get(kind) or labels.get(result.get("id"), [])
         if not names and kind != _CHOICES:
             raise ValueError(f"a {kind} without a label")
-        names = [names] if isinstance(names, str) else names
-        score = checked_score(result.get("score"))
-        found += [Instance(name, score, False, shape) for name in names]
+        found += [Instance(name, checked_score(score), False, shape) for name in names]
     return found
 
 
@@ -180,17 +184,19 @@ def label_studio_image(task: Mapping[str, Any]) -> str:
     named = [path for path in paths if path.lower().endswith(SUFFIXES)]
     if len({path.rpartition("/")[2] for path in named}) > 1:
         raise ValueError("two images")
-    name = image_name(_UPLOAD.sub("", [*named, *paths][0]))
+    name = image_name([*named, *paths][0])
     own = task["data"].get("id")  # which tools/export.py writes
     return own if isinstance(own, str) and f"/{name}".endswith(f"/{own}") else name
 
 
 def _path(address: str) -> str:
     if not _ADDRESS.match(address):
-        return address
+        return _UPLOAD.sub("", address)
     parts = urlsplit(address)
     local = parse_qs(parts.query).get("d")  # of files that Label Studio serves from a folder
-    return local[0] if local else unquote(parts.path)
+    path = local[0] if local else unquote(parts.path)
+    is_stored = bool(local) or parts.scheme not in ("", "http", "https")  # where it adds nothing
+    return path if is_stored else _UPLOAD.sub("", path)
 
 
 def image_name(path: str, known: Collection[str] = ()) -> str:

@@ -106,8 +106,9 @@ def _placed(data: str, corner: Sequence[float] | None, height: int, width: int) 
         if corner is None and image.size != (width, height):
             raise ValueError("a mask of another size")
         margins = (top, height - top - image.height), (left, width - left - image.width)
-        # Label Studio's masks are transparent where there is nothing.
-        values = image.getchannel("A") if "A" in image.getbands() else image.convert("L")
+        # Label Studio's masks, of whole images, are transparent where there is nothing.
+        is_clear = corner is None and image.has_transparency_data
+        values = image.convert("LA").getchannel("A") if is_clear else image.convert("L")
         return np.pad(np.asarray(values) > 0, margins)
 
 

@@ -64,6 +64,7 @@ class Result:
         self._known = {} if known is None else known
         self._known[path] = self
         self._changes: dict[str, Result | None] = {}
+        self._intact: dict[str, bool] = {}
 
     @cached_property
     def manifest(self) -> Mapping[str, Any]:
@@ -145,7 +146,9 @@ class Result:
 
     def is_intact(self, image_id: str) -> bool:
         """Tells whether an image's files are those that were written."""
-        return holds(self.path, self.entries.get(image_id, {}))
+        if image_id not in self._intact:
+            self._intact[image_id] = holds(self.path, self.entries.get(image_id, {}))
+        return self._intact[image_id]
 
     def describe_change(self, ids: Iterable[str]) -> str:
         """Returns whose files were edited, or what changed first, and the command for it; or ""."""
@@ -153,8 +156,8 @@ class Result:
         if edited := [image_id for image_id in ids if not self.is_intact(image_id)]:
             more = f" and {len(edited) - 1} more" if len(edited) > 1 else ""
             return (
-                f"{self.name} for split {self.split} hold files that were edited, damaged or"
-                f" removed after they were written, of image {shown(edited[0])}{more}: run"
+                f"{self.name} for split {self.split} are not as they were written for image"
+                f" {shown(edited[0])}{more} (edited, damaged or removed): run"
                 f" stage={self.command} again"
             )
         changes = Counter(filter(None, map(self.first_change, ids)))

@@ -49,12 +49,14 @@ def write_submission(
     if len(set(ids)) < len(ids):
         repeated = next(image_id for image_id in ids if ids.count(image_id) > 1)
         raise UserError(f"the list names {repeated} twice: keep one of each")
-    stored = Artefact(predictions).entries if (predictions / ENTRIES).is_file() else ids
+    artefact = Artefact(predictions) if (predictions / ENTRIES).is_file() else None
     export = Export()
 
     def read(image_id: str) -> bytes:
-        if image_id not in stored:
-            raise ImageError("its mask is missing")
+        if artefact is not None:
+            if image_id not in artefact.entries:
+                raise ImageError("its mask is missing")
+            artefact.refuse_changed(image_id)
         labels = read_labels(predictions / f"{image_id}.png")
         if (highest := labels.max()) > _NUM_CLASSES:
             raise ImageError(f"holds label {highest}, which is not 0 to {_NUM_CLASSES}")

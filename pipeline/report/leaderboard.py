@@ -32,8 +32,8 @@ _DENSE_NOTE = "label maps with the image size, templates and windows of their au
 
 
 _LEFT_OUT_NOTE = (
-    "{} measured before others of the same key are left out, although their results differ, such as"
-    " those of files of one name: give the files, or their folders, other names."
+    "Left out are {} for which a later one has the same key and other results, such as that of"
+    " another file of the same name: give the files, or their folders, other names.\n"
 )
 
 

@@ -163,7 +163,7 @@ class Training(OfSplit):
             if is_intact(folder.path / checkpoint):
                 what = "best checkpoint"
                 if self._is_chosen_otherwise(folder):
-                    wrong = "was chosen by another interval, on another split or ground truth"
+                    wrong = "was not chosen by this interval on this split and ground truth"
             raise UserError(
                 f"{what} in {folder.path} {wrong}: run stage=train with the same settings, which"
                 " makes it again"
@@ -194,7 +194,8 @@ class Training(OfSplit):
         if writes:
             is_other = self._is_chosen_otherwise(folder)
             if self._lacks_best(folder) and (is_other or "checkpoint" in folder.manifest()):
-                checkpoints.forget(folder.path)  # its training was not measured, or otherwise
+                tell("note: trained anew: this validation did not choose the best checkpoint")
+                checkpoints.forget(folder.path)
             if is_other:  # what two chose in turn is the choice of neither
                 chosen_by = {} if checkpoints.checkpoints_in(folder.path) else self.chosen_by
                 write_atomically(folder.path / CHOSEN_BY, canonical_json(chosen_by))

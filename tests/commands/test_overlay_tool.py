@@ -114,7 +114,7 @@ def test_what_cannot_be_drawn_is_named_and_the_others_are_done(draw, material, t
     finished = draw(material.folders["masks"].path)
     assert finished.code == 2
     for image_id in "01":
-        assert f"left out: {image_id}: masks for split val hold files that" in finished.errors
+        assert f"left out: {image_id}: masks for split val are not as they were" in finished.errors
     assert "left out: 2: no image " in finished.errors
     assert "error: 3 of 4 images could not be drawn" in finished.errors
     assert finished.output.startswith("1 overlay in")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import pickle
 
@@ -160,6 +162,12 @@ def test_shapes_of_labelme(tmp_path):
     rows, columns = np.mgrid[: SIZE[0], : SIZE[1]]
     circle = np.hypot(rows - 6, columns - 8) < 4.5
     assert (drawn("circle", [[8, 6], [8, 10]]) != circle).mean() < 0.05
+    picture = np.uint8(np.stack([CAT] * 3 + [np.ones(SIZE)], -1) * 255)  # opaque all over
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG")
+    data = base64.b64encode(buffer.getvalue()).decode()
+    write(path, labelme({"label": "cat", "shape_type": "mask", "points": [[0, 0]], "mask": data}))
+    np.testing.assert_array_equal(opened(tmp_path).find("a").labels(SIZE), CAT)
     assert not drawn("linestrip", [[1, 1], [9, 9]]).any() and not drawn("point", [[1, 1]]).any()
     with pytest.raises(ImageError, match="a.json has an entry of it .* type cloud"):
         drawn("cloud", [[1, 1], [9, 9]])

@@ -178,6 +178,7 @@ def test_a_brush_that_ends_early_is_named(tmp_path):
             "not a PNG",
         ),
         (json.dumps(labelme(labelme_mask("cat", CAT) | {"mask": BOMB})).encode(), "is damaged"),
+        (b'{"shapes": [{"label": "cat", "shape_type": "mask"}]}', "that cannot be read (KeyError"),
         (
             json.dumps(labelme(labelme_mask("cat", CAT) | {"points": [[9, 9]]})).encode(),
             "a mask that leaves the image",

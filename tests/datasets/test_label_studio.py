@@ -75,11 +75,18 @@ def bitmask(name, pixels, **more) -> dict:
 
 def test_regions_that_cannot_be_drawn_are_tags_counted_and_no_background(tmp_path):
     vector = {"type": "vectorlabels", "value": {"vertices": [], "vectorlabels": ["dog"]}}
-    span = {"type": "labels", "to_name": "text", "value": {"start": 0, "labels": ["dog"]}}
+    span = {
+        "type": "labels",
+        "id": "s",
+        "to_name": "text",
+        "value": {"start": 0, "labels": ["dog"]},
+    }
     remark = stroke("cat", CAT) | {"type": "textarea"}
+    # Nothing of these leaves out what can be drawn beside them.
+    unlabelled = {"type": "vector", "value": [], "to_name": "film"}
     tasks = [
         task("a.jpg", vector),
-        task("b.jpg", vector, stroke("cat", CAT), remark, span),
+        task("b.jpg", vector, stroke("cat", CAT), remark, span, unlabelled),
         task("c.jpg", bitmask("cat", CAT)),
         task("e.jpg", bitmask("cat", CAT[1:])),
     ]
@@ -93,7 +100,10 @@ def test_regions_that_cannot_be_drawn_are_tags_counted_and_no_background(tmp_pat
         found.find("e").labels(SIZE)
     first = "tasks.json has 2 regions of the type vectorlabels, which cannot be drawn, the first at"
     left_out = "tasks.json has no mask for 1 of its images, the first a (only regions that"
-    assert [*map(str.startswith, found.notes, (first, left_out))] == [True, True]
+    second = "tasks.json has 1 regions of the type vector, which cannot be drawn, the first at"
+    said = first, second, left_out
+    assert [*map(str.startswith, found.notes, said)] == [True, True, True]
+    assert found.notes[3].endswith("names that are not classes: vector (1)")
     assert opened(path, holds_tags=True).find("a").scores == {1: 1.0}
     assert opened(path, holds_tags=True).find("b").scores == {0: 1.0, 1: 1.0}
 
@@ -142,13 +152,19 @@ def test_images_of_label_studio_are_found_below_any_folder_if_that_is_clear(tmp_
         ("/data/upload/3/1a2b3c4d-IMG-20231201-WA0001.jpg", "IMG-20231201-WA0001"),
         ("/data/upload/3/IMG-20231201-WA0001.jpg", "/data/upload/3/IMG-20231201-WA0001"),
         ("upload/1a2b3c4d-a.jpg", "a"),
+        ("http://host:8080/data/upload/3/1a2b3c4d-a.jpg", "a"),
+        ("/data/local-files/?d=p/upload/20231201-a.jpg", "p/upload/20231201-a"),
+        ("s3://bucket/upload/20231201-a.jpg", "/upload/20231201-a"),
         ("myupload/1a2b3c4d-a.jpg", "myupload/1a2b3c4d-a"),
         ("upload/20231201-trip/a.jpg", "upload/20231201-trip/a"),
         ("1a2b3c4d-a.jpg", "1a2b3c4d-a"),
     ],
 )
 def test_the_prefix_of_an_upload_is_removed_once_and_nowhere_else(address, name):
-    assert label_studio_image(task(address)) == name
+    found = task(address)
+    assert label_studio_image(found) == name
+    found["data"]["id"] = name.lstrip("/")
+    assert label_studio_image(found) == name.lstrip("/")
 
 
 def test_the_newest_instant_counts_whatever_its_time_zone(tmp_path):

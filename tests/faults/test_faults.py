@@ -87,8 +87,8 @@ def test_damage_is_noticed_by_the_stage_that_reads_it(nursery, options, copy, tr
         whole = path.read_bytes()
         path.write_bytes((path.parent / f"n04{suffix}").read_bytes())  # whole, but of another image
         output = nursery.run(*options, f"stage={reader}", f"output_dir={copy}", code=2)
-        assert f"{stage} for split all hold files that were edited" in output
-        assert "of image n03: run" in output
+        assert f"{stage} for split all are not as they were written" in output
+        assert "for image n03 (edited" in output
         path.write_bytes(whole)
     trial("fault", "a file exchanged for another image's", "one sentence of the stage after it", 2)
 

@@ -161,7 +161,7 @@ def test_files_of_one_name_in_several_folders_are_rows_of_the_leaderboard(run, r
     path = write_json(tmp_path / "other" / "sam3" / "masks.json", changed)
     assert run(path, truth, f"output_dir={tmp_path / 'second'}", stage="[masks,evaluate]").code == 0
     rows = run_tool("make_tables.py", tmp_path / "out", tmp_path / "second", "--leaderboard").output
-    assert "1 result measured before others of the same key are left out" in rows
+    assert "Left out are 1 result for which" in rows
 
 
 def test_the_forms_of_a_folder_cost_one_image_each_as_well(run, photographs, tmp_path):

@@ -325,7 +325,7 @@ def test_a_best_checkpoint_that_something_else_chose_is_not_taken(pairs, tmp_pat
     assert best() == ["best_mIoU_iter_2.pth"] and stage("best", 2).is_complete(folder)
     other = stage("best", 4)
     assert stage("last", 4).is_complete(folder) and not other.is_complete(folder)
-    with pytest.raises(UserError, match="best checkpoint in .* chosen by another .* stage=train"):
+    with pytest.raises(UserError, match="best checkpoint in .* not chosen by this .* stage=train"):
         other.refuse_missing(folder, other)
     run_stage_in(other, tmp_path / "out")
     assert best() == ["best_mIoU_iter_4.pth"] and other.is_complete(folder)

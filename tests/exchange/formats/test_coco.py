@@ -118,7 +118,9 @@ def test_what_cannot_be_exported_is_named(export, run_tool, masks, images, tmp_p
     finished = export("coco", masks, target, images)
     assert finished.code == 2 and "1 masks written" in finished.output
     assert f"left out: a: no image {images / 'a'}" in finished.errors
-    assert "left out: b/c d: " in finished.errors and "were edited, damaged" in finished.errors
+    assert (
+        "left out: b/c d: " in finished.errors and "are not as they were written" in finished.errors
+    )
     assert "error: 2 of 3 images could not be exported" in finished.errors
     assert [i["file_name"] for i in json.loads(target.read_text())["images"]] == ["e.jpg"]
 
