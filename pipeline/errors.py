@@ -104,9 +104,10 @@ def nearest(wrong: str, known: Sequence[str], own: Sequence[str] = ()) -> str:
     group, _, last = wrong.rpartition(".")
     inside = {name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == group}
     if group and inside:
-        near, every = closest(last, inside), ", ".join(own or inside.values())
+        found = [*map(inside.get, closest(last, inside)), *({last} & {*known})]
+        every = ", ".join(own or inside.values())
         all_of_them = f"choose from {every}; " if len(every) < 4 * _MAX_SHOWN else ""
-        return f"did you mean {inside[near[0]]}? " if near else all_of_them
+        return f"did you mean {found[0]}? " if found else all_of_them
     elsewhere = [name for name in known if name.rpartition(".")[2] == last]
     return f"did you mean {elsewhere[0]}? " if elsewhere else did_you_mean(wrong, known)
 

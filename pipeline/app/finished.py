@@ -73,7 +73,7 @@ class Finished:
         """Takes the folder, and the settings of the app's own command line."""
         self._folder, self._words = folder.resolve(), words  # by which a later app finds a run
         self._own = own_folder(self._folder)
-        # That of the folder itself is held by a run, during which corrections are made, too.
+        # A run holds the lock of the folder itself, and people correct tags while it goes on.
         self._corrections = FolderLock(own_folder(self._own, "corrections"), wait=_WAIT)
         self._process: subprocess.Popen | None = None
         self.routes = APIRouter(prefix="/report")

@@ -18,7 +18,7 @@ from pipeline.app.server import MAX_UPLOAD
 from pipeline.datasets.vocabulary import as_names, build_vocabulary
 from pipeline.engine.registry import method_of
 from pipeline.errors import UserError, shown
-from pipeline.stages.config import CONFIG, compose, read_config
+from pipeline.stages.config import CONFIG, Config, compose, read_config
 
 _CLIP = "vit_b16"
 _NAMES = ("classes", "backgrounds")
@@ -55,8 +55,9 @@ def build_app(
         app.get("/")(lambda: RedirectResponse("/report"))
         return app
     for key, value in settings.items():
-        group = key.lstrip("+").partition(".")[0]
-        if key in _NAMED_HERE if folders else not (group in _TRIED or key in _TRIED):
+        group, _, _ = (name := key.lstrip("+")).partition(".")
+        is_used = name not in _NAMED_HERE if folders else not {group, name}.isdisjoint(_TRIED)
+        if not is_used and group in Config.__dataclass_fields__:  # others are misspelt, see below
             raise UserError(
                 f"{shown(f'{key}={value}')} changes nothing on this page: leave it out; photographs"
                 " are given as FOLDER, names as classes=[…] and backgrounds=[…]"

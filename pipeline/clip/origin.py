@@ -64,7 +64,7 @@ def find_origin(model: str | None, pretrained: str | None, checkpoint: Checkpoin
             what = f"clip.model={model}" if model else f"clip.checkpoint={checkpoint}"
             raise UserError(f"{what} has no weights called {pretrained}: give clip.pretrained=null")
         return OfRelease(release, checkpoint)
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", model or ""):
+    if re.fullmatch(r"\w[\w.-]*/[\w.-]+", model or ""):
         raise UserError(
             f"clip.model={model} lacks hf: before its repository: give clip.model=hf:{model}"
         )

@@ -1,4 +1,4 @@
-"""What the processes that this one starts, itself or through a library, find where they start."""
+"""The environment of the processes that this one starts, itself or through a library."""
 
 import os
 
@@ -8,11 +8,11 @@ _SEARCHED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH")
 
 
 def protect_children() -> None:
-    """Has the processes that this one starts run no code of the folder in which they start.
+    """Keeps the processes that this one starts from running code of their working directory.
 
-    This process's variables change, which a library passes on to what it starts, whatever it takes.
-    Empty entries of search paths, which mean that folder, go; relative ones become absolute. Since
-    Python no longer searches the folder, jobs of a batch system are told where a checkout lies.
+    It changes the environment of this process, which libraries pass on to the processes they start.
+    Empty entries of search paths, which mean that directory, are removed, and relative ones become
+    absolute. Jobs of a batch system then need the path of a checkout, which is added.
     """
     os.environ["PYTHONSAFEPATH"] = "1"
     found = {name: searched(name) for name in _SEARCHED if name in os.environ}

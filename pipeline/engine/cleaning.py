@@ -19,21 +19,17 @@ from pipeline.files.lock import FolderLock
 def find_removable(store: Store) -> list[tuple[Path, dict]]:
     """Returns the folders that no current result depends on, each with its manifest, oldest first.
 
-    Those stay to which ``latest`` points, the results of other rounds of the same run, the folders
-    that all these were made from, and the folders that accompany one of these for comparison. So do
-    those whose manifests do not say what they were made from.
+    What ``latest`` points to stays, with other results of the same runs, such as earlier rounds,
+    what they were made from, and what accompanies one of them for comparison. So do folders whose
+    manifests do not say what they were made from.
     """
-    folders, needed = store.folders(), set[str]()
-    for link in (link for depth in ("*", "*/*") for link in store.root.glob(f"{depth}/{LATEST}")):
-        latest = Result(link.resolve())
-        rounds = (
-            Result(path)
-            for path, manifest in folders
-            if path.parent == link.parent
-            and manifest.get("complete")
-            and manifest.get("run") == latest.manifest.get("run")
-        )
-        needed |= {each.path.name for result in (latest, *rounds) for each in result.chain}
+    folders = store.folders()
+    links = (link for depth in ("*", "*/*") for link in store.root.glob(f"{depth}/{LATEST}"))
+    latest = [Result(link.resolve()) for link in links]
+    runs = {result.manifest.get("run") for result in latest}
+    complete = ((path, manifest) for path, manifest in folders if manifest.get("complete"))
+    rounds = (Result(path) for path, manifest in complete if manifest.get("run") in runs)
+    needed = {each.path.name for result in (*latest, *rounds) for each in result.chain}
     return [
         (path, manifest)
         for path, manifest in folders

@@ -24,7 +24,7 @@ def fetch_weights(builder: Builder, commands: Collection[str]) -> None:
             f"the weights {named(missing.values())} could not be downloaded"
             f" ({type(error.__cause__).__name__}): run {command('download')} with the same settings"
             " where there is a network, and with --output DIR if that is another machine; or give"
-            f" {' '.join(dict.fromkeys(_instead_of(key, builder) for key in missing))}"
+            f" {' and '.join(dict.fromkeys(_instead_of(key, builder) for key in missing))}"
         ) from error
 
 

@@ -57,6 +57,8 @@ def test_further_words_are_names_of_the_same_class():
         (["tests/app"], "tests/app contains no photographs: give another folder"),
         (["dataset.root=tests"], "dataset.root=tests changes nothing on this page: leave it out"),
         (["stage=all"], "stage=all changes nothing on this page"),
+        (["tests/app", "++dataset.root=x"], "dataset.root=x changes nothing on this page"),
+        (["stagee=all"], "did you mean stage?"),
         (["tests/app", "dataset.classes=[a]"], "dataset.classes=[a] changes nothing on this page"),
     ],
 )

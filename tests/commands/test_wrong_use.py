@@ -22,6 +22,7 @@ from tests.small_runs import TINY_SEGMENTER, latest
         (["iterations=9"], "there is no key iterations: did you mean "),
         (["tags.threshold=1"], "there is no key tags.threshold: choose from tags.min_score, "),
         (["masks.crf.sigma=1"], "no key masks.crf.sigma: choose from masks.crf.iterations, "),
+        (["segmenter.seed=1"], "no key segmenter.seed: did you mean seed?"),
         (["segmenter.iters=9"], "no key segmenter.iters: did you mean segmenter.iterations?"),
         (["clip=vit"], "there is no clip=vit: did you mean vit_b16?"),
         (

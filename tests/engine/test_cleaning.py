@@ -93,6 +93,9 @@ def test_the_results_of_all_rounds_of_a_run_stay(store):
             made = complete(store, "predictions", predictions, need=last, run=run)
             found[run, number] = made.path
     assert [path for path, _ in find_removable(store)] == [found["1", 1]]
+    # A later command for one stage points its latest to the first round again.
+    complete(store, "masks", {"round": 1}, run="3")
+    assert [path for path, _ in find_removable(store)] == [found["1", 1]]
     with store.folder("val", "predictions", {"flip": 0}, run="2", facts={"made_from": {}}) as begun:
         begun.begin(5)
     assert begun.path in dict(find_removable(store)), "it is of no complete round"
@@ -233,6 +236,7 @@ def test_what_a_run_used_in_the_meantime_stays(store, folders):
         stopped.finish(["a"])
     with pytest.raises(UserError, match="was used by a run in the meantime"):
         remove(store, stopped.path, removable[stopped.path])
+    folders["masks", 2].point_latest()
     network = folders["ceiling", 1].path
     remove(store, network, removable[network])
     assert not network.exists()

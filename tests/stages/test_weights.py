@@ -81,7 +81,7 @@ def test_without_a_network_files_are_the_remedy(hub, given, network, none, run_s
     monkeypatch.setenv("TORCH_HOME", str(hub.path.parent))
     finished = run_stage(*given, f"segmenter={network}")
     assert finished.code == 2 and finished.errors.count("\n") == 1
-    remedy = f"; or give clip.checkpoint=FILE segmenter.pretrained=FILE{none}\n"
+    remedy = f"; or give clip.checkpoint=FILE and segmenter.pretrained=FILE{none}\n"
     assert finished.errors.endswith(remedy), finished.errors
     alone = run_stage(*given, "stage=tags").errors
     assert alone.endswith("; or give clip.checkpoint=FILE\n")
