@@ -140,10 +140,11 @@ def label_studio_instances(task: Mapping[str, Any]) -> list[Instance]:
         if kind == _LABELS and result.get("id") in regions:
             continue
         names = value.get(kind) or labels.get(result.get("id"), [])
-        names, score = [names] if isinstance(names, str) else names, result.get("score")
+        names = [names] if isinstance(names, str) else names
+        score = checked_score(result.get("score"))
         if kind != _CHOICES and _PLACES.isdisjoint(value):
             names = names if names and isinstance(names, list) else [kind]
-            found += [Instance(name, checked_score(score), False, (kind,)) for name in names]
+            found += [Instance(name, score, False, (kind,)) for name in names]
             continue
         if result.get("image_rotation"):
             raise ValueError("a rotated image")
@@ -160,7 +161,7 @@ def label_studio_instances(task: Mapping[str, Any]) -> list[Instance]:
             shape = [(np.array(value["points"], np.float64) * sides / 100).ravel().tolist()]
         if not names and kind != _CHOICES:
             raise ValueError(f"a {kind} without a label")
-        found += [Instance(name, checked_score(score), False, shape) for name in names]
+        found += [Instance(name, score, False, shape) for name in names]
     return found
 
 

@@ -106,8 +106,8 @@ class ListedTags(GivenTags):
 
     def own_settings(self) -> dict[str, Any]:
         """Returns what tags depend on, except the tags."""
-        thresholds = dict.fromkeys(("alpha", "min_score"))
-        settings = {k: v for k, v in super().own_settings().items() if k not in thresholds}
+        unused = ("alpha", "min_score")  # by a list; those of scores are added again
+        settings = {k: v for k, v in super().own_settings().items() if k not in unused}
         name = last_names(given_path(settings["path"], "tags.path"))
         return {**settings, "path": name, **self.options.thresholds}
 
