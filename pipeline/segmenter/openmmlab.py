@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import mmengine.device.utils as mmengine_device
+import mmengine.utils.dl_utils.misc as mmengine_layers
 import torch
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import IterBasedTrainLoop, Runner
@@ -24,6 +25,9 @@ from torch import nn
 from pipeline.errors import UserError
 
 _COMPILED_OPS = "mmcv._ext"
+
+# mmengine looks for them with pkgutil.find_loader, which Python 3.14 does not have.
+mmengine_layers.pkgutil = types.SimpleNamespace(find_loader=importlib.util.find_spec)
 
 
 class _CompiledOpsStandIn(types.ModuleType):

@@ -181,6 +181,8 @@ def build_loader(
         num_workers=workers,
         collate_fn=pseudo_collate,
         worker_init_fn=_end_with_parent,
+        # The workers inherit the transforms, whose classes cannot be pickled.
+        multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
     )
 
 
