@@ -85,8 +85,8 @@ lint: $(VENV)/installed
 	$(VENV)/bin/hadolint --ignore DL3059 Dockerfile
 
 $(VENV)/installed: $(if $(LOCKED),$(wildcard requirements/*.txt),requirements.txt) pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
-	  || (echo "Python 3.11, 3.12 or 3.13 is required: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 2)
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' \
+	  || (echo "Python 3.11 to 3.14 is required: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 2)
 	$(PYTHON) -m venv $(VENV)
 ifdef LOCKED
 	$(VENV)/bin/pip install --no-deps --require-hashes -r requirements/build.txt
@@ -94,7 +94,7 @@ ifdef LOCKED
 	  $(VENV)/bin/pip install --no-deps --require-hashes --no-build-isolation \
 	    -r requirements/lock-$(FAMILY)$$name.txt
 else
-	# pydensecrf2 requires a Cython that cannot compile for 3.13; a newer one can.
+	# pydensecrf2 requires a Cython that cannot compile for 3.13 and later; a newer one can.
 	if $(RUN) -c 'import sys; sys.exit(sys.version_info < (3, 13))'; then \
 	  $(VENV)/bin/pip install 'cython>=3.0.11,<3.1' setuptools wheel && \
 	  $(VENV)/bin/pip install --no-build-isolation 'pydensecrf2>=1.1,<2'; \

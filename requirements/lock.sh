@@ -23,7 +23,7 @@ lock() {
 
 # It is installed first: what PyPI serves only as source is built with it.
 compile build.txt 3.11 build.in "$@"
-for python in 3.11 3.12 3.13; do
+for python in 3.11 3.12 3.13 3.14; do
   name=py$(echo $python | tr -d .).txt
   if [ "${CPU:-}" ]; then
     lock "lock-cpu-$name" $python --torch-backend cpu "$@"

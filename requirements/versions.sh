@@ -2,8 +2,8 @@
 # Runs the test suite, both tiers, on the locked versions of every supported Python, and on the lowest versions
 # that the ranges admit. Each has an environment of its own in .venv-versions, which is built once, and runs the
 # files of tests in another order.
-#   requirements/versions.sh [ENVIRONMENT…]   py311 py312 py313 lowest (with Python 3.11); all by default
-# Requires uv (pip install uv), python3.11, python3.12 and python3.13. TESTS="tests/clip …" runs fewer tests.
+#   requirements/versions.sh [ENVIRONMENT…]   py311 py312 py313 py314 lowest (with Python 3.11); all by default
+# Requires uv (pip install uv), python3.11 to python3.14. TESTS="tests/clip …" runs fewer tests.
 set -u
 cd "$(dirname "$0")/.."
 command -v uv >/dev/null || { echo "uv is required: pip install uv" >&2; exit 2; }
@@ -27,7 +27,7 @@ install() {
 
 failed=0
 mkdir -p .venv-versions
-for environment in ${*:-py311 py312 py313 lowest}; do
+for environment in ${*:-py311 py312 py313 py314 lowest}; do
   case $environment in
     py3*) python=python3.${environment#py3} ;;
     *) python=python3.11 ;;

@@ -12,7 +12,7 @@ from packaging.utils import canonicalize_name
 from tests import REPOSITORY
 
 FOLDER = REPOSITORY / "requirements"
-PYTHONS = ("3.11", "3.12", "3.13")
+PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 LOCKS = [f"lock-{family}py{p.replace('.', '')}.txt" for family in ("", "onedl-") for p in PYTHONS]
 PINNED = re.compile(r"([\w.-]+)==([^\s;]+)(?: ;[^\\]+)?(?: --hash=sha256:[0-9a-f]{64})+")
 

@@ -43,7 +43,7 @@ def import_densecrf() -> ModuleType:
     """Returns the module ``pydensecrf.densecrf``; raises a UserError if it is not installed."""
     try:
         return importlib.import_module("pydensecrf.densecrf")
-    except ModuleNotFoundError as error:  # as after a plain installation for Python 3.13
+    except ModuleNotFoundError as error:  # as after a plain installation for Python 3.13 or later
         raise UserError(f"the dense CRF is not installed: run {_INSTALLATION}") from error
 
 

@@ -238,7 +238,7 @@ def test_without_a_background_every_pixel_is_a_tag():
 
 
 def test_a_crf_that_is_not_installed_is_one_sentence(monkeypatch):
-    """Python 3.13 needs two commands for it; masks without a CRF do not."""
+    """Python 3.13 and later need two commands for it; masks without a CRF do not."""
     monkeypatch.setitem(sys.modules, "pydensecrf.densecrf", None)
     monkeypatch.setattr(crf, "_kernel", crf._kernel.__wrapped__)  # as in another process
     resources = SimpleNamespace(quirks=None)
