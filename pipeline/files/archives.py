@@ -67,7 +67,7 @@ def unpack(
         with archive.open("rb") as file:
             for name, problem, content in _members(file, check):
                 path = PurePosixPath(name)
-                if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
+                if not name or path.is_absolute() or ".." in path.parts or {"\\", "\0"} & {*name}:
                     problem = "a path that leads outside"
                 if STATE in name.casefold().split("/"):
                     problem = f"a path in {STATE}, which is reserved"
@@ -126,6 +126,9 @@ def _members(
             problem = "a sparse file" if member.issparse() else problem
             opener = None if member.isdir() else lambda member=member: archive.extractfile(member)
             yield member.name, problem, opener
+        stream.seek(archive.offset)
+        if any(stream.read(tarfile.BLOCKSIZE)):
+            raise ValueError  # tarfile takes a damaged header for the end
 
 
 class _Pieces:

@@ -25,7 +25,6 @@ from torch import nn
 from pipeline.errors import UserError
 
 _COMPILED_OPS = "mmcv._ext"
-
 # mmengine looks for them with pkgutil.find_loader, which Python 3.14 does not have.
 mmengine_layers.pkgutil = types.SimpleNamespace(find_loader=importlib.util.find_spec)
 

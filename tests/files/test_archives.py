@@ -209,6 +209,12 @@ def test_a_header_that_claims_any_length_takes_no_memory(size, kind, tmp_path, t
         resource.setrlimit(resource.RLIMIT_AS, before)
 
 
+def test_a_damaged_header_is_not_the_end(tmp_path, target):
+    archive = tmp_path / "a"
+    archive.write_bytes(header("1") + header("2").replace(b"2", b"3", 1) + bytes(1024))
+    refused(archive, target, "a is damaged")
+
+
 def test_a_member_that_leads_back_to_itself_is_refused(tmp_path, target):
     archive = tmp_path / "a"
     archive.write_bytes(header("1") + header("2", size=-512) + bytes(1024))
@@ -266,7 +272,7 @@ def test_an_offset_before_the_archive_and_a_member_without_a_name_are_damage(tmp
     refused(archive, target, r"^a is damaged \(OSError\): download it again")
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr(zipfile.ZipInfo("\0"), b"one")
-    refused(archive, target, r"^a is damaged \(IndexError\): download it again")
+    refused(archive, target, "^a is damaged|^a holds , a path that leads outside")
 
 
 def test_an_archive_of_something_else_is_named(tmp_path, target):

@@ -12,7 +12,7 @@ from pipeline.datasets.settings import VocabularySettings
 from pipeline.datasets.vocabulary import build_vocabulary, same_name
 from pipeline.errors import UserError
 from tests.hostile.conftest import short
-from tests.hostile.examples import SEEDED
+from tests.hostile.examples import SEEDED, TOO_LONG
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{new}: &{new} [*{old}, *{old}, *{old}, *{old}, *{old}, *{old}, *{old}, *{old}, *{old}]\n"
@@ -51,7 +51,7 @@ def refused(**settings) -> str:
         (["c\0t", "\x1b[31m"], "control characters in names", r"the name c\x00t holds a tab"),
         (["caf\udce9"], "half pairs in names", r"the name caf\udce9 holds a tab"),
         (["Background", "cat"], "the background as a class", "names Background, which is label 0"),
-        ("x" * 10_000, "a path of 10,000 characters", "cannot be read (File name too long)"),
+        ("x" * 10_000, "a path of 10,000 characters", f"x {TOO_LONG}: give"),
         (
             "~nobody-of-this-name/c.txt",
             "somebody's home",

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.utils.dl_utils import mmcv_full_available
 
 from pipeline import segmenter
 from pipeline.engine import versions
@@ -47,6 +48,13 @@ def test_private_names_are_used_in_one_module(name):
 def test_the_order_of_channels_is_read_from_either_family(name):
     assert swaps_channels(SimpleNamespace(**{name: True}))
     assert not swaps_channels(SimpleNamespace(**{name: False}))
+
+
+def test_mmengine_finds_no_operators_without_find_loader(monkeypatch):
+    """As on Python 3.14."""
+    monkeypatch.delattr(pkgutil, "find_loader", raising=False)
+    import_mmseg()
+    assert not mmcv_full_available()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
 
 import numpy as np
 import pytest
@@ -107,6 +108,9 @@ class CachedBytes(PseudoLabelled):
 
 
 def test_processes_that_load_images_share_one_limit(pairs, monkeypatch):
+    """They inherit the samples, also where the default is to start processes anew."""
+    anew = multiprocessing.get_context("spawn")
+    monkeypatch.setattr(multiprocessing.context._default_context, "_actual_context", anew)
     image = 48 * 40 * (3 + 1)
     monkeypatch.setattr("pipeline.segmenter.samples._MAX_CACHED_BYTES", 4 * image)
     dataset = CachedBytes(pairs, tiny_settings(), seed=0, metainfo={})
