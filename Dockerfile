@@ -9,8 +9,9 @@ WORKDIR /opt/source
 COPY . .
 RUN python3 -m venv /opt/afseg
 RUN pip install --no-deps --require-hashes -r requirements/build.txt
-RUN pip install --no-deps --require-hashes --no-build-isolation -r "requirements/$LOCK"
-RUN pip install --no-deps .
+RUN requirements/install.sh /opt/afseg --no-deps --require-hashes --no-build-isolation --compile -r "requirements/$LOCK"
+RUN requirements/install.sh /opt/afseg --no-deps --compile .
+RUN pip uninstall --yes uv
 
 FROM debian:trixie-slim
 ENV PATH=/opt/afseg/bin:$PATH

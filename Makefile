@@ -5,6 +5,7 @@ PYTHON ?= python3
 FAMILY = $(addsuffix -,$(filter-out 1,$(LOCKED)))
 VENV ?= .venv$(if $(LOCKED),-$(FAMILY)locked)
 RUN = $(VENV)/bin/python
+INSTALL = requirements/install.sh $(VENV)
 # Containers often forbid to write compiled modules, without which each of the many processes of tests starts slowly.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -36,8 +37,7 @@ $(VENV)-extras/installed: $(VENV)/installed pyproject.toml
 	$(RUN) -m venv --clear $(VENV)-extras
 	$(RUN) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
 	  > "$$($(VENV)-extras/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/first.pth"
-	$(VENV)-extras/bin/python -m pip install 'pip>=25.1'
-	$(VENV)-extras/bin/python -m pip install --no-compile --group extras
+	requirements/install.sh $(VENV)-extras --group extras
 	touch $@
 
 # The tests that compute, as on a processor with 256-bit vectors and with one thread, which rounds differently. Those
@@ -71,8 +71,7 @@ pictures: $(VENV)-extras/installed
 	$(VENV)-extras/bin/python -m docs.pictures
 
 $(VENV)/installed-docs: $(VENV)/installed pyproject.toml
-	$(VENV)/bin/pip install 'pip>=25.1'
-	$(VENV)/bin/pip install --group docs
+	$(INSTALL) --group docs
 	touch $@
 
 lint: $(VENV)/installed
@@ -85,24 +84,21 @@ lint: $(VENV)/installed
 	$(VENV)/bin/hadolint --ignore DL3059 Dockerfile
 
 $(VENV)/installed: $(if $(LOCKED),$(wildcard requirements/*.txt),requirements.txt) pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' \
-	  || (echo "Python 3.11 to 3.14 is required: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 2)
-	$(PYTHON) -m venv $(VENV)
+	@requirements/venv.sh $(PYTHON) $(VENV) $(MAKECMDGOALS)
 ifdef LOCKED
 	$(VENV)/bin/pip install --no-deps --require-hashes -r requirements/build.txt
 	name=$$($(RUN) -c 'import sys; print("py%d%d" % sys.version_info[:2])') && \
-	  $(VENV)/bin/pip install --no-deps --require-hashes --no-build-isolation \
+	  $(INSTALL) --no-deps --require-hashes --no-build-isolation \
 	    -r requirements/lock-$(FAMILY)$$name.txt
 else
 	# pydensecrf2 requires a Cython that cannot compile for 3.13 and later; a newer one can.
 	if $(RUN) -c 'import sys; sys.exit(sys.version_info < (3, 13))'; then \
-	  $(VENV)/bin/pip install 'cython>=3.0.11,<3.1' setuptools wheel && \
-	  $(VENV)/bin/pip install --no-build-isolation 'pydensecrf2>=1.1,<2'; \
+	  $(INSTALL) 'cython>=3.0.11,<3.1' setuptools wheel && $(INSTALL) --no-build-isolation 'pydensecrf2>=1.1,<2'; \
 	fi
-	$(VENV)/bin/pip install -r requirements.txt
+	$(INSTALL) -r requirements.txt
 endif
 	# The command afseg, and this checkout as the package. Hatchling is among the requirements.
-	$(VENV)/bin/pip install --no-deps --no-build-isolation --editable .
+	$(INSTALL) --no-deps --no-build-isolation --editable .
 	touch $@
 
 # Locks what requirements.txt admits, see the head of requirements/lock.sh.
