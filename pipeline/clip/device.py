@@ -84,32 +84,26 @@ def cpu_flags() -> frozenset[str]:
     return frozenset(flag for flag in flags if not flag.startswith(hidden))
 
 
-def check_precision(wanted: str, device: str, key: str = "runtime.precision") -> None:
-    """Refuses a precision that is slow on a device, by a UserError that names the ``key``."""
+def settle_precision(wanted: str, device: str, key: str = "runtime.precision") -> str:
+    """Returns the precision on a device: "auto" is bf16 on CPUs that multiply in it, else fp32.
+
+    Refuses a precision that is slow on the device, by a UserError that names the ``key``.
+    """
     if wanted == "fp16" and is_cpu(device):
         raise UserError(
             f"{key}=fp16 is for GPUs, since CPUs compute it several times slower than"
             " fp32: give bf16 or fp32"
         )
-
-
-def choose_precision(wanted: str, device: str) -> torch.dtype:
-    """Returns torch's type of a precision, or refuses it as :func:`check_precision` does."""
-    import torch
-
-    check_precision(wanted, device)
-    return getattr(torch, PRECISIONS[wanted])
-
-
-def precision_of_training(wanted: str, device: str) -> str:
-    """Returns the precision of a training; "auto" is bf16 on CPUs that multiply in it, else fp32.
-
-    It refuses what :func:`check_precision` does.
-    """
-    check_precision(wanted, device, "segmenter.precision")
     if wanted != AUTO:
         return wanted
     return "bf16" if is_cpu(device) and not cpu_flags().isdisjoint(_ONEDNN_BF16) else "fp32"
+
+
+def choose_precision(wanted: str, device: str) -> torch.dtype:
+    """Returns torch's type of a precision, or refuses it; as :func:`settle_precision`."""
+    import torch
+
+    return getattr(torch, PRECISIONS[settle_precision(wanted, device)])
 
 
 def to_host(*tensors: torch.Tensor) -> list[np.ndarray]:

@@ -21,6 +21,7 @@ from pipeline.clip.device import (
     device_kind,
     is_cpu,
     keep_freed_memory,
+    settle_precision,
 )
 from pipeline.clip.dimensions import Dimensions
 from pipeline.clip.fused import choose_attention
@@ -52,12 +53,12 @@ class FrozenClip:
     Attributes:
         model: as in :class:`~pipeline.clip.settings.ClipSettings`, like the next two.
         device: torch's name of the device.
-        precision: "fp32", "bf16" or "fp16", of the image tower.
+        precision: "fp32", "bf16", "fp16" or "auto", of the image tower.
         max_patches: larger images are shrunk to this number of patches.
         position_fp16: whether the interpolated position embedding is rounded to float16.
         batches: how much is computed together.
         root: the output directory, which keeps text embeddings; none keeps them nowhere.
-        attention: "auto", "fused" or "by_head"; the process that computes decides what "auto" is.
+        attention: "auto", "fused" or "by_head". The process that computes decides what "auto" is.
         kept: what was found in images and names, for further calls; none keeps nothing.
     """
 
@@ -111,7 +112,9 @@ class FrozenClip:
     def machine(self) -> list[str]:
         """The traits of this machine by which features differ from others, by rounding alone."""
         way = f"attention={FUSED if self.encoder.attend.kernel else BY_HEAD}"
-        return [f"device={device_kind(self.device)}", *[way] * is_cpu(self.device)]
+        precision = f"precision={settle_precision(self.precision, self.device)}"
+        found = [precision] * (self.precision == AUTO)  # any other is in the key
+        return [f"device={device_kind(self.device)}", *[way] * is_cpu(self.device), *found]
 
     @property
     def encoder(self) -> ClipEncoder:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, make_dataclass
 from functools import reduce
 from typing import Any
 
-from pipeline.clip.device import ATTENTIONS, PRECISIONS
+from pipeline.clip.device import ATTENTIONS, AUTO, PRECISIONS
 from pipeline.clip.dimensions import Dimensions
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.registry import CORE_QUIRKS, TEMPLATES, Quirk, quirks
@@ -82,7 +82,8 @@ class RuntimeSettings:
 
     Attributes:
         device: "cpu", "cuda", "cuda:1", …; "auto" takes a GPU if there is one.
-        precision: of CLIP's image tower; "fp16" requires a GPU.
+        precision: of CLIP's image tower; "fp16" requires a GPU, and "auto" is "bf16" on CPUs that
+            multiply in it, and "fp32" elsewhere.
         attention: of CLIP's image tower on a CPU; "auto" takes the "fused" one where the CPU has
             AMX and there is a C++ compiler, and otherwise "by_head".
         workers: processes and threads beside the model; none takes the number of cores.
@@ -97,7 +98,7 @@ class RuntimeSettings:
     """
 
     device: str = setting("auto", changes="rounding", why=_ROUNDING)
-    precision: str = setting("fp32", choices=PRECISIONS)
+    precision: str = setting("fp32", choices=(*PRECISIONS, AUTO))
     attention: str = setting("auto", choices=ATTENTIONS, changes="rounding", why=_ROUNDING)
     workers: int | None = setting(None, at_least=1, at_most=1024, changes="nothing", why=_SPEED)
     batch_size: int | None = setting(None, at_least=1, changes="rounding", why=_ROUNDING)

@@ -14,7 +14,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, TASK_UTILS, WEIGHT_INITIALIZERS, DefaultScope
 from torch import nn
 
-from pipeline.clip.device import precision_of_training
+from pipeline.clip.device import settle_precision
 from pipeline.errors import UserError, did_you_mean
 from pipeline.files.fingerprints import fingerprint
 from pipeline.segmenter.architecture import MISFITS, adapt_model, dictionaries, first_line
@@ -120,7 +120,8 @@ def build_config(
             " parts: choose a multiple of segmenter.accumulate times the number of processes"
         )
     check_choice(settings.pretrained)
-    settings = replace(settings, precision=precision_of_training(settings.precision, device))
+    precision = settle_precision(settings.precision, device, "segmenter.precision")
+    settings = replace(settings, precision=precision)
     base = read_config(settings.config)
     synchronise = processes > 1 and torch.device(device).type == "cuda"
     model = adapt_model(base, settings, len(class_names) + 1, synchronise=synchronise)

@@ -48,7 +48,7 @@ class Parts:
     def clip(self) -> FrozenClip:
         """The frozen CLIP."""
         config, runtime = self.config, self.config.runtime
-        devices.check_precision(runtime.precision, self.device)
+        devices.settle_precision(runtime.precision, self.device)
         return FrozenClip(
             model=config.clip.model,
             pretrained=config.clip.pretrained,

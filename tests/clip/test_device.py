@@ -27,7 +27,7 @@ def test_the_cpu_decides_what_auto_means(flags, wanted, on_device, expected, tmp
     for name in device._ISA_LIMITS:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(device, "cpu_flags", device.cpu_flags.__wrapped__)
-    assert device.precision_of_training(wanted, on_device) == expected
+    assert device.settle_precision(wanted, on_device) == expected
 
 
 @pytest.mark.parametrize(
@@ -52,4 +52,4 @@ def test_what_onednn_may_not_use_is_no_flag(limit, expected, tmp_path, monkeypat
 
 def test_fp16_is_refused_on_a_cpu():
     with pytest.raises(UserError, match=r"^segmenter\.precision=fp16 is for GPUs"):
-        device.precision_of_training("fp16", "cpu")
+        device.settle_precision("fp16", "cpu", "segmenter.precision")

@@ -7,7 +7,7 @@ from unittest.mock import patch
 
 import torch
 
-from pipeline.clip.device import AUTO, is_cpu, precision_of_training
+from pipeline.clip.device import AUTO, is_cpu, settle_precision
 from pipeline.datasets.vocabulary import voc_palette
 from pipeline.segmenter.mmseg import build_config, build_model, import_mmseg
 from pipeline.segmenter.mmseg_network import MmsegNetwork
@@ -83,7 +83,7 @@ def training(device: str, precision: str, repeats: int) -> str:
             plain()
 
     rows = []
-    fastest = precision_of_training(AUTO if precision == "fp32" else precision, device)
+    fastest = settle_precision(AUTO if precision == "fp32" else precision, device)
     for each in dict.fromkeys(("fp32", fastest)):
         ours, before, ratio = in_turn(_step_of_demo(device, each), step_plainly, repeats)
         rows.append([each, f"{before:.3f}", f"{ours:.3f}", f"{1 / ratio:.2f}"])
