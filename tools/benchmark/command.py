@@ -28,6 +28,7 @@ from pipeline.clip.device import (
     choose_device,
     choose_precision,
     keep_freed_memory,
+    settle_precision,
 )
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.fused import choose_attention
@@ -39,6 +40,7 @@ from pipeline.files.shipped import HOME
 from tools.benchmark import sections
 from tools.benchmark.costs import peak, steps
 from tools.benchmark.masks import masks
+from tools.benchmark.photographs import photographs
 from tools.benchmark.scale import scale
 from tools.benchmark.segmenters import segmenters, training
 from tools.benchmark.setup import Setup, load_photographs
@@ -67,6 +69,7 @@ _SECTIONS = (
     "training",
     "memory",
     "scale",
+    "photographs",
 )
 _PEAK_MEMORY = "peak-memory"
 """What the section "memory" measures in a process of its own."""
@@ -87,6 +90,7 @@ def run(arguments: Sequence[str]) -> None:
     device = torch.device(choose_device(options.device))
     if device.type == "cuda":
         torch.cuda.set_device(device.index or 0)  # whose work is waited for
+    options.precision = settle_precision(options.precision, device.type)
     precision = choose_precision(options.precision, device.type)
     if options.checkpoint is not None:
         clip = load_clip(options.checkpoint)
@@ -128,6 +132,9 @@ def run(arguments: Sequence[str]) -> None:
         "training": lambda: training(str(device), options.precision, options.repeats),
         "memory": lambda: _memory(again),
         "scale": lambda: scale(setup, size),
+        "photographs": lambda: photographs(
+            names, batches, str(device), options.attention, options.repeats
+        ),
     }
     if len(wanted) == 1:
         if wanted[0] not in ("stages", "text"):  # which measure the plain version before
@@ -204,7 +211,7 @@ def _parse(arguments: Sequence[str]) -> Namespace:
     add("--batch-size", type=int, help="images that CLIP looks at together")
     add("--crop-batch-size", type=int, help="crops that CWR classifies together")
     add("--repeats", type=int, default=5, help="runs that a median is taken of")
-    add("--precision", default="fp32", choices=PRECISIONS)
+    add("--precision", default="fp32", choices=(*PRECISIONS, AUTO))
     add("--attention", default=AUTO, choices=ATTENTIONS, help="as runtime.attention")
     presets = "demo,light,segformer_b0,deeplabv3plus_mobilenet,deeplabv2_r101"
     timm = "presets of configs/segmenter; timm:convnext_tiny for a backbone of timm"

@@ -95,10 +95,15 @@ class Setup:
         for _ in (method or self.cam_method()).stream(named):
             pass
 
-    def tag_and_cams(self, images: Sequence[np.ndarray]) -> None:
+    def tag_and_cams(
+        self,
+        images: Sequence[np.ndarray],
+        reidentify: bool = True,
+        method: PassCams | None = None,
+    ) -> None:
         """Tags images and computes the CAMs of two tags an image from the same pass."""
-        method = self.cam_method()
-        for _, scored in self.tagger().stream(enumerate(images), cam_hooks=method.hooks):
+        method, tagger = method or self.cam_method(), self.tagger(reidentify)
+        for _, scored in tagger.stream(enumerate(images), cam_hooks=method.hooks):
             method.cams_of_pass(scored.shared_pass, TAGS)
 
 
