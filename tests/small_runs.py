@@ -64,6 +64,7 @@ def folder_options(photographs: Path, checkpoint: Path) -> list[str]:
         "tags.votes=2",
         "tags.templates=piaa",
         "runtime.workers=1",
+        "runtime.precision=fp32",
     ]
 
 

@@ -20,7 +20,7 @@ from tests.tiers import large_except
 
 CLASSES = ["cat", "person", "rocket", "cup"]
 REGIONS = ["masks=regions", "masks.regions=regions"]
-SETTINGS = ["tags.min_score=0", "tags.votes=2", "tags.templates=piaa"]
+SETTINGS = ["tags.min_score=0", "tags.votes=2", "tags.templates=piaa", "runtime.precision=fp32"]
 
 
 @pytest.fixture(scope="module")

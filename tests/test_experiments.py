@@ -202,6 +202,8 @@ def test_every_data_set_composes(name):
     count |= {"voc20": 20, "coco_object": 80}
     assert len(vocabulary.classes) == count[name]
     assert plain["compat"]["name"] == ("clean" if name == "folder" else "released")
+    seen = (*plain["images"].values(), plain["runtime"]["precision"])
+    assert seen == ((1024, 1200, "auto") if name == "folder" else (None, 4096, "fp32"))
     reported = {"demo_crowded": "report", "voc2007": "test", "folder": None}.get(name, "val")
     assert plain["dataset"]["report_split"] == reported
 

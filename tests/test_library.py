@@ -25,7 +25,7 @@ from tests.tiers import large_except
 CLASSES = ["cat", "person", "rocket", "cup"]
 EXCEL = ["cams=excel", "masks=argmax"]
 DENSE = ["cams=sclip", "masks=dense", "masks.short_side=80"]
-SETTINGS = ["tags.min_score=0", "tags.votes=2", "tags.templates=piaa"]
+SETTINGS = ["tags.min_score=0", "tags.votes=2", "tags.templates=piaa", "runtime.precision=fp32"]
 
 
 @pytest.fixture(scope="module")

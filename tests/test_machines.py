@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from PIL import Image
 
 from pipeline.clip import attention, device, frozen, fused
@@ -41,7 +42,7 @@ COUNT = 3
 
 @contextmanager
 def standing_in(name: str) -> Iterator[pytest.MonkeyPatch]:
-    """Makes this machine another one, whose kernel and GPU compute as this CPU does."""
+    """Makes this machine another one, whose kernel, GPU and bf16 compute as this CPU's fp32."""
 
     def compute(_, query, key, value, bias=None, *, prefix=None):
         if prefix is not None:
@@ -52,6 +53,7 @@ def standing_in(name: str) -> Iterator[pytest.MonkeyPatch]:
     with pytest.MonkeyPatch.context() as patched:
         for module in (device, fused):
             patched.setattr(module, "cpu_flags", lambda: frozenset(AMX if name == "amx" else ()))
+        patched.setattr(frozen, "choose_precision", lambda *_: torch.float32)
         patched.setattr(fused, "compiled", lambda *_: b"")
         patched.setattr(fused, "load", lambda _, *names: [SimpleNamespace() for _ in names])
         patched.setattr(fused.FusedKernel, "__call__", compute)
@@ -73,6 +75,7 @@ def opened(tmp_path_factory, tiny_checkpoint) -> Callable[..., Pipeline]:
     for index in range(COUNT):
         Image.fromarray(draw_photograph(index, 64, 96)).save(photographs / f"{index}.png")
     options = [*folder_options(photographs, tiny_checkpoint), *TINY_SEGMENTER]
+    options.append("runtime.precision=auto")
 
     def opened(out: Path, *overrides: str) -> Pipeline:
         return Pipeline.open(read_config(compose([*options, f"output_dir={out}", *overrides])))
@@ -102,7 +105,7 @@ def entries(folder: Path) -> list[dict]:
 def test_manifests_count_images_by_what_a_machine_computes_with(made):
     for name, out in made.items():
         way, kind, precision = TRAITS[name]
-        features = {trait: COUNT for trait in (way, kind) if trait}
+        features = {trait: COUNT for trait in (way, kind, precision) if trait}
         expected = [features, features, {}, {kind: COUNT, precision: COUNT}, {kind: COUNT}]
         assert [manifest(out / f / "latest").get("machines") for f in FOLDERS] == expected, name
 
@@ -142,12 +145,14 @@ def test_a_folder_of_several_machines_says_so(made, opened, tmp_path, capsys):
         # Results that are linked keep what computed them.
         (linked,) = opened(tmp_path, "tags.min_score=0.01").run(["tags"])
     counts = {"attention=fused": 1, "attention=by_head": COUNT - 1, "device=cpu": COUNT}
+    counts |= {"precision=bf16": 1, "precision=fp32": COUNT - 1}
     assert linked.reused == COUNT
     assert manifest(linked.path)["machines"] == manifest(latest(tmp_path, "cams"))["machines"]
     assert manifest(linked.path)["machines"] == counts
     said = (
         "cams for split all were computed in ways that differ by rounding"
-        " (images: 2 with attention=by_head, 1 with attention=fused)"
+        " (images: 2 with attention=by_head, 2 with precision=fp32, 1 with attention=fused,"
+        " 1 with precision=bf16)"
     )
     capsys.readouterr()
     run_stage.run(["stage=status", f"output_dir={tmp_path}"])
@@ -156,7 +161,7 @@ def test_a_folder_of_several_machines_says_so(made, opened, tmp_path, capsys):
     compare.run([str(tmp_path), str(made["amx"]), f"--output={tmp_path / 'page.html'}"])
     for text in (capsys.readouterr().out, (tmp_path / "page.html").read_text()):
         assert "tags for split all were computed in ways" in text
-        assert "4 with attention=fused, 2 with attention=by_head" in text
+        assert "4 with attention=fused, 4 with precision=bf16, 2 with attention=by_head, " in text
 
 
 def test_only_what_is_given_explicitly_is_refused(made, opened):
@@ -186,4 +191,10 @@ def test_a_worker_computes_as_its_own_machine_can(opened, tmp_path, monkeypatch)
             lines, failures = compute(shard)
         assert not failures
         ways.update(trait for line in lines["tags"] for trait in line["machine"])
-    assert ways == {"attention=fused": 2, "attention=by_head": 1, "device=cpu": 3}
+    assert ways == {
+        "attention=fused": 2,
+        "attention=by_head": 1,
+        "device=cpu": 3,
+        "precision=bf16": 2,
+        "precision=fp32": 1,
+    }

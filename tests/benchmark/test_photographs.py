@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pipeline.clip.device import Batches
 from pipeline.clip.image_tower import ImageTower
-from tests.tiny_clip import build_tiny_clip
 from tests.report.measured import rows_of
+from tests.tiny_clip import build_tiny_clip
 from tools.benchmark import photographs as section
 
 SECONDS = {"read": 0.1, "mask": 0.7, "crop": 8.0, "whole": 2.0}

@@ -1,8 +1,9 @@
-"""What the CPU can do, and the precision of a training that follows from it."""
+"""What the CPU can do, and the precision that follows from it."""
 
 from __future__ import annotations
 
 import pytest
+import torch
 
 from pipeline.clip import device
 from pipeline.errors import UserError
@@ -28,6 +29,8 @@ def test_the_cpu_decides_what_auto_means(flags, wanted, on_device, expected, tmp
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(device, "cpu_flags", device.cpu_flags.__wrapped__)
     assert device.settle_precision(wanted, on_device) == expected
+    types = {"fp32": torch.float32, "bf16": torch.bfloat16}
+    assert device.choose_precision(wanted, on_device) == types[expected]
 
 
 @pytest.mark.parametrize(
