@@ -1,14 +1,17 @@
 """The complete configuration as typed settings."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from enum import Enum
 from pathlib import Path
-from typing import Any, get_type_hints
+from types import NoneType
+from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
+from omegaconf._utils import get_omega_conf_dumper
 from omegaconf.errors import OmegaConfBaseException
 
 import pipeline.stages.methods  # noqa: F401
@@ -127,33 +130,65 @@ def all_settings() -> list[tuple[str, Rule, Any]]:
 def read_config(composed: DictConfig) -> Config:
     """Returns a composed configuration as typed settings, after all checks.
 
-    Raises a UserError for an unknown key, and a value of another type or outside its range.
+    OmegaConf, which takes long, converts values of other types. Raises a UserError for an unknown
+    key, and a value of another type or outside its range.
     """
     for group in [f.name for f in fields(Config) if f.default is f.default_factory is MISSING]:
         is_there = OmegaConf.is_dict(composed.get(group))
         if not is_there or (group in METHODS and OmegaConf.get_type(composed, group) is dict):
             raise UserError(f"{group} is missing: give a choice or its keys, and not null")
     try:
-        plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
-        for key in [key for key, _, kind in all_settings() if kind is bool]:
-            given = OmegaConf.select(composed, key)  # OmegaConf would turn any number into true
-            if type(given) is int and given not in (0, 1):
-                raise UserError(f"{key}={given} is neither true nor false: give one of them")
-        typed = OmegaConf.structured(Config)
-        typed.dataset = settings_of(plain["dataset"]["name"])
+        plain = OmegaConf.to_object(composed)  # in which the settings of methods are typed
         executor = plain["executor"]["name"]
         check_choice(f"there is no executor {executor}", executor, EXECUTORS)
-        typed.executor, typed.compat = EXECUTORS[executor], compat_settings()
-        for group in METHODS:
-            typed[group] = OmegaConf.get_type(composed, group)
-        config = OmegaConf.to_object(OmegaConf.unsafe_merge(typed, plain))
+        kinds = {"executor": EXECUTORS[executor], "compat": compat_settings()}
+        kinds["dataset"] = settings_of(plain["dataset"]["name"])
+        config = None
+        with suppress(TypeError, OverflowError):
+            parts = {group: _typed(plain[group], kind) for group, kind in kinds.items()}
+            config = _typed(plain | parts, Config)
+        if config is None:
+            for key in [key for key, _, kind in all_settings() if kind is bool]:
+                given = OmegaConf.select(composed, key)  # OmegaConf would turn any number into true
+                if type(given) is int and given not in (0, 1):
+                    raise UserError(f"{key}={given} is neither true nor false: give one of them")
+            typed = OmegaConf.structured(Config)
+            for group, kind in kinds.items():
+                typed[group] = kind
+            config = OmegaConf.to_object(OmegaConf.unsafe_merge(typed, plain))
     except (OmegaConfBaseException, AssertionError) as error:
         raise UserError(explain(error)) from error
     check(config)
     return config
 
 
+def _typed(value: Any, kind: Any) -> Any:  # noqa: ANN401
+    """Returns a plain value as the type of a setting.
+
+    Raises a TypeError unless it is of that type, and refers to no other key.
+    """
+    inner, origin = get_args(kind), get_origin(kind)
+    if (kind is Any or type(value) is kind) and "${" not in str(value):
+        return value
+    if inner[1:] == (NoneType,):
+        return None if value is None else _typed(value, inner[0])
+    if kind is float and type(value) is int:
+        return float(value)
+    if origin is type(value) is list:
+        return [_typed(each, inner[0]) for each in value]
+    if origin is type(value) is dict and {*map(type, value)} <= {inner[0]}:
+        return {key: _typed(each, inner[1]) for key, each in value.items()}
+    if is_dataclass(kind) and isinstance(value, dict):
+        hints = get_type_hints(kind)
+        return kind(**{name: _typed(each, hints.get(name)) for name, each in value.items()})
+    raise TypeError(kind)
+
+
 # config.yaml
+
+
+_Dumper = type("_Dumper", (get_omega_conf_dumper(),), {})  # to_yaml wraps all values for it
+_Dumper.add_multi_representer(Enum, lambda dumper, each: dumper.represent_str(each.name))
 
 
 def record(config: Config, command: str = "") -> str:
@@ -167,7 +202,8 @@ def record(config: Config, command: str = "") -> str:
     for key in _PATHS:
         if isinstance(given := plain["dataset"].get(key), str):
             plain["dataset"][key] = str(given_path(given, f"dataset.{key}").absolute())
-    return OmegaConf.to_yaml(OmegaConf.create(plain))
+    style = {"default_flow_style": False, "allow_unicode": True, "sort_keys": False}
+    return yaml.dump(plain, Dumper=_Dumper, **style)
 
 
 def read_record(folder: Path) -> tuple[DatasetSettings, dict[str, Any]]:
