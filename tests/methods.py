@@ -8,7 +8,6 @@ from typing import TypeVar
 
 import numpy as np
 
-import pipeline.stages.config  # noqa: F401  registers the methods
 from pipeline.cams.clip_es.method import ClipEs
 from pipeline.clip.device import Batches
 from pipeline.clip.frozen import Resources

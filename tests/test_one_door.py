@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-import pipeline.stages.config  # noqa: F401  registers the methods
 from pipeline.engine.registry import Method, find_method, methods
 from tests import REPOSITORY
 from tests.small_runs import Finished, artefacts

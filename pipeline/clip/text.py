@@ -23,7 +23,7 @@ from pipeline.clip.block import Block
 from pipeline.clip.dimensions import Normalisation
 from pipeline.clip.image_text import ImageTextModel
 from pipeline.clip.image_tower import ImageTower
-from pipeline.engine.registry import TEMPLATES
+from pipeline.engine.registry import template_set
 from pipeline.errors import UserError
 
 Tokenizer = Callable[[list[str]], torch.Tensor]
@@ -45,7 +45,7 @@ def prompts_of(templates: str) -> tuple[str, ...]:
     """
     if templates == "imagenet":
         return tuple(fill("{}") for fill in OPENAI_IMAGENET_TEMPLATES)
-    given = TEMPLATES[templates]
+    given = template_set(templates)
     return tuple(chain.from_iterable([p] if "{}" in p else prompts_of(p) for p in given))
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import pipeline.stages.methods  # noqa: F401
 from pipeline.commands.command_line import Parser, print_notes
 from pipeline.engine.plugins import import_plugins
 from pipeline.errors import UserError
@@ -11,7 +10,7 @@ from pipeline.files.own_files import OwnFiles
 from pipeline.report.check import write_check
 from pipeline.report.comparison import write_comparison
 from pipeline.report.leaderboard import write_leaderboard
-from pipeline.report.published import load_published, published_experiments
+from pipeline.report.published import load_published
 from pipeline.report.runs import METRICS, find_files, read_runs
 from pipeline.report.study import write_study
 
@@ -69,9 +68,6 @@ def run(arguments: Sequence[str]) -> None:
     runs, problems = read_runs(find_files([*filter(Path.is_dir, [OUTPUTS]), *options.places]))
     print_notes(problems)
     import_plugins([])
-    if any(run.experiment in published_experiments() for run in runs):
-        # Such runs are compared with the composed experiment. What composes is slow to import.
-        import pipeline.stages.config  # noqa: F401
     output, too_far = options.output, ""
     if options.check:
         text, too_far = write_check(runs)

@@ -1,5 +1,6 @@
 """Composes the configuration with Hydra, and turns its errors into sentences."""
 
+import importlib
 import re
 import shlex
 from collections import deque
@@ -45,6 +46,7 @@ def register_groups() -> None:
 
     Raises a UserError if the name of a method is that of a preset, or there is no such group.
     """
+    importlib.import_module("pipeline.stages.config")  # stores the defaults; slow to import
     store = ConfigStore.instance()
     known = dict.fromkeys(method.group for method in methods())
     groups = [group for group in known if (CONFIGS / group).is_dir()]
@@ -62,10 +64,9 @@ def register_groups() -> None:
     for choice in COMPAT:
         values = {name: getattr(quirk, choice) for name, quirk in quirks().items()}
         store.store(group="compat", name=choice, node={"name": choice, **values})
-    if defaults_of_all := store.repo.get(f"{DEFAULTS}.yaml"):
-        with open_dict(defaults_of_all.node):
-            values = {name: quirk.clean for name, quirk in quirks().items()}
-            defaults_of_all.node.compat = {"name": "", **values}
+    with open_dict(defaults_of_all := store.repo[f"{DEFAULTS}.yaml"].node):
+        values = {name: quirk.clean for name, quirk in quirks().items()}
+        defaults_of_all.compat = {"name": "", **values}
 
 
 def shipped_choices() -> dict[str, set[str]]:

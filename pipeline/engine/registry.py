@@ -123,6 +123,8 @@ class Method:
         """Makes the method a choice of its group; raises a UserError if a name is taken."""
         code = build if isinstance(build, str) else f"{build.__module__}.{build.__qualname__}"
         method = replace(self, build=build, code=self.code or code.replace(":", "."))
+        if not method.is_ours:
+            _import_ours()  # whose names are taken
         _refuse_what_is_taken(method)
         if make := _FORMS.get(method.group):
             make(method)
@@ -211,6 +213,12 @@ TEMPLATES: dict[str, Sequence[str]] = {}
 """The sets of prompt templates that methods declare, by their names in the configuration."""
 
 
+def template_set(name: str) -> Sequence[str]:
+    """Returns the prompts of a set, or names of other sets."""
+    _import_ours()
+    return TEMPLATES[name]
+
+
 def templates_in_key(name: str | None) -> str | list[str] | None:
     """Returns the prompts of a set if a plug-in declared it; a set of ours keeps its name."""
     theirs = {each for m in _METHODS.values() if not m.is_ours for each in m.templates}
@@ -234,7 +242,7 @@ _FORMS: dict[str, Callable[[Method], None]] = {}  # group → what makes forms o
 def derive_forms(group: str, make: Callable[[Method], None]) -> None:
     """Has ``make`` register a form in another group of each method of a group, now and later."""
     _FORMS[group] = make
-    for method in methods(group):
+    for method in [m for m in _METHODS.values() if m.group == group]:
         make(method)
 
 
@@ -283,8 +291,13 @@ def _refuse_what_is_taken(method: Method) -> None:
             )
 
 
+def _import_ours() -> None:
+    importlib.import_module("pipeline.stages.methods")
+
+
 def methods(group: str = "") -> list[Method]:
     """Returns the methods of a group, or all that are choices of the configuration."""
+    _import_ours()
     found = _METHODS.values()
     return [m for m in found if (m.group == group if group else m.group not in _FORMS)]
 
@@ -303,6 +316,7 @@ def _registered(module: str, group: str, name: str) -> Method:
 
 def label_of(group: str, name: str) -> str:
     """Returns what tables call a method; its name, too, where the method is not registered."""
+    _import_ours()
     method = _METHODS.get((group, name))
     return method.label or name if method else name
 

@@ -14,7 +14,6 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf._utils import get_omega_conf_dumper
 from omegaconf.errors import OmegaConfBaseException
 
-import pipeline.stages.methods  # noqa: F401
 from pipeline.clip.settings import ClipSettings, ImageSettings, RuntimeSettings, compat_settings
 from pipeline.datasets import READERS, settings_of
 from pipeline.datasets.settings import DatasetSettings

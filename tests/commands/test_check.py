@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-import pipeline.stages.config  # noqa: F401  registers the methods of experiments
 from tests.report.measured import measured, rows_of, voc2007, write_runs
 
 

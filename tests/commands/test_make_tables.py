@@ -7,7 +7,6 @@ import sys
 
 import pytest
 
-import pipeline.stages.config  # noqa: F401  registers the methods of experiments
 from pipeline.report.runs import find_files
 from tests import REPOSITORY
 from tests.report.measured import measured, rows_of, voc2007, write_runs

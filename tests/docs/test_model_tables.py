@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 
-import pipeline.stages.methods  # noqa: F401  registers methods
 from pipeline.clip.image_text import releases
 from pipeline.engine.registry import methods
 from tests import REPOSITORY

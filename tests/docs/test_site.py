@@ -9,7 +9,6 @@ from types import ModuleType
 
 import pytest
 
-import pipeline.stages.config  # noqa: F401  registers the methods
 from pipeline.engine.registry import methods
 from tests import REPOSITORY
 

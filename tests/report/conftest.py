@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-import pipeline.stages.methods  # noqa: F401  whose labels tables show
 from pipeline.report.measured import ReportInputs
 from tests.report.browsing import browser, visit  # noqa: F401  fixtures of tests in a browser
 from tests.report.small_run import build_run

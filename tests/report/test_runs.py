@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pipeline.stages.config  # noqa: F401  registers the methods of experiments
 from pipeline.report.grouping import choose_run
 from pipeline.report.runs import MeasuredRun, read_runs
 from tests.report.measured import voc2007, write_runs
