@@ -137,6 +137,14 @@ def configurations_are_composed_once() -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
+def what_runs_leave_behind_is_freed() -> Iterator[None]:
+    """Has a tool not take garbage of earlier runs for what was imported."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gc.freeze", lambda: None)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
 def disks_are_not_waited_for() -> Iterator[None]:
     """Spares each run seconds; runs that are killed are processes of their own, which wait."""
     with pytest.MonkeyPatch.context() as patch:
@@ -150,6 +158,14 @@ def trainings_have_short_logs() -> None:
     from tests.segmenter.tiny_training import shorten_logs
 
     shorten_logs()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def working_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An empty folder to work in: a person has results and scenes in the checkout."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("working"))
+        yield Path.cwd()
 
 
 @pytest.fixture(autouse=True)
@@ -254,14 +270,14 @@ def run_tool(
 
 @pytest.fixture
 def run_stage(
-    monkeypatch: pytest.MonkeyPatch, run_tool: Callable[..., Finished]
+    monkeypatch: pytest.MonkeyPatch, run_tool: Callable[..., Finished], working_folder: Path
 ) -> Callable[..., Finished]:
-    """Runs ``tools/run_stage.py`` with arguments, in the repository's folder."""
+    """Runs ``tools/run_stage.py`` with arguments, in an empty folder."""
 
     from hydra.core.global_hydra import GlobalHydra
 
     def run(*arguments: object) -> Finished:
-        monkeypatch.chdir(REPOSITORY)
+        monkeypatch.chdir(working_folder)
         GlobalHydra.instance().clear()
         return run_tool("run_stage.py", *arguments)
 

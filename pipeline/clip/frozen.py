@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from itertools import chain
 from pathlib import Path
@@ -69,8 +69,8 @@ class FrozenClip:
     precision: str
     max_patches: int
     position_fp16: bool
-    batches: Batches
-    root: Path | None = None
+    batches: Batches = field(compare=False)  # on which the loaded model does not depend
+    root: Path | None = field(default=None, compare=False)
     attention: str = AUTO
     kept: KeptFeatures | None = None
 
@@ -144,7 +144,8 @@ class FrozenClip:
 
         def embed(places: Sequence[int]) -> torch.Tensor:
             names = [every[place] for place in places]
-            return _model(self, self.fingerprint).embed_names(names, prompts)
+            model = _model(replace(self, kept=None), self.fingerprint)
+            return model.embed_names(names, prompts)
 
         if self.kept is not None:
             return self.kept.rows([(names, *prompts) for names in every], embed)
@@ -177,7 +178,7 @@ def _encoder(clip: FrozenClip, weights: str) -> ClipEncoder:
     from pipeline.clip.encoder import ClipEncoder
 
     return ClipEncoder(
-        _model(clip, weights).image,
+        _model(replace(clip, kept=None), weights).image,
         position_fp16=clip.position_fp16,
         precision=choose_precision(clip.precision, clip.device),
         max_patches=clip.max_patches,

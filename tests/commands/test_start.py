@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -49,7 +50,8 @@ def test_what_computes_nothing_imports_nothing_that_computes(
         given += ["dataset=folder", f"dataset.root={photographs}", "dataset.classes=[cat]"]
     finished = subprocess.run(
         [sys.executable, "-c", PROGRAM, *arguments, *given],
-        cwd=REPOSITORY,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
         text=True,
     )
