@@ -5,7 +5,7 @@ Nothing here imports PyTorch, so that a command that computes nothing starts at 
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, make_dataclass
-from functools import cache, reduce
+from functools import reduce
 from typing import Any
 
 from pipeline.clip.device import ATTENTIONS, AUTO, PRECISIONS
@@ -130,16 +130,11 @@ Attributes:
 
 def compat_settings() -> type:
     """Returns the dataclass of the group ``compat``: a switch for each quirk that is declared."""
-    return _switches(*quirks().values())
-
-
-@cache
-def _switches(*quirks: Quirk) -> type:
     declared = [
         ("name", str, setting("", changes="nothing", why="each quirk is in the key")),
-        *((quirk.name, bool, quirk.clean) for quirk in quirks),
+        *((name, bool, quirk.clean) for name, quirk in quirks().items()),
     ]
-    meanings = (f"\n    {quirk.name}: {quirk.meaning}." for quirk in quirks)
+    meanings = (f"\n    {name}: {quirk.meaning}." for name, quirk in quirks().items())
     members = {
         "__doc__": "".join([_COMPAT, *meanings]),
         # Another process makes the class as well.

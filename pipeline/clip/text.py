@@ -23,7 +23,7 @@ from pipeline.clip.block import Block
 from pipeline.clip.dimensions import Normalisation
 from pipeline.clip.image_text import ImageTextModel
 from pipeline.clip.image_tower import ImageTower
-from pipeline.engine.registry import template_set
+from pipeline.engine.registry import expand_templates
 from pipeline.errors import UserError
 
 Tokenizer = Callable[[list[str]], torch.Tensor]
@@ -43,10 +43,9 @@ def prompts_of(templates: str) -> tuple[str, ...]:
     "imagenet" holds the 80 ImageNet prompts of CLIP in their published order. Methods declare the
     others.
     """
-    if templates == "imagenet":
-        return tuple(fill("{}") for fill in OPENAI_IMAGENET_TEMPLATES)
-    given = template_set(templates)
-    return tuple(chain.from_iterable([p] if "{}" in p else prompts_of(p) for p in given))
+    imagenet = [fill("{}") for fill in OPENAI_IMAGENET_TEMPLATES]
+    found = expand_templates(templates, ["imagenet"])
+    return tuple(chain.from_iterable(imagenet if p == "imagenet" else [p] for p in found))
 
 
 @cache

@@ -99,10 +99,11 @@ def _prepare_output() -> None:
 
 
 def collect_garbage() -> None:
-    """Looks for garbage from now on, but not among what was imported before."""
-    gc.freeze()
-    atexit.register(gc.unfreeze)  # else libraries complain of what they find alive at the end
-    gc.enable()
+    """Looks for garbage from now on, if it did not before, but not among what was imported."""
+    if not gc.isenabled():
+        gc.freeze()
+        atexit.register(gc.unfreeze)  # else libraries complain of what they find alive at the end
+        gc.enable()
 
 
 def _interrupt(number: int, _: object) -> None:

@@ -1,6 +1,5 @@
 """Runs the stages of a job, or shows what they would compute."""
 
-import gc
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -38,8 +37,7 @@ def run_job(composed: DictConfig, combination: Sequence[str], given: Sequence[st
 
     The ``combination`` of a study is what it was composed from.
     """
-    if not gc.isenabled():  # later jobs of a study leave garbage, too
-        collect_garbage()
+    collect_garbage()
     is_multirun = bool(combination)
     # Of several processes that torchrun started, the first one prints.
     console = Console(soft_wrap=True, highlight=False, markup=False, quiet=process_rank() > 0)

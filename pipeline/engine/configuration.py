@@ -48,8 +48,7 @@ def register_groups() -> None:
     """
     importlib.import_module("pipeline.stages.config")  # stores the defaults; slow to import
     store = ConfigStore.instance()
-    known = dict.fromkeys(method.group for method in methods())
-    groups = [group for group in known if (CONFIGS / group).is_dir()]
+    groups = [g for g in dict.fromkeys(m.group for m in methods()) if (CONFIGS / g).is_dir()]
     for method in methods():
         code, group = method.code, method.group
         check_choice(f"{code} is a method of a group {shown(group)}", group, groups)

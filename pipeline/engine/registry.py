@@ -13,10 +13,10 @@ of the settings is the choice, so that settings lead to their method. What compu
 import importlib
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from importlib.util import find_spec
 from keyword import iskeyword
 from pathlib import Path
@@ -123,8 +123,6 @@ class Method:
         """Makes the method a choice of its group; raises a UserError if a name is taken."""
         code = build if isinstance(build, str) else f"{build.__module__}.{build.__qualname__}"
         method = replace(self, build=build, code=self.code or code.replace(":", "."))
-        if not method.is_ours:
-            _import_ours()  # whose names are taken
         _refuse_what_is_taken(method)
         if make := _FORMS.get(method.group):
             make(method)
@@ -213,20 +211,18 @@ TEMPLATES: dict[str, Sequence[str]] = {}
 """The sets of prompt templates that methods declare, by their names in the configuration."""
 
 
-def template_set(name: str) -> Sequence[str]:
-    """Returns the prompts of a set, or names of other sets."""
+def expand_templates(name: str, whole: Collection[str]) -> list[str]:
+    """Returns the prompts of a template set; of those sets that are to stay ``whole``, the name."""
     _import_ours()
-    return TEMPLATES[name]
+    if name in whole or name not in TEMPLATES:
+        return [name]
+    return [prompt for each in TEMPLATES[name] for prompt in expand_templates(each, whole)]
 
 
 def templates_in_key(name: str | None) -> str | list[str] | None:
     """Returns the prompts of a set if a plug-in declared it; a set of ours keeps its name."""
     theirs = {each for m in _METHODS.values() if not m.is_ours for each in m.templates}
-
-    def prompts(part: str) -> list[str]:
-        return [p for each in TEMPLATES[part] for p in prompts(each)] if part in theirs else [part]
-
-    return prompts(name) if name in theirs else name
+    return expand_templates(name, TEMPLATES.keys() - theirs) if name in theirs else name
 
 
 MODELS: dict[str, Any] = {}
@@ -235,6 +231,7 @@ MODELS: dict[str, Any] = {}
 CORE_QUIRKS: dict[str, Quirk] = {}
 """The quirks of what all methods are built on, by their names."""
 
+_import_ours = partial(importlib.import_module, "pipeline.stages.methods")
 _METHODS: dict[tuple[str, str], Method] = {}
 _FORMS: dict[str, Callable[[Method], None]] = {}  # group → what makes forms of its methods
 
@@ -291,10 +288,6 @@ def _refuse_what_is_taken(method: Method) -> None:
             )
 
 
-def _import_ours() -> None:
-    importlib.import_module("pipeline.stages.methods")
-
-
 def methods(group: str = "") -> list[Method]:
     """Returns the methods of a group, or all that are choices of the configuration."""
     _import_ours()
@@ -316,9 +309,7 @@ def _registered(module: str, group: str, name: str) -> Method:
 
 def label_of(group: str, name: str) -> str:
     """Returns what tables call a method; its name, too, where the method is not registered."""
-    _import_ours()
-    method = _METHODS.get((group, name))
-    return method.label or name if method else name
+    return next((m.label for m in methods(group) if m.name == name), "") or name
 
 
 def method_of(settings: object) -> Method:

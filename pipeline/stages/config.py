@@ -1,9 +1,8 @@
 """The complete configuration as typed settings."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
-from enum import Enum
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -11,7 +10,6 @@ from typing import Any, get_args, get_origin, get_type_hints
 import yaml
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
-from omegaconf._utils import get_omega_conf_dumper
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.clip.settings import ClipSettings, ImageSettings, RuntimeSettings, compat_settings
@@ -129,8 +127,7 @@ def all_settings() -> list[tuple[str, Rule, Any]]:
 def read_config(composed: DictConfig) -> Config:
     """Returns a composed configuration as typed settings, after all checks.
 
-    OmegaConf, which takes long, converts values of other types. Raises a UserError for an unknown
-    key, and a value of another type or outside its range.
+    Raises a UserError for an unknown key, and a value of another type or outside its range.
     """
     for group in [f.name for f in fields(Config) if f.default is f.default_factory is MISSING]:
         is_there = OmegaConf.is_dict(composed.get(group))
@@ -142,52 +139,38 @@ def read_config(composed: DictConfig) -> Config:
         check_choice(f"there is no executor {executor}", executor, EXECUTORS)
         kinds = {"executor": EXECUTORS[executor], "compat": compat_settings()}
         kinds["dataset"] = settings_of(plain["dataset"]["name"])
-        config = None
-        with suppress(TypeError, OverflowError):
-            parts = {group: _typed(plain[group], kind) for group, kind in kinds.items()}
-            config = _typed(plain | parts, Config)
-        if config is None:
-            for key in [key for key, _, kind in all_settings() if kind is bool]:
-                given = OmegaConf.select(composed, key)  # OmegaConf would turn any number into true
-                if type(given) is int and given not in (0, 1):
-                    raise UserError(f"{key}={given} is neither true nor false: give one of them")
-            typed = OmegaConf.structured(Config)
-            for group, kind in kinds.items():
-                typed[group] = kind
-            config = OmegaConf.to_object(OmegaConf.unsafe_merge(typed, plain))
+        try:
+            typed = {group: _typed(plain[group], kind, group) for group, kind in kinds.items()}
+            config = _typed(plain | typed, Config)
+        except (TypeError, OverflowError):
+            merged = OmegaConf.unsafe_merge(OmegaConf.structured(Config), kinds, plain)
+            config = OmegaConf.to_object(merged)
     except (OmegaConfBaseException, AssertionError) as error:
         raise UserError(explain(error)) from error
     check(config)
     return config
 
 
-def _typed(value: Any, kind: Any) -> Any:  # noqa: ANN401
-    """Returns a plain value as the type of a setting.
-
-    Raises a TypeError unless it is of that type, and refers to no other key.
-    """
-    inner, origin = get_args(kind), get_origin(kind)
-    if (kind is Any or type(value) is kind) and "${" not in str(value):
-        return value
+def _typed(value: Any, kind: Any, key: str = "") -> Any:  # noqa: ANN401
+    """Returns a plain value as a type; a TypeError says that OmegaConf, which is slow, has to."""
+    inner, found = get_args(kind), type(value)
     if inner[1:] == (NoneType,):
-        return None if value is None else _typed(value, inner[0])
-    if kind is float and type(value) is int:
-        return float(value)
-    if origin is type(value) is list:
-        return [_typed(each, inner[0]) for each in value]
-    if origin is type(value) is dict and {*map(type, value)} <= {inner[0]}:
-        return {key: _typed(each, inner[1]) for key, each in value.items()}
-    if is_dataclass(kind) and isinstance(value, dict):
+        return value if value is None else _typed(value, inner[0], key)
+    if is_dataclass(kind) and found is dict:
         hints = get_type_hints(kind)
-        return kind(**{name: _typed(each, hints.get(name)) for name, each in value.items()})
-    raise TypeError(kind)
+        return kind(**{n: _typed(each, hints.get(n), f"{key}.{n}") for n, each in value.items()})
+    if get_origin(kind) is found is list:
+        return [_typed(each, inner[0], key) for each in value]
+    if get_origin(kind) is found is dict:
+        return {_typed(n, inner[0]): _typed(each, inner[1], key) for n, each in value.items()}
+    if kind is bool and found is int and value not in (0, 1):  # OmegaConf would take it for true
+        raise UserError(f"{key.lstrip('.')}={value} is neither true nor false: give one of them")
+    if kind not in (Any, found) and (kind, found) != (float, int) or "${" in str(value):
+        raise TypeError(kind)
+    return float(value) if kind is float else value
 
 
 # config.yaml
-
-
-_Dumper = type("_Dumper", (get_omega_conf_dumper(),), {})  # to_yaml wraps all values for it
-_Dumper.add_multi_representer(Enum, lambda dumper, each: dumper.represent_str(each.name))
 
 
 def record(config: Config, command: str = "") -> str:
@@ -201,8 +184,7 @@ def record(config: Config, command: str = "") -> str:
     for key in _PATHS:
         if isinstance(given := plain["dataset"].get(key), str):
             plain["dataset"][key] = str(given_path(given, f"dataset.{key}").absolute())
-    style = {"default_flow_style": False, "allow_unicode": True, "sort_keys": False}
-    return yaml.dump(plain, Dumper=_Dumper, **style)
+    return OmegaConf.to_yaml(OmegaConf.create(plain))
 
 
 def read_record(folder: Path) -> tuple[DatasetSettings, dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
+from unittest.mock import Mock
 
 import pytest
 from omegaconf import OmegaConf
@@ -12,8 +13,9 @@ from omegaconf import OmegaConf
 from pipeline.datasets.settings import DatasetSettings
 from pipeline.engine.registry import methods
 from pipeline.engine.settings import defaults
+from pipeline.errors import UserError
 from pipeline.files.shipped import CONFIGS
-from pipeline.stages.config import EXECUTORS, Config, compose
+from pipeline.stages.config import EXECUTORS, Config, compose, read_config
 
 KINDS = {name: kind for name, kind in get_type_hints(Config).items() if is_dataclass(kind)}
 CHOICES = {f"{method.group}={method.name}": method.settings for method in methods()}
@@ -58,3 +60,31 @@ def test_the_files_that_all_runs_read_repeat_no_default():
     segmenter = OmegaConf.to_container(OmegaConf.load(CONFIGS / "segmenter" / "default.yaml"))
     for given in (root["dataset"], segmenter.pop("test"), segmenter):
         assert all("${" in value for value in given.values()), "how keys follow from others"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "dataset=coco2014 dataset.root=x executor=processes compat=released masks=pamr",
+        "dataset=demo clip=demo segmenter=demo runtime.wait=2 segmenter.test.scales=[1,0.5]",
+        "dataset=folder dataset.root=x dataset.classes=[a] dataset.limit=3",
+        r"dataset=demo experiment_name='\${seed}'",
+        "dataset=demo seed='5' report.images='7'",
+    ],
+)
+def test_values_of_their_types_are_read_as_omegaconf_reads_them(given, monkeypatch):
+    composed = compose(given.split())
+    with monkeypatch.context() as patch:
+        if "'" not in given:  # which OmegaConf converts
+            patch.delattr(OmegaConf, "unsafe_merge")
+        found = read_config(composed)
+    monkeypatch.setattr("pipeline.stages.config._typed", Mock(side_effect=TypeError))
+    assert repr(read_config(composed)) == repr(found)
+
+
+@pytest.mark.parametrize("key", ["dry_run", "segmenter.ceiling", "dataset.training.test_flip"])
+def test_a_number_is_not_taken_for_true(key):
+    composed = compose(["dataset=demo"])
+    OmegaConf.update(composed, key, 2)
+    with pytest.raises(UserError, match=f"^{key}=2 is neither true nor false"):
+        read_config(composed)
