@@ -23,6 +23,7 @@ from tests.small_runs import Finished, draw_photograph, folder_options
 if TYPE_CHECKING:  # the process that only distributes the tests need not wait for it
     from open_clip.model import CLIP
 
+pytest_plugins = ["tests.costs"]
 SEARCHED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "PYTHONSAFEPATH")
 SEARCH_PATHS = {name: os.environ.get(name) for name in SEARCHED}
 TRIALS_BEGIN = "<!-- trials -->\n"
