@@ -19,7 +19,7 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import DictConfig
 
-from pipeline.engine.registry import methods
+from pipeline.engine.registry import methods, quirks
 from pipeline.files.shipped import CONFIGS
 
 Plugins.instance()  # registers what reads files
@@ -57,9 +57,11 @@ def compose_once(
     for each in parsed:
         is_choice = loader.repository.group_exists(each.key_or_group)
         (choices if is_choice and not isinstance(each.value(), dict) else values).append(each)
-    chosen = tuple(each.input_line for each in choices)
-    registered = frozenset((each.group, each.name, each.settings) for each in methods())
-    key = (name, chosen, registered, *(path.path for path in loader.get_search_path().get_path()))
+    chosen = sorted(each.input_line for each in choices)
+    theirs = [m for m in methods() if not m.is_ours]
+    theirs = [m for m in theirs if m.presets or f"{m.group}={m.name}" in chosen]
+    paths = (path.path for path in loader.get_search_path().get_path())
+    key = (name, *chosen, *(m.settings for m in theirs), *quirks().values(), *paths)
     if key not in _composed:
         try:
             _composed[key] = pickle.dumps(_compose(name, [*chosen], return_hydra_config))

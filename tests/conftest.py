@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from tests import REPOSITORY, SHARED
-from tests.small_runs import Finished, draw_photograph, folder_options
+from tests.small_runs import Finished, copy_results, draw_photograph, folder_options
 
 if TYPE_CHECKING:  # the process that only distributes the tests need not wait for it
     from open_clip.model import CLIP
@@ -283,6 +283,28 @@ def run_stage(
         return run_tool("run_stage.py", *arguments)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def finished_runs() -> dict[tuple[str, ...], Path]:
+    """What runs on the photographs were given beyond ``arguments`` → a copy of their results."""
+    return {}
+
+
+@pytest.fixture
+def finish(run_stage, arguments, finished_runs, tmp_path_factory, tmp_path) -> Callable[..., Path]:
+    """Returns an output directory after a run that several tests begin with, done or copied."""
+
+    def finish(*more: str) -> Path:
+        out = tmp_path / "out"
+        if more in finished_runs:
+            return copy_results(finished_runs[more], out)
+        done = run_stage(*arguments, *more)
+        assert done.code == 0, done.errors
+        finished_runs[more] = copy_results(out, tmp_path_factory.mktemp("finished") / "out")
+        return out
+
+    return finish
 
 
 @pytest.fixture(scope="session")

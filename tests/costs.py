@@ -44,7 +44,6 @@ class Costs:
         self.tests: Counter[str] = Counter()
         self.counts: Counter[str] = Counter()
         self.loops: list[float] = []
-        self.runs_tests = config.getoption("dist", "no") == "no" or hasattr(config, "workerinput")
         # No limit holds for some of the files, or for another tier.
         self.is_whole = (
             config.args_source == config.ArgsSource.TESTPATHS
@@ -52,10 +51,10 @@ class Costs:
             and not config.option.keyword
         )
 
-    def pytest_collection_finish(self) -> None:
-        """Begins to count, where the tests run."""
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Begins to count, unless xdist has other processes run the tests."""
         self.seconds["collection"] = _cpu_seconds()
-        if not self.runs_tests:
+        if session.config.pluginmanager.hasplugin("dsession"):
             return
         self.loops += _loops()
         self.counts["modules of tests imported"] = sum(m.startswith("tests.") for m in sys.modules)
@@ -98,9 +97,8 @@ class Costs:
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Sends what was counted, or judges it."""
-        if self.runs_tests:
-            self.seconds["all"] = _cpu_seconds()
-            self.loops += _loops()
+        self.seconds["all"] += _cpu_seconds()
+        self.loops += _loops() if self.counts else []
         if hasattr(session.config, "workeroutput"):
             session.config.workeroutput.update(
                 seconds=dict(self.seconds),
@@ -124,7 +122,7 @@ class Costs:
         for what, limit in LIMITS.items():
             write(f"{self.counts[what]:6} {what} (at most {limit})")
         for what in self._exceeded():
-            write(f"error: too many {what}: share runs, or raise LIMITS in tests/costs.py", red=True)
+            write(f"error: too many {what}: share them, or raise LIMITS in tests/costs.py")
         if terminalreporter.config.getoption("--costs"):
             for file, taken in self.seconds.most_common():
                 write(f"{taken:7.1f} s {self.tests[file]:5} tests  {file}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +82,17 @@ def artefacts(root: Path) -> dict[str, bytes]:
         and path.name != ".fingerprints.jsonl"
         and path.relative_to(root).parts[0] != "text"
     }
+
+
+def copy_results(source: Path, target: Path) -> Path:
+    """Copies an output directory, as if the run had been beside the copy."""
+    # The paths of photographs are keys of fingerprints.
+    left_out = shutil.ignore_patterns(".fingerprints.jsonl")
+    shutil.copytree(source, target, symlinks=True, ignore=left_out, dirs_exist_ok=True)
+    config = (target / "config.yaml").read_text()
+    config = config.replace(str(source.parent), str(target.parent))
+    (target / "config.yaml").write_text(config)
+    return target
 
 
 def wait_for_entries(folder: Path, count: int) -> None:

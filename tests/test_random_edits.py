@@ -448,10 +448,15 @@ SEQUENCES = {
 """What was wrong, or is rare → the tags at the beginning, and steps: edits, and stages to run."""
 
 
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory) -> Fresh:
+    return Fresh(tmp_path_factory.mktemp("fresh"))
+
+
 @pytest.fixture
-def any_edits(tmp_path, monkeypatch) -> type[Edits]:
+def any_edits(fresh, tmp_path, monkeypatch) -> type[Edits]:
     spare_what_takes_long(monkeypatch)
-    Edits.fresh, Edits.checked = Fresh(tmp_path / "fresh"), Counter()
+    Edits.fresh, Edits.checked = fresh, Counter()
     Edits.folders = (tmp_path / str(number) for number in itertools.count())
     return Edits
 

@@ -64,8 +64,8 @@ def test_rounds_without_any_ground_truth(run_stage, run_tool, arguments, tmp_pat
     assert artefacts(out) == before
 
 
-def test_a_round_needs_the_one_before(run_stage, arguments):
-    assert run_stage(*arguments, "stage=[tags,cams,masks]").code == 0
+def test_a_round_needs_the_one_before(run_stage, arguments, finish):
+    finish("stage=[tags,cams,masks]")
     finished = run_stage(*arguments, *TINY_SEGMENTER, "rounds=2", "stage=masks")
     assert finished.code == 2
     assert "needs the segmenter of round 1: run python " in finished.errors

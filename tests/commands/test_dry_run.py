@@ -135,14 +135,14 @@ def test_a_training_is_planned_too(dry_run, run_stage, arguments, tmp_path):
     assert ["masks", "all, round 2"] in [row[:2] for row in rows]
 
 
-def test_errors_are_those_of_the_run(dry_run, run_stage, arguments):
+def test_errors_are_those_of_the_run(dry_run, run_stage, arguments, finish):
     for stages in ("cams", "masks", "train", "predict", "evaluate"):
         assert dry_run(f"stage={stages}", code=2) == []
         errors = dry_run.errors
         assert errors == run_stage(*arguments, f"stage={stages}").errors
         assert errors.startswith("error: ") and ": run python " in errors
     # So is what a later round needs.
-    assert run_stage(*arguments, "stage=[tags,cams,masks]").code == 0
+    finish("stage=[tags,cams,masks]")
     given = ("stage=[tags,cams,masks]", "rounds=2")
     assert [row[0] for row in dry_run(*given, code=2)] == ["tags", "cams", "masks"]
     assert dry_run.errors == run_stage(*arguments, *given).errors.splitlines(True)[-1]

@@ -15,11 +15,9 @@ CORRECTIONS = "id,classes\r\na,cup;rocket\r\n"
 
 
 @pytest.fixture
-def finished_run(run_stage, arguments, tmp_path):
+def finished_run(finish):
     """The output directory of a run that wrote its report."""
-    done = run_stage(*arguments, "stage=[tags,cams,masks,report]")
-    assert done.code == 0, done.errors
-    out = tmp_path / "out"
+    out = finish("stage=[tags,cams,masks,report]")
     (out / "corrections.1.csv").write_text(CORRECTIONS, newline="")
     return out
 

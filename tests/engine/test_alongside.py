@@ -76,6 +76,12 @@ def decodings(monkeypatch) -> Counter[str]:
     return counted
 
 
+@pytest.fixture
+def alone(finish, tmp_path) -> dict[str, bytes]:
+    """The results of masks that are made in their own turn."""
+    return artefacts(finish("stage=[tags,cams,masks]").rename(tmp_path / "alone"))
+
+
 def computed(outcomes) -> dict[str, int]:
     return {outcome.stage: outcome.computed for outcome in outcomes}
 
@@ -100,14 +106,15 @@ def test_what_processes_note_is_printed_once(opened, processes, capsys):
     assert capsys.readouterr().err.count("note: there is no kernel over there\n") == 1
 
 
-def test_masks_follow_cams_that_have_a_pass_of_their_own(opened, processes, decodings, tmp_path):
-    list(opened("alone", "runtime.one_pass=false").run(STAGES))
+def test_masks_follow_cams_that_have_a_pass_of_their_own(
+    opened, alone, processes, decodings, tmp_path
+):
     list(opened().run(["tags"]))
     decodings.clear()
     processes.given.clear()
     assert computed(opened().run(["cams", "masks"])) == {"cams": 5, "masks": 5}
     assert set(decodings.values()) == {1} and len(processes.given) == 5
-    assert artefacts(tmp_path / "out") == artefacts(tmp_path / "alone")
+    assert artefacts(tmp_path / "out") == alone
 
 
 def test_masks_follow_tags_that_are_known_after_all_images(opened, processes, tmp_path):
@@ -161,8 +168,7 @@ def test_what_fails_alongside_is_named_in_its_own_turn(opened, processes, monkey
     assert tried == ["a", "a"] and len(processes.given) == 5
 
 
-def test_a_process_that_dies_leaves_the_rest_to_the_own_turn(opened, processes, tmp_path):
-    list(opened("alone", "runtime.one_pass=false").run(STAGES))
+def test_a_process_that_dies_leaves_the_rest_to_the_own_turn(opened, alone, processes, tmp_path):
     processes.given.clear()
     processes.deadly = {"b"}
     *_, masks = opened().run(STAGES)
@@ -170,11 +176,10 @@ def test_a_process_that_dies_leaves_the_rest_to_the_own_turn(opened, processes, 
     assert masks.computed == 4
     processes.deadly = set()
     assert computed(opened().run(STAGES)) == {"tags": 0, "cams": 0, "masks": 1}
-    assert artefacts(tmp_path / "out") == artefacts(tmp_path / "alone")
+    assert artefacts(tmp_path / "out") == alone
 
 
-def test_an_interrupted_pass_keeps_its_masks(opened, processes, monkeypatch, tmp_path):
-    list(opened("alone", "runtime.one_pass=false").run(STAGES))
+def test_an_interrupted_pass_keeps_its_masks(opened, alone, processes, monkeypatch, tmp_path):
     compute = ScoredTags.compute
 
     def interrupted(stage, images, model):
@@ -191,7 +196,7 @@ def test_an_interrupted_pass_keeps_its_masks(opened, processes, monkeypatch, tmp
     assert kept
     done = computed(opened().run(STAGES))
     assert done["tags"] < 5 and done["masks"] == 5 - len(kept)
-    assert artefacts(tmp_path / "out") == artefacts(tmp_path / "alone")
+    assert artefacts(tmp_path / "out") == alone
 
 
 def test_too_many_failures_end_the_pass_and_keep_the_masks(
@@ -207,10 +212,9 @@ def test_too_many_failures_end_the_pass_and_keep_the_masks(
 
 
 @pytest.mark.large
-def test_real_processes_make_the_same_masks(opened, tmp_path):
-    list(opened("alone", "runtime.one_pass=false").run(STAGES))
+def test_real_processes_make_the_same_masks(opened, alone, tmp_path):
     list(opened().run(STAGES))
-    assert artefacts(tmp_path / "out") == artefacts(tmp_path / "alone")
+    assert artefacts(tmp_path / "out") == alone
     ProcessPool(2).close(at_once=True)
 
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from omegaconf import OmegaConf
 
 from pipeline.clip.device import Batches
 from pipeline.clip.dimensions import Dimensions
@@ -23,7 +22,7 @@ from pipeline.dense.method import NameEmbeddings
 from pipeline.dense.naclip.method import NaClip
 from pipeline.dense.pixel_adaptive import pamr
 from pipeline.dense.windows import resize_as_opencv
-from pipeline.engine.registry import method_of
+from pipeline.engine.registry import method_of, methods
 from pipeline.engine.sample import ImageReader
 from pipeline.engine.settings import check
 from pipeline.errors import UserError
@@ -283,14 +282,13 @@ def test_the_imagenet_templates_are_80():
 def stage_of(names: str | None = None, cams: str = "sclip", **options) -> DenseMasks:
     """Returns the stage for the classes a, b and c."""
     chosen = DenseMaskOptions(names=names, **options)
-    method = compose([f"cams={cams}"]).cams
     return DenseMasks(
         split="val",
         method=method_of(chosen),
         options=chosen,
         resources=Resources(CLASSES, "cpu", None, SimpleNamespace(position_scale=True)),
         reader=ImageReader(),
-        cams=OmegaConf.to_object(method),
+        cams=next(m.settings for m in methods() if (m.group, m.name) == ("cams", cams))(),
     )
 
 

@@ -30,7 +30,7 @@ from pipeline.segmenter import mmseg
 from pipeline.segmenter.data import TrainingData, TrainingPair
 from pipeline.stages import builder
 from pipeline.stages.builder import Builder
-from pipeline.stages.config import Config, compose, read_config
+from pipeline.stages.config import EXECUTORS, Config, compose, read_config
 from pipeline.stages.pipeline import Pipeline
 from pipeline.tags.options import GivenTagOptions
 from tests import REPOSITORY
@@ -151,20 +151,15 @@ def keys(tmp_path, monkeypatch, tiny_checkpoint):
 
 def base(tmp_path, *choices: str) -> Config:
     """Returns a configuration of two rounds in which every setting has an effect."""
-    return copy.deepcopy(_base(tmp_path, *choices))
-
-
-@cache
-def _base(tmp_path, *choices: str) -> Config:
-    chosen = {"dataset": "dataset=folder", "tags": "tags=tagclip", "cams": "cams=clip_es"}
-    chosen |= {choice.partition("=")[0]: choice for choice in choices}
-    given = [*chosen.values(), "clip=file", "rounds=2", "segmenter.test.scales=[1.0,0.5]"]
-    given += [f"clip.checkpoint={tmp_path / 'one.safetensors'}", f"output_dir={tmp_path / 'out'}"]
-    given += [] if "dataset=demo" in choices else [f"dataset.root={tmp_path}"]
-    given += ["dataset.classes=[cat,person,cup]"] if "folder" in chosen["dataset"] else []
-    given += ["tags.min_score=0"] if chosen["tags"] == "tags=piaa" else []
-    given += [f"{c}.path={tmp_path / 'one'}" for c in METHODS if chosen.get(c) == f"{c}=file"]
-    config = read_config(compose(given))
+    chosen = dict(choice.split("=") for choice in choices)
+    config = copy.deepcopy(_base(tmp_path, chosen.pop("dataset", "folder")))
+    for group, name in chosen.items():  # to compose each takes long, see test_config.py
+        kinds = EXECUTORS | {m.name: m.settings for m in methods() if m.group == group}
+        setattr(config, group, kinds[name]())
+        if name == "file":
+            getattr(config, group).path = str(tmp_path / "one")
+    if chosen.get("tags") == "piaa":
+        config.tags.min_score = 0.0
     config.masks.crf = CrfOptions() if hasattr(config.masks, "crf") else None
     config.segmenter.test.crf = CrfOptions()
     config.dataset.cam_names = None
@@ -172,6 +167,15 @@ def _base(tmp_path, *choices: str) -> Config:
         file = sam_file() if name == "sam" else tmp_path / "one.pth"
         setattr(config.cams, name, SecondSettings(None, str(file)))
     return config
+
+
+@cache
+def _base(tmp_path, dataset: str) -> Config:
+    given = [f"dataset={dataset}", "tags=tagclip", "cams=clip_es", "clip=file", "rounds=2"]
+    given += [f"clip.checkpoint={tmp_path / 'one.safetensors'}", f"output_dir={tmp_path / 'out'}"]
+    given += [f"dataset.root={tmp_path}", "segmenter.test.scales=[1.0,0.5]"]
+    given += ["dataset.classes=[cat,person,cup]"] if dataset == "folder" else []
+    return read_config(compose(given))
 
 
 def settings_of(settings: Any, prefix: str = "", outer: Rule | None = None) -> Iterator[Setting]:
