@@ -47,7 +47,7 @@ class Costs:
         # No limit holds for some of the files, or for another tier.
         self.is_whole = (
             config.args_source == config.ArgsSource.TESTPATHS
-            and config.option.markexpr == "not large"
+            and config.option.markexpr == "not large and not extras"
             and not config.option.keyword
         )
 

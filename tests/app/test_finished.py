@@ -23,10 +23,8 @@ CSV = "id,classes\r\na,cup\r\n"
 
 
 @pytest.fixture
-def out(run_stage, arguments, tmp_path):
-    done = run_stage(*arguments, "stage=[tags,cams,masks,report]")
-    assert done.code == 0, done.errors
-    return tmp_path / "out"
+def out(finish):
+    return finish("stage=[tags,cams,masks,report]")
 
 
 @pytest.fixture

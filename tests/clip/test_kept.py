@@ -13,6 +13,7 @@ from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.kept import KeptFeatures, digest
 from pipeline.clip.shared_pass import MeanAttention
 from pipeline.datasets.scenes import load_recipe, render_scene
+from tests.tiers import large_except
 
 NAMES = ["disc", "square", "star", "ring", "cross", "hexagon"]
 RENAMED = [*NAMES[:-1], "triangle"]
@@ -137,8 +138,12 @@ def test_what_does_not_change_is_not_computed(count):
     assert passes["images"] == 1
 
 
+SC_CLIP = ["cams=sc_clip"]
+
+
 @pytest.mark.parametrize(
-    "more", [["cams=sc_clip"], ["cams=clip_es", "cams.affinity=false"], ["tags=clip"]]
+    "more",
+    large_except([SC_CLIP], [SC_CLIP, ["cams=clip_es", "cams.affinity=false"], ["tags=clip"]]),
 )
 def test_other_methods_keep_what_they_found(count, more):
     image = render_scene(load_recipe("demo"), "val", 1).image

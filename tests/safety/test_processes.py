@@ -13,6 +13,7 @@ import pytest
 from pipeline.engine import children
 from tests import REPOSITORY
 from tests.slurm import write_slurm
+from tests.tiers import large_except
 
 PLACES = {
     "engine/pool.py": ["pool", "plugin"],
@@ -52,6 +53,7 @@ def theirs(mark, tmp_path) -> Path:
 
 WAYS = [(place, "command") for places in PLACES.values() for place in places]
 WAYS += [("pool", "library"), ("cluster", "library")]
+SLOW = {("loader", "command"), ("cluster", "command")}
 
 
 def start(place: str, theirs: Path, way: str = "command") -> subprocess.CompletedProcess:
@@ -80,7 +82,7 @@ def test_every_place_that_starts_a_process_is_attacked():
     assert {name for name, text in sources.items() if STARTS.search(text)} == set(PLACES)
 
 
-@pytest.mark.parametrize(("place", "way"), WAYS)
+@pytest.mark.parametrize(("place", "way"), large_except({*WAYS} - SLOW, WAYS))
 def test_the_folder_in_which_a_process_is_started_runs_no_code(place, way, theirs, mark, trial):
     for module in {"cluster": ["distributed"], "jobs": ["dask_jobqueue"]}.get(place, []):
         pytest.importorskip(module)

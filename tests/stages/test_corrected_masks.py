@@ -72,11 +72,9 @@ def manifest_of(out: Path, stage: str = "masks") -> dict:
     return json.loads((latest(out, stage) / "manifest.json").read_text())
 
 
-def test_two_masks_cost_two_images_and_an_edited_outline_costs_one_mask(
-    run, finish, mine, tmp_path
-):
+def test_two_masks_cost_two_images_and_an_edited_outline_costs_one_mask(run, mine, tmp_path):
     out, given = tmp_path / "out", f"masks.corrections={mine}"
-    finish(UP_TO_MASKS)
+    run(UP_TO_MASKS)
     first, before = latest(out, "masks").resolve(), tags_of(out)
     found = run(UP_TO_MASKS, given)
     assert found["tags"] == (0, 0, 5), "no image is scored again"
@@ -313,11 +311,11 @@ def test_later_rounds_keep_corrected_masks(keeps, run, mine, tmp_path):
     assert (read_labels(latest(out, "masks") / "a.png") == draw("a", 2, 4, margin=12)).all()
 
 
-def test_figures_status_and_report_name_the_masks(run, run_stage, finish, mine, tmp_path):
+def test_figures_status_and_report_name_the_masks(run, run_stage, mine, tmp_path):
     for image_id in SIZES:
         keep(tmp_path / "truth", image_id, draw(image_id, 1))
     given = [f"masks.corrections={mine}", f"dataset.masks={tmp_path / 'truth'}"]
-    finish(UP_TO_MASKS)
+    run(UP_TO_MASKS)
     run(*given, "stage=[tags,cams,masks,evaluate,report]")
     latest_figures = json.loads((tmp_path / "out/metrics.json").read_text())["latest"]
     said = {stage: latest_figures[stage]["all"]["corrections"] for stage in ("tags", "masks")}
@@ -392,10 +390,10 @@ def test_an_epoch_shows_corrected_images_several_times(pairs, tmp_path):
 
 
 def test_the_key_of_a_training_holds_repetitions_of_corrected_images_alone(
-    run, arguments, finish, mine, tmp_path
+    run, arguments, mine, tmp_path
 ):
     network = [*TINY_SEGMENTER, "segmenter.pretrained=none", "stage=[tags,cams,masks,train]"]
-    finish(*network)
+    run(*network)
     plain = latest(tmp_path / "out", "segmenter", "").resolve()
     run(*network, "segmenter.repeat_corrected=3")
     assert latest(tmp_path / "out", "segmenter", "").resolve() == plain

@@ -187,8 +187,8 @@ def test_a_labeller_is_given_tags_instead(tiny_checkpoint, tmp_path):
         Labeller(["cat"], checkpoint=tiny_checkpoint, overrides=overrides)
 
 
-def test_the_command_of_a_report_tags_images(run, finish, tmp_path):
-    finish(UP_TO_MASKS)
+def test_the_command_of_a_report_tags_images(run, tmp_path):
+    run(None, UP_TO_MASKS)
     page = tmp_path / "out" / "report.html"
     for stage, repeated in (
         ("stage=report", "stage=[tags,cams,masks,report]"),
@@ -215,11 +215,9 @@ def test_a_changed_file_is_noticed_by_the_stages_after_tags(run, tmp_path):
     assert "there is nothing to evaluate: run python " in run.errors
 
 
-def test_a_dry_run_knows_that_changed_tags_are_trained_on_anew(
-    run, run_stage, arguments, finish, tmp_path
-):
+def test_a_dry_run_knows_that_changed_tags_are_trained_on_anew(run, run_stage, arguments, tmp_path):
     network = [*TINY_SEGMENTER, "segmenter.pretrained=none", "stage=[tags,cams,masks,train]"]
-    finish(*network)
+    run(None, *network)
     run({"a": "cup"}, *network)
     for name, line in (("mine.csv", "b,cup\n"), ("other.csv", "a,cup\n")):
         (tmp_path / name).write_text(f"id,classes\n{line}")
@@ -232,15 +230,15 @@ def test_a_dry_run_knows_that_changed_tags_are_trained_on_anew(
         assert finished.code == 0 and "segmenter all              5 images, " in finished.output
 
 
-def test_a_status_tells_which_results_are_corrected(run, run_stage, finish, tmp_path):
-    finish(UP_TO_MASKS)
+def test_a_status_tells_which_results_are_corrected(run, run_stage, tmp_path):
+    run(None, UP_TO_MASKS)
     run({"a": "cup;cat"}, UP_TO_MASKS)
     status = run_stage("stage=status", f"output_dir={tmp_path / 'out'}")
     assert "corrections=tags of 1 image in mine.csv of 20" in status.output.replace("\n", "")
 
 
-def test_damaged_statistics_count_as_damage(run, finish, tmp_path):
-    finish(UP_TO_MASKS)
+def test_damaged_statistics_count_as_damage(run, tmp_path):
+    run(None, UP_TO_MASKS)
     for statistics in ({"near_synonyms": [5]}, {"flat": "x"}, {"background": None}, 5):
         for path in (tmp_path / "out" / "all").glob("*/*/manifest.json"):
             manifest = json.loads(path.read_text())
