@@ -6,7 +6,12 @@ import io
 import pytest
 
 from pipeline.datasets.corrected import Corrections
-from pipeline.datasets.corrections import join_names, read_corrections, split_names
+from pipeline.datasets.corrections import (
+    is_corrections,
+    join_names,
+    read_corrections,
+    split_names,
+)
 from pipeline.engine.result_folder import describe_legend
 from pipeline.errors import UserError
 from tools.benchmark.corrections import format_corrections
@@ -36,6 +41,8 @@ def test_a_spreadsheet_may_add_a_mark_and_order_the_columns(tmp_path):
     path.write_bytes("\ufeffclasses,id\r\nCAT ; x\\;y,1\r\n\r\n,2\r\n".encode())
     found = read_corrections(path, "tags.corrections", ("cat", "x;y"))
     assert found == {"": {"1": (0, 1), "2": ()}}
+    path.write_text('"id","classes"\n')
+    assert is_corrections(path), "names may stand in quotes"
 
 
 @pytest.mark.parametrize(
