@@ -20,19 +20,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import shutil
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from queue import SimpleQueue
 from tempfile import TemporaryDirectory
 
 from tests import REPOSITORY
 from tests.compared_results import Comparison, compare_outputs
+from tests.processes import Forks
 from tests.small_runs import TINY_SEGMENTER
 
 EVERY = (
@@ -92,6 +94,8 @@ KNOWN = {
 }
 """Expression that finds "configuration/file: what differs" → why it differs on purpose."""
 
+_LIBRARIES = ("hydra", "open_clip", "scipy.special", "skimage.segmentation", "timm", "torch")
+_LIBRARIES += ("torchvision",)  # imported for the runs, as no code of ours is
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
 
 
@@ -128,23 +132,27 @@ def compute(
     names = [name for name in names if not _is_kept(outputs, name, base)]
     if not names:
         return {}
-    runs = []
-    for name in names:
+    idle: SimpleQueue[Forks] = SimpleQueue()
+    for _ in range(jobs):
+        environment = {**_ENVIRONMENT, "PYTHONPATH": str(tree)}
+        idle.put(Forks(*_LIBRARIES, folder=outputs, cwd=outputs, **environment))
+
+    def run(name: str) -> int:
         shutil.rmtree(outputs / name, ignore_errors=True)
+        (outputs / f"{name}.log").unlink(missing_ok=True)
         folders = [f"output_dir={outputs / name}", f"dataset.root={outputs / 'scenes'}"]
-        runs.append(([*overrides(name, base), *folders], str(outputs / f"{name}.log")))
-    program = [sys.executable, "-P", REPOSITORY / "tests" / "forked_runs.py"]
-    ended = subprocess.run(
-        [*program, tree / "tools" / "run_stage.py", str(jobs)],
-        cwd=outputs,
-        env=os.environ | _ENVIRONMENT | {"PYTHONPATH": str(tree)},
-        input=json.dumps(runs),
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
+        program = [tree / "tools" / "run_stage.py", *overrides(name, base), *folders]
+        forks = idle.get()
+        code = forks.run_tool(*program, output=outputs / f"{name}.log").wait()
+        idle.put(forks)
+        return code
+
+    with ThreadPoolExecutor(jobs) as threads:  # the first one writes what the others share
+        codes = [run(names[0]), *threads.map(run, names[1:])]
+    for _ in range(jobs):
+        idle.get().close()
     failures = {}
-    for name, code in zip(names, json.loads(ended.stdout)):
+    for name, code in zip(names, codes):
         log = outputs / f"{name}.log"
         lines = [line for line in log.read_text("utf-8", "replace").splitlines() if line.strip()]
         if code:

@@ -25,8 +25,8 @@ from pipeline.files.atomic import TEMPORARY
 from pipeline.files.download import STATE, Source
 from pipeline.files.lock import FolderLock
 from tests import REPOSITORY
-from tests.faults.runs import wait_until
 from tests.files.server import Answer, Pause, Server, serving
+from tests.processes import wait_until
 from tests.tiers import large_except
 
 CONTENT = bytes(range(256)) * 4096

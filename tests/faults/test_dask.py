@@ -13,7 +13,8 @@ import psutil
 import pytest
 
 from tests import REPOSITORY
-from tests.faults.runs import Nursery, results_of_images, unfinished_files, wait_until
+from tests.faults.runs import Nursery, results_of_images, unfinished_files
+from tests.processes import wait_until
 from tests.slurm import write_slurm
 
 pytest.importorskip("distributed", reason="executor=dask needs dask.distributed")

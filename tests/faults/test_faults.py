@@ -17,7 +17,8 @@ import psutil
 import pytest
 
 from pipeline.files.journal import Journal
-from tests.faults.runs import Nursery, Run, results_of_images, unfinished_files, wait_until
+from tests.faults.runs import Nursery, results_of_images, unfinished_files
+from tests.processes import Run, wait_until
 
 STAGES = ("tags", "cams", "masks", "predict")
 PER_IMAGE = ("tags", "cams", "masks", "predictions")

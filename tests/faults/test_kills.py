@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.faults.runs import results_of_images, unfinished_files, wait_until, weights_of
+from tests.faults.runs import results_of_images, unfinished_files, weights_of
+from tests.processes import wait_until
 from tests.tiers import large_except
 
 BEFORE = {

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.runs import unfinished_files, wait_until
+from tests.faults.runs import unfinished_files
 from tests.faults.test_faults import done_in, kill_with_workers
 from tests.faults.test_kill_points import points_of
+from tests.processes import wait_until
 from tests.small_runs import artefacts
 
 pytestmark = pytest.mark.large

@@ -11,7 +11,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from tests.faults.runs import wait_until
+from tests.processes import wait_until
 from tests.small_runs import draw_photograph
 
 pytestmark = pytest.mark.large

@@ -18,7 +18,7 @@ from pipeline.errors import UserError
 from pipeline.files import lock as lock_module
 from pipeline.files.lock import HOLDER, FolderLock
 from tests import REPOSITORY
-from tests.faults.runs import wait_until
+from tests.processes import wait_until
 
 HOLDING = """
 import sys, time

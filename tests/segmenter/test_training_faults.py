@@ -1,13 +1,11 @@
 """Full disks, read-only ones, killed processes, Ctrl-C: one sentence, and nothing is lost."""
 
 import errno
-import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,59 +15,94 @@ from pipeline.engine.store import Store
 from pipeline.errors import UserError
 from pipeline.segmenter import checkpoints
 from pipeline.segmenter.checkpoints import best_checkpoints, complete_checkpoints
-from tests import REPOSITORY
-from tests.segmenter.loaded_run import ITERATIONS
+from tests.processes import Forks, wait_until
+from tests.segmenter import disturbed_trainings
+from tests.segmenter.disturbed_trainings import (
+    SLOW,
+    checkpoints_of,
+    contents,
+    die_while_writing,
+    train_measured,
+    train_slowly,
+)
 from tests.segmenter.test_train import assert_same_weights, run, weights
-from tests.segmenter.tiny_training import tiny_settings, write_labelled
-from tests.segmenter.training_process import Training, environment
+from tests.segmenter.tiny_training import FIGURES, tiny_settings, write_labelled
 
-HERE = Path(__file__).parent
 NO_SPACE = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc and mounts")
 
 
+PRELOADED = ("tests.segmenter.disturbed_trainings", "tests.segmenter.tiny_training:shorten_logs")
+PRELOADED += ("pipeline.segmenter.mmseg:import_mmseg", "torch.utils.tensorboard", "torch._dynamo")
+PRELOADED += ("matplotlib.pyplot", "tests.faults.kill_points")
+
+
 @pytest.fixture(scope="module")
-def small_disk(tmp_path_factory, request):
-    """What happened on a small file system: a line for every try."""
-    tries = "30" if request.config.getoption("--soak") else "6"
+def forks(tmp_path_factory):
+    """Starts trainings."""
+    forks = Forks(*PRELOADED, folder=tmp_path_factory.mktemp("forks"))
+    yield forks
+    forks.close()
+
+
+def start(forks, function, *given):
+    """Starts a training of disturbed_trainings.py."""
+    return forks.call([f"{disturbed_trainings.__name__}:{function.__name__}", *given])
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """What starts trainings where a small file system is, the folder that they see, and we do."""
     kind = ["unshare", "-m"] if os.geteuid() == 0 else ["unshare", "-rm"]
-    small, data = tmp_path_factory.mktemp("small"), tmp_path_factory.mktemp("data")
     if not shutil.which("unshare"):
         pytest.skip("there is no unshare to mount a small file system in")
-    probe = subprocess.run(
-        [*kind, "mount", "-t", "tmpfs", "tmpfs", small], capture_output=True, text=True, check=False
-    )
+    (small := tmp_path / "small").mkdir()
+    mount = ["mount", "-t", "tmpfs", "tmpfs", small]
+    probe = subprocess.run([*kind, *mount], capture_output=True, text=True)
     if probe.returncode:
         pytest.skip(f"no small file system can be mounted here ({probe.stderr.strip()})")
-    done = subprocess.run(
-        [*kind, sys.executable, HERE / "full_disk.py", data, small, tries],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    forks = Forks(*PRELOADED, folder=tmp_path, launcher=kind)
+    assert forks.call(["subprocess:check_call", mount]).wait() == 0
+    yield forks, small, Path(f"/proc/{forks.server.pid}/root{small}")
+    forks.close()
+
+
+def remount(forks, small, setting):
+    command = ["mount", "-o", f"remount,{setting}", small]
+    assert forks.call(["subprocess:check_call", command]).wait() == 0
 
 
 @pytest.mark.large
 @LINUX
-def test_a_full_disk_is_one_sentence_and_costs_nothing(small_disk, trial):
-    tries = [line for line in small_disk if "share" in line]
-    full = [line for line in tries if line["code"]]
+def test_a_full_disk_is_one_sentence_and_costs_nothing(small_disk, tmp_path, request, trial):
+    forks, small, seen = small_disk
+    assert start(forks, train_measured, tmp_path, tmp_path / "undisturbed").wait() == 0
+    wanted = checkpoints_of(tmp_path / "undisturbed")
+    size = (tmp_path / "undisturbed" / "iter_5.pth").stat().st_size
+    remount(forks, small, f"size={12 * size}")
+    tries, full = 30 if request.config.getoption("--soak") else 6, []
+    for number in range(tries):
+        state, filler = os.statvfs(seen), seen / "filler"
+        left = round(4.2 * number / (tries - 1) * size)  # a share of the last checkpoint
+        filler.write_bytes(bytes(max(0, state.f_bavail * state.f_frsize - left)))
+        training = start(forks, train_measured, tmp_path, small / str(number))
+        if code := training.wait():
+            assert code == 2 and training.output.count("\n") == 1, training.output
+            assert training.output.startswith("error: cannot write")
+            assert "No space left on device" in training.output
+            assert "run the same command again" in training.output
+            full.append((training.output, complete_checkpoints(seen / str(number))))
+        checkpoints_of(seen / str(number))  # none is torn
+        assert not [*(seen / str(number)).rglob(".partial-*")]
+        filler.unlink()
+        resumed = start(forks, train_measured, tmp_path, small / str(number))
+        assert (resumed.wait(), resumed.output) == (0, "")
+        assert checkpoints_of(seen / str(number)) == wanted, "as of an undisturbed training"
+        shutil.rmtree(seen / str(number))
     # From the first byte on, at the first checkpoint, at the best, at those after; and enough.
-    assert len(tries) >= 6 and len(full) >= 4 and tries[-1]["code"] == 0
-    assert len({line["errors"].split(":")[1].split("/")[-1] for line in full}) >= 3
-    for line in full:
-        assert line["code"] == 2, line
-        assert line["errors"].count("\n") == 1 and line["errors"].startswith("error: cannot write")
-        assert "No space left on device" in line["errors"], line
-        assert "run the same command again" in line["errors"]
-    for line in tries:
-        assert line["torn"] == [] and line["partial"] == 0, line
-        assert line["resumed"] == {"code": 0, "errors": ""}, line
-        assert line["same"], "the weights differ from those of an undisturbed training"
-    assert any(line["kept"] for line in full), "some checkpoint is whole before the disk is full"
+    assert len(full) >= 4 and code == 0
+    assert len({errors.split(":")[1].split("/")[-1] for errors, _ in full}) >= 3
+    assert any(kept for _, kept in full), "some checkpoint is whole before the disk is full"
     trial(
         "training",
         "the disk full at the log, the first, a later and the best checkpoint",
@@ -80,13 +113,15 @@ def test_a_full_disk_is_one_sentence_and_costs_nothing(small_disk, trial):
 
 @pytest.mark.large
 @LINUX
-def test_a_folder_that_can_only_be_read_is_one_sentence(small_disk, trial):
-    tries = [line for line in small_disk if "read_only" in line]
-    assert [line["read_only"] for line in tries] == ["begun", "new"]
-    for line in tries:
-        assert line["code"] == 2 and line["errors"].count("\n") == 1, line
-        assert "Read-only file system" in line["errors"]
-    trial("training", "the work directory read-only", "exit 2, one sentence", len(tries))
+def test_a_folder_that_can_only_be_read_is_one_sentence(small_disk, tmp_path, trial):
+    forks, small, _ = small_disk
+    assert start(forks, train_measured, tmp_path, small / "begun", 3).wait() == 0
+    remount(forks, small, "ro")
+    for name in ("begun", "new"):
+        training = start(forks, train_measured, tmp_path, small / name)
+        assert training.wait() == 2 and training.output.count("\n") == 1, training.output
+        assert "Read-only file system" in training.output
+    trial("training", "the work directory read-only", "exit 2, one sentence", 2)
 
 
 def failing(*args, **kwargs):
@@ -183,69 +218,47 @@ def test_no_moment_without_a_whole_checkpoint(pairs, tmp_path, monkeypatch, tria
 
 # Processes that are killed
 
-KILLED_WHILE_WRITING = """
-import os, signal, sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-from tests.segmenter.tiny_training import CLASS_NAMES, PALETTE, tiny_settings, write_pairs
-from pipeline.segmenter.train import train
-
-written = []
-def kill(descriptor):
-    # The configuration, a checkpoint, and then the second checkpoint.
-    written.append(descriptor)
-    if len(written) == 3:
-        os.ftruncate(descriptor, 1000)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-os.fsync = kill
-train(tiny_settings(), write_pairs(Path(sys.argv[2])), CLASS_NAMES, PALETTE, Path(sys.argv[3]), 3)
-"""
-
 
 @pytest.mark.large
-def test_a_kill_in_the_midst_of_a_file_leaves_no_half_of_it(trained, pairs, tmp_path, trial):
-    work_dir, folder = tmp_path / "run", pairs[0].image.parent
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED_WHILE_WRITING, REPOSITORY, folder, work_dir],
-        env=environment(),
-        check=False,
-    )
-    assert done.returncode == -signal.SIGKILL
-    assert [path.name for path in work_dir.glob("*.pth")] == ["iter_2.pth"]
-    assert len(list(work_dir.glob(".partial-*"))) == 1
-    run(pairs, work_dir)
-    assert_same_weights(weights(trained), weights(work_dir))
+def test_a_kill_in_the_midst_of_a_file_leaves_no_half_of_it(trained, pairs, forks, tmp_path, trial):
+    killed = start(forks, die_while_writing, pairs[0].image.parent, tmp_path)
+    assert killed.wait() == -signal.SIGKILL
+    assert [path.name for path in tmp_path.glob("*.pth")] == ["iter_2.pth"]
+    assert len(list(tmp_path.glob(".partial-*"))) == 1
+    run(pairs, tmp_path)
+    assert_same_weights(weights(trained), weights(tmp_path))
     trial("training", "killed in the midst of writing a checkpoint", "no torn file; resumes")
-
-
-def killed_at_every_point(tmp_path, step):
-    """Returns the points at which a training with validation was killed, and what differed then."""
-    for name in ("data", "runs"):
-        (tmp_path / name).mkdir()
-    done = subprocess.run(
-        [sys.executable, HERE / "killed_trainings.py", tmp_path / "data", tmp_path / "runs", step],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    whole, *tried = [json.loads(line) for line in done.stdout.splitlines()]
-    assert whole["points"] > 60 and len(tried) >= 3
-    return tried
 
 
 @pytest.mark.large
 @LINUX
-@pytest.mark.parametrize("step", ["9", pytest.param("1", marks=pytest.mark.soak)])
-def test_a_kill_at_any_point_changes_neither_weights_nor_the_best(tmp_path, step, trial):
-    tried = killed_at_every_point(tmp_path, step)
-    assert not [line for line in tried if line["differs"]]
+@pytest.mark.parametrize("step", [9, pytest.param(1, marks=pytest.mark.soak)])
+def test_a_kill_at_any_point_changes_neither_weights_nor_the_best(forks, tmp_path, step, trial):
+    """All points are taken, or with a step some of those after the last iteration."""
+
+    def train(root, kill_at=None):
+        trace = root.with_suffix(".points")
+        watch = ["tests.faults.kill_points:watch", root, trace, kill_at]
+        stage = [f"{disturbed_trainings.__name__}:run_measured_stage", tmp_path / "data", root]
+        killed = forks.call(watch, stage)
+        assert killed.wait() == (0 if kill_at is None else -signal.SIGKILL), killed.output
+        return trace.read_text().splitlines()
+
+    points = train(tmp_path / "whole")
+    wanted = contents(tmp_path / "whole")
+    last = next(n for n, p in enumerate(points) if p.endswith(f"iter_{max(FIGURES)}.pth"))
+    tried = range(last if step > 1 else 0, len(points), step)
+    assert len(points) > 60 and len(tried) >= 3
+    for number in tried:
+        root = tmp_path / str(number)
+        train(root, number)
+        train(root)
+        assert contents(root) == wanted, points[number]
+        shutil.rmtree(root)
     trial(
         "training",
         "killed before any open-for-write, fsync, rename, link, mkdir or remove"
-        + (", after the last iteration" if step != "1" else ""),
+        + (", after the last iteration" if step > 1 else ""),
         "equal weights, best checkpoint and figures after the same command; nothing left behind",
         len(tried),
     )
@@ -253,34 +266,40 @@ def test_a_kill_at_any_point_changes_neither_weights_nor_the_best(tmp_path, step
 
 @pytest.fixture(scope="module")
 def undisturbed(pairs, tmp_path_factory):
-    work_dir = tmp_path_factory.mktemp("runs") / "whole"
-    settings = tiny_settings(iterations=ITERATIONS, checkpoint_interval=3)
-    run(pairs, work_dir, settings)
+    run(pairs, work_dir := tmp_path_factory.mktemp("runs") / "whole", tiny_settings(**SLOW))
     return weights(work_dir)
 
 
-def go_on(pairs, root, undisturbed):
-    """Trains to the end from what is there, and compares with an undisturbed training."""
-    work_dir = Store(root).folder("", "segmenter", {}).path
+@pytest.fixture
+def disturbed(pairs, forks, undisturbed, tmp_path):
+    """A training with a process that loads images, at its fifth iteration.
+
+    In the end nobody is left, and it goes on to the weights of an undisturbed training.
+    """
+    training = start(forks, train_slowly, pairs[0].image.parent, tmp_path)
+    wait_until(lambda: "5" in training.output.split() or "error" in training.output)
+    assert len(training.members()) >= 2, training.output
+    yield training
+    wait_until(lambda: not training.members(), 60)
+    work_dir = Store(tmp_path).folder("", "segmenter", {}).path
     assert complete_checkpoints(work_dir)
-    settings = tiny_settings(iterations=ITERATIONS, checkpoint_interval=3)
-    run(pairs, work_dir, settings)
+    run(pairs, work_dir, tiny_settings(**SLOW))
     assert_same_weights(undisturbed, weights(work_dir))
+
+
+def said(training):
+    """Returns what a training said, without the numbers of its iterations."""
+    return [line for line in training.output.splitlines() if not line.isdigit()]
 
 
 @pytest.mark.large
 @LINUX
-def test_a_killed_loader_is_one_sentence(pairs, tmp_path, undisturbed, trial):
-    training = Training(pairs, tmp_path)
-    training.wait_for(5)
-    _, *loaders = training.members()
-    assert loaders
-    os.kill(loaders[0], signal.SIGKILL)
-    code, errors = training.end()
-    assert code == 2 and errors.count("\n") == 1, errors
-    assert "a process that loads images was killed" in errors and "segmenter.workers" in errors
-    assert training.members() == []
-    go_on(pairs, tmp_path, undisturbed)
+def test_a_killed_loader_is_one_sentence(disturbed, trial):
+    os.kill(disturbed.members()[1], signal.SIGKILL)
+    assert disturbed.wait() == 2
+    [sentence] = said(disturbed)
+    assert "a process that loads images was killed" in sentence and "segmenter.workers" in sentence
+    assert disturbed.members() == []
     trial(
         "training",
         "a process that loads images killed",
@@ -291,38 +310,26 @@ def test_a_killed_loader_is_one_sentence(pairs, tmp_path, undisturbed, trial):
 @pytest.mark.large
 @LINUX
 @pytest.mark.parametrize(("what", "exit_code"), [("Ctrl-C", 130), ("SIGTERM", 143)])
-def test_an_interruption_leaves_nobody(what, exit_code, pairs, tmp_path, undisturbed, trial):
-    training = Training(pairs, tmp_path)
-    training.wait_for(5)
-    assert len(training.members()) >= 2
+def test_an_interruption_leaves_nobody(what, exit_code, disturbed, trial):
     if what == "Ctrl-C":
-        os.killpg(training.process.pid, signal.SIGINT)  # as a terminal does
+        disturbed.send(signal.SIGINT)
     else:
-        training.process.terminate()
-    code, errors = training.end()
-    assert code == exit_code
-    assert errors == "interrupted: run the same command again to go on\n"
-    assert training.members() == []
-    go_on(pairs, tmp_path, undisturbed)
+        disturbed.kill(signal.SIGTERM)
+    assert disturbed.wait() == exit_code
+    assert said(disturbed) == ["interrupted: run the same command again to go on"]
+    assert disturbed.members() == []
     outcome = f"exit {exit_code}, no process left; resumes to equal weights"
     trial("training", what, outcome)
 
 
 @pytest.mark.large
 @LINUX
-def test_a_killed_training_leaves_nobody_and_no_lock(pairs, tmp_path, undisturbed, trial):
-    training = Training(pairs, tmp_path)
-    training.wait_for(5)
-    assert len(training.members()) >= 2
-    training.process.send_signal(signal.SIGKILL)
-    assert training.process.wait() == -signal.SIGKILL
-    ends = time.monotonic() + 60
-    while training.members() and time.monotonic() < ends:
-        time.sleep(0.01)
-    assert training.members() == []
+def test_a_killed_training_leaves_nobody_and_no_lock(disturbed, tmp_path, trial):
+    disturbed.kill()
+    assert disturbed.wait() == -signal.SIGKILL
+    wait_until(lambda: not disturbed.members(), 60)
     with Store(tmp_path).folder("", "segmenter", {}) as folder:
         assert isinstance(folder, StageFolder)
-    go_on(pairs, tmp_path, undisturbed)
     trial(
         "training",
         "the training killed, with a process that loads images",

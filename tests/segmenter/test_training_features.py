@@ -19,7 +19,7 @@ from pipeline.segmenter.checkpoints import best_checkpoint, last_checkpoint
 from pipeline.segmenter.predict import Segmenter
 from tests import REPOSITORY
 from tests.segmenter.test_train import assert_same_weights, run, weights
-from tests.segmenter.tiny_training import frozen_norms, tiny_settings, write_labelled
+from tests.segmenter.tiny_training import figures_of, frozen_norms, tiny_settings, write_labelled
 
 DISTRIBUTED_RUN = """
 import sys
@@ -74,18 +74,6 @@ def test_validation_reports_both_means_where_they_differ(pairs, tmp_path):
     assert 100 * confusion.miou() == pytest.approx(miou, abs=0.006)
     assert 100 * confusion.miou_union() == pytest.approx(union, abs=0.006)
     assert union < miou, "a class is predicted that is not there"
-
-
-def figures_of(work_dir, metric="mIoU"):
-    """Iteration → a mean, of the curves."""
-    import json
-
-    lines = [
-        json.loads(line)
-        for path in sorted(work_dir.glob("**/scalars.json"))
-        for line in path.read_text().splitlines()
-    ]
-    return {line["step"]: line[metric] for line in lines if metric in line}
 
 
 @pytest.mark.parametrize("measured", [pytest.param([2], marks=pytest.mark.large), [2, 4]])

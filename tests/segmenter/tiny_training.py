@@ -1,5 +1,6 @@
 """A network of a few thousand weights and images of 48×40 pixels to train it on."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -139,6 +140,13 @@ def run_stage_in(stage, root: Path):
         stage.run(folder)
     store.sweep_up()
     return folder
+
+
+def figures_of(work_dir: Path, metric: str = "mIoU") -> dict[int, float]:
+    """Returns iteration → a mean, of the curves of every attempt."""
+    paths = sorted(work_dir.rglob("scalars.json"))
+    lines = [json.loads(line) for path in paths for line in path.read_text().splitlines()]
+    return {line["step"]: line[metric] for line in lines if metric in line}
 
 
 FIGURES = {2: 20.0, 4: 10.0, 5: 30.0}
