@@ -124,12 +124,11 @@ def test_annotations_of_voc_of_any_bytes_are_read_or_named(tmp_path, trial):
     trial("input", "annotation of VOC with random bytes", "read, or in failures.jsonl", 150)
 
 
-@pytest.mark.parametrize("content", [b"\0" * 9, "2007_000032\n".encode("utf-16"), b"\xff\xfe\xff"])
-def test_lists_of_voc_that_are_no_text_are_named(content, tmp_path, trial):
+def test_lists_of_voc_that_are_no_text_are_named(tmp_path, trial):
     root = build_voc2012(tmp_path)
-    (root / "ImageSets" / "Segmentation" / "val.txt").write_bytes(content)
+    (root / "ImageSets" / "Segmentation" / "val.txt").write_bytes(b"\xff\xfe\xff")
     dataset = load("voc2012", root, tmp_path / "cache")
-    assert "val.txt" in sentence_of(lambda: dataset.splits["val"])
+    assert "val.txt is not UTF-8 text" in sentence_of(lambda: dataset.splits["val"])
     assert len(dataset.splits["train"]) == 2
     trial("input", "list of VOC's images that is no text", "exit code 2")
 
