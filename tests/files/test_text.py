@@ -17,7 +17,7 @@ ODD = {
     "zeros": (b"\0" * 99, "holds NUL bytes"),
     "a program": (b"\x7fELF\0\0\0", "holds NUL bytes and is not UTF-8 text"),
     "a spreadsheet's own file": (b"PK\x03\x04\x14\0\xff\0" * 40, "is not UTF-8 text: save"),
-    "a pipe": (os.mkfifo, "is not a file: replace it"),
+    "a device": (lambda path: path.symlink_to("/dev/null"), "is not a file: replace it"),
     "a folder": (os.mkdir, "is not a file: replace it"),
     "nothing": (lambda path: None, "is not a file: replace it"),
 }
