@@ -242,13 +242,6 @@ def test_results_of_different_sizes_are_left_out(compare, runs):
     assert "left out: 2: its results have different sizes: run both with one" in finished.errors
 
 
-def test_another_file_is_not_replaced(compare, runs, tmp_path):
-    (tmp_path / "comparison.html").write_text("theirs")
-    finished = compare(*runs)
-    assert finished.code == 2 and (tmp_path / "comparison.html").read_text() == "theirs"
-    assert "comparison.html exists, and tools/compare.py did not write it" in finished.errors
-
-
 def test_nothing_is_written_where_the_file_says(compare, runs, tmp_path):
     path = runs[0] / "config.yaml"
     changes = {"name": "demo", "limit": 1, "cache": tmp_path / "cache", "root": tmp_path / "scenes"}

@@ -168,13 +168,6 @@ def test_wrong_arguments_end_with_one_sentence(make_tables):
     assert (finished.code, finished.errors) == (2, "error: --splits requires --leaderboard\n")
 
 
-def test_another_file_is_not_replaced(make_tables, tmp_path):
-    (tmp_path / "notes.md").write_text("theirs")
-    finished = make_tables("--output", str(tmp_path / "notes.md"))
-    assert finished.code == 2 and (tmp_path / "notes.md").read_text() == "theirs"
-    assert "notes.md exists, and tools/make_tables.py did not write it" in finished.errors
-
-
 def test_own_methods_have_rows_of_their_own_in_published_tables(make_tables, tmp_path):
     runs = [
         measured("masks", "val", 1449, {"cams": cams, "masks": "crf"}, miou=value)

@@ -163,18 +163,6 @@ def test_an_id_cannot_leave_the_output_folder(draw, material, tmp_path):
     assert not (tmp_path / "o" / "x.png").exists()
 
 
-def test_other_pictures_are_not_replaced(draw, material, tmp_path):
-    (tmp_path / "o/masks").mkdir(parents=True)
-    for name in ("masks/2.png", "sheet_1.png"):
-        (tmp_path / "o" / name).write_bytes(b"theirs")
-    for arguments in ([], ["--sheet"]):
-        finished = draw(material.folders["masks"].path, *arguments)
-        assert finished.code == 2
-        assert ".png exists, and tools/overlay.py did not write it" in finished.errors
-    left = [p for p in (tmp_path / "o").rglob("*.png") if p.read_bytes() != b"theirs"]
-    assert left == []
-
-
 def test_a_grey_label_has_the_colour_of_its_regions_in_every_legend(run_tool, tmp_path):
     ids, classes = [str(k) for k in range(8)], list("abcdefg")
     material = build_run(tmp_path / "run", ids, classes)

@@ -179,17 +179,6 @@ def test_images_are_not_touched(predict, photographs):
     assert all(path.read_bytes() == content for path, content in before.items())
 
 
-def test_photographs_in_the_output_folder_are_not_replaced(predict, photographs):
-    (photographs / "2024").mkdir()
-    kept = photographs / "2024" / "a.png"
-    Image.fromarray(np.full((40, 50, 3), 9, np.uint8)).save(kept)
-    before = kept.read_bytes()
-    finished = predict(photographs, output=photographs / "2024")
-    assert finished.code == 2 and kept.read_bytes() == before
-    assert "2024/a.png exists, and tools/predict.py did not write it" in finished.errors
-    assert files_in(photographs / "2024") == ["a.png"], "nothing is written beside it"
-
-
 def test_the_exit_code_is_that_of_a_stage(predict, run_stage, photographs, arguments, tmp_path):
     """A few broken images are named and no failure; only broken ones are."""
     (tmp_path / "broken").mkdir()

@@ -186,11 +186,3 @@ def test_exported_files_name_nothing_that_one_numpy_alone_has():
     pickled = data[data.index(b"\n") + 1 :]
     named = {argument for op, argument, _ in pickletools.genops(pickled) if op.name == "GLOBAL"}
     assert named == {"numpy.core.multiarray _reconstruct", "numpy ndarray", "numpy dtype"}
-
-
-def test_arrays_of_others_are_not_replaced(cams, tmp_path, run_tool):
-    (tmp_path / "npy").mkdir()
-    (tmp_path / "npy/e.npy").write_bytes(b"theirs")
-    finished = run_tool("export.py", cams, "--format", "clip_es", "--output", tmp_path / "npy")
-    assert finished.code == 2 and "tools/export.py did not write it" in finished.errors
-    assert [path.read_bytes() for path in (tmp_path / "npy").iterdir()] == [b"theirs"]

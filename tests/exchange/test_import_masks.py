@@ -223,22 +223,6 @@ def test_wrong_use_is_answered_with_one_sentence(change, message, run_tool, fold
     assert len(finished.errors.splitlines()) == 1
 
 
-def test_photographs_are_not_replaced(run_tool, folder, tmp_path):
-    for name in ("a", "b"):
-        Image.fromarray(LABELS).save(folder / f"{name}.png")
-    photographs = tmp_path / "imported"
-    photographs.mkdir()
-    Image.fromarray(draw_photograph(0, 40, 56)).save(photographs / "b.png")
-    before = (photographs / "b.png").read_bytes()
-    finished = run(run_tool, folder, tmp_path)
-    assert finished.code == 2
-    assert "b.png exists, and tools/import_masks.py did not write it" in finished.errors
-    assert [p.read_bytes() for p in photographs.iterdir()] == [before]
-    (photographs / "b.png").unlink()
-    for _ in range(2):
-        assert run(run_tool, folder, tmp_path).code == 0, "it may be run again"
-
-
 def test_masks_of_a_brush_are_refused_unless_it_is_said_what_255_is(run_tool, folder, tmp_path):
     brush = np.where(LABELS == 2, np.uint8(255), np.uint8(0))
     Image.fromarray(brush).save(folder / "a.png")

@@ -140,10 +140,3 @@ def test_lists_that_cannot_be_used(run_tool, devkit):
         write_submission(devkit / "elsewhere", ["a", "b", "c", "d"], target)
     (devkit / "VOC2012/ImageSets/Segmentation/test.txt").unlink()
     assert "is not a file" in pack(run_tool, devkit).errors
-
-
-def test_another_file_is_not_replaced(devkit):
-    (devkit / "results.tgz").write_bytes(b"theirs")
-    with pytest.raises(UserError, match="exists, and tools/voc_submission.py did not write it"):
-        write_submission(devkit / "predictions", IDS, devkit / "results.tgz")
-    assert (devkit / "results.tgz").read_bytes() == b"theirs"

@@ -142,14 +142,6 @@ def test_mistakes_when_exporting_end_in_one_sentence(run_tool, trained, tmp_path
     assert finished.code == 2 and "does not exist" in finished.errors
 
 
-def test_another_file_is_not_replaced(tmp_path, monkeypatch):
-    monkeypatch.delattr("pipeline.segmenter.export._export")  # it is refused before the work
-    (tmp_path / "m.onnx").write_bytes(b"theirs")
-    with pytest.raises(UserError, match="exists, and tools/export_onnx.py did not write it"):
-        export_onnx(balanced_segmenter(), tmp_path / "m.onnx", 8, 8)
-    assert (tmp_path / "m.onnx").read_bytes() == b"theirs"
-
-
 def test_an_onnx_file_is_not_exported_again(tmp_path):
     segmenter = Segmenter.from_run(write_graph(tmp_path / "m.onnx"))
     with pytest.raises(UserError, match="is an ONNX file already: give a checkpoint"):

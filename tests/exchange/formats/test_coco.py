@@ -166,11 +166,3 @@ def test_folders_that_are_none(run_tool, tmp_path, stage_folder):
 def test_help_has_examples(run_tool):
     finished = run_tool("export.py", "--help")
     assert finished.code == 0 and "--format mmsegmentation --images PHOTOS" in finished.output
-
-
-def test_annotations_of_others_are_not_replaced(run_tool, masks, tmp_path):
-    target = tmp_path / "annotations.json"
-    target.write_text("{}")
-    finished = export(run_tool, masks, target)
-    assert finished.code == 2 and target.read_text() == "{}"
-    assert "annotations.json exists, and tools/export.py did not write it" in finished.errors

@@ -132,13 +132,6 @@ def test_a_mask_that_label_studio_would_not_turn_is_left_out(
     assert ("left out: a: Label Studio turns it by its EXIF" in finished.errors) is not applied
 
 
-def test_files_of_others_are_not_replaced(export, masks, images, tmp_path):
-    (tmp_path / "tasks.xml").write_text("<View/>")
-    finished = export("label_studio", masks, tmp_path / "tasks.json", images)
-    assert finished.code == 2 and "tasks.xml exists, and tools/export.py did" in finished.errors
-    assert not (tmp_path / "tasks.json").exists()
-
-
 @pytest.mark.extras
 def test_label_studios_own_library_reads_it(export, noisy, tmp_path):
     brush = library("label_studio_sdk.converter.brush")

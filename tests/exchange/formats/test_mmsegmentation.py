@@ -151,14 +151,3 @@ def test_other_files_in_the_target_are_refused(run_tool, masks, images, tmp_path
     finished = export(run_tool, masks, tmp_path / "set", images)
     assert finished.code == 2 and "stranger.png is not part of this export" in finished.errors
     assert not (tmp_path / "set/val.py").exists()
-
-
-@pytest.mark.parametrize("name", ["img_dir/val/a.jpg", "ann_dir/val/a.png", "val.py"])
-def test_files_of_others_are_not_replaced(name, run_tool, masks, images, tmp_path):
-    stranger = tmp_path / "set" / name
-    stranger.parent.mkdir(parents=True)
-    stranger.write_bytes(b"theirs")
-    finished = export(run_tool, masks, tmp_path / "set", images)
-    assert finished.code == 2 and "tools/export.py did not write it" in finished.errors
-    files = [path for path in (tmp_path / "set").rglob("*") if path.is_file()]
-    assert files == [stranger] and stranger.read_bytes() == b"theirs"

@@ -139,14 +139,7 @@ def test_tolerance_spares_points():
     assert 0.95 < fewer._ious[0] < exact._ious[0] == 1
 
 
-def test_files_of_others_are_not_replaced(export, masks, images, tmp_path):
-    for name, place in (("labelme", "val/a.json"), ("yolo", "data.yaml")):
-        stranger = tmp_path / name / place
-        stranger.parent.mkdir(parents=True)
-        stranger.write_bytes(b"\xfftheirs")
-        finished = export(name, masks, tmp_path / name, images)
-        assert finished.code == 2 and "tools/export.py did not write it" in finished.errors
-        assert [path for path in (tmp_path / name).rglob("*") if path.is_file()] == [stranger]
+def test_other_labels_in_the_target_are_refused(export, masks, images, tmp_path):
     stranger = tmp_path / "other/labels/val/stranger.txt"
     stranger.parent.mkdir(parents=True)
     stranger.touch()
