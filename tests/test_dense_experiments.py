@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -29,55 +30,9 @@ DATASETS = {
 }
 """What presets end on → data set."""
 
-# docs/algorithms.md, "Dense methods as published": short side, window (none: 224), logit scale,
-# probability and area threshold, iterations of PAMR.
-PRESETS = {
-    "sclip_voc21": (336, None, 65, 0.1, 0.1, 0),
-    "sclip_voc20": (336, None, 40, 0, 0, 0),
-    "sclip_coco_object": (336, None, 50, 0.1, 0, 0),
-    "sclip_ade20k": (336, None, 40, 0, 0, 0),
-    "sclip_coco_stuff": (448, None, 40, 0, 0, 0),
-    "naclip_voc21": (336, 0, 40, 0.1, 0, 10),
-    "naclip_voc20": (336, 0, 40, 0, 0, 10),
-    "naclip_coco_object": (336, None, 40, 0.1, 0, 10),
-    "naclip_ade20k": (336, None, 40, 0, 0, 10),
-    "naclip_coco_stuff": (448, None, 40, 0, 0, 10),
-    "clearclip_voc21": (448, 448, 50, 0.5, 0, 0),
-    "resclip_voc21": (336, 2048, 40, 0.1, 0, 0),
-    "resclip_voc20": (336, 2048, 40, 0, 0, 0),
-    "resclip_coco_object": (336, None, 40, 0.1, 0, 0),
-    "resclip_ade20k": (336, None, 40, 0, 0, 0),
-    "resclip_coco_stuff": (336, None, 40, 0, 0, 0),
-    "sc_clip_voc21": (336, None, 50, 0.15, 0.1, 0),
-    "sc_clip_voc20": (336, None, 40, 0, 0, 0),
-    "sc_clip_coco_object": (336, None, 55, 0.35, 0, 0),
-    "sc_clip_ade20k": (336, None, 40, 0, 0, 0),
-    "sc_clip_coco_stuff": (336, None, 40, 0, 0, 0),
-    "proxyclip_voc21": (336, 336, 40, 0.2, 0, 0),
-    "proxyclip_voc20": (336, 336, 40, 0, 0, 0),
-    "proxyclip_coco_object": (336, 336, 40, 0.25, 0, 0),
-    "proxyclip_ade20k": (448, 336, 40, 0, 0, 0),
-    "proxyclip_coco_stuff": (336, 336, 40, 0, 0, 0),
-    "corrclip_voc21": (336, 336, 40, 0.2, 0, 0),
-    "corrclip_voc20": (336, 336, 40, 0, 0, 0),
-    "corrclip_coco_object": (336, 336, 40, 0.25, 0, 0),
-    "corrclip_ade20k": (448, 336, 40, 0, 0, 0),
-    "corrclip_coco_stuff": (336, 336, 40, 0, 0, 0),
-    "trident_voc21": (448, 336, 40, 0.2, 0, 0),
-    "trident_voc20": (336, 336, 40, 0, 0, 0),
-    "trident_coco_object": (448, 336, 40, 0.25, 0, 0),
-    "trident_ade20k": (576, 336, 40, 0, 0, 0),
-    "trident_coco_stuff": (448, 336, 40, 0, 0, 0),
-    "lposs_voc21": (448, 224, None, 0, 0, 0),
-    "lposs_voc20": (448, 224, None, 0, 0, 0),
-    "lposs_coco_object": (448, 224, None, 0, 0, 0),
-    "lposs_ade20k": (448, 224, None, 0, 0, 0),
-}
-
-STRIDES = {"clearclip": 224, "proxyclip": 112, "corrclip": 112, "trident": 224, "lposs": 112}
-PADDED = ("clearclip", "proxyclip", "corrclip")
 PRETRAINED = {"corrclip": "metaclip_fullcc", "lposs": "laion2b_s34b_b88k"}
-"""What is not read out with SCLIP's windows, without zeros, or by OpenAI's CLIP."""
+MODELS = {"tipsv2": "tipsv2_b14", "talk2dino": "talk2dino_b14"}
+"""Method → the weights of its CLIP if not OpenAI's, and the model if not a CLIP."""
 
 # ResCLIP: threshold of the first pass, τ_r, λ_r, τ_s, λ_s.
 RESCLIP = {
@@ -88,36 +43,6 @@ RESCLIP = {
     "coco_stuff": (0.11, 2, 0.4, 1.8, 0.7),
 }
 
-
-# Presets of other models: the model, the dense method, and what it is read out with.
-TIPS = {"window": 448, "stride": 336, "resize": "pillow", "remainder": "enlarge"}
-TIPS |= {"window_softmax": True, "temperature": 1, "templates": "tips", "long_side": 16_384}
-TALK2DINO = {"window": 448, "stride": None, "align_corners": True, "names": "classes"}
-TALK2DINO |= {"templates": "talk2dino", "long_side": 2048, "resize": "opencv"}
-OF_MODELS = {
-    f"tipsv2_{last}": ("tipsv2_b14", "value_path", TIPS | {"names": names})
-    for last, names in {
-        "ade20k": "tips_ade20k",
-        "voc21": "sclip_voc21",
-        "coco_object": "sclip_coco_object",
-        "coco_stuff": "sclip_coco_stuff",
-    }.items()
-}
-OF_MODELS |= {
-    f"talk2dino_{last}": ("talk2dino_b14", "talk2dino", TALK2DINO | {"background": background})
-    for last, background in {
-        "voc21": 0.55,
-        "coco_object": 0.55,
-        "voc20": None,
-        "coco_stuff": None,
-        "ade20k": None,
-    }.items()
-}
-
-LISTS = {("clearclip", "voc21"): "clearclip_voc21", ("lposs", "ade20k"): "classes"}
-for _last in ("voc21", "voc20", "coco_object"):
-    LISTS |= {(method, _last): f"{method}_{_last}" for method in ("proxyclip", "corrclip", "lposs")}
-    LISTS["trident", _last] = f"proxyclip_{_last}"
 
 ONE_OF_EACH_METHOD = ("clearclip_voc21", "sc_clip_coco_stuff", "sclip_voc20", "resclip_ade20k")
 ONE_OF_EACH_METHOD += ("naclip_coco_object", "proxyclip_ade20k", "corrclip_voc21")
@@ -130,23 +55,30 @@ def parts_of(preset: str) -> tuple[str, str]:
     return preset.removesuffix(f"_{last}"), last
 
 
+def cams_of(method: str) -> str:
+    """Returns the ``cams=`` of a method's presets."""
+    return {"lposs": "value_path", "tipsv2": "value_path"}.get(method, method)
+
+
+def read_presets() -> dict[str, dict[str, str]]:
+    """Returns preset → column → cell of the table in docs/algorithms.md."""
+    page = (REPOSITORY / "docs" / "algorithms.md").read_text(encoding="utf-8")
+    table = re.search(r"^\| `experiment=` \| names .*?\n\n", page, re.MULTILINE | re.DOTALL)[0]
+    header, _, *rows = (row.strip("| ").split(" | ") for row in table.strip().splitlines())
+    return {p: dict(zip(header, row)) for row in rows for p in re.findall(r"\w+", row[0])}
+
+
+PRESETS = read_presets()
+
+
+def number(cell: str) -> float:
+    return float((re.findall(r"\d+(?:\.\d+)?", cell) or ["0"])[0])
+
+
 def test_every_preset_is_listed():
     files = (REPOSITORY / "configs" / "experiment").glob("*.yaml")
     dense = {path.stem for path in files if "override /masks: dense" in path.read_text()}
-    assert dense == PRESETS.keys() | OF_MODELS.keys() | {"leaderboard_clip"}
-
-
-@pytest.mark.parametrize("preset", OF_MODELS)
-def test_a_preset_of_a_model_holds_its_authors_constants(preset):
-    model, method, readout = OF_MODELS[preset]
-    config = read_config(compose([f"experiment={preset}", "dataset.root=unused"]))
-    last = parts_of(preset)[1]
-    assert (config.dataset.name, config.dataset.split) == (DATASETS[last], "val")
-    assert (config.clip.model, method_of(config.cams).name) == (model, method)
-    assert config.experiment_name == preset and config.masks.short_side == 448
-    assert {name: getattr(config.masks, name) for name in readout} == readout
-    if method == "talk2dino":
-        assert config.cams.cleaning == (readout["background"] is not None)
+    assert dense == PRESETS.keys() | {"leaderboard_clip"}
 
 
 def test_names_of_tipsv2_are_those_of_sclip_in_words():
@@ -157,28 +89,42 @@ def test_names_of_tipsv2_are_those_of_sclip_in_words():
     assert sum(a != b for a, b in zip(ours, theirs)) == 15
 
 
-@pytest.mark.parametrize("preset", large_except(ONE_OF_EACH_METHOD, PRESETS))
+OF_MODELS = [preset for preset in PRESETS if preset.startswith(tuple(MODELS))]
+
+
+@pytest.mark.parametrize("preset", large_except([*ONE_OF_EACH_METHOD, *OF_MODELS], PRESETS))
 def test_a_preset_holds_the_authors_constants(preset):
     method, last = parts_of(preset)
     config = read_config(compose([f"experiment={preset}", "dataset.root=unused"]))
     assert (config.dataset.name, config.dataset.split) == (DATASETS[last], "val")
+    assert config.dataset.ignore_background == (last == "voc20")
     assert config.experiment_name == preset
     assert list(config.stage) == ["masks", "evaluate", "report"]
-    cams = {"lposs": "value_path"}.get(method, method)
-    assert method_of(config.cams).name == cams and method_of(config.masks).name == "dense"
-    assert config.clip.model.startswith("ViT-B-16")
-    assert config.clip.pretrained == PRETRAINED.get(method, "openai")
-    assert config.compat.name == "released" and config.compat.position_scale
-    of = config.masks
-    found = of.short_side, of.window, of.temperature, of.min_probability, of.min_area
-    assert (*found, of.pamr_iterations) == PRESETS[preset]
-    assert of.names == LISTS.get((method, last), f"sclip_{last}")
-    assert of.templates == "imagenet" and of.long_side == 2048
-    assert of.remainder == ("pad" if method in PADDED else "stretch")
-    stride = 112 if preset == "trident_voc20" else STRIDES.get(method)
-    assert of.stride == stride and of.lposs == (method == "lposs")
-    assert list(of.pamr_dilations) == [8, 16]
-    assert config.dataset.ignore_background == (last == "voc20")
+    assert method_of(config.cams).name == cams_of(method)
+    assert method_of(config.masks).name == "dense"
+    assert config.clip.model.startswith(MODELS.get(method, "ViT-B-16"))
+    if method not in MODELS:
+        assert config.clip.pretrained == PRETRAINED.get(method, "openai")
+        assert config.compat.name == "released" and config.compat.position_scale
+    of, cells = config.masks, PRESETS[preset]
+    authors = cells["names"].removesuffix("'s").lower()
+    assert of.names == ("classes" if authors == "the classes" else f"{authors}_{last}")
+    assert of.templates == {"tipsv2": "tips", "talk2dino": "talk2dino"}.get(method, "imagenet")
+    side, *fit = cells["short side"].split(", ")
+    assert of.short_side == int(side) and of.resize == ("pillow" if fit else "opencv")
+    assert of.long_side == (16_384 if method == "tipsv2" else 2048)
+    sizes, *ways = cells["window / stride"].split(", ")
+    window = 224 if of.window is None else of.window
+    wanted = [int(size) for size in re.findall(r"\d+", sizes)] or [0]  # the whole image
+    assert [window, of.stride or window // 2][: len(wanted)] == wanted
+    remainder = "enlarge" if method == "tipsv2" else "pad" if "padded" in ways else "stretch"
+    found = of.remainder, of.window_softmax, of.align_corners
+    assert found == (remainder, "softmax in each" in ways, "aligned corners" in ways)
+    assert getattr(config.cams, "cleaning", False) == ("cleaning" in ways)
+    assert (of.temperature or 0) == number(cells["factor"]) and of.lposs == (method == "lposs")
+    threshold = (of.background or 0) if "background" in cells["min. p"] else of.min_probability
+    assert threshold == number(cells["min. p"]) and of.min_area == number(cells["min. area"])
+    assert of.pamr_iterations == number(cells["PAMR"]) and list(of.pamr_dilations) == [8, 16]
     if method == "resclip":
         of = config.cams
         first, second = (of.cross_scale, of.cross_share), (of.feedback_scale, of.feedback_share)
@@ -189,7 +135,7 @@ def test_published_figures_are_of_presets_on_whole_splits():
     [table] = [each for each in load_published() if each.name == "dense_as_published"]
     assert table.metric == "miou_union"
     assert {name for row in table.rows for name in row.experiments.values()} == {
-        *PRESETS,
+        *(PRESETS.keys() - OF_MODELS),
         "tipsv2_ade20k",
     }
     found = {figure.experiment for figure in table.figures} - {""}
@@ -268,7 +214,7 @@ def test_a_preset_runs_to_its_end(run_stage, deep_checkpoint, preset, tmp_path):
     assert planned.code == 0 and "tags" not in planned.output, planned.errors
     finished = run_stage(*arguments)
     usual = {"corrclip": "vit_b16_metaclip", "lposs": "vit_b16_laion2b"}.get(method, "vit_b16")
-    model, method, _ = OF_MODELS.get(preset, (usual, method, {}))
+    model = MODELS.get(method, usual)
     note = f"note: the constants of {preset} were chosen for clip={model}, not for clip=file"
     # Of a CLIP of random weights, masks may be all background, which is said as well.
     notes = finished.errors.splitlines()
@@ -282,8 +228,7 @@ def test_a_preset_runs_to_its_end(run_stage, deep_checkpoint, preset, tmp_path):
     assert list(metrics["latest"]) == ["masks"]
     [run] = metrics["runs"]
     about = run["about"]
-    cams = {"lposs": "value_path"}.get(method, method)
-    chosen = {"experiment": preset, "tags": "", "cams": cams, "masks": "dense"}
+    chosen = {"experiment": preset, "tags": "", "cams": cams_of(method), "masks": "dense"}
     assert {key: about[key] for key in chosen} == chosen
     samples = miniatures.load(dataset, root, tmp_path / "again").splits["val"]
     assert run["images"] == len(samples)
