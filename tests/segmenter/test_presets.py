@@ -1,13 +1,12 @@
 """Every preset of configs/segmenter builds a network that learns."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from omegaconf import OmegaConf
 
-from pipeline.datasets.settings import AnnotationSettings
 from pipeline.engine.settings import check
 from pipeline.errors import UserError
 from pipeline.segmenter.architecture import dictionaries
@@ -104,19 +103,6 @@ def test_one_word_swaps_the_network_and_nothing_else():
     voc = settings_of("segformer_b0", "dataset=voc2012", "dataset.root=/")
     assert (voc.iterations, voc.batch_size, voc.crop_size) == (20000, 10, 321)
     assert voc.pretrained == "imagenet" and segformer.pretrained == "none"
-
-
-def test_every_setting_has_a_key_and_changes_weights_or_predictions_or_neither():
-    keys = compose([]).segmenter.keys()
-    assert sorted(field.name for field in fields(SegmenterSettings)) == sorted(keys)
-    training, prediction = (
-        settings_of("demo").training_facts,
-        settings_of("demo").prediction_facts,
-    )
-    neither = {"ceiling", "masks", "workers", "checkpoint_interval", "validation_interval"}
-    neither |= {"repeat_corrected", *(field.name for field in fields(AnnotationSettings))}
-    assert prediction.keys() == {"checkpoint", "test"}
-    assert training.keys() == {*keys} - {*prediction} - neither
 
 
 def test_weights_that_are_trained_already_get_the_smaller_rate():
