@@ -41,10 +41,11 @@ def refusal(path, **settings) -> str:
 def test_files_of_no_form_are_refused(tmp_path):
     path = tmp_path / "a.json"
     wrong = [[], {}, {"images": []}, [5], [{"label": 5}], {"shapes": []}, [[]], {"images": [[]]}]
-    for content in wrong:
+    for content in [*wrong, [{"a": float("nan")}]]:
         assert "holds neither images with COCO's" in refusal(write(path, content)), content
-    path.write_bytes(b"")
-    assert "is not readable JSON (Expecting value" in refusal(path)
+    for content in (b"", b"[" * 10**5, b'{"images": [', b"\xff\xfe"):
+        path.write_bytes(content)
+        assert "is not readable JSON (" in refusal(path)
     os.mkfifo(tmp_path / "pipe.json")
     assert "cannot be read (it is not a file)" in refusal(tmp_path / "pipe.json")
     for missing in ("/no/such", "x" * 5000):

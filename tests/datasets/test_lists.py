@@ -294,22 +294,9 @@ def test_labels_may_be_choices_of_label_studio(photographs, cache, write, capsys
     assert noted in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("[1, 2]", "holds neither images with COCO's annotations nor"),
-        ("{", "is not readable JSON"),
-        ("[" * 100_000, "is not readable JSON"),
-        # This would take the classes of the first one for those of the other.
-        (
-            annotations(categories=[{"id": 7, "name": "person"}, {"id": 7, "name": "cat"}]),
-            "categories that are not COCO's",
-        ),
-    ],
-)
-def test_other_json_is_named(photographs, cache, write, text, message):
-    labels = write(text, "annotations.json")
-    with pytest.raises(UserError, match=message):
+def test_other_json_is_named(photographs, cache, write):
+    labels = write("[1, 2]", "annotations.json")
+    with pytest.raises(UserError, match="holds neither images with COCO's annotations nor"):
         _ = load("folder", photographs, cache, classes=CLASSES, labels=str(labels)).splits["all"]
 
 
