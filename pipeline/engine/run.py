@@ -189,8 +189,7 @@ class Run:
             if other in made or not isinstance(other, PerImage) or not other.needs:
                 continue
             is_fed = all(need in made for need in other.needs.values())
-            has_images = other.reader.facts == stage.reader.facts
-            if not (is_fed and has_images) or key_unknown_until(other, self._scans):
+            if not is_fed or key_unknown_until(other, self._scans):
                 continue
             before = {name: opened[need.name] for name, need in other.before.items()}
             folders = {**before, other.name: open_folder(other, self.store)}

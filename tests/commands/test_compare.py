@@ -10,6 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.datasets.ground_truth import MaskFile
+from pipeline.engine.sample import Sample
+from pipeline.exchange.artefacts import Artefact
+from pipeline.exchange.paired import Pair
 from pipeline.files.images import encode_png
 from tests.report.html_page import Page
 from tests.report.measured import rows_of
@@ -214,6 +218,30 @@ def test_what_cannot_be_compared_is_refused_in_a_sentence(compare, runs, tmp_pat
     assert finished.code == 2 and message in finished.errors, finished.errors
     assert finished.errors.startswith("error: ") and finished.errors.count("\n") == 1
     assert not (tmp_path / "comparison.html").exists()
+
+
+def test_cams_and_precisions_are_measured_as_each_run_says(runs):
+    """Of several β, the one that suits a run's CAMs; B's CAM of image 0 is that of image 3."""
+    cams = runs[1] / "all/cams/latest"
+    (cams / "0.npz").write_bytes((cams / "3.npz").read_bytes())
+    record_files(cams.resolve())
+    world = runs[0].parent
+    samples = [  # none of the third class, which is then absent
+        Sample(i, world / f"photographs/{i}.png", MaskFile(world / f"truth/{i}.png"))
+        for i in ("0", "1", "3", "4")
+    ]
+
+    def figures(stage: str, *betas: list[float], absent_as_zero: bool = False) -> list[str]:
+        measured = [{"background_betas": b, "absent_as_zero": absent_as_zero} for b in betas]
+        pair = Pair(*(Artefact((run / f"all/{stage}/latest").resolve()) for run in runs), measured)
+        pair.compare(samples, 1, {})
+        return next(pair.rows())[1:3]
+
+    (a, b), (other_a, other_b) = (figures("cams", [beta], [beta]) for beta in (0.5, 4))
+    assert len({a, b, other_a, other_b}) == 4
+    assert figures("cams", [0.5], [4]) == [a, other_b]
+    assert figures("cams", [0.5, 4], [4, 0.5]) == [max(a, other_a), max(b, other_b)]
+    assert figures("tags", [2], [2]) != figures("tags", [2], [2], absent_as_zero=True)
 
 
 def test_images_of_one_run_alone_are_counted(compare, runs):

@@ -71,5 +71,5 @@ def test_a_link_to_an_image_is_refused_beside_it_too(tmp_path):
     (tmp_path / "links").mkdir()
     (tmp_path / "links/a.jpg").symlink_to(tmp_path / "store/x.jpg")
     assert ids(find_inputs([tmp_path / "links"], tmp_path / "out")) == ["a"]
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match="among the images"):
         find_inputs([tmp_path / "links"], tmp_path / "links")

@@ -144,7 +144,7 @@ def test_files_that_are_none(tmp_path):
     whole = path.read_bytes()
     for length in range(60, len(whole), 397):
         path.write_bytes(whole[:length])
-        with pytest.raises(ImageError):
+        with pytest.raises(ImageError, match="damaged"):
             read(path)
 
 

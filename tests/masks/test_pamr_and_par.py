@@ -115,7 +115,7 @@ def test_refined_masks_follow_the_edges_of_the_image(method, options):
     cams = Cams(np.array([0]), coarse.astype(np.float16), truth.shape)
     labels, _ = method(options, CPU)(image, cams)
     plain, _ = pseudo_mask(image, cams, None)
-    assert (labels != truth).mean() < 0.5 * (plain != truth).mean()
+    assert (labels != truth).mean() < 0.1 * (plain != truth).mean()
 
 
 def test_no_tags_no_refinement_and_scores_of_zero_have_a_probability():

@@ -217,7 +217,7 @@ def test_a_network_of_timm_fetches_nothing(parts, two_steps, tmp_path, monkeypat
         monkeypatch.setattr(place, fetch)
     backbone = {"type": "TIMMBackbone", "out_indices": (1, 4), "features_only": True, **parts}
     path = network_of(two_steps, lambda m: m.update(backbone=backbone), tmp_path / "other.pth")
-    with pytest.raises(UserError):  # in the end its weights fit no such network
+    with pytest.raises(UserError, match="which timm does not have|does not fit the network"):
         Segmenter.from_run(path)
     assert opened == []
     trial(

@@ -133,7 +133,8 @@ def test_a_batch_in_parts_makes_the_same_steps(pairs, tmp_path):
     run(pairs, tmp_path / "1", frozen_norms(), on_iteration=lambda *r: whole.append(r))
     run(pairs, tmp_path / "2", frozen_norms(accumulate=2), on_iteration=lambda *r: parts.append(r))
     assert [r[0] for r in whole] == [r[0] for r in parts] == [1, 2, 3, 4, 5]
-    assert_close_weights(weights(tmp_path / "1"), weights(tmp_path / "2"))
+    run(pairs, tmp_path / "first", frozen_norms(iterations=1))
+    assert_same_changes(*(weights(tmp_path / n) for n in ("first", "1", "2")))
     # Parts are means over their own labelled pixels, whose numbers differ a little.
     assert np.allclose([r[2] for r in whole], [r[2] for r in parts], rtol=0.02)
     one, other = (
@@ -143,9 +144,10 @@ def test_a_batch_in_parts_makes_the_same_steps(pairs, tmp_path):
     assert [s["last_step"] for s in one] == [s["last_step"] for s in other]
 
 
-def assert_close_weights(one, other):
-    for name, values in one.items():
-        assert torch.allclose(values.float(), other[name].float(), atol=2e-3), name
+def assert_same_changes(before, one, other):
+    changed = sum((one[n] - before[n]).float().square().sum() for n in one).sqrt()
+    apart = sum((one[n] - other[n]).float().square().sum() for n in one).sqrt()
+    assert 0 < apart < 0.03 * changed
 
 
 def test_resuming_a_batch_in_parts(pairs, tmp_path):

@@ -69,6 +69,13 @@ def test_a_tagger_gives_scores_for_each_image_or_says_that_it_cannot():
         Tagger().scores(np.zeros((1, 1, 3), np.uint8))
 
 
+def test_kept_scores_get_tags_anew_and_lose_an_old_correction():
+    scores = {"id": "a", **tags_output([], {"scores": np.array([0.2, 0.8])}).facts}
+    corrected = scores | {"tags": [0], "found": [1]}
+    chosen = stage(TagClipOptions(alpha=0.25, variants=[]))
+    assert chosen.adapt(corrected) == scores | {"tags": [1]}
+
+
 def test_a_tag_exceeds_a_share_of_the_range_of_scores_and_the_least_score():
     scores = np.array([0.2, 0.8], np.float32)
     chosen = TagClipOptions(alpha=0.25, variants=[])
