@@ -54,9 +54,9 @@ def load_folder(settings: DatasetSettings) -> Dataset[Vocabulary]:
     if not samples:
         endings = ", ".join(SUFFIXES)
         more = f" that can be read ({shown(rejected[0][0])} {rejected[0][1]})" if rejected else ""
+        remedy = "; ".join(["give another folder", *notes])
         raise UserError(
-            f"dataset.root={shown(settings.root)} holds no image{more or f' ({endings})'}: give"
-            " another folder"
+            f"dataset.root={shown(settings.root)} holds no image{more or f' ({endings})'}: {remedy}"
         )
     splits, rejected_of = {SPLIT: list(samples.values())}, {SPLIT: rejected}
     return Dataset(vocabulary, splits, SPLIT, rejected_of, notes)

@@ -161,7 +161,9 @@ def to_image_error(
         *first, last = formats
         names = f"{', '.join(first)} or {last}" if first else last
         reason = f"it is not a {names} file" if path.stat().st_size else "the file is empty"
-    return ImageError(f"cannot be decoded ({reason}): replace it")
+    is_missing = path.suffix.lower() in {*HEIF_SUFFIXES} - {*SUFFIXES}
+    remedy = "pip install pillow-heif" if is_missing else "replace it"
+    return ImageError(f"cannot be decoded ({reason}): {remedy}")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
