@@ -13,7 +13,7 @@ Journals, logs, text embeddings, pages, and what PIAA stores before prototypes a
 
 With --keep, DIR holds the results of both trees: of the commit in a folder named after it, which
 later calls reuse, of this tree in one with the tree's name. Exit code 0: all results are equal,
-but for differences in KNOWN; 1: others differ; 2: the other commit cannot be run.
+but for differences from this commit in KNOWN; 1: others differ; 2: the other commit cannot be run.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,44 +69,29 @@ CONFIGURATIONS: dict[str, Sequence[str]] = {
 RENAMED: dict[str, str] = {}
 """Overrides, or keys of them, of this tree → what the other commit calls them."""
 
-KNOWN = {
-    # Names of modules are in lower case; the rest is a function, or a class and one of its methods.
-    r"\bcode: '[a-z_\d.]+\.((?:[A-Z]\w*\.)?\w+)' became '[a-z_\d.]+\.\1'$": "code moved",
-    r"/(prototypes|statistics)/manifest\.json: (anew|files\.photographs\.json): new$": (
-        "manifests say from which images something was learned, and whether it was learned anew"
-    ),
-    r"\.tag_order: missing$": "the quirk tag_order was removed",
-    r"^piaa\w*/train/prototypes/": "PIAA stores its bank, from which prototypes follow",
-    r"^piaa\w*/.*\bconfiguration\.([a-z]+\.)*learned\.": "PIAA learns in one pass",
-    r"^rounds/.*/manifest\.json: last\.shared: ": "masks of later rounds ride with their tags",
-    r"/manifest\.json: (command|run|first_run|left_out|made_from(\.\w+)*): new$": (
-        "manifests say what results were made from, and in which run"
-    ),
-    r"/manifest\.json: machines\b.*: new$": "manifests count images by what computed them",
-    r"\.attention: missing$": "keys hold no way of attention",
-    r"\bprecision: '(fp32|bf16)' became 'auto'$": "keys hold what was set",
-    r"^(chain|rounds)/.*/manifest\.json: made_from\.(segmenter|masks)\.2: ": (
-        "networks that were trained under auto have another key, and so has what they made"
-    ),
-    r"/metrics\.json: [\w.]*\b(made_from|measured_on|read|results|round)\b": (
-        "figures say what they were measured on"
-    ),
-}
-"""Expression that finds "configuration/file: what differs" → why it differs on purpose."""
+KNOWN: dict[str, dict[str, str]] = {}
+"""Base, as ``git rev-parse --short=10`` names it → expression that finds "configuration/file: what
+differs" → why it differs on purpose. No later base has these differences."""
 
 _LIBRARIES = ("hydra", "open_clip", "scipy.special", "skimage.segmentation", "timm", "torch")
 _LIBRARIES += ("torchvision",)  # imported for the runs, as no code of ours is
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
 
 
-def describe(configuration: str, found: Comparison) -> tuple[str, bool]:
-    """Returns what is printed about a configuration, and whether its results are as they were."""
+def describe(configuration: str, found: Comparison, known: Mapping[str, str]) -> tuple[str, bool]:
+    """Returns what is printed about a configuration, and whether its results are as they were.
+
+    ``known`` are the differences on purpose, as in ``KNOWN``.
+    """
     reasons: Counter[str] = Counter()
     lines = []
     for file, parts in found.differences.items():
-        known = [_reason(f"{configuration}/{file}: {part}") for part in parts]
-        reasons.update(reason for reason in known if reason)
-        others = [part for part, reason in zip(parts, known) if not reason]
+        others = []
+        for part in parts:
+            told = f"{configuration}/{file}: {part}"
+            reason = next((why for found, why in known.items() if re.search(found, told)), None)
+            others += [] if reason else [part]
+            reasons.update([reason] if reason else ())
         more = f"; {len(others) - 4} more" if len(others) > 4 else ""
         lines += [f"    {file}: {'; '.join(others[:4])}{more}"] if others else []
     equal = ", ".join(f"{count} {kind}" for kind, count in sorted(found.equal.items()))
@@ -114,10 +99,6 @@ def describe(configuration: str, found: Comparison) -> tuple[str, bool]:
     differ = f"; {len(lines)} differ" if lines else ""
     first = f"{configuration}: equal are {equal or 'none'}{differ}"
     return "\n".join([first, *lines, *purposes]), not lines
-
-
-def _reason(difference: str) -> str | None:
-    return next((why for found, why in KNOWN.items() if re.search(found, difference)), None)
 
 
 def compute(
@@ -221,7 +202,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         failures = compute(given.tree.absolute(), new, given.only, False, given.jobs)
         all_same = not failures
         for name in given.only:
-            text, same = describe(name, compare_outputs(base / name, new / name))
+            found = compare_outputs(base / name, new / name)
+            text, same = describe(name, found, KNOWN.get(commit, {}))
             print(f"{name}: {failures[name]}" if name in failures else text)
             all_same &= same
     return 0 if all_same else 1
