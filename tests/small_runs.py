@@ -64,8 +64,8 @@ def folder_options(photographs: Path, checkpoint: Path) -> list[str]:
         "tags.min_score=0",
         "tags.votes=2",
         "tags.templates=piaa",
-        "runtime.workers=1",
         "runtime.precision=fp32",
+        "runtime.workers=1",
     ]
 
 
