@@ -4,7 +4,7 @@ Nothing here imports PyTorch, so that a command that computes nothing starts at 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, make_dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Any
 
@@ -105,7 +105,7 @@ def cam_form(settings: type[DenseSettings]) -> type[DenseCamOptions]:
         )
     name = f"{settings.__name__.removesuffix('Settings')}CamOptions"
     about = {"__doc__": settings.__doc__, "__module__": settings.__module__}
-    return make_dataclass(name, (), bases=(settings, DenseCamOptions), namespace=about)
+    return dataclass(type(name, (settings, DenseCamOptions), about))
 
 
 def _form_with(settings: type[DenseSettings], values: dict[str, object]) -> DenseCamOptions:
