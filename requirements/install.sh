@@ -3,6 +3,7 @@
 # that it has too are passed on. With other settings, or where uv cannot be installed or fails, pip installs.
 #   requirements/install.sh ENVIRONMENT ARGUMENTS…
 set -eu
+trap 'exit 130' INT
 python=$1/bin/python reason=
 shift
 
@@ -11,7 +12,8 @@ shift
 # A line is NAME='VALUE', where \n and spaces separate values. Variables take precedence, and are the last ones.
 while IFS='=' read -r name value; do
   case $name in
-    '' | *.config-file | *.disable-pip-version-check | *.no-input | *.progress-bar | *.root-user-action) ;;
+    '' | *.break-system-packages | *.config-file | *.disable-pip-version-check | *.no-input | *.progress-bar) ;;
+    *.require-virtualenv | *.retries | *.root-user-action) ;;
     global.cert | :env:.cert) export SSL_CERT_FILE="$value" ;;
     global.*timeout | :env:.*timeout) export UV_HTTP_TIMEOUT="$value" ;;
     global.no-cache-dir | :env:.no-cache-dir) export UV_NO_CACHE="$value" ;;
