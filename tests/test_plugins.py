@@ -8,6 +8,7 @@ import re
 import sys
 from dataclasses import dataclass, field, make_dataclass
 from enum import Enum
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,15 @@ from pipeline.dense.settings import DenseSettings
 from pipeline.engine import plugins, registry
 from pipeline.engine.configuration import take_plugins
 from pipeline.engine.plugins import import_plugins
-from pipeline.engine.registry import Quirk, register
+from pipeline.engine.registry import (
+    Quirk,
+    expand_templates,
+    find_method,
+    label_of,
+    methods,
+    quirks,
+    register,
+)
 from pipeline.engine.stage import Item, Output, PerImage
 from pipeline.errors import UserError
 from pipeline.files.fingerprints import fingerprint_file, join_keys
@@ -223,6 +232,32 @@ def test_what_a_plugin_declares_is_checked(with_preset, run_stage, arguments, fo
     for name in ("name", "class", "a b", "__reduce__", ""):
         with pytest.raises(UserError, match="cannot be a quirk"):
             Quirk(name, "meaning")
+
+
+@pytest.mark.parametrize(
+    ("look_up", "found"),
+    [
+        (partial(find_method, "dense", "sclip"), "SCLIP"),
+        (partial(label_of, "tags", "piaa"), "PIAA"),
+        (partial(expand_templates, "piaa", ()), "{}"),
+        (quirks, "open_border"),
+    ],
+)
+def test_what_belongs_to_the_package_is_imported_where_it_is_looked_up(monkeypatch, look_up, found):
+    assert methods()
+    ours, sets = registry._METHODS, {**registry.TEMPLATES}
+    monkeypatch.setattr(registry, "_METHODS", {})
+    registry.TEMPLATES.clear()
+
+    def import_ours() -> None:
+        registry._METHODS.update(ours)
+        registry.TEMPLATES.update(sets)
+
+    monkeypatch.setattr(registry, "_import_ours", import_ours)
+    try:
+        assert found in str(look_up())
+    finally:
+        registry.TEMPLATES.update(sets)
 
 
 def test_installed_packages_offer_methods_by_an_entry_point(tmp_path, monkeypatch, forgotten):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from pipeline import Labeller
+from pipeline.clip.device import Batches
 from pipeline.clip.encoder import ClipEncoder
+from pipeline.clip.frozen import FrozenClip
 from pipeline.clip.kept import KeptFeatures, digest
 from pipeline.clip.shared_pass import MeanAttention
 from pipeline.datasets.scenes import load_recipe, render_scene
@@ -48,6 +51,17 @@ def test_only_missing_rows_are_made_and_each_key_has_its_own():
     assert made[1] == [0, 3] and second[:, 0].tolist() == [20, 11, 10, 23]
     nothing = KeptFeatures(1)  # what does not fit is made, and not kept
     assert nothing.rows(["a"], make).shape == (1, 3) and nothing.get("a") is None
+
+
+def test_a_loaded_model_serves_other_folders_but_keeps_features_apart(tiny_checkpoint, tmp_path):
+    settings = None, None, str(tiny_checkpoint), "cpu", "fp32", 9, False
+    batches = Batches(1, 4, 8), Batches(2, 4, 8)
+    first, other = (FrozenClip(*settings, batch, tmp_path / "a") for batch in batches)
+    assert first.encoder is replace(other, root=tmp_path / "b").encoder
+    tower, kept = first.encoder.tower, KeptFeatures(9)
+    keeping = replace(first, kept=kept).encoder
+    assert keeping.tower is tower and keeping is not first.encoder
+    assert first.encoder.tower is tower
 
 
 def test_a_digest_tells_pixels_shapes_and_hooks_apart():
