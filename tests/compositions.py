@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Sequence
+from copy import deepcopy
+from typing import Any
 
 import hydra
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -28,6 +30,8 @@ _loads = {source: source.load_config for source in _sources}
 _compose = hydra.compose
 _composed: dict[tuple, bytes] = {}
 _read: dict[tuple[str, str], bytes] = {}
+_parse = OverridesParser.parse_rule
+_parsed: dict[tuple[str, str], Any] = {}
 
 
 def load_once(source: ConfigSource, config_path: str) -> ConfigResult:
@@ -38,6 +42,13 @@ def load_once(source: ConfigSource, config_path: str) -> ConfigResult:
     if key not in _read:
         _read[key] = pickle.dumps(_loads[type(source)](source, config_path))
     return pickle.loads(_read[key])
+
+
+def parse_once(parser: OverridesParser, text: str, rule: str) -> Any:
+    """Does what Hydra does to parse an override, once for each."""
+    if (text, rule) not in _parsed:
+        _parsed[text, rule] = _parse(parser, text, rule)
+    return deepcopy(_parsed[text, rule])
 
 
 def compose_once(
@@ -57,11 +68,11 @@ def compose_once(
     for each in parsed:
         is_choice = loader.repository.group_exists(each.key_or_group)
         (choices if is_choice and not isinstance(each.value(), dict) else values).append(each)
-    chosen = sorted(each.input_line for each in choices)
+    chosen = [each.input_line for each in choices]
     theirs = [m for m in methods() if not m.is_ours]
     theirs = [m for m in theirs if m.presets or f"{m.group}={m.name}" in chosen]
     paths = (path.path for path in loader.get_search_path().get_path())
-    key = (name, *chosen, *(m.settings for m in theirs), *quirks().values(), *paths)
+    key = (name, *sorted(chosen), *(m.settings for m in theirs), *quirks().values(), *paths)
     if key not in _composed:
         try:
             _composed[key] = pickle.dumps(_compose(name, [*chosen], return_hydra_config))
@@ -74,7 +85,7 @@ def compose_once(
 
 def remember_compositions() -> None:
     """Puts these in Hydra's place, for as long as the process lasts."""
-    hydra.compose = compose_once
+    hydra.compose, OverridesParser.parse_rule = compose_once, parse_once
     for source in _sources:
         source.load_config = load_once
     # Each loader of Hydra's copies all that is registered; what it takes, it copies again.
