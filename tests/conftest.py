@@ -29,11 +29,6 @@ SEARCH_PATHS = {name: os.environ.get(name) for name in SEARCHED}
 TRIALS_BEGIN = "<!-- trials -->\n"
 ENDS, LEFT_OUT = pytest.StashKey[float](), pytest.StashKey[list[str]]()
 TRIALS = pytest.StashKey[list[tuple[str, str, str, int]]]()
-LONGEST = ("test_kills.py", "test_run_stage.py", "test_dry_run.py", "test_configs.py")
-LONGEST += ("test_learning_faults.py", "test_one_door.py")
-LONGEST += ("test_keys.py", "test_content.py", "test_plugins.py", "test_page.py")
-LONGEST += ("test_faults.py", "test_dask.py", "test_kill_points.py", "test_training_faults.py")
-LONGEST += ("test_random_edits.py", "test_corrections.py", "test_remarks.py", "test_presets.py")
 
 
 @pytest.fixture
@@ -56,11 +51,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves what takes long to ``make soak``, and begins with the files that take longest.
+    """Leaves what takes long to ``make soak``, and runs the files from the last to the first.
 
-    At the end, such a file would leave the other processes idle.
+    Those of whole runs are among the last; at the end they would leave the other process idle.
     """
-    items.sort(key=lambda item: item.path.name not in LONGEST)
+    items.sort(key=lambda item: item.path, reverse=True)
     if (seed := config.getoption("--shuffle")) is not None:  # which every process of xdist shares
         items.sort(key=lambda item: random.Random(f"{seed} {item.path}").random())
     if not config.getoption("--soak"):
