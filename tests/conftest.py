@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import atexit
 import gc
-import math
 import os
 import random
 import sys
-import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,45 +20,24 @@ from tests.small_runs import Finished, copy_results, draw_photograph, folder_opt
 if TYPE_CHECKING:  # the process that only distributes the tests need not wait for it
     from open_clip.model import CLIP
 
-pytest_plugins = ["tests.costs"]
+pytest_plugins = ["tests.costs", "tests.trials"]
 SEARCHED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "PYTHONSAFEPATH")
 SEARCH_PATHS = {name: os.environ.get(name) for name in SEARCHED}
-TRIALS_BEGIN = "<!-- trials -->\n"
-ENDS, LEFT_OUT = pytest.StashKey[float](), pytest.StashKey[list[str]]()
-TRIALS = pytest.StashKey[list[tuple[str, str, str, int]]]()
-
-
-@pytest.fixture
-def trial(request):
-    """Records a row of docs/reliability-tables.md: trial(kind, what, outcome, times=1)."""
-    rows = request.config.stash.setdefault(TRIALS, [])
-
-    def record(kind: str, what: str, outcome: str, times: int = 1) -> None:
-        rows.append((kind, what, outcome, times))
-
-    return record
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Adds what ``make soak`` and ``make versions`` ask for."""
+    """Adds what ``make versions`` asks for."""
     parser.addoption("--shuffle", metavar="SEED", help="run the files of tests in another order")
-    parser.addoption("--soak", action="store_true", help="repeat every fault as often as make soak")
-    parser.addoption("--table", metavar="FILE", help="write the trials and their results to a page")
-    parser.addoption("--minutes", type=float, help="leave out the tests that would begin later")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves what takes long to ``make soak``, and runs the files from the last to the first.
+    """Runs the files from the last to the first.
 
     Those of whole runs are among the last; at the end they would leave the other process idle.
     """
     items.sort(key=lambda item: item.path, reverse=True)
     if (seed := config.getoption("--shuffle")) is not None:  # which every process of xdist shares
         items.sort(key=lambda item: random.Random(f"{seed} {item.path}").random())
-    if not config.getoption("--soak"):
-        for item in items:
-            if item.get_closest_marker("soak"):
-                item.add_marker(pytest.mark.skip(reason="make soak does it"))
 
 
 def pytest_collection_finish() -> None:
@@ -70,52 +46,6 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(50_000, 20, 100)  # rarely: a run leaves little behind
     gc.enable()
     atexit.register(gc.unfreeze)  # else libraries complain at the end of what they see alive
-
-
-def pytest_sessionstart(session: pytest.Session) -> None:
-    """Notes when the time budget ends."""
-    minutes = session.config.getoption("--minutes")
-    session.config.stash[ENDS] = math.inf if minutes is None else time.monotonic() + 60 * minutes
-    session.config.stash[LEFT_OUT] = []
-
-
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Leaves out what the time budget has no room for."""
-    if time.monotonic() > item.config.stash[ENDS]:
-        item.config.stash[LEFT_OUT].append(item.nodeid)
-        pytest.skip("the time budget is used up")
-
-
-def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Writes the trials to the end of a page, docs/reliability-tables.md."""
-    path = session.config.getoption("--table")
-    if path is None or exitstatus != 0:  # a table of failures would be no promise
-        return
-    titles = {
-        "fault": "Interruptions and faults",
-        "training": "During training",
-        "input": "Input files",
-        "code": "Code in input files",
-    }
-    text = []
-    for kind, title in titles.items():
-        tried: Counter[tuple[str, str]] = Counter()
-        for found, what, outcome, times in session.config.stash.get(TRIALS, []):
-            if found == kind:
-                tried[what, outcome] += times
-        if not tried:
-            continue
-        text += [f"### {title}", "", "| what | tried | what happened |", "|---|---:|---|"]
-        for (what, outcome), times in sorted(tried.items()):
-            cells = [cell.replace("|", "\\|") for cell in (what, str(times), outcome)]
-            text.append(f"| {' | '.join(cells)} |")
-        text.append("")
-    if left_out := session.config.stash[LEFT_OUT]:
-        text += ["### Skipped when the time budget ended", "", *(f"* `{n}`" for n in left_out), ""]
-    page = Path(path)
-    before = page.read_text(encoding="utf-8") if page.exists() else ""
-    before = before.partition(TRIALS_BEGIN)[0]
-    page.write_text("\n".join([before + TRIALS_BEGIN, *text]), encoding="utf-8")
 
 
 @pytest.fixture
@@ -178,12 +108,6 @@ def _restore_search_paths() -> None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
-
-
-@pytest.fixture(scope="session")
-def kills(request: pytest.FixtureRequest) -> int:
-    """How often every stage is killed."""
-    return 30 if request.config.getoption("--soak") else 1
 
 
 @pytest.fixture(scope="session")
