@@ -8,6 +8,7 @@ import os
 import random
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -235,31 +236,30 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> list:
 
 
 @pytest.fixture(scope="session")
-def training(tmp_path_factory: pytest.TempPathFactory, pairs: list) -> tuple[Path, list]:
-    """An undisturbed training of a segmenter: its folder, and what it reported."""
+def undisturbed_training(
+    tmp_path_factory: pytest.TempPathFactory, pairs: list
+) -> Callable[..., tuple[Path, list]]:
+    """Trains a segmenter, once for each change of its settings; returns its folder, and reports."""
     from pipeline.segmenter.train import train
     from tests.segmenter.tiny_training import CLASS_NAMES, PALETTE, tiny_settings
 
-    work_dir, reports = tmp_path_factory.mktemp("runs") / "undisturbed", []
-    train(
-        tiny_settings(),
-        pairs,
-        CLASS_NAMES,
-        PALETTE,
-        work_dir,
-        seed=3,
-        on_iteration=lambda *report: reports.append(report),
-    )
-    return work_dir, reports
+    @cache
+    def training(**changes: object) -> tuple[Path, list]:
+        work_dir, reports = tmp_path_factory.mktemp("training"), []
+        given = tiny_settings(**changes), pairs, CLASS_NAMES, PALETTE, work_dir, 3
+        train(*given, on_iteration=lambda *report: reports.append(report))
+        return work_dir, reports
+
+    return training
 
 
 @pytest.fixture(scope="session")
-def trained(training: tuple[Path, list]) -> Path:
+def trained(undisturbed_training: Callable[..., tuple[Path, list]]) -> Path:
     """The folder of an undisturbed training."""
-    return training[0]
+    return undisturbed_training()[0]
 
 
 @pytest.fixture(scope="session")
-def reports(training: tuple[Path, list]) -> list[tuple[int, int, float]]:
+def reports(undisturbed_training: Callable[..., tuple[Path, list]]) -> list[tuple[int, int, float]]:
     """Every iteration of an undisturbed training, their number, and the loss."""
-    return training[1]
+    return undisturbed_training()[1]

@@ -24,6 +24,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
 
 
 class Run:
@@ -130,6 +131,15 @@ class Forks:
         self.server.stdin.close()
         self.server.terminate()  # another fork may hold the pipe open
         self.server.wait(30)
+
+
+def run_python(
+    *words: object, cwd: Path = REPOSITORY, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Runs Python with some words to its end, and with further variables of the environment."""
+    command, variables = [sys.executable, *map(str, words)], {**os.environ, **environment}
+    captured = {"capture_output": True, "encoding": "utf-8", "timeout": 600}
+    return subprocess.run(command, cwd=cwd, env=variables, **captured)
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 300.0, poll: float = 0.001) -> None:

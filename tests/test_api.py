@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -15,6 +13,7 @@ from PIL import Image
 from pipeline import Labeller, Segmenter, load_image
 from pipeline.errors import UserError
 from tests import REPOSITORY
+from tests.processes import run_python
 from tests.small_runs import TINY_SEGMENTER, latest
 from tests.tiers import large_except
 
@@ -171,12 +170,7 @@ def test_a_program_of_hydra_keeps_its_own(tiny_checkpoint):
 def test_the_process_of_a_program_stays_as_it_was(tiny_checkpoint, trained, photographs, tmp_path):
     checkpoint = shutil.copy(tiny_checkpoint, tmp_path)
     arguments = [checkpoint, trained, photographs / "a.jpg"]
-    finished = subprocess.run(
-        [sys.executable, "-m", "tests.host", *map(str, arguments)],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-    )
+    finished = run_python("-m", "tests.host", *arguments)
     assert finished.returncode == 0 and not finished.stderr, finished.stderr
     changed = json.loads(finished.stdout)
     assert changed == {"Labeller": [], "Labeller of a named CLIP": [], "Segmenter": []}
@@ -194,4 +188,4 @@ except AttributeError as error:
 else:
     raise SystemExit("no error")
 """
-    subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, check=True)
+    assert run_python("-c", program).returncode == 0

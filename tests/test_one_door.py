@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +12,7 @@ import yaml
 
 from pipeline.engine.registry import Method, find_method, methods
 from tests import REPOSITORY
+from tests.processes import run_python
 from tests.small_runs import Finished, artefacts
 
 MOVED = {"resclip": "dense", "excel": "cams", "piaa": "tags"}
@@ -78,14 +76,7 @@ def move_out(method: Method, root: Path, name: str) -> None:
 
 
 def python(root: Path, *arguments: object, cwd: Path | None = None) -> Finished:
-    done = subprocess.run(
-        [sys.executable, *map(str, arguments)],
-        cwd=cwd or root,
-        env={**os.environ, "PYTHONPATH": f"{root}:{root.parent}"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_python(*arguments, cwd=cwd or root, PYTHONPATH=f"{root}:{root.parent}")
     assert done.returncode == 0, done.stderr
     return Finished(done.returncode, done.stdout, done.stderr)
 

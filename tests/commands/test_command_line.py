@@ -20,6 +20,7 @@ from pipeline.engine.progress import say, track
 from pipeline.errors import UserError
 from pipeline.stages.pipeline import COMMANDS
 from tests import REPOSITORY
+from tests.processes import run_python
 
 TOOLS = sorted(path.name for path in (REPOSITORY / "tools").glob("[a-z]*.py"))
 
@@ -62,9 +63,7 @@ def test_the_help_has_the_keys_of_every_run_with_their_defaults(run_tool):
 def test_a_python_without_the_packages_is_one_sentence(tool):
     words = tool.split() if tool.startswith("-m") else [f"tools/{tool}"]
     words += ["--checkpoint", "c", "--output", "o.onnx"]  # export_onnx imports none for its help
-    done = subprocess.run(
-        [sys.executable, "-S", *words], cwd=REPOSITORY, capture_output=True, text=True
-    )
+    done = run_python("-S", *words)
     said = rf"error: {re.escape(sys.executable)} has no package \w+: use \.venv/bin/python, which"
     assert done.returncode == 2 and re.match(said, done.stderr), done.stderr
     assert done.stderr.count("\n") == 1
@@ -197,13 +196,7 @@ def test_a_shared_memory_that_cannot_be_written_is_named(number, capsys, monkeyp
 def test_output_escapes_what_a_terminal_cannot_show():
     code = "from pipeline.commands.command_line import answer; from rich.console import Console\n"
     code += "answer(lambda _: (print('tags → 3…'), Console().print('cams → Zoë')))"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=REPOSITORY,
-        env={**os.environ, "PYTHONIOENCODING": "ascii"},
-        capture_output=True,
-        text=True,
-    )
+    done = run_python("-c", code, PYTHONIOENCODING="ascii")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "tags \\u2192 3\\u2026\ncams \\u2192 Zo\\xeb\n"
 
@@ -211,14 +204,7 @@ def test_output_escapes_what_a_terminal_cannot_show():
 def test_file_names_do_not_depend_on_the_locale():
     code = "import sys; from pipeline.commands.command_line import answer\n"
     code += "answer(lambda _: print(sys.getfilesystemencoding(), sys.argv))"
-    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    done = subprocess.run(
-        [sys.executable, "-c", code, "ça va"],
-        cwd=REPOSITORY,
-        env={**os.environ, **locale},
-        capture_output=True,
-        encoding="utf-8",
-    )
+    done = run_python("-c", code, "ça va", LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "utf-8 ['-c', 'ça va']\n"
 

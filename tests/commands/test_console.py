@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 
 import pytest
@@ -12,6 +11,7 @@ from pipeline.commands.command_line import answer
 from pipeline.engine import versions
 from pipeline.errors import UserError, as_started
 from tests import REPOSITORY
+from tests.processes import run_python
 
 SCRIPTS = ("run_stage", "train_demo_clip", "train_demo_second")
 """The stages, and how the demo's weights were made."""
@@ -33,9 +33,7 @@ import warnings, pipeline.commands
 for module in ("PIL.TiffImagePlugin", "mine"):
     warnings.warn_explicit(f"of {module}", UserWarning, "odd.py", 1, module)
 """
-    finished = subprocess.run(
-        [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True
-    )
+    finished = run_python("-c", program)
     assert "of mine" in finished.stderr and "PIL" not in finished.stderr
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 
 from pipeline.report.runs import find_files
 from tests import REPOSITORY
+from tests.processes import run_python
 from tests.report.measured import measured, rows_of, voc2007, write_runs
 
 pytestmark = pytest.mark.usefixtures("figures_are_current")
@@ -150,11 +148,10 @@ sys.argv = [{str(TOOL)!r}]
 runpy.run_path({str(TOOL)!r}, run_name="__main__")
 assert not {{"torch", "scipy", "hydra"}} & sys.modules.keys()
 """
-    command = [sys.executable, "-c", program]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    run_python("-c", program, cwd=tmp_path).check_returncode()
     # Only a published experiment is composed.
     write_runs(tmp_path / "outputs" / "metrics.json", voc2007(0.921))
-    subprocess.run([sys.executable, TOOL], cwd=tmp_path, check=True, capture_output=True)
+    run_python(TOOL, cwd=tmp_path).check_returncode()
 
 
 def test_wrong_arguments_end_with_one_sentence(make_tables):

@@ -1,10 +1,7 @@
 """``tools/predict.py``, as a person without knowledge of mmsegmentation uses it."""
 
-import os
 import pickle
 import shutil
-import subprocess
-import sys
 import weakref
 
 import numpy as np
@@ -17,8 +14,8 @@ from pipeline.files.own_files import RECORD
 from pipeline.masks.labels import resized_argmax
 from pipeline.segmenter.checkpoints import last_checkpoint
 from pipeline.segmenter.predict import Segmenter
-from tests import REPOSITORY
 from tests.files.server import Answer, serving
+from tests.processes import run_python
 from tests.segmenter.tiny_graphs import scores_of, write_graph
 
 
@@ -245,24 +242,15 @@ predict.run(sys.argv[1:])
 
 
 def test_an_onnx_file_on_hugging_face_requires_no_mmsegmentation(photographs, tmp_path):
-    words = [
-        photographs / "a.jpg",
-        "--checkpoint",
-        "hf:me/pets",
-        "--crf",
-        "--flip",
-        "--scales",
-        0.5,
-    ]
-    words = [sys.executable, "-c", _WITHOUT_MMSEGMENTATION, *words, "--output", tmp_path / "out"]
+    words = [photographs / "a.jpg", "--checkpoint", "hf:me/pets", "--crf", "--flip"]
+    words += ["--scales", 0.5, "--output", tmp_path / "out"]
     with serving() as server:
         graph = write_graph(tmp_path / "model.onnx").read_bytes()
         server.files["me/pets/resolve/main/model.onnx"] = graph
         server.usual = Answer(headers={"X-Repo-Commit": "a" * 40, "ETag": '"1"'})
         own = {"HF_ENDPOINT": server.url().rstrip("/"), "HF_HOME": str(tmp_path / "hub")}
-        own |= {"PYTHONPATH": str(REPOSITORY), "no_proxy": "*"}
-        environment = {**os.environ, **own}
-        done = subprocess.run([*map(str, words)], env=environment, capture_output=True, text=True)
+        own["no_proxy"] = "*"
+        done = run_python("-c", _WITHOUT_MMSEGMENTATION, *words, **own)
     assert done.returncode == 0, done.stderr
     assert files_in(tmp_path / "out") == ["a.png", "a_overlay.jpg"]
 

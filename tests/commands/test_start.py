@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests import REPOSITORY
+from tests.processes import run_python
 
 HEAVY = (
     *("torch", "torchvision", "open_clip", "timm", "mmengine", "mmseg", "mmcv", "dask", "onnx"),
@@ -48,13 +45,7 @@ def test_what_computes_nothing_imports_nothing_that_computes(
     given = [] if "make_tables" in arguments else [f"output_dir={tmp_path / 'out'}"]
     if "dry_run=true" in arguments:
         given += ["dataset=folder", f"dataset.root={photographs}", "dataset.classes=[cat]"]
-    finished = subprocess.run(
-        [sys.executable, "-c", PROGRAM, *arguments, *given],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-    )
+    finished = run_python("-c", PROGRAM, *arguments, *given, cwd=tmp_path)
     assert ("dry run: nothing is" in finished.stdout) == ("dry_run=true" in arguments)
     (imported,) = [line for line in finished.stdout.splitlines() if line.startswith("imported:")]
     assert {*imported.split()} & {*HEAVY} == allowed, finished.stderr
@@ -71,7 +62,5 @@ def test_an_error_after_all_imports_is_one_sentence():
         "def run(arguments): raise UserError('it is so')\n"
         "answer(run)\n"
     )
-    finished = subprocess.run(
-        [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True
-    )
+    finished = run_python("-c", program)
     assert (finished.returncode, finished.stderr) == (2, "error: it is so\n")

@@ -61,8 +61,6 @@ def learn(pairs: list) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def two_steps(tmp_path_factory: pytest.TempPathFactory, learn: Callable[..., Path]) -> Path:
+def two_steps(undisturbed_training: Callable[..., tuple[Path, list]]) -> Path:
     """The folder of a training of two steps, with a checkpoint after each."""
-    work_dir = tmp_path_factory.mktemp("safety_runs") / "two_steps"
-    learn(work_dir)
-    return work_dir
+    return undisturbed_training(iterations=2, checkpoint_interval=1)[0]

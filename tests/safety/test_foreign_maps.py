@@ -7,8 +7,6 @@ import io
 import os
 import pickle
 import struct
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +16,7 @@ import torch
 from pipeline.cams.clip_es_files import read_clip_es
 from pipeline.errors import ImageError
 from pipeline.files.object_files import read_object_file
+from tests.processes import run_python
 from tests.safety.live_weights import Code
 
 MAPS = np.full((1, 8, 8), 0.5, np.float16)
@@ -234,8 +233,5 @@ def test_a_pipe_is_not_waited_for(tmp_path):
         "try: read_clip_es(Path(sys.argv[1]), (8, 8), (2, 2), 1)\n"
         "except ImageError: print('refused')"
     )
-    root = Path(__file__).parents[2]
-    done = subprocess.run(
-        [sys.executable, "-c", code, path], cwd=root, timeout=300, capture_output=True, text=True
-    )
+    done = run_python("-c", code, path)
     assert done.stdout == "refused\n", done.stderr

@@ -12,6 +12,7 @@ import pytest
 
 from pipeline.engine import children
 from tests import REPOSITORY
+from tests.processes import run_python
 from tests.slurm import write_slurm
 from tests.tiers import large_except
 
@@ -66,14 +67,9 @@ def start(place: str, theirs: Path, way: str = "command") -> subprocess.Complete
     if place == "utf8":  # it starts itself anew, where it is
         environment |= {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
         del environment["PYTHONPATH"]
-    return subprocess.run(
-        [sys.executable, PROGRAM, place, theirs, way],
-        cwd=theirs if place == "utf8" else mine,
-        env={**os.environ, **environment, "XDG_CACHE_HOME": str(mine)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    environment["XDG_CACHE_HOME"] = str(mine)
+    cwd = theirs if place == "utf8" else mine
+    return run_python(PROGRAM, place, theirs, way, cwd=cwd, **environment)
 
 
 def test_every_place_that_starts_a_process_is_attacked():

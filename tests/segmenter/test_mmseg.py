@@ -1,5 +1,4 @@
 import importlib.util
-import subprocess
 import sys
 import types
 
@@ -12,6 +11,7 @@ from pipeline.segmenter.architecture import dictionaries
 from pipeline.segmenter.mmseg import build_config, build_model, find_config, import_mmseg
 from pipeline.segmenter.predict import Segmenter
 from pipeline.segmenter.train import train
+from tests.processes import run_python
 from tests.segmenter.tiny_training import CLASS_NAMES, PALETTE, tiny_settings
 
 DEEPLAB = "deeplabv3plus/deeplabv3plus_r50-d8_4xb4-20k_voc12aug-512x512.py"
@@ -161,6 +161,5 @@ def test_k_net_builds():
 @pytest.mark.large
 @pytest.mark.parametrize("name", ["heads", pytest.param("validation", marks=pytest.mark.soak)])
 def test_modules_that_need_mmsegmentation_can_be_imported_first(name):
-    program = f"import pipeline.segmenter.{name}"
-    done = subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.PIPE)
-    assert not done.stdout, "results are printed there"
+    done = run_python("-c", f"import pipeline.segmenter.{name}")
+    assert (done.returncode, done.stdout) == (0, ""), "results are printed there"

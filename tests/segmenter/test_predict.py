@@ -1,7 +1,4 @@
-import os
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -16,6 +13,7 @@ from pipeline.segmenter.predict import Segmenter
 from pipeline.segmenter.train import train
 from tests import REPOSITORY
 from tests.docs.pages import read_blocks
+from tests.processes import run_python
 from tests.segmenter.tiny_segmenters import UNET, balanced_segmenter, noise
 from tests.segmenter.tiny_training import CLASS_NAMES, PALETTE, tiny_settings, write_labelled
 
@@ -72,8 +70,8 @@ def test_the_configuration_of_a_run_is_one_of_mmsegmentation(pairs, trained, seg
     checkpoint["state_dict"]["decode_head.conv_seg.bias"] -= torch.from_numpy(means)
     torch.save(checkpoint, last_checkpoint(run))
     program += "\nimport numpy\nnumpy.savez('told', labels, model.dataset_meta['classes'])\n"
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, check=True)
+    ran = run_python("-c", program, cwd=tmp_path, PYTHONPATH=str(REPOSITORY))
+    assert ran.returncode == 0, ran.stderr
     with np.load(tmp_path / "told.npz") as arrays:
         labels, names = arrays.values()
     assert np.array_equal(labels, Segmenter.from_run(run)(photograph))

@@ -3,8 +3,6 @@
 import io
 import json
 import shlex
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,8 +17,8 @@ from pipeline.segmenter.data import masks_of_stage
 from pipeline.segmenter.predict import Segmenter
 from pipeline.segmenter.stage import Predictions
 from pipeline.segmenter.validation import ValidationIoU
-from tests import REPOSITORY
 from tests.datasets.annotated import coco, run_lengths, write
+from tests.processes import TORCHRUN, run_python
 from tests.segmenter.tiny_training import (
     CLASS_NAMES,
     pretend_to_measure,
@@ -360,13 +358,7 @@ def test_a_best_checkpoint_that_cannot_be_found_is_one_sentence(pairs, tmp_path)
 @pytest.mark.soak  # test_training_features.py trains in two processes, too
 def test_torchrun_trains_and_the_first_process_writes(own, tmp_path):
     arguments = [a.replace("batch_size=2", "batch_size=4") for a in own[1]]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    done = subprocess.run(
-        [*launcher, REPOSITORY / "tools" / "run_stage.py", *arguments, "stage=train"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_python(*TORCHRUN, "tools/run_stage.py", *arguments, "stage=train")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("5 images, 5 computed now") == 1
     assert "UserWarning" not in done.stderr

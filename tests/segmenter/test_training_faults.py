@@ -131,13 +131,6 @@ def failing(*args, **kwargs):
 SHORT = {"iterations": 3, "checkpoint_interval": 1}
 
 
-@pytest.fixture(scope="module")
-def short(pairs, tmp_path_factory):
-    """The weights of a short training that nothing disturbs."""
-    run(pairs, work_dir := tmp_path_factory.mktemp("short"), tiny_settings(**SHORT))
-    return weights(work_dir)
-
-
 @pytest.mark.parametrize(
     "place",
     [
@@ -149,7 +142,7 @@ def short(pairs, tmp_path_factory):
     ],
 )
 def test_logs_and_curves_that_cannot_be_written(
-    pairs, short, tmp_path, monkeypatch, capfd, place, trial
+    pairs, undisturbed_training, tmp_path, monkeypatch, capfd, place, trial
 ):
     monkeypatch.setattr("pipeline.segmenter.train.LOG_INTERVAL", 1)
     settings = tiny_settings(**SHORT)
@@ -160,7 +153,7 @@ def test_logs_and_curves_that_cannot_be_written(
     assert "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", "")
     run(pairs, tmp_path / "run", settings)
-    assert_same_weights(short, weights(tmp_path / "run"))
+    assert_same_weights(weights(undisturbed_training(**SHORT)[0]), weights(tmp_path / "run"))
     trial("training", f"no space for {place.split('.')[-2]}", "one sentence; resumes")
 
 
@@ -264,14 +257,8 @@ def test_a_kill_at_any_point_changes_neither_weights_nor_the_best(forks, tmp_pat
     )
 
 
-@pytest.fixture(scope="module")
-def undisturbed(pairs, tmp_path_factory):
-    run(pairs, work_dir := tmp_path_factory.mktemp("runs") / "whole", tiny_settings(**SLOW))
-    return weights(work_dir)
-
-
 @pytest.fixture
-def disturbed(pairs, forks, undisturbed, tmp_path):
+def disturbed(pairs, forks, undisturbed_training, tmp_path):
     """A training with a process that loads images, at its fifth iteration.
 
     In the end nobody is left, and it goes on to the weights of an undisturbed training.
@@ -284,7 +271,7 @@ def disturbed(pairs, forks, undisturbed, tmp_path):
     work_dir = Store(tmp_path).folder("", "segmenter", {}).path
     assert complete_checkpoints(work_dir)
     run(pairs, work_dir, tiny_settings(**SLOW))
-    assert_same_weights(undisturbed, weights(work_dir))
+    assert_same_weights(weights(undisturbed_training(**SLOW)[0]), weights(work_dir))
 
 
 def said(training):

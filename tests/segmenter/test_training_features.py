@@ -1,8 +1,5 @@
 """Validation, batches in parts, several processes, mixed precision."""
 
-import os
-import subprocess
-import sys
 from contextlib import suppress
 from dataclasses import replace
 
@@ -18,6 +15,7 @@ from pipeline.evaluation.metrics import Confusion
 from pipeline.segmenter.checkpoints import best_checkpoint, last_checkpoint
 from pipeline.segmenter.predict import Segmenter
 from tests import REPOSITORY
+from tests.processes import TORCHRUN, run_python
 from tests.segmenter.test_train import assert_same_weights, run, weights
 from tests.segmenter.tiny_training import figures_of, frozen_norms, tiny_settings, write_labelled
 
@@ -168,14 +166,7 @@ def test_two_processes_train_as_one(pairs, tmp_path):
     together, alone = tmp_path / "together", tmp_path / "alone"
     script = tmp_path / "distributed_run.py"
     script.write_text(DISTRIBUTED_RUN)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    done = subprocess.run(
-        [*launcher, script, REPOSITORY, folder, together],
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_python(*TORCHRUN, script, REPOSITORY, folder, together, PYTHONPATH=str(REPOSITORY))
     assert done.returncode == 0, done.stderr
     settings = frozen_norms(validation_interval=2, accumulate=2)
     run(pairs, alone, settings, validation=labelled)
