@@ -264,11 +264,7 @@ def test_all_spares_what_nobody_needs(run_stage, deep_checkpoint, photographs, t
 
 def test_another_method_of_cams_is_refused(run_stage, arguments):
     finished = run_stage(*arguments, "masks=dense", "stage=masks")
-    assert (
-        finished.code == 2
-        and "cams=clip_es is not one: give one of cams=as_trained, clearclip, corrclip, gem"
-        in finished.errors
-    )
+    assert finished.code == 2 and "cams=clip_es is not one: give one of cams=" in finished.errors
     finished = run_stage(*arguments, "cams=sclip", "masks=dense", "stage=evaluate")
     assert finished.code == 2 and "'stage=[masks,evaluate]'" in finished.errors
 

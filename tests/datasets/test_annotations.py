@@ -309,9 +309,7 @@ def test_masks_are_drawn_once_in_a_folder_of_their_own_or_are_files(tmp_path):
     assert written.parent == tmp_path / "kept" and written == mask.file()
     joined = opened(path, join={"dog": "hound"}).find("a")
     assert AnnotatedMask(mask.kept, joined).file() != written
-    with pytest.raises(
-        UserError, match="image a: its mask has more than dataset.max_pixels=200 pixels"
-    ):
+    with pytest.raises(UserError, match="image a: its mask has more than dataset.max_pixels=200"):
         AnnotatedMask(tmp_path / "other" / "a.png", mask.annotation, max_pixels=200).file()
     png = tmp_path / "pngs" / "a.png"
     png.parent.mkdir()

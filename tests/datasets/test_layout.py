@@ -147,9 +147,7 @@ def test_missing_images_of_coco_are_named(coco, cache, tmp_path):
 
 
 def test_an_unknown_data_set_is_answered_with_the_known_ones():
-    with pytest.raises(
-        UserError, match="data set imagenet: choose from demo, demo_crowded, folder"
-    ):
+    with pytest.raises(UserError, match="data set imagenet: choose from demo, demo_crowded"):
         find_reader("imagenet")
     with pytest.raises(UserError, match="no data set voc12: did you mean voc2012"):
         find_reader("voc12")

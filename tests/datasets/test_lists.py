@@ -103,9 +103,7 @@ def test_tagclips_list_of_cocostuff_holds_the_values_of_the_maps(cocostuff, cach
     ]
     for gap in (11, 182):
         path = write(f"{first} {gap}\n")
-        with pytest.raises(
-            UserError, match=f"line 1: {gap} is not a class: give numbers from 0 to 181"
-        ):
+        with pytest.raises(UserError, match=f"line 1: {gap} is not a class: give .* 0 to 181"):
             load("cocostuff", cocostuff, cache, labels=path)
 
 
@@ -219,9 +217,7 @@ def test_masks_of_a_folder_may_hold_other_values(photographs, cache, tmp_path):
     np.testing.assert_array_equal(read_mask(mask.file()), mask.read())
     assert mask.file().is_relative_to(cache)
     plain = load("folder", photographs, cache, **{**changes, "values": None}).splits["all"]
-    with pytest.raises(
-        UserError, match="e f.png holds label 11 .* where labels are 0 to 2 and 255"
-    ):
+    with pytest.raises(UserError, match="e f.png holds label 11 .* are 0 to 2 and 255"):
         plain[-1].mask.read()
 
 

@@ -96,9 +96,7 @@ def test_classes_may_have_other_names_than_in_the_annotations(voc2012, cache):
     changes = {"label_source": "xml", "classes": mine, "cam_names": None}
     dataset = load("voc2012", voc2012, cache, **changes, annotated_as=list(classes))
     assert names_of(dataset, dataset.splits["train"][1]) == ["my bottle", "my tvmonitor"]
-    with pytest.raises(
-        UserError, match=r"000039.xml names tvmonitor, which is not one .*annotated_as"
-    ):
+    with pytest.raises(UserError, match=r"000039.xml names tvmonitor, which .*annotated_as"):
         _ = load("voc2012", voc2012, cache, **changes).splits["train"][1].ground_truth_labels
     with pytest.raises(UserError, match="dataset.annotated_as holds 2 names for 20 classes"):
         load("voc2012", voc2012, cache, **changes, annotated_as=["cat", "dog"])
@@ -108,9 +106,7 @@ def test_a_missing_annotation_is_not_replaced_by_the_mask(voc2012, cache, tmp_pa
     root = copy_of(voc2012, tmp_path)
     (root / "Annotations" / "2007_000032.xml").unlink()
     sample = load("voc2012", root, cache, label_source="xml").splits["train"][0]
-    with pytest.raises(
-        UserError, match=r"000032.xml is missing: data/README.md, line \d+ \(VOC 2012\), says how"
-    ):
+    with pytest.raises(UserError, match=r"000032.xml is missing: data/README.md, line \d+ \(VOC"):
         _ = sample.ground_truth_labels
 
 
@@ -143,9 +139,7 @@ def test_test_images_have_no_ground_truth(voc2012, cache, tmp_path):
         dataset = load("voc2012", root, cache, label_source=source, split="test")
         [sample] = dataset.splits["test"]
         assert sample.mask is None and not sample.has_ground_truth
-        with pytest.raises(
-            UserError, match="2008_000006 has no ground truth: choose a tagger that needs none"
-        ):
+        with pytest.raises(UserError, match="2008_000006 has no ground truth: choose a tagger"):
             _ = sample.ground_truth_labels
 
 

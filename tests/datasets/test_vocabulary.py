@@ -88,19 +88,10 @@ def test_a_yaml_file_holds_classes_and_perhaps_backgrounds(tmp_path):
     ("text", "message"),
     [
         ("classes: {cat: 1}\n", "has no list named classes"),
-        (
-            "classes: [cat]\nbackground: [a]\n",
-            "has background: did you mean backgrounds\\? choose from classes, b",
-        ),
-        (
-            "classes: [{name: cat, cam_name: x}]\n",
-            "has cam_name: did you mean cam_names\\? choose from name, names, cam_names, parent",
-        ),
+        ("classes: [cat]\nbackground: [a]\n", "has background: did you mean backgrounds"),
+        ("classes: [{name: cat, cam_name: x}]\n", "has cam_name: did you mean cam_names"),
         ("classes: [{parent: animal}]\n", "has no name: add name to"),
-        (
-            "classes: [{name: cat, names: [cat, '']}]\n",
-            "in dataset.classes holds an empty name: leave it out, or correct",
-        ),
+        ("classes: [{name: cat, names: [cat, '']}]\n", "holds an empty name: leave it out"),
         ("classes: [yes, no]\n", "True is not a name: if it is one, write it in quotes"),
         ("classes: [~]\n", "has no name"),
     ],

@@ -92,11 +92,7 @@ def test_the_published_figures_have_no_typing_errors(table):
     [
         ("cls_seg_voc2012", "vit_l14", "were chosen for clip=vit_b16, not for clip=vit_l14"),
         ("cls_seg_voc2012", "vit_b16", ""),
-        (
-            "excel_voc2012",
-            "vit_l14",
-            "excel_voc2012 were chosen for clip=vit_b16, not for clip=vit_l14",
-        ),
+        ("excel_voc2012", "vit_l14", "were chosen for clip=vit_b16, not for clip=vit_l14"),
         ("clip_es_voc2012", "", ""),  # of tags that are given
         ("cams=excel_coco2014", "demo", "were chosen for clip=vit_b16, not for clip=demo"),
         ("tags=piaa_voc", "vit_b16", ""),

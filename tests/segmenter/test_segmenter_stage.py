@@ -274,9 +274,7 @@ def test_the_advice_for_the_best_checkpoint_works(pairs, tmp_path, capfd):
     run_stage_in(advised, tmp_path / "out")
     assert f"{best} is damaged and is now {best.name}.damaged" in capfd.readouterr().err
     assert read_weights(best) == read_weights(same)
-    with pytest.raises(
-        UserError, match="checkpoint=best requires segmenter.validation_interval=N and a"
-    ):
+    with pytest.raises(UserError, match="best requires segmenter.validation_interval=N and a"):
         stage(checkpoint="best").is_complete(folder)
 
 
