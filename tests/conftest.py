@@ -161,10 +161,7 @@ def photographs(tmp_path: Path) -> Path:
 @pytest.fixture
 def arguments(photographs: Path, tiny_checkpoint: Path, tmp_path: Path) -> list[str]:
     """What a run on the photographs needs."""
-    return [
-        *folder_options(photographs, tiny_checkpoint),
-        f"output_dir={tmp_path / 'out'}",
-    ]
+    return folder_options(photographs, tiny_checkpoint, f"output_dir={tmp_path / 'out'}")
 
 
 @pytest.fixture

@@ -53,9 +53,19 @@ def draw_photograph(seed: int, height: int, width: int) -> np.ndarray:
     return image
 
 
-def folder_options(photographs: Path, checkpoint: Path) -> list[str]:
-    """Returns what a run on photographs needs with the tiny CLIP, but for ``output_dir``."""
-    return [
+def replaced(options: list[str], *more: str) -> list[str]:
+    """Returns options with more, which replace those of their keys, and a choice its group's."""
+    keys = {each.partition("=")[0] for each in more}
+    kept = (o for o in options if keys.isdisjoint((o.partition("=")[0], o.partition(".")[0])))
+    return [*kept, *more]
+
+
+def folder_options(photographs: Path, checkpoint: object, *more: str) -> list[str]:
+    """Returns what a run on photographs needs with the tiny CLIP, but for ``output_dir``.
+
+    More options replace these: see :func:`replaced`.
+    """
+    options = [
         "dataset=folder",
         f"dataset.root={photographs}",
         "dataset.classes=[cat,person,rocket,cup]",
@@ -67,6 +77,7 @@ def folder_options(photographs: Path, checkpoint: Path) -> list[str]:
         "runtime.precision=fp32",
         "runtime.workers=1",
     ]
+    return replaced(options, *more)
 
 
 def artefacts(root: Path) -> dict[str, bytes]:

@@ -16,6 +16,7 @@ from pipeline.report.published import load_published
 from pipeline.stages.config import compose, read_config
 from tests import REPOSITORY
 from tests.datasets import miniature_coco, miniatures
+from tests.small_runs import folder_options
 from tests.test_experiments import count_ious
 from tests.tiers import large_except
 from tests.tiny_clip import build_tiny_clip
@@ -244,9 +245,8 @@ def test_a_preset_runs_to_its_end(run_stage, deep_checkpoint, preset, tmp_path):
 
 @pytest.mark.large
 def test_all_spares_what_nobody_needs(run_stage, deep_checkpoint, photographs, tmp_path):
-    arguments = ["dataset=folder", f"dataset.root={photographs}", "dataset.classes=[cat,cup]"]
-    arguments += ["clip=file", f"clip.checkpoint={deep_checkpoint}", "cams=sclip", "masks=dense"]
-    arguments += [f"output_dir={tmp_path / 'out'}", "dry_run=true"]
+    given = "cams=sclip", "masks=dense", f"output_dir={tmp_path / 'out'}", "dry_run=true"
+    arguments = folder_options(photographs, deep_checkpoint, *given)
 
     def planned(*more: str) -> list[str]:
         finished = run_stage(*arguments, *more)

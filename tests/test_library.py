@@ -19,7 +19,7 @@ from pipeline import Labeller, Labelling, Segmenter, load_image, train
 from pipeline.clip.method_stage import MethodStage
 from pipeline.errors import UserError
 from tests.segmenter.tiny_training import CLASS_NAMES, write_pairs
-from tests.small_runs import TINY_SEGMENTER, draw_photograph, latest
+from tests.small_runs import TINY_SEGMENTER, draw_photograph, folder_options, latest
 from tests.tiers import large_except
 
 CLASSES = ["cat", "person", "rocket", "cup"]
@@ -329,15 +329,9 @@ def test_a_training_is_the_one_of_the_stage(pairs, run_stage, tmp_path):
     for image, mask in zip(images, masks):
         image.rename(photographs / image.name)
         mask.rename(folder / image.name)
-    finished = run_stage(
-        "dataset=folder",
-        f"dataset.root={photographs}",
-        f"dataset.classes=[{','.join(CLASS_NAMES)}]",
-        f"segmenter.masks={folder}",
-        f"output_dir={tmp_path / 'out'}",
-        *TINY_SEGMENTER,
-        "stage=train",
-    )
+    given = f"dataset.classes=[{','.join(CLASS_NAMES)}]", f"segmenter.masks={folder}", "stage=train"
+    given += f"output_dir={tmp_path / 'out'}", *TINY_SEGMENTER
+    finished = run_stage(*folder_options(photographs, None, *given))
     assert finished.code == 0, finished.errors
     stage = Segmenter.from_run(tmp_path / "out" / "segmenter" / "latest")
     files = [sorted(where.iterdir()) for where in (photographs, folder)]

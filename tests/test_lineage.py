@@ -17,7 +17,14 @@ import pytest
 from pipeline.engine.plugins import import_plugins
 from pipeline.files.images import encode_png
 from tests.report.measured import rows_of
-from tests.small_runs import TINY_SEGMENTER, Finished, draw_photograph, latest
+from tests.small_runs import (
+    TINY_SEGMENTER,
+    Finished,
+    draw_photograph,
+    folder_options,
+    latest,
+    replaced,
+)
 
 IDS = [str(k) for k in range(6)]
 TO_MASKS = "stage=[tags,cams,masks]"
@@ -58,22 +65,10 @@ def run(run_stage, world: Path, tiny_checkpoint: Path) -> Callable[..., Finished
     import_plugins(["tests.plugins.colour_cams", "tests.plugins.colour_tagger"])
 
     def run(*more: str, out: str = "out", code: int = 0) -> Finished:
-        given = ["cams=channel"] * (not any(each.startswith("cams=") for each in more))
-        if not any(each.startswith("tags=") for each in more):
-            given += ["tags=file", f"tags.path={world / 'tags.txt'}"]
-        finished = run_stage(
-            "dataset=folder",
-            f"dataset.root={world / 'photographs'}",
-            f"dataset.masks={world / 'truth'}",
-            "dataset.classes=[cat,cup]",
-            "clip=file",
-            f"clip.checkpoint={tiny_checkpoint}",
-            "runtime.workers=1",
-            "masks=argmax",
-            f"output_dir={world / out}",
-            *given,
-            *more,
-        )
+        own = f"dataset.masks={world / 'truth'}", "dataset.classes=[cat,cup]", "cams=channel"
+        own += "tags=file", f"tags.path={world / 'tags.txt'}", "masks=argmax"
+        given = folder_options(world / "photographs", tiny_checkpoint, *own)
+        finished = run_stage(*replaced(given, f"output_dir={world / out}", *more))
         assert finished.code == code, finished.errors
         return finished
 

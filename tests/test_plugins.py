@@ -42,29 +42,26 @@ from pipeline.stages.pipeline import Pipeline
 from pipeline.tags.tagger import ScoredTagOptions, TagOptions
 from tests import REPOSITORY
 from tests.plugins.colour_tagger import ColourOptions
-from tests.small_runs import Finished
+from tests.small_runs import Finished, folder_options
 from tests.tiers import large_except
 
 MODULES = ("colour_tagger", "colour_cams", "superpixels")
 PLUGINS = f"plugins=[{','.join(f'tests.plugins.{name}' for name in MODULES)}]"
 
 
+METHODS = "tags=colour", "cams=channel", "masks=superpixels"
+
+
 @pytest.fixture
 def arguments(photographs: Path, tmp_path: Path) -> list[str]:
     """A run on five photographs by three methods of one's own; CLIP has nothing to do."""
-    return [
-        PLUGINS,
-        "dataset=folder",
-        f"dataset.root={photographs}",
-        "dataset.classes=[red,green,blue]",
-        "clip=file",
-        "clip.checkpoint=/no/such/weights.pt",
-        "tags=colour",
-        "cams=channel",
-        "masks=superpixels",
-        f"output_dir={tmp_path / 'out'}",
-        "runtime.workers=1",
-    ]
+    own = PLUGINS, *METHODS, "dataset.classes=[red,green,blue]", f"output_dir={tmp_path / 'out'}"
+    return folder_options(photographs, "/no/such/weights.pt", *own)
+
+
+@pytest.fixture
+def without_plugins(arguments: list[str]) -> list[str]:
+    return [each for each in arguments if each not in (PLUGINS, *METHODS)]
 
 
 def computed(finished: Finished) -> dict[str, int]:
@@ -142,18 +139,18 @@ def test_mistakes_are_answered_with_the_nearest(wrong, message, run_stage, argum
     assert finished.errors.count("\n") == 1
 
 
-def test_a_file_of_settings_names_no_code(run_stage, arguments, tmp_path):
+def test_a_file_of_settings_names_no_code(run_stage, without_plugins, tmp_path):
     preset = tmp_path / "configs" / "experiment" / "mine.yaml"
     preset.parent.mkdir(parents=True)
     preset.write_text("# @package _global_\nplugins: [tests.plugins.colour_tagger]\n")
     folder = ["--config-dir", str(preset.parents[1]), "experiment=mine"]
-    finished = run_stage(*folder, *arguments[1:6], arguments[9], "stage=tags")
+    finished = run_stage(*folder, *without_plugins, "stage=tags")
     assert finished.code == 2 and "cannot name code: give plugins=… " in finished.errors
     # It may choose a method and set it.
     preset.write_text(
         "# @package _global_\ndefaults: [{override /tags: colour}]\ntags: {gain: 0.5}\n"
     )
-    finished = run_stage(*folder, *arguments[:6], arguments[9], "stage=tags")
+    finished = run_stage(*folder, PLUGINS, *without_plugins, "stage=tags")
     assert computed(finished) == {"tags": 5}
 
 
@@ -385,7 +382,7 @@ class FailingTagger(ColourTagger):
 
 @pytest.mark.parametrize("executor", large_except(["local"], ["local", "processes"]))
 def test_an_exception_of_a_plugin_names_its_line(
-    executor, forgotten, arguments, run_stage, tmp_path, monkeypatch
+    executor, forgotten, without_plugins, run_stage, tmp_path, monkeypatch
 ):
     forgotten("tags", "failing")
     file = tmp_path / "failing_tagger.py"
@@ -394,9 +391,8 @@ def test_an_exception_of_a_plugin_names_its_line(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))  # of workers, which start anew
     get_reusable_executor().shutdown(kill_workers=True)
     sys.modules.pop("failing_tagger", None)
-    options = ["plugins=[failing_tagger]", *arguments[1:6], "tags=failing", arguments[-2]]
-    options += ["stage=tags", f"executor={executor}"]
-    finished = run_stage(*options)
+    options = "plugins=[failing_tagger]", "tags=failing", "stage=tags", f"executor={executor}"
+    finished = run_stage(*without_plugins, *options)
     line = FAILING.splitlines().index(next(t for t in FAILING.splitlines() if "last line" in t)) + 1
     assert finished.code == 2 and finished.errors.count("\n") == 1
     assert finished.errors.startswith(f"error: {file}, line {line}: LinAlgError: Singular matrix")

@@ -21,7 +21,7 @@ from pipeline.errors import UserError
 from pipeline.files.shipped import DEMO
 from pipeline.segmenter import weight_sources
 from tests.datasets import miniatures
-from tests.small_runs import TINY_SEGMENTER, draw_photograph
+from tests.small_runs import TINY_SEGMENTER, draw_photograph, replaced
 
 
 def tree(root: Path) -> dict[str, tuple]:
@@ -208,7 +208,7 @@ def test_other_files_are_named(dry_run, photographs):
 def test_known_tags_are_planned_by_what_they_say(dry_run, run_stage, arguments, tmp_path):
     tags = tmp_path / "tags.txt"
     tags.write_text("a 1 3\nb 0\nc\nd 2\nholiday%202026/e%20f 3\n")
-    given = [*arguments[:5], *arguments[8:], "tags=file", f"tags.path={tags}", "stage=[tags,cams]"]
+    given = replaced(arguments, "tags=file", f"tags.path={tags}", "stage=[tags,cams]")
     assert [row[4] for row in dry_run(given=given)] == ["all", "all, after tags"]
     assert run_stage(*given).code == 0
     assert [row[4] for row in dry_run(given=given)] == ["0", "0"]

@@ -17,7 +17,7 @@ from pipeline.commands.running import notes_on
 from pipeline.errors import UserError
 from pipeline.stages.config import compose, read_config
 from pipeline.stages.pipeline import Pipeline
-from tests.small_runs import TINY_SEGMENTER, artefacts, draw_photograph, latest
+from tests.small_runs import TINY_SEGMENTER, artefacts, draw_photograph, latest, replaced
 
 
 def test_all_stages_run_on_a_folder_and_again_find_everything(run_stage, arguments, tmp_path):
@@ -85,7 +85,7 @@ def test_tags_and_maps_share_one_pass_over_an_image(run_stage, arguments, tmp_pa
     assert passes == [2] * 5
     assert re.search(r"cams +all +5 images, 5 computed now", together.output)
     passes.clear()
-    apart = [*arguments[:-1], f"output_dir={tmp_path / 'apart'}"]
+    apart = replaced(arguments, f"output_dir={tmp_path / 'apart'}")
     for stage in ("tags", "cams"):
         assert run_stage(*apart, f"stage={stage}").code == 0
     assert passes == [1] * 10
@@ -98,7 +98,7 @@ def test_tags_and_maps_share_one_pass_over_an_image(run_stage, arguments, tmp_pa
 def test_images_in_batches_have_the_maps_of_images_alone(run_stage, arguments, tmp_path):
     stage = ["stage=[tags,cams]", "runtime.batch_size=3"]
     assert run_stage(*arguments, *stage).code == 0
-    apart = [*arguments[:-1], f"output_dir={tmp_path / 'apart'}"]
+    apart = replaced(arguments, f"output_dir={tmp_path / 'apart'}")
     for stage in ("tags", "cams"):
         assert run_stage(*apart, f"stage={stage}", "runtime.batch_size=3").code == 0
     assert artefacts(tmp_path / "apart") == artefacts(tmp_path / "out")
@@ -125,7 +125,7 @@ def test_the_last_line_says_what_comes_next(run_stage, arguments, tmp_path):
 
 def test_the_status_of_an_empty_folder_says_what_fills_it(run_stage, arguments, tmp_path):
     for out in (tmp_path / "absent", tmp_path):
-        finished = run_stage(*arguments[:-1], f"output_dir={out}", "stage=status")
+        finished = run_stage(*replaced(arguments, f"output_dir={out}", "stage=status"))
         assert finished.code == 0 and not finished.errors
         start = f"{out} holds no results yet: run python tools/run_stage.py stage=tags dataset="
         assert finished.output.startswith(start) and finished.output.count("\n") == 1
@@ -177,9 +177,8 @@ def test_evaluate_prints_the_figures_of_its_run_and_no_others(run_stage, argumen
 def test_tags_come_from_a_list_too(run_stage, arguments, tmp_path):
     tags = tmp_path / "tags.txt"
     tags.write_text("a 1 3\nb 0\nc\nd 2\nholiday%202026/e%20f 3\n")
-    finished = run_stage(
-        *arguments[:5], *arguments[8:], "tags=file", f"tags.path={tags}", "stage=[tags,cams]"
-    )
+    given = "tags=file", f"tags.path={tags}", "stage=[tags,cams]"
+    finished = run_stage(*replaced(arguments, *given))
     assert finished.code == 0, finished.errors
     assert (latest(tmp_path / "out", "tags") / "tags.txt").read_text() == tags.read_text()
     with np.load(latest(tmp_path / "out", "cams") / "c.npz") as arrays:

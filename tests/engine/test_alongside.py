@@ -56,8 +56,8 @@ def opened(photographs, tiny_checkpoint, tmp_path):
     """Opens a run; stages with masks share a pass over the images unless told otherwise."""
 
     def opened(out: str = "out", *options: str) -> Pipeline:
-        given = [*folder_options(photographs, tiny_checkpoint)[:-1], "runtime.workers=2"]
-        given += [f"output_dir={tmp_path / out}", "runtime.one_pass=true", *options]
+        own = "runtime.workers=2", f"output_dir={tmp_path / out}", "runtime.one_pass=true", *options
+        given = folder_options(photographs, tiny_checkpoint, *own)
         return Pipeline.open(read_config(compose(given)))
 
     return opened

@@ -39,7 +39,8 @@ def opened(photographs: Path, tmp_path: Path) -> Callable[[Path, str], Pipeline]
     """Returns a run with the weights of a file that writes to a folder."""
 
     def opened(checkpoint: Path, out: str) -> Pipeline:
-        given = [*folder_options(photographs, checkpoint)[:-1], f"output_dir={tmp_path / out}"]
+        own = "runtime.workers=null", f"output_dir={tmp_path / out}"
+        given = folder_options(photographs, checkpoint, *own)
         return Pipeline.open(read_config(compose(given)))
 
     return opened

@@ -12,6 +12,7 @@ from pipeline.engine.sample import Sample
 from pipeline.engine.store import Store
 from pipeline.errors import ImageError
 from pipeline.tags.scores import read_tags
+from tests.small_runs import folder_options, replaced
 
 IDS = ["a", "b", "c", "d", "holiday 2026/e f"]
 
@@ -35,17 +36,8 @@ def write(path, seed, size, **changes):
 
 @pytest.fixture
 def arguments(photographs, maps, tmp_path):
-    return [
-        "dataset=folder",
-        f"dataset.root={photographs}",
-        "dataset.classes=[cat,person,rocket,cup]",
-        "clip=file",
-        "clip.checkpoint=/no/such/weights.pt",
-        "cams=file",
-        f"cams.path={maps}",
-        "runtime.workers=1",
-        f"output_dir={tmp_path / 'out'}",
-    ]
+    own = "tags=tagclip", "cams=file", f"cams.path={maps}", f"output_dir={tmp_path / 'out'}"
+    return folder_options(photographs, "/no/such/weights.pt", *own)
 
 
 def computed(finished) -> dict[str, int]:
@@ -102,7 +94,7 @@ def test_what_cannot_be_used_is_left_out_and_named(run_stage, arguments, maps, t
 
 
 def test_the_path_has_to_be_given(run_stage, arguments):
-    finished = run_stage(*arguments[:6], *arguments[7:], "stage=cams")
+    finished = run_stage(*replaced(arguments, "cams=file"), "stage=cams")
     assert finished.code == 2 and "cams.path is missing: give it" in finished.errors
 
 

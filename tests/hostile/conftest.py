@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.small_runs import Finished
+from tests.small_runs import Finished, folder_options
 
 _SECONDS = 600
 
@@ -49,18 +49,7 @@ def run_on(
     """Runs the command line on the photographs with a tiny CLIP; later arguments win."""
 
     def run(*arguments: str) -> Finished:
-        has_tags = any(argument.startswith("tags=") for argument in arguments)
-        return run_stage(
-            "dataset=folder",
-            f"dataset.root={root}",
-            "dataset.classes=[cat,person,rocket,cup]",
-            "clip=file",
-            f"clip.checkpoint={tiny_checkpoint}",
-            *([] if has_tags else ["tags.min_score=0", "tags.votes=2", "tags.templates=piaa"]),
-            "runtime.workers=1",
-            f"output_dir={out}",
-            *arguments,
-        )
+        return run_stage(*folder_options(root, tiny_checkpoint, f"output_dir={out}", *arguments))
 
     return run
 

@@ -27,7 +27,7 @@ from tests.segmenter.tiny_training import (
     write_labelled,
     write_pairs,
 )
-from tests.small_runs import TINY_SEGMENTER
+from tests.small_runs import TINY_SEGMENTER, folder_options
 
 
 @pytest.fixture
@@ -37,15 +37,9 @@ def own(tmp_path):
     for pair in write_pairs(tmp_path / "images"):
         masks.mkdir(exist_ok=True)
         pair.mask.rename(masks / pair.image.name)
-    return masks, [
-        "dataset=folder",
-        f"dataset.root={tmp_path / 'images'}",
-        f"dataset.classes=[{','.join(CLASS_NAMES)}]",
-        f"segmenter.masks={masks}",
-        f"output_dir={tmp_path / 'out'}",
-        "runtime.workers=1",
-        *TINY_SEGMENTER,
-    ]
+    given = f"dataset.classes=[{','.join(CLASS_NAMES)}]", f"segmenter.masks={masks}"
+    given += f"output_dir={tmp_path / 'out'}", "clip=demo", "tags=tagclip", *TINY_SEGMENTER
+    return masks, folder_options(tmp_path / "images", None, *given)
 
 
 def test_everything_wrong_with_masks_is_listed_before_training(run_stage, own, tmp_path):

@@ -29,7 +29,7 @@ from pipeline.segmenter import mmseg
 from pipeline.segmenter.stage import CHOSEN_BY, Training
 from pipeline.stages.config import compose, read_config
 from pipeline.stages.pipeline import Pipeline
-from tests.small_runs import TINY_SEGMENTER, draw_photograph
+from tests.small_runs import TINY_SEGMENTER, draw_photograph, folder_options, replaced
 
 
 @pytest.fixture
@@ -44,18 +44,9 @@ def opened(tmp_path: Path, tiny_checkpoint: Path) -> Callable[..., Pipeline]:
         Image.fromarray(labels).save(tmp_path / "masks" / name)
 
     def opened(*more: str) -> Pipeline:
-        given = [
-            "dataset=folder",
-            f"dataset.root={tmp_path / 'photographs'}",
-            "dataset.classes=[cat,cup]",
-            "clip=file",
-            f"clip.checkpoint={tiny_checkpoint}",
-            f"segmenter.masks={tmp_path / 'masks'}",
-            f"output_dir={tmp_path / 'out'}",
-            "runtime.workers=1",
-            *TINY_SEGMENTER,
-            *more,
-        ]
+        own = "dataset.classes=[cat,cup]", f"segmenter.masks={tmp_path / 'masks'}", *TINY_SEGMENTER
+        given = folder_options(tmp_path / "photographs", tiny_checkpoint, "tags=tagclip", *own)
+        given = replaced(given, f"output_dir={tmp_path / 'out'}", *more)
         return Pipeline.open(read_config(compose(given)))
 
     return opened

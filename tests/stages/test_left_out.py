@@ -19,7 +19,7 @@ from pipeline.engine.run import Outcome
 from pipeline.errors import UserError
 from pipeline.stages.config import compose, read_config
 from pipeline.stages.pipeline import Pipeline
-from tests.small_runs import draw_photograph, folder_options, latest
+from tests.small_runs import draw_photograph, folder_options, latest, replaced
 
 IDS = {"a", "b", "sub/c"}
 
@@ -46,12 +46,9 @@ def opened(root, tiny_checkpoint) -> Callable[..., Pipeline]:
     """Returns the pipeline of a configuration: opened("KEY=VALUE", …)."""
 
     def opened(*more: str) -> Pipeline:
-        given = folder_options(root / "photographs", tiny_checkpoint)
-        if {"tags=file", "tags=ground_truth"} & {*more}:
-            given = [each for each in given if not each.startswith("tags.")]
-        given += [f"output_dir={root / 'out'}", f"dataset.masks={root / 'truth'}", "masks=argmax"]
-        given += more
-        return Pipeline.open(read_config(compose(given)))
+        given = f"output_dir={root / 'out'}", f"dataset.masks={root / 'truth'}", "masks=argmax"
+        given = folder_options(root / "photographs", tiny_checkpoint, *given)
+        return Pipeline.open(read_config(compose(replaced(given, *more))))
 
     return opened
 

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline.tags.remarks import remarks_on_tags
+from tests.small_runs import replaced
 
 
 @pytest.fixture
@@ -19,9 +20,8 @@ def run_on_tags(run_stage, arguments, photographs, tmp_path):
         ids = sorted({str(path.with_suffix("")).replace(" ", "%20") for path in paths})
         lines = [f"{i} {tags[k % len(tags)]}".strip() + "\n" for k, i in enumerate(ids)]
         (tmp_path / "tags.txt").write_text("".join(lines))
-        given = ("tags=file", f"tags.path={tmp_path / 'tags.txt'}")
-        plain = [each for each in arguments if not each.startswith("tags.")]
-        return run_stage(*plain, *given, f"stage={stage}")
+        given = "tags=file", f"tags.path={tmp_path / 'tags.txt'}"
+        return run_stage(*replaced(arguments, *given), f"stage={stage}")
 
     return run
 

@@ -15,7 +15,7 @@ from pipeline.datasets.mask_images import Reading
 from pipeline.datasets.score_tables import read_table
 from pipeline.errors import UserError
 from pipeline.tags.options import TagListOptions
-from tests.small_runs import Finished, latest
+from tests.small_runs import Finished, latest, replaced
 
 CLASSES = ["cat", "person", "rocket", "cup"]
 IDS = ["a", "b", "c", "d", "holiday 2026/e f"]
@@ -85,13 +85,12 @@ def label_studio(scores: dict[str, dict[str, float]]) -> str:
 @pytest.fixture
 def run(run_stage, arguments, tmp_path) -> Callable[..., Finished]:
     """Runs the tags of a file with a content, or of a path: run("x.csv", "id,class…", "K=V")."""
-    plain = [each for each in arguments if not each.startswith("tags.")]
 
     def run(name: str, content: str = "", *more: str, stage: str = "tags", code: int = 0):
         if content:
             (tmp_path / name).write_text(content)
-        given = [f"tags.path={tmp_path / name}", "tags=file", *more]
-        finished = run_stage(*plain, *given, f"stage={stage}")
+        given = f"tags.path={tmp_path / name}", "tags=file", *more
+        finished = run_stage(*replaced(arguments, *given), f"stage={stage}")
         assert finished.code == code, finished.errors
         assert "Traceback" not in finished.errors
         return finished

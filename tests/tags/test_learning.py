@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.small_runs import Finished, folder_options, latest
+from tests.small_runs import Finished, latest, replaced
 
 BANK = "bank.npz"
 
@@ -20,14 +20,10 @@ def out(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def tag(
-    run_stage: Callable[..., Finished], photographs: Path, tiny_checkpoint: Path, out: Path
-) -> Callable[..., Finished]:
+def tag(run_stage, arguments) -> Callable[..., Finished]:
     """Tags the five photographs with PIAA."""
-    options = folder_options(photographs, tiny_checkpoint)
-    options = [each for each in options if not each.startswith(("tags.votes", "tags.templates"))]
-    given = [*options, "tags=piaa", "tags.bank_size=4", f"output_dir={out}", "stage=tags"]
-    return lambda *more: run_stage(*given, *more)
+    piaa = "tags=piaa", "tags.min_score=0", "tags.bank_size=4", "stage=tags"
+    return lambda *more: run_stage(*replaced(arguments, *piaa), *more)
 
 
 def computed(finished: Finished, stage: str) -> int:

@@ -31,7 +31,7 @@ from tests.small_runs import artefacts, folder_options, latest, wait_for_entries
 from tests.tags.test_prototypes import naive_scores
 
 SIZE = 6
-PIAA = ("tags=piaa", f"tags.bank_size={SIZE}")
+PIAA = ("tags=piaa", f"tags.bank_size={SIZE}", "tags.min_score=0")
 
 
 @pytest.fixture(autouse=True)
@@ -48,11 +48,8 @@ def names_apart(monkeypatch):
 @pytest.fixture
 def opened(photographs: Path, tiny_checkpoint: Path, tmp_path: Path) -> Callable[..., Pipeline]:
     def opened(*given: str, out: str = "out") -> Pipeline:
-        options = folder_options(photographs, tiny_checkpoint)
-        options = [
-            each for each in options if not each.startswith(("tags.votes", "tags.templates"))
-        ]
-        options += [*PIAA, f"output_dir={tmp_path / out}", *given]
+        given = *PIAA, f"output_dir={tmp_path / out}", *given
+        options = folder_options(photographs, tiny_checkpoint, *given)
         return Pipeline.open(read_config(compose(options)))
 
     opened.root = tmp_path

@@ -59,8 +59,8 @@ def test_a_single_class_has_no_spread(scores):
 
 @pytest.fixture
 def run(photographs: Path, tiny_checkpoint: Path, tmp_path: Path) -> Callable[..., list]:
-    options = folder_options(photographs, tiny_checkpoint)
-    options = [o for o in options if not o.startswith("tags.votes")] + ["tags=clip"]
+    tagger = "tags=clip", "tags.min_score=0", "tags.templates=piaa"
+    options = folder_options(photographs, tiny_checkpoint, *tagger)
 
     def run(*given: str) -> list:
         composed = compose([*options, f"output_dir={tmp_path / 'out'}", *given])
