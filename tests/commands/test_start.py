@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import REPOSITORY
 from tests.processes import run_python
 
 HEAVY = (
@@ -45,7 +46,9 @@ def test_what_computes_nothing_imports_nothing_that_computes(
     given = [] if "make_tables" in arguments else [f"output_dir={tmp_path / 'out'}"]
     if "dry_run=true" in arguments:
         given += ["dataset=folder", f"dataset.root={photographs}", "dataset.classes=[cat]"]
-    finished = run_python("-c", PROGRAM, *arguments, *given, cwd=tmp_path)
+    finished = run_python(
+        "-c", PROGRAM, *arguments, *given, cwd=tmp_path, PYTHONPATH=str(REPOSITORY)
+    )
     assert ("dry run: nothing is" in finished.stdout) == ("dry_run=true" in arguments)
     (imported,) = [line for line in finished.stdout.splitlines() if line.startswith("imported:")]
     assert {*imported.split()} & {*HEAVY} == allowed, finished.stderr
