@@ -13,4 +13,4 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("SHARED_DATA", REPOSITORY.parent / "shared" / "data"))
-"""Reference data that a user does not have; the tests that need them are skipped there."""
+"""Reference data that a user does not have; .ci/run sets the variable where it finds them."""

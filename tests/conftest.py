@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # the process that only distributes the tests need not wait f
 pytest_plugins = ["tests.costs", "tests.trials"]
 SEARCHED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "PYTHONSAFEPATH")
 SEARCH_PATHS = {name: os.environ.get(name) for name in SEARCHED}
+IN_CI = os.environ.get("CI") == "true"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -47,6 +48,16 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(50_000, 20, 100)  # rarely: a run leaves little behind
     gc.enable()
     atexit.register(gc.unfreeze)  # else libraries complain at the end of what they see alive
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Tells in CI what was skipped: a line for each reason."""
+    skipped: dict[str, list[str]] = {}
+    for report in terminalreporter.getreports("skipped") if IN_CI else ():
+        skipped.setdefault(report.longrepr[2], []).append(report.nodeid.partition("::")[0])
+    for reason, files in sorted(skipped.items()):
+        where = ", ".join(sorted({*files}))
+        terminalreporter.write_line(f"{len(files)} {reason[0].lower()}{reason[1:]} ({where})")
 
 
 @pytest.fixture
@@ -121,12 +132,15 @@ def golden_folder() -> Path:
 
 
 @pytest.fixture(scope="session")
-def voc_sample() -> Path:
+def golden_folder(shared_data: Callable[[str], Path]) -> Path:
+    """What the released code computes; a user does not have it."""
+    return shared_data("golden")
+
+
+@pytest.fixture(scope="session")
+def voc_sample(shared_data: Callable[[str], Path]) -> Path:
     """Three images of VOC 2012 with masks; a user does not have them."""
-    folder = SHARED / "voc_sample"
-    if not folder.is_dir():
-        pytest.skip("the VOC sample is not here")
-    return folder
+    return shared_data("voc_sample")
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,6 @@ from PIL import Image
 
 from pipeline.datasets.ground_truth import read_mask
 from pipeline.errors import UserError
-from tests import SHARED
 from tests.datasets.miniature_coco import STUFF_VALUES, build_cocostuff, coco_names
 from tests.datasets.miniatures import copy_of, load, settings_of, size_of, striped
 
@@ -18,12 +17,10 @@ GAPS = [12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91]
 
 
 @pytest.fixture(scope="session")
-def facts():
+def facts(shared_data):
     """The published names; a user does not have them."""
-    path = SHARED / "vocabulary.yaml"
-    if not path.is_file():
-        pytest.skip("the published names are not here")
-    return yaml.load(path.read_text(encoding="utf-8"), yaml.CSafeLoader)
+    text = shared_data("vocabulary.yaml").read_text(encoding="utf-8")
+    return yaml.load(text, yaml.CSafeLoader)
 
 
 def test_values_of_the_pixel_maps_are_cocos_ids_less_one(tmp_path):

@@ -9,13 +9,11 @@ import pytest
 import yaml
 
 from pipeline.report.published import load_published, published_experiments, remark_on_clip
-from tests import REPOSITORY, SHARED
+from tests import REPOSITORY
 
 
-def test_published_figures_are_those_of_the_shared_file():
-    path = SHARED / "published.yaml"
-    if not path.is_file():
-        pytest.skip("the shared facts are not here")
+def test_published_figures_are_those_of_the_shared_file(shared_data):
+    path = shared_data("published.yaml")
     names = {
         "multilabel_map": "multilabel",
         "annotation_free_miou": "annotation_free",
@@ -47,11 +45,8 @@ def test_published_figures_are_those_of_the_shared_file():
     assert [row.error for row in wrong] == [[97.5, 92.1]] and "error" in wrong[0].method
 
 
-def test_published_reruns_are_those_of_the_shared_sources():
-    path = SHARED / "published.yaml"
-    if not path.is_file():
-        pytest.skip("the shared facts are not here")
-    text = path.read_text(encoding="utf-8")
+def test_published_reruns_are_those_of_the_shared_sources(shared_data):
+    text = shared_data("published.yaml").read_text(encoding="utf-8")
     rows = [row for table in load_published() for row in table.rows if row.rerun]
     assert len(rows) == 3
     for row in rows:
