@@ -123,12 +123,16 @@ def _restore_search_paths() -> None:
 
 
 @pytest.fixture(scope="session")
-def golden_folder() -> Path:
-    """What the released code computes; a user does not have it."""
-    folder = SHARED / "golden"
-    if not folder.is_dir():
-        pytest.skip("the golden outputs of the released code are not here")
-    return folder
+def shared_data() -> Callable[[str], Path]:
+    """Finds reference data, or skips the test; in CI it fails where the others are there."""
+
+    def find(name: str) -> Path:
+        if not (SHARED / name).exists():
+            is_missing = IN_CI and "SHARED_DATA" in os.environ
+            (pytest.fail if is_missing else pytest.skip)(f"{name} of the shared data is not here")
+        return SHARED / name
+
+    return find
 
 
 @pytest.fixture(scope="session")
