@@ -16,6 +16,7 @@ TITLES = {
     "input": "Input files",
     "code": "Code in input files",
 }
+TRIALS_BEGIN = "<!-- trials -->\n"
 ENDS, LEFT_OUT = pytest.StashKey[float](), pytest.StashKey[list[str]]()
 TRIED = pytest.StashKey[Counter[tuple[str, str, str]]]()
 
@@ -75,6 +76,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         lines += [""] * bool(rows)
     if left_out := [f"* `{node}`" for node in stash[LEFT_OUT]]:
         lines += ["### Skipped when the time budget ended", "", *left_out, ""]
-    page, mark = Path(table), "<!-- trials -->\n"
+    page = Path(table)
     before = page.read_text(encoding="utf-8") if page.exists() else ""
-    page.write_text("\n".join([before.partition(mark)[0] + mark, *lines]), encoding="utf-8")
+    page.write_text(
+        "\n".join([before.partition(TRIALS_BEGIN)[0] + TRIALS_BEGIN, *lines]), encoding="utf-8"
+    )

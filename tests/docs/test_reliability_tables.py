@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from tests import REPOSITORY
-from tests.conftest import TRIALS_BEGIN
+from tests.trials import TRIALS_BEGIN
 
 PAGE = REPOSITORY / "docs" / "reliability-tables.md"
 
