@@ -14,7 +14,7 @@ import pytest
 
 from tests import REPOSITORY
 from tests.faults.runs import Nursery, results_of_images, unfinished_files
-from tests.processes import wait_until
+from tests.processes import Run, wait_until
 from tests.slurm import write_slurm
 
 pytest.importorskip("distributed", reason="executor=dask needs dask.distributed")
@@ -47,8 +47,8 @@ def test_one_of_two_local_workers_is_killed_in_the_middle(
 
 
 @pytest.fixture
-def cluster(tmp_path) -> Iterator[tuple[Path, list[subprocess.Popen]]]:
-    """A scheduler and two workers, started by hand; the scheduler's file."""
+def started(nursery, options, tmp_path) -> Iterator[tuple[Path, list[subprocess.Popen], list, Run]]:
+    """A run in the middle of its tags, and the scheduler and two workers that it was given."""
     file = tmp_path / "scheduler.json"
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": REPOSITORY}
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
@@ -59,7 +59,10 @@ def cluster(tmp_path) -> Iterator[tuple[Path, list[subprocess.Popen]]]:
     processes = [subprocess.Popen(scheduler, env=environment, **quiet)]
     wait_until(file.exists)
     processes += [subprocess.Popen(worker, env=environment, **quiet) for _ in range(2)]
-    yield file, processes
+    more = ["executor=dask", f"executor.address={file}", "executor.threads=1"]
+    run = nursery.start(*options, STAGES, *more, f"output_dir={tmp_path / 'out'}")
+    wait_until(lambda: any(tmp_path.glob("out/all/tags/*/.entries-*.jsonl")))
+    yield tmp_path / "out", processes, more, run
     for process in reversed(processes):
         process.kill()
         process.wait()
@@ -67,32 +70,23 @@ def cluster(tmp_path) -> Iterator[tuple[Path, list[subprocess.Popen]]]:
 
 @pytest.mark.soak
 def test_a_cluster_that_runs_already_loses_a_worker(
-    cluster, nursery, options, undisturbed, tmp_path, trial
+    started, nursery, options, undisturbed, tmp_path, trial
 ):
-    file, (_, first, _) = cluster
-    out = tmp_path / "out"
-    more = ["executor=dask", f"executor.address={file}", "executor.threads=1", f"output_dir={out}"]
-    run = nursery.start(*options, STAGES, *more)
-    wait_until(lambda: any(out.glob("all/tags/*/.entries-*.jsonl")))
+    out, (_, first, _), more, run = started
     first.kill()
     assert run.wait() == 0, run.output
     assert results_of_images(out) == results_of_images(undisturbed, "tags", "cams", "masks")
     # The same workers do another run, and an interrupted one leaves them at work.
-    again = [*more[:-1], f"output_dir={tmp_path / 'again'}"]
-    nursery.run(*options, STAGES, *again)
+    nursery.run(*options, STAGES, *more, f"output_dir={tmp_path / 'again'}")
     assert results_of_images(tmp_path / "again") == results_of_images(out)
     trial("fault", "a worker lost, the cluster continues", "done by the other, byte-equal")
 
 
 @pytest.mark.soak
 def test_the_scheduler_is_killed_in_the_middle(
-    cluster, nursery, options, undisturbed, tmp_path, trial
+    started, nursery, options, undisturbed, tmp_path, trial
 ):
-    file, (scheduler, *_) = cluster
-    out = tmp_path / "out"
-    more = ["executor=dask", f"executor.address={file}", "executor.threads=1", f"output_dir={out}"]
-    run = nursery.start(*options, STAGES, *more)
-    wait_until(lambda: any(out.glob("all/tags/*/.entries-*.jsonl")))
+    out, (scheduler, *_), _, run = started
     scheduler.kill()
     assert run.wait() == 2 and "Traceback" not in run.output, run.output
     assert "error: the scheduler of the workers has ended" in run.output

@@ -18,6 +18,7 @@ import pytest
 
 from pipeline.files.journal import Journal
 from tests.faults.runs import Nursery, results_of_images, unfinished_files
+from tests.faults.test_kills import prepare
 from tests.processes import Run, wait_until
 
 STAGES = ("tags", "cams", "masks", "predict")
@@ -198,11 +199,7 @@ def test_an_interrupted_stage_ends_and_then_resumes(
     stage, more, what, nursery, options, undisturbed, tmp_path, trial
 ):
     out = tmp_path / "out"
-    before = {"cams": ("tags",), "masks": ("tags", "cams"), "predict": ("tags", "cams", "masks")}
-    for name in before.get(stage, ()):
-        shutil.copytree(undisturbed / "all" / name, out / "all" / name, symlinks=True)
-    if stage == "predict":
-        shutil.copytree(undisturbed / "segmenter", out / "segmenter", symlinks=True)
+    prepare(undisturbed, out, stage)
     run = nursery.start(*options, f"stage={stage}", *more, f"output_dir={out}")
     folder = "predictions" if stage == "predict" else stage
     wait_until(lambda: sum(map(done_in, out.glob(f"all/{folder}/*/"))) >= 1)

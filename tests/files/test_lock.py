@@ -65,9 +65,8 @@ def test_a_lock_ends_with_its_process(tmp_path):
         FolderLock(tmp_path).acquire()
     process.kill()
     process.wait()
-    lock = FolderLock(tmp_path)
-    lock.acquire()
-    lock.release()
+    with FolderLock(tmp_path):
+        pass
 
 
 def test_the_children_of_a_dead_holder_are_waited_for(tmp_path):
@@ -76,21 +75,17 @@ def test_the_children_of_a_dead_holder_are_waited_for(tmp_path):
     write_holder(tmp_path, 0, host=platform.node(), process=2**22 + 1)
     subprocess.Popen(["sh", "-c", f"sleep 0.7; kill -9 {process.pid}"])
     began = time.monotonic()
-    lock = FolderLock(tmp_path)
-    lock.acquire()
-    assert time.monotonic() - began > 0.5
-    lock.release()
+    with FolderLock(tmp_path):
+        assert time.monotonic() - began > 0.5
     process.wait()
 
 
 def test_a_second_run_may_wait(tmp_path):
     process = hold(tmp_path)
-    lock = FolderLock(tmp_path, wait=300)
     subprocess.Popen(["sh", "-c", f"sleep 0.7; kill -9 {process.pid}"])
     began = time.monotonic()
-    lock.acquire()
-    assert 0.5 < time.monotonic() - began < 200
-    lock.release()
+    with FolderLock(tmp_path, wait=300):
+        assert 0.5 < time.monotonic() - began < 200
     process.wait()
 
 
@@ -101,10 +96,8 @@ def test_another_machine_holds_it_while_it_shows_life(tmp_path):
         FolderLock(tmp_path).acquire()
     assert "runtime.wait=SECONDS" in str(said.value)
     write_holder(tmp_path, seconds_ago=130)
-    lock = FolderLock(tmp_path)
-    lock.acquire()
-    lock.check()
-    lock.release()
+    with FolderLock(tmp_path) as lock:
+        lock.check()
 
 
 def process_of_holder(folder) -> int:
@@ -116,10 +109,8 @@ def test_the_systems_lock_decides_on_this_machine(tmp_path):
     parent = os.getppid()  # which lives
     started = psutil.Process(parent).create_time()
     write_holder(tmp_path, 0, host=platform.node(), process=parent, started=started)
-    lock = FolderLock(tmp_path)
-    lock.acquire()
-    assert process_of_holder(tmp_path) == os.getpid()
-    lock.release()
+    with FolderLock(tmp_path):
+        assert process_of_holder(tmp_path) == os.getpid()
 
 
 @pytest.fixture
@@ -139,10 +130,8 @@ def test_the_number_of_a_process_may_be_that_of_another_one_later(tmp_path, no_s
     with pytest.raises(UserError, match=f"is being written by process {parent} on"):
         FolderLock(tmp_path).acquire()
     write_holder(tmp_path, 0, host=platform.node(), process=parent, started=started - 1000)
-    lock = FolderLock(tmp_path)
-    lock.acquire()
-    assert process_of_holder(tmp_path) == os.getpid()
-    lock.release()
+    with FolderLock(tmp_path):
+        assert process_of_holder(tmp_path) == os.getpid()
 
 
 @pytest.mark.parametrize("number", [errno.EPERM, errno.ENOTSUP])
@@ -178,13 +167,8 @@ def test_without_the_systems_locks_the_file_decides(number, tmp_path, monkeypatc
     second.release()
 
 
-def test_a_killed_holder_elsewhere_does_not_block_where_there_is_no_flock(tmp_path, monkeypatch):
+def test_a_killed_holder_elsewhere_does_not_block_where_there_is_no_flock(tmp_path, no_system_lock):
     """filelock's fallback would leave a file that blocks other machines for good."""
-
-    def missing(*_):
-        raise OSError(errno.ENOSYS, "Function not implemented")
-
-    monkeypatch.setattr(fcntl, "flock", missing)
     lock = FolderLock(tmp_path)
     lock.acquire()
     # The process is killed: nothing is released, and its file falls silent.
@@ -193,10 +177,8 @@ def test_a_killed_holder_elsewhere_does_not_block_where_there_is_no_flock(tmp_pa
     with pytest.raises(UserError, match="by process 7 on another"):
         FolderLock(tmp_path).acquire()
     write_holder(tmp_path, seconds_ago=130)
-    second = FolderLock(tmp_path)
-    second.acquire()
-    second.check()
-    second.release()
+    with FolderLock(tmp_path) as second:
+        second.check()
     assert not (tmp_path / HOLDER).exists()
 
 

@@ -105,22 +105,6 @@ def test_a_corrected_mask_is_certain(runs, given):
     assert (runs.mask("b", PROBABILITY) < 255).any()
 
 
-def test_masks_may_be_drawn_by_labelme_and_names_joined(runs, tmp_path):
-    corners = [[0, 0], [40, 0], [40, 30], [0, 30]]
-    shape = {"label": "crew", "points": corners, "shape_type": "polygon"}
-    about = {"shapes": [shape], "imageHeight": 90, "imageWidth": 70}
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "a.json").write_text(json.dumps(about))
-    given = runs.corrected("masks", {})
-    runs(UP_TO_MASKS, given, "+masks.join.person=crew")
-    labels, first = runs.mask("a"), runs.folder()
-    assert (labels[:31, :41] == 2).all() and labels.sum() == 2 * 31 * 41
-    assert runs.entries()["a"] == [1]
-    runs(UP_TO_MASKS, given, "+masks.join.cup=crew")
-    assert runs.folder() != first, "the key holds the reading"
-    assert runs.entries()["a"] == [3]
-
-
 def test_instances_of_low_scores_are_ignored_pixels_and_not_tags(runs, tmp_path):
     names, drawn = ["person", "cup", "dog"], [(0, 0, 0.9), (30, 0, 0.4), (60, 1, 0.3), (0, 2, 1)]
     coco = {
