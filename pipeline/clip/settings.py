@@ -66,10 +66,10 @@ class ImageSettings:
     """The ``images`` group of the configuration.
 
     Attributes:
-        longest_side: CAMs and predictions are computed at most at this size in pixels; null for no
+        longest_side: masks and predictions are computed at most at this size in pixels; null for no
             limit.
-        most_patches: larger images are shrunk to so many patches for CLIP, which bounds the memory;
-            no image of VOC or COCO has as many.
+        most_patches: larger images are shrunk to so many patches for CLIP, which bounds memory and
+            time; no image of VOC or COCO has 4,096, and one of 640×480 pixels has 1,200 of 16.
     """
 
     longest_side: int | None = setting(None, at_least=1)
