@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from pipeline import Labeller, Labelling, Segmenter, load_image, train
 from pipeline.clip.method_stage import MethodStage
 from pipeline.errors import UserError
+from pipeline.masks.pseudo_mask import PseudoMask
 from tests.segmenter.tiny_training import CLASS_NAMES, write_pairs
 from tests.small_runs import TINY_SEGMENTER, draw_photograph, folder_options, latest
 from tests.tiers import large_except
@@ -191,6 +192,18 @@ def test_features_of_other_sizes_and_precisions(tiny_checkpoint, images):
     assert tokens.shape == (1, 6, 5, 64) and tokens.dtype == torch.float32
     exact = Labeller(CLASSES, checkpoint=tiny_checkpoint, overrides=SETTINGS).features(images[0])
     assert 0 < (tokens - exact[0]).abs().max() < 0.1 * exact[0].abs().max()
+
+
+def test_clip_sees_fewer_pixels_of_a_photograph_than_the_crf(labeller, monkeypatch):
+    seen = []
+
+    def refine(_, image, cams):
+        seen.append((image.shape[:2], cams.cams.shape, tuple(cams.size)))
+        return np.zeros(cams.size, np.uint8), None
+
+    monkeypatch.setattr(PseudoMask, "__call__", refine)
+    labeller.mask(np.zeros((1500, 2000, 3), np.uint8), ["cat"])
+    assert seen == [((768, 1024), (1, 30, 40), (1500, 2000))]
 
 
 def test_a_network_learns_from_features(labeller, images):

@@ -102,12 +102,15 @@ def entries(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "entries.jsonl").read_text().splitlines()]
 
 
-def test_manifests_count_images_by_what_a_machine_computes_with(made):
+def test_manifests_count_images_by_what_a_machine_computes_with(made, opened):
     for name, out in made.items():
         way, kind, precision = TRAITS[name]
         features = {trait: COUNT for trait in (way, kind, precision) if trait}
         expected = [features, features, {}, {kind: COUNT, precision: COUNT}, {kind: COUNT}]
         assert [manifest(out / f / "latest").get("machines") for f in FOLDERS] == expected, name
+    with standing_in("plain"):  # a precision that is given is in the key
+        given = opened(out, "runtime.precision=bf16").builder.clip
+        assert given.machine == ["device=cpu", "attention=by_head"]
 
 
 @pytest.mark.parametrize(("name", "other"), permutations(TRAITS, 2))
