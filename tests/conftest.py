@@ -91,6 +91,14 @@ def disks_are_not_waited_for() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="session")
+def garbage_of_a_run_is_collected() -> Iterator[None]:
+    """A program begins with what it imported; here the garbage of earlier runs would stay."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gc.freeze", lambda: None)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
 def trainings_have_short_logs() -> None:
     """Spares each training seconds."""
     from tests.segmenter.tiny_training import shorten_logs

@@ -209,6 +209,16 @@ def test_file_names_do_not_depend_on_the_locale():
     assert done.stdout == "utf-8 ['-c', 'ça va']\n"
 
 
+def test_what_was_imported_and_no_garbage_is_kept_from_the_collector(monkeypatch):
+    called = []
+    monkeypatch.setattr("gc.freeze", lambda: called.append(gc.isenabled()))
+    monkeypatch.setattr("atexit.register", called.append)
+    gc.disable()
+    for _job in range(2):
+        collect_garbage()
+        assert gc.isenabled() and called == [False, gc.unfreeze]
+
+
 def test_a_tool_without_output_ends_as_usual(monkeypatch):
     monkeypatch.setattr("sys.stdout", None)  # as Python has it after >&-
     answer(lambda _: print("lost"))

@@ -52,18 +52,3 @@ def test_what_computes_nothing_imports_nothing_that_computes(
     assert ("dry run: nothing is" in finished.stdout) == ("dry_run=true" in arguments)
     (imported,) = [line for line in finished.stdout.splitlines() if line.startswith("imported:")]
     assert {*imported.split()} & {*HEAVY} == allowed, finished.stderr
-
-
-@pytest.mark.large
-def test_an_error_after_all_imports_is_one_sentence():
-    """What the collector does not look at would seem to leak at the end."""
-    pytest.importorskip("triton")
-    program = (
-        "from pipeline.commands.command_line import answer\n"
-        "from pipeline.errors import UserError\n"
-        "import triton._C.libtriton, torch._dynamo\n"
-        "def run(arguments): raise UserError('it is so')\n"
-        "answer(run)\n"
-    )
-    finished = run_python("-c", program)
-    assert (finished.returncode, finished.stderr) == (2, "error: it is so\n")
