@@ -21,6 +21,8 @@ from tests.small_runs import Finished, copy_results, draw_photograph, folder_opt
 if TYPE_CHECKING:  # the process that only distributes the tests need not wait for it
     from open_clip.model import CLIP
 
+    from pipeline.clip.encoder import ClipEncoder
+
 pytest_plugins = ["tests.costs", "tests.trials"]
 SEARCHED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "PYTHONSAFEPATH")
 SEARCH_PATHS = {name: os.environ.get(name) for name in SEARCHED}
@@ -161,6 +163,15 @@ def tiny_clip() -> CLIP:
     from tests.tiny_clip import build_tiny_clip
 
     return build_tiny_clip()
+
+
+@pytest.fixture(scope="session")
+def encoder(tiny_clip: CLIP) -> ClipEncoder:
+    """The image tower of the tiny CLIP."""
+    from pipeline.clip.encoder import ClipEncoder
+    from pipeline.clip.image_tower import ImageTower
+
+    return ClipEncoder(ImageTower.of(tiny_clip))
 
 
 @pytest.fixture(scope="session")

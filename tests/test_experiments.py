@@ -169,18 +169,9 @@ def test_piaa_has_its_authors_constants_and_names(dataset, split, fit_split, con
 
 
 def test_the_command_line_wins_over_an_experiment():
-    config = composed(
-        "experiment=cls_seg_voc2012",
-        "clip=file",
-        "clip.checkpoint=/weights.pt",
-        "compat=clean",
-        "dataset.split=mine",
-        "experiment_name=mine",
-        "stage=tags",
-        "masks=argmax",
-        "cams.box_threshold=0.1",
-        "masks.beta=3",
-    )
+    given = ["experiment=cls_seg_voc2012", "clip=file", "clip.checkpoint=/weights.pt"]
+    given += ["compat=clean", "dataset.split=mine", "experiment_name=mine", "stage=tags"]
+    config = composed(*given, "masks=argmax", "cams.box_threshold=0.1", "masks.beta=3")
     expected = {"clip.name": "file", "clip.model": None, "clip.checkpoint": "/weights.pt"}
     expected |= {"compat.exif": False, "dataset.split": "mine", "experiment_name": "mine"}
     expected |= {"stage": "tags", "masks.crf": None, "masks.beta": 3, "cams.box_threshold": 0.1}
@@ -257,14 +248,9 @@ def run_experiment(run_stage, built, tiny_checkpoint, tmp_path):
         dataset, split = {**PUBLISHED, **EXCEL, **PIAA}[name][:2]
         root = built(dataset, split)
         before = miniatures.contents(root)
-        finished = run_stage(
-            f"experiment={name}",
-            f"dataset.root={root}",
-            "clip=file",
-            f"clip.checkpoint={tiny_checkpoint}",
-            "runtime.workers=1",
-            f"output_dir={tmp_path}",
-        )
+        given = [f"experiment={name}", f"dataset.root={root}", f"output_dir={tmp_path}"]
+        given += ["clip=file", f"clip.checkpoint={tiny_checkpoint}", "runtime.workers=1"]
+        finished = run_stage(*given)
         assert finished.code == 0, finished.errors
         assert miniatures.contents(root) == before
         metrics = json.loads((tmp_path / "metrics.json").read_text())

@@ -108,19 +108,10 @@ def test_the_leaderboard_is_of_any_data_set_by_one_override(dataset):
 def test_the_leaderboard_of_a_miniature(
     run_stage, run_tool, tiny_checkpoint, tmp_path, monkeypatch
 ):
-    finished = run_stage(
-        "experiment=leaderboard",
-        "dataset=voc2012",
-        f"dataset.root={miniatures.build_voc2012(tmp_path / 'voc')}",
-        "clip=file",
-        f"clip.checkpoint={tiny_checkpoint}",
-        "runtime.workers=1",
-        f"output_dir={tmp_path / 'out'}",
-        "cams=maskclip",
-        "cams.affinity=false,true",
-        "tags=clip",
-        "masks=argmax",
-    )
+    given = ["experiment=leaderboard", "dataset=voc2012", "clip=file", "runtime.workers=1"]
+    given += [f"clip.checkpoint={tiny_checkpoint}", f"output_dir={tmp_path / 'out'}"]
+    given += [f"dataset.root={miniatures.build_voc2012(tmp_path / 'voc')}", "cams=maskclip"]
+    finished = run_stage(*given, "cams.affinity=false,true", "tags=clip", "masks=argmax")
     assert finished.code == 0, finished.errors
     monkeypatch.chdir(tmp_path)  # a folder without other runs
     tables = run_tool("make_tables.py", "--leaderboard", tmp_path / "out")
@@ -142,14 +133,9 @@ def scenes(tmp_path_factory):
     large_except(["recipe"], sorted({*SWEPT, *STUDIES, "recipe"})),
 )
 def test_an_experiment_of_ours_runs_to_its_end(run_stage, scenes, name, tmp_path):
-    finished = run_stage(
-        f"experiment={name}",
-        *sweep_of(name)[-1],
-        f"dataset.root={scenes}",
-        "dataset.limit=2",
-        "runtime.workers=1",
-        f"output_dir={tmp_path / 'out'}",
-    )
+    given = [f"experiment={name}", *sweep_of(name)[-1], f"dataset.root={scenes}"]
+    given += ["dataset.limit=2", "runtime.workers=1", f"output_dir={tmp_path / 'out'}"]
+    finished = run_stage(*given)
     assert finished.code == 0, finished.errors
     runs = json.loads((tmp_path / "out" / "metrics.json").read_text())["runs"]
     assert runs and all(r["images"] == 2 and r["about"]["experiment"] for r in runs)

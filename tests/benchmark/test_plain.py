@@ -10,8 +10,6 @@ import torch.nn.functional as F
 from pipeline.cams.clip_es import ClipEsOptions
 from pipeline.cams.clip_es.method import ClipEs
 from pipeline.clip.device import Batches
-from pipeline.clip.encoder import ClipEncoder
-from pipeline.clip.image_tower import ImageTower
 from pipeline.clip.text import class_embeddings, load_tokenizer, prompts_of
 from pipeline.tags.tagclip import TagClipOptions
 from pipeline.tags.tagclip.method import TagClip
@@ -20,11 +18,6 @@ from tests.small_runs import draw_photograph
 from tools.benchmark import plain
 
 BATCHES = Batches(images=2, crops=3, waiting=32)
-
-
-@pytest.fixture(scope="module")
-def encoder(tiny_clip) -> ClipEncoder:
-    return ClipEncoder(ImageTower.of(tiny_clip))
 
 
 @pytest.fixture(scope="module")

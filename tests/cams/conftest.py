@@ -4,14 +4,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pipeline.clip.encoder import ClipEncoder
-from pipeline.clip.image_tower import ImageTower
-
-
-@pytest.fixture(scope="module")
-def encoder(tiny_clip) -> ClipEncoder:
-    return ClipEncoder(ImageTower.of(tiny_clip))
-
 
 @pytest.fixture(scope="module")
 def text() -> torch.Tensor:

@@ -16,11 +16,6 @@ def pixels() -> torch.Tensor:
     return torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.fixture(scope="module")
-def encoder(tiny_clip) -> ClipEncoder:
-    return ClipEncoder(ImageTower.of(tiny_clip))
-
-
 def test_value_features_are_a_block_whose_attention_is_the_identity(tiny_clip, encoder, pixels):
     inputs = encoder.backbone(pixels)
     tokens = inputs.tokens

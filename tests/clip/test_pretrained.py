@@ -34,7 +34,7 @@ from pipeline.tags.tagclip import TagClipOptions
 from pipeline.tags.tagclip.method import TagClip
 from tests import REPOSITORY
 from tests.methods import ALONE, RELEASED, cams_of, scores_of
-from tests.small_runs import draw_photograph
+from tests.small_runs import draw_photograph, folder_options
 
 PRESETS = {
     path.stem: yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -361,21 +361,10 @@ def test_a_command_takes_normalisation_and_activation_of_the_weights(
     monkeypatch.setattr(ClipEncoder, "backbone", watched)
     folders = {}
     for pretrained in ("plain", "half", "quick"):
-        finished = run_stage(
-            "stage=tags",
-            "dataset=folder",
-            f"dataset.root={photographs}",
-            "dataset.classes=[cat,cup]",
-            "dataset.limit=1",
-            "clip=vit_b16",
-            "clip.model=tiny-ViT",
-            f"clip.pretrained={pretrained}",
-            "tags.templates=piaa",
-            "tags.variants=[]",
-            "tags.votes=2",
-            "runtime.workers=1",
-            f"output_dir={tmp_path / 'out'}",
-        )
+        given = ["stage=tags", "dataset.limit=1", "tags.variants=[]", "clip=vit_b16"]
+        given += ["clip.model=tiny-ViT", f"clip.pretrained={pretrained}"]
+        given.append(f"output_dir={tmp_path / 'out'}")
+        finished = run_stage(*folder_options(photographs, None, *given))
         assert finished.code == 0, finished.errors
         folders[pretrained] = (tmp_path / "out" / "all" / "tags" / "latest").resolve()
     assert len(set(folders.values())) == 3, "results of different weights must not be mixed up"

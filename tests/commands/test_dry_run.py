@@ -230,18 +230,10 @@ def test_masks_that_have_to_be_drawn_are_not_kept(run_stage, tiny_checkpoint, tm
     sbd = miniatures.build_sbd(tmp_path)
     root = miniatures.build_voc2012(tmp_path)
     before = tree(tmp_path)
-    finished = run_stage(
-        "dataset=voc2012",
-        f"dataset.root={root}",
-        f"dataset.sbd_root={sbd}",
-        "dataset.split=train_aug",
-        "tags=ground_truth",
-        "clip=file",
-        f"clip.checkpoint={tiny_checkpoint}",
-        "stage=[tags,cams]",
-        f"output_dir={tmp_path / 'out'}",
-        "dry_run=true",
-    )
+    given = ["dataset=voc2012", f"dataset.root={root}", f"dataset.sbd_root={sbd}", "clip=file"]
+    given += ["dataset.split=train_aug", "tags=ground_truth", f"clip.checkpoint={tiny_checkpoint}"]
+    given += ["stage=[tags,cams]", f"output_dir={tmp_path / 'out'}", "dry_run=true"]
+    finished = run_stage(*given)
     assert finished.code == 0, finished.errors
     assert tree(tmp_path) == before
 
@@ -249,15 +241,9 @@ def test_masks_that_have_to_be_drawn_are_not_kept(run_stage, tiny_checkpoint, tm
 def test_scenes_are_not_rendered_and_weights_not_downloaded(run_stage, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *names: None)
     monkeypatch.setattr("open_clip.download_pretrained", None)  # cannot be called
-    finished = run_stage(
-        "dry_run=true",
-        "dataset.limit=2",
-        f"dataset.root={tmp_path / 'scenes'}",
-        f"output_dir={tmp_path / 'out'}",
-        "clip=vit_b32",
-        "runtime.workers=1",
-        "stage=[tags,cams,masks]",
-    )
+    given = ["dry_run=true", "dataset.limit=2", f"dataset.root={tmp_path / 'scenes'}"]
+    given += [f"output_dir={tmp_path / 'out'}", "clip=vit_b32", "stage=[tags,cams,masks]"]
+    finished = run_stage(*given, "runtime.workers=1")
     assert finished.code == 0, finished.errors
     assert finished.output.count("known after download") == 6
     assert list(tmp_path.iterdir()) == []

@@ -187,17 +187,10 @@ def test_tags_come_from_a_list_too(run_stage, arguments, tmp_path):
 
 @pytest.mark.large
 def test_a_reader_of_voc_reads_real_images(run_stage, tiny_checkpoint, voc_sample, tmp_path):
-    finished = run_stage(
-        "dataset=voc2012",
-        f"dataset.root={voc_sample}",
-        "dataset.split=train_aug",
-        "tags=ground_truth",
-        "clip=file",
-        f"clip.checkpoint={tiny_checkpoint}",
-        "runtime.workers=1",
-        f"output_dir={tmp_path}",
-        "stage=[tags,cams,masks,evaluate,report]",
-    )
+    given = ["dataset=voc2012", f"dataset.root={voc_sample}", "dataset.split=train_aug"]
+    given += ["tags=ground_truth", "clip=file", f"clip.checkpoint={tiny_checkpoint}"]
+    given += ["runtime.workers=1", f"output_dir={tmp_path}"]
+    finished = run_stage(*given, "stage=[tags,cams,masks,evaluate,report]")
     assert finished.code == 0, finished.errors
     figures = json.loads((tmp_path / "metrics.json").read_text())["latest"]
     assert figures["tags"]["train_aug"]["f1"] == 1

@@ -6,18 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.clip.encoder import ClipEncoder
-from pipeline.clip.image_tower import ImageTower
 from pipeline.dense.best_name import best_classes
 from pipeline.dense.method import NameEmbeddings
 from pipeline.dense.windows import Windows, resize, scaled_size, similarity_map
 from tests.dense import naive_protocol as naive
 from tests.methods import dense_method
-
-
-@pytest.fixture(scope="module")
-def encoder(tiny_clip) -> ClipEncoder:
-    return ClipEncoder(ImageTower.of(tiny_clip))
 
 
 @pytest.fixture(scope="module")

@@ -20,9 +20,16 @@ pytestmark = pytest.mark.large
 IDS = [f"{name} {k}" for k, name in enumerate(["pear", "fig", "apple", "kiwi", "plum", "lime"])]
 
 
-def write(inputs) -> str:
+def write(inputs, *runs: dict) -> str:
     metrics = MetricsFile(inputs.root / "metrics.json")
+    metrics.runs = [*runs]
     return write_page(inputs.root / "report.html", inputs, metrics).as_uri()
+
+
+def measured_masks(inputs, per_class: dict | None = None) -> dict:
+    run = {"stage": "masks", "split": "val", "key": inputs.folders["masks"].key, "images": 6}
+    run |= {"miou": 1.0, "about": {}, "configuration": {}, "per_class": per_class or {}}
+    return run | KNOWN
 
 
 @pytest.fixture(scope="module")
@@ -215,16 +222,7 @@ def test_what_stages_were_made_with_is_readable_on_a_laptop(visit, tmp_path):
 
 def test_a_figure_and_its_unit_stay_on_a_line_on_a_phone(visit, tmp_path):
     inputs = build_run(tmp_path, IDS, CLASSES)
-    run = {
-        "stage": "masks",
-        "split": "val",
-        "key": inputs.folders["masks"].key,
-        "images": 6,
-        "miou": 1.0,
-    }
-    metrics = MetricsFile(inputs.root / "metrics.json")
-    metrics.runs = [{**run, **KNOWN, "about": {}, "configuration": {}, "per_class": {}}]
-    page = visit(write_page(inputs.root / "r.html", inputs, metrics).as_uri(), **PHONE).page
+    page = visit(write(inputs, measured_masks(inputs)), **PHONE).page
     for place in (".tiles .value", ".worth dd"):
         page.locator(place).first.scroll_into_view_if_needed()
         lines = page.locator(place).evaluate_all(LINES)
@@ -241,18 +239,8 @@ LINES = """(elements) => elements.filter((e) => e.checkVisibility()).map((elemen
 
 def test_tables_of_classes_are_sorted_by_their_headers(visit, tmp_path):
     inputs = build_run(tmp_path, IDS, CLASSES)
-    metrics = MetricsFile(inputs.root / "metrics.json")
     per_class = {name: {"iou": k / 10} for k, name in enumerate(["background", *CLASSES])}
-    run = {
-        "stage": "masks",
-        "split": "val",
-        "key": inputs.folders["masks"].key,
-        "images": 6,
-        "miou": 0.5,
-    }
-    run |= {"about": {}, "configuration": {}, **KNOWN}
-    metrics.runs = [{**run, "per_class": per_class}]
-    page = visit(write_page(inputs.root / "report.html", inputs, metrics).as_uri()).page
+    page = visit(write(inputs, measured_masks(inputs, per_class))).page
     names = page.locator("#classes tbody th")
     page.get_by_role("button", name="masks, IoU").click()
     assert names.all_text_contents() == ["cup", "dog", "cat", "background"]

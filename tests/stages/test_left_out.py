@@ -103,16 +103,8 @@ def test_earlier_results_of_later_stages_are_ignored_until_these_run(root, run, 
     assert measured(root) == {"tags": 2, "cams": 2, "masks": 2}
     for stage in ("cams", "masks"):
         assert find_orphans(latest(root / "out", stage).resolve()).keys() == {"b"}
-    exported = run_tool(
-        "export.py",
-        latest(root / "out", "masks"),
-        "--format",
-        "coco",
-        "--images",
-        root / "photographs",
-        "--output",
-        root / "coco.json",
-    )
+    places = ["--images", root / "photographs", "--output", root / "coco.json"]
+    exported = run_tool("export.py", latest(root / "out", "masks"), "--format", "coco", *places)
     assert exported.code == 0, exported.errors
     images = json.loads((root / "coco.json").read_text())["images"]
     assert {Path(each["file_name"]).stem for each in images} == {"a", "c"}

@@ -12,7 +12,6 @@ import torch.nn.functional as F
 
 from pipeline.clip.device import Batches
 from pipeline.clip.encoder import ClipEncoder
-from pipeline.clip.image_tower import ImageTower
 from pipeline.clip.shared_pass import MeanAttention
 from pipeline.tags.baseline.method import GlobalClip, global_scores
 from pipeline.tags.reidentification import Cwr, Proposal
@@ -21,11 +20,6 @@ from pipeline.tags.tagclip.method import TagClip
 from pipeline.tags.tagger import choose_tags
 from tests.methods import ALONE, RELEASED, scores_of
 from tests.small_runs import draw_photograph
-
-
-@pytest.fixture(scope="module")
-def encoder(tiny_clip) -> ClipEncoder:
-    return ClipEncoder(ImageTower.of(tiny_clip))
 
 
 @pytest.fixture(scope="module")

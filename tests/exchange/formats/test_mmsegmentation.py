@@ -8,22 +8,9 @@ from mmengine.config import Config
 from PIL import Image
 
 from pipeline.datasets.vocabulary import voc_palette
-from pipeline.files.fingerprints import fingerprint_file
 from pipeline.files.images import load_image
 from pipeline.segmenter.mmseg import import_mmseg, in_mmseg
 from tests.exchange.conftest import CLASSES, SIZES
-from tests.report.two_runs import change_entries
-
-
-def export(run_tool, folder, target, images, *arguments):
-    """Exports masks, which were made from the images as they are."""
-    contents = {
-        path.relative_to(images).with_suffix("").as_posix(): fingerprint_file(path)
-        for path in images.rglob("*.*")
-    }
-    change_entries(folder, lambda entry: {"input": contents.get(entry["id"])})
-    chosen = ["--format", "mmsegmentation", "--output", target, "--images", images]
-    return run_tool("export.py", folder, *chosen, *arguments)
 
 
 def load(target):
@@ -44,8 +31,8 @@ def load(target):
 
 
 @pytest.mark.parametrize("options", [[], ["--grey"], ["--link"], ["--link", "--grey"]])
-def test_its_own_class_reads_images_and_labels(options, run_tool, masks, labels, images, tmp_path):
-    finished = export(run_tool, masks, tmp_path / "set", images, *options)
+def test_its_own_class_reads_images_and_labels(options, export, masks, labels, images, tmp_path):
+    finished = export("mmsegmentation", masks, tmp_path / "set", images, *options)
     assert finished.code == 0 and "3 masks written" in finished.output and finished.errors == ""
     moved = (tmp_path / "set").rename(tmp_path / "moved")
     found = load(moved)
@@ -58,11 +45,11 @@ def test_its_own_class_reads_images_and_labels(options, run_tool, masks, labels,
         assert copied.read_bytes() == (images / f"{image_id}.jpg").read_bytes()
         with Image.open(moved / "ann_dir/val" / f"{image_id}.png") as mask:
             assert mask.mode == ("L" if "--grey" in options else "P")
-    assert export(run_tool, masks, moved, images, *options).code == 0, "it may be run again"
+    assert export("mmsegmentation", masks, moved, images, *options).code == 0, "it may be run again"
 
 
-def test_a_users_config_can_use_it(run_tool, masks, images, tmp_path):
-    assert export(run_tool, masks, tmp_path / "set", images).code == 0
+def test_a_users_config_can_use_it(export, masks, images, tmp_path):
+    assert export("mmsegmentation", masks, tmp_path / "set", images).code == 0
     config = tmp_path / "mine.py"
     (tmp_path / "theirs.py").write_text(
         "train_pipeline = [dict(type='LoadImageFromFile'), dict(type='PackSegInputs')]\n"
@@ -81,11 +68,11 @@ def test_a_users_config_can_use_it(run_tool, masks, images, tmp_path):
     assert len(dataset) == len(SIZES) and dataset[0]["inputs"].shape[0] == 3
 
 
-def test_several_endings_become_one_without_loss(run_tool, masks, labels, images, tmp_path):
+def test_several_endings_become_one_without_loss(export, masks, labels, images, tmp_path):
     with Image.open(images / "a.jpg") as image:
         image.save(images / "a.webp")
     (images / "a.jpg").unlink()
-    finished = export(run_tool, masks, tmp_path / "set", images)
+    finished = export("mmsegmentation", masks, tmp_path / "set", images)
     assert finished.code == 0 and "note: 3 images were written anew as .png" in finished.errors
     found = load(tmp_path / "set")
     for image_id, ending in (("a", "webp"), ("b/c d", "jpg"), ("e", "jpg")):
@@ -93,9 +80,9 @@ def test_several_endings_become_one_without_loss(run_tool, masks, labels, images
         assert np.array_equal(found[image_id][0], load_image(images / f"{image_id}.{ending}"))
 
 
-def test_jpeg_has_many_endings(run_tool, masks, images, tmp_path):
+def test_jpeg_has_many_endings(export, masks, images, tmp_path):
     (images / "a.jpg").rename(images / "a.JPEG")
-    finished = export(run_tool, masks, tmp_path / "set", images)
+    finished = export("mmsegmentation", masks, tmp_path / "set", images)
     assert finished.code == 0 and finished.errors == ""
     copied = tmp_path / "set/img_dir/val/a.jpg"
     assert copied.read_bytes() == (images / "a.JPEG").read_bytes()
@@ -103,7 +90,7 @@ def test_jpeg_has_many_endings(run_tool, masks, images, tmp_path):
 
 @pytest.mark.parametrize("applied", [True, False])
 def test_an_image_that_exif_turns_is_seen_as_its_mask_is(
-    applied, run_tool, stage_folder, labels, images, tmp_path
+    applied, export, stage_folder, labels, images, tmp_path
 ):
     """mmsegmentation's reader always follows EXIF, even if the masks do not."""
     from pipeline.files.images import encode_png
@@ -116,7 +103,7 @@ def test_an_image_that_exif_turns_is_seen_as_its_mask_is(
     mask = np.rot90(labels["a"], -1) if applied else labels["a"]
     files = {"a": encode_png(np.ascontiguousarray(mask), voc_palette(4))}
     folder = stage_folder("masks", files, ".png", exif=not applied)
-    finished = export(run_tool, folder, tmp_path / "set", images)
+    finished = export("mmsegmentation", folder, tmp_path / "set", images)
     assert finished.code == 0 and "note: 1 images were written anew as .jpg" in finished.errors
     image, read = load(tmp_path / "set")["a"]
     assert np.array_equal(read, mask) and image.shape[:2] == mask.shape
@@ -124,19 +111,19 @@ def test_an_image_that_exif_turns_is_seen_as_its_mask_is(
     assert np.abs(image - expected).mean() < 4  # it is JPEG still
 
 
-def test_what_cannot_be_exported_is_named(run_tool, masks, images, tmp_path):
+def test_what_cannot_be_exported_is_named(export, masks, images, tmp_path):
     with Image.open(images / "a.jpg") as image:
         image.crop((0, 0, 20, 20)).save(images / "a.jpg")
     (images / "e.jpg").write_bytes(b"noise")
-    finished = export(run_tool, masks, tmp_path / "set", images)
+    finished = export("mmsegmentation", masks, tmp_path / "set", images)
     assert finished.code == 2 and "1 masks written" in finished.output
     assert "left out: a: its mask is 60×40, the image 20×20 pixels" in finished.errors
     assert "left out: e: " in finished.errors
     assert set(load(tmp_path / "set")) == {"b/c d"}
 
 
-def test_a_mask_of_another_photograph_is_left_out(run_tool, masks, images, tmp_path):
-    assert export(run_tool, masks, tmp_path / "set", images).code == 0
+def test_a_mask_of_another_photograph_is_left_out(export, run_tool, masks, images, tmp_path):
+    assert export("mmsegmentation", masks, tmp_path / "set", images).code == 0
     (images / "a.jpg").write_bytes((images / "b/c d.jpg").read_bytes())
     chosen = ["--format", "mmsegmentation", "--output", tmp_path / "again", "--images", images]
     finished = run_tool("export.py", masks, *chosen)
@@ -144,10 +131,10 @@ def test_a_mask_of_another_photograph_is_left_out(run_tool, masks, images, tmp_p
     assert "left out: a: its photograph has changed" in finished.errors
 
 
-def test_other_files_in_the_target_are_refused(run_tool, masks, images, tmp_path):
+def test_other_files_in_the_target_are_refused(export, masks, images, tmp_path):
     stranger = tmp_path / "set/ann_dir/val/stranger.png"
     stranger.parent.mkdir(parents=True)
     stranger.write_bytes(b"")
-    finished = export(run_tool, masks, tmp_path / "set", images)
+    finished = export("mmsegmentation", masks, tmp_path / "set", images)
     assert finished.code == 2 and "stranger.png is not part of this export" in finished.errors
     assert not (tmp_path / "set/val.py").exists()
