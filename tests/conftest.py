@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import gc
+import importlib.metadata
 import os
 import random
 import sys
@@ -81,6 +83,27 @@ def what_runs_leave_behind_is_freed() -> Iterator[None]:
     """Has a tool not take garbage of earlier runs for what was imported."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("gc.freeze", lambda: None)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def what_stays_is_found_once() -> Iterator[None]:
+    """Spares each run the search for plug-ins, and the dimensions of an unchanged checkpoint."""
+    from pipeline.clip.open_clip_origin import OfOpenClip
+
+    find = OfOpenClip.dimensions.fget
+    found = functools.cache(lambda origin, *_: find(origin))
+
+    def dimensions(origin: OfOpenClip) -> tuple[int, int, int]:
+        if origin.checkpoint is None or not Path(origin.checkpoint).is_file():
+            return find(origin)
+        state = Path(origin.checkpoint).stat()
+        return found(origin, state.st_ino, state.st_size, state.st_mtime_ns)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OfOpenClip, "dimensions", property(dimensions))
+        entries = functools.cache(importlib.metadata.entry_points)
+        patch.setattr("importlib.metadata.entry_points", entries)
         yield
 
 

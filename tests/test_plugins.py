@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.metadata
 import json
 import re
 import sys
@@ -274,6 +275,8 @@ def test_installed_packages_offer_methods_by_an_entry_point(tmp_path, monkeypatc
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "installed_tagger", raising=False)
+    search = importlib.metadata.entry_points.__wrapped__
+    monkeypatch.setattr("importlib.metadata.entry_points", search)
     import_plugins([])
     config = read_config(compose(["dataset=demo", "tags=installed"]))
     assert type(config.tags).__module__ == "installed_tagger"
