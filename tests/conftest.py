@@ -79,14 +79,6 @@ def configurations_are_composed_once() -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def what_runs_leave_behind_is_freed() -> Iterator[None]:
-    """Has a tool not take garbage of earlier runs for what was imported."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gc.freeze", lambda: None)
-        yield
-
-
-@pytest.fixture(autouse=True, scope="session")
 def what_stays_is_found_once() -> Iterator[None]:
     """Spares each run the search for plug-ins, and the dimensions of an unchanged checkpoint."""
     from pipeline.clip.open_clip_origin import OfOpenClip

@@ -118,8 +118,12 @@ def count(passes):
     return call
 
 
+FP32 = "runtime.precision=fp32"  # in bf16 the last digits depend on what else is computed
+
+
 def labeller_of(names=NAMES, keep=0, *more: str) -> Labeller:
-    return Labeller(names, clip="demo", keep=keep, overrides=["runtime.crop_batch_size=1", *more])
+    overrides = ["runtime.crop_batch_size=1", FP32, *more]
+    return Labeller(names, clip="demo", keep=keep, overrides=overrides)
 
 
 def equal(first, second, tolerance=0.0):
@@ -181,7 +185,8 @@ def test_a_labeller_of_another_clip_shares_no_clip(tiny_checkpoint, count):
     image = render_scene(load_recipe("demo"), "val", 1).image
     labeller = labeller_of(NAMES, 1 << 30)
     labeller(image)
-    other = Labeller(NAMES, checkpoint=tiny_checkpoint, keep=labeller, overrides=["tags.votes=2"])
+    given = {"checkpoint": tiny_checkpoint, "overrides": ["tags.votes=2", FP32]}
+    other = Labeller(NAMES, keep=labeller, **given)
     found, passes = count(other, image)
     assert passes["images"] == 1
-    equal(found, Labeller(NAMES, checkpoint=tiny_checkpoint, overrides=["tags.votes=2"])(image))
+    equal(found, Labeller(NAMES, **given)(image))
