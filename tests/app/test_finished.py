@@ -244,7 +244,8 @@ def test_only_plugins_that_are_named_may_lie_where_the_run_was_started(
     words, new_client, out, tmp_path, monkeypatch
 ):
     (out / "corrections.1.csv").write_text(CSV)
-    inside, outside = str(REPOSITORY / "mine"), str(tmp_path)  # it was started in the repository
+    monkeypatch.chdir(REPOSITORY)  # where it is started
+    inside, outside = str(REPOSITORY / "mine"), str(tmp_path)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([inside, "", outside]))
     started = []
     monkeypatch.setattr(
