@@ -241,11 +241,10 @@ def test_a_foreign_folder_names_no_code_and_no_file(client, out, tmp_path, monke
 
 @pytest.mark.parametrize("words", [[], ["plugins=[mine]"]])
 def test_only_plugins_that_are_named_may_lie_where_the_run_was_started(
-    words, new_client, out, tmp_path, monkeypatch
+    words, new_client, out, tmp_path, working_folder, monkeypatch
 ):
     (out / "corrections.1.csv").write_text(CSV)
-    monkeypatch.chdir(REPOSITORY)  # where it is started
-    inside, outside = str(REPOSITORY / "mine"), str(tmp_path)
+    inside, outside = str(working_folder / "mine"), str(tmp_path)  # of where the run was started
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([inside, "", outside]))
     started = []
     monkeypatch.setattr(
