@@ -30,7 +30,7 @@ def stack_background(cams: np.ndarray, beta: float | None) -> np.ndarray:
     """
     if beta is None and len(cams):
         return cams
-    strongest = cams.max(0, initial=0)
+    strongest = cams.max(0, initial=0).clip(max=1)  # a resize may round beyond
     return np.concatenate([((1 - strongest) ** (beta or 1))[None], cams])
 
 

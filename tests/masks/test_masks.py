@@ -38,6 +38,8 @@ def test_background_is_what_no_cam_claims():
     np.testing.assert_array_equal(stacked[1:], cams)
     assert stack_background(np.zeros((0, 2, 2)), beta=2)[0].min() == 1
     assert stack_background(cams, beta=None) is cams
+    beyond = np.full((1, 1, 1), np.nextafter(np.float32(1), np.float32(2)))
+    assert stack_background(beyond, beta=0.5)[0] == 0, "a resize may round beyond 1"
 
 
 def test_labels_are_class_indices_plus_one():
