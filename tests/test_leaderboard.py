@@ -60,7 +60,7 @@ def sweep_of(name: str) -> list[list[str]]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hydra, "compose", compose_first)
-        jobs = list(compose_jobs([f"experiment={name}"]))
+        jobs = compose_jobs([f"experiment={name}"])
     return [[o for o in job if not o.startswith("experiment=")] for _, job in jobs]
 
 

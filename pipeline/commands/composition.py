@@ -33,8 +33,8 @@ _MADE_BY_HYDRA = ("overrides", "runtime", "job.override_dirname", "job.config_na
 
 def compose_jobs(
     overrides: Sequence[str], folder: Path | None = None, is_study: bool = False
-) -> Iterator[tuple[DictConfig, Sequence[str]]]:
-    """Yields the configuration of each job that a command line asks for.
+) -> list[tuple[DictConfig, Sequence[str]]]:
+    """Returns the configuration of each job that a command line asks for.
 
     With it comes what it was composed from if it is one of a study, else ().
 
@@ -72,6 +72,7 @@ def compose_jobs(
                 f"{shown(several[0].input_line)} has several values: give -m to run each of them,"
                 f" {key}=[…] for a list, or {quoted} for one value"
             )
+        composed = []
         for job in jobs:
             config = compose(job) if job else master
             with open_dict(config):
@@ -79,7 +80,8 @@ def compose_jobs(
             if ours is not None:
                 _refuse_code(config, ours, typed)
                 OmegaConf.to_container(config, resolve=True)  # which no resolver may be part of
-            yield config, job
+            composed.append((config, job))
+    return composed
 
 
 def _combinations(overrides: Sequence[Override]) -> Iterator[Sequence[str]]:

@@ -66,7 +66,7 @@ def run(arguments: Sequence[str]) -> None:
     plugins, overrides = take_plugins(settings)
     import_plugins(plugins)
     wait, named, lacking = 0.0, {}, []
-    jobs = [*compose_jobs(overrides, options.config_dir, options.multirun)] if settings else []
+    jobs = compose_jobs(overrides, options.config_dir, options.multirun) if settings else []
     for composed, _ in jobs:
         config = read_config(composed)
         wait, config.runtime.device = config.runtime.wait, "cpu"  # a GPU may be elsewhere

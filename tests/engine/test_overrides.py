@@ -105,6 +105,11 @@ def test_names_in_a_study_that_read_as_numbers_stay_as_typed(several, tmp_path):
         assert {number for _, number in jobs} == {0.5, 1}
 
 
+def test_a_study_is_refused_before_its_first_job():
+    with pytest.raises(UserError, match="no_such"):
+        compose_jobs(["cams=naclip,no_such"], None, True)
+
+
 @pytest.mark.parametrize("typed", [["x"], ["a=1", "b c"], ["=3"], ["clip=1.5"], ["clip=null"]])
 def test_what_is_not_an_override_is_a_sentence(typed):
     with pytest.raises(UserError) as error:
