@@ -12,5 +12,6 @@ if "pytest" in sys.modules:  # and not a program that a test starts
 os.environ["OMP_NUM_THREADS"] = "1"
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+IN_CI = bool(os.environ.get("CI"))
 SHARED = Path(os.environ.get("SHARED_DATA", REPOSITORY.parent / "shared" / "data"))
 """Reference data that a user does not have; .ci/run sets the variable where it finds them."""

@@ -10,14 +10,13 @@ import os
 import random
 import sys
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from PIL import Image
 
-from tests import REPOSITORY, SHARED
+from tests import IN_CI, REPOSITORY, SHARED
 from tests.small_runs import Finished, copy_results, draw_photograph, folder_options
 
 if TYPE_CHECKING:  # the process that only distributes the tests need not wait for it
@@ -28,7 +27,6 @@ if TYPE_CHECKING:  # the process that only distributes the tests need not wait f
 pytest_plugins = ["tests.costs", "tests.trials"]
 SEARCHED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "PYTHONSAFEPATH")
 SEARCH_PATHS = {name: os.environ.get(name) for name in SEARCHED}
-IN_CI = os.environ.get("CI") == "true"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -292,7 +290,7 @@ def undisturbed_training(
     from pipeline.segmenter.train import train
     from tests.segmenter.tiny_training import CLASS_NAMES, PALETTE, tiny_settings
 
-    @cache
+    @functools.cache
     def training(**changes: object) -> tuple[Path, list]:
         work_dir, reports = tmp_path_factory.mktemp("training"), []
         given = tiny_settings(**changes), pairs, CLASS_NAMES, PALETTE, work_dir, 3

@@ -13,6 +13,8 @@ from multiprocessing.process import BaseProcess
 import numpy as np
 import pytest
 
+from tests import IN_CI
+
 LIMITS = {
     "tools run": 1_170,
     "pipelines opened": 3_070,
@@ -30,7 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Counts when asked, and in CI."""
-    if config.getoption("--costs") or os.environ.get("CI"):
+    if config.getoption("--costs") or IN_CI:
         config.pluginmanager.register(Costs())
 
 
@@ -99,7 +101,7 @@ class Costs:
         """Returns what was too much; no limit holds for some of the files, or another tier."""
         chosen = config.args_source, config.option.markexpr, config.option.keyword
         is_whole = chosen == (config.ArgsSource.TESTPATHS, "not large and not extras", "")
-        if not is_whole or not os.environ.get("CI"):
+        if not is_whole or not IN_CI:
             return []
         return [what for what, most in LIMITS.items() if self.found["counts"][what] > most]
 

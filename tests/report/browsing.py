@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from tests import IN_CI
+
 ARGUMENTS = [
     "--headless",
     "--no-sandbox",
@@ -39,7 +41,7 @@ def browser() -> Iterator[Browser]:
     if program is None:
         reason = MISSING.format("the page's tests need it")
         # A check of the whole project must not pass without them.
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
+        (pytest.fail if IN_CI else pytest.skip)(reason)
     with sync_playwright() as playwright:
         started = playwright.chromium.launch(executable_path=program, args=ARGUMENTS)
         yield started
