@@ -46,7 +46,7 @@ class Run:
         os.killpg(self.process, number)
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
-        """Kills the process alone, as the system does for want of memory."""
+        """Kills only this process, as the system does when memory runs out."""
         with contextlib.suppress(ProcessLookupError):  # it has ended
             os.kill(self.process, number)
 
@@ -85,7 +85,7 @@ class Forks:
         folder: where the output of each process lies.
         launcher: the command that starts the forked process.
         cwd: its folder.
-        environment: variables of its.
+        environment: further variables of its environment.
     """
 
     def __init__(

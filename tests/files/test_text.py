@@ -1,4 +1,4 @@
-"""Text files that users write: what is no text is refused, whoever reads it."""
+"""Text files that users write: every reader refuses a file that is not text."""
 
 from __future__ import annotations
 
