@@ -295,7 +295,7 @@ def _refuse_numbers_for_switches(config: DictConfig, overrides: Sequence[str]) -
 def _sentence(key: str, error: OmegaConfBaseException) -> str:
     """Returns what is wrong with the value of a key."""
     if type(error).__name__ in ("ConfigKeyError", "ConfigAttributeError"):
-        return _no_such_key(key, error)
+        return no_such_key(key, error)
     text = str(error).splitlines()[0]
     if "is not Optional" in text or "Incompatible value 'None'" in text:
         return f"{key} is missing: give it, {key}=…"
@@ -312,7 +312,7 @@ def _sentence(key: str, error: OmegaConfBaseException) -> str:
     return f"{key}: {text}"
 
 
-def _no_such_key(key: str, error: BaseException | None, known: Sequence[str] = ()) -> str:
+def no_such_key(key: str, error: BaseException | None, known: Sequence[str] = ()) -> str:
     """Returns a sentence on an unknown key, whose nearest is in its group or among the known."""
     if any(group in key for group in _OPEN):
         return f"there is no key {key}: give +{key}=… to add it"
@@ -363,7 +363,7 @@ def explain(error: Exception) -> str:
     if match and isinstance(cause, OmegaConfBaseException):
         return _sentence(match[1].lstrip("+~"), cause)
     if match := re.search(r"Could not override '([^']+)'", text):
-        return _no_such_key(match[1], cause, _all_keys())
+        return no_such_key(match[1], cause, _all_keys())
     if isinstance(error, OmegaConfBaseException) and error.full_key:
         return _sentence(error.full_key, error)
     choices = r"Could not find '(\w+)/([^']*)' Available options in '\w+': (.*?) Config search"

@@ -15,7 +15,13 @@ from omegaconf.errors import OmegaConfBaseException
 from pipeline.clip.settings import ClipSettings, ImageSettings, RuntimeSettings, compat_settings
 from pipeline.datasets import READERS, settings_of
 from pipeline.datasets.settings import DatasetSettings
-from pipeline.engine.configuration import COMPOSING, DEFAULTS, compose_config, explain
+from pipeline.engine.configuration import (
+    COMPOSING,
+    DEFAULTS,
+    compose_config,
+    explain,
+    no_such_key,
+)
 from pipeline.engine.executors import DaskSettings, ExecutorSettings, WorkerSettings
 from pipeline.engine.kinds import groups
 from pipeline.engine.registry import find_method, method_of, methods
@@ -159,6 +165,12 @@ def _typed(value: Any, kind: Any, key: str = "") -> Any:  # noqa: ANN401
     if is_dataclass(kind) and found is dict:
         hints = get_type_hints(kind)
         return kind(**{n: _typed(each, hints.get(n), f"{key}.{n}") for n, each in value.items()})
+    if is_dataclass(value):  # settings of a method, which take any key that is given with +
+        known = [f"{key}.{each.name}".lstrip(".") for each in fields(value)]
+        for name, each in vars(value).items():
+            if (full := f"{key}.{name}".lstrip(".")) not in known:
+                raise UserError(no_such_key(full, None, known))
+            _typed(each, Any, full)
     if get_origin(kind) is found is list:
         return [_typed(each, inner[0], key) for each in value]
     if get_origin(kind) is found is dict:

@@ -8,6 +8,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from pipeline.commands.composition import compose_jobs
 from pipeline.engine.configuration import compose_config, readable
 from pipeline.errors import UserError
+from pipeline.stages.config import read_config
 
 
 @pytest.mark.parametrize(
@@ -53,6 +54,12 @@ def test_a_choice_of_a_users_folder_is_no_hindrance():
 def test_the_part_of_a_key_that_is_wrong_is_named(typed, message):
     with pytest.raises(UserError, match=message):
         compose_config(typed)
+
+
+@pytest.mark.parametrize("key", ["tags.gian", "masks.crf.gian", "segmenter.gian", "gian"])
+def test_a_key_that_is_added_and_nothing_reads_is_refused(key):
+    with pytest.raises(UserError, match=f"there is no key {key}: "):
+        read_config(compose_config([f"+{key}=2"]))
 
 
 def test_zero_and_one_are_false_and_true():
