@@ -53,7 +53,7 @@ def test_large_files_and_wrong_paths_are_named(tmp_path):
     (tmp_path / "large").write_bytes(b"x" * 101)
     with pytest.raises(UserError, match="it holds more than 100 bytes: replace it"):
         read_text(tmp_path / "large", "it", "replace it", 100)
-    with pytest.raises(UserError, match=r"it cannot be read \(File name too long\): replace it"):
+    with pytest.raises(UserError, match=r"it (cannot be read|is not a file)\b.*: replace it"):
         read_text(tmp_path / ("x" * 5000), "it", "replace it")
     with pytest.raises(UserError, match="dataset.labels=~nobody-of-this-name/x begins with"):
         given_path("~nobody-of-this-name/x", "dataset.labels")
