@@ -176,7 +176,6 @@ segmenters: $(VENV)/installed
 	$(RUN) tools/run_stage.py experiment=noisy_masks
 	$(RUN) tools/run_stage.py experiment=noisy_masks segmenter.loss=balanced
 	$(RUN) tools/run_stage.py experiment=noisy_masks masks=crf_confident
-	$(RUN) tools/run_stage.py experiment=noisy_masks masks=crf_weighted segmenter.pixel_weights=crf
 	$(RUN) tools/make_tables.py --study segmenters
 	$(RUN) tools/make_tables.py --study noisy_masks
 	$(RUN) tools/run_stage.py experiment=self_training

@@ -49,7 +49,7 @@ _WORKERS = ("executor.workers=2", "executor.threads=1", "dataset.limit=8")
 
 CONFIGURATIONS: dict[str, Sequence[str]] = {
     "chain": (*_TRAINING, "stage=all"),
-    "alpha": (*_VAL, "tags.alpha=0.2", "masks=crf_weighted"),
+    "alpha": (*_VAL, "tags.alpha=0.2"),
     "given": (*_VAL, "tags=ground_truth"),
     "excel": (*_VAL, "cams=excel"),
     "dense": ("dataset.split=val", "stage=[masks,evaluate]", "cams=sclip", "masks=dense"),

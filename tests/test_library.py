@@ -390,7 +390,6 @@ def test_settings_of_a_training_are_checked(pairs, tmp_path):
     for more, message in [
         ({"segmenter": "deeplabv9"}, "deeplabv9"),
         ({"iterations": 0}, "segmenter.iterations=0 is out of range"),
-        ({"overrides": ["segmenter.pixel_weights=crf"]}, "leave it out here"),
         ({"overrides": "seed=1"}, "overrides=seed=1 is not a list of texts"),
     ]:
         with pytest.raises(UserError, match=message):

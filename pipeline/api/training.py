@@ -57,8 +57,6 @@ def train(
     """
     chosen = [f"segmenter={segmenter}"] * (segmenter is not None)
     config = configure(names, {"segmenter.iterations": iterations}, overrides, *chosen)
-    if config.segmenter.pixel_weights is not None:
-        raise UserError("segmenter.pixel_weights reads the masks of a run: leave it out here")
     for name, given in {"images": images, "masks": masks}.items():
         if not isinstance(given, Iterable) or isinstance(given, str):
             raise UserError(

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 UNFILTERED = ".unfiltered"
 """Folder of the masks before the confidence filter; these are measured."""
 
-PROBABILITY = ".probability"
-"""Folder of the probability of each pixel's label, as 8-bit grey PNGs of round(255 p)."""
-
 
 def stack_background(cams: np.ndarray, beta: float | None) -> np.ndarray:
     """Prepends the background's score, (1 − max cam)^β, to the CAMs, without renormalisation.
@@ -120,7 +117,6 @@ def mask_files(
     palette: Sequence[tuple[int, int, int]],
     *,
     confidence: float,
-    keep_probability: bool,
 ) -> dict[str, bytes]:
     """Returns the files of an image's mask, by their names below the stage's folder.
 
@@ -129,14 +125,10 @@ def mask_files(
         probability: H×W float32, of those labels; none where it is not known.
         palette: n+1 colours.
         confidence: pixels below this probability become 255.
-        keep_probability: whether the probabilities are stored too.
     """
     unsure = probability is not None and confidence > 0
     filtered = ignore_unsure(labels, probability, confidence) if unsure else labels
     files = {f"{image_id}.png": encode_png(filtered, palette)}
-    if keep_probability:
-        grey = np.rint(255 * np.clip(probability, 0, 1)).astype(np.uint8)
-        files[f"{PROBABILITY}/{image_id}.png"] = encode_png(grey)
     if confidence > 0:
         files[f"{UNFILTERED}/{image_id}.png"] = encode_png(labels, palette)
     return files

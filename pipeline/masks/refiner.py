@@ -30,22 +30,15 @@ class MaskOptions(MethodOptions, AnnotationSettings):
         beta: β of the background, (1 − max cam)^β; none where the classes cover everything and the
             best CAM wins.
         confidence: pixels below this probability become 255; CLIP-ES trains with 0.95.
-        keep_probability: whether the probability of each pixel is stored beside its mask.
         corrections: a person's masks, which replace those of their images: files as for
             ``masks=file``. The key holds their content, for each split, and not their name.
     """
 
     beta: float | None = setting(1.0, above=0)
     confidence: float = setting(0.0, at_least=0, at_most=1)
-    keep_probability: bool = False
     corrections: str | None = setting(
         None, changes="nothing", why="the key holds what the file says of the split"
     )
-
-    @property
-    def needing_probability(self) -> list[str]:
-        """The names of the settings in use that require the probability of each pixel."""
-        return [name for name in ("keep_probability", "confidence") if getattr(self, name)]
 
 
 class Refiner(ABC):

@@ -33,12 +33,11 @@ class PseudoMaskOptions(MaskOptions):
     crf: CrfOptions | None = field(default_factory=CrfOptions)
 
     def validate(self, prefix: str) -> None:
-        """Refuses what takes probabilities where there are none, as there is no CRF."""
-        for name in self.needing_probability if self.crf is None else ():
-            off = {"keep_probability": "false", "confidence": "0"}[name]
+        """Refuses a confidence without a CRF, which gives the probabilities."""
+        if self.confidence and self.crf is None:
             raise UserError(
-                f"{prefix}.{name} requires a CRF, which {prefix}.crf=null leaves out: choose"
-                f" masks=crf or {prefix}.{name}={off}"
+                f"{prefix}.confidence requires a CRF, which {prefix}.crf=null leaves out: choose"
+                f" masks=crf or {prefix}.confidence=0"
             )
 
 
@@ -289,10 +288,10 @@ class MaskFileOptions(MaskOptions):
     min_score: float = setting(0.0, at_least=0, at_most=1)
 
     def validate(self, prefix: str) -> None:
-        """Refuses what takes probabilities, which files do not have."""
-        for name in self.needing_probability:
+        """Refuses a confidence: files have no probabilities."""
+        if self.confidence:
             raise UserError(
-                f"{prefix}.{name} requires probabilities, which masks=file does not have"
+                f"{prefix}.confidence requires probabilities, which masks=file does not have"
             )
 
 

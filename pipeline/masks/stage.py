@@ -76,7 +76,6 @@ class CorrectableMasks(PerImage):
             probability,
             self.vocabulary.palette,
             confidence=self.options.confidence,
-            keep_probability=self.keep_probability,
         )
         return {MASKS.stage: Output(files)}
 
@@ -103,11 +102,6 @@ class MaskStage(CorrectableMasks, MethodStage):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "corrected": Corrections()}  # items have their masks
-
-    @property
-    def keep_probability(self) -> bool:
-        """Whether the probability of each pixel is stored."""
-        return self.options.keep_probability
 
     def statistics(self, folder: StageFolder, done: Sequence[Sample]) -> Mapping[str, Any]:
         """Returns the median, over a selection of masks, of the background's share of a mask."""
@@ -149,8 +143,8 @@ class MaskStage(CorrectableMasks, MethodStage):
         last = self.resources.num_classes
         if (unknown := labels[(labels > last) & (labels != IGNORE)]).size:
             raise self.wrong(f"label {unknown[0]}, where the last one is {last},", image_id)
-        for name in self.options.needing_probability if probability is None else ():
-            raise self.wrong(f"no probabilities, which masks.{name} requires,", image_id)
+        if probability is None and self.options.confidence:
+            raise self.wrong("no probabilities, which masks.confidence requires,", image_id)
         return labels, probability
 
     def outputs(self, item: Item, found: Labelled | ImageError) -> Outputs | ImageError:

@@ -1,7 +1,7 @@
 """The images and masks that a segmenter is trained on, and checks of both."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,7 @@ from pipeline.engine.stage import Stage
 from pipeline.engine.store import Store
 from pipeline.errors import ImageError, NoEntry, UserError
 from pipeline.files.fingerprints import fingerprint, fingerprint_file, fingerprint_image
-from pipeline.files.label_images import GREY, IGNORE, PALETTE, read_labels
-from pipeline.masks.labels import PROBABILITY
-
-_NO_PROBABILITIES = (
-    "segmenter.pixel_weights needs the CRF's probabilities: make the masks with masks=crf_weighted"
-)
+from pipeline.files.label_images import IGNORE, read_labels
 
 
 @dataclass(frozen=True)
@@ -35,8 +30,6 @@ class TrainingPair:
         id: unique name of the image.
         image: any file that ``pipeline.files.images.load_image`` reads.
         mask: indexed or grey PNG of the image's size; 0 background, k+1 class k, 255 ignore.
-        probability: 8-bit grey PNG of the image's size: 255 times the weight in [0, 1] of each
-            pixel. None gives all pixels the same weight.
         problem: why there is no mask, or "".
         repeats: how often an epoch shows it.
     """
@@ -44,7 +37,6 @@ class TrainingPair:
     id: str
     image: Path
     mask: Path
-    probability: Path | None = None
     problem: str = ""
     repeats: int = 1
 
@@ -55,8 +47,7 @@ class TrainingData:
 
     Attributes:
         samples: returns the images.
-        pairs: returns them, each with its mask; raises a UserError where there are no masks yet, or
-            no probabilities that pixels could be weighted by.
+        pairs: returns them, each with its mask; raises a UserError where there are no masks yet.
         facts: what a cache key holds of the source beside a stage.
         applies: tells whether the data set has such masks.
         learned_from: returns image id → the photograph and the result that are read of a stage, see
@@ -73,20 +64,15 @@ class TrainingData:
 
 
 def masks_of_stage(
-    masks: Stage, images: Images, store: Store, weighted: bool, repeats: Mapping[str, int] = {}
+    masks: Stage, images: Images, store: Store, repeats: Mapping[str, int] = {}
 ) -> TrainingData:
-    """Returns the masks of a stage; the probabilities beside them may weight their pixels."""
+    """Returns the masks of a stage."""
     samples = partial(available, masks, images, store)
 
     def pairs() -> list[TrainingPair]:
-        if weighted and not masks.settings["keep_probability"]:
-            raise UserError(_NO_PROBABILITIES)
         folder = open_folder(masks, store).path
         masks_of = ((s, folder / f"{s.id}.png", repeats.get(s.id, 1)) for s in samples())
-        found = [TrainingPair(s.id, s.image, path, repeats=n) for s, path, n in masks_of]
-        if weighted:
-            return [replace(p, probability=folder / PROBABILITY / p.mask.name) for p in found]
-        return found
+        return [TrainingPair(s.id, s.image, path, repeats=n) for s, path, n in masks_of]
 
     def read() -> Mapping[str, str]:
         entries = open_folder(masks, store).entries
@@ -102,9 +88,8 @@ def given_masks(
     split: str,
     kept: Path,
     decode: ImageReader,
-    weighted: bool,
 ) -> TrainingData:
-    """Returns the masks of ``segmenter.masks``, which have no probabilities.
+    """Returns the masks of ``segmenter.masks``.
 
     Those that are not PNGs of labels are drawn, once, in the folder ``kept``.
     """
@@ -131,8 +116,6 @@ def given_masks(
             return TrainingPair(sample.id, sample.image, mask.kept, problem=str(error))
 
     def pairs() -> list[TrainingPair]:
-        if weighted:
-            raise UserError(_NO_PROBABILITIES)
         note(*annotations().notes)
         chosen, found = samples(), []
         refuse_brush(annotations(), (sample.id for sample in chosen), "segmenter.masks")
@@ -150,7 +133,7 @@ def ground_truth_masks(samples: Callable[[], Sequence[Sample]]) -> TrainingData:
     return TrainingData(
         samples,
         lambda: [TrainingPair(s.id, s.image, s.mask.file()) for s in samples()],
-        facts={"masks": "ground truth", "pixel_weights": None},  # it is certain of every pixel
+        facts={"masks": "ground truth"},
         applies=lambda: all(s.mask is not None for s in samples()),
     )
 
@@ -160,8 +143,6 @@ def training_data_key(pairs: Sequence[TrainingPair]) -> str:
 
     def contents(pair: TrainingPair) -> list[str | None]:
         read = [(pair.image, fingerprint_image), (pair.mask, fingerprint_file)]
-        if pair.probability:
-            read.append((pair.probability, fingerprint_file))
         # Missing files are listed, all of them, before the training begins.
         return [content(path) if path.is_file() else None for path, content in read]
 
@@ -185,22 +166,18 @@ def check_pairs(
             _, size = decode(Sample(pair.id, pair.image))
         except ImageError as error:
             problems += [f"image {pair.image} {error if pair.image.exists() else 'is missing'}"]
-        files = [("mask", pair.mask, (PALETTE, GREY)), ("probability", pair.probability, (GREY,))]
-        problems += [pair.problem] if pair.problem else []
-        for kind, path, modes in files:
-            if path is None or pair.problem:
-                continue
-            try:
-                pixels = read_labels(path, modes, decode.max_pixels)
-            except (UserError, FileNotFoundError) as error:
-                problems += [f"{kind} {error if path.exists() else f'{path} is missing'}"]
-                continue
-            if size is not None and pixels.shape != size:
-                (rows, columns), (height, width) = pixels.shape, size
-                problems += [f"{kind} is {columns}×{rows}, its image {width}×{height} pixels"]
-            present = np.unique(pixels).tolist() if kind == "mask" else []
-            if wrong := [label for label in present if num_classes < label != IGNORE]:
-                problems += [f"mask has labels {wrong} outside 0 to {num_classes} and 255"]
+        if pair.problem:
+            return "; ".join([*problems, pair.problem])
+        try:
+            labels = read_labels(pair.mask, max_pixels=decode.max_pixels)
+        except (UserError, FileNotFoundError) as error:
+            reason = error if pair.mask.exists() else f"{pair.mask} is missing"
+            return "; ".join([*problems, f"mask {reason}"])
+        if size is not None and labels.shape != size:
+            (rows, columns), (height, width) = labels.shape, size
+            problems += [f"mask is {columns}×{rows}, its image {width}×{height} pixels"]
+        if wrong := [k for k in np.unique(labels).tolist() if num_classes < k != IGNORE]:
+            problems += [f"mask has labels {wrong} outside 0 to {num_classes} and 255"]
         return "; ".join(problems)
 
     checked = prefetch(pairs, check, decode.threads, 2 * decode.threads)

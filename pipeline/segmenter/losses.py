@@ -1,8 +1,6 @@
-"""Losses for noisy masks: balanced, or weighted by pixel."""
+"""A balanced loss, for noisy masks."""
 
-from collections.abc import Sequence
-from types import MethodType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,14 +12,7 @@ from pipeline.errors import UserError
 from pipeline.files.label_images import IGNORE
 from pipeline.segmenter.architecture import dictionaries
 
-if TYPE_CHECKING:
-    from mmseg.structures import SegDataSample
-
 _CROSS_ENTROPY = "CrossEntropyLoss"
-# The classes whose ``loss_by_feat`` multiplies pixel losses by the weights of the head's sampler.
-# EncHead has a second loss of the whole image, which stays unweighted.
-_USE_SAMPLER = frozenset({"BaseDecodeHead", "DAHead", "EncHead"})
-_TAKE_WEIGHTS = frozenset({_CROSS_ENTROPY, "BalancedCrossEntropy"})
 
 
 @MODELS.register_module()
@@ -103,63 +94,6 @@ def choose_loss(model: ConfigDict, loss: str) -> None:
             kept = {key: part[key] for key in ("loss_weight", "loss_name") if key in part}
             part.clear()
             part.update(type=BalancedCrossEntropy.__name__, **kept)
-
-
-def weight_pixels(model: nn.Module) -> None:
-    """Makes every head of a network multiply the loss of each pixel by the weight in its sample.
-
-    ``pixel_weights`` of a sample is PixelData of 1×h×w float32 in [0, 1]; pixels beyond h×w are
-    padding. The denominator of the mean does not change: it is the number of pixels that are not
-    ignored (for a sigmoid loss, times the number of classes), so that halving all weights halves
-    the loss. Call it after the network is built. Raises a UserError that names a head whose loss
-    takes no weights.
-    """
-    for head in heads_of(model):
-        owner = next((c.__name__ for c in type(head).__mro__ if "loss_by_feat" in vars(c)), None)
-        reason = None
-        if owner not in _USE_SAMPLER:
-            reason = "computes its loss in its own way"
-        elif not isinstance(head.sampler, SampleWeights | None):
-            reason = f"chooses pixels by {type(head.sampler).__name__}"
-        elif unfit := [
-            loss for loss in _as_list(head.loss_decode) if type(loss).__name__ not in _TAKE_WEIGHTS
-        ]:
-            reason = f"learns by {type(unfit[0]).__name__}"
-        if reason:
-            raise UserError(
-                f"segmenter.pixel_weights cannot weigh the pixels of {type(head).__name__}, which"
-                f" {reason}: choose another segmenter.config or segmenter.pixel_weights=null"
-            )
-        head.sampler = SampleWeights()
-        # In a deep copy of the head, a bound method belongs to the copy; a closure would not.
-        head.loss_by_feat = MethodType(_weighted_loss_by_feat, head)
-
-
-class SampleWeights:
-    """A pixel sampler of mmsegmentation that returns the weights of the samples."""
-
-    samples: "Sequence[SegDataSample]" = ()
-    """The samples of the batch, which heads do not pass to their sampler."""
-
-    def sample(self, seg_logit: torch.Tensor, seg_label: torch.Tensor) -> torch.Tensor:
-        """Returns the weights, N×H×W float32, 0 in the padding.
-
-        Logits are N×C×H×W; labels N×1×H×W, padded on the right and below, as the images are.
-        """
-        height, width = seg_label.shape[-2:]
-        weights = [sample.pixel_weights.data[0] for sample in self.samples]
-        return torch.stack(
-            [F.pad(w, (0, width - w.shape[1], 0, height - w.shape[0])) for w in weights]
-        )
-
-
-def _weighted_loss_by_feat(
-    head: nn.Module,
-    seg_logits: torch.Tensor | tuple[torch.Tensor, ...],
-    batch_data_samples: "Sequence[SegDataSample]",
-) -> dict[str, torch.Tensor]:
-    head.sampler.samples = batch_data_samples
-    return type(head).loss_by_feat(head, seg_logits, batch_data_samples)
 
 
 def heads_of(model: nn.Module | ConfigDict) -> list[Any]:

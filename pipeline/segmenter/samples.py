@@ -28,7 +28,6 @@ _MAX_CLASS_SHARE = 0.75  # of a crop; as in mmsegmentation's configs for VOC and
 _MIN_SIDE = 8  # mmsegmentation's transforms fail on images of one or two pixels
 _MAX_CACHED_BYTES = 2**30  # of a training on one machine, in all processes that load images
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal sent to a process when its parent ends
-_WEIGHTS = "pixel_weights"
 _META_KEYS = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor", "flip")
 
 
@@ -63,8 +62,7 @@ class PseudoLabelled(Dataset):
     def __getitem__(self, position: int) -> dict[str, Any]:
         """Returns ``inputs`` (3×h×w uint8 tensor, BGR) and ``data_samples`` (SegDataSample).
 
-        If the pair has probabilities, ``data_samples`` has ``pixel_weights``, PixelData of 1×h×w
-        float32 in [0, 1]. A file that cannot be read is a UserError.
+        A file that cannot be read is a UserError.
         """
         epoch, place = divmod(position, len(self._pairs))
         if self._order is None or self._order[0] != epoch:
@@ -82,11 +80,7 @@ class PseudoLabelled(Dataset):
         finally:
             np.random.set_state(numpy_state)
             random.setstate(python_state)
-        packed = self._pack(sample)
-        if _WEIGHTS in sample:
-            weights = torch.from_numpy(sample[_WEIGHTS][None].astype(np.float32) / 255)
-            packed["data_samples"].set_data({_WEIGHTS: PixelData(data=weights)})
-        return packed
+        return self._pack(sample)
 
     def _load(self, pair: TrainingPair) -> dict[str, Any]:
         decoded = self._cache.get(pair.id) or self._decode(pair)
@@ -98,12 +92,12 @@ class PseudoLabelled(Dataset):
             "img_shape": size,
             "ori_shape": size,
             **arrays,
-            "seg_fields": [key for key in arrays if key != "img"],
+            "seg_fields": ["gt_seg_map"],
             "reduce_zero_label": False,
         }
 
     def _decode(self, pair: TrainingPair) -> dict[str, np.ndarray]:
-        """Decodes an image (BGR, as mmsegmentation expects), its mask and its weights.
+        """Decodes an image (BGR, as mmsegmentation expects), and its mask.
 
         They are cached, because decoding a photograph of 24 megapixels takes longer than an
         iteration: up to 1 GiB on a machine, of which each process that loads images has its share.
@@ -113,16 +107,12 @@ class PseudoLabelled(Dataset):
             size = image.shape[1::-1]
             limit = self._read.max_pixels
             arrays = {"img": image[:, :, ::-1], "gt_seg_map": _read_resized(pair.mask, size, limit)}
-            if pair.probability is not None:
-                arrays[_WEIGHTS] = _read_resized(pair.probability, size, limit)
         except (ImageError, UserError, OSError) as error:
-            what = f"training image {pair.id}, its mask or its probability"
+            what = f"training image {pair.id} or its mask"
             raise UserError(f"{what} cannot be read ({error}): repair or remove it") from error
         missing = [(0, max(0, _MIN_SIDE - side)) for side in image.shape[:2]]
         arrays["img"] = np.pad(arrays["img"], [*missing, (0, 0)], "edge")
         arrays["gt_seg_map"] = np.pad(arrays["gt_seg_map"], missing, constant_values=IGNORE)
-        if _WEIGHTS in arrays:
-            arrays[_WEIGHTS] = np.pad(arrays[_WEIGHTS], missing)
         size = sum(array.nbytes for array in arrays.values())
         loader, on_machine = get_worker_info(), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         sharing = on_machine * (loader.num_workers if loader else 1)
@@ -200,7 +190,7 @@ def positions(
 
 
 def _read_resized(path: Path, size: tuple[int, int], max_pixels: int | None) -> np.ndarray:
-    """Reads a mask or probabilities, h×w uint8, at the (width, height) of the image."""
+    """Reads a mask, h×w uint8, at the (width, height) of the image."""
     picture = Image.fromarray(read_labels(path, max_pixels=max_pixels))
     return np.array(picture.resize(size, Image.Resampling.NEAREST))
 
@@ -240,7 +230,6 @@ def _build_transforms(settings: SegmenterSettings) -> tuple[list[Any], Any]:
         RandomScale(
             scale=crop,
             ratio_range=tuple(settings.scale_range),
-            # mmcv's own Resize does not resize pixel weights.
             resize_type="mmseg.Resize",
             keep_ratio=True,
         ),

@@ -78,7 +78,6 @@ class _Relabelling(CorrectableMasks, Segmenting):
     thresholds = ("corrections",)  # those of an image are part of its input
     options: SelfTrainingSettings
     test: TestSettings
-    keep_probability: bool
     corrections: Corrections = Corrections()
 
     def own_settings(self) -> dict[str, Any]:
@@ -124,8 +123,7 @@ class SegmenterMasks(_Relabelling):
 
     def own_settings(self) -> dict[str, Any]:
         """Returns what the masks depend on besides the network and the tags."""
-        kept = {"keep_probability": self.keep_probability}
-        return {**super().own_settings(), **facts(self.options), **kept}
+        return {**super().own_settings(), **facts(self.options)}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

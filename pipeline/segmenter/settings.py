@@ -85,7 +85,6 @@ class SegmenterSettings(PredictionSettings, AnnotationSettings):
         repeat_corrected: how often an epoch shows an image of ``masks.corrections``.
         ceiling: whether to train the same network fully supervised as well, for comparison.
         loss: cross_entropy, or balanced: foreground and background are averaged separately.
-        pixel_weights: crf multiplies the loss of each pixel by its CRF probability.
         iterations: steps of the optimiser.
         batch_size: images per iteration, over all GPUs.
         accumulate: parts into which a batch is split to save memory; gradients are accumulated.
@@ -125,7 +124,6 @@ class SegmenterSettings(PredictionSettings, AnnotationSettings):
     ceiling: bool = setting(False, changes="nothing", why="it adds a second network")
 
     loss: str = setting("cross_entropy", choices=("cross_entropy", "balanced"))
-    pixel_weights: str | None = setting(None, choices=("crf",))
 
     iterations: int = setting(at_least=1)
     batch_size: int = setting(at_least=1)

@@ -27,7 +27,6 @@ from pipeline.segmenter import checkpoints
 from pipeline.segmenter.architecture import licence_notes, smallest_side
 from pipeline.segmenter.data import TrainingPair
 from pipeline.segmenter.distributed import join, local_device, process_count, process_rank
-from pipeline.segmenter.losses import weight_pixels
 from pipeline.segmenter.mmseg import build_config, build_model, in_mmseg
 from pipeline.segmenter.openmmlab import only_device
 from pipeline.segmenter.optimization import arrange_for_cpu
@@ -63,8 +62,7 @@ def train(
     started calls this with the same arguments.
 
     Args:
-        pairs: images and masks; probabilities weight their pixels. Call
-            :func:`pipeline.segmenter.data.check_pairs` first.
+        pairs: images and masks. Call :func:`pipeline.segmenter.data.check_pairs` first.
         class_names: n names without the background.
         palette: n+1 colours, RGB in [0, 255], the background's first.
         work_dir: receives the configuration, checkpoints and logs; one training per directory.
@@ -123,8 +121,6 @@ def train(
     _check_parts(model, settings, processes, device)
     if is_cpu(device):
         arrange_for_cpu(model)
-    if any(pair.probability is not None for pair in pairs):
-        weight_pixels(model)
     description = {key: config.to_dict()[key] for key in ("model", "class_names", "palette")}
     description["precision"] = config.settings.precision
     samples = PseudoLabelled(pairs, settings, seed, metainfo, read)

@@ -152,15 +152,14 @@ class Builder(Parts):
     def training(self, masks: CorrectableMasks, number: int) -> Training:
         """Returns the stage that trains a segmenter on masks."""
         options, before = self.config.segmenter, {"masks": masks}
-        weighted = options.pixel_weights is not None
         if options.masks is not None and number == 1:
             kept = Path(self.config.dataset.cache) / "segmenter_masks"
             given = cache(partial(self.annotations, "", "masks", "segmenter"))
             split, before = self.train_split, {}
-            data = given_masks(given, self.images, split, kept, self.reader, weighted)
+            data = given_masks(given, self.images, split, kept, self.reader)
         else:
             repeats = dict.fromkeys(masks.corrected.masks, options.repeat_corrected)
-            data = masks_of_stage(masks, self.images, self.store, weighted, repeats)
+            data = masks_of_stage(masks, self.images, self.store, repeats)
         return Training(
             split=self.train_split,
             round=number,
@@ -198,7 +197,6 @@ class Builder(Parts):
             "uses": {"segmenter": training},
             "options": options,
             "test": self.config.segmenter.test,
-            "keep_probability": self.config.masks.keep_probability,
             "corrections": tags.corrections,
             "device": self.device,
             "vocabulary": self.vocabulary,

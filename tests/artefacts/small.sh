@@ -9,7 +9,7 @@ until_masks="stage=[tags,cams,masks]"
 short="segmenter.iterations=12 segmenter.validation_interval"
 run rounds=2 $short=6 segmenter.checkpoint_interval=6
 run $until_masks tags=clip
-run $until_masks tags=ground_truth masks=crf_weighted cams=clip_es_voc2012
+run $until_masks tags=ground_truth cams=clip_es_voc2012
 run $until_masks tags=file tags.path="$(dirname "$0")/tags.txt" masks=argmax compat=clean
 run $until_masks tags.variants=[clip,clip_native,coarse_last,coarse,dmar,cwr] \
   masks=crf_confident runtime.precision=bf16 images.longest_side=200

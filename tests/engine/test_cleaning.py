@@ -45,8 +45,8 @@ def folders(store):
     for number in (1, 2):
         tags = {"votes": number}
         cams, masks = {"tags": tags}, {"cams": {"tags": tags}}
-        network = {"name": "demo", "seed": number, "masks": masks, "data": "d", "pixel_weights": 1}
-        ceiling = {**network, "masks": "ground truth", "data": "e", "pixel_weights": None}
+        network = {"name": "demo", "seed": number, "masks": masks, "data": "d"}
+        ceiling = {**network, "masks": "ground truth", "data": "e"}
         last = None
         for name, configuration in (("tags", tags), ("cams", cams), ("masks", masks)):
             last = complete(store, name, configuration, need=last, run=str(number))

@@ -263,9 +263,8 @@ def test_several_splits_need_a_file_each(run_stage, tmp_path):
 
 
 def test_files_have_no_probabilities(run, tmp_path):
-    for name in ("keep_probability=true", "confidence=0.5"):
-        finished = run(tmp_path, f"masks.{name}", "dry_run=true")
-        assert finished.code == 2 and "requires probabilities, which" in finished.errors
+    finished = run(tmp_path, "masks.confidence=0.5", "dry_run=true")
+    assert finished.code == 2 and "requires probabilities, which" in finished.errors
 
 
 def test_damaged_files_are_one_sentence(run, tmp_path):

@@ -18,9 +18,7 @@ from pipeline.files.images import encode_png
 from pipeline.masks import crf
 from pipeline.masks.crf import CrfOptions, crf_image, dense_crf
 from pipeline.masks.labels import (
-    PROBABILITY,
     ignore_unsure,
-    mask_files,
     resized_argmax,
     stack_background,
     to_labels,
@@ -205,15 +203,6 @@ def test_a_shrunk_image_gives_a_mask_of_full_size():
     # Two channels share the probability, so that the better of them has at least a half.
     assert 0.5 <= probability.min() < 0.95 < probability.max() <= 1.0001
     assert set(np.unique(ignore_unsure(labels, probability, 0.95))) == {0, 7, 255}
-
-
-def test_probabilities_are_rounded_to_bytes():
-    probability = np.array([[-0.1, 0, 0.001, 0.002, 0.5, 0.9999, 1, 1.1]], np.float32)
-    labels = np.zeros(probability.shape, np.uint8)
-    files = mask_files("a", labels, probability, [], confidence=0, keep_probability=True)
-    with Image.open(io.BytesIO(files[f"{PROBABILITY}/a.png"])) as image:
-        assert image.mode == "L"
-        assert np.asarray(image).tolist() == [[0, 0, 0, 1, 128, 255, 255, 255]]
 
 
 @pytest.mark.parametrize("classes", [2, 10, 254])

@@ -18,7 +18,7 @@ from pipeline.engine.settings import check
 from pipeline.errors import UserError
 from pipeline.files.label_images import read_labels
 from pipeline.masks import pixel_adaptive
-from pipeline.masks.labels import PROBABILITY, stack_background
+from pipeline.masks.labels import UNFILTERED, stack_background
 from pipeline.masks.pixel_adaptive import Pamr, Par
 from pipeline.masks.pseudo_mask import pseudo_mask
 from pipeline.masks.settings import PamrOptions, ParOptions
@@ -141,17 +141,16 @@ def test_a_shrunk_image_gives_a_mask_of_full_size():
 
 @pytest.mark.parametrize("options", [PamrOptions(**SMALL), ParOptions(guide_side=16, **SMALL)])
 def test_the_stage_writes_what_the_method_computes(maps, tmp_path, options):  # noqa: F811
-    folder, outcome = make_masks(tmp_path / "out", maps, replace(options, keep_probability=True))
+    folder, outcome = make_masks(tmp_path / "out", maps, replace(options, confidence=0.6))
     assert outcome.computed == 3 and not outcome.left_out
     refine = imported(method_of(options).build)(options, CPU)
     for index, sample in enumerate(maps[0]):
         labels, probability = refine(draw_photograph(index, 40, 60), maps[2][sample.id])
         name = f"{sample.id}.png"
-        np.testing.assert_array_equal(read_labels(folder / name), labels)
-        np.testing.assert_array_equal(
-            read_labels(folder / PROBABILITY / name), np.rint(255 * probability)
-        )
-    assert len(np.unique(read_labels(folder / "a.png"))) == 3
+        np.testing.assert_array_equal(read_labels(folder / UNFILTERED / name), labels)
+        expected = np.where(probability < 0.6, 255, labels)
+        np.testing.assert_array_equal(read_labels(folder / name), expected)
+    assert len(np.unique(read_labels(folder / "a.png"))) == 4
 
 
 def test_a_gpu_serves_one_process_and_the_crf_uses_all_of_them():

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from pipeline.cams.cams import Cams, encode_cams
 from pipeline.clip.frozen import Resources
@@ -28,7 +27,7 @@ from pipeline.files.fingerprints import fingerprint_file
 from pipeline.files.images import encode_png
 from pipeline.files.label_images import read_labels
 from pipeline.masks.crf import CrfOptions
-from pipeline.masks.labels import PROBABILITY, UNFILTERED
+from pipeline.masks.labels import UNFILTERED
 from pipeline.masks.pseudo_mask import pseudo_mask
 from pipeline.masks.settings import PseudoMaskOptions
 from pipeline.masks.stage import Masks
@@ -102,14 +101,10 @@ def files_below(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.soak)])
-def test_probability_of_the_chosen_label_lies_beside_each_mask(maps, tmp_path, workers):
-    out = tmp_path / "out"
-    plain, _ = make_masks(out, maps)
-    kept, _ = make_masks(out, maps, keep_probability=True, workers=workers)
+def test_unsure_pixels_are_ignored_and_the_mask_before_is_kept(maps, tmp_path, workers):
+    kept, _ = make_masks(tmp_path / "out", maps, confidence=0.9, workers=workers)
     names = ["a.png", "b c/d.png", "without tags.png"]
-    assert sorted(files_below(plain)) == names
-    assert sorted(files_below(kept)) == sorted(names + [f"{PROBABILITY}/{n}" for n in names])
-    assert files_below(kept).items() >= files_below(plain).items()
+    assert sorted(files_below(kept)) == sorted(names + [f"{UNFILTERED}/{n}" for n in names])
     for sample in maps[0]:
         labels, probability = pseudo_mask(
             draw_photograph(int(sample.image.stem), 40, 60),
@@ -118,43 +113,18 @@ def test_probability_of_the_chosen_label_lies_beside_each_mask(maps, tmp_path, w
             bgr=True,
             fp16=True,
         )
-        path = kept / PROBABILITY / f"{sample.id}.png"
-        with Image.open(path) as image:
-            assert image.mode == "L" and image.size == (60, 40)
-            np.testing.assert_array_equal(np.asarray(image), np.rint(255 * probability))
-        np.testing.assert_array_equal(read_labels(kept / f"{sample.id}.png"), labels)
-        pair = TrainingPair(sample.id, sample.image, kept / f"{sample.id}.png", path)
-        assert check_pairs([pair], 3) == {}
-    assert (read_labels(path) == 255).all()  # of the image without tags
+        expected = np.where(probability < 0.9, 255, labels)
+        path = kept / f"{sample.id}.png"
+        np.testing.assert_array_equal(read_labels(path), expected)
+        np.testing.assert_array_equal(read_labels(kept / UNFILTERED / f"{sample.id}.png"), labels)
+        assert check_pairs([TrainingPair(sample.id, sample.image, path)], 3) == {}
+    assert (read_labels(path) == 0).all()  # of the image without tags
 
-    # It belongs to the result: where it is damaged, the image is computed again.
+    # The mask before belongs to the result: where it is damaged, the image is computed again.
+    path = kept / UNFILTERED / path.name
     path.write_bytes(b"")
-    _, outcome = make_masks(out, maps, keep_probability=True)
-    assert outcome.computed == 1 and (read_labels(path) == 255).all()
-
-
-def test_unfiltered_masks_and_probabilities_are_kept_together(maps, tmp_path):
-    kept, _ = make_masks(tmp_path / "out", maps, keep_probability=True, confidence=0.9)
-    for sample in maps[0]:
-        name = f"{sample.id}.png"
-        probability = read_labels(kept / PROBABILITY / name) / 255
-        filtered, labels = read_labels(kept / name), read_labels(kept / UNFILTERED / name)
-        ignored = filtered == 255
-        assert (probability[ignored] < 0.9 + 1 / 255).all()
-        assert (probability[~ignored] > 0.9 - 1 / 255).all()
-        np.testing.assert_array_equal(filtered[~ignored], labels[~ignored])
-
-
-def test_without_a_crf_there_is_no_probability(maps, tmp_path):
-    with pytest.raises(UserError, match="masks.crf=null.*masks.keep_probability=false") as caught:
-        make_masks(tmp_path / "out", maps, crf=None, keep_probability=True)
-    assert "\n" not in str(caught.value)
-    without, _ = make_masks(tmp_path / "out", maps, crf=None)
-    assert sorted(files_below(without)) == [
-        "a.png",
-        "b c/d.png",
-        "without tags.png",
-    ]
+    _, outcome = make_masks(tmp_path / "out", maps, confidence=0.9)
+    assert outcome.computed == 1 and (read_labels(path) == 0).all()
 
 
 def test_an_image_that_cannot_be_read_costs_no_other(maps):
@@ -185,9 +155,8 @@ LABELS, SURE = np.array([[0, 1, 3], [255, 3, 0]], np.uint8), np.ones((2, 3), np.
         (LABELS, -SURE, {}, "probabilities from -1 to -1, which are not in"),
         (LABELS, SURE * 1j, {}, "probabilities that are not an array of real numbers"),
         (LABELS, None, {"confidence": 0.5}, "no probabilities, which masks.confidence requires"),
-        (LABELS, None, {"keep_probability": True}, "which masks.keep_probability requires"),
         (LABELS, None, {}, None),
-        (LABELS, SURE, {"confidence": 0.5, "keep_probability": True}, None),
+        (LABELS, SURE, {"confidence": 0.5}, None),
     ],
 )
 def test_what_is_no_mask_is_refused(labels, probability, options, message):
@@ -209,11 +178,8 @@ def test_presets_differ_in_what_they_are_named_after():
     assert crf == PseudoMaskOptions()
     assert configured("masks=crf_confident") == replace(crf, confidence=0.95)
     assert configured("masks=argmax") == replace(crf, crf=None)
-    assert configured("masks=crf_weighted") == replace(crf, keep_probability=True)
 
 
-@pytest.mark.parametrize("setting", ["masks.keep_probability=true", "masks.confidence=0.9"])
-def test_what_takes_probabilities_requires_a_crf(setting):
-    name = setting.partition("=")[0]
-    with pytest.raises(UserError, match=f"{name} requires a CRF, which masks.crf=null leaves out"):
-        configured("masks=argmax", setting)
+def test_a_confidence_requires_a_crf():
+    with pytest.raises(UserError, match=r"masks.confidence requires a CRF.*masks.confidence=0"):
+        configured("masks=argmax", "masks.confidence=0.9")

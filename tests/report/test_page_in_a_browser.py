@@ -208,12 +208,15 @@ def is_within(box: dict, frame: dict) -> bool:
 
 def test_what_stages_were_made_with_is_readable_on_a_laptop(visit, tmp_path):
     inputs = build_run(tmp_path, IDS, CLASSES)
-    chain = {"method": "crf_weighted", "cams": {"method": "clip_es", "tags": {"method": "tagclip"}}}
+    chain = {
+        "method": "crf_confident",
+        "cams": {"method": "clip_es", "tags": {"method": "tagclip"}},
+    }
     for folder in inputs.stages:
         folder.configuration = {"name": "deeplabv3plus_r101", "seed": 12, "masks": chain}
     page = visit(write(inputs), viewport={"width": 1440, "height": 900}).page
     cell = page.locator(".stages tbody td").last
-    expect(cell).to_have_text("deeplabv3plus_r101, seed 12, crf_weighted, clip_es, tagclip")
+    expect(cell).to_have_text("deeplabv3plus_r101, seed 12, crf_confident, clip_es, tagclip")
     wide, there = page.get_by_role("group", name="Stages").evaluate(
         "(d) => [d.scrollWidth, d.clientWidth]"
     )

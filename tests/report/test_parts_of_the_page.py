@@ -91,7 +91,6 @@ def test_given_tags_have_no_threshold_and_later_rounds_their_own():
             test=TestSettings(),
             vocabulary=None,
             reader=None,
-            keep_probability=False,
             device="cpu",
         )
         assert (tags.threshold and tags.threshold(np.zeros(3))) == threshold

@@ -52,7 +52,7 @@ def test_settings_are_held_against_the_experiment_s_own():
     assert not changes("predictions", {"segmenter": {"masks": masks}})
     assert not changes("predictions", {"segmenter": {"masks": "ground truth"}})
     assert changes("masks", {**masks, "crf": None}) == ["masks.crf=null"]
-    assert changes("masks", {**masks, "method": "crf_weighted"}) == ["masks.method=crf_weighted"]
+    assert changes("masks", {**masks, "method": "par"}) == ["masks.method=par"]
     assert changes("cams", {**maps, "method": "clip_es"}) == []
     assert changes("cams", {**maps, "method": "file"}) == ["cams.method=file"]
     inner["alpha"], masks["crf"]["iterations"] = 0.3, 5

@@ -1,4 +1,3 @@
-import dataclasses
 import re
 
 import numpy as np
@@ -68,34 +67,6 @@ def test_a_truncated_photograph_is_found_before_the_training(fresh):
     assert problem[0] == "s/0" and "truncated" in problem[1]
 
 
-def test_every_kind_of_wrong_probability_is_listed_at_once(tmp_path):
-    grey = np.full((40, 48), 200, np.uint8)
-    pictures = [
-        Image.fromarray(grey),
-        Image.fromarray(grey.T),
-        Image.fromarray(grey).convert("P"),
-        Image.fromarray(grey.astype(np.uint16) * 256),
-        None,
-        None,
-    ]
-    pairs = []
-    for index, (pair, picture) in enumerate(zip(write_pairs(tmp_path, len(pictures)), pictures)):
-        path = tmp_path / f"{index}_probability.png"
-        if picture is not None:
-            picture.save(path)
-        pairs.append(dataclasses.replace(pair, probability=path))
-    pairs[5].probability.write_bytes(pairs[0].probability.read_bytes()[:50])
-    pairs[5].mask.unlink()
-    assert check_pairs(pairs[:1], 2) == {}
-    problems = check_pairs(pairs, 2)
-    assert [*problems] == [f"s/{i}" for i in (1, 2, 3, 4, 5)]
-    assert "probability is 40×48, its image 48×40 pixels" in problems["s/1"]
-    assert "is a PNG of mode P: convert it to a grey PNG of 8 bits" in problems["s/2"]
-    assert "is a PNG of mode I;16: convert it to a grey PNG of 8 bits" in problems["s/3"]
-    assert problems["s/4"].endswith("4_probability.png is missing")
-    assert re.search(r"^mask .*; probability .*5_probability.png cannot be deco", problems["s/5"])
-
-
 @pytest.mark.parametrize("mode", ["RGB", "1", "I;16"])
 def test_only_bytes_per_pixel(fresh, mode):
     Image.new(mode, (48, 40)).save(fresh[0].mask)
@@ -130,7 +101,7 @@ def test_masks_of_a_brush_are_not_trained_on(fresh, tmp_path):
         return open_annotations(str(tmp_path), "segmenter.masks", reading, None)
 
     kept = tmp_path / "kept"
-    data = given_masks(opened, images, "train", kept, ImageReader(), weighted=False)
+    data = given_masks(opened, images, "train", kept, ImageReader())
     for sample in samples:
         (tmp_path / sample.id).parent.mkdir(exist_ok=True)
         Image.fromarray(np.diag([255] * 8).astype(np.uint8)).save(tmp_path / f"{sample.id}.png")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import multiprocessing
 
 import numpy as np
@@ -122,66 +121,6 @@ def test_processes_that_load_images_share_one_limit(pairs, monkeypatch):
     assert max(dataset[position] for position in range(10)) == image
 
 
-def with_mask_as_probability(pairs: list[TrainingPair]) -> list[TrainingPair]:
-    """Returns pairs whose weights, times 255, have to arrive wherever the labels do."""
-    weighted = []
-    for pair in pairs:
-        path = pair.mask.with_name(f"weights of {pair.mask.name}")
-        with Image.open(pair.mask) as mask:
-            Image.fromarray(np.array(mask)).save(path)
-        weighted.append(dataclasses.replace(pair, probability=path))
-    return weighted
-
-
-@pytest.mark.parametrize(
-    "changes, longest_side",
-    [
-        ({"scale_range": [0.5, 1.5]}, None),
-        ({"scale_range": [0.3, 3.0], "crop_size": 40}, None),
-        ({"photometric_distortion": False}, 30),
-    ],
-)
-def test_weights_go_where_the_labels_go(pairs, changes, longest_side):
-    settings, read = tiny_settings(**changes), ImageReader(longest_side=longest_side)
-    plain = PseudoLabelled(pairs, settings, 3, {}, read)
-    weighted = PseudoLabelled(with_mask_as_probability(pairs), settings, 3, {}, read)
-    flipped, shapes = set(), set()
-    for position in range(25):
-        expected, sample = plain[position], weighted[position]
-        # Nothing else changes: not a byte of the images and masks.
-        assert torch.equal(sample["inputs"], expected["inputs"])
-        before, after = expected["data_samples"], sample["data_samples"]
-        assert torch.equal(after.gt_sem_seg.data, before.gt_sem_seg.data)
-        assert after.metainfo == before.metainfo
-        assert list(before.keys()) == ["gt_sem_seg"]
-        assert sorted(after.keys()) == ["gt_sem_seg", "pixel_weights"]
-        weights = after.pixel_weights.data
-        assert weights.dtype == torch.float32 and weights.min() >= 0 and weights.max() <= 1
-        assert torch.equal((255 * weights).round().long(), after.gt_sem_seg.data)
-        flipped.add(after.flip)
-        shapes.add(tuple(weights.shape))
-    assert flipped == {True, False} and len(shapes) > 1
-
-
-def test_images_of_a_few_pixels_have_weights_too(tmp_path):
-    Image.fromarray(np.zeros((2, 3, 3), np.uint8)).save(tmp_path / "i.png")
-    Image.fromarray(np.full((2, 3), 1, np.uint8)).save(tmp_path / "m.png")
-    Image.fromarray(np.full((2, 3), 255, np.uint8)).save(tmp_path / "p.png")
-    pair = TrainingPair("i", *(tmp_path / f"{name}.png" for name in "imp"))
-    dataset = PseudoLabelled([pair], tiny_settings(scale_range=[1.0, 1.0]), seed=0, metainfo={})
-    sample = dataset[0]["data_samples"]
-    assert sample.pixel_weights.shape == sample.gt_sem_seg.shape == (8, 8)
-    assert torch.equal(sample.pixel_weights.data == 0, sample.gt_sem_seg.data == 255)
-
-
-def test_unreadable_probability_is_named(pairs, tmp_path):
-    damaged = tmp_path / "damaged.png"
-    damaged.write_bytes(b"nothing")
-    broken = [dataclasses.replace(pairs[0], probability=damaged)]
-    with pytest.raises(UserError, match="s/0, its mask or its probability cannot be read"):
-        PseudoLabelled(broken, tiny_settings(), 0, {})[0]
-
-
 ABOVE = "60×100 pixels are more than dataset.max_pixels=2000"
 
 
@@ -190,7 +129,7 @@ def test_the_limit_on_pixels_holds_for_masks_of_a_training(tmp_path):
     Image.fromarray(np.zeros((100, 60), np.uint8)).save(tmp_path / "m.png")
     pair = TrainingPair("the/one", tmp_path / "i.png", tmp_path / "m.png")
     dataset = PseudoLabelled([pair], tiny_settings(), 0, {}, ImageReader(max_pixels=2000))
-    with pytest.raises(UserError, match=f"training image the/one, its mask.*{ABOVE}"):
+    with pytest.raises(UserError, match=f"training image the/one or its mask.*{ABOVE}"):
         dataset[0]
 
 

@@ -3,7 +3,6 @@
 import io
 import json
 import shlex
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +12,6 @@ from PIL import Image
 
 from pipeline.errors import UserError
 from pipeline.files.label_images import read_labels
-from pipeline.segmenter.data import masks_of_stage
 from pipeline.segmenter.predict import Segmenter
 from pipeline.segmenter.stage import Predictions
 from pipeline.segmenter.validation import ValidationIoU
@@ -146,18 +144,6 @@ def test_without_a_sound_image_there_is_no_training(run_stage, own):
         path.write_bytes(b"noise")
     finished = run_stage(*arguments, "stage=train", "runtime.max_failures=9")
     assert finished.code == 2 and "no image to train on" in finished.errors
-
-
-def test_pixel_weights_need_probabilities(run_stage, own):
-    """Which is found out when the training data are read, and stops no other stage."""
-    needed = "pixel_weights needs the CRF's probabilities: make the masks with masks=crf_weighted"
-    _, arguments = own
-    finished = run_stage(*arguments, "segmenter.pixel_weights=crf", "stage=train")
-    assert finished.code == 2 and needed in finished.errors
-    assert run_stage(*arguments, "segmenter.pixel_weights=crf", "stage=status").code == 0
-    masks = SimpleNamespace(settings={"keep_probability": False})
-    with pytest.raises(UserError, match=needed):
-        masks_of_stage(masks, None, None, weighted=True).pairs()
 
 
 @pytest.mark.large

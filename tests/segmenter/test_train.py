@@ -72,12 +72,6 @@ def test_workers_change_nothing(trained, pairs, tmp_path):
     assert_same_weights(weights(trained), weights(tmp_path))
 
 
-def test_masks_without_probabilities_are_not_weighted(trained, pairs, tmp_path):
-    """As the ground truth of a fully supervised network, whatever its settings say."""
-    run(pairs, tmp_path, tiny_settings(pixel_weights="crf"))
-    assert_same_weights(weights(trained), weights(tmp_path))
-
-
 def test_seed_changes_the_weights(trained, pairs, tmp_path):
     train(tiny_settings(), pairs, CLASS_NAMES, PALETTE, tmp_path, seed=4)
     name = "backbone.conv1.weight"

@@ -16,7 +16,7 @@ from pipeline.datasets.corrected import Corrections
 from pipeline.errors import UserError
 from pipeline.exchange.chains import pair_up
 from pipeline.files.label_images import read_labels
-from pipeline.masks.labels import PROBABILITY, UNFILTERED
+from pipeline.masks.labels import UNFILTERED
 from pipeline.segmenter.samples import PseudoLabelled
 from pipeline.stages.config import compose, read_config
 from pipeline.stages.pipeline import Pipeline
@@ -96,13 +96,12 @@ def test_every_choice_takes_corrected_masks(choice, runs, given, tmp_path):
 
 def test_a_corrected_mask_is_certain(runs, given):
     """And its CAMs, which come from one pass with the tags, are of its classes."""
-    runs(UP_TO_MASKS, "masks.keep_probability=true", "masks.confidence=0.6", given)
+    runs(UP_TO_MASKS, "masks.confidence=0.6", given)
     with np.load(runs.folder("cams") / "a.npz") as stored:
         assert stored["keys"].tolist() == [1, 3]
-    assert (runs.mask("a", PROBABILITY) == 255).all()
     for below in ("", UNFILTERED):
         assert (runs.mask("a", below) == draw("a", 2, 4)).all()
-    assert (runs.mask("b", PROBABILITY) < 255).any()
+    assert (runs.mask("b") == 255).any()
 
 
 def test_instances_of_low_scores_are_ignored_pixels_and_not_tags(runs, tmp_path):

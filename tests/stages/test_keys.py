@@ -73,7 +73,6 @@ BELONGS: dict[str, tuple[str, ...]] = {
     "tags": ("tags",),
     "cams": ("cams",),
     "masks": ("masks",),
-    "masks.keep_probability": ("masks", "relabelled"),
     "segmenter": TRAINING,
     "segmenter.checkpoint": TESTING,
     "segmenter.test": (*TESTING, *SEEN),
@@ -243,7 +242,7 @@ def prepared(config: Config, key: str, tmp_path) -> tuple[Config, Any]:
     if key == "tags.corrections":  # its lines are another matter, see test_corrections.py
         (tmp_path / "corrections.csv").write_text("id,classes\n")
         return config, str(tmp_path / "corrections.csv")
-    if key in ("masks.confidence", "masks.keep_probability") and hasattr(config.masks, "path"):
+    if key == "masks.confidence" and hasattr(config.masks, "path"):
         config.masks = PseudoMaskOptions()  # files have no probabilities
     if key == "masks.corrections":  # of no image of the run, see test_corrected_masks.py
         (tmp_path / "corrected" / "val").mkdir(parents=True, exist_ok=True)

@@ -24,9 +24,8 @@ def export_coco(
 
     Class k has category k+1, as in masks. An image has an annotation for each of its classes:
     ``segmentation`` in COCO's compressed run lengths, ``area`` in pixels, ``bbox`` as x, y, width,
-    height, and ``iscrowd`` 0. Where the stage keeps probabilities, ``score`` is the mean of its
-    pixels. Label 255 has no annotation. If all ids are numbers, they are the numbers of the images
-    as well, as in COCO; otherwise images are counted from 1.
+    height, and ``iscrowd`` 0. Label 255 has no annotation. If all ids are numbers, they are the
+    numbers of the images as well, as in COCO; otherwise images are counted from 1.
 
     The files of the image root ``images`` give ``file_name`` its suffix; without it, ``.jpg``. With
     ``components`` there is an annotation for each connected component, diagonals included.
@@ -42,7 +41,7 @@ def export_coco(
     def describe(image_id: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         name = name_photograph(images, image_id)
         labels = read_artefact_labels(artefact, image_id, images and images / name)
-        regions = split_regions(artefact, image_id, labels, components)
+        regions = split_regions(labels, components)
         about = {
             "id": numbers[image_id],
             "file_name": name,
@@ -76,7 +75,7 @@ def export_coco(
     return export
 
 
-def _annotation(k: int, inside: np.ndarray, score: dict[str, float]) -> dict[str, Any]:
+def _annotation(k: int, inside: np.ndarray) -> dict[str, Any]:
     """Returns COCO's fields of a region of class k, H×W bool."""
     from pycocotools import mask as coco_mask
 
@@ -87,5 +86,4 @@ def _annotation(k: int, inside: np.ndarray, score: dict[str, float]) -> dict[str
         "area": int(coco_mask.area(runs)),
         "bbox": [float(value) for value in coco_mask.toBbox(runs)],
         "iscrowd": 0,
-        **score,
     }

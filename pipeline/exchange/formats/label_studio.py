@@ -33,10 +33,9 @@ def export_label_studio(
     """Writes tags, masks or predictions as one JSON file of tasks, and ``<name>.xml`` beside it.
 
     A task has one prediction: the tags as choices, and the region of each class as a brush's run
-    lengths, with the mean probability of its pixels as ``score`` where the stage keeps these. Label
-    255 has no region. A task's ``image`` is the address of a local file: ``prefix``, the folder of
-    the images below Label Studio's document root, and the path below the image root. The files of
-    the image root ``images`` give it the suffix; without it, ``.jpg``.
+    lengths. Label 255 has no region. A task's ``image`` is the address of a local file: ``prefix``,
+    the folder of the images below Label Studio's document root, and the path below the image root.
+    The files of the image root ``images`` give it the suffix; without it, ``.jpg``.
     Raises a UserError if a file cannot be written, or is another's.
     """
     export, output = Export(), OwnFiles(target.parent, "export.py")
@@ -65,8 +64,8 @@ def export_label_studio(
             result.append({**chosen, "value": {"choices": tags}})
         if labels is not None:
             ignored += int((labels == IGNORE).sum())
-            regions = split_regions(artefact, image_id, labels)
-            result += [_region(artefact.classes[k], *region) for k, *region in regions]
+            regions = split_regions(labels)
+            result += [_region(artefact.classes[k], inside) for k, inside in regions]
         return {
             "data": {_IMAGE: f"{_ADDRESS}{quote(prefix + name)}", "id": image_id},
             "predictions": [{"model_version": version, "result": result}],
@@ -81,7 +80,7 @@ def export_label_studio(
     return export
 
 
-def _region(name: str, inside: np.ndarray, score: dict[str, float]) -> dict[str, Any]:
+def _region(name: str, inside: np.ndarray) -> dict[str, Any]:
     """Returns a region of a class, H×W bool, as Label Studio has it."""
     height, width = inside.shape
     return {
@@ -93,7 +92,6 @@ def _region(name: str, inside: np.ndarray, score: dict[str, float]) -> dict[str,
         "original_height": height,
         "image_rotation": 0,
         "value": {"format": "rle", "rle": encode_brush(inside).tolist(), "brushlabels": [name]},
-        **score,
     }
 
 

@@ -1,4 +1,4 @@
-"""Regions of label images: pixels, probabilities, and outlines as polygons."""
+"""Regions of label images: pixels, and outlines as polygons."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -9,39 +9,25 @@ from PIL import Image, ImageDraw
 from skimage.measure import approximate_polygon, find_contours, regionprops
 from skimage.measure import label as label_components
 
-from pipeline.errors import ImageError
-from pipeline.exchange.artefacts import Artefact
-from pipeline.files.label_images import GREY, IGNORE, read_labels
-from pipeline.masks.labels import PROBABILITY
+from pipeline.files.label_images import IGNORE
 
 Outline = tuple[int, np.ndarray]
 """The class of a component, from 0, and its polygon: N×2 pixels, x and y, N ≥ 3."""
 
 
-def split_regions(
-    artefact: Artefact, image_id: str, labels: np.ndarray, components: bool = False
-) -> Iterator[tuple[int, np.ndarray, dict[str, float]]]:
+def split_regions(labels: np.ndarray, components: bool = False) -> Iterator[tuple[int, np.ndarray]]:
     """Yields the regions of an image from its labels, the lowest class first.
 
-    A region is its class from 0, where it is (H×W bool), and the field ``score``: the mean
-    probability of its pixels, where the stage keeps probabilities (``masks.keep_probability``).
-    With ``components``, there is one for each connected component, diagonals included. Raises an
-    ImageError if the probabilities are of another size, and a UserError if they are damaged.
+    A region is its class from 0, and where it is (H×W bool). With ``components``, there is one for
+    each connected component, diagonals included.
     """
-    path, probability = artefact.path / PROBABILITY / f"{image_id}.png", None
-    if path.is_file():
-        probability = read_labels(path, (GREY,))
-        if probability.shape != labels.shape:
-            raise ImageError(f"its probabilities, {path}, are of another size than its mask")
     for label in np.unique(labels).tolist():
         if label in (0, IGNORE):
             continue
         inside = labels == label
         parts = label_components(inside, connectivity=2) if components else inside.astype(np.uint8)
         for part in range(1, parts.max() + 1):
-            where = parts == part
-            mean = None if probability is None else round(probability[where].mean() / 255, 4)
-            yield label - 1, where, {} if mean is None else {"score": mean}
+            yield label - 1, parts == part
 
 
 @dataclass

@@ -92,25 +92,6 @@ def test_ids_that_are_numbers_stay_the_images_own(run_tool, stage_folder, tmp_pa
     assert {a["category_id"] for a in content["annotations"]} == {2}
 
 
-def test_a_score_is_the_mean_probability_of_its_pixels(run_tool, masks, labels, tmp_path):
-    probability = np.random.default_rng(0).integers(0, 256, labels["a"].shape).astype(np.uint8)
-    path = masks / ".probability/a.png"
-    path.parent.mkdir()
-    path.write_bytes(encode_png(probability))
-    assert export(run_tool, masks, tmp_path / "a.json").code == 0
-    coco = COCO(str(tmp_path / "a.json"))
-    (number,) = [k for k, image in coco.imgs.items() if image["file_name"] == "a.jpg"]
-    for annotation in coco.anns.values():
-        if annotation["image_id"] == number:
-            expected = probability[labels["a"] == annotation["category_id"]].mean() / 255
-            assert annotation["score"] == pytest.approx(expected, abs=1e-4)
-        else:
-            assert "score" not in annotation
-    path.write_bytes(encode_png(probability[:-1]))
-    finished = export(run_tool, masks, tmp_path / "a.json")
-    assert finished.code == 2 and "its probabilities" in finished.errors
-
-
 def test_what_cannot_be_exported_is_named(export, run_tool, masks, images, tmp_path):
     (images / "a.jpg").unlink()
     (masks / "b/c d.png").write_bytes(b"noise")
