@@ -51,7 +51,6 @@ class MethodStage(PerImage):
         UserError: the settings of the method are not.
     """
 
-    decisive = ("method", "clip")
     options_base: ClassVar[type] = MethodOptions
     method: Method
     options: MethodOptions

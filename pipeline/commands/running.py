@@ -10,7 +10,7 @@ from rich.console import Console
 
 from pipeline.clip.method_stage import MethodStage
 from pipeline.commands.command_line import collect_garbage, next_command, print_notes
-from pipeline.commands.status import plan_table, total_time
+from pipeline.commands.status import nothing_to_compute, plan_table
 from pipeline.datasets.demo import redirect_writes
 from pipeline.datasets.settings import RENDERED
 from pipeline.engine.folder import FAILURES
@@ -178,4 +178,5 @@ def show_plan(pipeline: Pipeline, requested: Sequence[str], console: Console) ->
     finally:
         if planned:
             Console(width=max(console.width, 120)).print(plan_table(planned))
-    console.print(total_time(planned))
+    if sentence := nothing_to_compute(planned):
+        console.print(sentence)

@@ -11,7 +11,6 @@ from pipeline.engine.folder import ENTRIES
 from pipeline.engine.result_folder import finished_at
 from pipeline.engine.store import folder_size
 from pipeline.files.journal import Journal
-from pipeline.files.text import in_words
 from pipeline.report.configurations import describe_choices, distinguish, readable
 
 if TYPE_CHECKING:
@@ -61,46 +60,36 @@ def status_table(root: Path, folders: Sequence[tuple[Path, Mapping]]) -> Table:
 
 def plan_table(planned: Sequence["PlannedStage"]) -> Table:
     """Returns a table with a row for every stage and split, in the order of the run."""
-    counts = numbers("images", "cached", "to compute", "estimated time")
+    counts = numbers("images", "cached", "to compute")
     title = "dry run: nothing is computed or written"
     table = Table("stage", "split", *counts, "folder key", title=title)
     for row in planned:
-        time = "unknown" if row.seconds is None else in_words(row.seconds)
-        if row.rides_with:
-            time = f"with {row.rides_with}"
         table.add_row(
             row.stage,
             row.split or "–",
             *("–" if number is None else f"{number:,}" for number in (row.images, row.cached)),
             what_to_compute(row),
-            time if row.to_compute else "–",
             row.key or (f"known after {row.after}" if row.after else "–"),
         )
     return table
 
 
-def total_time(planned: Sequence["PlannedStage"]) -> str:
-    """Returns the time of all stages, in words."""
-    if not any(row.to_compute for row in planned):
-        if any(row.cached is not None and row.cached < row.images for row in planned):
-            return "nothing to compute: what is not in the cache is left out"
-        return "nothing to compute: everything is in the cache"
-    known = sum(row.seconds or 0 for row in planned)
-    unmeasured = [row.stage for row in planned if row.to_compute and row.seconds is None]
-    if not unmeasured:
-        return f"estimated time: {in_words(known)}"
-    if not known:
-        return "estimated time: unknown, since nothing like it was measured here"
-    names = ", ".join(dict.fromkeys(unmeasured))
-    return f"estimated time: {in_words(known)} without {names}, never measured here"
+def nothing_to_compute(planned: Sequence["PlannedStage"]) -> str:
+    """Says why nothing is to be computed; "" where something is."""
+    if any(row.to_compute for row in planned):
+        return ""
+    if any(row.cached is not None and row.cached < row.images for row in planned):
+        return "nothing to compute: what is not in the cache is left out"
+    return "nothing to compute: everything is in the cache"
 
 
 def what_to_compute(row: "PlannedStage") -> str:
-    """Says how many images a stage would compute, as "all, after tags"."""
+    """Says how many images a stage would compute, as "all, after tags" or "8, with tags"."""
     if row.to_compute is None:
         return "what there is"
     if not row.to_compute:
         return "0"
     count = "all" if row.to_compute == row.images else f"{row.to_compute:,}"
-    after = f", after {row.after}" if row.after else ""
-    return f"{'up to ' * row.is_upper_bound}{count}{after}"
+    when = f", after {row.after}" if row.after else ""
+    when = f", with {row.rides_with}" if row.rides_with else when
+    return f"{'up to ' * row.is_upper_bound}{count}{when}"

@@ -69,7 +69,6 @@ class StageFolder(ResultFolder):
         becomes_latest: whether ``latest`` points to the folder once it is complete.
         computed: the number of results that it received since it was locked.
         reused: the number of those that were linked from a sibling instead.
-        shared: those of ``computed`` that another stage computed in its own pass.
     """
 
     def __init__(
@@ -93,7 +92,7 @@ class StageFolder(ResultFolder):
         self.becomes_latest = becomes_latest
         self.facts = facts
         self.run = run
-        self.computed = self.reused = self.shared = 0
+        self.computed = self.reused = 0
         self._lock = FolderLock(path, wait)
         self._began = 0.0
 
@@ -262,7 +261,6 @@ class StageFolder(ResultFolder):
                 "computed": computed,
                 "cached": len(image_ids) - left_out - computed - self.reused,
                 "reused": self.reused,
-                "shared": self.shared,
                 "seconds": seconds,
             },
         )

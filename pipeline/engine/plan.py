@@ -1,9 +1,7 @@
 """The plan of a run: what it would compute, without computing or writing anything."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from pipeline.engine.learned import Learned
 from pipeline.engine.sample import Images
@@ -24,7 +22,6 @@ class PlannedStage:
     to_compute: int | None = None  # how many would be computed; none for evaluation and report
     after: str = ""  # the stage that has to run before it is certain which; "" if it is now
     is_upper_bound: bool = False  # whether ``to_compute`` is one
-    seconds: float | None = None  # the estimate; none where nothing like it was ever measured
     rides_with: str = ""  # the stage whose pass gives the results at no further cost, or ""
     key: str = ""  # the name of the folder; "" where it is not known yet
     note: str = ""  # a sentence without its full stop on what the stage would find, or ""
@@ -39,14 +36,11 @@ def plan(
     UserError that would stop the run, such as one for a missing input, after the stages before it.
     """
     carriers: dict[Stage, str] = {}
-    folders = store.folders()
     for stage in filter(Stage.applies, stages):
         found = scans[stage] = scan(stage, images, store, scans)
         for entry, _ in found.reusable:  # the stages after it find what a run would link
             found.folder.entries[entry["id"]] = dict(entry)
         carrier, folder, pending = carriers.get(stage, ""), found.folder, len(found.pending)
-        timed = len(found.missing) if carrier else pending
-        settings = folder.configuration if folder else stage.expected
         yield PlannedStage(
             stage=stage.name,
             split=in_round(stage.where, stage.round),
@@ -55,7 +49,6 @@ def plan(
             to_compute=pending,
             after=found.after,
             is_upper_bound=folder is None or any(i in folder.entries for i in found.waiting),
-            seconds=estimate(stage, settings, timed, folders),
             rides_with=carrier if found.waiting and not found.missing else "",
             key=folder.key if folder else "",
             note=stage.outlook() if isinstance(stage, Learned) else _left_out(found),
@@ -75,29 +68,3 @@ def _left_out(found: Scan) -> str:
 def in_round(where: str, number: int) -> str:
     """Returns a split with the round of training that its results belong to, from the second on."""
     return ", ".join(filter(None, (where, f"round {number}" if number > 1 else "")))
-
-
-def estimate(
-    stage: Stage, settings: Mapping[str, Any], images: int, folders: Sequence[tuple[Path, Mapping]]
-) -> float | None:
-    """Returns how many seconds a stage would take, by the last run like it; none without one.
-
-    Runs are alike in the settings that :attr:`Stage.decisive` names. The manifests of ``folders``,
-    which :meth:`Store.folders` returns, tell their times.
-    """
-    if not images:
-        return 0.0
-
-    def decisive(value: Any, path: str) -> Any:  # noqa: ANN401
-        for name in path.split("."):
-            value = value.get(name) if isinstance(value, Mapping) else None
-        return value
-
-    for _, manifest in reversed(folders):
-        measured = manifest.get("configuration", {})
-        is_alike = manifest.get("stage") == stage.name and all(
-            decisive(measured, path) == decisive(settings, path) for path in stage.decisive
-        )
-        if is_alike and (seconds := stage.estimate(manifest, images)) is not None:
-            return seconds
-    return None

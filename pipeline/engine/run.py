@@ -138,7 +138,7 @@ class Run:
             asked = {sample.id for sample in self.images.of(split)} | {*self.images.rejected(split)}
             for image_id in asked.difference(sample.id for sample in before.samples):
                 folder.drop(image_id)
-            folder.computed = folder.shared = self._from_riding.pop(stage, 0)
+            folder.computed = self._from_riding.pop(stage, 0)
             for entry, source in before.reusable:
                 folder.reuse(dict(entry), source)
 

@@ -111,8 +111,6 @@ class Stage(ABC):
     """The kind of its results."""
     algorithm: ClassVar[int] = 1
     """Raised when the same settings give another result than before, beyond rounding."""
-    decisive: ClassVar[Collection[str]] = ()
-    """The settings that decide how long an image takes."""
     is_below_split: ClassVar[bool] = True
     """Whether its folder lies below that of its split."""
 
@@ -193,19 +191,6 @@ class Stage(ABC):
     def applies(self) -> bool:
         """Tells whether there is something to do, as far as the data set decides that."""
         return True
-
-    @property
-    def expected(self) -> Mapping[str, Any]:
-        """The settings that are known before the key is, for an estimate of the time."""
-        return {}
-
-    def estimate(self, measured: Mapping[str, Any], images: int) -> float | None:
-        """Returns how many seconds images take, by the manifest of a run like it; or none."""
-        last = measured.get("last") or {}
-        facts = last if last.get("computed") else measured
-        # Results that came from another stage's pass took no time of their own.
-        alone = facts.get("computed", 0) - facts.get("shared", 0)
-        return facts.get("seconds", 0) / alone * images if alone else None
 
     @property
     def note(self) -> str:

@@ -33,8 +33,6 @@ class DenseMasks(MaskStage):
     Raises a UserError if they choose another method, or the names do not suit the settings.
     """
 
-    decisive = ("method", "cams.method", "clip", "short_side", "window", "pamr_iterations")
-
     def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.cams, DenseSettings):

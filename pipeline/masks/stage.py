@@ -158,7 +158,6 @@ class MaskStage(CorrectableMasks, MethodStage):
 class Masks(MaskStage):
     """Pseudo masks that a refiner makes from CAMs."""
 
-    decisive = ("method", "crf")
     from_cams = True
 
     @cached_property

@@ -74,7 +74,6 @@ class _Relabelling(CorrectableMasks, Segmenting):
     """
 
     command = "masks"
-    decisive = ("method",)
     thresholds = ("corrections",)  # those of an image are part of its input
     options: SelfTrainingSettings
     test: TestSettings

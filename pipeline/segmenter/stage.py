@@ -49,7 +49,6 @@ class Training(OfSplit):
     command = "train"
     kind = NETWORK
     algorithm = 2
-    decisive = ("name", "backbone", "config", "batch_size", "crop_size", "precision")
     is_below_split = False
     options: SegmenterSettings
     seed: int
@@ -105,18 +104,6 @@ class Training(OfSplit):
             "data": training_data_key(self.pairs),
             **self.data.facts,
         }
-
-    @property
-    def expected(self) -> Mapping[str, Any]:
-        """The settings that decide how long a training takes."""
-        return self.options.training_facts
-
-    def estimate(self, measured: Mapping[str, Any], images: int) -> float | None:
-        """Returns how many seconds a training takes, by the manifest of one like it."""
-        if not (measured.get("seconds") and measured.get("checkpoint")):
-            return None
-        iterations = measured["configuration"]["iterations"]
-        return measured["seconds"] * self.options.iterations / iterations
 
     def is_complete(self, folder: StageFolder) -> bool:
         """Tells whether the training came to its end, and its checkpoints are intact."""
@@ -310,7 +297,6 @@ class Predictions(Segmenting):
     command = "predict"
     kind = PREDICTIONS
     algorithm = 3
-    decisive = ("test", "segmenter.name")
     options: PredictionSettings
 
     @property
@@ -332,12 +318,6 @@ class Predictions(Segmenting):
     def variants(self) -> Sequence[str]:
         """The steps of testing before the last."""
         return self.options.test.steps[:-1]
-
-    @property
-    def expected(self) -> Mapping[str, Any]:
-        """The settings that decide how long an image takes."""
-        network = self.uses["segmenter"].expected
-        return {**self.options.prediction_facts, "segmenter": network}
 
     def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:
         """Segments images."""

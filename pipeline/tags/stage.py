@@ -104,7 +104,6 @@ class ScoredTags(Tags):
     Its rider are CAMs of a method that can share the tagger's pass.
     """
 
-    decisive = ("method", "clip", "reidentify", "squeeze")
     takes_any_image = True
     options_base = ScoredTagOptions
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from urllib.error import URLError
 
@@ -13,9 +14,8 @@ from PIL import Image
 from torchvision.models import get_model
 
 from pipeline.clip.open_clip_origin import OfOpenClip
-from pipeline.commands.status import total_time, what_to_compute
-from pipeline.engine.plan import PlannedStage, estimate
-from pipeline.engine.stage import PerImage
+from pipeline.commands.status import what_to_compute
+from pipeline.engine.plan import PlannedStage
 from pipeline.engine.store import Store
 from pipeline.errors import UserError
 from pipeline.files.shipped import DEMO
@@ -55,13 +55,12 @@ def dry_run(run_stage, arguments, tmp_path):
 
 def test_nothing_is_there_yet(dry_run):
     rows = dry_run("stage=[tags,cams,masks]")
-    assert [row[:6] for row in rows] == [
-        ["tags", "all", "5", "0", "all", "unknown"],
-        ["cams", "all", "5", "0", "all, after tags", "with tags"],
-        ["masks", "all", "5", "0", "all, after cams", "unknown"],
+    assert [row[:5] for row in rows] == [
+        ["tags", "all", "5", "0", "all"],
+        ["cams", "all", "5", "0", "all, with tags"],
+        ["masks", "all", "5", "0", "all, after cams"],
     ]
-    assert all(re.fullmatch("[0-9a-f]{12}", row[6]) for row in rows)
-    assert "estimated time: unknown" in dry_run.output
+    assert all(re.fullmatch("[0-9a-f]{12}", row[5]) for row in rows)
     assert dry_run.output.splitlines()[-1].startswith("next: python tools/run_stage.py dataset=fol")
     assert "dry_run" not in dry_run.output.splitlines()[-1]
 
@@ -78,14 +77,14 @@ def test_what_is_planned_is_what_a_run_does(dry_run, run_stage, arguments, photo
             )
             images, computed, cached, key = re.search(pattern, finished.output, re.M).groups()
             planned = row[4].removeprefix("up to ").split(",")[0].replace("all", images)
-            assert (row[2], row[3], planned, row[6]) == (images, cached, computed, key), row
+            assert (row[2], row[3], planned, row[5]) == (images, cached, computed, key), row
             found[row[0]] = (int(computed), int(cached))
         return found
 
     stages = "stage=[tags,cams,masks]"
     assert planned_and_done(stages) == {"tags": (5, 0), "cams": (5, 0), "masks": (5, 0)}
     assert planned_and_done(stages) == {"tags": (0, 5), "cams": (0, 5), "masks": (0, 5)}
-    assert dry_run(stages)[0][5] == "–" and "everything is in the cache" in dry_run.output
+    assert dry_run(stages)[0][4] == "0" and "everything is in the cache" in dry_run.output
 
     Image.fromarray(draw_photograph(77, 50, 50)).save(photographs / "new.jpg")
     assert planned_and_done(stages) == {"tags": (1, 5), "cams": (1, 5), "masks": (1, 5)}
@@ -114,22 +113,22 @@ def test_what_a_run_would_link_is_there_for_the_stages_after_it(dry_run, run_sta
 
 def test_a_training_is_planned_too(dry_run, run_stage, arguments, tmp_path):
     first = dry_run(*TINY_SEGMENTER)
-    assert [row[:6] for row in first[3:]] == [
-        ["segmenter", "all", "5", "–", "up to all, after masks", "unknown"],
-        ["predictions", "all", "5", "–", "up to all, after masks", "unknown"],
-        ["evaluate", "–", "–", "–", "what there is", "–"],
-        ["report", "–", "–", "–", "what there is", "–"],
+    assert [row[:5] for row in first[3:]] == [
+        ["segmenter", "all", "5", "–", "up to all, after masks"],
+        ["predictions", "all", "5", "–", "up to all, after masks"],
+        ["evaluate", "–", "–", "–", "what there is"],
+        ["report", "–", "–", "–", "what there is"],
     ]
-    assert first[3][6] == "known after masks"
+    assert first[3][5] == "known after masks"
     assert run_stage(*arguments, *TINY_SEGMENTER).code == 0
     assert all(row[4] in ("0", "what there is") for row in dry_run(*TINY_SEGMENTER))
-    # Another seed is another training, of which it is known how long it takes.
+    # Another seed is another training.
     train, predict = dry_run(*TINY_SEGMENTER, "seed=4", "stage=[train,predict]")
-    assert train[3:5] == ["0", "all"] and re.match(r"\d+\.\d s", train[5])
-    assert predict[3:5] == ["0", "all, after segmenter"] and predict[6] != first[4][6]
+    assert train[3:5] == ["0", "all"] and predict[3:5] == ["0", "all, after segmenter"]
+    assert predict[5] != first[4][5]
     # With other maps, the masks may come out as they were.
     rows = dry_run(*TINY_SEGMENTER, "tags.variants=[coarse,dmar,cwr,clip]")
-    assert rows[0][4] == "all" and rows[1][4] == "up to all, after tags"
+    assert rows[0][4] == "all" and rows[1][4] == "up to all, with tags"
     # A second round follows from the first one's segmenter.
     rows = dry_run(*TINY_SEGMENTER, "rounds=2")
     assert ["masks", "all, round 2"] in [row[:2] for row in rows]
@@ -260,7 +259,7 @@ def test_scenes_are_not_drawn_and_counted(dry_run, run_stage, tmp_path, monkeypa
         rows = dry_run(given=given)
     assert dry_run.errors == "note: the run first draws 4 scenes\n"
     assert {tuple(row[2:5]) for row in rows[:4]} == {("2", "0", "all, after drawing")}
-    trained = [(row[1], row[6]) for row in rows if row[0] == "segmenter"]
+    trained = [(row[1], row[5]) for row in rows if row[0] == "segmenter"]
     assert trained == [
         ("train", "known after masks"),
         ("train (ground truth)", "known after drawing"),
@@ -268,11 +267,11 @@ def test_scenes_are_not_drawn_and_counted(dry_run, run_stage, tmp_path, monkeypa
     val = [*given[:-3], "stage=tags", "dataset.split=val"]
     assert run_stage(*val).code == 0
     assert {path.parent.name for path in root.rglob("*.png")} == {"val"}, "all that was asked for"
-    keys = [row[6] for row in rows]
+    keys = [row[5] for row in rows]
     rows = dry_run(given=given)
     assert dry_run.errors == "note: the run first draws 2 scenes\n"
     assert [row[3:5] for row in rows[:2]] == [["0", "all, after drawing"], ["2", "0"]]
-    assert [row[6] for row in rows] == keys
+    assert [row[5] for row in rows] == keys
     assert keys[1] == (tmp_path / "out/val/tags/latest").resolve().name
     rows = dry_run(given=[*val, "dataset.limit=3"])
     assert dry_run.errors == "note: the run first draws 1 scenes\n"
@@ -318,61 +317,11 @@ def test_weights_are_looked_for_where_they_are_kept(tmp_path, monkeypatch):
     assert OfOpenClip(**published).is_on_disk
 
 
-# Times
-
-
-def write_manifest(store: Store, name: str, **facts) -> None:
-    folder = store.root / "all" / facts["stage"] / name
-    folder.mkdir(parents=True)
-    (folder / ".lock").touch()
-    (folder / "manifest.json").write_text(json.dumps({"finished": name, **facts}))
-
-
-class Timed(PerImage):
-    """A stage whose images take as long as its CLIP takes."""
-
-    name = command = "cams"
-    decisive = ("clip",)
-
-    def own_settings(self):
-        return {}
-
-    def compute(self, images, model):
-        yield from ()
-
-
-def test_times_are_those_of_the_last_run_like_it(tmp_path):
-    store, clip, stage = (
-        Store(tmp_path),
-        {"model": "B", "precision": "fp32"},
-        Timed(split="all", reader=None),
-    )
-    assert estimate(stage, {"clip": clip}, 10, store.folders()) is None
-    write_manifest(
-        store, "1", stage="cams", configuration={"clip": clip, "phi": 1}, computed=10, seconds=20
-    )
-    assert estimate(stage, {"clip": clip, "phi": 2}, 5, store.folders()) == 10
-    # The last run alone, where it computed anything.
-    last = {"computed": 2, "seconds": 8.0}
-    write_manifest(
-        store, "2", stage="cams", configuration={"clip": clip}, computed=9, seconds=9, last=last
-    )
-    assert estimate(stage, {"clip": clip}, 5, store.folders()) == 20
-    # CAMs that came with the tags took no time of their own.
-    last = {"computed": 400, "shared": 400, "seconds": 0.01}
-    write_manifest(store, "3", stage="cams", configuration={"clip": clip}, computed=400, last=last)
-    assert estimate(stage, {"clip": clip}, 5, store.folders()) == 20
-    # Another CLIP says nothing of this one.
-    assert estimate(stage, {"clip": {**clip, "model": "L"}}, 5, store.folders()) is None
-
-
 def test_what_a_row_says():
-    row = PlannedStage("cams", "val", images=9, cached=3, to_compute=6, after="tags", seconds=3.0)
+    row = PlannedStage("cams", "val", images=9, cached=3, to_compute=6, after="tags")
     assert what_to_compute(row) == "6, after tags"
-    assert total_time([row]) == "estimated time: 3.0 s"
-    unknown = PlannedStage("masks", "val", images=9, cached=0, to_compute=9)
-    assert what_to_compute(unknown) == "all"
-    assert total_time([row, unknown]) == "estimated time: 3.0 s without masks, never measured here"
+    assert what_to_compute(replace(row, rides_with="tags")) == "6, with tags"
+    assert what_to_compute(PlannedStage("masks", "val", images=9, cached=0, to_compute=9)) == "all"
 
 
 RESNET = "https://download.pytorch.org/models/resnet18-f37072fd.pth"

@@ -96,7 +96,6 @@ def test_masks_are_the_same_and_every_image_is_decoded_once(opened, processes, d
     assert artefacts(tmp_path / "out") == artefacts(tmp_path / "alone")
     shared = opened().builder.stages
     manifests = [opened().builder.store.folder("all", s.name, s.settings) for s in shared[:3]]
-    assert [each.manifest()["last"]["shared"] for each in manifests] == [0, 5, 5]
     assert all(each.manifest()["complete"] for each in manifests)
 
 

@@ -84,7 +84,6 @@ class SurePatches(MethodStage):
 
     name = "patches"
     command = "tags"
-    decisive = ("method", "clip", "encoder", "crop")
     images: Images
 
     def option_facts(self) -> dict[str, Any]:
