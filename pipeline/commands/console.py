@@ -26,7 +26,6 @@ WHEN_INTERRUPTED = {
     "make_tables": "interrupted",
     "overlay": _COMPLETE,
     "predict": _COMPLETE,
-    "voc_submission": "interrupted",
 }
 """The tools, which are modules of this package, and what they say when they are interrupted."""
 
