@@ -208,7 +208,7 @@ def fraction(text: str) -> float:
 def add_checkpoint(parser: Parser) -> None:
     """Adds the options that :func:`load_segmenter` reads."""
     add = parser.add_argument
-    checkpoint = "a checkpoint of stage=train, its folder, model.onnx, or hf:ORGANISATION/NAME"
+    checkpoint = "a checkpoint of stage=train, its folder, or model.onnx"
     add("--checkpoint", required=True, type=_checkpoint, metavar="C", help=checkpoint)
     add("--best", action="store_true", help="use the checkpoint with the highest mIoU of a folder")
 

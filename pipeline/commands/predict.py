@@ -38,8 +38,8 @@ _EXAMPLES = """examples:
   python tools/predict.py --checkpoint DIR PHOTOS --scales 0.5 0.75 1 1.25 1.5 1.75 --flip
       averages over six sizes and their mirror images, as many published results do; this takes
       twelve times as long
-  python tools/predict.py --checkpoint hf:ORGANISATION/NAME PHOTOS
-      downloads model.onnx from Hugging Face; an ONNX file requires no mmsegmentation
+  python tools/predict.py --checkpoint pets/model.onnx PHOTOS
+      segments with an exported network, which requires no mmsegmentation
 
 Results are named by the path below the given folder, or by the name of the given file; of two equal
 names the second ends in _2. Images that cannot be read are skipped and listed. The exit code is 2

@@ -1,6 +1,5 @@
 """Files on Hugging Face."""
 
-import hashlib
 import os
 import re
 from contextlib import suppress
@@ -15,17 +14,14 @@ from huggingface_hub import (
 )
 from huggingface_hub.errors import (
     EntryNotFoundError,
-    LocalEntryNotFoundError,
     RemoteEntryNotFoundError,
-    RepositoryNotFoundError,
 )
 from huggingface_hub.utils import get_session
 
-from pipeline.errors import UserError, shown
+from pipeline.errors import UserError
 from pipeline.files.download import Source, fetch, source_at
 
 _HOST = "https://huggingface.co"
-_ONNX_FILE = re.compile(r"hf:(?!.*\.\.)([\w.-]+/[\w.-]+)(/.+\.onnx)?")
 _FILE = re.compile(rf"{re.escape(_HOST)}/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 _TIMEOUT = 20.0  # seconds without an answer from the network
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -63,45 +59,6 @@ def with_checksum(source: Source) -> Source | None:
         f"{source.name} could not be downloaded: {url} cannot be reached"
         f" ({type(failure).__name__}): run the same command to try again, or download it elsewhere"
     ) from failure
-
-
-def fetch_onnx(name: str) -> Path:
-    """Returns an ONNX file on Hugging Face, through the cache of its client.
-
-    ``hf:org/name`` is ``model.onnx`` of that repository, ``hf:org/name/FILE.onnx`` another file.
-    Without a network, it is the file that was downloaded last. Raises a UserError if the name is of
-    another kind of file, there is no such file or network, or it was damaged on its way.
-    """
-    if (found := _ONNX_FILE.fullmatch(name)) is None:
-        raise UserError(
-            f"{shown(name)} names no ONNX file on Hugging Face, from where no other format is read:"
-            " give hf:org/name, which has a model.onnx, or hf:org/name/FILE.onnx"
-        )
-    repository, file = found[1], (found[2] or "/model.onnx")[1:]
-    is_offline = False
-    try:
-        try:
-            # Fails at once without a network; the client would try six times, for half a minute.
-            get_session().head(hf_hub_url(repository, file), timeout=_TIMEOUT)
-        except Exception:
-            is_offline = True
-        path = Path(hf_hub_download(repository, file, local_files_only=is_offline))
-    except Exception as error:  # the client raises many types
-        why = f"cannot be reached ({type(error).__name__}): try again where there is a network"
-        if isinstance(error, RepositoryNotFoundError):
-            why = "is not there, or is not public: correct the name, or run hf auth login"
-        elif isinstance(error, EntryNotFoundError) and not isinstance(
-            error, LocalEntryNotFoundError
-        ):
-            why = f"has no file {file}: give hf:{repository}/FILE.onnx"
-        raise UserError(f"hf:{repository} {why}") from error
-    kept = path.resolve()  # in the cache, a large file is called by its SHA-256
-    with kept.open("rb") as content:
-        digest = hashlib.file_digest(content, "sha256").hexdigest()
-    if _SHA256.fullmatch(kept.name) and kept.name != digest:
-        kept.unlink()
-        raise UserError(f"{name} was damaged while it was downloaded: run the same command again")
-    return path
 
 
 def on_mirror(url: str) -> str:

@@ -47,10 +47,9 @@ class Segmenter:
         """Reads a trained segmenter, whose file contains the network, classes and palette.
 
         Args:
-            path: a checkpoint of :func:`pipeline.segmenter.train.train`, or its directory; an ONNX
-                file of :func:`pipeline.segmenter.export.export_onnx`, which needs no
-                mmsegmentation; or one on Hugging Face, see
-                :func:`pipeline.files.hugging_face.fetch_onnx`.
+            path: a checkpoint of :func:`pipeline.segmenter.train.train`, or its directory; or an
+                ONNX file of :func:`pipeline.segmenter.export.export_onnx`, which needs no
+                mmsegmentation.
             which: "last" takes the newest complete checkpoint of a directory, "best" the one with
                 the highest mIoU on validation images, if the training measured it.
 
@@ -59,10 +58,6 @@ class Segmenter:
         """
         check_choice(f"there is no checkpoint which={which}", which, ("last", "best"))
         device = choose_device(device)
-        if str(path).startswith("hf:"):
-            from pipeline.files.hugging_face import fetch_onnx
-
-            path = fetch_onnx(str(path))
         path = Path(path)
         if not path.exists():
             raise UserError(

@@ -14,7 +14,6 @@ from pipeline.files.own_files import RECORD
 from pipeline.masks.labels import resized_argmax
 from pipeline.segmenter.checkpoints import last_checkpoint
 from pipeline.segmenter.predict import Segmenter
-from tests.files.server import Answer, serving
 from tests.processes import run_python
 from tests.segmenter.tiny_graphs import scores_of, write_graph
 
@@ -241,16 +240,10 @@ predict.run(sys.argv[1:])
 """
 
 
-def test_an_onnx_file_on_hugging_face_requires_no_mmsegmentation(photographs, tmp_path):
-    words = [photographs / "a.jpg", "--checkpoint", "hf:me/pets", "--crf", "--flip"]
-    words += ["--scales", 0.5, "--output", tmp_path / "out"]
-    with serving() as server:
-        graph = write_graph(tmp_path / "model.onnx").read_bytes()
-        server.files["me/pets/resolve/main/model.onnx"] = graph
-        server.usual = Answer(headers={"X-Repo-Commit": "a" * 40, "ETag": '"1"'})
-        own = {"HF_ENDPOINT": server.url().rstrip("/"), "HF_HOME": str(tmp_path / "hub")}
-        own["no_proxy"] = "*"
-        done = run_python("-c", _WITHOUT_MMSEGMENTATION, *words, **own)
+def test_an_onnx_file_requires_no_mmsegmentation(photographs, tmp_path):
+    graph = write_graph(tmp_path / "model.onnx")
+    words = [photographs / "a.jpg", "--checkpoint", graph, "--crf", "--flip", "--scales", 0.5]
+    done = run_python("-c", _WITHOUT_MMSEGMENTATION, *words, "--output", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     assert files_in(tmp_path / "out") == ["a.png", "a_overlay.jpg"]
 
@@ -267,6 +260,6 @@ def test_a_graph_segments_as_a_checkpoint_does(predict, photographs, tmp_path):
     assert finished.code == 2 and "scales would change nothing" in finished.errors.splitlines()[-1]
     assert predict(photographs, "--flip", checkpoint=fixed).code == 0
     (tmp_path / "no.onnx").write_bytes(b"nothing")
-    for wrong in (tmp_path / "no.onnx", "hf:pets", tmp_path / "nowhere.onnx"):
+    for wrong in (tmp_path / "no.onnx", tmp_path / "nowhere.onnx"):
         finished = predict(photographs, checkpoint=wrong)
         assert finished.code == 2 and finished.errors.count("\n") == 1, finished.errors
