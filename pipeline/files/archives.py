@@ -1,33 +1,28 @@
-"""Unpacks zip and tar archives that are not trusted.
+"""Unpacks the archives of data sets by the standard library.
 
-Of a member, only its name and its bytes are used: no owner, mode, date, link or device.
+A tar archive may name files outside the folder that it is unpacked into. Only those are unpacked
+that have a published checksum, which was compared before (``datasets/sources.yaml``).
 """
 
-import errno
-import gzip
+import lzma
 import shutil
-import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable
+from pathlib import Path
 from typing import BinaryIO
 
-from pipeline.errors import UserError, shown
+from pipeline.errors import UserError
 from pipeline.files.atomic import TEMPORARY, cannot_write
-from pipeline.files.download import STATE, size_text
-
-_MAX_FACTOR = 10  # COCO's annotations become three times as large, photographs hardly larger
-_MAX_PADDING = 1 << 20  # bytes; an archive of a few small files is mostly padding
-_PIECE = 1 << 20  # bytes that are read at once
+from pipeline.files.download import size_text
 
 
 class UnusableArchive(UserError):
-    """The archive is damaged, or holds what it must not."""
+    """The archive is damaged, or holds no files."""
 
 
-_DAMAGED = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError)
+_DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError)
 _DAMAGED += (RuntimeError, ValueError, ArithmeticError, LookupError)
 """Errors of the standard library for damaged archives and encrypted members."""
 
@@ -40,112 +35,59 @@ def unpack(
     Files of the same names are replaced.
 
     Args:
-        archive: a zip file, or a tar file that may be compressed with gzip.
-        inside: the folder in the archive whose contents are unpacked; the rest is ignored.
+        archive: a zip file, or a tar file, perhaps compressed, that a checksum has verified.
+        inside: the folder in the archive whose contents are kept.
         show: is called with the number of bytes of the archive that were read.
 
     Raises:
-        UnusableArchive: it is damaged, holds a link, a device, a sparse file, a path that leads
-            outside, more than ten times its own size, or nothing below ``inside``.
+        UnusableArchive: it is damaged, or holds nothing below ``inside``.
         UserError: the files cannot be written, or the disk is too small.
     """
     staging = archive.with_name(f"{TEMPORARY}{archive.name}")
-    free = shutil.disk_usage(archive.parent).free
-    limit = min(free, _MAX_FACTOR * archive.stat().st_size + _MAX_PADDING)
-
-    def check(size: int) -> None:
-        if size > limit:
-            raise (UserError if limit == free else UnusableArchive)(
-                f"{archive.name} holds more than {size_text(limit)}, too much for its size or"
-                f" for the disk of {archive.parent}: free some space, or do not use this archive"
-            )
-
-    count = 0
     try:
         shutil.rmtree(staging, ignore_errors=True)  # of a process that was killed
         staging.mkdir()
         with archive.open("rb") as file:
-            for name, problem, content in _members(file, check):
-                path = PurePosixPath(name)
-                if not name or path.is_absolute() or ".." in path.parts or {"\\", "\0"} & {*name}:
-                    problem = "a path that leads outside"
-                if STATE in name.casefold().split("/"):
-                    problem = f"a path in {STATE}, which is reserved"
-                if problem:
-                    raise UnusableArchive(
-                        f"{archive.name} holds {shown(name)}, {problem}: do not use this archive"
-                    )
-                if content is None or not path.is_relative_to(inside):
-                    continue
-                place = staging / path.relative_to(inside)
-                place.parent.mkdir(parents=True, exist_ok=True)
-                with content() as source, place.open("wb") as copy:
-                    shutil.copyfileobj(source, copy, _PIECE)
-                count += 1
-                show(file.tell())
-        if not count:
+            extract = _extract_zip if zipfile.is_zipfile(file) else _extract_tar
+            extract(file, staging, show)
+        kept = staging / inside
+        if not (count := sum(path.is_file() for path in kept.rglob("*"))):
             where = f" below {inside}" if inside else ""
             raise UnusableArchive(f"{archive.name} contains no files{where}: download it again")
         target.mkdir(parents=True, exist_ok=True)
-        _move(staging, target)
-    except (OSError, *_DAMAGED) as error:
-        # An offset before the first byte is an invalid argument.
-        if isinstance(error, _DAMAGED) or error.errno == errno.EINVAL:
-            reason = type(error).__name__
-            raise UnusableArchive(
-                f"{archive.name} is damaged ({reason}): download it again"
-            ) from error
+        _move(kept, target)
+    except _DAMAGED as error:
+        reason = type(error).__name__
+        raise UnusableArchive(f"{archive.name} is damaged ({reason}): download it again") from error
+    except OSError as error:
         raise cannot_write(error.filename or target, error) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return count
 
 
-def _members(
-    file: BinaryIO, check: Callable[[int], None]
-) -> Iterator[tuple[str, str, Callable[[], BinaryIO] | None]]:
-    """Yields the name of every member, what is wrong with it, and what opens a file."""
-    if zipfile.is_zipfile(file):
-        archive = zipfile.ZipFile(file)
-        check(sum(member.file_size for member in archive.infolist()))
+def _extract_zip(file: BinaryIO, folder: Path, show: Callable[[int], None]) -> None:
+    """Extracts a zip file; zipfile keeps its members inside the folder, and checks their CRC."""
+    with zipfile.ZipFile(file) as archive:
+        size, free = sum(m.file_size for m in archive.infolist()), shutil.disk_usage(folder).free
+        if size > free:
+            raise UserError(
+                f"{Path(file.name).name} holds {size_text(size)}, and {size_text(free)} are free in"
+                f" {folder.parent}: free some space"
+            )
         for member in archive.infolist():
-            kind = stat.S_IFMT(member.external_attr >> 16)
-            problem = "" if kind in (0, stat.S_IFREG, stat.S_IFDIR) else "a link or a device"
-            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise NotImplementedError  # zipfile would expand a piece of the others at once
-            opener = None if member.is_dir() else lambda member=member: archive.open(member)
-            yield member.filename, problem, opener
-        return
+            archive.extract(member, folder)
+            show(file.tell())
+
+
+def _extract_tar(file: BinaryIO, folder: Path, show: Callable[[int], None]) -> None:
     file.seek(0)
-    stream = gzip.GzipFile(fileobj=file) if file.peek(2)[:2] == b"\x1f\x8b" else file
-    with tarfile.TarFile(fileobj=_Pieces(stream, check)) as archive:
+    with tarfile.open(fileobj=file) as archive:
+        # Python 3.11.0 to 3.11.3 lack the filter.
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)
         for member in archive:
-            if member.size < 0:
-                raise ValueError  # tarfile would read this member again and again
-            problem = "" if member.isreg() or member.isdir() else "a link or a device"
-            problem = "a sparse file" if member.issparse() else problem
-            opener = None if member.isdir() else lambda member=member: archive.extractfile(member)
-            yield member.name, problem, opener
-        stream.seek(archive.offset)
-        if any(stream.read(tarfile.BLOCKSIZE)):
-            raise ValueError  # tarfile takes a damaged header for the end
-
-
-class _Pieces:
-    """A file as tarfile reads it, in small pieces and up to a limit, whatever its headers claim."""
-
-    def __init__(self, stream: BinaryIO, check: Callable[[int], None]):
-        self._stream, self._check, self.tell = stream, check, stream.tell
-
-    def seek(self, position: int) -> int:
-        self._check(position)
-        return self._stream.seek(position)
-
-    def read(self, size: int) -> bytes:
-        if not 0 <= size <= _PIECE:
-            raise ValueError
-        self._check(self.tell() + size)
-        return self._stream.read(size)
+            archive.extract(member, folder)
+            show(file.tell())
 
 
 def _move(source: Path, target: Path) -> None:

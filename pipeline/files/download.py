@@ -73,10 +73,6 @@ class _Failed(Exception):
     """A URL did not give the file, and why."""
 
 
-class _Useless(_Failed):
-    """What has arrived cannot become the file, but starting over may help."""
-
-
 def size_text(size: int | None) -> str:
     """Returns a size in bytes in decimal units, as servers and disks state them."""
     return "unknown size" if size is None else decimal(size)
@@ -118,12 +114,11 @@ def fetch(
         if wrong := _differs(path, source):
             raise UserError(f"{path} is not the published file ({wrong}): move it away")
         return
-    download = _Download(source, path, show)
-    failures = []
+    partial, failures = _partial(path), []
     try:
-        _partial(path).parent.mkdir(parents=True, exist_ok=True)
+        partial.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(path.parent).free
-        needed = (source.size or 0) * copies - download.received
+        needed = (source.size or 0) * copies - kept_bytes(path)
         if needed > free:
             raise UserError(
                 f"{source.name} needs {size_text(needed)} in {path.parent}, where"
@@ -131,16 +126,16 @@ def fetch(
             )
         for url in source.urls:
             try:
-                download.complete(url)
+                _download(source, url, path, show)
                 return
             except _Failed as error:
                 failures.append(f"{url} {error}")
     except OSError as error:
-        raise cannot_write(error.filename or _partial(path), error) from error
+        raise cannot_write(error.filename or partial, error) from error
     finally:
         if not source.digest:
-            _partial(path).unlink(missing_ok=True)
-    kept = download.received
+            partial.unlink(missing_ok=True)
+    kept = kept_bytes(path)
     again = f"continue after {size_text(kept)}" if kept else "try again"
     raise UserError(
         f"{source.name} could not be downloaded: {'; '.join(failures)}: run the same command to"
@@ -162,93 +157,71 @@ def _differs(path: Path, source: Source) -> str:
     return ""
 
 
-@dataclass(frozen=True)
-class _Download:
-    """A file on its way; the arguments are those of :func:`fetch`."""
+def _download(
+    source: Source, url: str, path: Path, show: Callable[[int, int | None], None]
+) -> None:
+    """Fetches what is missing, as long as every connection brings something, and verifies it."""
+    if not url.startswith(("http://", "https://")):
+        raise _Failed("is not an address of the web")
+    partial = _partial(path)
+    before = kept_bytes(path) if source.digest else 0
+    while not before or source.size is None or before < source.size:
+        with _open(url, partial, before) as response:
+            is_complete = _receive(response, partial, source, show)
+        if is_complete:
+            break
+        if not source.digest or before == (before := kept_bytes(path)):
+            raise _Failed(f"broke off after {size_text(kept_bytes(path))}")
+    if wrong := _differs(partial, source):
+        partial.unlink()
+        raise _Failed(f"does not give the published file ({wrong}), and it was deleted")
+    size = kept_bytes(path)
+    show(size, size)  # raises if another process took over meanwhile
+    partial.replace(path)
 
-    source: Source
-    path: Path
-    show: Callable[[int, int | None], None]
 
-    @property
-    def received(self) -> int:
-        """The number of bytes that have arrived and can be continued."""
-        return kept_bytes(self.path) if self.source.digest else 0
+def _open(url: str, partial: Path, start: int) -> HTTPResponse:
+    """Asks for a file from byte ``start`` on; removes what is there if the file ends before."""
+    headers = {"Accept-Encoding": "identity", "User-Agent": _AGENT}
+    if start:
+        headers["Range"] = f"bytes={start}-"
+    try:
+        return urlopen(Request(url, headers=headers), timeout=_TIMEOUT)
+    except HTTPError as error:
+        error.close()
+        if error.code == 416:
+            partial.unlink()
+        reason = str(error.reason).partition(".\n")[0]  # urllib's on redirections has lines
+        raise _Failed(f"answers {error.code} ({shown(reason)})") from error
+    except (OSError, HTTPException, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        detail = getattr(reason, "strerror", None) or reason or type(reason).__name__
+        raise _Failed(f"cannot be reached ({shown(detail)})") from error
 
-    def complete(self, url: str) -> None:
-        """Fetches what is missing, verifies the file and gives it its name; may start over once."""
-        if not url.startswith(("http://", "https://")):
-            raise _Failed("is not an address of the web")
-        for is_last in (False, True):
-            try:
-                self._continue(url)
-                return
-            except _Useless:
-                _partial(self.path).unlink(missing_ok=True)
-                if is_last:
-                    raise
 
-    def _continue(self, url: str) -> None:
-        """Goes on with what has arrived, as long as every connection brings something."""
-        resumed = self.received
-        while self.source.size is None or self.received < self.source.size:
-            before = self.received
-            resumed = resumed or before
-            with self._open(url) as response:
-                if self._receive(response):
-                    break
-            if self.received <= before:
-                broken = f"broke off after {size_text(kept_bytes(self.path))}"
-                raise (_Failed if self.source.digest else _Useless)(broken)
-        if wrong := _differs(_partial(self.path), self.source):
-            wrong = f"does not give the published file ({wrong}), and it was deleted"
-            _partial(self.path).unlink()
-            raise (_Useless if resumed else _Failed)(wrong)
-        size = kept_bytes(self.path)
-        self.show(size, size)  # raises if another process took over meanwhile
-        _partial(self.path).replace(self.path)
-
-    def _open(self, url: str) -> HTTPResponse:
-        """Asks for what is missing."""
-        headers = {"Accept-Encoding": "identity", "User-Agent": _AGENT}
-        if self.received:
-            headers["Range"] = f"bytes={self.received}-"
-        try:
-            return urlopen(Request(url, headers=headers), timeout=_TIMEOUT)
-        except HTTPError as error:
-            error.close()
-            reason = str(error.reason).partition(".\n")[0]  # urllib's on redirections has lines
-            answer = f"answers {error.code} ({shown(reason)})"
-            raise (_Useless if error.code == 416 else _Failed)(answer) from error
-        except (OSError, HTTPException, ValueError) as error:
-            reason = getattr(error, "reason", error)
-            detail = getattr(reason, "strerror", None) or reason or type(reason).__name__
-            raise _Failed(f"cannot be reached ({shown(detail)})") from error
-
-    def _receive(self, response: HTTPResponse) -> bool:
-        """Appends what a response brings; tells whether the file is complete."""
-        if response.status != 200 and (response.status != 206 or not self.received):
-            raise _Failed(f"answers {response.status} ({shown(response.reason)})")
-        start = self.received if response.status == 206 else 0
-        total = None if response.length is None else start + response.length
-        if None not in (self.source.size, total) and total != self.source.size:
-            differs = f"holds {total} bytes instead of the published {self.source.size}"
-            raise (_Useless if start else _Failed)(differs)
-        end = self.source.size or total
-        encoding = response.headers.get("Content-Encoding", "identity").lower()
-        if not self.source.digest and encoding != "identity":
-            raise _Failed(f"sends the file encoded as {shown(encoding)}")
-        if not self.source.digest and end is None and not response.chunked:
+def _receive(
+    response: HTTPResponse,
+    partial: Path,
+    source: Source,
+    show: Callable[[int, int | None], None],
+) -> bool:
+    """Writes what a response brings; tells whether the file is complete, as far as known."""
+    if response.status not in (200, 206):
+        raise _Failed(f"answers {response.status} ({shown(response.reason)})")
+    is_part = response.status == 206  # a server without ranges sends all of it
+    if not is_part:
+        partial.unlink(missing_ok=True)
+    with open(partial, "ab" if is_part else "xb", opener=open_own) as file:
+        length = response.length
+        end = source.size if length is None else file.tell() + length
+        if end is None and not (source.digest or response.chunked):
             raise _Failed("does not state the size, so a file that breaks off would seem complete")
-        if not start:
-            _partial(self.path).unlink(missing_ok=True)
-        with open(_partial(self.path), "ab" if start else "xb", opener=open_own) as file:
-            while True:
-                self.show(file.tell(), end)
-                try:
-                    chunk = response.read(_CHUNK)
-                except (OSError, HTTPException):  # the connection broke
-                    return False
-                if not chunk or (end is not None and file.tell() > end):
-                    return end is None or file.tell() == end
-                file.write(chunk)
+        while True:
+            show(file.tell(), end)
+            try:
+                chunk = response.read(_CHUNK)
+            except (OSError, HTTPException):  # the connection broke
+                return False
+            if not chunk:
+                return end is None or file.tell() >= end
+            file.write(chunk)

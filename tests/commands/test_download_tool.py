@@ -379,6 +379,7 @@ def test_every_checksum_is_complete_and_says_where_it_is_published():
             length = {"md5": 32, "sha256": 64, "": 0}[source.algorithm]
             assert re.fullmatch(rf"[0-9a-f]{{{length}}}", source.digest), source
             assert archive.published and all(url.startswith("http") for url in source.urls)
+            assert source.digest or all(url.endswith(".zip") for url in source.urls), source.name
 
 
 def test_every_data_set_with_a_guide_can_be_downloaded():

@@ -12,7 +12,6 @@ from tests.report.two_runs import build_two
 EXPORT = "export.py {masks} --images {images} --output {out}"
 OVERLAY = "overlay.py {masks} --images {images} --output {out}"
 IMPORT = "import_masks.py {masks}/ --classes cat,dog,cup --output {out}"
-SUBMISSION = "voc_submission.py --predictions {masks} --list {ids} --output {out}"
 WRITERS = [
     ("export.py {run}/all/cams/latest --format clip_es --output {out}", "5.npy"),
     (f"{EXPORT}/annotations.json --format coco", "annotations.json"),
@@ -23,7 +22,6 @@ WRITERS = [
     (f"{EXPORT} --format mmsegmentation", "ann_dir/all/5.png"),
     (f"{EXPORT} --format mmsegmentation", "all.py"),
     (IMPORT, "5.png"),
-    (f"{SUBMISSION}/a.tgz", "a.tgz"),
     (OVERLAY, "masks/5.png"),
     (f"{OVERLAY} --sheet", "sheet_1.png"),
     ("compare.py {run} {other} --output {out}/comparison.html", "comparison.html"),
@@ -37,9 +35,8 @@ WRITERS = [
 def places(tmp_path_factory, trained):
     root = tmp_path_factory.mktemp("runs")
     run, other = build_two(root)
-    (root / "ids.txt").write_text("0\n1\n")
     places = {"run": run, "other": other, "masks": run / "all/masks/latest", "trained": trained}
-    return places | {"ids": root / "ids.txt", "images": root / "first/photographs"}
+    return places | {"images": root / "first/photographs"}
 
 
 @pytest.mark.parametrize(("command", "name"), WRITERS, ids=range(len(WRITERS)))
