@@ -58,7 +58,7 @@ def parts_of(preset: str) -> tuple[str, str]:
 
 def cams_of(method: str) -> str:
     """Returns the ``cams=`` of a method's presets."""
-    return {"lposs": "value_path", "tipsv2": "value_path"}.get(method, method)
+    return {"tipsv2": "value_path"}.get(method, method)
 
 
 def read_presets() -> dict[str, dict[str, str]]:
@@ -122,7 +122,7 @@ def test_a_preset_holds_the_authors_constants(preset):
     found = of.remainder, of.window_softmax, of.align_corners
     assert found == (remainder, "softmax in each" in ways, "aligned corners" in ways)
     assert getattr(config.cams, "cleaning", False) == ("cleaning" in ways)
-    assert (of.temperature or 0) == number(cells["factor"]) and of.lposs == (method == "lposs")
+    assert (of.temperature or 0) == number(cells["factor"])
     threshold = (of.background or 0) if "background" in cells["min. p"] else of.min_probability
     assert threshold == number(cells["min. p"]) and of.min_area == number(cells["min. area"])
     assert of.pamr_iterations == number(cells["PAMR"]) and list(of.pamr_dilations) == [8, 16]
@@ -182,7 +182,7 @@ SMALL = {
     "proxyclip": second("cams.second", dino_file()),
     "corrclip": (*second("cams.second", dino_file()), "cams.regions=slic"),
     "trident": (*second("cams.second", dino_file()), *second("cams.sam", sam_file())),
-    "lposs": (*second("cams.propagation.second", dino_file()), "masks.lposs_plus=true"),
+    "lposs": (*second("cams.second", dino_file()), "cams.pixels=true"),
 }
 """What a method requires on a grid of 16 patches, and small second backbones."""
 

@@ -18,7 +18,6 @@ from pipeline.clip.encoder import BlockHook
 from pipeline.clip.shared_pass import SharedPass
 from pipeline.datasets.regions import read_region_map
 from pipeline.dense.method import DenseMethod, NameEmbeddings, build_method
-from pipeline.dense.propagation import PatchPropagation
 from pipeline.dense.windows import nearest
 
 
@@ -57,15 +56,6 @@ class DenseCams(PassCams):
         names = NameEmbeddings(text, labels, options.temperature or encoder.temperature)
         similarities = self.method.similarities(encoder, shared_pass, names)
         found = similarities.mT.unflatten(-1, self.method.grid(shared_pass))
-        if options.lposs:
-            graph = PatchPropagation(
-                options.propagation, self.seconds["propagation.second"].encoder
-            )
-            pixels = shared_pass.pixels
-            features = graph.features(pixels, encoder.normalisation)
-            # Names spread up to 1/(1 − α) times over; CLIP's temperature is for cosines.
-            found = graph(found, features, [(0, 0)], pixels.shape[-2:])
-            found = (1 - options.propagation.alpha) * found
         if found.shape[-2:] != shared_pass.grid:
             found = F.adaptive_avg_pool2d(found, shared_pass.grid)
         similarities = found.flatten(2).mT[0]

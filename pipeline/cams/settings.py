@@ -3,21 +3,19 @@
 Nothing here imports PyTorch, so that a command that computes nothing starts at once.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import cache
-from typing import Any
 
 from omegaconf import MISSING
 
 from pipeline.cams.method import CamOptions
 from pipeline.clip.dimensions import Dimensions, block_window
-from pipeline.clip.settings import OPEN_BORDER, SecondSettings
+from pipeline.clip.settings import OPEN_BORDER
 from pipeline.datasets.regions import SLIC
-from pipeline.datasets.vocabulary import Vocabulary
-from pipeline.dense.settings import DenseSettings, PropagationOptions
+from pipeline.dense.settings import DenseSettings
 from pipeline.engine.registry import TEMPLATES, Method, derive_forms, method_of, register
-from pipeline.engine.settings import facts, setting
+from pipeline.engine.settings import setting
 from pipeline.errors import UserError
 
 
@@ -52,18 +50,10 @@ class DenseCamOptions(PassCamOptions):
     Attributes:
         temperature: the factor of cosine similarities in the softmax; none takes CLIP's own.
         affinity: whether the class-aware attention-based affinity of CLIP-ES refines the CAMs.
-        lposs: whether LPOSS spreads the similarities over the patches of the image first.
-        propagation: the constants of LPOSS, also for ``masks=dense``.
     """
 
     temperature: float | None = setting(None, above=0)
     affinity: bool = False
-    lposs: bool = setting(False, later=True)
-    propagation: PropagationOptions = setting(
-        PropagationOptions(),
-        changes="nothing",
-        why="the key holds the constants of LPOSS where it is used",
-    )
 
     @property
     def shares_pass(self) -> bool:
@@ -76,16 +66,6 @@ class DenseCamOptions(PassCamOptions):
 
         super().validate_for(clip, prefix)
         build_method(self).hooks(clip)
-
-    def seconds(self) -> dict[str, SecondSettings]:
-        """Returns the method's own, and that of LPOSS."""
-        return super().seconds() | (
-            {"propagation.second": self.propagation.second} if self.lposs else {}
-        )
-
-    def contents(self, vocabulary: Vocabulary) -> Mapping[str, Any]:
-        """Returns the constants of LPOSS, if it is used."""
-        return {"propagation": facts(self.propagation)} if self.lposs else {}
 
     def __reduce__(self) -> tuple[Callable, tuple]:
         # A worker makes the class as well.

@@ -5,7 +5,6 @@ Nothing here imports PyTorch, so that a command that computes nothing starts at 
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, make_dataclass
-from functools import reduce
 from typing import Any
 
 from pipeline.clip.device import ATTENTIONS, AUTO, PRECISIONS
@@ -169,16 +168,14 @@ class MethodOptions(Settings):
 
     @classmethod
     def usual_second(cls, name: str) -> str:
-        """Returns the model of the default of a field with a second backbone, or of one within."""
-        first, *rest = name.split(".")
-        [declared] = [each for each in fields(cls) if each.name == first]
-        return reduce(getattr, rest, declared.default_factory()).model
+        """Returns the model of the default of a field with a second backbone."""
+        [declared] = [each for each in fields(cls) if each.name == name]
+        return declared.default_factory().model
 
     @classmethod
     def has_second(cls) -> bool:
         """Tells whether the method always uses a second backbone."""
-        hints = declared_settings(cls)
-        return any(hint is SecondSettings and "." not in key for key, _, hint in hints)
+        return any(hint is SecondSettings for _, _, hint in declared_settings(cls))
 
     def seconds(self) -> dict[str, SecondSettings]:
         """Returns the second backbones that these settings use, by the names of their fields."""

@@ -47,11 +47,14 @@ class DenseMethod(ABC):
         passes: passes of the backbone over an image.
         reads_regions: whether it reads :attr:`pipeline.clip.shared_pass.SharedPass.regions`.
         joins_windows: whether it joins the windows of an image in its own way.
+        takes_best_name_first: whether the best name of a class is taken on the map of windows, and
+            not on that of the image's size.
     """
 
     passes: ClassVar[int] = 1
     reads_regions: ClassVar[bool] = False
     joins_windows: ClassVar[bool] = False
+    takes_best_name_first: ClassVar[bool] = False
     seconds: Mapping[str, FrozenSecond] = MappingProxyType({})
 
     def __init__(self, options: DenseSettings, quirks: SimpleNamespace | None = None):

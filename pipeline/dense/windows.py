@@ -5,7 +5,7 @@ Their authors resize images with OpenCV.
 
 import copy
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.image_tower import AS_DINO
 from pipeline.dense.method import DenseMethod, NameEmbeddings
-from pipeline.dense.propagation import PatchPropagation
 
 BESIDE = 1 << 20
 """The number of the region of zeros beside a window."""
@@ -95,7 +94,6 @@ def similarity_map(
     names: NameEmbeddings,
     windows: Windows,
     batch_size: int,
-    propagation: PatchPropagation | None = None,
     regions: torch.Tensor | None = None,
     image: np.ndarray | None = None,
 ) -> torch.Tensor:
@@ -104,7 +102,6 @@ def similarity_map(
     Args:
         pixels: 3×H×W float32, normalised; H and W at least a patch.
         batch_size: windows that are looked at together.
-        propagation: spreads the similarities of all windows before their mean.
         regions: of the pixels, H×W int64, for a method that reads them.
         image: the original, H×W×3 uint8, RGB, for a method that joins windows in its own way.
 
@@ -117,18 +114,15 @@ def similarity_map(
     tall, wide = windows.size(height, width)
     patch = encoder.patch_size
     margins = windows.margins(tall, wide, method.multiple(patch))
-    left, right, top, bottom = margins
-    size = seen = top + tall + bottom, left + wide + right
+    size = seen = tall + sum(margins[2:]), wide + sum(margins[:2])
     if windows.remainder == "enlarge":
         seen = -(-tall // patch) * patch, -(-wide // patch) * patch
     is_usual = windows.softmax is None and not (windows.of_features or windows.align_corners)
-    is_usual = is_usual and propagation is None and not method.joins_windows
+    is_usual = is_usual and not method.joins_windows
     if windows.side == 0 and windows.remainder != "pad" and is_usual:
         cut = None if regions is None else regions[None]
         return _similarities(method, encoder, _enlarge(pixels[None], seen), names, cut)[0]
     corners = windows.corners(height, width)
-    total = pixels.new_zeros(len(names.text), height, width)
-    count = pixels.new_zeros(height, width)
     step = encoder.batch_size_for((seen[0] // patch, seen[1] // patch), batch_size)
 
     def crops_of_windows() -> Iterator[tuple[list[tuple[int, int]], torch.Tensor]]:
@@ -142,7 +136,6 @@ def similarity_map(
         return method.similarities_of_windows(encoder, passes, (height, width), image, names)
 
     compare = _similarities_of_pixels if windows.of_features else _similarities
-    graph_features = []
 
     def similarities_of_windows() -> Iterator[torch.Tensor]:
         for batch, crops in crops_of_windows():
@@ -150,20 +143,38 @@ def similarity_map(
             if regions is not None:
                 parts = [regions[y : y + tall, x : x + wide] for y, x in batch]
                 cut = F.pad(torch.stack(parts), margins, value=BESIDE)
-            if propagation is not None:
-                graph_features.append(propagation.features(crops, encoder.normalisation))
             yield from compare(method, encoder, crops, names, cut)
 
-    found: Iterable[torch.Tensor] = similarities_of_windows()
-    if propagation is not None:
-        every = torch.stack([*found])
-        found = propagation(every, torch.cat(graph_features), corners, size)
-    for (y, x), similarities in zip(corners, found):
-        resized = resize(similarities, size, windows.align_corners)
-        resized = resized[:, top : top + tall, left : left + wide]
-        if windows.softmax is not None:
-            resized = (windows.softmax * resized).softmax(0)
-        total[:, y : y + tall, x : x + wide] += resized
+    enlarged = (resize(s, size, windows.align_corners) for s in similarities_of_windows())
+    if windows.softmax is not None:
+        enlarged = ((windows.softmax * each).softmax(0) for each in enlarged)
+    return mean_of_windows(enlarged, corners, size, (tall, wide), (height, width))
+
+
+def mean_of_windows(
+    similarities: Iterable[torch.Tensor],
+    corners: Sequence[tuple[int, int]],
+    window: tuple[int, int],
+    inside: tuple[int, int],
+    size: tuple[int, int],
+) -> torch.Tensor:
+    """Returns the mean over windows of the similarities of an image's pixels, C×H×W float32.
+
+    Args:
+        similarities: of each window, C×h×w on any grid over it.
+        corners: the top and left pixel of each in the image.
+        window: height and width, with the zeros on both sides that complete it.
+        inside: height and width without them.
+        size: height and width of the image.
+    """
+    (tall, wide), (top, left) = inside, ((a - b) // 2 for a, b in zip(window, inside))
+    total: torch.Tensor | None = None
+    for (y, x), found in zip(corners, similarities):
+        if total is None:
+            total = found.new_zeros(len(found), *size)
+            count = found.new_zeros(size)
+        cut = resize(found, window)[:, top : top + tall, left : left + wide]
+        total[:, y : y + tall, x : x + wide] += cut
         count[y : y + tall, x : x + wide] += 1
     return total.div_(count)
 

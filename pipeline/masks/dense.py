@@ -17,8 +17,6 @@ from pipeline.datasets.vocabulary import Names
 from pipeline.dense.best_name import best_classes
 from pipeline.dense.method import DenseMethod, NameEmbeddings
 from pipeline.dense.pixel_adaptive import pamr
-from pipeline.dense.propagation import PatchPropagation, propagate_over_pixels
-from pipeline.dense.settings import PropagationOptions
 from pipeline.dense.windows import (
     Windows,
     cut_size,
@@ -45,7 +43,6 @@ class DenseLabeller:
         options: DenseMaskOptions,
         names: Names,
         resources: Resources,
-        propagation: PropagationOptions | None = None,
     ):
         """Embeds the names and prepares the image tower.
 
@@ -54,17 +51,12 @@ class DenseLabeller:
             options: how it is read out.
             names: of every line, see :func:`~pipeline.masks.name_lists.read_name_list`.
             resources: vocabulary, models, and the quirk ``position_scale``, of CLIPs alone.
-            propagation: the constants of LPOSS, if the options ask for it.
 
         Raises:
             UserError: the windows do not suit this CLIP.
         """
         clip, encoder = resources.clip, resources.clip.encoder
         self._method, self._options, self._batch_size = method, options, clip.batches.images
-        self._propagation = None
-        if options.lposs:
-            graph = resources.seconds["propagation.second"].encoder
-            self._propagation = PatchPropagation(propagation, graph)
         side = options.side(encoder.native_size)
         scaled = resources.quirks.position_scale and encoder.tower.is_stretched_as_clip
         self._encoder = with_scaled_positions(encoder) if scaled else encoder
@@ -101,7 +93,6 @@ class DenseLabeller:
         """
         options, names = self._options, self._names
         pixels = self._prepare(image)
-        windows, graph = self._windows, self._propagation
         regions = seen = None
         if self._method.reads_regions:
             numbers = read_region_map(file, size) if file else self._method.regions(image)
@@ -112,15 +103,11 @@ class DenseLabeller:
             self._encoder,
             pixels,
             names,
-            windows,
+            self._windows,
             self._batch_size,
-            graph,
             seen,
             image,
         )
-        if options.lposs_plus:
-            guide = resize_as_opencv(image, *pixels.shape[-2:])
-            found = propagate_over_pixels(resize(found, guide.shape[:2]), guide)
         if options.pamr_iterations:
             guide = resize(pixels, image.shape[:2])
             at_once = max(1, _PAMR_VALUES // guide[0].numel())  # names
@@ -130,8 +117,7 @@ class DenseLabeller:
         if options.background is not None:
             found = torch.cat([torch.full_like(found[:1], options.background), found])
         classes = self._classes
-        if options.lposs or options.lposs_plus:
-            # Its authors take the best name of a class before the map is enlarged.
+        if self._method.takes_best_name_first:
             places = torch.tensor(classes, device=found.device)
             found = torch.stack([found[places == k].amax(0) for k in dict.fromkeys(classes)])
             classes = [*dict.fromkeys(classes)]

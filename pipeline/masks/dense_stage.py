@@ -15,7 +15,7 @@ from pipeline.datasets.vocabulary import Names
 from pipeline.dense.method import DenseMethod, build_method
 from pipeline.dense.settings import DenseSettings
 from pipeline.engine.registry import method_of, methods
-from pipeline.engine.settings import facts, joined, plain
+from pipeline.engine.settings import joined, plain
 from pipeline.engine.stage import Computed, Decoded
 from pipeline.errors import UserError
 from pipeline.masks.name_lists import has_background, read_name_list
@@ -75,7 +75,7 @@ class DenseMasks(MaskStage):
     def _refuse_for_joined(self, clip: Dimensions | None) -> None:
         """Refuses settings that a method that joins windows in its own way cannot follow."""
         options, name = self.options, method_of(self.cams).name
-        for key in ("lposs", "window_softmax", "align_corners"):
+        for key in ("window_softmax", "align_corners"):
             if getattr(options, key):
                 raise UserError(
                     f"masks.{key} has no meaning for cams={name}, which joins windows in its own"
@@ -108,8 +108,7 @@ class DenseMasks(MaskStage):
         method = method_of(self.cams)
         names = {declared.name for declared in fields(method.base.settings)}
         own = {key: value for key, value in facts_of(self.cams).items() if key in names}
-        graph = {"propagation": facts(self.cams.propagation)} if self.options.lposs else {}
-        chosen = joined(method.facts, self.with_files(own), graph)
+        chosen = joined(method.facts, self.with_files(own))
         return {**super().own_settings(), "names": plain(self.names), "cams": chosen}
 
     def load(self, inputs: Mapping[str, Path]) -> DenseLabeller:
@@ -117,8 +116,7 @@ class DenseMasks(MaskStage):
         from pipeline.masks.dense import DenseLabeller  # imports PyTorch
 
         method = build_method(self.cams, self.resources.quirks, self.resources.seconds)
-        of_graph = self.cams.propagation
-        return DenseLabeller(method, self.options, self.names, self.resources, of_graph)
+        return DenseLabeller(method, self.options, self.names, self.resources)
 
     def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:
         """Labels the pixels of images."""

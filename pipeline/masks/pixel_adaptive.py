@@ -1,4 +1,4 @@
-"""``masks=pamr``, ``par`` and ``lposs_plus``: masks refined over pixels of similar colour."""
+"""``masks=pamr`` and ``par``: masks refined over pixels of similar colour."""
 
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,11 +14,10 @@ from pipeline.clip.encoder import to_pixels
 from pipeline.clip.frozen import Resources
 from pipeline.clip.shared_pass import batch_alike
 from pipeline.dense.pixel_adaptive import pamr, par
-from pipeline.dense.propagation import propagate_over_pixels
 from pipeline.errors import ImageError
 from pipeline.masks.labels import best_labels, shares, stack_background
 from pipeline.masks.refiner import Given, Labelled, Refiner
-from pipeline.masks.settings import PamrOptions, PixelGraphOptions
+from pipeline.masks.settings import PamrOptions
 
 
 class PixelAdaptive(Refiner):
@@ -88,24 +87,3 @@ class Par(PixelAdaptive):
             side = (options.guide_side, options.guide_side)
             pixels = F.interpolate(pixels, side, mode="bilinear", align_corners=False)
         return par(pixels, scores, position_weight=options.position_weight, **self._kernel)
-
-
-class LpossPlus(Refiner):
-    """Labels images by the largest score after LPOSS+."""
-
-    def __init__(self, options: PixelGraphOptions, resources: Resources):
-        names = ("radius", "bandwidth", "alpha", "steps")
-        self._beta = options.beta
-        self._graph = {name: getattr(options, name) for name in names}
-        self._device = resources.device
-
-    @torch.inference_mode()
-    def __call__(self, image: np.ndarray, cams: Cams) -> tuple[np.ndarray, np.ndarray]:
-        """Labels every pixel of an image; the probability is the share of the label's score."""
-        scores = stack_background(cams.resized(*image.shape[:2]), self._beta)
-        if len(cams.keys):
-            given = torch.from_numpy(scores).to(self._device)
-            # Steps that do not converge may leave a score slightly below 0.
-            spread = propagate_over_pixels(given, image, **self._graph).clamp_(min=0)
-            [scores] = to_host(shares(spread))
-        return best_labels(scores, cams)

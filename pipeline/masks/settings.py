@@ -121,35 +121,6 @@ register(
 
 
 @dataclass
-class PixelGraphOptions(MaskOptions):
-    """``masks=lposs_plus``: the best of the CAMs and the background for each pixel, after LPOSS+.
-
-    Attributes:
-        radius: pixels to the border of the square in which the neighbours of a pixel are.
-        bandwidth: by which differences of colour are divided; a smaller one tells more apart.
-        alpha: how far scores spread.
-        steps: of conjugate gradients; the published ones do not converge.
-    """
-
-    radius: int = setting(6, at_least=1, at_most=20)
-    bandwidth: float = setting(0.01, above=0)
-    alpha: float = setting(0.95, above=0, at_most=0.9999)
-    steps: int = setting(10, at_least=1, at_most=10_000)
-
-
-register(
-    "masks",
-    "lposs_plus",
-    PixelGraphOptions,
-    label="LPOSS+",
-    on_gpu=True,
-    reads=(),
-    source="Stojnić et al., CVPR 2025, arXiv 2503.19777",
-    section=_SECTION,
-)("pipeline.masks.pixel_adaptive:LpossPlus")
-
-
-@dataclass
 class DenseMaskOptions(MaskOptions):
     """``masks=dense``: each pixel's best name by the dense method of ``cams=``, without tags.
 
@@ -180,9 +151,6 @@ class DenseMaskOptions(MaskOptions):
         min_area: classes that cover at most this share of an image's foreground are removed.
         pamr_iterations: of the refinement of similarities by PAMR; 0 leaves it out.
         pamr_dilations: distances of the neighbours in PAMR, in pixels.
-        lposs: whether LPOSS spreads the similarities over the patches of all windows, with the
-            constants ``cams.propagation``.
-        lposs_plus: whether LPOSS+ then spreads them over the pixels of the resized image.
         beta: not used, since the names say whether there is a background.
     """
 
@@ -203,8 +171,6 @@ class DenseMaskOptions(MaskOptions):
     min_area: float = setting(0.0, at_least=0, at_most=1)
     pamr_iterations: int = setting(0, at_least=0, at_most=1000)
     pamr_dilations: list[int] = setting([8, 16], at_least=1, at_most=1000, lengths=range(1, 100))
-    lposs: bool = setting(False, later=True)
-    lposs_plus: bool = setting(False, later=True)
     beta: float | None = setting(
         1.0, above=0, changes="nothing", why="the names say whether there is a background"
     )

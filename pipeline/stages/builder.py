@@ -128,7 +128,7 @@ class Builder(Parts):
             **self.by_method(
                 self.config.masks,
                 dense.quirks if dense else (),
-                replace(self.config.cams, lposs=self.config.masks.lposs) if dense else None,
+                self.config.cams if dense else None,
             ),
         )
 

@@ -18,9 +18,8 @@ from pipeline.clip.encoder import ClipEncoder, to_pixels
 from pipeline.clip.image_tower import ImageTower
 from pipeline.clip.second import FrozenSecond
 from pipeline.dense.best_name import best_classes
+from pipeline.dense.lposs.propagation import propagate_over_pixels
 from pipeline.dense.method import DenseMethod, NameEmbeddings, build_method
-from pipeline.dense.propagation import PatchPropagation, propagate_over_pixels
-from pipeline.dense.settings import PropagationOptions
 from pipeline.dense.windows import Windows, resize, similarity_map, with_scaled_positions
 from pipeline.engine.registry import find_method
 
@@ -161,8 +160,7 @@ def test_lposs(read, plain, backbone, names):
     golden = read("second/lposs")
     names = names._replace(text=torch.from_numpy(golden["text"]))
     image = to_pixels(read("dense")["image_320"], 320, 320)
-    graph = PatchPropagation(PropagationOptions(), backbone(16).encoder)
-    method = method_of("value_path", seconds={})
+    method = method_of("lposs", seconds={"second": backbone(16)})
     corners = [(0, 0), (0, 96), (96, 0), (96, 96)]
     crops = torch.stack([image[:, y : y + 224, x : x + 224] for y, x in corners])
     seen = method.run_pass(plain, crops)
@@ -170,13 +168,12 @@ def test_lposs(read, plain, backbone, names):
     assert_close(features[::4], golden["lposs_clip"])
     values = backbone(16).encoder.projections(crops[:1], plain.normalisation)[2]
     assert_close(F.normalize(values[0].flatten(1).T, dim=-1)[::4], golden["lposs_dino"])
-    before = method.similarities(plain, seen, names)
+    before = method_of("value_path", seconds={}).similarities(plain, seen, names)
     assert_close(before.flatten(0, 1), golden["lposs_before"])
-    features = graph.features(crops, plain.normalisation)
-    after = graph(before.mT.unflatten(-1, (14, 14)), features, corners, (224, 224))
+    _, after, _ = method.spread(plain, [(corners, seen)], names)
     assert_close(after.flatten(2).mT.flatten(0, 1), golden["lposs_after"], 2e-5)
-    windows = Windows(224, 112, "stretch")
-    found = similarity_map(method, plain, image, names, windows, 2, graph)
+    windows, original = Windows(224, 112, "stretch"), read("dense")["image_320"]
+    found = similarity_map(method, plain, image, names, windows, 2, image=original)
     enlarged = resize(best_of_labels(found, names), (300, 310))
     assert_close(enlarged[:, ::8, ::8], golden["lposs_map"], 2e-5)
     assert np.array_equal(enlarged.argmax(0), golden["lposs_labels"])

@@ -11,20 +11,17 @@ from skimage.color import rgb2lab
 
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.image_tower import ImageTower
-from pipeline.clip.second import FrozenSecond
-from pipeline.dense.method import NameEmbeddings
-from pipeline.dense.propagation import (
-    PatchPropagation,
+from pipeline.dense.lposs import LpossSettings
+from pipeline.dense.lposs.propagation import (
     PixelGraph,
     centres,
     propagate,
     propagate_over_pixels,
     solve,
 )
-from pipeline.dense.settings import PropagationOptions
+from pipeline.dense.method import NameEmbeddings
 from pipeline.dense.windows import Windows, similarity_map
 from tests.methods import dense_method
-from tests.tiny_second import dino_file
 
 
 def normalised(weights: np.ndarray) -> np.ndarray:
@@ -87,7 +84,7 @@ def patches() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("neighbours", [7, 400])
 def test_patches_are_those_of_loops(patches, neighbours):
     given, features, positions = patches
-    found = propagate(given, features, positions, PropagationOptions(neighbours=neighbours))
+    found = propagate(given, features, positions, LpossSettings(neighbours=neighbours))
     adjacency = patch_graph(features.numpy(), positions.numpy(), neighbours)
     expected = few_steps(adjacency, given.double().numpy(), 0.95, 10)
     assert found.dtype == torch.float32
@@ -107,7 +104,7 @@ def test_many_steps_reach_the_direct_solution_and_ten_do_not(patches):
 def test_a_column_of_zeros_stays(patches):
     given, features, positions = patches
     given[:, 1] = 0
-    found = propagate(given, features, positions, PropagationOptions())
+    found = propagate(given, features, positions, LpossSettings())
     assert torch.isfinite(found).all() and (found[:, 1] == 0).all() and found[:, 0].any()
 
 
@@ -131,7 +128,7 @@ def test_names_are_propagated_in_parts_as_together(monkeypatch):
     image = rng.integers(0, 256, (6, 7, 3), dtype=np.uint8)
     scores = torch.from_numpy(rng.random((5, 6, 7)).astype(np.float32))
     together = propagate_over_pixels(scores, image)
-    monkeypatch.setattr("pipeline.dense.propagation._VALUES", 2 * 42)
+    monkeypatch.setattr("pipeline.dense.lposs.propagation._VALUES", 2 * 42)
     assert torch.equal(propagate_over_pixels(scores, image), together)
 
 
@@ -144,21 +141,37 @@ def test_patches_of_windows_have_their_centres_in_the_image():
 @torch.no_grad()
 def test_a_map_is_the_mean_of_windows_that_share_a_graph(tiny_clip):
     encoder, text = ClipEncoder(ImageTower.of(tiny_clip)), torch.eye(5, 32)
-    second = FrozenSecond(
-        "cams.second", "dino_vitb16", None, str(dino_file()), "cpu", "fp32"
-    ).encoder
-    method, names = dense_method("maskclip"), NameEmbeddings(text, torch.arange(len(text)), 20.0)
+    method, names = (
+        dense_method("lposs", neighbours=20),
+        NameEmbeddings(text, torch.arange(5), 20.0),
+    )
     pixels = torch.randn(3, 64, 96, generator=torch.manual_seed(0))
-    options = PropagationOptions(neighbours=20)
-    graph = PatchPropagation(options, second)
+    image = np.zeros((64, 96, 3), np.uint8)
     windows = Windows(64, 32, "stretch")
-    found = similarity_map(method, encoder, pixels, names, windows, 1, graph)
+    found = similarity_map(method, encoder, pixels, names, windows, 1, image=image)
     corners = [(0, 0), (0, 32)]
-    crops = torch.stack([pixels[:, :, x : x + 64] for _, x in corners])
-    features = graph.features(crops, encoder.normalisation)
-    own = method.similarities(encoder, method.run_pass(encoder, crops), names)
-    spread = graph(own.mT.unflatten(-1, (4, 4)), features, corners, (64, 64))
-    assert spread.shape == (2, len(text), 8, 8)  # the second backbone's grid
+    seen = method.run_pass(encoder, torch.stack([pixels[:, :, x : x + 64] for _, x in corners]))
+    _, spread, _ = method.spread(encoder, [(corners, seen)], names)
     large = torch.nn.functional.interpolate(spread, (64, 64), mode="bilinear")
     torch.testing.assert_close(found[:, :, :32], large[0][:, :, :32])
     torch.testing.assert_close(found[:, :, 32:64], (large[0][:, :, 32:] + large[1][:, :, :32]) / 2)
+    # LPOSS+ goes on from there, with the colours of the original.
+    pixelwise = dense_method("lposs", neighbours=20, pixels=True)
+    after = similarity_map(pixelwise, encoder, pixels, names, windows, 1, image=image)
+    torch.testing.assert_close(after, propagate_over_pixels(found, image))
+
+
+@torch.no_grad()
+def test_similarities_of_an_image_are_as_large_as_cosines(tiny_clip):
+    """CAMs are a softmax at the temperature of CLIP, which is for cosines."""
+    encoder = ClipEncoder(ImageTower.of(tiny_clip))
+    names = NameEmbeddings(torch.eye(5, 32), torch.arange(5), 20.0)
+    seen = dense_method("lposs").run_pass(encoder, torch.randn(2, 3, 64, 96))
+    for pixels in (False, True):
+        method = dense_method("lposs", neighbours=20, pixels=pixels)
+        found = method.similarities(encoder, seen, names)
+        assert found.shape == (2, 24, 5) and 0.01 < found.abs().max() <= 1
+    _, [spread], _ = method.spread(encoder, [([(0, 0)], seen.copy_image(0))], names)
+    alone = dense_method("lposs", neighbours=20).similarities(encoder, seen, names)[0]
+    pooled = torch.nn.functional.adaptive_avg_pool2d(spread, (4, 6)).flatten(1).mT
+    torch.testing.assert_close(alone, 0.05 * pooled)

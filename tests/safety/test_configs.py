@@ -287,7 +287,7 @@ DATA = {
     *("masks.names", "masks.regions", "output_dir", "segmenter.masks", "segmenter.pretrained"),
     *("dataset.splits", "tags.corrections", "tags.path", "masks.path", "masks.corrections"),
     *("dataset.colours", "masks.colours", "segmenter.colours", "cams.regions"),
-    *("cams.second.checkpoint", "cams.sam.checkpoint", "cams.propagation.second.checkpoint"),
+    *("cams.second.checkpoint", "cams.sam.checkpoint"),
 }
 """Settings that name files: images, lists, masks, arrays without pickle, and tensors."""
 
@@ -296,7 +296,7 @@ NAMES = {
     *("runtime.device", "segmenter.backbone", "segmenter.optimizer", "stage"),
     *("dataset.default_splits", "dataset.report_split", "dataset.split", "dataset.train_split"),
     *("report.split", "tags.fit_split", "tags.variants"),
-    *("cams.second.model", "cams.sam.model", "cams.propagation.second.model"),
+    *("cams.second.model", "cams.sam.model"),
 }
 """Settings whose values are looked up among names that the program or a library knows."""
 

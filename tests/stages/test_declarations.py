@@ -22,7 +22,6 @@ DECLARED = {
     "masks=crf": (False, ("crf_bgr", "crf_fp16"), ()),
     "masks=pamr": (False, (), ()),
     "masks=par": (False, (), ()),
-    "masks=lposs_plus": (False, (), ()),
     "masks=regions": (False, (), ()),
     "masks=file": (False, (), ("classes",)),
     "masks=dense": (True, ("position_scale",), ()),

@@ -228,9 +228,6 @@ def prepared(config: Config, key: str, tmp_path) -> tuple[Config, Any]:
         return config, str(sam_file())
     if key in ("cams.second.model", "cams.sam.model"):
         return config, {"cams.second.model": "dino_vits8"}.get(key, "sam_vit_b")
-    if key in ("cams.lposs", "masks.lposs"):
-        config.cams.propagation.second = SecondSettings(None, str(tmp_path / "one.pth"))
-        return config, None
     if key == "segmenter.masks":  # the same, with masks of one's own already
         config.segmenter.masks = str(tmp_path / "one")
         return config, str(tmp_path / "two")

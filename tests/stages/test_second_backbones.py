@@ -21,7 +21,6 @@ from tests.tiny_second import dino_file, sam_file
 
 SMALL = ["cams.second.model=null", f"cams.second.checkpoint={dino_file()}"]
 SAM = ["cams.sam.model=null", f"cams.sam.checkpoint={sam_file()}"]
-GRAPH = ["cams.propagation.second.model=null", f"cams.propagation.second.checkpoint={dino_file()}"]
 CAMS = ["stage=[tags,cams]"]
 DENSE = ["masks=dense", "masks.short_side=64", "stage=masks"]
 
@@ -35,7 +34,7 @@ def key_of(root: Path, stage: str) -> str:
     [
         ["cams=trident", *SMALL, *SAM],
         ["cams=trident", *SMALL, *SAM, *DENSE, "masks.names=classes"],
-        ["cams=sclip", *GRAPH, "cams.lposs=true", "masks=lposs_plus", "stage=[tags,cams,masks]"],
+        ["cams=lposs", *SMALL, "cams.pixels=true", *DENSE, "masks.names=classes"],
     ],
     ids=["trident", "trident dense", "lposs"],
 )
@@ -58,27 +57,14 @@ def test_the_key_has_the_weights_and_the_constants_of_what_is_used(run_stage, ar
         assert done.code == 0, done.errors
         return key_of(tmp_path / "out", "cams")
 
-    plain = key("cams=sclip")
-    assert key("cams=sclip", *GRAPH, "cams.propagation.alpha=0.5") == plain
-    with_graph = key("cams=sclip", *GRAPH, "cams.lposs=true")
-    assert with_graph != plain
-    assert key("cams=sclip", *GRAPH, "cams.lposs=true", "cams.propagation.alpha=0.5") != with_graph
+    spread = key("cams=lposs", *SMALL)
+    assert key("cams=lposs", *SMALL, "cams.alpha=0.5") != spread
     proxy = key("cams=proxyclip", *SMALL)
     moved = tmp_path / "moved.pth"
     moved.write_bytes(dino_file().read_bytes())
     second = "cams.second.model=null"
     assert key("cams=proxyclip", second, f"cams.second.checkpoint={moved}") == proxy
     assert key("cams=proxyclip", second, f"cams.second.checkpoint={dino_file(16)}") != proxy
-
-
-def test_lposs_changes_cams_and_its_default_does_not(run_stage, arguments, tmp_path):
-    def cams(*more: str) -> np.ndarray:
-        assert run_stage(*arguments, *CAMS, "cams=sclip", *more).code == 0
-        return read_cams(next(latest(tmp_path / "out", "cams").glob("*.npz"))).cams
-
-    plain = cams()
-    assert np.array_equal(cams("cams.lposs=false"), plain)
-    assert not np.allclose(cams(*GRAPH, "cams.lposs=true"), plain, atol=0.05)
 
 
 def regions_of(photographs: Path, folder: Path) -> None:
@@ -153,7 +139,7 @@ def test_another_name_needs_no_pass_of_the_second_backbone(tiny_checkpoint, monk
             "does not hold cams.second.model=dino_vitb8",
         ),
         (["cams=proxyclip", "cams.second.model=dino"], "cams.second.model=dino is unknown"),
-        (["cams=sclip", "cams.lposs=true", *GRAPH[:1]], "cams.propagation.second names no back"),
+        (["cams=lposs", *SMALL[:1]], "cams.second names no backbone"),
         (["cams=corrclip", *SMALL, "cams.regions=nowhere"], "cams.regions=nowhere is not a folder"),
     ],
 )
@@ -192,7 +178,6 @@ DENSE = ["masks=dense", "masks.names=classes", "masks.short_side=64"]
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["masks.lposs=true"], "masks.lposs has no meaning for cams=trident"),
         (["masks.window_softmax=true"], "masks.window_softmax has no meaning for cams=trident"),
         (["masks.align_corners=true"], "masks.align_corners has no meaning for cams=trident"),
         (["masks.window=50"], "masks.window and masks.stride that are multiples of 16"),
@@ -200,8 +185,7 @@ DENSE = ["masks=dense", "masks.names=classes", "masks.short_side=64"]
     ],
 )
 def test_what_splicing_cannot_follow_is_refused(run_stage, arguments, more, message):
-    graph = GRAPH if "lposs" in more[0] else []
-    given = ["cams=trident", *SMALL, *SAM, *DENSE, *graph, *more, "stage=masks"]
+    given = ["cams=trident", *SMALL, *SAM, *DENSE, *more, "stage=masks"]
     refused = run_stage(*arguments, *given)
     assert refused.code == 2 and message in refused.errors, refused.errors
 
@@ -215,8 +199,7 @@ def test_narrow_images_are_looked_at(tiny_checkpoint, size):
 
 
 def test_an_image_that_is_refused_leaves_the_next_one_alone(tiny_checkpoint):
-    given = ["cams=sc_clip", "cams.neighbours=20", *GRAPH, *DENSE, "masks.lposs=true"]
-    given.append("masks.window=0")
+    given = ["cams=sc_clip", "cams.neighbours=20", *DENSE, "masks.window=0"]
     labeller = Labeller(["cat", "cup"], checkpoint=tiny_checkpoint, overrides=given)
     image = draw_photograph(1, 64, 200)
     wanted = labeller(image).mask
@@ -226,8 +209,7 @@ def test_an_image_that_is_refused_leaves_the_next_one_alone(tiny_checkpoint):
 
 
 def test_each_backbone_is_loaded_once(tiny_checkpoint, capsys):
-    given = ["cams=trident", "cams.lposs=true", *SMALL, *SAM, *GRAPH[:1]]
-    given += [f"cams.propagation.second.checkpoint={dino_file(16)}"]
+    given = ["cams=trident", *SMALL, *SAM]
     labeller = Labeller(["cat", "cup"], checkpoint=tiny_checkpoint, overrides=given)
     labeller.cams(draw_photograph(1, 64, 80), ["cup"])
     capsys.readouterr()

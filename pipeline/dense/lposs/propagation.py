@@ -9,12 +9,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from skimage.color import rgb2lab
 
-from pipeline.clip.dimensions import Normalisation
-from pipeline.clip.second_encoder import SecondEncoder, unit
-from pipeline.dense.settings import PropagationOptions
+from pipeline.dense.lposs import LpossSettings
 
 _TOLERANCE = 1e-6
 _LAB = (100.0, 128.0, 128.0)  # by which L, a and b are divided
@@ -58,47 +55,11 @@ def solve(
     return solution
 
 
-class PatchPropagation:
-    """LPOSS of the patches of all windows of an image, which are one graph."""
-
-    def __init__(self, options: PropagationOptions, second: SecondEncoder):
-        """Takes the constants and the second backbone."""
-        self._options, self._second = options, second
-
-    def features(self, pixels: torch.Tensor, normalisation: Normalisation) -> torch.Tensor:
-        """Returns the features of the patches of windows, B×3×H×W float32: B×D×h×w float32."""
-        return self._second.projections(pixels, normalisation)[2]
-
-    def __call__(
-        self,
-        similarities: torch.Tensor,
-        features: torch.Tensor,
-        corners: Sequence[tuple[int, int]],
-        size: tuple[int, int],
-    ) -> torch.Tensor:
-        """Returns the similarities after the propagation, W×C×h×w float32.
-
-        Args:
-            similarities: of W windows and C names, W×C×… float32; first resized to the second
-                backbone's grid, h×w (bilinear).
-            features: W×D×h×w, see :meth:`features`.
-            corners: the top and left pixel of each window.
-            size: height and width of a window in pixels.
-        """
-        grid = features.shape[-2:]
-        if similarities.shape[-2:] != grid:
-            similarities = F.interpolate(similarities, grid, mode="bilinear", align_corners=False)
-        places = centres(corners, grid, size).to(features.device)
-        given = similarities.flatten(2).mT.flatten(0, 1)
-        found = propagate(given, unit(features).flatten(0, 1), places, self._options)
-        return found.unflatten(0, (len(features), -1)).mT.unflatten(-1, grid)
-
-
 def propagate(
     similarities: torch.Tensor,
     features: torch.Tensor,
     positions: torch.Tensor,
-    options: PropagationOptions,
+    options: LpossSettings,
 ) -> torch.Tensor:
     """Returns LPOSS of n patches and C names, n×C float32.
 
