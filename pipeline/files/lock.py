@@ -84,17 +84,13 @@ class FolderLock:
 
     def release(self) -> None:
         """Releases the lock."""
-        if self._lock.is_locked and not self._is_lost:
+        if self._lock.is_locked and getattr(self._lock, "compromise", None) is None:
             self._holder.unlink(missing_ok=True)
         self._lock.release()
 
-    @property
-    def _is_lost(self) -> bool:
-        return isinstance(self._lock, SoftFileLease) and self._lock.compromise is not None
-
     def check(self) -> None:
         """Raises a UserError if another process took the lock over, as on a machine that slept."""
-        if self._is_lost:
+        if getattr(self._lock, "compromise", None) is not None:  # of a lease
             raise UserError(
                 f"{self._folder} was taken over by another process while this one was silent: run"
                 " the same command again when the other process has ended"

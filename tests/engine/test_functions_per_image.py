@@ -51,12 +51,10 @@ def calls_of_tagging(folder: Path, count: int, checkpoint: Path) -> Counter[Code
 @pytest.fixture(scope="module")
 def per_image(tmp_path_factory, tiny_checkpoint) -> list[Path]:
     """The functions whose calls grow with every image, as paths below the package."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("pipeline.files.lock._SIGN_OF_LIFE", 3600)  # it depends on time alone
-        few, many = (
-            calls_of_tagging(tmp_path_factory.mktemp(f"tag-{count}"), count, tiny_checkpoint)
-            for count in (2, 6)
-        )
+    few, many = (
+        calls_of_tagging(tmp_path_factory.mktemp(f"tag-{count}"), count, tiny_checkpoint)
+        for count in (2, 6)
+    )
     entered = []
     for code, calls in many.items():
         path = Path(code.co_filename)
