@@ -1,22 +1,18 @@
 """A stage that processes compute alongside the one whose results it reads.
 
-A model on a GPU looks at the next images in the meantime. Images are handed on as they were
-decoded.
+A model on a GPU looks at the next images in the meantime.
 """
 
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
 from functools import partial
 from threading import Semaphore
 from typing import Any
 
-import numpy as np
-
 from pipeline.engine.pool import Pool, with_notes
 from pipeline.engine.progress import note
-from pipeline.engine.sample import ImageReader, Sample, Size
+from pipeline.engine.sample import Sample
 from pipeline.engine.stage import Folders, Item, PerImage
 from pipeline.errors import ImageError
 
@@ -25,19 +21,6 @@ ShardResult = tuple[dict[str, list[dict]], dict[str, str]]
 
 _WAITING = 2
 """Images for each process that are handed on and not done, so that none of them waits for one."""
-
-
-@dataclass(frozen=True)
-class KeepingReader(ImageReader):
-    """Reads images, and keeps each until it is handed on; reads none that it has."""
-
-    kept: dict[str, tuple[np.ndarray, Size]] = field(default_factory=dict)
-
-    def __call__(self, sample: Sample) -> tuple[np.ndarray, Size]:
-        """Does what :class:`pipeline.engine.sample.ImageReader` does."""
-        if sample.id not in self.kept:
-            self.kept[sample.id] = super().__call__(sample)
-        return self.kept[sample.id]
 
 
 class Alongside:
@@ -51,8 +34,7 @@ class Alongside:
         stage: reads no other results than those of ``folders``.
         folders: its own, which is locked, and those of the stages before it, by name.
         pool: the processes.
-        work: computes some items in one of them, with a reader in place of the stage's own.
-        reader: reads the images of the stage that it goes alongside.
+        work: computes some items in one of them.
         images: the number of images of the split.
     """
 
@@ -61,12 +43,10 @@ class Alongside:
         stage: PerImage,
         folders: Folders,
         pool: Pool,
-        work: Callable[[list[Item], ImageReader | None], ShardResult],
-        reader: ImageReader,
+        work: Callable[[list[Item]], ShardResult],
         images: int,
     ):
         self.stage = stage
-        self.reader = KeepingReader(**vars(reader))
         self._folders, self._folder = folders, folders[stage.name]
         self._pool, self._work = pool, partial(with_notes, work)
         self._free = Semaphore(_WAITING * pool.size)
@@ -75,7 +55,6 @@ class Alongside:
 
     def hand_on(self, sample: Sample) -> None:
         """Has the result of an image computed, unless it exists; waits while too many wait."""
-        decoded = self.reader.kept.pop(sample.id, None)
         has_inputs = all(sample.id in self._folders[n].entries for n in self.stage.before)
         if not (self._is_sound and has_inputs):
             return
@@ -89,8 +68,7 @@ class Alongside:
         if not self._under_way and not self._folder.computed:
             self._folder.begin(self._images)
         self._free.acquire()
-        reader = decoded and replace(self.reader, kept={sample.id: decoded})
-        future = self._pool.submit(self._work, [item], reader)
+        future = self._pool.submit(self._work, [item])
         future.add_done_callback(lambda _: self._free.release())
         self._under_way.append(future)
         while self._under_way and self._under_way[0].done():

@@ -148,7 +148,7 @@ class Run:
                     each.begin(len(before.ids))
                 beside = self._go_alongside(made, opened, locks)
                 names = stage.name if beside is None else f"{stage.name} and {beside.stage.name}"
-                work = stage, self._inputs(stage), opened, before.missing, beside and beside.reader
+                work = stage, self._inputs(stage), opened, before.missing
                 with track(f"{names} {split}", len(before.missing)) as advance:
                     for sample, reason in self.executor.compute(*work):
                         if reason is not None:

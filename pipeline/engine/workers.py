@@ -41,12 +41,10 @@ def compute_here(
     model: Callable[[], Any],
     folders: Mapping[str, ResultFolder],
     items: Sequence[Item],
-    reader: ImageReader | None = None,
 ) -> Done:
     """Computes and stores results in this process; a thread writes files as the model goes on.
 
-    ``model`` returns what the stage loads, and ``folders`` are its own and its rider's, by name. A
-    ``reader`` takes the place of the stage's own.
+    ``model`` returns what the stage loads, and ``folders`` are its own and its rider's, by name.
     """
 
     def store(computed: tuple[Item, Outputs | ImageError]) -> str | None:
@@ -60,7 +58,7 @@ def compute_here(
                 folder.write(item.sample.id, output.input or item.input, files, **facts)
         return None
 
-    reader = (reader or stage.reader) if stage.reads_images else None
+    reader = stage.reader if stage.reads_images else None
     computed = go_through(items, reader, partial(stage.find_results, model=model), stage.chosen)
     for (item, _), reason in prefetch(computed, store, 1, _MAX_UNWRITTEN, at_once=True):
         yield item.sample, reason
@@ -167,12 +165,8 @@ class Executor:
         inputs: Inputs,
         folders: Mapping[str, StageFolder],
         items: Sequence[Item],
-        reader: ImageReader | None = None,
     ) -> Done:
-        """Computes and stores results, wherever the stage is to be computed.
-
-        In this process, a ``reader`` takes the place of the stage's own.
-        """
+        """Computes and stores results, wherever the stage is to be computed."""
         settings, threads, shard_size = self._settings, None, 1
         if isinstance(settings, WorkerSettings):
             self._pool = self._pool or settings.start(self._size)
@@ -183,7 +177,7 @@ class Executor:
             size = min(self._size, len(items)) if stage.batch_size is None else 1
             if size == 1:
                 model = cache(partial(_load, *_to_load(stage, inputs, folders)))
-                return compute_here(stage, model, folders, items, reader)
+                return compute_here(stage, model, folders, items)
             self._pool = ProcessPool(size)
         say("waiting for workers")
         shards: list[Sequence[Item]] = []
@@ -212,7 +206,7 @@ class Executor:
             return None
         self._pool = ProcessPool(self._size)
         work = _work_of(stage, inputs, {stage.name: folders[stage.name]}, None)
-        return Alongside(stage, folders, self._pool, work, model.reader, images)
+        return Alongside(stage, folders, self._pool, work, images)
 
     def close(self, at_once: bool = False) -> None:
         """Ends the workers, if there are any."""
@@ -268,13 +262,11 @@ def compute_shard(
     places: Mapping[str, tuple[Path, str]],
     threads: int | None,
     items: Sequence[Item],
-    reader: ImageReader | None = None,
 ) -> ShardResult:
     """Computes images in a worker with so many ``threads`` of torch; none leaves them to torch.
 
     ``pickled`` holds the modules that register methods and models, and, pickled, the arguments of
     :func:`_load`; ``places`` the path and the recipe of each folder that receives results, by name.
-    A ``reader`` takes the place of the stage's own.
     """
     warnings.filterwarnings("ignore", module=r"PIL\.")  # as in pipeline.commands
     if threads:
@@ -284,7 +276,7 @@ def compute_shard(
             torch.set_num_threads(threads)
     folders = {name: WorkerFolder(*place) for name, place in places.items()}
     try:
-        done = compute_here(*_resident(pickled), folders, items, reader)
+        done = compute_here(*_resident(pickled), folders, items)
         failures = {sample.id: reason for sample, reason in done if reason is not None}
     finally:
         for folder in folders.values():

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
 
 import pytest
 
@@ -28,15 +26,15 @@ class Processes:
     size, deaths = 2, (BrokenProcessPool,)
 
     def __init__(self, deadly: set[str] = frozenset()):
-        self.deadly, self.given, self.noted = deadly, [], []
+        self.deadly, self.given, self.handed_on, self.noted = deadly, [], [], []
 
-    def submit(self, work, items, *handed_on):
-        self.given.append(([item.sample.id for item in items], *handed_on))
+    def submit(self, work, items):
+        self.given.append([item.sample.id for item in items])
         future = Future()
         if self.deadly & {item.sample.id for item in items}:
             future.set_exception(BrokenProcessPool())
         else:
-            done, notes = work(items, *handed_on)
+            done, notes = work(items)
             future.set_result((done, [*notes, *self.noted]))
         return future
 
@@ -46,8 +44,14 @@ class Processes:
 
 @pytest.fixture
 def processes(monkeypatch) -> Processes:
-    pool = Processes()
+    pool, hand_on = Processes(), workers.Alongside.hand_on
+
+    def note_and_hand_on(alongside: workers.Alongside, sample: sample.Sample) -> None:
+        pool.handed_on.append(sample.id)
+        hand_on(alongside, sample)
+
     monkeypatch.setattr(workers, "ProcessPool", lambda size: pool)
+    monkeypatch.setattr(workers.Alongside, "hand_on", note_and_hand_on)
     return pool
 
 
@@ -64,19 +68,6 @@ def opened(photographs, tiny_checkpoint, tmp_path):
 
 
 @pytest.fixture
-def decodings(monkeypatch) -> Counter[str]:
-    """How often each file is decoded."""
-    counted, load = Counter(), sample.load_image
-
-    def load_image(path: Path, **options):
-        counted[path.name] += 1
-        return load(path, **options)
-
-    monkeypatch.setattr(sample, "load_image", load_image)
-    return counted
-
-
-@pytest.fixture
 def alone(finish, tmp_path) -> dict[str, bytes]:
     """The results of masks that are made in their own turn."""
     return artefacts(finish("stage=[tags,cams,masks]").rename(tmp_path / "alone"))
@@ -86,13 +77,12 @@ def computed(outcomes) -> dict[str, int]:
     return {outcome.stage: outcome.computed for outcome in outcomes}
 
 
-def test_masks_are_the_same_and_every_image_is_decoded_once(opened, processes, decodings, tmp_path):
+def test_masks_are_those_of_one_stage_after_the_other(opened, processes, tmp_path):
     alone = computed(opened("alone", "runtime.one_pass=false").run(STAGES))
-    assert set(decodings.values()) == {2} and not any(len(given) == 2 for given in processes.given)
-    decodings.clear()
+    assert processes.handed_on == []
     processes.given.clear()
     assert computed(opened().run(STAGES)) == alone == {"tags": 5, "cams": 5, "masks": 5}
-    assert set(decodings.values()) == {1} and len(processes.given) == len(decodings) == 5
+    assert len(processes.given) == len(processes.handed_on) == 5
     assert artefacts(tmp_path / "out") == artefacts(tmp_path / "alone")
     shared = opened().builder.stages
     manifests = [opened().builder.store.folder("all", s.name, s.settings) for s in shared[:3]]
@@ -105,14 +95,11 @@ def test_what_processes_note_is_printed_once(opened, processes, capsys):
     assert capsys.readouterr().err.count("note: there is no kernel over there\n") == 1
 
 
-def test_masks_follow_cams_that_have_a_pass_of_their_own(
-    opened, alone, processes, decodings, tmp_path
-):
+def test_masks_follow_cams_that_have_a_pass_of_their_own(opened, alone, processes, tmp_path):
     list(opened().run(["tags"]))
-    decodings.clear()
     processes.given.clear()
     assert computed(opened().run(["cams", "masks"])) == {"cams": 5, "masks": 5}
-    assert set(decodings.values()) == {1} and len(processes.given) == 5
+    assert len(processes.given) == len(processes.handed_on) == 5
     assert artefacts(tmp_path / "out") == alone
 
 
@@ -121,7 +108,7 @@ def test_masks_follow_tags_that_are_known_after_all_images(opened, processes, tm
     list(opened("alone", "runtime.one_pass=false", standardised).run(STAGES))
     processes.given.clear()
     list(opened("out", standardised).run(STAGES))
-    assert len(processes.given) == 5 and all(len(given) == 2 for given in processes.given)
+    assert len(processes.given) == len(processes.handed_on) == 5
     assert artefacts(tmp_path / "out") == artefacts(tmp_path / "alone")
 
 
@@ -135,7 +122,7 @@ def test_what_exists_is_not_computed_again(opened, processes, tmp_path):
     (tmp_path / "out" / "all" / "masks" / "latest" / f"{changed.stem}.png").unlink()
     changed.unlink()
     assert computed(opened().run(STAGES)) == {"tags": 0, "cams": 1, "masks": 1}
-    assert [names for names, *_ in processes.given] == [[changed.stem]]
+    assert processes.given == [[changed.stem]]
 
 
 @pytest.mark.parametrize(
@@ -148,7 +135,7 @@ def test_what_exists_is_not_computed_again(opened, processes, tmp_path):
 def test_other_stages_wait_for_their_turn(opened, processes, monkeypatch, options, stages):
     monkeypatch.setattr(WorkerSettings, "start", lambda self, size: processes)
     assert computed(opened("out", *options).run(stages))["masks"] == 5
-    assert not any(len(given) == 2 for given in processes.given)
+    assert processes.handed_on == []
 
 
 def test_what_fails_alongside_is_named_in_its_own_turn(opened, processes, monkeypatch, tmp_path):
