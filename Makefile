@@ -9,8 +9,8 @@ INSTALL = requirements/install.sh $(VENV)
 # Containers often forbid to write compiled modules, without which each of the many processes of tests starts slowly.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-large test-all test-extras rounding same-results docs docs-test pictures lint lock versions studies leaderboard recipe corrections \
-  corrected-masks segmenters soak clean
+.PHONY: demo test test-large test-all test-extras rounding same-results docs docs-test pictures lint lock versions studies leaderboard recipe \
+  segmenters soak clean
 
 demo: $(VENV)/installed
 	$(RUN) tools/run_stage.py stage=all dataset=demo clip=demo
@@ -147,29 +147,6 @@ recipe: $(VENV)/installed
 	$(RUN) tools/run_stage.py -m $(RECIPE) $(SEGMENTER)
 	$(RUN) tools/make_tables.py --leaderboard --splits $(DRAWS)
 
-# How many corrected images give how much (docs/experiments.md): two hours on two cores.
-TAGGED = experiment=corrections dataset.split=train stage=[tags,cams,masks,evaluate]
-TRAINED = experiment=corrections dataset.split=report stage=[train,predict,evaluate]
-corrections: $(VENV)/installed
-	$(RUN) tools/run_stage.py $(TAGGED)
-	$(RUN) tools/run_stage.py -m $(TRAINED) seed=0,1,2
-	$(RUN) -m tools.benchmark.corrections write | while read -r file seeds; do \
-	  $(RUN) tools/run_stage.py $(TAGGED) tags.corrections=$$file < /dev/null || exit; \
-	  $(RUN) tools/run_stage.py -m $(TRAINED) tags.corrections=$$file seed=$$seeds < /dev/null || exit; \
-	done
-	$(RUN) -m tools.benchmark.corrections print
-	$(RUN) tools/run_stage.py experiment=corrections dataset.split=choose stage=tags
-	$(RUN) -m tools.benchmark.corrections review dataset.split=choose
-
-# The same with corrected masks, a seed after the other: two hours on two cores. What is finished is not computed again,
-# and an interrupted training goes on: nohup make corrected-masks >> corrected-masks.log 2>&1 &
-corrected-masks: $(VENV)/installed
-	$(RUN) -m tools.benchmark.corrections write_masks | while read -r seed given; do \
-	  $(RUN) tools/run_stage.py $(TAGGED) $$given < /dev/null || exit; \
-	  $(RUN) tools/run_stage.py $(TRAINED) $$given seed=$$seed < /dev/null || exit; \
-	  $(RUN) -m tools.benchmark.corrections print_masks < /dev/null || exit; \
-	done
-
 # The table of docs/segmenters.md, and those of losses and rounds, on the demo: under half an hour on two cores.
 segmenters: $(VENV)/installed
 	$(RUN) tools/run_stage.py experiment=segmenters
@@ -180,13 +157,11 @@ segmenters: $(VENV)/installed
 	$(RUN) tools/make_tables.py --study noisy_masks
 	$(RUN) tools/run_stage.py experiment=self_training
 
-# The trials of docs/reliability-tables.md: every fault as often as it says there, in under an hour on two cores.
-# Tests that would begin after MINUTES are skipped, and the page names them.
-MINUTES ?= 90
+# Every fault many times: kills at thirty moments of a stage, damaged and hostile files by the hundred. Under an hour on
+# two cores.
 soak: $(VENV)/installed
 	$(RUN) -m pytest tests/faults tests/hostile tests/safety tests/segmenter/test_training_faults.py \
-	  tests/engine/test_pool.py -m "" --soak --minutes $(MINUTES) \
-	  --table docs/reliability-tables.md
+	  tests/engine/test_pool.py -m "" --soak
 	$(RUN) -m pytest -m soak --soak tests/commands tests/masks tests/segmenter \
 	  --ignore tests/segmenter/test_training_faults.py
 

@@ -24,14 +24,15 @@ if TYPE_CHECKING:  # the process that only distributes the tests need not wait f
 
     from pipeline.clip.encoder import ClipEncoder
 
-pytest_plugins = ["tests.costs", "tests.trials"]
+pytest_plugins = ["tests.costs"]
 SEARCHED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "PYTHONSAFEPATH")
 SEARCH_PATHS = {name: os.environ.get(name) for name in SEARCHED}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Adds what ``make versions`` asks for."""
+    """Adds what ``make soak`` and ``make versions`` ask for."""
     parser.addoption("--shuffle", metavar="SEED", help="run the files of tests in another order")
+    parser.addoption("--soak", action="store_true", help="repeat every fault as often as make soak")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -42,6 +43,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: item.path, reverse=True)
     if (seed := config.getoption("--shuffle")) is not None:  # which every process of xdist shares
         items.sort(key=lambda item: random.Random(f"{seed} {item.path}").random())
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Leaves what takes very long to ``make soak``."""
+    if item.get_closest_marker("soak") and not item.config.getoption("--soak"):
+        pytest.skip("make soak does it")
 
 
 def pytest_collection_finish() -> None:
@@ -143,6 +150,12 @@ def _restore_search_paths() -> None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
+
+
+@pytest.fixture(scope="session")
+def kills(request: pytest.FixtureRequest) -> int:
+    """How often every stage is killed."""
+    return 30 if request.config.getoption("--soak") else 1
 
 
 @pytest.fixture(scope="session")

@@ -41,7 +41,7 @@ NAVIGATION = {
         "docs/experiments",
     ],
     "Extend": ["docs/add-a-method", "docs/add-a-dataset"],
-    "Operate": ["docs/clusters", "docs/reliability", "docs/reliability-tables", "docs/speed"],
+    "Operate": ["docs/clusters", "docs/reliability", "docs/speed"],
     "Data": [
         "data/README",
         "data/demo/README",

@@ -2,11 +2,13 @@
 
 import csv
 import io
+from collections.abc import Sequence
 
 import pytest
 
 from pipeline.datasets.corrected import Corrections
 from pipeline.datasets.corrections import (
+    BySplit,
     is_corrections,
     join_names,
     read_corrections,
@@ -14,7 +16,6 @@ from pipeline.datasets.corrections import (
 )
 from pipeline.engine.result_folder import describe_legend
 from pipeline.errors import UserError
-from tools.benchmark.corrections import format_corrections
 
 CLASSES = ("cat", "a;b", "back\\slash", 'say "cup"', "two\nlines", "x, y")
 
@@ -22,6 +23,19 @@ CLASSES = ("cat", "a;b", "back\\slash", 'say "cup"', "two\nlines", "x, y")
 @pytest.mark.parametrize("names", [(), ("cat",), CLASSES, ("\\;", ";\\", "\\\\;;")])
 def test_names_in_a_cell_come_back(names):
     assert split_names(join_names(names)) == [*names]
+
+
+def format_corrections(corrections: BySplit, classes: Sequence[str]) -> str:
+    """Returns the text of a table of corrections, as a report writes it."""
+    has_splits = {*corrections} != {""}
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["id", "split", "classes"] if has_splits else ["id", "classes"])
+    for split, images in corrections.items():
+        for image_id, labels in images.items():
+            names = join_names(classes[k] for k in labels)
+            writer.writerow([image_id, *([split] * has_splits), names])
+    return text.getvalue()
 
 
 @pytest.mark.parametrize("split", ["", "val"])

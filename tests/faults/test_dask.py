@@ -28,9 +28,7 @@ def workers_of(process: int) -> list[psutil.Process]:
 
 
 @pytest.mark.large
-def test_one_of_two_local_workers_is_killed_in_the_middle(
-    nursery, options, undisturbed, tmp_path, trial
-):
+def test_one_of_two_local_workers_is_killed_in_the_middle(nursery, options, undisturbed, tmp_path):
     out = tmp_path / "out"
     run = nursery.start(
         *options, STAGES, "executor=dask", "executor.workers=2", f"output_dir={out}"
@@ -43,7 +41,6 @@ def test_one_of_two_local_workers_is_killed_in_the_middle(
     assert "Traceback" not in run.output
     assert results_of_images(out) == results_of_images(undisturbed, "tags", "cams", "masks")
     assert not unfinished_files(out)
-    trial("fault", "SIGKILL of one of two dask workers", "its images done by another, byte-equal")
 
 
 @pytest.fixture
@@ -70,7 +67,7 @@ def started(nursery, options, tmp_path) -> Iterator[tuple[Path, list[subprocess.
 
 @pytest.mark.soak
 def test_a_cluster_that_runs_already_loses_a_worker(
-    started, nursery, options, undisturbed, tmp_path, trial
+    started, nursery, options, undisturbed, tmp_path
 ):
     out, (_, first, _), more, run = started
     first.kill()
@@ -79,12 +76,11 @@ def test_a_cluster_that_runs_already_loses_a_worker(
     # The same workers do another run, and an interrupted one leaves them at work.
     nursery.run(*options, STAGES, *more, f"output_dir={tmp_path / 'again'}")
     assert results_of_images(tmp_path / "again") == results_of_images(out)
-    trial("fault", "a worker lost, the cluster continues", "done by the other, byte-equal")
 
 
 @pytest.mark.soak
 def test_the_scheduler_is_killed_in_the_middle(
-    started, nursery, options, undisturbed, tmp_path, trial
+    started, nursery, options, undisturbed, tmp_path
 ):
     out, (scheduler, *_), _, run = started
     scheduler.kill()
@@ -93,7 +89,6 @@ def test_the_scheduler_is_killed_in_the_middle(
     nursery.run(*options, STAGES, f"output_dir={out}")
     stages = ("tags", "cams", "masks")
     assert results_of_images(out, *stages) == results_of_images(undisturbed, *stages)
-    trial("fault", "SIGKILL of dask's scheduler", "one sentence; continues, byte-equal")
 
 
 @pytest.mark.parametrize(
@@ -124,7 +119,7 @@ def test_wrong_use_is_answered_with_one_sentence(wrong, sentence, run_stage, opt
 
 @pytest.mark.soak
 def test_every_worker_is_a_job_of_slurm(
-    nursery, options, undisturbed, tmp_path, monkeypatch, trial, request
+    nursery, options, undisturbed, tmp_path, monkeypatch, request
 ):
     """Through dask-jobqueue and the script that it writes, with a stand-in for ``sbatch``."""
     pytest.importorskip("dask_jobqueue")
@@ -143,4 +138,3 @@ def test_every_worker_is_a_job_of_slurm(
         undisturbed, "tags", "cams", "masks"
     )
     assert "Start worker at" in (tmp_path / "job.log").read_text()
-    trial("fault", "executor=slurm, with a stand-in for sbatch", "byte-equal")

@@ -52,9 +52,7 @@ def remount(disk: Path, *settings: str) -> None:
 
 @pytest.mark.large
 @pytest.mark.parametrize("stage", PER_IMAGE)
-def test_a_damaged_artefact_is_computed_again(
-    stage, nursery, options, undisturbed, copy, kills, trial
-):
+def test_a_damaged_artefact_is_computed_again(stage, nursery, options, undisturbed, copy, kills):
     """Every kind of file of a stage, cut or changed somewhere; stages before it read none."""
     generator = random.Random(stage)
     stages = ",".join(STAGES[PER_IMAGE.index(stage) :])
@@ -73,16 +71,10 @@ def test_a_damaged_artefact_is_computed_again(
             path.write_bytes(bytes(data))
             nursery.run(*options, f"stage=[{stages}]", f"output_dir={copy}")
             assert results_of_images(copy) == expected, path.name
-    trial(
-        "fault",
-        f"a file of {stage} cut or changed between two runs ({', '.join(sorted(by_kind))})",
-        "that image computed again, all bytes as before",
-        kills * len(by_kind),
-    )
 
 
 @pytest.mark.large
-def test_damage_is_noticed_by_the_stage_that_reads_it(nursery, options, copy, trial):
+def test_damage_is_noticed_by_the_stage_that_reads_it(nursery, options, copy):
     for stage, reader in (("cams", "masks"), ("masks", "train")):
         suffix = ".npz" if stage == "cams" else ".png"
         path = (copy / "all" / stage / "latest").resolve() / f"n03{suffix}"
@@ -92,14 +84,12 @@ def test_damage_is_noticed_by_the_stage_that_reads_it(nursery, options, copy, tr
         assert f"{stage} for split all are not as they were written" in output
         assert "for image n03 (edited" in output
         path.write_bytes(whole)
-    trial("fault", "a file exchanged for another image's", "one sentence of the stage after it", 2)
 
 
 @pytest.mark.large
-def test_a_full_disk_keeps_what_is_done(nursery, options, undisturbed, small_disk, kills, trial):
+def test_a_full_disk_keeps_what_is_done(nursery, options, undisturbed, small_disk, kills):
     arguments = [*options, "stage=[tags,cams,masks]", f"output_dir={small_disk / 'out'}"]
     ballast = small_disk / "ballast"
-    times = 0
     for kilobytes in np.linspace(120, 24, max(2, kills), dtype=int):
         ballast.write_bytes(bytes(1024 * kilobytes))
         run = nursery.start(*arguments)
@@ -107,7 +97,6 @@ def test_a_full_disk_keeps_what_is_done(nursery, options, undisturbed, small_dis
         errors = [line for line in run.output.splitlines() if line.startswith("error: ")]
         assert len(errors) == 1 and "No space left on device" in errors[0]
         assert "Traceback" not in run.output
-        times += 1
     done = [len(list(small_disk.glob(f"out/all/{stage}/*/n*"))) for stage in ("cams", "masks")]
     assert any(done), "something was done before"
     remount(small_disk, "size=8m")
@@ -115,12 +104,10 @@ def test_a_full_disk_keeps_what_is_done(nursery, options, undisturbed, small_dis
     expected = results_of_images(undisturbed, "tags", "cams", "masks")
     assert results_of_images(small_disk / "out", "tags", "cams", "masks") == expected
     assert not unfinished_files(small_disk / "out")
-    outcome = "one sentence; with more space the same command continues, byte-equal"
-    trial("fault", "a full disk, in tags, cams or masks", outcome, times)
 
 
 @pytest.mark.large
-def test_a_read_only_folder_is_said(nursery, run_stage, options, small_disk, undisturbed, trial):
+def test_a_read_only_folder_is_said(nursery, run_stage, options, small_disk, undisturbed):
     out = small_disk / "out"
     remount(small_disk, "size=8m")
     nursery.run(*options, "stage=tags", f"output_dir={out}")
@@ -132,7 +119,6 @@ def test_a_read_only_folder_is_said(nursery, run_stage, options, small_disk, und
     remount(small_disk, "rw")
     nursery.run(*options, "stage=cams", f"output_dir={out}")
     assert results_of_images(out, "cams") == results_of_images(undisturbed, "cams")
-    trial("fault", "a read-only output_dir", "one sentence; continues when it is writable", 3)
 
 
 def children_of(process: int) -> list[psutil.Process]:
@@ -159,7 +145,7 @@ def done_in(folder: Path) -> int:
 
 
 @pytest.mark.large
-def test_a_killed_run_with_workers_goes_on(nursery, options, undisturbed, tmp_path, kills, trial):
+def test_a_killed_run_with_workers_goes_on(nursery, options, undisturbed, tmp_path, kills):
     """What workers had finished is taken over, and they end with the run."""
     generator = random.Random(4)
     times = max(1, kills // 3)
@@ -177,7 +163,6 @@ def test_a_killed_run_with_workers_goes_on(nursery, options, undisturbed, tmp_pa
         assert results_of_images(out) == results_of_images(undisturbed, "tags", "cams", "masks")
         assert not unfinished_files(out)
         shutil.rmtree(out)
-    trial("fault", "SIGKILL of a run with executor=processes", "byte-equal; no orphans", times)
 
 
 PROCESSES = ("executor=processes", "runtime.workers=2")
@@ -196,7 +181,7 @@ PROCESSES = ("executor=processes", "runtime.workers=2")
     ],
 )
 def test_an_interrupted_stage_ends_and_then_resumes(
-    stage, more, what, nursery, options, undisturbed, tmp_path, trial
+    stage, more, what, nursery, options, undisturbed, tmp_path
 ):
     out = tmp_path / "out"
     prepare(undisturbed, out, stage)
@@ -216,14 +201,10 @@ def test_an_interrupted_stage_ends_and_then_resumes(
     assert not alive
     nursery.run(*options, f"stage={stage}", *more, f"output_dir={out}")
     assert results_of_images(out, folder) == results_of_images(undisturbed, folder)
-    how = f" with {' '.join(more)}" if more else ""
-    trial(
-        "fault", f"{what} in stage {stage}{how}", f"ended in {seconds:.1f} s; continues, byte-equal"
-    )
 
 
 @pytest.mark.large
-def test_two_runs_of_a_stage_at_once(nursery, options, undisturbed, tmp_path, trial, request):
+def test_two_runs_of_a_stage_at_once(nursery, options, undisturbed, tmp_path, request):
     """The second says who is at work, or waits for it and finds everything done."""
     other = Nursery(tmp_path)
     request.addfinalizer(other.close)
@@ -241,11 +222,10 @@ def test_two_runs_of_a_stage_at_once(nursery, options, undisturbed, tmp_path, tr
     assert waiting.wait() == 0, waiting.output
     assert "24 images, 0 computed now" in waiting.output
     assert results_of_images(tmp_path / "out") == results_of_images(undisturbed, "tags")
-    trial("fault", "two runs of one stage", "the second names the first, or waits for it", 2)
 
 
 @pytest.mark.soak
-def test_runs_of_other_configurations_never_meet(nursery, options, tmp_path, trial, request):
+def test_runs_of_other_configurations_never_meet(nursery, options, tmp_path, request):
     other = Nursery(tmp_path)
     request.addfinalizer(other.close)
     stages = "stage=[tags,cams,masks]"
@@ -263,12 +243,9 @@ def test_runs_of_other_configurations_never_meet(nursery, options, tmp_path, tri
         }
     found = {n: d for n, d in results_of_images(tmp_path / "both").items() if "/latest/" not in n}
     assert found == expected
-    trial("fault", "two configurations in one output_dir at once", "each as it is alone", 1)
 
 
-def test_a_store_of_another_version_is_answered_in_a_sentence(
-    run_stage, arguments, tmp_path, trial
-):
+def test_a_store_of_another_version_is_answered_in_a_sentence(run_stage, arguments, tmp_path):
     assert run_stage(*arguments, "stage=tags").code == 0
     marker = tmp_path / "out" / "store.json"
     for found, age in ((0, "an older"), (99, "a newer")):
@@ -281,4 +258,3 @@ def test_a_store_of_another_version_is_answered_in_a_sentence(
     marker.unlink()  # as before there was one
     finished = run_stage(*arguments, "stage=tags")
     assert "5 images, 0 computed now" in finished.output
-    trial("fault", "an output_dir of another version", "one sentence; version 1 is read", 5)

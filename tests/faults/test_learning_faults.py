@@ -42,7 +42,7 @@ def results(out: Path) -> dict[str, bytes]:
     return {name: data for name, data in artefacts(out).items() if "/patches/" not in name}
 
 
-def test_a_kill_in_any_step_changes_nothing(nursery, arguments, learned, tmp_path, kills, trial):
+def test_a_kill_in_any_step_changes_nothing(nursery, arguments, learned, tmp_path, kills):
     expected, points = learned
     times = max(3, kills)
     for number in (len(points) * k // (times + 1) for k in range(1, times + 1)):
@@ -52,13 +52,9 @@ def test_a_kill_in_any_step_changes_nothing(nursery, arguments, learned, tmp_pat
         assert results(out) == expected, points[number]
         assert not unfinished_files(out), points[number]
         shutil.rmtree(out)
-    what = "SIGKILL of PIAA while it learns or tags"
-    trial("fault", what, "byte-equal after the same command; nothing left behind", times)
 
 
-def test_workers_learn_the_same_bytes_though_killed(
-    nursery, arguments, learned, tmp_path, kills, trial
-):
+def test_workers_learn_the_same_bytes_though_killed(nursery, arguments, learned, tmp_path, kills):
     expected, _ = learned
     generator = random.Random(5)
     more = ["executor=processes", "runtime.workers=2"]
@@ -73,5 +69,3 @@ def test_workers_learn_the_same_bytes_though_killed(
         assert results(out) == expected
         assert not unfinished_files(out)
         shutil.rmtree(out)
-    what = "SIGKILL of PIAA with executor=processes"
-    trial("fault", what, "byte-equal to a run in one process", times)

@@ -62,7 +62,7 @@ def figures(out: Path) -> dict[str, dict]:
     return {stage: splits["all"] for stage, splits in latest_figures.items()}
 
 
-def test_broken_masks_are_named_and_the_rest_is_measured(evaluate, add, masks, out, trial):
+def test_broken_masks_are_named_and_the_rest_is_measured(evaluate, add, masks, out):
     assert evaluate().code == 0
     undisturbed = figures(out)
     assert all(figure["left_out"] == 0 for figure in undisturbed.values())
@@ -122,54 +122,43 @@ def test_broken_masks_are_named_and_the_rest_is_measured(evaluate, add, masks, o
         write_labels(masks / f"{name}.png", labels(0, 1, 3, 255))
     assert evaluate().code == 0
     assert not (out / "failures.jsonl").exists() and figures(out)["masks"]["images"] == 15
-    trial(
-        "input",
-        "ground-truth mask: RGB, 16 bits, foreign class, cut, empty, JPEG, bomb, pipe, broken link",
-        "in failures.jsonl, left out of the figures, which say so",
-        9,
-    )
-    trial("input", "ground-truth mask of another size", "in failures.jsonl, figures say so", 2)
 
 
-def test_without_any_mask_that_can_be_used_there_is_no_figure(evaluate, masks, out, trial):
+def test_without_any_mask_that_can_be_used_there_is_no_figure(evaluate, masks, out):
     for path in masks.iterdir():
         path.write_bytes(b"no mask")
     finished = evaluate()
     assert_one_sentence(finished, "none of the ground truth for tags of split all, cams of split")
     assert f"correct it as {out / 'failures.jsonl'} says" in finished.errors
     assert len(failures(out)) == 4 and figures(out) == {}
-    trial("input", "ground-truth masks that are all broken", "exit code 2")
 
 
-def test_tags_of_broken_masks_are_left_out(run_on, add, masks, out, trial):
+def test_tags_of_broken_masks_are_left_out(run_on, add, masks, out):
     add("torn", (masks / "whole 0.png").read_bytes()[:50])
     add("foreign", labels(0, 9))
     finished = run_on("stage=tags", f"dataset.masks={masks}", "tags=ground_truth")
     assert finished.code == 0, finished.errors
     named = failures(latest(out, "tags"))
     assert named.keys() == {"torn", "foreign"} and "holds label 9" in named["foreign"]
-    trial("input", "tags=ground_truth with broken masks", "in failures.jsonl", 2)
 
 
 @pytest.mark.parametrize("mode", ["1", "RGB", "RGBA", "LA", "I;16"])
-def test_masks_of_other_modes_are_named(mode, tmp_path, trial):
+def test_masks_of_other_modes_are_named(mode, tmp_path):
     Image.new(mode, (4, 4)).save(tmp_path / "x.png")
     with pytest.raises(UserError, match=rf"x.png is a PNG of mode {mode}: convert it to a palette"):
         read_mask(tmp_path / "x.png")
-    trial("input", f"ground-truth mask of mode {mode}", "in failures.jsonl")
 
 
-def test_a_mask_that_is_cut_is_named_wherever_it_is(tmp_path, trial):
+def test_a_mask_that_is_cut_is_named_wherever_it_is(tmp_path):
     write_labels(tmp_path / "x.png", labels(0, 1, 2, 255))
     whole = (tmp_path / "x.png").read_bytes()
     for tenth in range(10):
         (tmp_path / "x.png").write_bytes(whole[: len(whole) * tenth // 10])
         with pytest.raises(UserError, match="x.png cannot be decoded"):
             read_mask(tmp_path / "x.png")
-    trial("input", "ground-truth mask cut at every tenth of its bytes", "in failures.jsonl", 10)
 
 
-def test_foreign_classes_of_sbd_are_named(tmp_path, trial):
+def test_foreign_classes_of_sbd_are_named(tmp_path):
     from scipy.io import savemat
 
     savemat(tmp_path / "x.mat", {"GTcls": {"Segmentation": labels(0, 9)}})
@@ -179,23 +168,20 @@ def test_foreign_classes_of_sbd_are_named(tmp_path, trial):
     mask = MatlabMask(tmp_path / "cache" / "x.png", tmp_path / "x.mat", 9)
     assert mask.read().max() == 9
     assert MaskFile(mask.file(), 9).read().max() == 9
-    trial("input", "mask of SBD with a foreign class", "in failures.jsonl")
 
 
 @pytest.mark.large
-def test_the_report_does_without_a_broken_mask(run_on, add, masks, out, trial):
+def test_the_report_does_without_a_broken_mask(run_on, add, masks, out):
     add("a first one", b"no mask")
     finished = run_on("stage=[tags,cams,masks,evaluate,report]", f"dataset.masks={masks}")
     assert finished.code == 0, finished.errors
     assert (out / "examples.png").is_file() and (out / "tables.md").is_file()
-    trial("input", "broken ground-truth mask among the report's examples", "left out of them")
 
 
-def test_tables_say_how_many_were_left_out(run_on, add, masks, out, trial):
+def test_tables_say_how_many_were_left_out(run_on, add, masks, out):
     add("z last one", labels(0, 1).T)
     for seed in range(3):  # so that the broken one is none of the report's examples
         add(f"more {seed}", labels(0, 1))
     finished = run_on("stage=[tags,cams,masks,evaluate,report]", f"dataset.masks={masks}")
     assert finished.code == 0, finished.errors
     assert "1 left out" in (out / "tables.md").read_text()
-    trial("input", "figures of which a mask was left out", "the tables say so")

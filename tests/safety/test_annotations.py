@@ -50,7 +50,7 @@ def documents(secret: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("name", documents(Path("/")))
-def test_annotations_of_voc_are_plain(name, tmp_path, trial):
+def test_annotations_of_voc_are_plain(name, tmp_path):
     secret, path = tmp_path / "secret", tmp_path / "a.xml"
     secret.write_text(SECRET)
     path.write_bytes(documents(secret)[name])
@@ -58,7 +58,6 @@ def test_annotations_of_voc_are_plain(name, tmp_path, trial):
     with pytest.raises(UserError, match="cannot be read: replace it") as caught:
         read_objects(path, {"dog": 0}, True, "PASCAL VOC 2007")
     assert SECRET not in str(caught.value) and time.monotonic() - began < 60
-    trial("code", f"annotations of VOC: {name}", "refused with a sentence")
 
 
 def test_a_parser_that_takes_entities_is_what_is_refused(tmp_path):
@@ -68,7 +67,7 @@ def test_a_parser_that_takes_entities_is_what_is_refused(tmp_path):
     assert ElementTree.parse(path).getroot().findtext("object/name") == "dog" * 4
 
 
-def test_deep_annotations_are_one_sentence_or_read(tmp_path, trial):
+def test_deep_annotations_are_one_sentence_or_read(tmp_path):
     path = tmp_path / "a.xml"
     path.write_text("<annotation>" + "<object>" * 100_000)
     with pytest.raises(UserError, match="cannot be read"):
@@ -80,4 +79,3 @@ def test_deep_annotations_are_one_sentence_or_read(tmp_path, trial):
         + "<object><name>dog</name></object></annotation>"
     )
     assert read_objects(path, {"dog": 0}, True, "PASCAL VOC 2007") == (0,)
-    trial("code", "annotations of VOC 100,000 deep", "no crash", 2)

@@ -58,7 +58,7 @@ def read_carelessly(path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_a_kept_array_is_made_again(name, mark, tmp_path, trial):
+def test_a_kept_array_is_made_again(name, mark, tmp_path):
     store, path = Store(tmp_path / "out"), tmp_path / "out" / "text" / "key.npz"
     path.parent.mkdir(parents=True)
     WRITERS[name](path, mark)
@@ -67,7 +67,6 @@ def test_a_kept_array_is_made_again(name, mark, tmp_path, trial):
     assert not mark.is_left
     assert isinstance(found, np.ndarray) and found.tolist() == [0, 1, 2]
     assert np.load(path)["key"].tolist() == [0, 1, 2]
-    trial("code", f"a kept array: {name}", "made again, nothing ran")
 
 
 def test_a_kept_array_that_claims_terabytes_is_made_again(tmp_path):
@@ -78,17 +77,16 @@ def test_a_kept_array_that_claims_terabytes_is_made_again(tmp_path):
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_maps_are_an_images_failure(name, mark, tmp_path, trial):
+def test_maps_are_an_images_failure(name, mark, tmp_path):
     path = tmp_path / "a.npz"
     WRITERS[name](path, mark)
     assert mark.is_left_by(lambda: read_carelessly(path)), "it has to be live"
     with pytest.raises(ImageError, match="run stage=cams again"):
         read_cams(path)
     assert not mark.is_left
-    trial("code", f"maps: {name}", "the image's failure, nothing ran")
 
 
-def test_maps_that_claim_terabytes_are_an_images_failure(tmp_path, trial):
+def test_maps_that_claim_terabytes_are_an_images_failure(tmp_path):
     path = tmp_path / "a.npz"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("size.npy", header((2,), "<i8") + np.array([3, 4]).tobytes())
@@ -96,10 +94,9 @@ def test_maps_that_claim_terabytes_are_an_images_failure(tmp_path, trial):
         archive.writestr("cams.npy", header((2**40, 9, 9), "<f2"))
     with pytest.raises(ImageError, match="run stage=cams again"):
         read_cams(path)
-    trial("code", "maps that claim terabytes", "the image's failure")
 
 
-def test_scores_and_maps_of_a_run(mark, tmp_path, photographs, tiny_checkpoint, run_stage, trial):
+def test_scores_and_maps_of_a_run(mark, tmp_path, photographs, tiny_checkpoint, run_stage):
     """Replaced between two stages by what would run: found out by its bytes and made again."""
     arguments = [
         *folder_options(photographs, tiny_checkpoint),
@@ -116,11 +113,10 @@ def test_scores_and_maps_of_a_run(mark, tmp_path, photographs, tiny_checkpoint, 
         assert not mark.is_left and "Traceback" not in finished.errors, finished.errors
     with np.load(maps, allow_pickle=False) as arrays:
         assert arrays["cams"].dtype == np.float16
-    trial("code", "scores.npz and maps replaced between stages", "nothing ran; maps made again", 2)
 
 
 @pytest.mark.parametrize("read", [lambda p: MatlabMask(p.with_suffix(".png"), p).read(), read_mask])
-def test_masks_are_no_pickles(read: Callable, mark, tmp_path, trial):
+def test_masks_are_no_pickles(read: Callable, mark, tmp_path):
     live = pickle.dumps(Code(mark.path))
     assert mark.is_left_by(lambda: pickle.loads(live)), "it has to be live"
     noise = np.random.default_rng(0).bytes(500)
@@ -130,7 +126,6 @@ def test_masks_are_no_pickles(read: Callable, mark, tmp_path, trial):
         with pytest.raises(UserError) as caught:
             read(path)
         assert "\n" not in str(caught.value) and not mark.is_left
-    trial("code", "ground-truth masks: a pickle, noise as MATLAB", "refused, nothing ran", 2)
 
 
 def write_bomb(path: Path) -> None:

@@ -62,7 +62,7 @@ def own(two_steps: Path) -> dict:
 
 
 @pytest.mark.parametrize("name", large_except(ARCHIVES[:2], ARCHIVES))
-def test_no_checkpoint_runs(name, read, two_steps, mark, tmp_path, monkeypatch, trial):
+def test_no_checkpoint_runs(name, read, two_steps, mark, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     write, careless = LIVE[name]
     path = tmp_path / "checkpoint.pth"
@@ -75,10 +75,9 @@ def test_no_checkpoint_runs(name, read, two_steps, mark, tmp_path, monkeypatch, 
         assert code == 0
     else:
         assert code == 2 and said.count("\n") == 1 and "checkpoint" in said, said
-    trial("code", f"{read.way}: {name}", "nothing ran")
 
 
-def test_a_whole_checkpoint_with_code_beside_its_weights(read, two_steps, mark, tmp_path, trial):
+def test_a_whole_checkpoint_with_code_beside_its_weights(read, two_steps, mark, tmp_path):
     from tests.safety.live_weights import Code
 
     path = tmp_path / "checkpoint.pth"
@@ -87,19 +86,17 @@ def test_a_whole_checkpoint_with_code_beside_its_weights(read, two_steps, mark, 
     code, said = read(path)
     assert not mark.is_left
     assert code == 2 and said.count("\n") == 1, said
-    trial("code", f"{read.way}: a whole checkpoint with code", "exit 2, nothing ran")
 
 
-def test_a_checkpoint_that_would_take_memory_without_end(read, tmp_path, trial):
+def test_a_checkpoint_that_would_take_memory_without_end(read, tmp_path):
     path = tmp_path / "checkpoint.pth"
     state_bomb(path)
     code, said = read(path)
     assert code == 2 and said.count("\n") == 1, said
-    trial("code", f"{read.way}: a compressed checkpoint", "exit 2")
 
 
 def test_the_program_that_mmengine_keeps_in_checkpoints_is_not_run(
-    two_steps, learn, mark, tmp_path, trial
+    two_steps, learn, mark, tmp_path
 ):
     """mmengine runs ``meta["config"]`` when it resumes."""
     from mmengine.config import Config
@@ -114,12 +111,9 @@ def test_the_program_that_mmengine_keeps_in_checkpoints_is_not_run(
     learn(work_dir)
     Segmenter.from_run(work_dir / "iter_1.pth")
     assert not mark.is_left
-    trial("code", "resume: a program in meta.config", "not run")
 
 
-def test_programs_in_the_folder_of_a_run_are_not_run(
-    two_steps, learn, run_tool, mark, tmp_path, trial
-):
+def test_programs_in_the_folder_of_a_run_are_not_run(two_steps, learn, run_tool, mark, tmp_path):
     program = f"import os\nos.mkdir({str(mark.path)!r})\n"
     assert mark.is_left_by(lambda: exec(program))
     work_dir = Path(shutil.copytree(two_steps, tmp_path / "work"))
@@ -138,7 +132,6 @@ def test_programs_in_the_folder_of_a_run_are_not_run(
     )
     assert ended.code == 0, ended.errors
     assert not mark.is_left
-    trial("code", "resume and predict.py: programs in the work directory", "not run", len(names))
 
 
 def network_of(two_steps: Path, change: Callable[[dict], None], path: Path) -> Path:
@@ -149,7 +142,7 @@ def network_of(two_steps: Path, change: Callable[[dict], None], path: Path) -> P
     return path
 
 
-def test_a_network_may_name_no_function(two_steps, mark, tmp_path, trial):
+def test_a_network_may_name_no_function(two_steps, mark, tmp_path):
     """mmengine calls whatever has a dotted name."""
     from mmengine.registry import MODELS
 
@@ -168,10 +161,9 @@ def test_a_network_may_name_no_function(two_steps, mark, tmp_path, trial):
         with pytest.raises(UserError, match=r"mkdir|not a segmenter|describes"):
             Segmenter.from_run(path)
         assert not mark.is_left, place
-    trial("code", "checkpoint: os.mkdir as a part of the network", "refused", len(places))
 
 
-def test_a_network_may_name_no_package(two_steps, mark, tmp_path, monkeypatch, trial):
+def test_a_network_may_name_no_package(two_steps, mark, tmp_path, monkeypatch):
     """mmengine imports ``<scope>.registry``."""
     from mmengine.registry import MODELS
 
@@ -189,7 +181,6 @@ def test_a_network_may_name_no_package(two_steps, mark, tmp_path, monkeypatch, t
     with pytest.raises(UserError, match="evil_scope"):
         Segmenter.from_run(path)
     assert not mark.is_left and "evil_scope" not in sys.modules
-    trial("code", "checkpoint: a scope for mmengine to import", "refused")
 
 
 @pytest.mark.parametrize(
@@ -202,7 +193,7 @@ def test_a_network_may_name_no_package(two_steps, mark, tmp_path, monkeypatch, t
     ],
     ids=["hub", "folder", "file", "download"],
 )
-def test_a_network_of_timm_fetches_nothing(parts, two_steps, tmp_path, monkeypatch, trial):
+def test_a_network_of_timm_fetches_nothing(parts, two_steps, tmp_path, monkeypatch):
     opened = []
 
     def fetch(*args, **kwargs):
@@ -220,14 +211,9 @@ def test_a_network_of_timm_fetches_nothing(parts, two_steps, tmp_path, monkeypat
     with pytest.raises(UserError, match="which timm does not have|does not fit the network"):
         Segmenter.from_run(path)
     assert opened == []
-    trial(
-        "code",
-        f"checkpoint: a network of timm, {' '.join(map(str, parts.values()))}",
-        "not fetched",
-    )
 
 
-def test_weights_that_a_network_names_are_not_read(two_steps, mark, tmp_path, trial):
+def test_weights_that_a_network_names_are_not_read(two_steps, mark, tmp_path):
     from tests.safety.live_weights import zipped
 
     evil = tmp_path / "evil.pth"
@@ -239,10 +225,9 @@ def test_weights_that_a_network_names_are_not_read(two_steps, mark, tmp_path, tr
     )
     assert Segmenter.from_run(path).class_names[0] == "background"
     assert not mark.is_left
-    trial("code", "checkpoint: weights elsewhere", "not read")
 
 
-def test_a_checkpoint_has_no_file_removed(two_steps, learn, tmp_path, trial):
+def test_a_checkpoint_has_no_file_removed(two_steps, learn, tmp_path):
     """mmengine removes the files that a checkpoint calls the best so far, and the oldest."""
     from pipeline.segmenter.train import train
 
@@ -267,11 +252,10 @@ def test_a_checkpoint_has_no_file_removed(two_steps, learn, tmp_path, trial):
         validation=pairs,
     )
     assert list(work_dir.glob("best_*")) and precious.read_text() == "precious"
-    trial("code", "resume: a checkpoint that names a file to remove", "the file stays")
 
 
 @pytest.mark.parametrize("part", ["meta", "optimizer", "message_hub", "param_schedulers", "iter"])
-def test_parts_that_are_missing_are_one_sentence(part, two_steps, learn, tmp_path, trial):
+def test_parts_that_are_missing_are_one_sentence(part, two_steps, learn, tmp_path):
     checkpoint = own(two_steps)
     if part == "iter":
         checkpoint["meta"]["iter"] = "many"
@@ -282,4 +266,3 @@ def test_parts_that_are_missing_are_one_sentence(part, two_steps, learn, tmp_pat
     with pytest.raises(UserError, match="iter_1.pth is damaged or not a checkpoint") as caught:
         learn(tmp_path / "work")
     assert "\n" not in str(caught.value) and (tmp_path / "work" / "iter_1.pth").exists()
-    trial("code", f"resume: a checkpoint without a usable {part}", "one sentence")

@@ -19,7 +19,7 @@ from tests import REPOSITORY
 from tests.tiers import large_except
 
 
-def test_classes_in_yaml_are_data(mark, tmp_path, run_stage, trial):
+def test_classes_in_yaml_are_data(mark, tmp_path, run_stage):
     path = tmp_path / "classes.yaml"
     (tmp_path / "images").mkdir()
     tags = [
@@ -39,10 +39,9 @@ def test_classes_in_yaml_are_data(mark, tmp_path, run_stage, trial):
         )
         assert finished.code == 2 and finished.errors.count("\n") == 1, finished.errors
         assert not mark.is_left
-    trial("code", "dataset.classes: YAML with Python tags", "exit 2, nothing ran", len(tags))
 
 
-def test_a_target_in_a_configuration_is_never_called(mark, tmp_path, photographs, run_stage, trial):
+def test_a_target_in_a_configuration_is_never_called(mark, tmp_path, photographs, run_stage):
     call = {"_target_": "os.mkdir", "path": str(mark.path)}
     assert mark.is_left_by(lambda: instantiate(call))
     text = f"{{_target_: os.mkdir, path: {mark.path}}}"
@@ -60,10 +59,9 @@ def test_a_target_in_a_configuration_is_never_called(mark, tmp_path, photographs
         )
         assert finished.code == 2 and "Traceback" not in finished.errors, finished.errors
         assert not mark.is_left, place
-    trial("code", "_target_ in any part of a configuration", "never called", len(places))
 
 
-def test_resolvers_of_omegaconf_read_and_run_nothing(mark, tmp_path, photographs, run_stage, trial):
+def test_resolvers_of_omegaconf_read_and_run_nothing(mark, tmp_path, photographs, run_stage):
     from omegaconf import OmegaConf
 
     assert mark.is_left_by(lambda: eval(f"__import__('os').mkdir({str(mark.path)!r})"))
@@ -93,7 +91,6 @@ def test_resolvers_of_omegaconf_read_and_run_nothing(mark, tmp_path, photographs
             finished.errors.removeprefix("error: ").strip() and "Traceback" not in finished.errors
         )
     assert not OmegaConf.has_resolver("eval")
-    trial("code", "resolvers in a shared configuration", "exit 2, nothing ran", len(tried))
 
 
 GLOBAL = "# @package _global_\n"
@@ -118,7 +115,7 @@ ALSO_AS_A_STUDY = ("a callback", "an environment variable", "parameters of a swe
 
 
 @pytest.mark.large
-def test_a_shared_configuration_decides_nothing_that_hydra_does(shared, mark, tmp_path, trial):
+def test_a_shared_configuration_decides_nothing_that_hydra_does(shared, mark, tmp_path):
     """However it is written, with one job or several."""
     precious = tmp_path / "precious.txt"
     precious.write_text("precious")
@@ -158,7 +155,6 @@ def test_a_shared_configuration_decides_nothing_that_hydra_does(shared, mark, tm
             assert not list(tmp_path.glob("out/*/")), what
     second = shared("seed: 1\n", "--config-dir", elsewhere, "+experiment=evil")
     assert second.code == 2 and not mark.is_left
-    trial("code", "what Hydra does, in a shared configuration", "exit 2, nothing ran", len(tried))
 
 
 SLURM = "defaults: [override /executor: slurm]\n"
@@ -210,7 +206,7 @@ FEW = ("a program", "an address", "a command", "plug-ins", "a program as a param
 
 
 @pytest.mark.parametrize("what", large_except(FEW, files_that_name_code(Path("/program.py"))))
-def test_a_shared_configuration_names_no_code(what, shared, mark, tmp_path, trial):
+def test_a_shared_configuration_names_no_code(what, shared, mark, tmp_path):
     """No program, no scheduler whose answers are unpickled, no command of a batch system."""
     path = tmp_path / "program.py"
     path.write_text(mark.program)
@@ -226,7 +222,6 @@ def test_a_shared_configuration_names_no_code(what, shared, mark, tmp_path, tria
     assert finished.code == 2 and finished.errors.count("\n") == 1, finished
     refused = ("a file of settings cannot name code: give ", "is not a choice: give the name")
     assert any(each in finished.errors for each in refused), finished
-    trial("code", "code, addresses, commands in a shared configuration", "exit 2")
 
 
 @pytest.mark.parametrize("name", ["dataclass_defaults", "executor/dask", "tags/tagclip"])
@@ -367,7 +362,7 @@ def test_no_value_is_read_from_the_environment(shared, monkeypatch, tmp_path):
     assert finished.code == 0, finished.errors
 
 
-def test_the_folder_from_which_a_tool_is_started_is_no_place_for_modules(mark, tmp_path, trial):
+def test_the_folder_from_which_a_tool_is_started_is_no_place_for_modules(mark, tmp_path):
     """What lies where a person happens to be is data to work on, not modules to import."""
     names = ("yaml", "torch", "hydra_plugins", "sitecustomize", "pipeline", "numpy", "stray")
     for name in names:
@@ -389,4 +384,3 @@ def test_the_folder_from_which_a_tool_is_started_is_no_place_for_modules(mark, t
     )
     assert done.returncode == 2 and "there is no module stray" in done.stderr, done.stderr
     assert not mark.is_left
-    trial("code", "modules in the working directory", "not imported", len(names))

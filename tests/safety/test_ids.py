@@ -63,17 +63,16 @@ def refused(tmp_path, run_stage):
 
 
 @pytest.mark.parametrize("index", range(len(ELSEWHERE)))
-def test_a_list_of_images(index, tmp_path, photographs, elsewhere, refused, trial):
+def test_a_list_of_images(index, tmp_path, photographs, elsewhere, refused):
     (tmp_path / "list.txt").write_text(f"{names(tmp_path)[index]}\n", encoding="utf-8")
     folder = ["dataset=folder", f"dataset.root={photographs}", "dataset.classes=[cat,dog]"]
     said = refused(*folder, f"dataset.image_list={tmp_path / 'list.txt'}", "dataset.split=all")
     has_nul = "\0" in names(tmp_path)[index]
     assert ("holds NUL bytes" if has_nul else "which split all does not have") in said
-    trial("code", f"dataset.image_list: {ELSEWHERE[index]!r}", "exit 2, nothing written outside")
 
 
 @pytest.mark.parametrize("index", range(len(ELSEWHERE)))
-def test_a_list_of_voc(index, tmp_path, elsewhere, refused, trial):
+def test_a_list_of_voc(index, tmp_path, elsewhere, refused):
     root = build_voc2012(tmp_path / "data")
     name = names(tmp_path)[index]
     write_list(root / "ImageSets" / "Segmentation" / "val.txt", [name])
@@ -83,11 +82,10 @@ def test_a_list_of_voc(index, tmp_path, elsewhere, refused, trial):
         assert sample.image.parent == root / "JPEGImages" and "/" not in sample.id
     voc = ["dataset=voc2012", f"dataset.root={root}", "dataset.split=val", "tags=ground_truth"]
     refused(*voc, "runtime.max_failures=0")
-    trial("code", f"a list of VOC: {ELSEWHERE[index]!r}", "exit 2, nothing written outside")
 
 
 @pytest.mark.parametrize("index", range(7))
-def test_a_file_name_of_coco(index, tmp_path, elsewhere, refused, trial):
+def test_a_file_name_of_coco(index, tmp_path, elsewhere, refused):
     root = build_coco(tmp_path / "data")
     path = root / "annotations" / "instances_val2017.json"
     content = json.loads(path.read_text())
@@ -96,10 +94,9 @@ def test_a_file_name_of_coco(index, tmp_path, elsewhere, refused, trial):
     path.write_text(json.dumps(content))
     coco = ["dataset=coco2017", f"dataset.root={root}", "dataset.split=val", "tags=ground_truth"]
     assert "is not an annotation file of COCO" in refused(*coco)
-    trial("code", f"file_name of COCO: {ELSEWHERE[index]!r}", "exit 2, nothing written outside")
 
 
-def test_a_stage_writes_in_its_folder_alone(tmp_path, trial):
+def test_a_stage_writes_in_its_folder_alone(tmp_path):
     out = tmp_path / "out"
     tried = ["../a.png", "../../../a.png", f"{tmp_path}/a.png", "x/../../a.png"]
     with Store(out).folder("all", "masks", {}) as folder:
@@ -112,10 +109,9 @@ def test_a_stage_writes_in_its_folder_alone(tmp_path, trial):
         with pytest.raises(UserError, match="leaves the output folder"):
             folder.write("id", "key", {"link/a.png": b"x"})
     assert not (tmp_path / "a.png").exists()
-    trial("code", "a result's name that leaves its folder", "refused", len(tried) + 1)
 
 
-def test_results_of_predict_stay_in_their_folder(two_steps, tmp_path, run_tool, trial):
+def test_results_of_predict_stay_in_their_folder(two_steps, tmp_path, run_tool):
     photographs, outside = tmp_path / "photographs", tmp_path / "outside"
     for path in (photographs / "a" / "..b.jpg", photographs / "...jpg", outside / "c.jpg"):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -135,10 +131,9 @@ def test_results_of_predict_stay_in_their_folder(two_steps, tmp_path, run_tool, 
     assert finished.code == 0, finished.errors
     assert everything(tmp_path, tmp_path / "seen") == before
     assert {p.name for p in (tmp_path / "seen").rglob("*.png")} == {"..b.png", "climbing.png"}
-    trial("code", "predict.py: names with dots, links that lead elsewhere", "nothing outside", 4)
 
 
-def test_lists_of_classes_name_no_file(tmp_path, photographs, elsewhere, run_stage, trial):
+def test_lists_of_classes_name_no_file(tmp_path, photographs, elsewhere, run_stage):
     lines = [f"{name} 0" for name in names(tmp_path) if "\0" not in name]
     images = ["a", "b", "c", "d", "holiday%202026/e%20f"]
     listed = tmp_path / "list.txt"
@@ -160,4 +155,3 @@ def test_lists_of_classes_name_no_file(tmp_path, photographs, elsewhere, run_sta
         assert everything(tmp_path, tmp_path / "out") == before
         written = tmp_path / "out" / "all" / "tags" / "latest" / "tags.txt"
         assert "elsewhere" not in written.read_text()
-    trial("code", "dataset.labels and tags.path: ids that lead elsewhere", "passed over", 2)

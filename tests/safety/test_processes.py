@@ -79,13 +79,12 @@ def test_every_place_that_starts_a_process_is_attacked():
 
 
 @pytest.mark.parametrize(("place", "way"), large_except({*WAYS} - SLOW, WAYS))
-def test_the_folder_in_which_a_process_is_started_runs_no_code(place, way, theirs, mark, trial):
+def test_the_folder_in_which_a_process_is_started_runs_no_code(place, way, theirs, mark):
     for module in {"cluster": ["distributed"], "jobs": ["dask_jobqueue"]}.get(place, []):
         pytest.importorskip(module)
     done = start(place, theirs, way)
     ran = mark.path.read_text() if mark.is_left else ""
     assert not ran and done.returncode == 0, (ran, done.stderr)
-    trial("code", "files where a process is started", "not run", len(MODULES) + len(PROGRAMS))
 
 
 def test_an_unprotected_process_does_run_them(theirs, mark):

@@ -49,9 +49,7 @@ def refused(read: Callable[[Path], object], path: Path) -> str:
 @pytest.mark.parametrize("name", LIVE)
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 @pytest.mark.parametrize("defaults", ["strict", "lax"])
-def test_no_weights_run(
-    name, suffix, defaults, reader, tiny_clip, mark, tmp_path, monkeypatch, trial
-):
+def test_no_weights_run(name, suffix, defaults, reader, tiny_clip, mark, tmp_path, monkeypatch):
     if defaults == "lax":  # a switch of PyTorch's, which some people set for older programs
         monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     key, read = reader
@@ -68,26 +66,23 @@ def test_no_weights_run(
     assert not mark.is_left
     # Of TorchScript whose code is passed over, the tensors are read; they are no CLIP.
     assert refusal is not None and "\n" not in refusal, refusal
-    trial("code", f"{key}: {name}", "refused with a sentence, nothing ran")
 
 
 @pytest.mark.parametrize("claim", ABSURD)
 @pytest.mark.parametrize("write", [absurd_state, absurd_script])
-def test_tensors_that_claim_too_much(claim, write, reader, tmp_path, trial):
+def test_tensors_that_claim_too_much(claim, write, reader, tmp_path):
     key, read = reader
     path = tmp_path / "weights.pt"
     write(path, ABSURD[claim])
     refused(read, path)
-    trial("code", f"{key}: a tensor with {claim}", "refused with a sentence")
 
 
 @pytest.mark.parametrize("what", GREEDY)
-def test_files_that_would_take_memory_without_end(what, reader, tmp_path, trial):
+def test_files_that_would_take_memory_without_end(what, reader, tmp_path):
     key, read = reader
     path = tmp_path / "weights.pt"
     GREEDY[what](path)
     refused(read, path)
-    trial("code", f"{key}: {what}", "refused with a sentence")
 
 
 @pytest.mark.parametrize(
@@ -100,12 +95,11 @@ def test_files_that_would_take_memory_without_end(what, reader, tmp_path, trial)
     ],
     ids=["endless header", "shape", "end", "start"],
 )
-def test_safetensors_that_claim_too_much(header, reader, tmp_path, trial):
+def test_safetensors_that_claim_too_much(header, reader, tmp_path):
     key, read = reader
     path = tmp_path / "weights.safetensors"
     path.write_bytes(header.ljust(100) + bytes(16))
     refused(read, path)
-    trial("code", f"{key}: safetensors with an absurd header", "refused with a sentence")
 
 
 def test_a_plain_script_is_read(tmp_path):
@@ -134,7 +128,7 @@ def test_what_a_careful_reader_of_a_library_breaks_on_is_not_read_again(
     assert not mark.is_left
 
 
-def test_weights_that_timm_keeps_are_read_as_tensors(tmp_path, mark, monkeypatch, trial):
+def test_weights_that_timm_keeps_are_read_as_tensors(tmp_path, mark, monkeypatch):
     """Whatever PyTorch does by default."""
     path = tmp_path / "pytorch_model.bin"
     torch.save({"extra": Code(mark.path)}, path)
@@ -146,4 +140,3 @@ def test_weights_that_timm_keeps_are_read_as_tensors(tmp_path, mark, monkeypatch
     with pytest.raises(UserError, match="objects that could run code"):
         weight_sources.fetch_imagenet(network.backbone, backbone, None)
     assert not mark.is_left
-    trial("code", "weights that timm downloads", "read as tensors only")

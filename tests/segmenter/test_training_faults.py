@@ -74,7 +74,7 @@ def remount(forks, small, setting):
 
 @pytest.mark.large
 @LINUX
-def test_a_full_disk_is_one_sentence_and_costs_nothing(small_disk, tmp_path, request, trial):
+def test_a_full_disk_is_one_sentence_and_costs_nothing(small_disk, tmp_path, request):
     forks, small, seen = small_disk
     assert start(forks, train_measured, tmp_path, tmp_path / "undisturbed").wait() == 0
     wanted = checkpoints_of(tmp_path / "undisturbed")
@@ -103,17 +103,11 @@ def test_a_full_disk_is_one_sentence_and_costs_nothing(small_disk, tmp_path, req
     assert len(full) >= 4 and code == 0
     assert len({errors.split(":")[1].split("/")[-1] for errors, _ in full}) >= 3
     assert any(kept for _, kept in full), "some checkpoint is whole before the disk is full"
-    trial(
-        "training",
-        "the disk full at the log, the first, a later and the best checkpoint",
-        "exit 2, one sentence; every checkpoint whole; resumes to equal weights",
-        len(full),
-    )
 
 
 @pytest.mark.large
 @LINUX
-def test_a_folder_that_can_only_be_read_is_one_sentence(small_disk, tmp_path, trial):
+def test_a_folder_that_can_only_be_read_is_one_sentence(small_disk, tmp_path):
     forks, small, _ = small_disk
     assert start(forks, train_measured, tmp_path, small / "begun", 3).wait() == 0
     remount(forks, small, "ro")
@@ -121,7 +115,6 @@ def test_a_folder_that_can_only_be_read_is_one_sentence(small_disk, tmp_path, tr
         training = start(forks, train_measured, tmp_path, small / name)
         assert training.wait() == 2 and training.output.count("\n") == 1, training.output
         assert "Read-only file system" in training.output
-    trial("training", "the work directory read-only", "exit 2, one sentence", 2)
 
 
 def failing(*args, **kwargs):
@@ -142,7 +135,7 @@ SHORT = {"iterations": 3, "checkpoint_interval": 1}
     ],
 )
 def test_logs_and_curves_that_cannot_be_written(
-    pairs, undisturbed_training, tmp_path, monkeypatch, capfd, place, trial
+    pairs, undisturbed_training, tmp_path, monkeypatch, capfd, place
 ):
     monkeypatch.setattr("pipeline.segmenter.train.LOG_INTERVAL", 1)
     settings = tiny_settings(**SHORT)
@@ -154,7 +147,6 @@ def test_logs_and_curves_that_cannot_be_written(
     assert capfd.readouterr() == ("", "")
     run(pairs, tmp_path / "run", settings)
     assert_same_weights(weights(undisturbed_training(**SHORT)[0]), weights(tmp_path / "run"))
-    trial("training", f"no space for {place.split('.')[-2]}", "one sentence; resumes")
 
 
 def test_other_errors_of_a_training_stay_faults_of_ours(pairs, tmp_path, monkeypatch):
@@ -166,7 +158,7 @@ def test_other_errors_of_a_training_stay_faults_of_ours(pairs, tmp_path, monkeyp
         run(pairs, tmp_path, tiny_settings(iterations=1))
 
 
-def test_the_best_checkpoint_goes_when_a_better_one_is_there(pairs, tmp_path, monkeypatch, trial):
+def test_the_best_checkpoint_goes_when_a_better_one_is_there(pairs, tmp_path, monkeypatch):
     labelled, figures = write_labelled(tmp_path / "val"), iter([10.0, 20.0, 20.0, 5.0])
     monkeypatch.setattr(
         "mmseg.evaluation.IoUMetric.compute_metrics", lambda *_: {"mIoU": next(figures)}
@@ -186,10 +178,9 @@ def test_the_best_checkpoint_goes_when_a_better_one_is_there(pairs, tmp_path, mo
     monkeypatch.setattr(checkpoints, "write_atomically", write)
     run(pairs, work_dir, settings, validation=labelled)
     assert [p.name for p in best_checkpoints(work_dir)] == ["best_mIoU_iter_4.pth"]
-    trial("training", "no space for a better checkpoint", "the best one so far stays")
 
 
-def test_no_moment_without_a_whole_checkpoint(pairs, tmp_path, monkeypatch, trial):
+def test_no_moment_without_a_whole_checkpoint(pairs, tmp_path, monkeypatch):
     """Whatever is written or removed, one whole checkpoint is there once there was one."""
     written, moments = checkpoints.write_atomically, []
 
@@ -201,32 +192,25 @@ def test_no_moment_without_a_whole_checkpoint(pairs, tmp_path, monkeypatch, tria
     monkeypatch.setattr(checkpoints, "write_atomically", watch)
     run(pairs, tmp_path, tiny_settings(iterations=5, checkpoint_interval=1))
     assert moments[0] == 0 and min(moments[1:]) >= 1 and max(moments) == 2
-    trial(
-        "training",
-        "read before and after every file is written",
-        "an intact checkpoint",
-        len(moments),
-    )
 
 
 # Processes that are killed
 
 
 @pytest.mark.large
-def test_a_kill_in_the_midst_of_a_file_leaves_no_half_of_it(trained, pairs, forks, tmp_path, trial):
+def test_a_kill_in_the_midst_of_a_file_leaves_no_half_of_it(trained, pairs, forks, tmp_path):
     killed = start(forks, die_while_writing, pairs[0].image.parent, tmp_path)
     assert killed.wait() == -signal.SIGKILL
     assert [path.name for path in tmp_path.glob("*.pth")] == ["iter_2.pth"]
     assert len(list(tmp_path.glob(".partial-*"))) == 1
     run(pairs, tmp_path)
     assert_same_weights(weights(trained), weights(tmp_path))
-    trial("training", "killed in the midst of writing a checkpoint", "no torn file; resumes")
 
 
 @pytest.mark.large
 @LINUX
 @pytest.mark.parametrize("step", [9, pytest.param(1, marks=pytest.mark.soak)])
-def test_a_kill_at_any_point_changes_neither_weights_nor_the_best(forks, tmp_path, step, trial):
+def test_a_kill_at_any_point_changes_neither_weights_nor_the_best(forks, tmp_path, step):
     """All points are taken, or with a step some of those after the last iteration."""
 
     def train(root, kill_at=None):
@@ -248,13 +232,6 @@ def test_a_kill_at_any_point_changes_neither_weights_nor_the_best(forks, tmp_pat
         train(root)
         assert contents(root) == wanted, points[number]
         shutil.rmtree(root)
-    trial(
-        "training",
-        "killed before any open-for-write, fsync, rename, link, mkdir or remove"
-        + (", after the last iteration" if step > 1 else ""),
-        "equal weights, best checkpoint and figures after the same command; nothing left behind",
-        len(tried),
-    )
 
 
 @pytest.fixture
@@ -281,23 +258,18 @@ def said(training):
 
 @pytest.mark.large
 @LINUX
-def test_a_killed_loader_is_one_sentence(disturbed, trial):
+def test_a_killed_loader_is_one_sentence(disturbed):
     os.kill(disturbed.members()[1], signal.SIGKILL)
     assert disturbed.wait() == 2
     [sentence] = said(disturbed)
     assert "a process that loads images was killed" in sentence and "segmenter.workers" in sentence
     assert disturbed.members() == []
-    trial(
-        "training",
-        "a process that loads images killed",
-        "exit 2, one sentence; resumes to equal weights",
-    )
 
 
 @pytest.mark.large
 @LINUX
 @pytest.mark.parametrize(("what", "exit_code"), [("Ctrl-C", 130), ("SIGTERM", 143)])
-def test_an_interruption_leaves_nobody(what, exit_code, disturbed, trial):
+def test_an_interruption_leaves_nobody(what, exit_code, disturbed):
     if what == "Ctrl-C":
         disturbed.send(signal.SIGINT)
     else:
@@ -305,20 +277,13 @@ def test_an_interruption_leaves_nobody(what, exit_code, disturbed, trial):
     assert disturbed.wait() == exit_code
     assert said(disturbed) == ["interrupted: run the same command again to go on"]
     assert disturbed.members() == []
-    outcome = f"exit {exit_code}, no process left; resumes to equal weights"
-    trial("training", what, outcome)
 
 
 @pytest.mark.large
 @LINUX
-def test_a_killed_training_leaves_nobody_and_no_lock(disturbed, tmp_path, trial):
+def test_a_killed_training_leaves_nobody_and_no_lock(disturbed, tmp_path):
     disturbed.kill()
     assert disturbed.wait() == -signal.SIGKILL
     wait_until(lambda: not disturbed.members(), 60)
     with Store(tmp_path).folder("", "segmenter", {}) as folder:
         assert isinstance(folder, StageFolder)
-    trial(
-        "training",
-        "the training killed, with a process that loads images",
-        "no process left, the lock free; resumes to equal weights",
-    )

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import re
 import shutil
 import typing
-from collections import defaultdict
 from collections.abc import Iterator
 from functools import cache
 from types import NoneType
@@ -33,11 +31,8 @@ from pipeline.stages.builder import Builder
 from pipeline.stages.config import EXECUTORS, Config, compose, read_config
 from pipeline.stages.pipeline import Pipeline
 from pipeline.tags.options import GivenTagOptions
-from tests import REPOSITORY
 from tests.tiny_second import dino_file, sam_file
 
-PAGE = REPOSITORY / "docs" / "reliability-tables.md"
-BEGIN, END = "<!-- settings -->\n", "<!-- end of settings -->"
 PLUGINS = ("colour_tagger", "colour_cams", "superpixels")
 DATASETS = ("folder", "voc2012", "coco2014", "ade20k")
 
@@ -400,33 +395,6 @@ def test_every_quirk_is_in_the_keys_of_the_methods_that_read_it(keys, tmp_path):
             seen |= {declared.name} & read
     left = {declared.name for declared in quirks if rule_of(declared).changes == "result"} - seen
     assert not left, "quirks that no method reads"
-
-
-def test_settings_outside_the_keys_are_listed(walked):
-    """How many settings there are, and why some are outside: docs/reliability-tables.md."""
-    inside, reasons = set(), defaultdict(set)
-    for config, (key, rule, _) in walked:
-        if type(getattr(config, key.partition(".")[0])).__module__.startswith("tests."):
-            continue
-        inside |= {key} if rule.changes == "result" else set()
-        if rule.why:
-            reasons[rule.changes, rule.why].add(key)
-    outside = set().union(*reasons.values())
-    both = ", ".join(f"`{key}`" for key in sorted(inside & outside))
-    lines = [
-        f"There are {len(inside | outside)} settings: {len(inside)} are part of a key, and"
-        f" {len(outside)} are not. It depends on the method for {both}.",
-        "",
-        "| changes | settings | why they are outside |",
-        "|---|---|---|",
-    ]
-    for (changes, why), found in sorted(reasons.items()):
-        short = {re.sub(r"(dataset\.training)\..*", r"\1.*", key) for key in found}
-        names = ", ".join(f"`{key}`" for key in sorted(short))
-        lines.append(f"| {changes} | {names} | {why} |")
-    table = "\n".join(lines)
-    page = PAGE.read_text(encoding="utf-8")
-    assert page.partition(BEGIN)[2].partition(END)[0].strip() == table, table
 
 
 def test_equal_numbers_are_one_key(keys, tmp_path):

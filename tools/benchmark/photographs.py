@@ -13,18 +13,19 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from open_clip.transformer import ResidualAttentionBlock
 from PIL import Image
+from torch import nn
 
 from pipeline.clip.checkpoint import build_by_name
 from pipeline.clip.device import AUTO, Batches, choose_precision, settle_precision
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.fused import choose_attention
-from pipeline.clip.image_text import releases
-from pipeline.clip.image_tower import ImageTower
+from pipeline.clip.image_text import Release, releases
+from pipeline.clip.image_tower import BILINEAR, ImageTower
 from pipeline.engine.pool import count_cores
 from pipeline.engine.sample import Sample
 from pipeline.engine.stage import Item, Stage
-from tools.benchmark.image_text_models import random_tower
 from tools.benchmark.masks import random_cams
 from tools.benchmark.setup import (
     CROPS_OF_TWO_IMAGES,
@@ -36,6 +37,7 @@ from tools.benchmark.setup import (
 )
 
 _COUNT = 5_000
+_HEAD_WIDTH = 64
 _SIZES = ((500, 375), (4000, 3000))
 """Width and height: an image of VOC, and a phone's photograph."""
 
@@ -54,6 +56,28 @@ class Model(NamedTuple):
     cams: str = "clip_es"
 
 
+def _random_tower(release: Release) -> ImageTower:
+    """Returns an image tower of the dimensions of a release, with four registers."""
+    width, (depth, patch, native) = _HEAD_WIDTH * release.heads, release.dimensions
+    blocks = [
+        ResidualAttentionBlock(width, release.heads, ls_init_value=1.0).requires_grad_(False)
+        for _ in range(depth)
+    ]
+    return ImageTower(
+        normalisation=release.normalisation,
+        native_size=native,
+        patch_embedding=nn.Conv2d(3, width, patch, patch).requires_grad_(False),
+        class_token=torch.randn(width),
+        registers=torch.randn(4, width),
+        positions=torch.randn(1 + (native // patch) ** 2, width),
+        stretch=BILINEAR,
+        norm_before=nn.Identity(),
+        blocks=blocks,
+        norm_after=nn.LayerNorm(width).requires_grad_(False),
+        temperature=100.0,
+    )
+
+
 def _clip(name: str) -> ImageTower:
     return ImageTower.of(build_by_name(name).eval().requires_grad_(False))
 
@@ -61,7 +85,7 @@ def _clip(name: str) -> ImageTower:
 MODELS = (
     Model("ViT-B/16", partial(_clip, "ViT-B-16-quickgelu")),
     Model("ViT-L/14", partial(_clip, "ViT-L-14-quickgelu")),
-    Model("TIPSv2 B/14", lambda: random_tower(releases()["tipsv2_b14"]), "value_path"),
+    Model("TIPSv2 B/14", lambda: _random_tower(releases()["tipsv2_b14"]), "value_path"),
 )
 
 
