@@ -79,9 +79,7 @@ def test_a_cluster_that_runs_already_loses_a_worker(
 
 
 @pytest.mark.soak
-def test_the_scheduler_is_killed_in_the_middle(
-    started, nursery, options, undisturbed, tmp_path
-):
+def test_the_scheduler_is_killed_in_the_middle(started, nursery, options, undisturbed, tmp_path):
     out, (scheduler, *_), _, run = started
     scheduler.kill()
     assert run.wait() == 2 and "Traceback" not in run.output, run.output
