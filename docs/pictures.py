@@ -26,7 +26,7 @@ from tests.app.started import Started
 from tests.report.browsing import ARGUMENTS, MISSING, find_chromium
 
 NOTEBOOK = REPOSITORY / "examples" / "quickstart.ipynb"
-DEMO = ("dataset=demo", "clip=demo", "segmenter.ceiling=false")  # no picture shows the ceiling
+DEMO = ("dataset=demo", "clip=demo")
 AFTERNOON = ("dataset=demo_crowded", "dataset.split=train", "stage=[tags,report]")
 VIEWPORT = {"width": 1140, "height": 720}
 WAIT = 300_000  # milliseconds

@@ -282,7 +282,7 @@ def _composed(tags: str) -> Config:
         *("dataset=voc2012", "dataset.root=/", f"dataset.classes=[{','.join(CLASSES)}]"),
         *("dataset.cam_names=null", "dataset.backgrounds=[]"),
         *(f"tags={tags}", *["tags.path=VOC2012/line.txt"] * (tags == "file")),
-        *("cams=channel", "masks=argmax", "segmenter=demo", "segmenter.ceiling=false"),
+        *("cams=channel", "masks=argmax", "segmenter=demo"),
         *("segmenter.validation_interval=null", "segmenter.precision=fp32"),
         "segmenter.test={scales: [1.0], flip: false, crf: null}",
         *("experiment_name=edits", "runtime.workers=1", "runtime.max_failures=100"),

@@ -60,7 +60,7 @@ CONFIGURATIONS: dict[str, Sequence[str]] = {
     "z": (*_VAL, "tags.standardise=[image,class]", "tags.z=0.5"),
     "rounds": (
         *(*_TRAINING, "stage=[tags,cams,masks,train,predict,evaluate]", "rounds=2"),
-        *("segmenter.ceiling=false", "self_training.confidence=0.1"),
+        "self_training.confidence=0.1",
     ),
     "processes": (*_VAL, "executor=processes", *_WORKERS),
     "dask": (*_VAL, "executor=dask", *_WORKERS),

@@ -220,7 +220,7 @@ def test_the_recipe_differs_from_the_defaults_in_what_its_page_tells():
     before, after = (flatten(OmegaConf.to_container(each)) for each in (usual, recipe))
     found = {key for key in {*before, *after} if before.get(key) != after.get(key)}
     found = {key for key in found if not key.startswith("masks.")}
-    assert found == {*changes, "experiment_name", "stage", "segmenter.ceiling"}
+    assert found == {*changes, "experiment_name", "stage"}
 
 
 @pytest.fixture(scope="session")

@@ -29,7 +29,7 @@ from tests.small_runs import (
 IDS = [str(k) for k in range(6)]
 TO_MASKS = "stage=[tags,cams,masks]"
 MEASURED = "stage=[tags,cams,masks,evaluate]"
-NETWORK = [*TINY_SEGMENTER, "segmenter.pretrained=none", "segmenter.ceiling=false"]
+NETWORK = [*TINY_SEGMENTER, "segmenter.pretrained=none"]
 
 
 @pytest.fixture

@@ -260,10 +260,7 @@ def test_scenes_are_not_drawn_and_counted(dry_run, run_stage, tmp_path, monkeypa
     assert dry_run.errors == "note: the run first draws 4 scenes\n"
     assert {tuple(row[2:5]) for row in rows[:4]} == {("2", "0", "all, after drawing")}
     trained = [(row[1], row[5]) for row in rows if row[0] == "segmenter"]
-    assert trained == [
-        ("train", "known after masks"),
-        ("train (ground truth)", "known after drawing"),
-    ]
+    assert trained == [("train", "known after masks")]
     val = [*given[:-3], "stage=tags", "dataset.split=val"]
     assert run_stage(*val).code == 0
     assert {path.parent.name for path in root.rglob("*.png")} == {"val"}, "all that was asked for"
