@@ -18,7 +18,7 @@ _NAMES = {"manifest.json", "failures.jsonl", "metrics.json", "tables.md"}
 _SUFFIXES = {".npz", ".png", ".txt", ".pth"}
 _IGNORED = {
     *("began", "finished", "run", "first_run", "seconds", "versions", "commit", "host"),
-    *("key", "recipe", "input", "accompanies"),
+    *("key", "recipe", "input"),
 }
 _MISSING = "missing"
 

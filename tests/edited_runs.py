@@ -135,7 +135,7 @@ class Workspace:
         config, folder = deepcopy(_composed(options.tags)), self.folder
         config.output_dir, config.rounds = str(folder / out), options.rounds
         dataset = config.dataset
-        dataset.root, dataset.cache = str(folder / "VOC2012"), str(folder / out / "ground_truth")
+        dataset.root = str(folder / "VOC2012")
         dataset.split, dataset.limit = options.split, options.limit
         dataset.ignore_background = options.ignore_background
         dataset.labels = f"{dataset.root}/labels.txt" if options.labelled else None

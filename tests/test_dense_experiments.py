@@ -231,7 +231,7 @@ def test_a_preset_runs_to_its_end(run_stage, deep_checkpoint, preset, tmp_path):
     about = run["about"]
     chosen = {"experiment": preset, "tags": "", "cams": cams_of(method), "masks": "dense"}
     assert {key: about[key] for key in chosen} == chosen
-    samples = miniatures.load(dataset, root, tmp_path / "again").splits["val"]
+    samples = miniatures.load(dataset, root).splits["val"]
     assert run["images"] == len(samples)
     folder = tmp_path / "out" / "val" / "masks" / "latest"
     masks = [read_labels(folder / f"{sample.id}.png") for sample in samples]

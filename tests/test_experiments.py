@@ -186,7 +186,6 @@ def test_every_data_set_composes(name):
     plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     assert plain["dataset"]["name"] == name
     assert plain["output_dir"] == f"outputs/{name}"
-    assert plain["dataset"]["cache"] == f"outputs/{name}/ground_truth"
     vocabulary = build_vocabulary(read_config(config).dataset)
     count = {"demo": 10, "demo_crowded": 10, "folder": 2, "voc2007": 20, "voc2012": 20}
     count |= {"coco2014": 80, "coco2017": 80, "cocostuff": 171, "ade20k": 150}
@@ -292,7 +291,7 @@ def miou(truths: list[np.ndarray], predictions: list[np.ndarray], count: int) ->
 def assert_masks_were_measured(name: str, figures: dict, root: Path, tmp_path: Path) -> None:
     """Compares the masks' figure with one that is counted from the files."""
     dataset, split = SEGMENTATION[name][:2]
-    samples = miniatures.load(dataset, root, tmp_path / "again").splits[split]
+    samples = miniatures.load(dataset, root).splits[split]
     folder = tmp_path / split / "masks" / "latest"
     unfiltered = folder / ".unfiltered"
     folder = unfiltered if unfiltered.is_dir() else folder
@@ -348,7 +347,7 @@ def test_cocostuff_is_scored_in_27_classes_too(run_experiment, built, tmp_path):
 
     root = built("cocostuff", "val")
     assert_masks_were_measured("cls_seg_cocostuff", figures["masks"], root, tmp_path)
-    dataset = miniatures.load("cocostuff", root, tmp_path / "again")
+    dataset = miniatures.load("cocostuff", root)
     parents = sorted(set(dataset.vocabulary.parents))
     table = np.full(256, 255)
     table[1:172] = [parents.index(name) for name in dataset.vocabulary.parents]

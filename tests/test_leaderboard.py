@@ -30,7 +30,8 @@ SWEPT = {
 }
 """The axes of methods, of which each takes all; leaderboard_clip names models."""
 
-OTHERWISE = {"tags=file", "cams=file", "masks=file", "masks=dense"}  # without photographs or tags
+OTHERWISE = {"tags=file", "cams=file", "masks=file", "masks=dense", "masks=ground_truth"}
+"""Methods that need no photographs or no tags."""
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -342,9 +342,9 @@ def test_a_training_is_the_one_of_the_stage(pairs, run_stage, tmp_path):
     for image, mask in zip(images, masks):
         image.rename(photographs / image.name)
         mask.rename(folder / image.name)
-    given = f"dataset.classes=[{','.join(CLASS_NAMES)}]", f"segmenter.masks={folder}", "stage=train"
-    given += f"output_dir={tmp_path / 'out'}", *TINY_SEGMENTER
-    finished = run_stage(*folder_options(photographs, None, *given))
+    own = f"dataset.classes=[{','.join(CLASS_NAMES)}]", "masks=file", f"masks.path={folder}"
+    own += f"output_dir={tmp_path / 'out'}", "stage=[masks,train]", *TINY_SEGMENTER
+    finished = run_stage(*folder_options(photographs, None, *own))
     assert finished.code == 0, finished.errors
     stage = Segmenter.from_run(tmp_path / "out" / "segmenter" / "latest")
     files = [sorted(where.iterdir()) for where in (photographs, folder)]

@@ -124,7 +124,6 @@ def run_again(folder: Path, corrections: str, allowed: Mapping[str, str]) -> Non
     if not directory.is_absolute():
         raise UserError(f"{folder / CONFIG} says of no folder that the run was started there")
     os.chdir(directory)
-    composed.dataset.cache = str(folder / "ground_truth")  # nothing is written elsewhere
     composed.dry_run, composed.tags.corrections = False, str(file)
     if composed.stage != "all" and "tags" not in composed.stage:
         composed.stage = ["tags", "cams", "masks", "report"]

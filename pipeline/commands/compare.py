@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pipeline.commands.command_line import Parser
 from pipeline.datasets import load_dataset
-from pipeline.datasets.demo import redirect_writes
+from pipeline.datasets.demo import without_drawing
 from pipeline.engine.pool import count_cores
 from pipeline.engine.sample import ImageReader
 from pipeline.errors import UserError, check_choice, shown, tell
@@ -54,7 +54,7 @@ def run(arguments: Sequence[str]) -> None:
     record = first.root / CONFIG
     both = measurement, measurement if other.root == first.root else read_record(other.root)[1]
     pairs = [Pair(a, b, both) for a, b in artefacts]
-    with redirect_writes(settings):  # the file does not say where anything is written
+    with without_drawing():  # the file does not say where anything is written
         dataset = load_dataset(settings, workers)
         if dataset.vocabulary.classes != first.classes:
             raise UserError(f"{record} has other classes than the results: run a stage there again")

@@ -28,7 +28,7 @@ _EXAMPLES = """examples:
       coloured PNGs with colours of their own: a line each, as in 64 128 64 cat or cat:64,128,64
   python tools/import_masks.py MASKS --classes cup --values 255=1 --output masks
       grey PNGs in which 255 is the object, as brush tools write them; one PNG an image
-  python tools/run_stage.py … segmenter.masks=masks stage=[train,predict]
+  python tools/run_stage.py … masks=file masks.path=masks stage=[masks,train,predict]
       trains on them; dataset.masks=masks evaluates with them
 
 All files are checked before the first is written. If any cannot be used, each of these is named with

@@ -11,7 +11,7 @@ from rich.console import Console
 from pipeline.clip.method_stage import MethodStage
 from pipeline.commands.command_line import collect_garbage, next_command, print_notes
 from pipeline.commands.status import nothing_to_compute, plan_table
-from pipeline.datasets.demo import redirect_writes
+from pipeline.datasets.demo import without_drawing
 from pipeline.datasets.settings import RENDERED
 from pipeline.engine.folder import FAILURES
 from pipeline.engine.registry import method_of
@@ -45,7 +45,7 @@ def run_job(composed: DictConfig, combination: Sequence[str], given: Sequence[st
         console.print(f"\n{', '.join(combination)}")
     config = read_config(composed)
     requested = requested_stages(config)
-    with redirect_writes(config.dataset) if config.dry_run else nullcontext():
+    with without_drawing() if config.dry_run else nullcontext():
         # The report names a command without corrections, which it replaces, and with tags.
         kept = [a for a in given if not a.lstrip("+").startswith("tags.corrections=")]
         stages = None if "tags" in requested else "[tags,cams,masks,report]"
@@ -140,13 +140,9 @@ def notes_on(pipeline: Pipeline, requested: Sequence[str], given: Sequence[str])
                 f"{config.tags.corrections} corrects no image of this run: see dataset.split and"
                 " dataset.limit"
             )
-    ours, theirs = config.masks.corrections, config.segmenter.masks
-    if ours and theirs and "train" in requested:
-        yield "the training reads segmenter.masks alone, and no masks.corrections"
-    repeats = config.segmenter.repeat_corrected
-    if repeats != SegmenterSettings.repeat_corrected and (theirs or not ours):
-        why = "with segmenter.masks" if theirs else "without masks.corrections"
-        yield f"segmenter.repeat_corrected has no effect {why}"
+    is_given = config.segmenter.repeat_corrected != SegmenterSettings.repeat_corrected
+    if is_given and not config.masks.corrections:
+        yield "segmenter.repeat_corrected has no effect without masks.corrections"
     # Of presets of methods, those that were typed.
     for preset in (config.experiment_name or "", *(argument.lstrip("+") for argument in given)):
         if remark := remark_on_clip(preset, config.clip.name):

@@ -63,4 +63,4 @@ def load_dataset(settings: DatasetSettings, workers: int = 1) -> "Dataset":
     reader, _ = find_reader(settings.name)
     more = (workers,) if settings.name in RENDERED else ()
     dataset = apply_lists(reader(settings, *more), settings)
-    return ignore_background(dataset, settings.cache) if settings.ignore_background else dataset
+    return ignore_background(dataset) if settings.ignore_background else dataset

@@ -38,8 +38,7 @@ def load_coco(settings: CocoSettings) -> Dataset[Vocabulary]:
     def read(path: Path) -> list[Sample]:
         name = path.stem.removeprefix("instances_")
         images = find_images(settings, root, name)
-        kept = Path(settings.cache) / name
-        samples = _read_instances(path, images, kept, names, settings.max_pixels)
+        samples = _read_instances(path, images, names, settings.max_pixels)
         return [s for s in samples if s.labels or not settings.only_annotated]
 
     annotations = root / "annotations"
@@ -53,7 +52,7 @@ def find_images(settings: BenchmarkSettings, root: Path, name: str) -> Path:
 
 
 def _read_instances(
-    path: Path, images: Path, kept: Path, names: Sequence[str], max_pixels: int
+    path: Path, images: Path, names: Sequence[str], max_pixels: int
 ) -> list[Sample]:
     from pycocotools.coco import COCO
 
@@ -94,7 +93,7 @@ def _read_instances(
                 (labels[a["category_id"]], bool(a.get("iscrowd")), a["area"], a["segmentation"])
                 for a in annotations
             )
-            mask = InstanceMask(kept / f"{name.stem}.png", height, width, instances, max_pixels)
+            mask = InstanceMask(name.stem, height, width, instances, max_pixels)
             classes = tuple(sorted({label - 1 for label, *_ in instances}))
             samples.append(Sample(name.stem, images / name, mask, classes))
     except UserError:

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -37,14 +36,13 @@ def load_demo(settings: DatasetSettings, workers: int = 1) -> Dataset[Vocabulary
     They follow the vocabulary: an object whose name is not a class is background, and if the name
     of a ground is a class, its pixels are of that class. An interrupted rendering continues.
 
-    ``root`` keeps the PNG files and nothing else; ``cache`` keeps masks if the vocabulary is not
-    that of the scenes. Raises a UserError if ``root`` is not a folder of these scenes alone, but,
-    for example, one of photographs.
+    ``root`` keeps the PNG files and nothing else. Raises a UserError if it is not a folder of these
+    scenes alone, but, for example, one of photographs.
     """
     vocabulary = build_vocabulary(settings)
     recipe, classes = load_recipe(settings.name), vocabulary.classes
     given = given_path(settings.root, "dataset.root").absolute()
-    root, kept = given / f"v{recipe['version']}", Path(settings.cache)
+    root = given / f"v{recipe['version']}"
     strange = {name for name in _names(given) if not re.fullmatch(r"v\d+", name)}
     strange |= {*_names(root)} - {*recipe["splits"]}
     if strange or given.is_file():
@@ -74,7 +72,7 @@ def load_demo(settings: DatasetSettings, workers: int = 1) -> Dataset[Vocabulary
             truth = MaskFile(mask)
             if labels != list(range(len(drawn))):
                 found = LabelImage(mask, Reading(values=dict(enumerate(labels)), other=IGNORE))
-                truth = AnnotatedMask(kept / split / image.name, found)
+                truth = AnnotatedMask(image.stem, found)
             present = tuple(sorted(label - 1 for label in present))
             is_drawn = bool(facts["ground"])
             samples.append(Sample(image.stem, image, truth, present, is_there=is_drawn))
@@ -111,15 +109,10 @@ def _render(name: str, image: Path) -> None:
 
 
 @contextmanager
-def redirect_writes(settings: DatasetSettings) -> Iterator[None]:
-    """Has a data set read without a trace, for a dry run; the settings, of any, are changed.
-
-    Masks that have to be drawn go to a temporary folder while the block runs; scenes are not drawn.
-    """
-    with TemporaryDirectory() as folder:
-        settings.cache = folder
-        token = _draws.set(False)
-        try:
-            yield
-        finally:
-            _draws.reset(token)
+def without_drawing() -> Iterator[None]:
+    """Draws no scenes while the block runs, so that a dry run writes nothing."""
+    token = _draws.set(False)
+    try:
+        yield
+    finally:
+        _draws.reset(token)

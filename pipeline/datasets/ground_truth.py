@@ -5,7 +5,6 @@ never changed.
 """
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,13 +14,10 @@ import numpy as np
 
 from pipeline.datasets.annotations import Drawing, LabelImage
 from pipeline.datasets.rasterise import rasterise
-from pipeline.datasets.vocabulary import Vocabulary, voc_palette
+from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.sample import Dataset, GroundTruthMask, Sample, Splits
 from pipeline.errors import ImageError, UserError
-from pipeline.files.atomic import write_atomically
-from pipeline.files.fingerprints import fingerprint, fingerprint_file
-from pipeline.files.images import encode_png, open_image
-from pipeline.files.label_images import GREY, IGNORE, PALETTE, read_labels
+from pipeline.files.label_images import IGNORE, read_labels
 
 
 @dataclass(frozen=True)
@@ -35,45 +31,21 @@ class MaskFile(GroundTruthMask):
         """Implements the base class."""
         return _known_labels(read_mask(self.path), self.num_classes, self.path)
 
-    def file(self) -> Path:
-        """Implements the base class."""
-        return self.path
-
 
 @dataclass(frozen=True)
-class DerivedMask(GroundTruthMask):
-    """A mask that is made from other data; ``kept`` is a PNG of it where a file is needed.
-
-    The fingerprint of the other attributes, and of the files that they name, is added to its name,
-    so that a corrected file or another vocabulary gets a file of its own.
-    """
-
-    kept: Path
-
-    def file(self) -> Path:
-        """Implements the base class."""
-        try:
-            origin = [fingerprint_file(v) if isinstance(v, Path) else v for v in self.origin]
-        except OSError as error:
-            raise _missing(error.filename) from error
-        kept = self.kept.with_stem(f"{self.kept.stem}-{fingerprint(origin)}")
-        if not kept.is_file():
-            write_atomically(kept, encode_png(self.read(), voc_palette(256)))
-        return kept
-
-
-@dataclass(frozen=True)
-class InstanceMask(DerivedMask):
+class InstanceMask(GroundTruthMask):
     """The classes of COCO's instances, the largest first; pycocotools draws the polygons.
 
     Smaller objects therefore cover larger ones, as a cup on a table. Crowds are drawn before single
     objects.
 
     Attributes:
+        image_id: names the image in errors.
         instances: (label, crowd, area in pixels, polygons or run lengths) of every instance.
         max_pixels: larger images are refused before they are drawn.
     """
 
+    image_id: str
     height: int
     width: int
     instances: Sequence[tuple[int, bool, float, Any]]
@@ -83,7 +55,7 @@ class InstanceMask(DerivedMask):
         """Implements the base class."""
         if self.max_pixels is not None and self.height * self.width > self.max_pixels:
             raise UserError(
-                f"the annotations give image {self.kept.stem} {self.width}×{self.height} pixels,"
+                f"the annotations give image {self.image_id} {self.width}×{self.height} pixels,"
                 f" more than dataset.max_pixels={self.max_pixels}: correct them, or raise the limit"
             )
         labels = np.zeros((self.height, self.width), np.uint8, order="F")  # as pycocotools has it
@@ -92,19 +64,20 @@ class InstanceMask(DerivedMask):
                 labels[rasterise(shape, self.height, self.width)] = label
             except Exception as error:  # damaged shapes raise nearly anything
                 raise UserError(
-                    f"an instance of image {self.kept.stem} cannot be drawn in {self.width}×"
+                    f"an instance of image {self.image_id} cannot be drawn in {self.width}×"
                     f"{self.height} pixels: download the annotations again"
                 ) from error
         return labels
 
 
 @dataclass(frozen=True)
-class AnnotatedMask(DerivedMask):
-    """An annotation as the ground truth of an image, or as a mask to train on.
+class AnnotatedMask(GroundTruthMask):
+    """An annotation as the ground truth of an image, whose id errors name.
 
     Images of more than ``max_pixels`` are refused before they are drawn.
     """
 
+    image_id: str
     annotation: LabelImage | Drawing
     max_pixels: int | None = None
 
@@ -125,20 +98,11 @@ class AnnotatedMask(DerivedMask):
                 )
             return self.annotation.labels(None)
         except ImageError as error:
-            raise UserError(f"image {self.kept.stem}: {error}") from error
-
-    def file(self) -> Path:
-        """Implements the base class; a PNG of labels is such a file, even if it is damaged."""
-        found, mode = self.annotation, PALETTE
-        if not isinstance(found, LabelImage) or not found.reading.takes_labels:
-            return super().file()
-        with suppress(Exception), open_image(found.path, ["PNG"]) as image:
-            mode = image.mode
-        return found.path if mode in (PALETTE, GREY) else super().file()
+            raise UserError(f"image {self.image_id}: {error}") from error
 
 
 @dataclass(frozen=True)
-class MatlabMask(DerivedMask):
+class MatlabMask(GroundTruthMask):
     """``cls/<id>.mat`` of the Semantic Boundaries Dataset; labels as in :class:`MaskFile`."""
 
     path: Path
@@ -159,7 +123,7 @@ class MatlabMask(DerivedMask):
 
 
 @dataclass(frozen=True)
-class WithoutBackground(DerivedMask):
+class WithoutBackground(GroundTruthMask):
     """Another mask, ``complete``, whose background is ignored."""
 
     complete: GroundTruthMask
@@ -175,14 +139,12 @@ class WithoutBackground(DerivedMask):
         return np.where(labels == 0, np.uint8(IGNORE), labels)
 
 
-def ignore_background(dataset: Dataset[Vocabulary], cache: str) -> Dataset[Vocabulary]:
-    """Returns a data set in whose masks the background is ignored; ``cache`` keeps such masks."""
-    folder = Path(cache) / "without_background"
+def ignore_background(dataset: Dataset[Vocabulary]) -> Dataset[Vocabulary]:
+    """Returns a data set in whose masks the background is ignored."""
 
     def read(split: str) -> list[Sample]:
         samples = dataset.splits[split]
-        masks = [s.mask and WithoutBackground(folder / f"{s.id}.png", s.mask) for s in samples]
-        return [replace(sample, mask=mask) for sample, mask in zip(samples, masks)]
+        return [replace(s, mask=s.mask and WithoutBackground(s.mask)) for s in samples]
 
     return replace(dataset, splits=Splits({s: partial(read, s) for s in dataset.splits}))
 

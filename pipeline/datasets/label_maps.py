@@ -50,10 +50,10 @@ def _load(
     reading = replace(reading, other=other, colours={})  # coloured PNGs are refused
 
     def read(maps: Path) -> list[Sample]:
-        images, kept = images_of(maps.name), Path(settings.cache) / maps.name
+        images = images_of(maps.name)
         # mmsegmentation's converter of COCO-Stuff leaves files of its own among the maps.
         paths = sorted(p for p in maps.glob("*.png") if not p.stem.endswith("_labelTrainIds"))
-        masks = [AnnotatedMask(kept / path.name, LabelImage(path, reading)) for path in paths]
+        masks = [AnnotatedMask(path.stem, LabelImage(path, reading)) for path in paths]
         files = (images / f"{path.stem}.jpg" for path in paths)
         return [Sample(file.stem, file, mask) for file, mask in zip(files, masks)]
 

@@ -44,7 +44,7 @@ def apply_lists(dataset: Dataset[Vocabulary], settings: DatasetSettings) -> Data
         raise UserError(
             "dataset.image_list holds the images of one split: say which, as in dataset.split=val"
         )
-    known, cache, notes = None, Path(settings.cache), dataset.notes
+    known, notes = None, dataset.notes
     if labels is not None:
         path = given_path(labels, "dataset.labels")
         suffix = path.suffix.lower()
@@ -76,9 +76,8 @@ def apply_lists(dataset: Dataset[Vocabulary], settings: DatasetSettings) -> Data
         return None
 
     def mask_of(found: Annotations, sample: Sample) -> GroundTruthMask | None:
-        kept = cache / "masks" / f"{sample.id}.png"
         with suppress(NoEntry):
-            return AnnotatedMask(kept, found.find(sample.id), settings.max_pixels)
+            return AnnotatedMask(sample.id, found.find(sample.id), settings.max_pixels)
         return None
 
     def read(split: str) -> list[Sample]:

@@ -221,7 +221,7 @@ def refuse_parts_of_masks(names: Iterable[str], folder: Path) -> None:
     if fnmatch.filter(names, "task-*-annotation-*-by-*"):
         raise UserError(
             f"{folder} holds Label Studio's PNGs, of which each is a part of a mask: export JSON,"
-            " which masks=file and segmenter.masks read"
+            " which masks=file reads"
         )
 
 

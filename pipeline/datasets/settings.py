@@ -154,7 +154,6 @@ class DatasetSettings(VocabularySettings, AnnotationSettings):
         ignore_background: whether background pixels of the ground truth are ignored, for methods
             that give every pixel a class.
         max_pixels: width × height; larger images are refused before they are decoded.
-        cache: the folder that keeps masks which have to be drawn.
         training: the defaults of ``segmenter``.
     """
 
@@ -170,7 +169,6 @@ class DatasetSettings(VocabularySettings, AnnotationSettings):
     values: list[int] | None = _ground_truth(None, at_least=0, at_most=255)
     ignore_background: bool = _ground_truth(False)
     max_pixels: int | None = _selection(105_000_000, at_least=1)
-    cache: str = setting(changes="nothing", why="fingerprints name the masks in it")
     training: TrainingSettings = setting(
         TrainingSettings(), changes="nothing", why="settings of segmenter refer to it"
     )

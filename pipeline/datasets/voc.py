@@ -36,8 +36,7 @@ def load_voc(settings: VocSettings) -> Dataset[Vocabulary]:
             files = (root / folder / f"{image_id}.png" for folder in settings.mask_folders)
             mask = next((MaskFile(path, len(names)) for path in files if path.is_file()), None)
             if mask is None and sbd and (path := sbd / "cls" / f"{image_id}.mat").is_file():
-                kept = Path(settings.cache) / "sbd" / f"{image_id}.png"
-                mask = MatlabMask(kept, path, len(names))
+                mask = MatlabMask(path, len(names))
             labels, path = None, root / "Annotations" / f"{image_id}.xml"
             # VOC 2012's test images have neither. A mask must not replace a missing file: its
             # classes would silently be another set of labels.

@@ -20,8 +20,7 @@ def find_removable(store: Store) -> list[tuple[Path, dict]]:
     """Returns the folders that no current result depends on, each with its manifest, oldest first.
 
     What ``latest`` points to stays, with other results of the same runs, such as earlier rounds,
-    what they were made from, and what accompanies one of them for comparison. So do folders whose
-    manifests do not say what they were made from.
+    and what they were made from. So do folders whose manifests do not say what they were made from.
     """
     folders = store.folders()
     links = (link for depth in ("*", "*/*") for link in store.root.glob(f"{depth}/{LATEST}"))
@@ -33,8 +32,7 @@ def find_removable(store: Store) -> list[tuple[Path, dict]]:
     return [
         (path, manifest)
         for path, manifest in folders
-        if "made_from" in manifest
-        and needed.isdisjoint({path.name, *manifest.get("accompanies", ())})
+        if "made_from" in manifest and path.name not in needed
     ]
 
 

@@ -66,7 +66,6 @@ class StageFolder(ResultFolder):
             :attr:`pipeline.engine.stage.Stage.facts`.
         run: when the run began that writes to it.
         key: the fingerprint of the configuration.
-        becomes_latest: whether ``latest`` points to the folder once it is complete.
         computed: the number of results that it received since it was locked.
         reused: the number of those that were linked from a sibling instead.
     """
@@ -77,7 +76,6 @@ class StageFolder(ResultFolder):
         split: str,
         stage: str,
         configuration: Mapping,
-        becomes_latest: bool = True,
         recipe: str = "",
         wait: float = 0.0,
         facts: Mapping[str, Any] = {},
@@ -89,7 +87,6 @@ class StageFolder(ResultFolder):
         self.stage = stage
         self.split = split
         self.configuration = configuration
-        self.becomes_latest = becomes_latest
         self.facts = facts
         self.run = run
         self.computed = self.reused = 0
@@ -287,8 +284,8 @@ class StageFolder(ResultFolder):
     def write_manifest(self, *, complete: bool, **facts: object) -> None:
         """Writes the manifest; ``latest`` points to the folder if all images were processed."""
         old, now = self.manifest(), datetime.now(UTC).isoformat(timespec="milliseconds")
-        kept = {name: old[name] for name in ("accompanies", "first_run") if name in old}
-        kept = {"first_run": self.run, **kept, "finished" if complete else "began": now}
+        first = old.get("first_run", self.run)
+        kept = {"first_run": first, "finished" if complete else "began": now}
         manifest = {
             "stage": self.stage,
             "split": self.split,
@@ -307,15 +304,6 @@ class StageFolder(ResultFolder):
         if complete:
             self.point_latest()
 
-    def accompany(self, key: str) -> None:
-        """Records that the folder is kept for comparison with the one of another key."""
-        manifest = self.manifest()
-        known = manifest.get("accompanies", [])
-        if key not in known:
-            manifest["accompanies"] = [*known, key]
-            write_atomically(self.path / MANIFEST, json.dumps(manifest, indent=2))
-
     def point_latest(self) -> None:
-        """Points the link ``latest`` to the folder, unless it is there for comparison."""
-        if self.becomes_latest:
-            link_symbolically(self.path.parent / LATEST, self.path.name)
+        """Points the link ``latest`` to the folder."""
+        link_symbolically(self.path.parent / LATEST, self.path.name)

@@ -43,7 +43,7 @@ def open_folder(stage: Stage, store: Store) -> StageFolder:
     if isinstance(stage, PerImage):
         files = stage.loaded({n: open_folder(use, store).path for n, use in stage.uses.items()})
         recipe = join_keys(stage.recipe, *map(fingerprint_file, files))
-    own = stage.place, stage.name, stage.settings, stage.accompanies is None, recipe
+    own = stage.place, stage.name, stage.settings, recipe
     return store.folder(*own, facts=stage.facts)
 
 

@@ -36,7 +36,7 @@ def plan(
     UserError that would stop the run, such as one for a missing input, after the stages before it.
     """
     carriers: dict[Stage, str] = {}
-    for stage in filter(Stage.applies, stages):
+    for stage in stages:
         found = scans[stage] = scan(stage, images, store, scans)
         for entry, _ in found.reusable:  # the stages after it find what a run would link
             found.folder.entries[entry["id"]] = dict(entry)

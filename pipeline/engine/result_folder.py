@@ -22,7 +22,6 @@ _SHAPE = {
     "complete": bool,
     "seconds": int | float,
     **dict.fromkeys(("versions", "files"), {str: str}),
-    "accompanies": [str],
     "machines": {str: int},
     "made_from": {str: [str]},
     "legend": {str: Complete(file=str, images=int, date=str)},

@@ -83,7 +83,7 @@ class Run:
         self._asked = stages = list(stages)
         for _, group in groupby(stages, lambda stage: (stage.round, stage.command)):
             outcomes = []
-            for stage in filter(Stage.applies, group):
+            for stage in group:
                 compute = self._run_split if isinstance(stage, OfSplit) else self._run_per_image
                 with refusing_exit(f"stage={stage.command}"):  # what learns, and workers
                     outcomes.append(compute(stage))
@@ -110,14 +110,12 @@ class Run:
             if self.writes:
                 lock.enter_context(folder)
             broken = stage.broken() if before.missing else folder.failures
-            folder.failures = {i: broken[i] for i in broken if i in ids} | before.left_out
+            folder.failures = {i: broken[i] for i in broken if i in ids}
             if self.writes:
                 folder.write_failures()
             outcome = Outcome(stage.name, stage.where, len(ids), 0, folder.failures, folder.path)
-            self.refuse_failures([outcome := replace(outcome, absent=before.absent)])
+            self.refuse_failures([outcome])
             computed = stage.run(folder)
-            if self.writes and stage.accompanies:
-                folder.accompany(stage.accompanies.key)
         self._scans[stage] = replace(before, missing=())
         note = stage.remark(folder, ids if computed else ())
         return replace(outcome, computed=computed, note=note)
@@ -169,8 +167,6 @@ class Run:
             done = [sample for sample in before.samples if sample.id in entries]
             summary, known = stage.summary(folder, done), self.images.known_ids(split)
             folder.finish(before.ids, summary, known, stage.statistics(folder, done))
-            if stage.accompanies:
-                folder.accompany(stage.accompanies.key)
 
         # Tell the stages after it, and the user.
         self._scans[stage] = replace(before, missing=(), reusable=(), left_out=failures)

@@ -3,7 +3,6 @@
 from abc import ABC, abstractmethod
 from collections import UserDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -53,14 +52,15 @@ class GroundTruthMask(ABC):
         Raises a UserError if the file is missing, damaged or has colours instead of labels.
         """
 
-    @abstractmethod
-    def file(self) -> Path:
-        """Returns a palette or grey PNG with these labels, which is written if it is missing."""
-
     @property
     def origin(self) -> list[Any]:
         """What the labels follow from: values that JSON can hold, and paths of files."""
-        return [v for name, v in vars(self).items() if name not in ("kept", "max_pixels")]
+        return [v for name, v in vars(self).items() if name not in ("image_id", "max_pixels")]
+
+    @property
+    def contents(self) -> list[Any]:
+        """The :attr:`origin`, with :func:`content_of` each file in its place."""
+        return [content_of(v) if isinstance(v, Path) else v for v in self.origin]
 
 
 @dataclass(frozen=True)
@@ -108,12 +108,15 @@ class Sample:
 
 def contents(samples: Iterable[Sample]) -> dict[str, str]:
     """Returns id → fingerprint of each image's content; "" for a file that cannot be read."""
-    found = {}
-    for sample in samples:
-        found[sample.id] = ""
-        with suppress(OSError, ValueError):
-            found[sample.id] = fingerprint_image(sample.image)
-    return found
+    return {sample.id: content_of(sample.image) for sample in samples}
+
+
+def content_of(path: Path) -> str:
+    """Returns the fingerprint of a file's content; "" for a file that cannot be read."""
+    try:
+        return fingerprint_image(path)
+    except (OSError, ValueError):
+        return ""
 
 
 class Splits(UserDict[str, Any], Generic[Element]):

@@ -76,11 +76,9 @@ def scan(
         samples = images.of(stage.split)
         return Scan(stage, None, samples, waiting=frozenset(s.id for s in samples), after=after)
     if isinstance(stage, OfSplit):
-        folder, samples, absent = open_folder(stage, store), stage.samples(), stage.absent()
+        folder, samples = open_folder(stage, store), stage.samples()
         missing = [] if stage.is_complete(folder) else [Item(s, "") for s in samples]
-        _refuse_few(absent, len(samples) + len(absent), images, stage.split)
-        left_out = {image_id: str(error) for image_id, error in absent.items()}
-        return Scan(stage, folder, samples, missing, left_out=left_out, absent={*absent})
+        return Scan(stage, folder, samples, missing)
     samples, waiting, after = _inputs(stage, images, store, earlier)
     folders = {
         name: earlier[need].folder if need in earlier else open_folder(need, store)
@@ -154,9 +152,6 @@ def key_unknown_until(stage: Stage, earlier: Scans) -> str:
             return found.after
         elif isinstance(stage, OfSplit) and (found.pending or found.reusable):
             return need.name
-    is_first = isinstance(stage, OfSplit) and not stage.before
-    if is_first and not all(sample.is_there for sample in stage.samples()):
-        return "drawing"
     return stage.unknown_until()
 
 

@@ -19,7 +19,7 @@ from pipeline.engine.folder import StageFolder, key_of
 from pipeline.engine.kinds import INTERMEDIATE, Kind
 from pipeline.engine.sample import ImageReader, Sample, Size
 from pipeline.engine.settings import joined
-from pipeline.errors import ImageError, NoEntry
+from pipeline.errors import ImageError
 from pipeline.files.fingerprints import fingerprint, fingerprint_image
 
 
@@ -47,7 +47,7 @@ class Item:
     regions: Path | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        # Workers need no ground truth, from which no result is made.
+        # Workers need no ground truth: what a result is made from is given.
         return {**self.__dict__, "sample": replace(self.sample, mask=None, labels=None)}
 
 
@@ -92,8 +92,6 @@ class Stage(ABC):
         uses: the stages whose single result it uses, by name.
         round: the round of training that it belongs to.
         title: tells it from another stage of the same name, split and round.
-        accompanies: the stage that it is compared with, if it is there for comparison alone.
-            ``latest`` never points to it, and its folder is kept as long as that stage's.
     """
 
     split: str
@@ -101,7 +99,6 @@ class Stage(ABC):
     uses: Mapping[str, OfSplit] = field(default_factory=dict)
     round: int = 1
     title: str = ""
-    accompanies: Stage | None = None
 
     name: ClassVar[str]
     """The name of its folder, and the word for it in tables."""
@@ -111,6 +108,8 @@ class Stage(ABC):
     """The kind of its results."""
     algorithm: ClassVar[int] = 1
     """Raised when the same settings give another result than before, beyond rounding."""
+    is_ground_truth: ClassVar[bool] = False
+    """Whether its results are the ground truth, which is not measured."""
     is_below_split: ClassVar[bool] = True
     """Whether its folder lies below that of its split."""
 
@@ -188,10 +187,6 @@ class Stage(ABC):
         """Refuses settings, and what they name, that cannot be used: by a UserError."""
         return
 
-    def applies(self) -> bool:
-        """Tells whether there is something to do, as far as the data set decides that."""
-        return True
-
     @property
     def note(self) -> str:
         """What tables say of its results besides the settings, or ""."""
@@ -213,7 +208,7 @@ class Stage(ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         state = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
-        return {**state, "before": {}, "uses": {}, "accompanies": None}
+        return {**state, "before": {}, "uses": {}}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -333,10 +328,6 @@ class OfSplit(Stage):
     @abstractmethod
     def samples(self) -> Sequence[Sample]:
         """Returns the images that it is made from; a UserError if a stage before it missed any."""
-
-    def absent(self) -> Mapping[str, NoEntry]:
-        """Returns id → why it is left out, of the images that its files have no entry of."""
-        return {}
 
     def broken(self) -> Mapping[str, str]:
         """Returns id → reason, of the samples that it cannot be made from, by reading all."""

@@ -7,7 +7,7 @@ from pipeline.cams.method import CamOptions
 from pipeline.clip.method_stage import MethodStage
 from pipeline.clip.settings import ClipSettings, RuntimeSettings
 from pipeline.datasets.settings import DatasetSettings
-from pipeline.engine.kinds import CAMS, MASKS, NETWORK, Kind, groups
+from pipeline.engine.kinds import CAMS, Kind, groups
 from pipeline.engine.registry import COMPAT, methods, quirks
 from pipeline.engine.result_folder import describe_legend
 from pipeline.engine.stage import Stage
@@ -48,8 +48,6 @@ def describe(stage: Stage, config: Configuration) -> dict[str, str]:
             chosen[group] = method_word(settings)
             # Masks that are made without CAMs may take the method of cams= all the same.
             chosen |= {CAMS.group: settings["cams"]["method"]} if "cams" in settings else {}
-    if config.segmenter.masks is not None and any(each.kind is NETWORK for each in stage.chain):
-        chosen[MASKS.group] = "file"
     # Labels of plug-ins, which may not be there when tables are written.
     theirs = (m for m in methods() if not m.is_ours and chosen.get(m.group) == m.name)
     labels = {f"{method.group}_label": method.label for method in theirs}

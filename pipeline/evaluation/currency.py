@@ -12,10 +12,10 @@ from typing import Any
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.lineage import Result, photograph_and_result
 from pipeline.engine.result_folder import MANIFEST
-from pipeline.engine.sample import Labels, Sample
+from pipeline.engine.sample import Labels, Sample, content_of
 from pipeline.errors import UserError
 from pipeline.files.atomic import Complete, canonical_json, read_json, write_atomically
-from pipeline.files.fingerprints import fingerprint, fingerprint_image
+from pipeline.files.fingerprints import fingerprint
 
 MEASURED_ON = "measured_on.json"
 
@@ -48,13 +48,11 @@ class MeasuredOn:
         lists: Iterable[Path] = (),
     ) -> "MeasuredOn":
         """Returns what figures are measured on now; ``lists`` hold ground truth of many images."""
-        images, files = {}, {str(path): _content(path) for path in lists}
+        images, files = {}, {str(path): content_of(path) for path in lists}
         for sample in samples:
-            origin = sample.mask.origin if sample.mask else []
+            origin, truth = (sample.mask.origin, sample.mask.contents) if sample.mask else ([], [])
             paths = (v for v in [sample.image, *origin] if isinstance(v, Path))
-            contents = {path: content for path in paths if (content := _content(path))}
-            files |= {str(path): content for path, content in contents.items()}
-            truth = [contents.get(v, "") if isinstance(v, Path) else v for v in origin]
+            files |= {str(path): content for path in paths if (content := content_of(path))}
             result = photograph_and_result(folder.entries[sample.id])
             images[sample.id] = [result, fingerprint([truth, _labels(sample)])]
         return cls(images, files, settings)
@@ -82,13 +80,6 @@ class MeasuredOn:
             if any(then[part] != after[part] for then, after in pairs):
                 return f"measured before its {what} changed"
         return "measured with other settings" if self.settings != now.settings else ""
-
-
-def _content(path: Path) -> str:
-    try:
-        return fingerprint_image(path)
-    except OSError:
-        return ""
 
 
 def _labels(sample: Sample) -> Labels | str | None:
@@ -146,6 +137,6 @@ def _find_change(folder: Path, now: MeasuredOn | None) -> tuple[str, str]:
         entry = result.entries.get(image_id)
         if not entry or photograph_and_result(entry) != key or not result.is_current(image_id):
             return measured_on.key, "measured before its results changed"
-    if any(_content(Path(p)) not in (content, "") for p, content in measured_on.files.items()):
+    if any(content_of(Path(p)) not in (content, "") for p, content in measured_on.files.items()):
         return measured_on.key, "measured before its photographs or ground truth changed"
     return measured_on.key, ""

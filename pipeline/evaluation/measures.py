@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -126,13 +126,11 @@ def evaluate_masks(results: Results) -> dict | None:
     return {**measured[_MAIN], "kept": float(np.mean(shares))}
 
 
-def evaluate_labels(
-    results: Results, variants: Sequence[str] = (), ceiling: StageFolder | None = None
-) -> dict | None:
+def evaluate_labels(results: Results, variants: Sequence[str] = ()) -> dict | None:
     """Measures label images, such as a segmenter's predictions, and variants of them.
 
     The ``variants`` are in the same folder, such as those of the steps of testing before the last
-    (single scale, several scales); another is ``ceiling``, the folder of the fully supervised ones.
+    (single scale, several scales).
     """
 
     def labels_of(sample: Sample) -> dict[str, np.ndarray]:
@@ -142,9 +140,6 @@ def evaluate_labels(
     measured = _evaluate(results, labels_of)
     if not measured:
         return None
-    if ceiling is not None:
-        beside, path = replace(results, folder=ceiling), ceiling.path
-        measured |= _evaluate(beside, lambda s: {"ceiling": read_labels(path / f"{s.id}.png")})
     result = measured.pop(_MAIN)
     result["variants"] = {
         name: {metric: figures[metric] for metric in ("miou", "miou_union", "miou_images")}

@@ -39,6 +39,7 @@ _FIGURES = {
     **_LEVEL,
     **dict.fromkeys(("image_set", "ground_truth", "results", "measured_on", "corrections"), str),
     "images": int,
+    "supervised": bool,
     "levels": [_LEVEL],
     "calibration": _CALIBRATION,
     "read": {str: str},

@@ -68,6 +68,8 @@ class Evaluation:
             raise self._nothing()
         for result in (result for result, change in changes.items() if not change):
             stage, folder = result.stage, result.folder
+            if stage.is_ground_truth:
+                continue
             results = measures.Results(self._with_results(result), folder, self.vocabulary)
             figures, unusable = self._measure(stage, results), results.unusable
             failures |= {(stage.split, i): reason for i, reason in unusable.items()}
@@ -77,6 +79,8 @@ class Evaluation:
             about, measured_on = describe(stage, self.config), self._measured_on(result)
             if corrections := about["corrections"]:
                 figures["corrections"] = corrections
+            if any(each.is_ground_truth for each in stage.chain):
+                figures["supervised"] = True
             measured_on.write(folder.path)
             # Tables join figures by these: keys hold no image, and nothing that was learned.
             own = of_results[result.path] = measured_on.results
@@ -94,7 +98,9 @@ class Evaluation:
         write_json_lines(reasons, lines)
         notes = [absent] * bool(absent)
         if not (outcomes or unmeasured or any(changes.values())):
-            notes.append("nothing was measured, since no image has ground truth")
+            is_truth = all(result.stage.is_ground_truth for result in changes)
+            why = "the masks are the ground truth" if is_truth else "no image has ground truth"
+            notes.append(f"nothing was measured, since {why}")
             outcomes.append(Outcome("evaluate", "", 0, 0, {}, store.root))
         for outcome in outcomes:
             yield replace(outcome, note="; ".join(notes) if outcome is outcomes[0] else "")
@@ -170,7 +176,7 @@ class Evaluation:
     @cached_property
     def _measurable(self) -> list[PerImage]:
         """The stages that are measured, split by split."""
-        found = [s for s in self.stages if s.kind.figures and not s.accompanies]
+        found = [stage for stage in self.stages if stage.kind.figures]
         splits = dict.fromkeys(stage.split for stage in found)
         return [stage for split in splits for stage in found if stage.split == split]
 
@@ -197,8 +203,7 @@ class Evaluation:
             return measures.evaluate_cams(results, plain(self.config.cams.background_betas))
         if holds == "masks":
             return measures.evaluate_masks(results)
-        ceiling = next((self.folder(s) for s in self.stages if s.accompanies == stage), None)
-        figures = measures.evaluate_labels(results, stage.variants, ceiling)
+        figures = measures.evaluate_labels(results, stage.variants)
         networks = (self.folder(use) for use in stage.uses.values() if use.kind is NETWORK)
         network = next(networks, None)
         initial_weights = network.manifest().get("initial_weights") if network else None

@@ -77,7 +77,7 @@ def _finished(root: Path) -> list[Result]:
     paths = (p.parent for p in root.glob(f"*/*/*/{MANIFEST}") if p.parent.name != LATEST)
     known: dict[Path, Result] = {}
     results = [Result(path, known) for path in paths if path.parent.name in stages]
-    done = (r for r in results if r.manifest.get("complete") and "accompanies" not in r.manifest)
+    done = (result for result in results if result.manifest.get("complete"))
     order = {stage: place for place, stage in enumerate(stages)}
     return sorted(done, key=lambda r: (r.manifest.get("finished", ""), order[r.name]), reverse=True)
 

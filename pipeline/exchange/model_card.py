@@ -37,7 +37,7 @@ def write_card(file: str, segmenter: Segmenter, shape: Shape, checkpoint: Path, 
     is_last = checkpoint.is_dir() or checkpoint.name == manifest.get("checkpoint")
     runs = _find_runs(folder, best) if best or is_last else []
     settings = readable(manifest.get("configuration", {}), manifest.get("legend", {}))
-    # Of a file, with masks=file or segmenter.masks; no stage made them.
+    # Of files, with masks=file or pipeline.train; no method made them.
     source = settings.get("masks", {}) if isinstance(settings.get("masks"), Mapping) else {}
     name = source.get("path") or source.get("from")
     colours = ("#{:02x}{:02x}{:02x}".format(*colour) for colour in segmenter.palette)

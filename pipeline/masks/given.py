@@ -1,15 +1,16 @@
-"""``masks=file``: masks of people or of other programs, which need neither tags nor CAMs."""
+"""``masks=file`` and ``masks=ground_truth``: masks that are read, which need no tags and CAMs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.datasets.annotations import refuse_brush
+from pipeline.datasets.annotations import refuse_brush, refuse_other_size
 from pipeline.datasets.mask_images import Reading
 from pipeline.engine.progress import note
 from pipeline.engine.sample import Sample
 from pipeline.engine.stage import Computed, Decoded, Folders, Item
-from pipeline.files.fingerprints import fingerprint_image, join_keys
+from pipeline.errors import ImageError, NoEntry, UserError
+from pipeline.files.fingerprints import fingerprint, fingerprint_image, join_keys
 from pipeline.files.text import given_path, last_names
 from pipeline.masks.refiner import labelled
 from pipeline.masks.stage import MaskStage
@@ -59,3 +60,40 @@ class GivenMasks(MaskStage):
         for item, _ in images:
             found = labelled(lambda size, given=item.given: (given.labels(size), None), item.size)
             yield item, self.outputs(item, found)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GroundTruthMasks(MaskStage):
+    """The ground truth, for a network that is trained with full supervision."""
+
+    is_ground_truth = True
+    takes_any_image = False
+    batch_size = None
+
+    def check(self) -> None:
+        """Refuses a split of which fewer than half of the images have a mask."""
+        super().check()
+        masks = [sample.mask is not None for sample in self.images.of(self.split)]
+        if 2 * sum(masks) < len(masks):
+            raise UserError(
+                f"{sum(masks)} of {len(masks)} images of split {self.split} have masks, fewer than"
+                " half, and masks=ground_truth reads them: give dataset.masks, or another masks="
+            )
+
+    def item(self, sample: Sample, folders: Folders) -> Item:
+        """Returns an image with its ground truth; raises a NoEntry if there is none."""
+        if sample.mask is None:
+            raise NoEntry("has no ground-truth mask")
+        origin = fingerprint(sample.mask.contents)
+        return Item(sample, join_keys(fingerprint_image(sample.image), origin), sample.mask)
+
+    def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:
+        """Reads the masks of images."""
+        for item, _ in images:
+            try:
+                labels = item.given.read()
+                refuse_other_size(labels.shape, item.size)
+            except (ImageError, UserError) as error:
+                yield item, ImageError(f"its ground truth cannot be used: {error}")
+            else:
+                yield item, self.outputs(item, (labels, None))

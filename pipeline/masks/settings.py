@@ -241,7 +241,8 @@ class MaskFileOptions(MaskOptions):
 
     Attributes:
         path: a folder of label PNGs or of labelme's files, or the JSON of COCO or Label Studio; for
-            several splits a folder with one of these for each.
+            several splits a folder with one of these for each, or one of the split that is trained
+            on, and the others then have no masks.
 
     The settings of annotations are part of the key here.
     """
@@ -264,3 +265,19 @@ class MaskFileOptions(MaskOptions):
 register(
     "masks", "file", MaskFileOptions, label="masks of a file", is_stage=True, reads=("classes",)
 )("pipeline.masks.given:GivenMasks")
+
+
+@dataclass
+class GroundTruthMaskOptions(MaskOptions):
+    """``masks=ground_truth``: the data set's masks, for a network that is fully supervised."""
+
+    def validate(self, prefix: str) -> None:
+        """Refuses what would change the ground truth."""
+        for name in ("confidence", "corrections"):
+            if getattr(self, name):
+                raise UserError(f"masks=ground_truth does not take {prefix}.{name}: leave it out")
+
+
+register("masks", "ground_truth", GroundTruthMaskOptions, is_stage=True, reads=("classes",))(
+    "pipeline.masks.given:GroundTruthMasks"
+)

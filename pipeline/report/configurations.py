@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any
 
 from pipeline.cams.settings import DenseCamOptions
-from pipeline.engine.kinds import MASKS, kinds
+from pipeline.engine.kinds import kinds
 from pipeline.engine.registry import methods
 from pipeline.engine.result_folder import describe_legend
 from pipeline.engine.settings import declared_settings
@@ -65,8 +65,6 @@ def describe_choices(configuration: Mapping[str, Any]) -> str:
     for kind in reversed(kinds()):
         if isinstance(before := configuration.get(kind.stage), Mapping):
             choices.append(describe_choices(before))
-    if configuration.get(MASKS.stage) == "ground truth":
-        choices.append("ground truth")
     return ", ".join(filter(None, choices))
 
 

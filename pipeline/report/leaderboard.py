@@ -37,6 +37,9 @@ _LEFT_OUT_NOTE = (
 )
 
 
+_SUPERVISED_NOTE = "Left out are {} of networks that were trained on the ground truth.\n"
+
+
 @dataclass(frozen=True)
 class Board(Table):
     """One table of the leaderboard."""
@@ -55,7 +58,8 @@ def write_leaderboard(runs: Sequence[MeasuredRun], splits: Sequence[str] = ()) -
             f" dataset.split=[{','.join(splits)}]"
         )
     if not boards:
-        raise UserError("nothing was measured: run stage=evaluate first")
+        others = " but networks that were trained on the ground truth" * bool(runs)
+        raise UserError(f"nothing was measured{others}: run stage=evaluate first")
     introduction = " ".join([_INTRODUCTION] + [_MEANS_NOTE] * bool(splits))
     parts = ["# Leaderboard\n", f"{introduction}\n"]
     for board in boards:
@@ -64,6 +68,8 @@ def write_leaderboard(runs: Sequence[MeasuredRun], splits: Sequence[str] = ()) -
             parts.append(board.averages.markdown("###"))
     if number := _left_out(runs):
         parts.append(_LEFT_OUT_NOTE.format(f"{number} result{'s' * (number > 1)}"))
+    if number := sum("supervised" in run.figures for run in runs):
+        parts.append(_SUPERVISED_NOTE.format(f"{number} result{'s' * (number > 1)}"))
     return "\n".join(parts)
 
 
@@ -72,6 +78,7 @@ def collect_boards(runs: Sequence[MeasuredRun], splits: Sequence[str] = ()) -> l
 
     Of ``splits`` it is a table of the means over them for each data set, of what all have.
     """
+    runs = [run for run in runs if "supervised" not in run.figures]
     rows_by_place = {place: [*combinations(same)] for place, same in by_place(runs).items()}
     if not splits:
         return [_board(place, rows) for place, rows in rows_by_place.items()]

@@ -113,7 +113,7 @@ class MeasuredRun:
 
     def help_by_ground_truth(self) -> list[str]:
         """Returns the footnotes on human annotations that contributed to the figures."""
-        notes = []
+        notes = [SUPERVISED] * bool(self.figures.get("supervised"))
         if corrections := self.figures.get("corrections"):
             notes.append(f"corrected by hand ({corrections})")
         if self.figures.get("chosen_by_ground_truth"):
@@ -209,6 +209,10 @@ def runs_of(
 
 
 # Footnotes of tables
+
+
+SUPERVISED = "trained on the ground truth (supervised)"
+"""What tables say of the figures of a network, and of its labels, with ``masks=ground_truth``."""
 
 
 def has_seen_masks(figures: Mapping[str, Any]) -> bool:

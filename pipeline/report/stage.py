@@ -16,7 +16,6 @@ from pipeline.engine.stage import PerImage, Stage
 from pipeline.evaluation.about import describe
 from pipeline.evaluation.record import MetricsFile
 from pipeline.evaluation.stage import Evaluation
-from pipeline.masks.refiner import MaskOptions
 from pipeline.masks.settings import PseudoMaskOptions
 from pipeline.report.measured import ReportInputs
 from pipeline.report.runs import METRICS
@@ -59,26 +58,29 @@ def _gather(
     """Returns what the report is made from, of ``report.split`` or the last split with results."""
     # Find the folders. The key of one that is missing may not be known yet.
     folders: dict[Stage, StageFolder] = {}
-    for stage in filter(Stage.applies, stages):
+    for stage in stages:
         folder = last.folder(stage)
         if folder is not None and (stage.kind is not NETWORK or folder.manifest()):
             folders[stage] = folder
 
     # Choose the split, and of each kind of result the last round's.
-    per_image = [s for s in stages if isinstance(s, PerImage) and s.applies()]
+    per_image = [stage for stage in stages if isinstance(stage, PerImage)]
     splits = list(dict.fromkeys(stage.split for stage in per_image))
     done = {stage.split for stage, folder in folders.items() if folder.entries}
     split = settings.split or next((s for s in reversed(splits) if s in done), splits[-1])
-    measured = [stage for stage in per_image if stage.split == split and not stage.accompanies]
+    measured = [stage for stage in per_image if stage.split == split]
     newest = {stage.kind: stage for stage in sorted(measured, key=lambda s: s.round)}
-    kinds = {name: kind for name, kind in measured_kinds().items() if kind in newest}
     empty = StageFolder(Path(), "", "", {})
-    shown = {name: folders.get(newest[kind], empty) for name, kind in kinds.items()}
+    shown = {k.stage: folders.get(newest.get(k), empty) for k in measured_kinds().values()}
 
     # Name the masks by how they were made.
-    masks = newest[MASKS]
-    if masks.round > 1:
+    masks = newest.get(MASKS)
+    if masks is None:  # of this split
+        titles = None, ""
+    elif masks.round > 1:
         titles = "argmax of the first round's CAMs", "mask, seen by the segmenter before"
+    elif masks.is_ground_truth:
+        titles = None, "mask, the ground truth"
     elif not masks.from_cams:
         titles = None, f"mask, {'straight from the image' if masks.takes_any_image else 'as given'}"
     elif isinstance(masks.options, PseudoMaskOptions) and masks.options.crf is None:
@@ -94,7 +96,6 @@ def _gather(
     remarks = [
         stage.remark(folder, ids[stage.split] if isinstance(stage, PerImage) else ())
         for stage, folder in folders.items()
-        if not stage.accompanies
     ]
     remarks += [describe_machines(folder.manifest()) for folder in folders.values()]
     every = replace(last, stages=stages)
@@ -114,7 +115,7 @@ def _gather(
         stages=list({folder.path: folder for folder in folders.values()}.values()),
         threshold=newest[TAGS].threshold,
         certain=newest[TAGS].certain,
-        beta=masks.options.beta if isinstance(masks.options, MaskOptions) else 1.0,
+        beta=getattr(masks and masks.options, "beta", 1.0),
         argmax_title=titles[0],
         mask_title=titles[1],
         about=describe(newest[PREDICTIONS], last.config),

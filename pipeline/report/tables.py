@@ -12,7 +12,7 @@ from pipeline.files.atomic import write_atomically
 from pipeline.report.configurations import flatten, identity
 from pipeline.report.grouping import grouped
 from pipeline.report.markdown import Table, percent, percent_of_several
-from pipeline.report.runs import METRIC_LABELS, METRICS, has_seen_masks, map_notes
+from pipeline.report.runs import METRIC_LABELS, METRICS, SUPERVISED, has_seen_masks, map_notes
 from pipeline.tags.tagger import STANDARDISED
 
 _STEPS = {"single_scale": "at one scale", "multi_scale": "at several scales, before the CRF"}
@@ -122,8 +122,10 @@ def _calibration(metrics: MetricsFile) -> Iterator[Table]:
 def _segmentation(metrics: MetricsFile) -> Table:
     rows, notes = [], {_MEANS_NOTE: None}
     for kind in (kind for kind in measured_kinds().values() if kind.metric == "miou"):
-        label = kind.title + ", trained on pseudo masks" * (kind is PREDICTIONS)
         for split, figures in metrics.latest.get(kind.stage, {}).items():
+            label = kind.title + ", trained on pseudo masks" * (kind is PREDICTIONS)
+            if "supervised" in figures:
+                label = f"{kind.title}, {SUPERVISED}"
             marks = ", corrected by hand" * ("corrections" in figures)
             marks += f", {figures['remark']}" if "remark" in figures else ""
             if "chosen_by_ground_truth" in figures:
@@ -136,10 +138,7 @@ def _segmentation(metrics: MetricsFile) -> Table:
             if corrections := figures.get("corrections"):
                 notes[f"Corrected by hand: {corrections}."] = None
             variants = figures.get("variants", {})
-            ceiling = variants.get("ceiling", {}).get("miou")
-            share = (figures.get("miou") or 0) / ceiling if ceiling else None
-            reached = f"trained on the ground truth (share reached: {percent(share)}%)"
-            for step, words in {**_STEPS, "ceiling": reached}.items():
+            for step, words in _STEPS.items():
                 if step in variants:
                     results[f"the same {kind.name}, {words}"] = variants[step]
             for result, values in results.items():
@@ -159,6 +158,7 @@ def _seeds(metrics: MetricsFile) -> Table:
             settings = [flatten(run["configuration"]) for run in runs]
             seeds = ", ".join(str(each.get("segmenter.seed")) for each in settings)
             name = str(settings[0].get("segmenter.name"))
+            name += f", {SUPERVISED}" * ("supervised" in runs[0])
             rows.append([name, split, images, seeds, percent_of_several(values)])
     header = ["segmenter", "split", "images", "seeds", "mIoU (%), mean ± standard deviation"]
     return Table(header, rows, header[:1], "Over seeds")
@@ -198,6 +198,7 @@ def collect_rounds(metrics: MetricsFile) -> Table:
         for number, network in enumerate(networks):
             measured = {run["stage"]: run for run in runs if _is_of_round(run, network)}
             marked = {stage: run["remark"] for stage, run in measured.items() if "remark" in run}
+            marked |= {stage: SUPERVISED for stage, run in measured.items() if "supervised" in run}
             notes += [f"{s} of split {split}, round {number + 1}: {m}." for s, m in marked.items()]
             for label, value in _figures(measured):
                 column = columns.setdefault(f"{label}, {split}", [""] * len(networks))

@@ -8,16 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.datasets.annotations import Annotations, refuse_brush
-from pipeline.datasets.ground_truth import AnnotatedMask
 from pipeline.engine.lineage import open_folder, photograph_and_result
 from pipeline.engine.pool import prefetch
-from pipeline.engine.progress import note, track
 from pipeline.engine.sample import ImageReader, Images, Sample
 from pipeline.engine.scan import available
 from pipeline.engine.stage import Stage
 from pipeline.engine.store import Store
-from pipeline.errors import ImageError, NoEntry, UserError
+from pipeline.errors import ImageError, UserError
 from pipeline.files.fingerprints import fingerprint, fingerprint_file, fingerprint_image
 from pipeline.files.label_images import IGNORE, read_labels
 
@@ -30,14 +27,12 @@ class TrainingPair:
         id: unique name of the image.
         image: any file that ``pipeline.files.images.load_image`` reads.
         mask: indexed or grey PNG of the image's size; 0 background, k+1 class k, 255 ignore.
-        problem: why there is no mask, or "".
         repeats: how often an epoch shows it.
     """
 
     id: str
     image: Path
     mask: Path
-    problem: str = ""
     repeats: int = 1
 
 
@@ -49,18 +44,14 @@ class TrainingData:
         samples: returns the images.
         pairs: returns them, each with its mask; raises a UserError where there are no masks yet.
         facts: what a cache key holds of the source beside a stage.
-        applies: tells whether the data set has such masks.
         learned_from: returns image id → the photograph and the result that are read of a stage, see
             :func:`pipeline.engine.lineage.photograph_and_result`.
-        absent: returns id → why it is left out, of the images that have no mask.
     """
 
     samples: Callable[[], Sequence[Sample]]
     pairs: Callable[[], list[TrainingPair]]
     facts: Mapping[str, Any] = field(default_factory=dict)
-    applies: Callable[[], bool] = lambda: True
     learned_from: Callable[[], Mapping[str, str]] = dict
-    absent: Callable[[], Mapping[str, NoEntry]] = dict
 
 
 def masks_of_stage(
@@ -80,62 +71,6 @@ def masks_of_stage(
 
     facts = {"repeat_corrected": max(repeats.values())} if repeats else {}
     return TrainingData(samples, pairs, facts, learned_from=read)
-
-
-def given_masks(
-    annotations: Callable[[], Annotations],
-    images: Images,
-    split: str,
-    kept: Path,
-    decode: ImageReader,
-) -> TrainingData:
-    """Returns the masks of ``segmenter.masks``.
-
-    Those that are not PNGs of labels are drawn, once, in the folder ``kept``.
-    """
-
-    def absent() -> dict[str, NoEntry]:
-        found: dict[str, NoEntry] = {}
-        for sample in images.of(split):
-            try:
-                annotations().find(sample.id)
-            except NoEntry as error:
-                found[sample.id] = error
-        return found
-
-    def samples() -> list[Sample]:
-        without = absent()
-        return [sample for sample in images.of(split) if sample.id not in without]
-
-    def pair_of(sample: Sample) -> TrainingPair:
-        found = annotations().find(sample.id)
-        mask = AnnotatedMask(kept / f"{sample.id}.png", found, decode.max_pixels)
-        try:
-            return TrainingPair(sample.id, sample.image, mask.file())
-        except UserError as error:
-            return TrainingPair(sample.id, sample.image, mask.kept, problem=str(error))
-
-    def pairs() -> list[TrainingPair]:
-        note(*annotations().notes)
-        chosen, found = samples(), []
-        refuse_brush(annotations(), (sample.id for sample in chosen), "segmenter.masks")
-        with track("read the masks", len(chosen)) as advance:
-            for _, pair in prefetch(chosen, pair_of, decode.threads, 2 * decode.threads):
-                found.append(pair)
-                advance()
-        return found
-
-    return TrainingData(samples, pairs, facts={"masks": {"from": "files"}}, absent=absent)
-
-
-def ground_truth_masks(samples: Callable[[], Sequence[Sample]]) -> TrainingData:
-    """Returns the masks of the data set, for a fully supervised segmenter."""
-    return TrainingData(
-        samples,
-        lambda: [TrainingPair(s.id, s.image, s.mask.file()) for s in samples()],
-        facts={"masks": "ground truth"},
-        applies=lambda: all(s.mask is not None for s in samples()),
-    )
 
 
 def training_data_key(pairs: Sequence[TrainingPair]) -> str:
@@ -166,8 +101,6 @@ def check_pairs(
             _, size = decode(Sample(pair.id, pair.image))
         except ImageError as error:
             problems += [f"image {pair.image} {error if pair.image.exists() else 'is missing'}"]
-        if pair.problem:
-            return "; ".join([*problems, pair.problem])
         try:
             labels = read_labels(pair.mask, max_pixels=decode.max_pixels)
         except (UserError, FileNotFoundError) as error:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from pipeline.clip.device import AUTO, PRECISIONS
-from pipeline.datasets.settings import AnnotationSettings, CrfOptions
+from pipeline.datasets.settings import CrfOptions
 from pipeline.engine.settings import facts, setting
 from pipeline.errors import UserError
 
@@ -66,12 +66,11 @@ class PredictionSettings:
 
 
 @dataclass(kw_only=True)
-class SegmenterSettings(PredictionSettings, AnnotationSettings):
+class SegmenterSettings(PredictionSettings):
     """The group ``segmenter``. Fields without a default come from its presets or the data set.
 
     What this class adds to :class:`PredictionSettings` changes the weights, unless it is declared
-    otherwise, as settings of annotations are. Hence :attr:`training_facts` and
-    :attr:`prediction_facts` need no list of names.
+    otherwise. Hence :attr:`training_facts` and :attr:`prediction_facts` need no list of names.
 
     Attributes:
         name: the network's name in tables.
@@ -80,10 +79,7 @@ class SegmenterSettings(PredictionSettings, AnnotationSettings):
         backbone: a network of timm that replaces the config's backbone.
         pretrained: initial weights of the backbone: imagenet, coco (trained on masks), none, or
             the path of a file.
-        masks: a folder of masks, <id>.png, or another form of annotations; these replace the masks
-            of the stage ``masks``.
         repeat_corrected: how often an epoch shows an image of ``masks.corrections``.
-        ceiling: whether to train the same network fully supervised as well, for comparison.
         loss: cross_entropy, or balanced: foreground and background are averaged separately.
         iterations: steps of the optimiser.
         batch_size: images per iteration, over all GPUs.
@@ -115,13 +111,9 @@ class SegmenterSettings(PredictionSettings, AnnotationSettings):
     config: str = setting(file_values=r"\w[\w-]*(/\w[\w.-]*)+")
     backbone: str | None = None
     pretrained: str | None = "imagenet"
-    masks: str | None = setting(
-        None, changes="nothing", why="the content of the masks is part of the training data's key"
-    )
     repeat_corrected: int = setting(
         4, at_least=1, at_most=1000, changes="nothing", why="the key holds it with corrected masks"
     )
-    ceiling: bool = setting(False, changes="nothing", why="it adds a second network")
 
     loss: str = setting("cross_entropy", choices=("cross_entropy", "balanced"))
 

@@ -16,7 +16,7 @@ from pipeline.engine.lineage import LEARNED_FROM
 from pipeline.engine.progress import say, track
 from pipeline.engine.sample import ImageReader, Sample
 from pipeline.engine.stage import Computed, Decoded, OfSplit, Output, PerImage, Stage
-from pipeline.errors import ImageError, NoEntry, UserError, tell
+from pipeline.errors import ImageError, UserError, tell
 from pipeline.files.archives import is_intact
 from pipeline.files.atomic import canonical_json, read_json, write_atomically
 from pipeline.files.fingerprints import fingerprint, fingerprint_file, fingerprint_image
@@ -67,23 +67,9 @@ class Training(OfSplit):
         """Returns the images that it is trained on."""
         return self.data.samples()
 
-    @property
-    def note(self) -> str:
-        """The file or folder that its masks are from, where no stage made them."""
-        is_given = isinstance(self.data.facts.get("masks"), Mapping)
-        return f"pseudo masks of {Path(self.options.masks).name}" if is_given else ""
-
-    def absent(self) -> Mapping[str, NoEntry]:
-        """Returns id → why it is left out, of the images that have no mask."""
-        return self.data.absent()
-
     def broken(self) -> Mapping[str, str]:
         """Returns id → reason, of the images that cannot be trained on, or whose masks cannot."""
         return check_pairs(self.pairs, len(self.vocabulary.classes), self.decode)
-
-    def applies(self) -> bool:
-        """Tells whether the data set has the masks."""
-        return self.data.applies()
 
     def own_settings(self) -> dict[str, Any]:
         """Returns what the weights depend on: the images and masks, too."""
@@ -303,10 +289,6 @@ class Predictions(Segmenting):
     def checkpoint(self) -> str:
         """The checkpoint that predicts."""
         return self.options.checkpoint
-
-    def applies(self) -> bool:
-        """Tells whether the network exists for the data set."""
-        return self.uses["segmenter"].applies()
 
     def own_settings(self) -> dict[str, Any]:
         """Returns what predictions depend on besides the network's weights."""

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
-from pathlib import Path
 from typing import Any
 
 from pipeline.cams.stage import CamStage, ComputedCams
@@ -13,7 +12,7 @@ from pipeline.engine.sample import Sample
 from pipeline.engine.stage import PerImage, Stage
 from pipeline.files.text import given_path
 from pipeline.masks.stage import CorrectableMasks, Masks, MaskStage
-from pipeline.segmenter.data import given_masks, ground_truth_masks, masks_of_stage
+from pipeline.segmenter.data import masks_of_stage
 from pipeline.segmenter.self_training import SegmenterMasks, SegmenterTags
 from pipeline.segmenter.stage import Predictions, Training
 from pipeline.stages.config import Config
@@ -151,25 +150,18 @@ class Builder(Parts):
 
     def training(self, masks: CorrectableMasks, number: int) -> Training:
         """Returns the stage that trains a segmenter on masks."""
-        options, before = self.config.segmenter, {"masks": masks}
-        if options.masks is not None and number == 1:
-            kept = Path(self.config.dataset.cache) / "segmenter_masks"
-            given = cache(partial(self.annotations, "", "masks", "segmenter"))
-            split, before = self.train_split, {}
-            data = given_masks(given, self.images, split, kept, self.reader)
-        else:
-            repeats = dict.fromkeys(masks.corrected.masks, options.repeat_corrected)
-            data = masks_of_stage(masks, self.images, self.store, repeats)
+        options = self.config.segmenter
+        repeats = dict.fromkeys(masks.corrected.masks, options.repeat_corrected)
         return Training(
             split=self.train_split,
             round=number,
-            before=before,
+            before={"masks": masks},
             options=options,
             seed=self.config.seed,
             device=self.device,
             vocabulary=self.vocabulary,
             decode=self.reader,
-            data=data,
+            data=masks_of_stage(masks, self.images, self.store, repeats),
             validation=self._validation_samples,
         )
 
@@ -205,19 +197,6 @@ class Builder(Parts):
         masks = SegmenterMasks(**shared, corrected=self.corrected_masks(split))
         return SegmenterTags(**shared, rider=masks), masks
 
-    def networks(self, training: Training, predictions: list[Predictions]) -> list[Stage]:
-        """Returns a network and its predictions, and those of a fully supervised one."""
-        if not self.config.segmenter.ceiling:
-            return [training, *predictions]
-        title, data = "ground truth", ground_truth_masks(partial(self.images.of, self.train_split))
-        supervised = replace(training, title=title, before={}, accompanies=training, data=data)
-        beside = [
-            replace(each, title=title, uses={"segmenter": supervised}, accompanies=each)
-            for each in predictions
-            if each.split != self.train_split
-        ]
-        return [training, supervised, *predictions, *beside]
-
     # The list
 
     @cached_property
@@ -226,7 +205,12 @@ class Builder(Parts):
         # A segmenter is trained on the masks of its split, whatever splits the run works on.
         splits = dict.fromkeys([*self.splits, self.train_split])
         first = {split: self.per_split(split) for split in splits}
-        stages: list[Stage] = [first[s][command] for command in PER_SPLIT for s in self.splits]
+        stages: list[Stage] = [
+            first[split][command]
+            for command in PER_SPLIT
+            for split in self.splits
+            if command != "masks" or self.only_split in (None, split)
+        ]
         masks = {split: first[split]["masks"] for split in splits}
         training: Training | None = None
         for number in range(1, self.config.rounds + 1):
@@ -235,8 +219,7 @@ class Builder(Parts):
                 masks = {split: pair[1] for split, pair in pairs.items()}
                 stages += [stage for split in self.splits for stage in pairs[split]]
             training = self.training(masks[self.train_split], number)
-            predictions = [self.predictions(split, training) for split in self.splits]
-            stages += self.networks(training, predictions)
+            stages += [training, *(self.predictions(split, training) for split in self.splits)]
         return stages
 
 

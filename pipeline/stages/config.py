@@ -205,12 +205,12 @@ def read_record(folder: Path) -> tuple[DatasetSettings, dict[str, Any]]:
     These are "background_betas" of the CAMs, at least one, and "absent_as_zero" of the mAP.
 
     The file may be another person's: it is data, which can name neither code nor a variable of the
-    environment. Neither ``dataset.cache`` nor a list of images is taken from it. Raises a UserError
-    if it is missing or damaged, or holds a value that cannot be used.
+    environment. No list of images is taken from it. Raises a UserError if it is missing or damaged,
+    or holds a value that cannot be used.
     """
     with _explained(folder):
         plain = _read_plain(folder, _RECORDED)
-        given = {**plain["dataset"], "cache": str(folder / "ground_truth"), "image_list": None}
+        given = {**plain["dataset"], "image_list": None}
         typed = OmegaConf.structured(settings_of(given["name"]))
         settings = OmegaConf.to_object(OmegaConf.merge(typed, given))
     check(settings, "dataset")

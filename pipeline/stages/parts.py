@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from pipeline.engine.sample import ImageReader, Images
 from pipeline.engine.store import Store
 from pipeline.errors import UserError, check_choice, shown
 from pipeline.files.text import given_path
+from pipeline.masks.settings import MaskFileOptions
 from pipeline.stages.config import Config
 
 if TYPE_CHECKING:
@@ -134,20 +136,30 @@ class Parts:
     # Masks and tags of people and of other programs
 
     def annotations(self, split: str, name: str, group: str = "masks") -> Annotations:
-        """Opens the masks or tags that a setting of a group names.
-
-        A ``split`` of "" is that of the segmenter's training, which has one file.
-        """
-        several, known = split != "" and len({split, *self.splits}) > 1, split or self.train_split
-        split = split if len(self.images.dataset.splits) > 1 else ""
+        """Opens the masks or tags that a setting of a group names."""
+        several, splits = len({split, *self.splits}) > 1, self.images.dataset.splits
+        several &= (group, name, split) != ("masks", "path", self.only_split)
         options = getattr(self.config, group)
         reading, key = Reading.of(options, group, self.vocabulary.classes), f"{group}.{name}"
         if name == "corrections":  # a value that is not named is an error of the person
             reading = replace(reading, other=None)
-        found = getattr(options, name), key, reading, split, several
-        ids = self.images.known_ids(known)
-        files = [sample.file for sample in self.images.dataset.splits[known]]
-        return open_annotations(*found, holds_tags=group == "tags", known=ids, files=files)
+        found = getattr(options, name), key, reading, split if len(splits) > 1 else "", several
+        files = [sample.file for sample in splits[split]]
+        known = self.images.known_ids(split)
+        return open_annotations(*found, holds_tags=group == "tags", known=known, files=files)
+
+    def _splits_below(self, path: Path) -> set[str]:
+        """Returns the splits for which there is a file or folder below a path."""
+        splits = self.images.dataset.splits
+        return {s for s in splits if any((path / name).exists() for name in (s, f"{s}.json"))}
+
+    @cached_property
+    def only_split(self) -> str | None:
+        """The split that has masks, where ``masks.path`` names no split: the one to train on."""
+        options, split = self.config.masks, self.images.dataset.train_split
+        if not isinstance(options, MaskFileOptions) or split not in self.splits:
+            return None
+        return None if self._splits_below(given_path(options.path, "masks.path")) else split
 
     @cached_property
     def _corrected_masks(self) -> dict[str, Corrections]:
@@ -163,8 +175,7 @@ class Parts:
         given = self.config.masks.corrections
         if given is None or self.images is None:
             return Corrections()
-        path, splits = given_path(given, "masks.corrections"), self.images.dataset.splits
-        below = {s for s in splits if any((path / name).exists() for name in (s, f"{s}.json"))}
+        below = self._splits_below(given_path(given, "masks.corrections"))
         if below and split not in below:  # other splits alone are corrected
             return Corrections()
         try:

@@ -103,7 +103,7 @@ def missing_weights(
 
 def _starts(stage: Stage, builder: Builder, commands: Collection[str]) -> bool:
     """Tells whether a stage is a training that would start from its initial weights."""
-    if not isinstance(stage, Training) or not stage.applies():
+    if not isinstance(stage, Training):
         return False
     try:
         found = scan(stage, builder.images, builder.store, {})

@@ -266,7 +266,7 @@ def test_results_of_different_sizes_are_left_out(compare, runs):
 
 def test_nothing_is_written_where_the_file_says(compare, runs, tmp_path):
     path = runs[0] / "config.yaml"
-    changes = {"name": "demo", "limit": 1, "cache": tmp_path / "cache", "root": tmp_path / "scenes"}
+    changes = {"name": "demo", "limit": 1, "root": tmp_path / "scenes"}
     text = path.read_text()
     for key, value in {**changes, "masks": "null"}.items():
         text = re.sub(rf"(?m)^  {key}: .*$", f"  {key}: {value}", text, count=1)

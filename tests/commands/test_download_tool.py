@@ -118,7 +118,7 @@ def test_what_was_downloaded_is_read(name, web, tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[-1] == (
         f"next: python tools/run_stage.py dataset={name} dataset.root=data"
     )
-    dataset = miniatures.load(name, Path("data"), tmp_path / "cache")
+    dataset = miniatures.load(name, Path("data"))
     assert {"train", "val"} <= {*dataset.splits}
     assert read_everything(dataset)
     [left] = {path for path in Path("data").rglob(".download") if path.is_dir()}
@@ -128,7 +128,7 @@ def test_what_was_downloaded_is_read(name, web, tmp_path, capsys):
 def test_sbd_gives_train_aug(web, tmp_path):
     run(["dataset=voc2012", "dataset.root=data", "dataset.sbd_root=data/benchmark_RELEASE"])
     changes = {"sbd_root": "data"}
-    dataset = miniatures.load("voc2012", Path("data"), tmp_path / "cache", **changes)
+    dataset = miniatures.load("voc2012", Path("data"), **changes)
     assert [s.id for s in dataset.splits["train_aug"]] == miniatures.TRAIN_AUG
     assert read_everything(dataset)
     assert not Path("data/benchmark_RELEASE/benchmark_RELEASE").exists()
@@ -144,7 +144,7 @@ def test_cocostuff_lies_beside_coco_whose_images_are_downloaded_once(web, tmp_pa
         "imageset/cocostuff/val.txt",
     ]
     changes = {"split": "val", "image_list": "imageset/cocostuff/val.txt"}
-    dataset = miniatures.load("cocostuff", Path("coco"), tmp_path / "cache", **changes)
+    dataset = miniatures.load("cocostuff", Path("coco"), **changes)
     assert [sample.id for sample in dataset.splits["val"]] == ["000000000139"]
 
 
@@ -200,7 +200,7 @@ def test_the_same_command_goes_on_after_a_break(web, tmp_path):
     assert not [*Path("data").rglob("JPEGImages")]
     run(words)
     assert web.requests[-1] == (name, "bytes=1000-")
-    assert miniatures.load("voc2012", Path("data"), tmp_path / "cache").splits["train"]
+    assert miniatures.load("voc2012", Path("data")).splits["train"]
 
 
 def test_an_archive_that_somebody_brings_is_unpacked(web, archives):

@@ -97,7 +97,7 @@ def test_a_folder_of_settings_of_ones_own(run_stage, arguments, tmp_path):
     assert "sets hydra.callbacks" in run_stage(*given).errors
     own.write_text('# @package _global_\noutput_dir: "a\\0b"\n')
     elsewhere = [each for each in given if not each.startswith("output_dir=")]
-    assert "a\\x00b/ground_truth holds a NUL character: remove" in run_stage(*elsewhere).errors
+    assert "output_dir=a\\x00b holds a NUL character: remove" in run_stage(*elsewhere).errors
     assert "output_dir is not the name of a fo" in run_stage(*elsewhere, "stage=status").errors
     own.write_text(settings + "\n")
     finished = run_stage(*given[:-1], "experiment=mien")

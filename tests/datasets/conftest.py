@@ -27,9 +27,3 @@ sbd = _built(miniatures.build_sbd)  # ``benchmark_RELEASE``
 coco = _built(miniature_coco.build_coco)  # COCO 2017's validation images and instances
 cocostuff = _built(miniature_coco.build_cocostuff)  # its validation images and pixel maps
 ade20k = _built(miniatures.build_ade20k)  # the folder that holds ADEChallengeData2016
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    """Where masks are kept that are not there as we use them."""
-    return tmp_path / "cache"

@@ -66,9 +66,9 @@ TRAIN_AUG = ["2007_000032", "2007_000039", "2008_000008", "2008_000015"]
 ADE20K_VALUES = ([1, 3, 13], [0, 3, 150], [5, 17])
 
 
-def settings_of(name: str, root: Path, cache: Path, **changes: Any) -> dict[str, Any]:
+def settings_of(name: str, root: Path, **changes: Any) -> dict[str, Any]:
     """Returns the configuration of a data set as plain values."""
-    return {**_preset(name), "root": str(root), "cache": str(cache), **changes}
+    return {**_preset(name), "root": str(root), **changes}
 
 
 @cache
@@ -76,9 +76,9 @@ def _preset(name: str) -> dict[str, Any]:
     return OmegaConf.to_container(compose([f"dataset={name}"]).dataset)
 
 
-def load(name: str, root: Path, cache: Path, **changes: Any) -> Dataset:
+def load(name: str, root: Path, **changes: Any) -> Dataset:
     _, kind = find_reader(name)
-    return load_dataset(to_settings(kind, settings_of(name, root, cache, **changes)))
+    return load_dataset(to_settings(kind, settings_of(name, root, **changes)))
 
 
 def contents(root: Path) -> dict[str, tuple[int, int]]:
@@ -156,7 +156,7 @@ def build_voc2012(folder: Path, *, augmented: bool = False) -> Path:
     """
     root = folder / "VOCdevkit" / "VOC2012"
     names = list(dict.fromkeys([*VOC2012_LABELS, *SBD_LISTS["train"], *SBD_LISTS["val"]]))
-    classes = settings_of("voc2012", root, root)["classes"]
+    classes = settings_of("voc2012", root)["classes"]
     for index, name in enumerate(names):
         write_photograph(root / "JPEGImages" / f"{name}.jpg", index)
         labels = VOC2012_LABELS.get(name, [8])

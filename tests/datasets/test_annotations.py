@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -301,21 +302,12 @@ def test_results_are_of_the_images_beside_them(tmp_path):
     assert opened(path).find("c").scores == {0: 1.0}
 
 
-def test_masks_are_drawn_once_in_a_folder_of_their_own_or_are_files(tmp_path):
+def test_ground_truth_of_too_many_pixels_is_refused_before_it_is_drawn(tmp_path):
     path = write(tmp_path / "a.json", coco([("a.jpg", [instance("cat", CAT)])]))
-    mask = AnnotatedMask(tmp_path / "kept" / "a.png", opened(path).find("a"))
-    written = mask.file()
-    np.testing.assert_array_equal(np.asarray(Image.open(written)), CAT)
-    assert written.parent == tmp_path / "kept" and written == mask.file()
+    mask = AnnotatedMask("a", opened(path).find("a"), max_pixels=200)
+    wanted = "image a: its mask has more than dataset.max_pixels=200 pixels"
+    with pytest.raises(UserError, match=wanted):
+        mask.read()
+    np.testing.assert_array_equal(replace(mask, max_pixels=None).read(), CAT)
     joined = opened(path, join={"dog": "hound"}).find("a")
-    assert AnnotatedMask(mask.kept, joined).file() != written
-    with pytest.raises(UserError, match="image a: its mask has more than dataset.max_pixels=200"):
-        AnnotatedMask(tmp_path / "other" / "a.png", mask.annotation, max_pixels=200).file()
-    png = tmp_path / "pngs" / "a.png"
-    png.parent.mkdir()
-    for content in (encode_png(np.uint8(CAT)), encode_png(np.uint8(CAT), [(0, 0, 0)]), b"damaged"):
-        png.write_bytes(content)
-        assert AnnotatedMask(mask.kept, opened(png.parent).find("a")).file() == png
-    png.write_bytes(encode_png(np.uint8(CAT)[..., None] * np.uint8([128, 0, 0])))
-    drawn = AnnotatedMask(mask.kept, opened(png.parent).find("a")).file()
-    np.testing.assert_array_equal(np.asarray(Image.open(drawn)), CAT)
+    assert replace(mask, annotation=joined).contents != mask.contents

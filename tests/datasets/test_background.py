@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.files.label_images import read_labels
 from tests.datasets import miniature_coco, miniatures
 
 
 def test_voc20_ignores_the_background_of_voc2012(tmp_path):
     root = miniatures.build_voc2012(tmp_path)
-    whole = miniatures.load("voc2012", root, tmp_path / "cache").splits["val"]
-    samples = miniatures.load("voc20", root, tmp_path / "cache").splits["val"]
+    whole = miniatures.load("voc2012", root).splits["val"]
+    samples = miniatures.load("voc20", root).splits["val"]
     assert [s.id for s in samples] == [s.id for s in whole]
     for sample, other in zip(samples, whole):
         truth = other.mask.read()
         assert (truth == 0).any()
         expected = np.where(truth == 0, 255, truth)
         np.testing.assert_array_equal(sample.mask.read(), expected)
-        np.testing.assert_array_equal(read_labels(sample.mask.file()), expected)
+        assert sample.mask.contents not in (other.mask.contents, [])
         assert sample.ground_truth_labels == other.ground_truth_labels
 
 
 def test_coco_object_has_the_things_of_coco_stuff(tmp_path):
     root = miniature_coco.build_cocostuff(tmp_path)
-    stuff = miniatures.load("cocostuff", root, tmp_path / "cache")
-    dataset = miniatures.load("coco_object", root, tmp_path / "cache")
+    stuff = miniatures.load("cocostuff", root)
+    dataset = miniatures.load("coco_object", root)
     assert len(dataset.vocabulary.classes) == 80
     names = [name.replace(" ", "") for name in stuff.vocabulary.classes[:80]]
     assert [name.replace(" ", "") for name in dataset.vocabulary.classes] == names

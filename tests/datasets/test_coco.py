@@ -11,7 +11,7 @@ from PIL import Image
 from scipy.ndimage import binary_dilation, binary_erosion
 from skimage.draw import polygon2mask
 
-from pipeline.datasets.ground_truth import InstanceMask, read_mask
+from pipeline.datasets.ground_truth import InstanceMask
 from pipeline.engine.pool import in_processes
 from pipeline.errors import UserError
 from tests.datasets.miniature_coco import (
@@ -30,7 +30,6 @@ from tests.datasets.miniature_coco import (
     run_lengths,
 )
 from tests.datasets.miniatures import copy_of, load, settings_of, size_of
-from tests.segmenter.tiny_training import tiny_settings
 
 LABEL = {category: k + 1 for k, category in enumerate(COCO_IDS)}
 
@@ -57,9 +56,9 @@ def damaged_copy(coco, tmp_path, change):
 
 @pytest.mark.parametrize("images", ["", "images/", "JPEGImages/"])
 @pytest.mark.parametrize("split", ["val2017", "train2014"])
-def test_images_are_found_in_every_usual_place(tmp_path, cache, split, images):
+def test_images_are_found_in_every_usual_place(tmp_path, split, images):
     root = build_coco(tmp_path, split, images)
-    dataset = load(f"coco{split[-4:]}", root, cache)
+    dataset = load(f"coco{split[-4:]}", root)
     assert list(dataset.splits) == [split[:-4]]
     samples = dataset.splits[split[:-4]]
     assert [s.id for s in samples] == [n for n, s in zip(coco_names(split), COCO_SHAPES) if s]
@@ -67,8 +66,8 @@ def test_images_are_found_in_every_usual_place(tmp_path, cache, split, images):
     assert all(s.image.is_file() for s in samples)
 
 
-def test_gaps_in_cocos_ids_are_closed(coco, cache):
-    dataset = load("coco2017", coco, cache)
+def test_gaps_in_cocos_ids_are_closed(coco):
+    dataset = load("coco2017", coco)
     classes = dataset.vocabulary.classes
     assert len(classes) == len(COCO_IDS) == 80
     named = [{classes[k] for k in s.ground_truth_labels} for s in dataset.splits["val"]]
@@ -76,22 +75,22 @@ def test_gaps_in_cocos_ids_are_closed(coco, cache):
     assert LABEL[TOOTHBRUSH] == 80 and LABEL[PERSON] == 1 and LABEL[TABLE] == 61
 
 
-def test_images_without_instances_are_left_out_unless_they_are_wanted(coco, cache):
-    assert len(load("coco2017", coco, cache).splits["val"]) == 4
-    samples = load("coco2017", coco, cache, only_annotated=False).splits["val"]
+def test_images_without_instances_are_left_out_unless_they_are_wanted(coco):
+    assert len(load("coco2017", coco).splits["val"]) == 4
+    samples = load("coco2017", coco, only_annotated=False).splits["val"]
     assert [s.id for s in samples] == coco_names("val2017")
     assert samples[3].ground_truth_labels == () and samples[3].has_ground_truth
     assert not samples[3].mask.read().any()
 
 
-def test_masks_have_the_size_of_their_images(coco, cache):
-    for sample in load("coco2017", coco, cache, only_annotated=False).splits["val"]:
+def test_masks_have_the_size_of_their_images(coco):
+    for sample in load("coco2017", coco, only_annotated=False).splits["val"]:
         with Image.open(sample.image) as image:
             assert sample.mask.read().shape == (image.height, image.width)
 
 
-def test_polygons_are_drawn_as_elsewhere_but_for_their_borders(coco, cache):
-    table, two_dogs = (load("coco2017", coco, cache).splits["val"][k].mask.read() for k in (0, 3))
+def test_polygons_are_drawn_as_elsewhere_but_for_their_borders(coco):
+    table, two_dogs = (load("coco2017", coco).splits["val"][k].mask.read() for k in (0, 3))
     for mask, index, label, shapes in (
         (table, 0, LABEL[TABLE], [COCO_SHAPES[0][1][2]]),
         (two_dogs, 4, LABEL[DOG], [shape for _, _, shape in COCO_SHAPES[4]]),
@@ -103,16 +102,16 @@ def test_polygons_are_drawn_as_elsewhere_but_for_their_borders(coco, cache):
         assert (binary_dilation(wanted) | ~covered).all()
 
 
-def test_the_smaller_object_lies_over_the_larger(coco, cache):
-    mask = load("coco2017", coco, cache).splits["val"][0].mask.read()
+def test_the_smaller_object_lies_over_the_larger(coco):
+    mask = load("coco2017", coco).splits["val"][0].mask.read()
     assert (mask[25:39, 21:35] == LABEL[CUP]).all()
     assert (mask[45:55, 15:55] == LABEL[TABLE]).all()
     assert (mask[6:14, 76:82] == LABEL[TABLE]).all(), "the second part of the table"
     assert set(np.unique(mask)) == {0, LABEL[CUP], LABEL[TABLE]}
 
 
-def test_a_crowd_lies_under_single_objects_whatever_its_size(coco, cache):
-    mask = load("coco2017", coco, cache).splits["val"][1].mask.read()
+def test_a_crowd_lies_under_single_objects_whatever_its_size(coco):
+    mask = load("coco2017", coco).splits["val"][1].mask.read()
     crowd = disc(1, 40, 20, 12)
     dog = drawn(1, COCO_SHAPES[1][1][2])
     assert crowd.sum() < dog.sum() and (crowd & dog).sum() > 100
@@ -120,8 +119,8 @@ def test_a_crowd_lies_under_single_objects_whatever_its_size(coco, cache):
     np.testing.assert_array_equal(mask == LABEL[PERSON], crowd & ~dog)
 
 
-def test_run_lengths_are_exact_in_both_forms(coco, cache):
-    samples = load("coco2017", coco, cache).splits["val"]
+def test_run_lengths_are_exact_in_both_forms(coco):
+    samples = load("coco2017", coco).splits["val"]
     assert isinstance(COCO_SHAPES[1][0][2]["counts"], list)
     assert isinstance(COCO_SHAPES[2][0][2]["counts"], str)
     above_the_dog, crowd = slice(35), disc(1, 40, 20, 12)
@@ -132,12 +131,12 @@ def test_run_lengths_are_exact_in_both_forms(coco, cache):
     np.testing.assert_array_equal(packed == LABEL[PERSON], disc(2, 24, 30, 14))
 
 
-def test_any_run_lengths_are_drawn_exactly(cache):
+def test_any_run_lengths_are_drawn_exactly():
     rng = np.random.default_rng(0)
     for index in range(10):
         wanted = rng.random((7 + index, 12)) > 0.5
         shape = run_lengths(wanted)
-        mask = InstanceMask(cache / "x.png", *wanted.shape, ((3, True, 1.0, shape),))
+        mask = InstanceMask("x", *wanted.shape, ((3, True, 1.0, shape),))
         np.testing.assert_array_equal(mask.read(), np.where(wanted, 3, 0))
 
 
@@ -162,82 +161,63 @@ def test_any_run_lengths_are_drawn_exactly(cache):
         [[1, 1, 9, 1, float("inf"), 9, 1, 9]],
     ],
 )
-def test_damaged_shapes_are_refused_before_they_are_drawn(cache, shape):
+def test_damaged_shapes_are_refused_before_they_are_drawn(shape):
     if isinstance(shape, dict):
         shape = {"size": [10, 12], **shape}
-    mask = InstanceMask(cache / "x.png", 10, 12, ((3, False, 1.0, shape),))
+    mask = InstanceMask("x", 10, 12, ((3, False, 1.0, shape),))
     with pytest.raises(UserError, match="image x cannot be drawn in 12×10 pixels"):
         mask.read()
 
 
-def test_runs_and_corners_that_fit_are_drawn(cache):
+def test_runs_and_corners_that_fit_are_drawn():
     def draw(shape):
-        return InstanceMask(cache / "x.png", 10, 12, ((3, False, 1.0, shape),)).read()
+        return InstanceMask("x", 10, 12, ((3, False, 1.0, shape),)).read()
 
     assert (draw({"size": [10, 12], "counts": "0h3"}) == 3).all()
     assert not draw({"size": [10, 12], "counts": "h3"}).any()
     assert (draw([[-5, -5, 20, -5, 20, 20, -5, 20]]) == 3).all(), "a little outside the image"
 
 
-def test_text_of_run_lengths_is_unpacked_as_pycocotools_packs_it(cache):
+def test_text_of_run_lengths_is_unpacked_as_pycocotools_packs_it():
     rng = np.random.default_rng(1)
     for height, width, zoom in [(7, 5, 1), (30, 40, 1), (20, 30, 9)]:
         wanted = np.kron(rng.random((height, width)) < 0.3, np.ones((zoom, zoom), bool))
-        mask = InstanceMask(cache / "x.png", *wanted.shape, ((1, False, 1.0, packed(wanted)),))
+        mask = InstanceMask("x", *wanted.shape, ((1, False, 1.0, packed(wanted)),))
         np.testing.assert_array_equal(mask.read(), wanted)
 
 
-def test_images_larger_than_the_limit_are_refused_before_they_are_drawn(coco, cache):
-    sample = load("coco2017", coco, cache, max_pixels=4000).splits["val"][0]
+def test_images_larger_than_the_limit_are_refused_before_they_are_drawn(coco):
+    sample = load("coco2017", coco, max_pixels=4000).splits["val"][0]
     with pytest.raises(UserError, match=r"image .*139 .* more than dataset.max_pixels=4000"):
         sample.mask.read()
 
 
-def test_what_has_no_three_corners_covers_nothing(cache):
+def test_what_has_no_three_corners_covers_nothing():
     shapes = ([], [[1, 1, 9, 9]], [[1, 1, 9, 9], [2, 2, 8, 2, 8, 8, 2, 8]])
     for shape, covers in zip(shapes, (False, False, True)):
-        mask = InstanceMask(cache / "x.png", 10, 12, ((3, False, 1.0, shape),)).read()
+        mask = InstanceMask("x", 10, 12, ((3, False, 1.0, shape),)).read()
         assert mask.any() == covers and mask[3:7, 3:7].any() == covers
         assert not mask[1:2].any()
 
 
-def test_drawn_masks_are_kept_and_drawn_anew_when_the_annotations_change(coco, cache, tmp_path):
+def test_the_content_of_a_mask_is_that_of_the_annotations_of_its_image(coco, tmp_path):
     root = copy_of(coco, tmp_path)
-    first = [s.mask.file() for s in load("coco2017", root, cache).splits["val"]]
-    assert all(path.is_relative_to(cache) for path in first)
-    marked = read_mask(first[0]).copy()
-    written = [path.stat().st_mtime_ns for path in first]
-
-    again = [s.mask.file() for s in load("coco2017", root, cache).splits["val"]]
-    assert again == first and [path.stat().st_mtime_ns for path in again] == written
+    first = [s.mask.contents for s in load("coco2017", root).splits["val"]]
 
     def grow(content):
         cup = next(a for a in content["annotations"] if a["category_id"] == CUP)
         cup["segmentation"] = [[20, 20, 50, 20, 50, 50, 20, 50]]
 
     change_annotations(root, grow)
-    samples = load("coco2017", root, cache).splits["val"]
-    assert (samples[0].mask.read() != marked).any()
-    assert [s.mask.file() for s in samples[1:]] == first[1:], "those of other images are kept"
+    now = [s.mask.contents for s in load("coco2017", root).splits["val"]]
+    assert now[0] != first[0] and now[1:] == first[1:]
 
 
-def test_a_segmenter_can_be_trained_on_the_drawn_masks(coco, cache):
-    from pipeline.segmenter.data import TrainingPair, check_pairs
-    from pipeline.segmenter.samples import PseudoLabelled
-
-    samples = load("coco2017", coco, cache).splits["val"]
-    pairs = [TrainingPair(s.id, s.image, s.mask.file()) for s in samples]
-    assert check_pairs(pairs, 80) == {}
-    sample = PseudoLabelled(pairs, tiny_settings(), 0, {})[0]
-    labels = sample["data_samples"].gt_sem_seg.data
-    assert set(labels.unique().tolist()) <= {*range(81), 255}
-
-
-def test_samples_can_be_sent_to_processes(coco, cocostuff, voc2012, sbd, cache):
+def test_samples_can_be_sent_to_processes(coco, cocostuff, voc2012, sbd):
     samples = [
-        *load("coco2017", coco, cache).splits["val"],
-        *load("cocostuff", cocostuff, cache).splits["val"],
-        *load("voc2012", voc2012, cache, sbd_root=str(sbd), label_source="xml").splits["train_aug"],
+        *load("coco2017", coco).splits["val"],
+        *load("cocostuff", cocostuff).splits["val"],
+        *load("voc2012", voc2012, sbd_root=str(sbd), label_source="xml").splits["train_aug"],
     ]
     for sample in samples:
         sent = pickle.loads(pickle.dumps(sample))
@@ -248,12 +228,12 @@ def test_samples_can_be_sent_to_processes(coco, cocostuff, voc2012, sbd, cache):
     assert read == {s.id: s.mask.read().sum() for s in samples[:3]}
 
 
-def test_missing_images_of_a_split_that_is_not_used_are_ignored(coco, cache, tmp_path):
+def test_missing_images_of_a_split_that_is_not_used_are_ignored(coco, tmp_path):
     root = copy_of(coco, tmp_path)
     annotations = root / "annotations"
     train = annotations / "instances_train2017.json"
     train.write_bytes((annotations / "instances_val2017.json").read_bytes())
-    dataset = load("coco2017", root, cache, split="val")
+    dataset = load("coco2017", root, split="val")
     assert len(dataset.splits["val"]) == 4
     with pytest.raises(UserError, match=r"holds no train2017 or images/train2017 or .*line \d+"):
         _ = dataset.splits["train"]
@@ -278,45 +258,45 @@ def test_missing_images_of_a_split_that_is_not_used_are_ignored(coco, cache, tmp
         (lambda c: c["categories"][0].update(name=5), "is not an annotation file of COCO"),
     ],
 )
-def test_other_annotations_are_refused(coco, cache, tmp_path, change, message):
+def test_other_annotations_are_refused(coco, tmp_path, change, message):
     root = damaged_copy(coco, tmp_path, change)
     with pytest.raises(UserError, match=rf"instances_val2017.json {message}"):
-        _ = load("coco2017", root, cache).splits["val"]
+        _ = load("coco2017", root).splits["val"]
 
 
-def test_run_lengths_of_another_size_are_named(coco, cache, tmp_path):
+def test_run_lengths_of_another_size_are_named(coco, tmp_path):
     def shrink(content):
         crowd = next(a for a in content["annotations"] if a["iscrowd"])
         crowd["segmentation"] = run_lengths(np.ones((5, 5), bool))
 
-    sample = load("coco2017", damaged_copy(coco, tmp_path, shrink), cache).splits["val"][1]
+    sample = load("coco2017", damaged_copy(coco, tmp_path, shrink)).splits["val"][1]
     with pytest.raises(UserError, match=rf"image {sample.id} cannot be drawn in 56×80 pixels"):
         sample.mask.read()
 
 
-def test_the_classes_can_be_renamed_but_not_dropped(coco, cache):
+def test_the_classes_can_be_renamed_but_not_dropped(coco):
     names = [f"my {k}" for k in range(80)]
     renamed = {"classes": names, "cam_names": None}
     with pytest.raises(UserError, match=r"names toothbrush, which is not one of the classes"):
-        _ = load("coco2017", coco, cache, **renamed).splits["val"]
-    dataset = load("coco2017", coco, cache, **renamed, annotated_as=COCO_NAMES)
+        _ = load("coco2017", coco, **renamed).splits["val"]
+    dataset = load("coco2017", coco, **renamed, annotated_as=COCO_NAMES)
     assert dataset.splits["val"][3].ground_truth_labels == (16,)
-    few = settings_of("coco2017", coco, cache)["classes"][:20]
+    few = settings_of("coco2017", coco)["classes"][:20]
     with pytest.raises(UserError, match="names toothbrush, which is not one of the classes"):
-        _ = load("coco2017", coco, cache, classes=few, cam_names=None).splits["val"]
+        _ = load("coco2017", coco, classes=few, cam_names=None).splits["val"]
     with pytest.raises(UserError, match="dataset.annotated_as holds 2 names for 80 classes"):
-        load("coco2017", coco, cache, annotated_as=["cat", "dog"])
+        load("coco2017", coco, annotated_as=["cat", "dog"])
 
 
-def test_categories_are_matched_by_name_and_not_by_their_numbers(coco, cache, tmp_path):
+def test_categories_are_matched_by_name_and_not_by_their_numbers(coco, tmp_path):
     def renumber(content):
         for item in content["categories"]:
             item.update(id=1000 - item["id"], name=item["name"].upper())
         for item in content["annotations"]:
             item["category_id"] = 1000 - item["category_id"]
 
-    before = load("coco2017", coco, cache).splits["val"]
-    after = load("coco2017", damaged_copy(coco, tmp_path, renumber), cache).splits["val"]
+    before = load("coco2017", coco).splits["val"]
+    after = load("coco2017", damaged_copy(coco, tmp_path, renumber)).splits["val"]
     assert [s.ground_truth_labels for s in after] == [s.ground_truth_labels for s in before]
     for one, other in zip(before, after):
         np.testing.assert_array_equal(one.mask.read(), other.mask.read())

@@ -14,7 +14,7 @@ from tests.extras import library
 from tests.small_runs import draw_photograph
 
 
-def test_a_folder_is_walked_without_following_loops(photographs, cache):
+def test_a_folder_is_walked_without_following_loops(photographs):
     (photographs / "loop").symlink_to(photographs)
     (photographs / ".hidden.jpg").write_bytes(b"")
     (photographs / ".git").mkdir()
@@ -22,40 +22,40 @@ def test_a_folder_is_walked_without_following_loops(photographs, cache):
     (photographs / "notes.txt").write_text("no image")
     (photographs / "B.JPG").write_bytes((photographs / "a.jpg").read_bytes())
     before = contents(photographs)
-    dataset = load("folder", photographs, cache, classes=["x"])
+    dataset = load("folder", photographs, classes=["x"])
     ids = [s.id for s in dataset.splits["all"]]
     assert ids == ["B", "a", "b", "c", "d", "holiday 2026/e f"]
     assert not any(s.has_ground_truth for s in dataset.splits["all"])
     assert contents(photographs) == before
 
 
-def test_an_empty_folder_is_an_error(tmp_path, cache):
+def test_an_empty_folder_is_an_error(tmp_path):
     with pytest.raises(UserError, match="holds no image"):
-        load("folder", tmp_path, cache, classes=["x"])
+        load("folder", tmp_path, classes=["x"])
 
 
-def test_files_that_the_pipeline_wrote_are_skipped(photographs, cache):
+def test_files_that_the_pipeline_wrote_are_skipped(photographs):
     key = photographs / "out" / "all" / "tags" / "0123"
     key.mkdir(parents=True)
     (key / "entries.jsonl").touch()
     Image.new("RGB", (8, 8)).save(photographs / "out" / "examples.png")
     masks = photographs / "out" / "all" / "masks" / "4567"
     write_labels(masks / "a.png", draw_photograph(0, 8, 8)[:, :, 0])
-    ids = [s.id for s in load("folder", photographs, cache, classes=["x"]).splits["all"]]
+    ids = [s.id for s in load("folder", photographs, classes=["x"]).splits["all"]]
     assert ids == ["a", "b", "c", "d", "holiday 2026/e f"]
 
     (masks / "entries.jsonl").touch()
-    within = load("folder", photographs / "out", cache, classes=["x"]).splits["all"]
+    within = load("folder", photographs / "out", classes=["x"]).splits["all"]
     assert [s.id for s in within] == ["examples"]
 
 
-def test_tiff_bmp_and_the_first_picture_of_a_gif_are_read(tmp_path, cache):
+def test_tiff_bmp_and_the_first_picture_of_a_gif_are_read(tmp_path):
     first, second = (Image.fromarray(draw_photograph(k, 40, 56)) for k in (0, 1))
     for name in ("a.bmp", "b.tif", "c.TIFF"):
         first.save(tmp_path / name)
     shown = first.quantize(200)
     shown.save(tmp_path / "d.gif", save_all=True, append_images=[second])
-    samples = load("folder", tmp_path, cache, classes=["x"]).splits["all"]
+    samples = load("folder", tmp_path, classes=["x"]).splits["all"]
     assert [s.id for s in samples] == ["a", "b", "c", "d"]
     for sample, wanted in zip(samples, [first, first, first, shown.convert("RGB")]):
         np.testing.assert_array_equal(load_image(sample.image), np.asarray(wanted))
@@ -67,11 +67,11 @@ def test_pixels_that_are_not_integers_are_refused(tmp_path):
         load_image(tmp_path / "a.tif")
 
 
-def test_a_jpeg_wins_over_another_format_of_its_name(photographs, cache):
+def test_a_jpeg_wins_over_another_format_of_its_name(photographs):
     """Telephones write HEIC beside JPEG; that is no failure."""
     for name in ("a.tiff", "b.gif", "holiday 2026/e f.bmp", "new.bmp"):
         Image.fromarray(draw_photograph(9, 8, 8)).save(photographs / name)
-    dataset = load("folder", photographs, cache, classes=["x"])
+    dataset = load("folder", photographs, classes=["x"])
     names = [s.image.name for s in dataset.splits["all"]]
     assert names == ["a.jpg", "b.png", "c.webp", "d.jpeg", "e f.jpg", "new.bmp"]
     assert dataset.rejected == {"all": []}
@@ -94,10 +94,10 @@ def without_heif(monkeypatch):
 
 
 @pytest.mark.usefixtures("without_heif")
-def test_files_that_are_not_images_are_counted_by_suffix(photographs, cache):
+def test_files_that_are_not_images_are_counted_by_suffix(photographs):
     for name in ("1.heic", "2.HEIC", "holiday 2026/3.heic", "notes.txt", "README", ".DS_Store"):
         (photographs / name).write_bytes(b"")
-    [note] = load("folder", photographs, cache, classes=["x"]).notes
+    [note] = load("folder", photographs, classes=["x"]).notes
     assert note == (
         "files that are not images were left out: 3 .heic, 1 without a suffix, 1 .txt;"
         " pip install pillow-heif, and HEIC is read"
@@ -105,18 +105,18 @@ def test_files_that_are_not_images_are_counted_by_suffix(photographs, cache):
 
 
 @pytest.mark.usefixtures("without_heif")
-def test_heic_alone_is_refused_with_the_remedy(tmp_path, cache):
+def test_heic_alone_is_refused_with_the_remedy(tmp_path):
     (tmp_path / "a.HEIC").write_bytes(b"a photograph of a telephone")
     with pytest.raises(UserError, match="holds no image .*: 1 .heic; pip install pillow-heif"):
-        load("folder", tmp_path, cache, classes=["x"])
+        load("folder", tmp_path, classes=["x"])
     with pytest.raises(ImageError, match="is not a .*: pip install pillow-heif"):
         load_image(tmp_path / "a.HEIC")
 
 
 @pytest.mark.extras
-def test_heic_is_read_where_pillow_heif_is_installed(tmp_path, cache):
+def test_heic_is_read_where_pillow_heif_is_installed(tmp_path):
     library("pillow_heif")
     image = Image.fromarray(draw_photograph(0, 48, 64))
     image.save(tmp_path / "a.heic", quality=-1, chroma=444, matrix_coefficients=0)  # nothing lost
-    [sample] = load("folder", tmp_path, cache, classes=["x"]).splits["all"]
+    [sample] = load("folder", tmp_path, classes=["x"]).splits["all"]
     np.testing.assert_array_equal(load_image(sample.image), np.asarray(image))

@@ -18,7 +18,6 @@ def test_palette_and_grey_masks_hold_the_same_labels(tmp_path, palette):
     mask = MaskFile(tmp_path / "mask.png", 20)
     np.testing.assert_array_equal(mask.read(), labels)
     assert mask.read().dtype == np.uint8
-    assert mask.file() == tmp_path / "mask.png"
 
 
 def test_a_palette_of_few_colours_keeps_its_labels(tmp_path):

@@ -11,7 +11,7 @@ from omegaconf.errors import ValidationError
 
 from pipeline.datasets import find_reader
 from pipeline.datasets.layout import how_to_get
-from pipeline.datasets.settings import DatasetSettings, VocSettings, splits_of_run
+from pipeline.datasets.settings import DatasetSettings, splits_of_run
 from pipeline.errors import UserError
 from tests import REPOSITORY
 from tests.datasets.miniatures import contents, copy_of, load, settings_of
@@ -39,8 +39,8 @@ def told(error: pytest.ExceptionInfo, section: str) -> str:
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_every_guide_is_a_section(preset, tmp_path, cache):
-    guide = settings_of(preset, tmp_path, cache).get("guide")
+def test_every_guide_is_a_section(preset, tmp_path):
+    guide = settings_of(preset, tmp_path).get("guide")
     assert (guide is None) == (preset in ("demo", "demo_crowded", "folder"))
     assert guide is None or f"({guide}), says how" in how_to_get(guide)
 
@@ -64,60 +64,60 @@ def test_every_guide_is_a_section(preset, tmp_path, cache):
         ("ade20k", "ADE20K", "annotations"),
     ],
 )
-def test_another_folder_is_described(tmp_path, cache, name, section, wanted):
+def test_another_folder_is_described(tmp_path, name, section, wanted):
     root = tmp_path / "other"
     (root / "stuff").mkdir(parents=True)
     (root / "a.txt").touch()
     with pytest.raises(UserError) as error:
-        load(name, root, cache)
+        load(name, root)
     assert told(error, section).startswith(f"{root} holds no {wanted} (found: a.txt, stuff):")
     with pytest.raises(UserError) as error:
-        load(name, tmp_path / "nowhere", cache)
+        load(name, tmp_path / "nowhere")
     assert told(error, section).startswith(f"dataset.root={tmp_path / 'nowhere'} is not a folder")
     with pytest.raises(ValidationError, match="full_key: root"):
-        to_settings(find_reader(name)[1], {**settings_of(name, root, cache), "root": None})
+        to_settings(find_reader(name)[1], {**settings_of(name, root), "root": None})
 
 
-def test_an_empty_folder_holds_nothing_and_a_full_one_is_not_listed_whole(tmp_path, cache):
+def test_an_empty_folder_holds_nothing_and_a_full_one_is_not_listed_whole(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"holds no JPEGImages \(found: nothing\)"):
-        load("voc2012", tmp_path / "empty", cache)
+        load("voc2012", tmp_path / "empty")
     for number in range(20):
         (tmp_path / "full" / f"{number:02d}").mkdir(parents=True)
     with pytest.raises(UserError, match=r"\(found: 00, 01, 02, 03, 04, 05, 06, 07, …\)"):
-        load("voc2012", tmp_path / "full", cache)
+        load("voc2012", tmp_path / "full")
 
 
-def test_missing_lists_are_named_with_what_is_there(voc2012, cache, tmp_path):
+def test_missing_lists_are_named_with_what_is_there(voc2012, tmp_path):
     root = copy_of(voc2012, tmp_path)
     lists = root / "ImageSets" / "Segmentation"
     with pytest.raises(UserError) as error:
-        load("voc2012", root, cache, split="train_aug")
+        load("voc2012", root, split="train_aug")
     text = told(error, "VOC 2012")
     assert text.startswith(f"{lists} holds no train_aug.txt (found: train.txt, val.txt):")
     for path in lists.glob("*.txt"):
         path.rename(path.with_stem("x" + path.stem))
     with pytest.raises(UserError, match=r"test.txt \(found: xtrain.txt, xval.txt\)"):
-        load("voc2012", root, cache)
+        load("voc2012", root)
     with pytest.raises(UserError) as error:
-        load("voc2012", root, cache, image_set="Layout")
+        load("voc2012", root, image_set="Layout")
     text = told(error, "VOC 2012")
     assert f"{root / 'ImageSets'} holds no Layout/train.txt" in text
     assert "(found: Main, Segmentation)" in text
 
 
-def test_a_missing_list_for_train_aug_is_named(voc2012, sbd, cache, tmp_path):
+def test_a_missing_list_for_train_aug_is_named(voc2012, sbd, tmp_path):
     root, boundaries = copy_of(voc2012, tmp_path), copy_of(sbd, tmp_path)
     (boundaries / "dataset" / "val.txt").unlink()
-    splits = load("voc2012", root, cache, sbd_root=str(boundaries)).splits
+    splits = load("voc2012", root, sbd_root=str(boundaries)).splits
     with pytest.raises(UserError) as error:
         _ = splits["train_aug"]
     assert "dataset holds no val.txt (found: cls, img, train.txt)" in told(error, "VOC 2012")
     with pytest.raises(UserError) as error:
-        load("voc2012", root, cache, sbd_root=str(root))
+        load("voc2012", root, sbd_root=str(root))
     assert f"{root} holds no cls (found: Annotations, ImageSets" in told(error, "VOC 2012")
     with pytest.raises(UserError, match="dataset.sbd_root=/no/such is not a folder"):
-        load("voc2012", root, cache, sbd_root="/no/such")
+        load("voc2012", root, sbd_root="/no/such")
 
 
 @pytest.mark.parametrize(
@@ -127,20 +127,20 @@ def test_a_missing_list_for_train_aug_is_named(voc2012, sbd, cache, tmp_path):
         ("cocostuff", "cocostuff", "stuffthingmaps/train2017"),
     ],
 )
-def test_a_split_that_is_asked_for_has_to_be_there(request, cache, name, fixture, wanted):
+def test_a_split_that_is_asked_for_has_to_be_there(request, name, fixture, wanted):
     root = request.getfixturevalue(fixture)
-    assert list(load(name, root, cache).splits) == ["val"]
+    assert list(load(name, root).splits) == ["val"]
     for split in ("train", ["train", "val"]):
         with pytest.raises(UserError) as error:
-            load(name, root, cache, split=split)
-        assert f"holds no {wanted} (found: " in told(error, settings_of(name, root, cache)["guide"])
+            load(name, root, split=split)
+        assert f"holds no {wanted} (found: " in told(error, settings_of(name, root)["guide"])
 
 
-def test_missing_images_of_coco_are_named(coco, cache, tmp_path):
+def test_missing_images_of_coco_are_named(coco, tmp_path):
     root = copy_of(coco, tmp_path)
     (root / "val2017").rename(root / "val")
     with pytest.raises(UserError) as error:
-        _ = load("coco2017", root, cache).splits["val"]
+        _ = load("coco2017", root).splits["val"]
     text = told(error, "COCO 2014 and 2017")
     places = "val2017 or images/val2017 or JPEGImages/val2017"
     assert text.startswith(f"{root} holds no {places} (found: annotations, val):")
@@ -155,7 +155,7 @@ def test_an_unknown_data_set_is_answered_with_the_known_ones():
 
 def test_splits_are_chosen_by_name():
     def chosen(split, **changes):
-        settings = DatasetSettings(name="x", root="x", cache="x", classes=["x"], split=split)
+        settings = DatasetSettings(name="x", root="x", classes=["x"], split=split)
         return splits_of_run(replace(settings, **changes), ["train", "val"])
 
     assert chosen(None) == ["train", "val"]
@@ -168,23 +168,15 @@ def test_splits_are_chosen_by_name():
 
 
 @pytest.mark.parametrize("name", MINIATURES)
-def test_nothing_is_written_beside_a_data_set(request, sbd, cache, name):
+def test_nothing_is_written_beside_a_data_set(request, sbd, name):
     root: Path = request.getfixturevalue(MINIATURES[name])
     before = contents(root), contents(sbd)
     changes = {"sbd_root": str(sbd)} if name == "voc2012" else {}
-    dataset = load(name, root, cache, **changes)
+    dataset = load(name, root, **changes)
     for split in dataset.splits:
         for sample in dataset.splits[split]:
             assert sample.has_ground_truth
             _ = sample.ground_truth_labels
             if sample.mask is not None:
                 assert sample.mask.read().shape
-                assert sample.mask.file().is_file()
     assert (contents(root), contents(sbd)) == before
-
-
-def test_settings_without_a_cache_are_a_fault_not_a_file_beside_the_data(voc2012, cache):
-    settings = settings_of("voc2012", voc2012, cache)
-    del settings["cache"]
-    with pytest.raises(TypeError, match="'cache'"):
-        VocSettings(**settings)

@@ -77,9 +77,7 @@ def test_captions_name_the_main_object_always_and_the_rest_sometimes():
 def test_the_demo_is_rendered_on_first_use_and_kept(tmp_path, monkeypatch):
     monkeypatch.setitem(DEMO, "splits", {"train": 3, "val": 2})
     classes = list(DEMO["classes"])
-    settings = DatasetSettings(
-        name="demo", root=str(tmp_path / "scenes"), cache=str(tmp_path), classes=classes
-    )
+    settings = DatasetSettings(name="demo", root=str(tmp_path / "scenes"), classes=classes)
     dataset = load_demo(settings)
     assert not dataset.notes
     assert {split: len(s) for split, s in dataset.splits.items()} == {"train": 3, "val": 2}
@@ -100,7 +98,7 @@ def test_the_demo_is_rendered_on_first_use_and_kept(tmp_path, monkeypatch):
 
 def test_objects_that_no_class_has_the_name_of_are_named(tmp_path):
     classes = ["circle", *[*DEMO["classes"]][1:-1], "sand"]
-    settings = {"name": "demo", "root": str(tmp_path), "cache": str(tmp_path), "classes": classes}
+    settings = {"name": "demo", "root": str(tmp_path), "classes": classes}
     (note,) = load_demo(DatasetSettings(**settings)).notes
     assert "count as background" in note and note.endswith(": disc, hexagon")
 

@@ -22,12 +22,9 @@ from pipeline.engine.store import Store, folder_size
 from pipeline.errors import UserError
 
 
-def complete(
-    store: Store, stage: str, configuration: dict, split="val", latest=True, need=None, run="1"
-):
-    needs = {need.stage: [need.split, need.stage, need.key]} if need else {}
-    options = {"becomes_latest": latest, "facts": {"made_from": needs}, "run": run}
-    with store.folder(split, stage, configuration, **options) as folder:
+def complete(store: Store, stage: str, configuration: dict, split="val", need=None, run="1"):
+    facts = {"made_from": {need.stage: [need.split, need.stage, need.key]} if need else {}}
+    with store.folder(split, stage, configuration, facts=facts, run=run) as folder:
         folder.write("a", "1", {"a.png": b"x" * 1000})
         folder.finish(["a"])
     return folder
@@ -40,30 +37,18 @@ def store(tmp_path) -> Store:
 
 @pytest.fixture
 def folders(store):
-    """Two runs of everything, the second the latest; a ceiling of each; a run that was stopped."""
+    """Two runs of everything, the second the latest; a run that was stopped."""
     found = {}
     for number in (1, 2):
         tags = {"votes": number}
         cams, masks = {"tags": tags}, {"cams": {"tags": tags}}
         network = {"name": "demo", "seed": number, "masks": masks, "data": "d"}
-        ceiling = {**network, "masks": "ground truth", "data": "e"}
-        last = None
-        for name, configuration in (("tags", tags), ("cams", cams), ("masks", masks)):
-            last = complete(store, name, configuration, need=last, run=str(number))
+        predictions, last = {"test": 1, "segmenter": network}, None
+        chain = {"tags": tags, "cams": cams, "masks": masks, "segmenter": network}
+        for name, configuration in (chain | {"predictions": predictions}).items():
+            split = "" if name == "segmenter" else "val"
+            last = complete(store, name, configuration, split, last, str(number))
             found[name, number] = last
-        for name, configuration in (("segmenter", network), ("ceiling", ceiling)):
-            is_latest = name == "segmenter"
-            need = last if is_latest else None
-            trained = complete(store, "segmenter", configuration, "", is_latest, need, str(number))
-            predictions = {"test": 1, "segmenter": configuration}
-            found[name, number] = trained
-            found[f"predictions of {name}", number] = complete(
-                store, "predictions", predictions, latest=is_latest, need=trained, run=str(number)
-            )
-            if not is_latest:  # it is there for comparison
-                for what in ("{}", "predictions of {}"):
-                    compared = found[what.format("segmenter"), number]
-                    found[what.format(name), number].accompany(compared.key)
     with store.folder("val", "tags", {"votes": 3}, facts={"made_from": {}}) as stopped:
         stopped.begin(5)
         stopped.write("a", "1", {})
@@ -75,7 +60,7 @@ def test_what_the_latest_was_made_from_stays(store, folders):
     removable = dict(find_removable(store))
     names = {name for name, folder in folders.items() if folder.path in removable}
     assert {number for _, number in names} == {1, 3}
-    assert len(names) == 8, "all of the first run, and the one that was stopped"
+    assert len(names) == 6, "all of the first run, and the one that was stopped"
     unfinished = [path for path, manifest in removable.items() if not manifest.get("complete")]
     assert unfinished == [folders["stopped", 3].path]
     assert folder_size(folders["masks", 1].path) > 1000
@@ -108,7 +93,7 @@ def test_the_tool_asks_and_leaves_what_is_unfinished_or_in_use(store, folders, r
         "error: there is no terminal to ask on: give --yes to remove these, or --dry-run\n"
     )
     shown = run_tool("clean.py", store.root, "--dry-run")
-    assert shown.code == 0 and "7 folders" in shown.output
+    assert shown.code == 0 and "5 folders" in shown.output
     assert "1 unfinished runs stay; --unfinished removes them too" in shown.output
     assert all(folder.path.is_dir() for folder in folders.values())
 
@@ -121,7 +106,7 @@ def test_the_tool_asks_and_leaves_what_is_unfinished_or_in_use(store, folders, r
     assert find_temporary(store) == [half]
     with folders["masks", 1]:
         busy = run_tool("clean.py", store.root, "--yes")
-    assert busy.code == 0 and "not removed: " in busy.errors and "6 folders removed" in busy.output
+    assert busy.code == 0 and "not removed: " in busy.errors and "4 folders removed" in busy.output
     assert folders["masks", 1].path.is_dir() and used.exists() and not half.exists()
     assert "1 folders removed" in run_tool("clean.py", store.root, "--yes").output
     left = {name for name, folder in folders.items() if folder.path.is_dir()}
@@ -140,7 +125,7 @@ def test_folders_that_do_not_say_what_they_were_made_from_stay(store, folders, r
     (folders["stopped", 3].path / MANIFEST).write_text("damaged")
     assert not {old.parent, folders["stopped", 3].path} & dict(find_removable(store)).keys()
     cleaned = run_tool("clean.py", store.root, "--yes", "--unfinished").output
-    assert "2 folders stay" in cleaned and "6 folders removed" in cleaned
+    assert "2 folders stay" in cleaned and "4 folders removed" in cleaned
     assert old.is_file() and folders["stopped", 3].is_done("a", "1")
 
 
@@ -237,6 +222,6 @@ def test_what_a_run_used_in_the_meantime_stays(store, folders):
     with pytest.raises(UserError, match="was used by a run in the meantime"):
         remove(store, stopped.path, removable[stopped.path])
     folders["masks", 2].point_latest()
-    network = folders["ceiling", 1].path
+    network = folders["segmenter", 1].path
     remove(store, network, removable[network])
     assert not network.exists()

@@ -98,33 +98,25 @@ def test_pixels_that_given_masks_ignore_are_measured_as_background(tmp_path):
     assert found["miou"] == pytest.approx((2 / 3 + 1 / 2) / 2) and found["kept"] == 1 / 2
 
 
-def test_predictions_are_measured_beside_their_steps_and_the_ceiling(tmp_path):
+def test_predictions_are_measured_beside_their_steps(tmp_path):
     truth = np.array([[0, 0, 1, 1]], np.uint8)
     Image.fromarray(truth).save(tmp_path / "truth.png")
     samples = [Sample(i, tmp_path / i, MaskFile(tmp_path / "truth.png")) for i in "ab"]
-    none, wrong = np.zeros_like(truth), np.array([[0, 0, 1, 3]], np.uint8)
-    images = {"": truth, "single": none, "ceiling": wrong}
+    images = {"": truth, "single": np.zeros_like(truth)}
     png = {name: encode_png(labels, VOCABULARY.palette) for name, labels in images.items()}
     store = Store(tmp_path / "outputs")
     with store.folder("val", "predictions", {}) as folder:
         for i in "ab":
             files = {f"{i}.png": png[""], f".single/{i}.png": png["single"]}
             folder.write(i, "input", files)
-    with store.folder("val", "predictions", {"ceiling": 1}) as ceiling:
-        ceiling.write("a", "input", {"a.png": png["ceiling"]})  # b is still to be predicted
     results = Results(samples, folder, VOCABULARY)
-    found = evaluate_labels(results, ["single"], ceiling)
+    found = evaluate_labels(results, ["single"])
     assert (found["images"], found["miou"]) == (2, 1)
     assert found["variants"] == {
         "single": dict.fromkeys(("miou", "miou_union", "miou_images"), pytest.approx(1 / 4)),
-        "ceiling": {
-            "miou": pytest.approx(3 / 4),
-            "miou_union": pytest.approx(1 / 2),
-            "miou_images": pytest.approx(3 / 4),
-        },
     }
     assert evaluate_labels(results)["variants"] == {}
-    assert evaluate_labels(replace(results, samples=[]), ["single"], ceiling) is None
+    assert evaluate_labels(replace(results, samples=[]), ["single"]) is None
 
 
 def test_maps_are_also_measured_one_level_up(measured):

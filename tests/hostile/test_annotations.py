@@ -32,7 +32,7 @@ def coco_with(whole_coco, tmp_path):
 
     def read(content: str) -> list:
         path.write_text(content)
-        samples = load("coco2017", root, tmp_path / "cache").splits["val"]
+        samples = load("coco2017", root).splits["val"]
         for sample in samples:
             sample.mask.read()
         return samples
@@ -125,7 +125,7 @@ def test_annotations_of_voc_of_any_bytes_are_read_or_named(tmp_path):
 def test_lists_of_voc_that_are_no_text_are_named(tmp_path):
     root = build_voc2012(tmp_path)
     (root / "ImageSets" / "Segmentation" / "val.txt").write_bytes(b"\xff\xfe\xff")
-    dataset = load("voc2012", root, tmp_path / "cache")
+    dataset = load("voc2012", root)
     assert "val.txt is not UTF-8 text" in sentence_of(lambda: dataset.splits["val"])
     assert len(dataset.splits["train"]) == 2
 
@@ -133,13 +133,13 @@ def test_lists_of_voc_that_are_no_text_are_named(tmp_path):
 def test_images_that_voc_lists_twice_are_one(tmp_path):
     root = build_voc2012(tmp_path)
     (root / "ImageSets" / "Segmentation" / "val.txt").write_text("2007_000033\n2007_000033\r\n")
-    dataset = load("voc2012", root, tmp_path / "cache")
+    dataset = load("voc2012", root)
     assert [s.id for s in dataset.splits["val"]] == ["2007_000033"]
 
 
 def test_a_map_of_ade20k_that_is_cut_is_named(tmp_path):
     root = build_ade20k(tmp_path)
-    sample = load("ade20k", root, tmp_path / "cache").splits["val"][0]
+    sample = load("ade20k", root).splits["val"][0]
     path = sample.mask.annotation.path
     whole, labels = path.read_bytes(), sample.mask.read()
     for tenth in range(9):

@@ -45,7 +45,7 @@ def read(root, tmp_path):
             found = read_class_list(path, key, {str(k): k for k in range(len(CLASSES))})
             return {image_id: [*tags] for image_id, tags in found.items()}
         given = {key.removeprefix("dataset."): str(path), "split": "all"}
-        samples = load("folder", root, tmp_path / "cache", classes=CLASSES, **given).splits["all"]
+        samples = load("folder", root, classes=CLASSES, **given).splits["all"]
         return {s.id: None if s.labels is None else [*s.labels] for s in samples}
 
     return read

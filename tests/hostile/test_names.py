@@ -44,13 +44,13 @@ def is_a_name(name: str) -> bool:
 
 @cache
 def _settings() -> DatasetSettings:
-    usual = settings_of("folder", Path(), Path(), classes=["cat"])
+    usual = settings_of("folder", Path(), classes=["cat"])
     return to_settings(find_reader("folder")[1], usual)
 
 
-def found(root: Path, cache: Path) -> tuple[dict[str, str], dict[str, str]]:
+def found(root: Path) -> tuple[dict[str, str], dict[str, str]]:
     """Returns id → file and id → reason."""
-    dataset = load_dataset(replace(_settings(), root=str(root), cache=str(cache)))
+    dataset = load_dataset(replace(_settings(), root=str(root)))
     samples = {s.id: s.image.name for s in dataset.splits["all"]}
     rejected = dict(dataset.rejected["all"])
     assert not samples.keys() & rejected.keys(), "an image is done or left out"
@@ -63,7 +63,7 @@ def test_any_name_is_an_id(tmp_path):
     def name_it(name):
         with tempfile.TemporaryDirectory(dir=tmp_path) as folder:
             (Path(folder) / f"{name}.jpg").touch()
-            samples, rejected = found(Path(folder), tmp_path / "cache")
+            samples, rejected = found(Path(folder))
         assert samples == {name: f"{name}.jpg"} and not rejected
 
     name_it()
@@ -87,7 +87,7 @@ def test_names_of_255_bytes_and_deep_folders(root, tmp_path):
     deep = "/".join(f"folder {k}" for k in range(60)) + "/x"
     for name in (*longest, deep):
         write(root, f"{name}.jpg", PHOTOGRAPH)
-    samples, rejected = found(root, tmp_path / "cache")
+    samples, rejected = found(root)
     assert samples.keys() == {*longest, deep} and not rejected
 
 
@@ -100,7 +100,7 @@ def test_a_folder_that_is_too_deep_is_named(root, tmp_path):
         os.close(here)
         here = below
     os.close(here)
-    samples, rejected = found(root, tmp_path / "cache")
+    samples, rejected = found(root)
     shutil.rmtree(root / ("d" * 250))
     assert samples.keys() == {"a"}
     [(name, reason)] = rejected.items()
@@ -111,7 +111,7 @@ def test_a_folder_that_is_too_deep_is_named(root, tmp_path):
 def test_composed_and_decomposed_accents_are_two_names(root, tmp_path):
     for name in ("\u00e9", "e\u0301"):
         write(root, f"{name}.jpg", PHOTOGRAPH)
-    assert found(root, tmp_path / "cache")[0].keys() == {"\u00e9", "e\u0301"}
+    assert found(root)[0].keys() == {"\u00e9", "e\u0301"}
 
 
 def test_links_do_not_loop_and_none_is_passed_over(root, tmp_path):
@@ -124,7 +124,7 @@ def test_links_do_not_loop_and_none_is_passed_over(root, tmp_path):
     write(tmp_path, "elsewhere/y.jpg", PHOTOGRAPH)
     (root / "album").symlink_to(tmp_path / "elsewhere")
     (root / "linked.jpg").symlink_to(tmp_path / "elsewhere" / "y.jpg")
-    samples, rejected = found(root, tmp_path / "cache")
+    samples, rejected = found(root)
     # That a link is broken shows when it is read, as for any file that went away.
     assert samples.keys() == {"a/x", "linked", "self", "dangling"}
     assert rejected == {
@@ -135,7 +135,7 @@ def test_links_do_not_loop_and_none_is_passed_over(root, tmp_path):
 def test_two_images_of_one_name_are_one_and_a_reason(root, tmp_path):
     for name in ("a.jpg", "a.png", "a.webp", "b/a.jpg"):
         write(root, name, PHOTOGRAPH)
-    samples, rejected = found(root, tmp_path / "cache")
+    samples, rejected = found(root)
     assert samples == {"a": "a.jpg", "b/a": "a.jpg"}
     assert rejected.keys() == {"a.png", "a.webp"}
     assert all("has the same name as a.jpg: rename one" in r for r in rejected.values())
@@ -144,7 +144,7 @@ def test_two_images_of_one_name_are_one_and_a_reason(root, tmp_path):
 def test_a_folder_may_be_named_like_an_image(root, tmp_path):
     write(root, "album.jpg/x.jpg", PHOTOGRAPH)
     (root / "empty.jpg").mkdir()
-    samples, rejected = found(root, tmp_path / "cache")
+    samples, rejected = found(root)
     assert samples.keys() == {"album.jpg/x"}
     assert rejected == {
         "empty.jpg/": "is a folder without an image, though named like one: rename it"
@@ -154,7 +154,7 @@ def test_a_folder_may_be_named_like_an_image(root, tmp_path):
 def test_a_folder_that_is_named_like_a_result_is_no_place_for_images(root, tmp_path):
     for name in ("x.jpg", "x.png/y.jpg", "x.npz/z/y.jpg", "y.png/x.jpg"):
         write(root, name, PHOTOGRAPH)
-    samples, rejected = found(root, tmp_path / "cache")
+    samples, rejected = found(root)
     assert samples.keys() == {"x", "y.png/x"}
     assert rejected == {
         f"x.{ending}": f"lies in {folder}, which is the name of a result: rename the folder"
@@ -167,14 +167,14 @@ def test_special_files_are_never_opened(root, tmp_path):
     os.mkfifo(root / "pipe.jpg")
     os.mkfifo(root / "a.png")
     (root / "zero.png").symlink_to("/dev/zero")
-    samples, rejected = found(root, tmp_path / "cache")
+    samples, rejected = found(root)
     assert samples.keys() == {"a"}
     assert rejected.keys() == {"pipe", "a.png", "zero"}
     assert all("a pipe or a device: remove or rename it" in r for r in rejected.values())
     assert len(find_images(root)[0]) == 4
     (root / "a.jpg").unlink()
     with pytest.raises(UserError, match=r"holds no image that can be read \(\S+ is not a file"):
-        found(root, tmp_path / "cache")
+        found(root)
 
 
 @pytest.mark.parametrize("place", ["x" * 5000, "~nobody-of-this-name/x", "a\0b", "", "x.jpg/y"])
@@ -182,7 +182,7 @@ def test_a_root_that_none_can_be_is_answered(place, root, tmp_path):
     write(root, "x.jpg", PHOTOGRAPH)
     given_root = root / place if "~" not in place else place
     with pytest.raises(UserError, match="dataset.root") as error:
-        found(given_root if place else root / "nothing", tmp_path / "cache")
+        found(given_root if place else root / "nothing")
     assert len(str(error.value)) < 300 and "\n" not in str(error.value)
 
 

@@ -13,6 +13,7 @@ from pipeline.files.label_images import read_labels
 from tests.datasets.annotated import coco, labelme, labelme_mask, run_lengths, stroke, task
 from tests.datasets.annotated import write as write_json
 from tests.report.chains import cells
+from tests.small_runs import TINY_SEGMENTER
 
 NAMES = ["a", "b", "c", "d", "holiday 2026/e f"]
 SUFFIXES = ["jpg", "png", "webp", "jpeg", "jpg"]
@@ -79,9 +80,7 @@ def test_a_changed_entry_costs_its_image_and_keys_hold_how_files_are_read(run, t
     assert "given.json" in json.dumps(manifest["configuration"])
 
     assert computed(run(path)) == 0
-    assert (
-        "all" not in run(path, "dry_run=true").output.partition("to compute")[2].partition("est")[0]
-    )
+    assert "nothing to compute: everything is in the cache" in run(path, "dry_run=true").output
     content["annotations"][1]["segmentation"] = run_lengths(~pixels(1))
     write_json(path, content)
     assert computed(run(path)) == 1
@@ -246,20 +245,39 @@ def test_masks_of_photographs_as_they_are_stored_or_turned_upright(run, photogra
     assert computed(run(path, "compat.exif=true")) == 5
 
 
-def test_several_splits_need_a_file_each(run_stage, tmp_path):
-    def run(path):
-        given = ["dataset=demo", "dataset.split=[train,val]", "dataset.limit=2", "dry_run=true"]
-        given += ["masks=file", f"masks.path={path}", f"output_dir={tmp_path / 'out'}"]
-        return run_stage(*given, "stage=masks")
+def test_of_several_splits_each_has_a_file_or_the_one_that_is_trained_on(run_stage, tmp_path):
+    def run(path, *more, split="[train,val]"):
+        given = ["dataset=demo", f"dataset.split={split}", "dataset.limit=2", *TINY_SEGMENTER]
+        given += ["masks=file", f"masks.path={path}", f"output_dir={tmp_path / 'out'}", *more]
+        return run_stage(*given)
 
-    path = write_json(
-        tmp_path / "masks" / "train.json", coco([("00000.png", []), ("00001.png", [])])
-    )
-    for given in (path, path.parent):
-        refused = run(given)
-        assert refused.code == 2 and ".json: with several splits give a folder" in refused.errors
-    write_json(tmp_path / "masks" / "val.json", coco([("00000.png", []), ("00001.png", [])]))
-    assert run(path.parent).code == 0
+    def planned(path):
+        finished = run(path, "stage=masks", "dry_run=true")
+        assert finished.code == 0, finished.errors
+        return [line.split()[3] for line in finished.output.splitlines() if line.startswith("│")]
+
+    content = coco([("00000.png", []), ("00001.png", [])], size=(320, 240))
+    folder = tmp_path / "masks"
+    path = write_json(folder / "train.json", content)
+    refused = run(folder, "stage=masks", "dry_run=true")
+    assert refused.code == 2 and "neither val/ nor val.json: with several splits" in refused.errors
+    assert planned(path) == ["train"]
+    crowded = "dataset=demo_crowded", "stage=masks", "dry_run=true"
+    refused = run(path, *crowded, split="[choose,report]")
+    assert refused.code == 2 and "holds neither choose/ nor choose.json" in refused.errors
+    write_json(folder / "val.json", content)
+    assert planned(folder) == ["train", "val"]
+
+    finished = run(path, "stage=[masks,train,predict,evaluate,report]")
+    assert finished.code == 0, finished.errors
+    out = tmp_path / "out"
+    assert {p.name for p in out.glob("val/*")} == {"predictions"} and (out / "train/masks").is_dir()
+    latest = json.loads((out / "metrics.json").read_text())["latest"]
+    assert {stage: {*splits} for stage, splits in latest.items()} == {
+        "masks": {"train"},
+        "predictions": {"train", "val"},
+    }
+    assert "prediction" in (out / "report.html").read_text()
 
 
 def test_files_have_no_probabilities(run, tmp_path):

@@ -154,6 +154,16 @@ def test_image_labels_that_are_given_are_no_measurement_and_win_nothing(tmp_path
     assert "\n† its tags are the ground truth's" in text
 
 
+def test_a_supervised_network_is_counted_and_is_not_a_row(tmp_path):
+    plain = Chain().tags(0.8).masks("crf", 0.5).then("predictions", {"seed": 0}, miou=0.6)
+    other = Chain("").then("predictions", {"seed": 0}, miou=0.9, supervised=True)
+    text = write_leaderboard(runs_of(tmp_path, plain, other))
+    assert " 60.0 |" in text and "90.0" not in text
+    assert "Left out are 1 result of networks that were trained on the ground truth." in text
+    with pytest.raises(UserError, match="nothing was measured but networks that were trained on"):
+        write_leaderboard(runs_of(tmp_path, other))
+
+
 def test_notes_say_what_the_ground_truth_chose(tmp_path):
     chosen = {"background_beta": 2.0, "chosen_by_ground_truth": {"1": 0.1, "2": 0.5}}
     text = write_leaderboard(runs_of(tmp_path, Chain().tags(0.8).cams("sclip", 0.5, **chosen)))

@@ -44,16 +44,14 @@ def test_tables_show_what_was_measured_and_no_more(tmp_path):
     latest = {
         "tags": {"val": {**figures, "variants": {"clip": {"map": 0.5}, "cwr": {"map": 0.9}}}},
         "masks": {"val": {"images": 10, "miou": 0.6, "kept": 0.5}},
-        "predictions": {
-            "val": {"images": 10, "miou": 0.55, "variants": {"ceiling": {"miou": 0.625}}}
-        },
+        "predictions": {"val": {"images": 10, "miou": 0.55}},
     }
     (tmp_path / "metrics.json").write_text(json.dumps({"latest": latest, "runs": []}))
     text = write_tables(tmp_path / "t.md", MetricsFile(tmp_path / "metrics.json")).read_text()
     assert "| val | 10 | 90.0 | 80.0 | 70.0 | 60.0 |" in text
     assert "squeezed to the native size | 50.0 |" in text
     assert "DMAR |" not in text, "a row that was not measured"
-    assert "share reached: 88.0%" in text and "62.5 |" in text
+    assert "segmenter, trained on pseudo masks | val | 10 | 55.0 |" in text
     assert "Over seeds" not in text
 
 
@@ -84,6 +82,17 @@ def test_seeds_are_summed_up(tmp_path):
     (tmp_path / "metrics.json").write_text(json.dumps({"latest": {}, "runs": runs}))
     text = write_tables(tmp_path / "t.md", MetricsFile(tmp_path / "metrics.json")).read_text()
     assert "| demo | val | 10 | 0, 1, 2 | 60.0 ± 10.0 |" in text
+
+
+def test_what_a_supervised_network_reaches_is_marked_in_every_table(tmp_path):
+    runs = [run(seed, 0.8) | {"supervised": True, "experiments": ["mine"]} for seed in (0, 1)]
+    content = {"latest": {"predictions": {"val": runs[1]}}, "runs": runs}
+    (path := tmp_path / "metrics.json").write_text(json.dumps(content))
+    text = write_tables(tmp_path / "t.md", MetricsFile(path)).read_text()
+    mark = "trained on the ground truth (supervised)"
+    assert f"| segmenter, {mark} | val | 10 | 80.0 |" in text and "pseudo masks |" not in text
+    assert f"| demo, {mark} | val | 10 | 0, 1 | 80.0 ± 0.0 |" in text
+    assert mark in write_study("mine", read_runs([path])[0])
 
 
 def tags(positive: list, scores: list, **options: bool) -> dict:

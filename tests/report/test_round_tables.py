@@ -90,6 +90,15 @@ def test_own_masks_have_rounds_too(run, metrics_of):
     assert "50.0" in collect_rounds(metrics).rows[1]
 
 
+def test_rounds_that_began_with_the_ground_truth_are_marked(run, metrics_of):
+    first = run("segmenter", "", "s1")
+    second = run("segmenter", "", "s2", run("masks", "train", "m2", first))
+    told = {"miou": 0.5, "supervised": True}
+    runs = [run("predictions", "val", each["key"], each, **told) for each in (first, second)]
+    said = "predictions of split val, round {}: trained on the ground truth (supervised)."
+    assert collect_rounds(metrics_of(*runs)).notes == [said.format(1), said.format(2)]
+
+
 def test_figures_of_removed_results_are_marked(run, metrics_of, tmp_path):
     first = run("segmenter", "", "s1")
     second = run("segmenter", "", "s2", run("masks", "train", "m2", first))

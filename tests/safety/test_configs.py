@@ -276,12 +276,12 @@ def test_the_command_line_may_name_code_and_wins(shared, mark, tmp_path):
 
 
 DATA = {
-    *("cams.descriptors", "cams.path", "clip.checkpoint", "dataset.cache", "dataset.classes"),
+    *("cams.descriptors", "cams.path", "clip.checkpoint", "dataset.classes"),
     *("dataset.devkit", "dataset.image_list", "dataset.labels", "dataset.mask_folders"),
     *("dataset.masks", "dataset.root", "dataset.sbd_root", "dataset.training.pretrained"),
-    *("masks.names", "masks.regions", "output_dir", "segmenter.masks", "segmenter.pretrained"),
+    *("masks.names", "masks.regions", "output_dir", "segmenter.pretrained"),
     *("dataset.splits", "tags.corrections", "tags.path", "masks.path", "masks.corrections"),
-    *("dataset.colours", "masks.colours", "segmenter.colours", "cams.regions"),
+    *("dataset.colours", "masks.colours", "cams.regions"),
     *("cams.second.checkpoint", "cams.sam.checkpoint"),
 }
 """Settings that name files: images, lists, masks, arrays without pickle, and tensors."""
@@ -298,14 +298,7 @@ NAMES = {
 WORDS = {
     *("cams.backgrounds", "clip.name", "compat.name", "dataset.annotated_as", "dataset.guide"),
     *("dataset.backgrounds", "dataset.cam_names", "dataset.parents", "dataset.tag_names"),
-    *(
-        "experiment_name",
-        "segmenter.name",
-        "dataset.join",
-        "masks.join",
-        "segmenter.join",
-        "tags.join",
-    ),
+    *("experiment_name", "segmenter.name", "dataset.join", "masks.join", "tags.join"),
 }
 """Settings that are words for CLIP, for tables and for messages."""
 

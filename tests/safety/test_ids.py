@@ -78,7 +78,7 @@ def test_a_list_of_voc(index, tmp_path, elsewhere, refused):
     write_list(root / "ImageSets" / "Segmentation" / "val.txt", [name])
     # The ids of VOC have no folders, so that what is read lies in JPEGImages or does not exist.
     if "\0" not in name:
-        sample = load("voc2012", root, tmp_path / "out").splits["val"][0]
+        sample = load("voc2012", root).splits["val"][0]
         assert sample.image.parent == root / "JPEGImages" and "/" not in sample.id
     voc = ["dataset=voc2012", f"dataset.root={root}", "dataset.split=val", "tags=ground_truth"]
     refused(*voc, "runtime.max_failures=0")

@@ -5,12 +5,8 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
-from pipeline.datasets.annotations import open_annotations
-from pipeline.datasets.mask_images import Reading
-from pipeline.datasets.settings import AnnotationSettings
-from pipeline.engine.sample import Dataset, ImageReader, Images, Sample
-from pipeline.errors import UserError
-from pipeline.segmenter.data import check_pairs, given_masks
+from pipeline.engine.sample import ImageReader
+from pipeline.segmenter.data import check_pairs
 from tests.segmenter.tiny_training import write_pairs
 
 
@@ -90,25 +86,6 @@ def test_turned_image(fresh):
     Image.new("RGB", (40, 48)).save(fresh[0].image, exif=exif)
     assert "its image 40×48" in check_pairs(fresh[:1], 2)["s/0"]
     assert check_pairs(fresh[:1], 2, ImageReader(apply_exif=True)) == {}
-
-
-def test_masks_of_a_brush_are_not_trained_on(fresh, tmp_path):
-    samples = [Sample(pair.id, pair.image) for pair in fresh]
-    images = Images(Dataset(None, {"train": samples}, "train"))
-    reading = Reading.of(AnnotationSettings(), "segmenter", ["cat", "dog"])
-
-    def opened():
-        return open_annotations(str(tmp_path), "segmenter.masks", reading, None)
-
-    kept = tmp_path / "kept"
-    data = given_masks(opened, images, "train", kept, ImageReader())
-    for sample in samples:
-        (tmp_path / sample.id).parent.mkdir(exist_ok=True)
-        Image.fromarray(np.diag([255] * 8).astype(np.uint8)).save(tmp_path / f"{sample.id}.png")
-    with pytest.raises(UserError, match=r"only 0 and 255: is 255 the object\? segmenter.values"):
-        data.pairs()
-    Image.fromarray(np.full((8, 8), 2, np.uint8)).save(tmp_path / f"{samples[1].id}.png")
-    assert [pair.mask for pair in data.pairs()] == [tmp_path / f"{s.id}.png" for s in samples]
 
 
 def test_files_above_the_limit_are_listed_before_they_are_decoded(fresh, monkeypatch):

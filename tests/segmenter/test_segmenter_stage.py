@@ -1,7 +1,6 @@
 """The stages train and predict from the command line, on masks of one's own."""
 
 import io
-import json
 import shlex
 
 import numpy as np
@@ -11,11 +10,9 @@ from mmengine.runner import ValLoop
 from PIL import Image
 
 from pipeline.errors import UserError
-from pipeline.files.label_images import read_labels
 from pipeline.segmenter.predict import Segmenter
 from pipeline.segmenter.stage import Predictions
 from pipeline.segmenter.validation import ValidationIoU
-from tests.datasets.annotated import coco, run_lengths, write
 from tests.processes import TORCHRUN, run_python
 from tests.segmenter.tiny_training import (
     CLASS_NAMES,
@@ -30,134 +27,27 @@ from tests.small_runs import TINY_SEGMENTER, folder_options
 
 @pytest.fixture
 def own(tmp_path):
-    """Arguments of a run on five images, and the folder of their masks."""
+    """Arguments of a run on five images with masks."""
     masks = tmp_path / "masks"
     for pair in write_pairs(tmp_path / "images"):
         masks.mkdir(exist_ok=True)
         pair.mask.rename(masks / pair.image.name)
-    given = f"dataset.classes=[{','.join(CLASS_NAMES)}]", f"segmenter.masks={masks}"
+    given = f"dataset.classes=[{','.join(CLASS_NAMES)}]", "masks=file", f"masks.path={masks}"
     given += f"output_dir={tmp_path / 'out'}", "clip=demo", "tags=tagclip", *TINY_SEGMENTER
-    return masks, folder_options(tmp_path / "images", None, *given)
-
-
-def test_everything_wrong_with_masks_is_listed_before_training(run_stage, own, tmp_path):
-    masks, arguments = own
-    foreign = np.zeros((40, 48), np.uint8)
-    foreign[3] = 77
-    Image.fromarray(foreign).save(masks / "1.png")
-    Image.fromarray(np.zeros((20, 48), np.uint8)).save(masks / "2.png")
-    Image.fromarray(np.full((40, 48, 3), 9, np.uint8)).save(masks / "3.png")
-    finished = run_stage(*arguments, "stage=train", "runtime.max_failures=2")
-    assert finished.code == 2 and finished.errors.count("\n") == 1
-    assert "3 of 5 images of split all were left out of segmenter" in finished.errors
-    assert "1: mask has labels [77] outside 0 to 2 and 255" in finished.errors
-    assert "stage=masks" not in finished.errors, "which they do not come from"
-    (listed,) = (tmp_path / "out").glob("segmenter/*/failures.jsonl")
-    assert str(listed) in finished.errors
-    reasons = [json.loads(line)["reason"] for line in listed.read_text().splitlines()]
-    assert reasons[:2] == [
-        "mask has labels [77] outside 0 to 2 and 255",
-        "mask is 48×20, its image 48×40 pixels",
-    ]
-    assert "3.png holds colour 9 9 9 (1920 pixels" in reasons[2] and len(reasons) == 3
-    assert not list((tmp_path / "out").glob("segmenter/*/iter_*"))
-
-
-def test_masks_of_other_programs_are_drawn_once_and_those_that_cannot_be_are_named(
-    run_stage, own, tmp_path
-):
-    masks, arguments = own
-    images = [(f"{path.stem}.png", []) for path in sorted(masks.iterdir())]
-    content = coco(images, CLASS_NAMES, (40, 48))
-    for image in content["images"]:
-        labels = read_labels(masks / image["file_name"])
-        for label in {*np.unique(labels).tolist()} - {0}:
-            category = (
-                {"category_id": 7, "iscrowd": 1} if label == 255 else {"category_id": 6 + label}
-            )
-            region = {"image_id": image["id"], "segmentation": run_lengths(labels == label)}
-            content["annotations"].append(region | category)
-    given = write(tmp_path / "given.json", content)
-    arguments = [a for a in arguments if not a.startswith("segmenter.masks=")]
-    arguments += [f"segmenter.masks={given}", f"dataset.cache={tmp_path / 'cache'}", "stage=train"]
-    planned = run_stage(*arguments, "dry_run=true")
-    assert planned.code == 0, planned.errors
-    assert not (tmp_path / "cache").exists() and not (tmp_path / "out" / "segmenter").exists()
-    for images in (5, 0):  # the second time from the cache
-        finished = run_stage(*arguments)
-        assert finished.code == 0 and f" {images} computed now" in finished.output
-    drawn = [*(tmp_path / "cache").rglob("*.png")]
-    assert len(drawn) == 5
-    content["categories"][0]["name"] = "crimson"
-    write(given, content)
-    joined = run_stage(*arguments, "segmenter.join={red: [crimson]}")
-    assert " 0 computed now" in joined.output, "the key holds the masks, and not their origin"
-
-    content["annotations"][0]["segmentation"] = {"size": [40, 48], "counts": [5]}
-    content["images"][4]["width"] = 47
-    write(given, content)
-    finished = run_stage(*arguments, "segmenter.join={red: [crimson]}", "runtime.max_failures=2")
-    assert finished.code == 0 and " 2 left out" in finished.output
-    assert "left out: 0: image 0: its mask cannot be used: " in finished.errors
-    assert "not those of 48×40 pixels" in finished.errors and "Traceback" not in finished.errors
-
-
-def test_images_without_a_mask_and_broken_ones_are_left_out_and_named(run_stage, own, tmp_path):
-    masks, arguments = own
-    (masks / "0.png").unlink()
-    broken = tmp_path / "images" / "3.png"
-    whole = broken.read_bytes()
-    broken.write_bytes(whole[: len(whole) // 2])
-    for images in (3, 0):  # the second time from the cache
-        finished = run_stage(*arguments, "stage=train", "runtime.max_failures=1")
-        assert finished.code == 0, finished.errors
-        assert f" {images} computed now" in finished.output
-        assert " 2 left out (1 without an entry)" in finished.output
-        assert f"left out: 0: has no mask: {masks / '0.png'} is missing" in finished.errors
-        assert "left out: 3: image " in finished.errors
-    folder = (tmp_path / "out" / "segmenter" / "latest").resolve()
-    lines = map(json.loads, (folder / "failures.jsonl").read_text().splitlines())
-    assert [line["id"] for line in lines] == ["0", "3"]
-    refused = run_stage(*arguments, "stage=train", "runtime.max_failures=0")
-    assert refused.code == 2 and "1 of 4 images" in refused.errors
-
-    broken.write_bytes(whole)
-    finished = run_stage(*arguments, "stage=train", "runtime.max_failures=0")
-    assert finished.code == 0 and " 4 computed now" in finished.output, "no mask is no failure"
-
-
-def test_masks_of_other_images_are_refused_with_an_id_of_each_side(run_stage, own, tmp_path):
-    masks, arguments = own
-    for name in ("0", "1", "2"):
-        (masks / f"{name}.png").rename(masks / f"{name}_mask.png")
-    for more in ("dry_run=true", "dry_run=false"):
-        finished = run_stage(*arguments, "stage=train", more)
-        assert finished.code == 2 and finished.errors.count("\n") == 1
-        assert "2 of 5 images" in finished.errors and "image 0 has no mask" in finished.errors
-        assert "no image is called 0_mask:" in finished.errors
-    assert not list((tmp_path / "out").glob("segmenter/*/iter_*"))
-
-
-def test_without_a_sound_image_there_is_no_training(run_stage, own):
-    masks, arguments = own
-    for path in masks.iterdir():
-        path.write_bytes(b"noise")
-    finished = run_stage(*arguments, "stage=train", "runtime.max_failures=9")
-    assert finished.code == 2 and "no image to train on" in finished.errors
+    return folder_options(tmp_path / "images", None, *given)
 
 
 @pytest.mark.large
 def test_every_step_of_testing_is_kept_and_the_last_predicts(run_stage, own, tmp_path):
     from pipeline.files.images import load_image
 
-    _, arguments = own
     several = [
         "segmenter.test.scales=[0.5,1.0]",
         "segmenter.test.flip=true",
         "segmenter.test.crf={iterations: 3, gaussian_sxy: 1, gaussian_compat: 3,"
         " bilateral_sxy: 67, bilateral_srgb: 3, bilateral_compat: 4}",
     ]
-    finished = run_stage(*arguments, *several, "stage=[train,predict]")
+    finished = run_stage(*own, *several, "stage=[masks,train,predict]")
     assert finished.code == 0, finished.errors
     folder = (tmp_path / "out" / "all" / "predictions" / "latest").resolve()
     segmenter = Segmenter.from_run(tmp_path / "out" / "segmenter" / "latest")
@@ -180,16 +70,15 @@ def test_every_step_of_testing_is_kept_and_the_last_predicts(run_stage, own, tmp
     before = {path.name: path.read_bytes() for path in folder.glob("*.png")}
     for path in folder.glob("*.png"):
         path.unlink()
-    again = run_stage(*arguments, *several, "stage=[train,predict]", "runtime.workers=2")
+    again = run_stage(*own, *several, "stage=[train,predict]", "runtime.workers=2")
     assert again.code == 0, again.errors
     assert before == {path.name: path.read_bytes() for path in folder.glob("*.png")}
     assert len([p for p in (out / "segmenter").iterdir() if not p.is_symlink()]) == 1
 
 
 def test_unknown_ways_of_testing(run_stage, own):
-    _, arguments = own
     for wrong in ("segmenter.checkpoint=first", "segmenter.test.scales=[]"):
-        finished = run_stage(*arguments, wrong, "stage=[train,predict]")
+        finished = run_stage(*own, wrong, "stage=[masks,train,predict]")
         assert finished.code == 2 and finished.errors.count("\n") == 1, finished.errors
 
 
@@ -202,18 +91,18 @@ def flip_a_bit(path):
 
 
 def test_a_damaged_checkpoint_is_put_aside_and_made_again(run_stage, own, tmp_path):
-    assert run_stage(*own[1], "stage=[train,predict]").code == 0
+    assert run_stage(*own, "stage=[masks,train,predict]").code == 0
     last = (tmp_path / "out" / "segmenter" / "latest").resolve() / "iter_2.pth"
     whole = last.read_bytes()
     flip_a_bit(last)
     with pytest.raises(UserError, match=r"iter_2.pth is damaged: choose another file, or run"):
         Segmenter.from_run(last.parent)
-    refused = run_stage(*own[1], "stage=predict")
+    refused = run_stage(*own, "stage=predict")
     assert refused.code == 2 and "iter_2.pth in" in refused.errors
     named = refused.errors.partition(" is missing or damaged: run ")[2].partition(", which makes")[
         0
     ]
-    assert shlex.split(named)[2] == "stage=[train,predict]"
+    assert shlex.split(named)[2] == "stage=[masks,train,predict]"
     again = run_stage(*shlex.split(named)[2:])
     assert again.code == 0, again.errors
     assert f"{last} is damaged and is now iter_2.pth.damaged" in again.errors
@@ -334,8 +223,9 @@ def test_a_best_checkpoint_that_cannot_be_found_is_one_sentence(pairs, tmp_path)
 
 
 @pytest.mark.soak  # test_training_features.py trains in two processes, too
-def test_torchrun_trains_and_the_first_process_writes(own, tmp_path):
-    arguments = [a.replace("batch_size=2", "batch_size=4") for a in own[1]]
+def test_torchrun_trains_and_the_first_process_writes(run_stage, own, tmp_path):
+    arguments = [a.replace("batch_size=2", "batch_size=4") for a in own]
+    assert run_stage(*arguments, "stage=masks").code == 0
     done = run_python(*TORCHRUN, "tools/run_stage.py", *arguments, "stage=train")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("5 images, 5 computed now") == 1
@@ -347,5 +237,5 @@ def test_torchrun_trains_and_the_first_process_writes(own, tmp_path):
 def test_torchrun_is_for_training_alone(run_stage, own, monkeypatch):
     for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.setenv(name, "0" if name == "RANK" else "2")
-    wrong = run_stage(*own[1], "stage=predict")
+    wrong = run_stage(*own, "stage=predict")
     assert wrong.code == 2 and "torchrun is for stage=train alone" in wrong.errors

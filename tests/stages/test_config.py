@@ -56,9 +56,9 @@ def test_a_preset_of_a_method_holds_differences_alone(path: Path):
 
 def test_the_files_that_all_runs_read_repeat_no_default():
     root = OmegaConf.to_container(OmegaConf.load(CONFIGS / "config.yaml"))
-    assert {*root} == {"defaults", "dataset"}
+    assert {*root} == {"defaults"}
     segmenter = OmegaConf.to_container(OmegaConf.load(CONFIGS / "segmenter" / "default.yaml"))
-    for given in (root["dataset"], segmenter.pop("test"), segmenter):
+    for given in (segmenter.pop("test"), segmenter):
         assert all("${" in value for value in given.values()), "how keys follow from others"
 
 

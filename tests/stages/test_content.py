@@ -6,7 +6,7 @@ import importlib.util
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,7 +24,6 @@ from pipeline.engine.stage import Stage
 from pipeline.engine.store import Store
 from pipeline.engine.workers import Executor
 from pipeline.errors import UserError
-from pipeline.evaluation.about import describe
 from pipeline.segmenter import mmseg
 from pipeline.segmenter.stage import CHOSEN_BY, Training
 from pipeline.stages.config import compose, read_config
@@ -43,12 +42,15 @@ def opened(tmp_path: Path, tiny_checkpoint: Path) -> Callable[..., Pipeline]:
         labels = np.full((40, 48), index % 2, np.uint8)
         Image.fromarray(labels).save(tmp_path / "masks" / name)
 
-    def opened(*more: str) -> Pipeline:
-        own = "dataset.classes=[cat,cup]", f"segmenter.masks={tmp_path / 'masks'}", *TINY_SEGMENTER
-        given = folder_options(tmp_path / "photographs", tiny_checkpoint, "tags=tagclip", *own)
+    from_files = "masks=file", f"masks.path={tmp_path / 'masks'}"
+
+    def opened(*more: str, masks: Sequence[str] = from_files) -> Pipeline:
+        own = "dataset.classes=[cat,cup]", "tags=tagclip", *masks, *TINY_SEGMENTER
+        given = folder_options(tmp_path / "photographs", tiny_checkpoint, *own)
         given = replaced(given, f"output_dir={tmp_path / 'out'}", *more)
         return Pipeline.open(read_config(compose(given)))
 
+    list(opened().run(["masks"]))
     return opened
 
 
@@ -62,18 +64,6 @@ def rewrite(path: Path, content: bytes) -> None:
 
 def key_of(pipeline: Pipeline, name: str) -> str:
     return next(stage.key for stage in pipeline.builder.stages if stage.name == name)
-
-
-def test_a_network_of_given_masks_is_described_as_such(opened):
-    pipeline = opened()
-    stages = {stage.name: stage for stage in pipeline.builder.stages}
-    about = describe(stages["predictions"], pipeline.builder.config)
-    assert (about["masks"], about["given"]) == ("file", "pseudo masks of masks")
-    assert describe(stages["masks"], pipeline.builder.config)["masks"] == "crf"
-    pipeline = opened("segmenter.masks=null")
-    predictions = next(s for s in pipeline.builder.stages if s.name == "predictions")
-    about = describe(predictions, pipeline.builder.config)
-    assert (about["masks"], "given" in about) == ("crf", False)
 
 
 def test_what_a_training_would_fail_on_is_said_before_the_stages_ahead_of_it(
@@ -111,15 +101,19 @@ def test_a_training_has_its_config_in_its_key_with_all_that_it_inherits(opened, 
 
 @pytest.mark.parametrize("folder", ["photographs", "masks"])
 def test_a_training_has_its_photographs_and_masks_in_its_key(folder, opened, tmp_path):
-    first = key_of(opened(), "segmenter")
-    assert key_of(opened(), "segmenter") == first
+    def key(*more: str) -> str:
+        list(opened(*more).run(["masks"]))
+        return key_of(opened(*more), "segmenter")
+
+    first = key()
+    assert key() == first
     path = tmp_path / folder / "1.png"
     content = path.read_bytes()
-    rewrite(path, content[:-1] + bytes([content[-1] ^ 1]))
-    assert key_of(opened(), "segmenter") != first
-    rewrite(path, content)
-    assert key_of(opened(), "segmenter") == first
-    assert key_of(opened("dataset.limit=2"), "segmenter") != first
+    Image.fromarray(np.zeros_like(Image.open(path))).save(path)
+    assert key() != first
+    path.write_bytes(content)
+    assert key() == first
+    assert key("dataset.limit=2") != first
 
 
 def test_another_network_under_the_same_key_predicts_anew(opened, tmp_path, monkeypatch):
@@ -169,7 +163,7 @@ def test_figures_are_of_the_photographs_and_the_network_that_are_there(opened, t
         run("evaluate")
     checkpoint.write_bytes(content)
     run("evaluate")
-    assert figures() == {"tags": {"all"}, "predictions": {"all"}}
+    assert figures() == {stage: {"all"} for stage in ("tags", "masks", "predictions")}
     Image.fromarray(draw_photograph(7, 40, 48)).save(tmp_path / "photographs" / "1.png")
     old = r"tags for split all were made from something else .* \(1 image\)"
     with pytest.raises(UserError, match=old):
@@ -239,7 +233,7 @@ def test_results_of_other_tags_are_neither_measured_nor_used(opened, tmp_path):
     def run(*stages: str) -> list:
         given = [f"tags.path={listed}", f"dataset.labels={labels}", "tags.min_score=0.3"]
         given += [f"dataset.masks={tmp_path / 'masks'}"]
-        return list(opened("tags=file", "cams=channel", *given).run(stages))
+        return list(opened("tags=file", "cams=channel", *given, masks=()).run(stages))
 
     listed.write_text("0 0\n1 1\n2 0 1\n")
     run("tags", "cams", "masks", "evaluate")
@@ -291,8 +285,11 @@ def test_imported_cams_are_in_the_inputs_by_content(opened, tmp_path):
 def test_a_network_is_made_from_the_images_that_it_learned_from(opened, tmp_path, monkeypatch):
     """A photograph that cannot be read any more is left out of the training, and of its record."""
     monkeypatch.setattr(Training, "broken", lambda _: {"1": "is damaged"})
-    given = opened("segmenter.masks=null", "runtime.max_failures=1")
-    *_, outcome = given.run(["tags", "cams", "masks", "train"])
+    with pytest.raises(UserError, match="1 of 3 images of split all were left out of segmenter"):
+        list(opened("runtime.max_failures=0").run(["train"]))
+    (listed,) = (tmp_path / "out" / "segmenter").glob("*/failures.jsonl")
+    assert json.loads(listed.read_text()) == {"id": "1", "reason": "is damaged"}
+    *_, outcome = opened("runtime.max_failures=1").run(["train"])
     assert (outcome.computed, {*outcome.left_out}) == (2, {"1"})
     (record,) = (tmp_path / "out" / "segmenter").glob("[!l]*/learned_from.json")
     assert json.loads(record.read_text()).keys() == {"0", "2"}

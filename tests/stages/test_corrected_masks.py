@@ -258,9 +258,6 @@ def test_the_key_of_a_training_holds_repetitions_of_corrected_images_alone(
     assert repeats == {image_id: 3 if image_id in ("a", E) else 1 for image_id in SIZES}
     runs(*TRAINED, "dry_run=true")
     assert "repeat_corrected" not in runs.errors, "the default needs no corrected masks"
-    more = [f"segmenter.masks={mine}", "segmenter.repeat_corrected=3", "dataset.limit=1"]
-    runs(*TRAINED, given, *more, "dry_run=true")
-    assert "segmenter.repeat_corrected has no effect with segmenter.masks" in runs.errors
 
 
 def test_masks_that_cannot_be_known_are_refused_where_a_key_depends_on_them():

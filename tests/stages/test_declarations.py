@@ -24,6 +24,7 @@ DECLARED = {
     "masks=par": (False, (), ()),
     "masks=regions": (False, (), ()),
     "masks=file": (False, (), ("classes",)),
+    "masks=ground_truth": (False, (), ("classes",)),
     "masks=dense": (True, ("position_scale",), ()),
 }
 DECLARED |= {

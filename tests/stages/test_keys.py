@@ -23,7 +23,7 @@ from pipeline.engine.sample import Dataset, Images, Sample
 from pipeline.engine.settings import Rule, check, rule_of
 from pipeline.engine.store import Store
 from pipeline.masks.crf import CrfOptions
-from pipeline.masks.settings import PseudoMaskOptions
+from pipeline.masks.settings import GroundTruthMaskOptions, PseudoMaskOptions
 from pipeline.segmenter import mmseg
 from pipeline.segmenter.data import TrainingData, TrainingPair
 from pipeline.stages import builder
@@ -223,9 +223,6 @@ def prepared(config: Config, key: str, tmp_path) -> tuple[Config, Any]:
         return config, str(sam_file())
     if key in ("cams.second.model", "cams.sam.model"):
         return config, {"cams.second.model": "dino_vits8"}.get(key, "sam_vit_b")
-    if key == "segmenter.masks":  # the same, with masks of one's own already
-        config.segmenter.masks = str(tmp_path / "one")
-        return config, str(tmp_path / "two")
     if key == "cams.descriptors":  # of the same content
         config.cams.descriptors, config.cams.clusters = str(tmp_path / "one.yaml"), 1
         return config, str(tmp_path / "two.yaml")
@@ -234,8 +231,10 @@ def prepared(config: Config, key: str, tmp_path) -> tuple[Config, Any]:
     if key == "tags.corrections":  # its lines are another matter, see test_corrections.py
         (tmp_path / "corrections.csv").write_text("id,classes\n")
         return config, str(tmp_path / "corrections.csv")
-    if key == "masks.confidence" and hasattr(config.masks, "path"):
-        config.masks = PseudoMaskOptions()  # files have no probabilities
+    is_truth = isinstance(config.masks, GroundTruthMaskOptions)
+    refuses = {"masks.confidence": hasattr(config.masks, "path") or is_truth}
+    if (refuses | {"masks.corrections": is_truth}).get(key):
+        config.masks = PseudoMaskOptions()
     if key == "masks.corrections":  # of no image of the run, see test_corrected_masks.py
         (tmp_path / "corrected" / "val").mkdir(parents=True, exist_ok=True)
         return config, str(tmp_path / "corrected")
