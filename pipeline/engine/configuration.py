@@ -33,6 +33,20 @@ DEFAULTS = "dataclass_defaults"
 _OPEN = (".overrides.", ".cluster.")
 """Groups that take more keys than they have: these are the arguments of another library."""
 
+REMOVED = {
+    "segmenter.ceiling": "masks=ground_truth trains a network on the ground truth",
+    **dict.fromkeys(
+        map("segmenter.{}".format, ("masks", "values", "colours", "palette", "join", "min_score")),
+        "give masks=file masks.path=… and its settings",
+    ),
+    "dataset.cache": "nothing is kept there, so leave it out",
+    "segmenter.pixel_weights": "give masks.confidence or segmenter.loss=balanced",
+    "masks.keep_probability": "give masks.confidence or segmenter.loss=balanced",
+    **dict.fromkeys(("cams.lposs", "masks.lposs", "cams.propagation"), "give cams=lposs"),
+    "masks.lposs_plus": "give cams=lposs cams.pixels=true",
+}
+"""Keys that went → what to give instead."""
+
 _WORD = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[^][(){},]+""")
 """A text in quotes, or a word, of a list or of several values."""
 
@@ -317,6 +331,8 @@ def no_such_key(key: str, error: BaseException | None, known: Sequence[str] = ()
     if any(group in key for group in _OPEN):
         return f"there is no key {key}: give +{key}=… to add it"
     missing = getattr(error, "full_key", None) or key
+    if missing in REMOVED:
+        return f"there is no key {missing} any more: {REMOVED[missing]}"
     key = missing if key.startswith(missing) else key  # masks.slick of masks.slick.beta
     group, _, _ = key.rpartition(".")
     names = getattr(error, "parent_node", None) or ()
@@ -375,6 +391,8 @@ def explain(error: Exception) -> str:
         return f"there is no {group}={choice}: {hint}choose from {', '.join(names)}{own}"
     preset = r"In '([^']+)': ConfigKeyError raised while composing config: .* full_key: (\S+)"
     if match := re.search(preset, text):
+        if match[2] in REMOVED:
+            return f"{match[1]}: {_no_such_key(match[2], None)}"
         chosen = match[2].partition(".")[0]
         return f"{match[1]} sets {match[2]}, which this choice of {chosen} lacks: choose another"
     reason, _, key = text.partition(" See https://hydra.cc")[0].partition(" full_key: ")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from pipeline.commands.composition import compose_jobs
-from pipeline.engine.configuration import compose_config, readable
+from pipeline.engine.configuration import REMOVED, compose_config, readable
 from pipeline.errors import UserError
 from pipeline.stages.config import read_config
 
@@ -60,6 +62,20 @@ def test_the_part_of_a_key_that_is_wrong_is_named(typed, message):
 def test_a_key_that_is_added_and_nothing_reads_is_refused(key):
     with pytest.raises(UserError, match=f"there is no key {key}: "):
         read_config(compose_config([f"+{key}=2"]))
+
+
+@pytest.mark.parametrize("key", REMOVED)
+def test_a_key_that_went_is_answered_by_what_replaces_it(key, run_stage, tmp_path):
+    said = f"there is no key {key} any more: {REMOVED[key]}"
+    for typed in (f"{key}=1", f"+{key}=1", f"{key}.deeper=1"):
+        with pytest.raises(UserError, match=re.escape(said)):
+            read_config(compose_config([typed]))
+    group, _, name = key.partition(".")
+    preset = tmp_path / "experiment" / "mine.yaml"
+    preset.parent.mkdir()
+    preset.write_text(f"# @package _global_\n{group}:\n  {name}: 1\n")
+    finished = run_stage("--config-dir", tmp_path, "experiment=mine", "dry_run=true")
+    assert finished.code == 2 and said in finished.errors
 
 
 def test_zero_and_one_are_false_and_true():
