@@ -265,13 +265,11 @@ def composing(
     def compose(read: Sequence[str]) -> DictConfig:
         try:
             config = hydra.compose("config", [*more, *read], return_hydra_config=True)
-        except COMPOSING as error:
+        except (*COMPOSING, AssertionError) as error:
             raise UserError(explain(error)) from error
         except (AttributeError, KeyError) as error:  # for a file that spoils Hydra's own settings
             wrong = f"a file of settings spoils hydra ({error}): leave its keys out"
             raise UserError(wrong) from error
-        except AssertionError as error:  # OmegaConf's, for a key below one that is null
-            raise UserError(_key_below_null(read)) from error
         _refuse_numbers_for_switches(config, read)
         return config
 
@@ -285,16 +283,6 @@ def composing(
         GlobalHydra.instance().hydra = before
         if folders:
             OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
-
-
-def _key_below_null(read: Sequence[str]) -> str:
-    """Returns a sentence on the first override of a key below one that is null."""
-    composed = _compose_choices(read)
-    for key in (text.lstrip("+").partition("=")[0] for text in read):
-        for dot in re.finditer(r"\.", key):
-            if OmegaConf.select(composed, group := key[: dot.start()], default="") is None:
-                return f"{group} is null, and has no key {key}: leave it out"
-    return "a key lies below one that is null: leave it out"
 
 
 def _refuse_numbers_for_switches(config: DictConfig, overrides: Sequence[str]) -> None:
@@ -319,8 +307,6 @@ def _sentence(key: str, error: OmegaConfBaseException) -> str:
     if match := re.match(r"Value '(.*)' is not a valid bool", text):
         hint = did_you_mean(match[1], ("true", "false"))
         return f"{key}={shown(match[1])} is neither true nor false: {hint}give one of them"
-    if match := re.search(r"node `([\w.]+)` is not a container", text):
-        return f"{match[1]} is not a group of keys, and {key} refers to it: give its keys"
     if "is not a ListConfig, list or tuple" in text:
         return f"{key} is not a list: give {key}=[…]"
     return f"{key}: {text}"
@@ -365,7 +351,7 @@ def explain(error: Exception) -> str:
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key} is missing: give it, {error.full_key}=…"
     if isinstance(error, AssertionError):  # OmegaConf's, for a key below one that is null
-        return f"{text or 'a key'} lies below a key that is null"
+        return f"{text or 'a key'} lies below a key that is null: leave it out"
     if isinstance(error, RecursionError):
         return "the configuration is nested too deeply: give flatter values"
     if isinstance(error, YAMLError):
@@ -373,8 +359,6 @@ def explain(error: Exception) -> str:
     cause = error.__cause__
     if not text and isinstance(cause, Exception):  # Hydra's, around one of OmegaConf's
         return explain(cause)
-    if match := re.match(r"Error merging override ~(\S+)", text):
-        return f"{match[1]} cannot be removed: give a value for it"
     match = re.match(r"Error merging override ([^=]+)=", text)
     if match and isinstance(cause, OmegaConfBaseException):
         return _sentence(match[1].lstrip("+~"), cause)

@@ -12,12 +12,11 @@ from mmcv.cnn import ConvModule
 from torch import nn
 from torch.nn import functional
 
-from pipeline.segmenter.mmseg import import_mmseg
+from pipeline.segmenter.openmmlab import importable
 
-import_mmseg()
-
-from mmseg.models.decode_heads.decode_head import BaseDecodeHead  # noqa: E402
-from mmseg.registry import MODELS  # noqa: E402
+with importable():
+    from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+    from mmseg.registry import MODELS
 
 
 @MODELS.register_module()

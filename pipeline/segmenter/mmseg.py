@@ -40,7 +40,7 @@ def import_mmseg() -> None:
             warnings.simplefilter("ignore")
             for name in ("models", "datasets", "evaluation", "engine", "visualization"):
                 importlib.import_module(f"mmseg.{name}")
-            importlib.import_module("pipeline.segmenter.heads")
+            import pipeline.segmenter.heads  # noqa: F401  registers ours
     except ImportError as error:
         raise UserError(
             f"mmsegmentation cannot be imported ({error}): install mmsegmentation or"

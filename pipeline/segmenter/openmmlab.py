@@ -59,7 +59,7 @@ def importable() -> Iterator[None]:
     Their heads sort the logits of every pixel for the log, which takes a tenth of a training on a
     CPU, and waits for a GPU: they are given :func:`pixel_accuracy`.
     """
-    # The heads import mmsegmentation again while they are imported.
+    # Our heads import mmsegmentation while it is being imported.
     is_there = _COMPILED_OPS in sys.modules
     stand_in_needed = not is_there and importlib.util.find_spec(_COMPILED_OPS) is None
     if stand_in_needed:

@@ -32,7 +32,7 @@ from tests.small_runs import TINY_SEGMENTER, latest
         (["stage=null"], "names no stage: choose from tags, cams"),
         (["stage=[]"], "stage=[] names no stage"),
         (["tags=null"], "tags=null is not a choice"),
-        (["dataset.training=null"], "dataset.training is not a group of keys, and segmenter."),
+        (["dataset.training=null"], r"segmenter\..*dataset.training"),
         (["runtime=null"], "runtime is missing: give a choice or its keys"),
         (["~tags"], "tags is missing: give a choice or its keys"),
         (["tags="], "there is no tags=: choose from "),
