@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from http.client import HTTPException, HTTPResponse
+from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
@@ -164,14 +164,15 @@ def _download(
     if not url.startswith(("http://", "https://")):
         raise _Failed("is not an address of the web")
     partial = _partial(path)
-    before = kept_bytes(path) if source.digest else 0
-    while not before or source.size is None or before < source.size:
-        with _open(url, partial, before) as response:
-            is_complete = _receive(response, partial, source, show)
+    start = kept_bytes(path) if source.digest else 0
+    while not start or source.size is None or start < source.size:
+        is_complete = _receive(source, url, partial, start, show)
+        arrived = kept_bytes(path)
         if is_complete:
             break
-        if not source.digest or before == (before := kept_bytes(path)):
-            raise _Failed(f"broke off after {size_text(kept_bytes(path))}")
+        if not source.digest or arrived == start:
+            raise _Failed(f"broke off after {size_text(arrived)}")
+        start = arrived
     if wrong := _differs(partial, source):
         partial.unlink()
         raise _Failed(f"does not give the published file ({wrong}), and it was deleted")
@@ -180,16 +181,17 @@ def _download(
     partial.replace(path)
 
 
-def _open(url: str, partial: Path, start: int) -> HTTPResponse:
-    """Asks for a file from byte ``start`` on; removes what is there if the file ends before."""
+def _receive(
+    source: Source, url: str, partial: Path, start: int, show: Callable[[int, int | None], None]
+) -> bool:
+    """Writes a file from byte ``start`` on; tells whether it is complete, as far as known."""
     headers = {"Accept-Encoding": "identity", "User-Agent": _AGENT}
-    if start:
-        headers["Range"] = f"bytes={start}-"
+    headers |= {"Range": f"bytes={start}-"} if start else {}
     try:
-        return urlopen(Request(url, headers=headers), timeout=_TIMEOUT)
+        response = urlopen(Request(url, headers=headers), timeout=_TIMEOUT)
     except HTTPError as error:
         error.close()
-        if error.code == 416:
+        if error.code == 416:  # the file ends before
             partial.unlink()
         reason = str(error.reason).partition(".\n")[0]  # urllib's on redirections has lines
         raise _Failed(f"answers {error.code} ({shown(reason)})") from error
@@ -197,21 +199,13 @@ def _open(url: str, partial: Path, start: int) -> HTTPResponse:
         reason = getattr(error, "reason", error)
         detail = getattr(reason, "strerror", None) or reason or type(reason).__name__
         raise _Failed(f"cannot be reached ({shown(detail)})") from error
-
-
-def _receive(
-    response: HTTPResponse,
-    partial: Path,
-    source: Source,
-    show: Callable[[int, int | None], None],
-) -> bool:
-    """Writes what a response brings; tells whether the file is complete, as far as known."""
     if response.status not in (200, 206):
+        response.close()
         raise _Failed(f"answers {response.status} ({shown(response.reason)})")
     is_part = response.status == 206  # a server without ranges sends all of it
     if not is_part:
         partial.unlink(missing_ok=True)
-    with open(partial, "ab" if is_part else "xb", opener=open_own) as file:
+    with response, open(partial, "ab" if is_part else "xb", opener=open_own) as file:
         length = response.length
         end = source.size if length is None else file.tell() + length
         if end is None and not (source.digest or response.chunked):

@@ -33,21 +33,18 @@ CONTENT = bytes(range(256)) * 4096
 HALF = len(CONTENT) // 2
 
 PROGRAM = """
-import json, sys, time
+import json, logging, sys
 from pathlib import Path
-from types import SimpleNamespace
 
 from pipeline.commands.command_line import answer
 from pipeline.datasets.obtain import DownloadTask, obtain
 from pipeline.datasets.sources import Archive
-from pipeline.files import lock
 from pipeline.files.download import Source
 
-def sleep(seconds):
-    print("waits", flush=True)
-    time.sleep(seconds)
-
-lock.time = SimpleNamespace(monotonic=time.monotonic, sleep=sleep)
+logger = logging.getLogger("filelock")  # which says that it waits
+logger.setLevel(logging.DEBUG)
+logger.addHandler(logging.StreamHandler(sys.stdout))
+logger.addFilter(lambda record: "not acquired" in record.msg)
 given = json.loads(sys.argv[1])
 source, path = Source(**given["source"]), Path(given["path"])
 archive = Archive(source, "here", "", "", (), False) if given["target"] else None
