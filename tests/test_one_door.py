@@ -179,6 +179,7 @@ def test_no_module_of_the_core_names_a_method():
         "piaa": {"sclip", "itaclip", "sc_clip"},
         "itaclip": {"sclip"},
         "talk2dino": {"as_trained"},
+        "lposs": {"as_trained", "value_path"},
         "trident": {"proxyclip"},
     }
     texts = {

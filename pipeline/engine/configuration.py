@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -18,7 +19,6 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from omegaconf.resolvers import oc
-from yaml import YAMLError
 
 from pipeline.engine.registry import COMPAT, methods, quirks
 from pipeline.engine.settings import defaults
@@ -33,24 +33,15 @@ DEFAULTS = "dataclass_defaults"
 _OPEN = (".overrides.", ".cluster.")
 """Groups that take more keys than they have: these are the arguments of another library."""
 
-REMOVED = {
-    "segmenter.ceiling": "masks=ground_truth trains a network on the ground truth",
-    **dict.fromkeys(
-        map("segmenter.{}".format, ("masks", "values", "colours", "palette", "join", "min_score")),
-        "give masks=file masks.path=… and its settings",
-    ),
-    "dataset.cache": "nothing is kept there, so leave it out",
-    "segmenter.pixel_weights": "give masks.confidence or segmenter.loss=balanced",
-    "masks.keep_probability": "give masks.confidence or segmenter.loss=balanced",
-    **dict.fromkeys(("cams.lposs", "masks.lposs", "cams.propagation"), "give cams=lposs"),
-    "masks.lposs_plus": "give cams=lposs cams.pixels=true",
-}
+REMOVED: dict[str, str] = yaml.safe_load(
+    Path(__file__).with_name("removed_keys.yaml").read_text(encoding="utf-8")
+)
 """Keys that went → what to give instead."""
 
 _WORD = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[^][(){},]+""")
 """A text in quotes, or a word, of a list or of several values."""
 
-_INVALID = (OverflowError, RecursionError, ValueError, YAMLError)
+_INVALID = (OverflowError, RecursionError, ValueError, yaml.YAMLError)
 COMPOSING = (HydraException, OmegaConfBaseException, *_INVALID)
 """Errors of Hydra and OmegaConf for a configuration that cannot be composed."""
 
@@ -354,7 +345,7 @@ def explain(error: Exception) -> str:
         return f"{text or 'a key'} lies below a key that is null: leave it out"
     if isinstance(error, RecursionError):
         return "the configuration is nested too deeply: give flatter values"
-    if isinstance(error, YAMLError):
+    if isinstance(error, yaml.YAMLError):
         return f"{text}: correct the file"
     cause = error.__cause__
     if not text and isinstance(cause, Exception):  # Hydra's, around one of OmegaConf's
@@ -376,7 +367,7 @@ def explain(error: Exception) -> str:
     preset = r"In '([^']+)': ConfigKeyError raised while composing config: .* full_key: (\S+)"
     if match := re.search(preset, text):
         if match[2] in REMOVED:
-            return f"{match[1]}: {_no_such_key(match[2], None)}"
+            return f"{match[1]}: {no_such_key(match[2], None)}"
         chosen = match[2].partition(".")[0]
         return f"{match[1]} sets {match[2]}, which this choice of {chosen} lacks: choose another"
     reason, _, key = text.partition(" See https://hydra.cc")[0].partition(" full_key: ")
