@@ -29,6 +29,18 @@ class UserError(_Sentence):
     """Something the user can fix: one sentence that holds the remedy. Ends with exit code 2."""
 
 
+SAME_SETTINGS = "with the same settings"
+"""Words of an error for which a command line puts its own settings."""
+
+
+class NeedsStage(UserError):
+    """What a stage writes is missing or out of date; the sentence advises to run the stage."""
+
+    def __init__(self, text: str, stage: str):
+        super().__init__(text)
+        self.stage = stage
+
+
 class NotDownloaded(UserError):
     """A file could not be downloaded, for want of a network or of the file; its cause says why."""
 

@@ -66,7 +66,7 @@ def test_a_round_needs_the_one_before(run_stage, arguments, finish):
     finish("stage=[tags,cams,masks]")
     finished = run_stage(*arguments, *TINY_SEGMENTER, "rounds=2", "stage=masks")
     assert finished.code == 2
-    assert "needs the segmenter of round 1: run python " in finished.errors
+    assert "needs the segmenter of round 1: run stage=train first: python " in finished.errors
     assert "'stage=[tags,cams,masks,train]'" in finished.errors and finished.errors.count("\n") == 1
     assert run_stage(*arguments, "rounds=0", "stage=masks").code == 2
 

@@ -1,6 +1,5 @@
 """Runs the stages of a job, or shows what they would compute."""
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -16,7 +15,7 @@ from pipeline.datasets.settings import RENDERED
 from pipeline.engine.folder import FAILURES
 from pipeline.engine.registry import method_of
 from pipeline.engine.run import Outcome
-from pipeline.errors import UserError, command, shown, tell
+from pipeline.errors import SAME_SETTINGS, NeedsStage, UserError, command, shown, tell
 from pipeline.masks.stage import MaskStage
 from pipeline.report.published import remark_on_clip
 from pipeline.report.tables import tables_of_run
@@ -28,8 +27,6 @@ from pipeline.stages.weights import missing_weights, named
 
 _DEPTH_OF_BASE = 12  # blocks of a ViT-B
 _MAX_NAMED = 5  # skipped images of a step
-
-_ADVICE = re.compile(r"run stage=(\w+)( first| with the same settings)?")
 
 
 def run_job(composed: DictConfig, combination: Sequence[str], given: Sequence[str]) -> None:
@@ -52,7 +49,7 @@ def run_job(composed: DictConfig, combination: Sequence[str], given: Sequence[st
         again = "" if is_multirun else next_command(kept, stages)
         pipeline = replace(Pipeline.open(config), command=again)
         print_notes(notes_on(pipeline, requested, given))
-        with complete_advice(pipeline, requested, given):
+        with append_command(pipeline, requested, given):
             if config.dry_run:
                 show_plan(pipeline, requested, console)
                 console.print(f"next: {next_command(given)}")
@@ -82,29 +79,28 @@ def run_job(composed: DictConfig, combination: Sequence[str], given: Sequence[st
 
 
 @contextmanager
-def complete_advice(
+def append_command(
     pipeline: Pipeline, requested: Sequence[str], given: Sequence[str]
 ) -> Iterator[None]:
-    """Has an error that advises to run a stage, or the download, name the complete command line.
+    """Completes an error by the settings, and by the command if it advises to run a stage.
 
     It runs all stages that those need that were requested; what is cached takes no time.
     """
     try:
         yield
+    except NeedsStage as error:
+        builder, commands = pipeline.builder, {error.stage, *requested}
+        for stage in reversed(builder.stages):
+            if stage.command in commands:
+                commands |= {need.command for need in stage.needs.values()}
+        if "train" in commands and builder.train_split not in builder.splits:
+            given = [a for a in given if not a.lstrip("+").startswith("dataset.split=")]
+            given.append(f"dataset.split=[{','.join([builder.train_split, *builder.splits])}]")
+        advised = next_command(given, f"[{','.join(parse_stages([*commands]))}]")
+        raise UserError(f"{error}: {advised}") from error
     except UserError as error:
-        builder, settings = pipeline.builder, next_command(given).removeprefix(command())
-        text = str(error).replace(" with the same settings where", f"{settings} where")
-        if commands := {found[1] for found in _ADVICE.finditer(text)}:
-            commands |= {*requested}
-            for stage in reversed(builder.stages):
-                if stage.command in commands:
-                    commands |= {need.command for need in stage.needs.values()}
-            if "train" in commands and builder.train_split not in builder.splits:
-                given = [a for a in given if not a.lstrip("+").startswith("dataset.split=")]
-                given.append(f"dataset.split=[{','.join([builder.train_split, *builder.splits])}]")
-            advised = next_command(given, f"[{','.join(parse_stages([*commands]))}]")
-            text = _ADVICE.sub(lambda _: f"run {advised}", text)
-        raise UserError(text) from error
+        settings = next_command(given).removeprefix(f"{command()} ")
+        raise UserError(str(error).replace(SAME_SETTINGS, settings)) from error
 
 
 def describe(outcome: Outcome) -> str:

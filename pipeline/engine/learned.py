@@ -14,7 +14,7 @@ from pipeline.engine.sample import Images, Sample, contents
 from pipeline.engine.scan import available, key_unknown_until
 from pipeline.engine.stage import OfSplit, PerImage, Stage
 from pipeline.engine.store import Store
-from pipeline.errors import UserError
+from pipeline.errors import NeedsStage, UserError
 from pipeline.files.atomic import canonical_json, read_json, write_atomically
 from pipeline.files.fingerprints import fingerprint
 
@@ -173,10 +173,8 @@ class Learned(OfSplit):
     def refuse_missing(self, folder: StageFolder, reader: Stage) -> None:
         """Raises the UserError of a stage that uses it, where it was not learned."""
         if not self.exists(folder):
-            raise UserError(
-                f"no {self.name} were learned from split {self.split}: run"
-                f" stage={self.command} first"
-            )
+            wrong = f"no {self.name} were learned from split {self.split}"
+            raise NeedsStage(f"{wrong}: run stage={self.command} first", self.command)
 
     def is_settled(self) -> bool:
         """Tells whether it serves as it is, so that no stage before it need run."""

@@ -11,7 +11,7 @@ from pipeline.engine.lineage import StageResult, open_folder
 from pipeline.engine.sample import Images, Sample
 from pipeline.engine.stage import Folders, Item, OfSplit, PerImage, Stage
 from pipeline.engine.store import Store
-from pipeline.errors import ImageError, NoEntry, UserError, shown
+from pipeline.errors import ImageError, NeedsStage, NoEntry, UserError, shown
 
 
 @dataclass(frozen=True)
@@ -187,12 +187,10 @@ def available(stage: PerImage, images: Images, store: Store) -> list[Sample]:
     expected = [s for s in samples if s.id not in left_out]
     finished = [s for s in expected if s.id in folder.entries]
     if change := result.describe_change(sample.id for sample in finished):
-        raise UserError(change)
-    if expected and not finished:
-        raise UserError(f"no {name} for split {split}: run stage={stage.command} first")
-    if number := len(expected) - len(finished):
-        raise UserError(
-            f"{name} for split {split} are incomplete ({number} of {len(samples)} missing): run"
-            f" stage={stage.command} first"
-        )
+        raise NeedsStage(change, stage.command)
+    wrong = f"no {name} for split {split}" if expected and not finished else ""
+    if finished and (number := len(expected) - len(finished)):
+        wrong = f"{name} for split {split} are incomplete ({number} of {len(samples)} missing)"
+    if wrong:
+        raise NeedsStage(f"{wrong}: run stage={stage.command} first", stage.command)
     return finished

@@ -15,7 +15,7 @@ from pipeline.engine.sample import Images, Sample
 from pipeline.engine.settings import plain
 from pipeline.engine.stage import PerImage, Stage
 from pipeline.engine.store import Store
-from pipeline.errors import UserError
+from pipeline.errors import NeedsStage, UserError
 from pipeline.evaluation import measures
 from pipeline.evaluation.about import Configuration, describe
 from pipeline.evaluation.currency import MeasuredOn
@@ -44,14 +44,14 @@ class Evaluation:
         if not self.results and not is_planned:
             raise self._nothing()
         others = [result for result in self.results if result.stage.command not in planned]
-        if changed := dict.fromkeys(filter(None, map(self._change, others))):
-            raise UserError("; ".join(changed))
+        if changed := {change: r.stage.command for r in others if (change := self._change(r))}:
+            raise NeedsStage("; ".join(changed), [*changed.values()][-1])
 
-    def _nothing(self) -> UserError:
+    def _nothing(self) -> NeedsStage:
         """Returns the error for nothing to measure; it names the stage that a run begins with."""
         masks = [stage for stage in self.stages if stage.kind is MASKS]
         first = masks[0].command if masks and not masks[0].needs else "tags"
-        return UserError(f"there is nothing to evaluate: run stage={first} first")
+        return NeedsStage(f"there is nothing to evaluate: run stage={first} first", first)
 
     def measure(self, asked: Collection[str]) -> Iterator[Outcome]:
         """Measures, and writes ``metrics.json``; ``asked`` are the commands of the run.

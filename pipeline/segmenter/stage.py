@@ -16,7 +16,7 @@ from pipeline.engine.lineage import LEARNED_FROM
 from pipeline.engine.progress import say, track
 from pipeline.engine.sample import ImageReader, Sample
 from pipeline.engine.stage import Computed, Decoded, OfSplit, Output, PerImage, Stage
-from pipeline.errors import ImageError, UserError, tell
+from pipeline.errors import ImageError, NeedsStage, UserError, tell
 from pipeline.files.archives import is_intact
 from pipeline.files.atomic import canonical_json, read_json, write_atomically
 from pipeline.files.fingerprints import fingerprint, fingerprint_file, fingerprint_image
@@ -137,14 +137,12 @@ class Training(OfSplit):
                 what = "best checkpoint"
                 if self._is_chosen_otherwise(folder):
                     wrong = "was not chosen by this interval on this split and ground truth"
-            raise UserError(
-                f"{what} in {folder.path} {wrong}: run stage=train with the same settings, which"
-                " makes it again"
-            )
+            wrong = f"{what} in {folder.path} {wrong}: run stage=train again"
+            raise NeedsStage(wrong, self.command)
         wrong = "no segmenter was trained on these masks"
         if reader.round > self.round:
             wrong = f"round {reader.round} needs the segmenter of round {self.round}"
-        raise UserError(f"{wrong}: run stage=train first")
+        raise NeedsStage(f"{wrong}: run stage=train first", self.command)
 
     @explain_lost_process()
     def run(self, folder: StageFolder) -> int:

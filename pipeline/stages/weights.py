@@ -7,7 +7,7 @@ from pipeline.clip.method_stage import MethodStage
 from pipeline.clip.origin import find_origin, hashable
 from pipeline.engine.scan import key_unknown_until, scan
 from pipeline.engine.stage import Stage
-from pipeline.errors import NotDownloaded, NotLocal, UserError, command
+from pipeline.errors import SAME_SETTINGS, NotDownloaded, NotLocal, UserError, command
 from pipeline.files.download import Source, source_at
 from pipeline.segmenter.distributed import process_count
 from pipeline.segmenter.stage import Training
@@ -22,7 +22,7 @@ def fetch_weights(builder: Builder, commands: Collection[str]) -> None:
         missing = missing_weights(builder, commands)
         raise UserError(
             f"the weights {named(missing.values())} could not be downloaded"
-            f" ({type(error.__cause__).__name__}): run {command('download')} with the same settings"
+            f" ({type(error.__cause__).__name__}): run {command('download')} {SAME_SETTINGS}"
             " where there is a network, and with --output DIR if that is another machine; or give"
             f" {' and '.join(dict.fromkeys(_instead_of(key, builder) for key in missing))}"
         ) from error

@@ -139,7 +139,7 @@ def test_errors_are_those_of_the_run(dry_run, run_stage, arguments, finish):
         assert dry_run(f"stage={stages}", code=2) == []
         errors = dry_run.errors
         assert errors == run_stage(*arguments, f"stage={stages}").errors
-        assert errors.startswith("error: ") and ": run python " in errors
+        assert errors.startswith("error: ") and " first: python " in errors
     # So is what a later round needs.
     finish("stage=[tags,cams,masks]")
     given = ("stage=[tags,cams,masks]", "rounds=2")

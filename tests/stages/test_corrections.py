@@ -208,10 +208,10 @@ def test_a_changed_file_is_noticed_by_the_stages_after_tags(runs, tmp_path):
     wanted = {"cams": "tags", "masks": "cams", "train": "masks", "predict": "masks"}
     for stage, before in wanted.items():
         runs(*TRAINED, changed, f"stage={stage}", code=2)
-        said = f"no {before} for split all: run python tools/run_stage.py 'stage=[tags,"
-        assert said in runs.errors, stage
+        said = f"no {before} for split all: run stage={before} first: python tools/run_stage.py"
+        assert f"{said} 'stage=[tags," in runs.errors, stage
     runs(changed, f"dataset.labels={tmp_path / 'mine.csv'}", "stage=evaluate", code=2)
-    assert "there is nothing to evaluate: run python " in runs.errors
+    assert "there is nothing to evaluate: run stage=tags first: python " in runs.errors
 
 
 def test_a_dry_run_knows_that_changed_tags_are_trained_on_anew(runs):
