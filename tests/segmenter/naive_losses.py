@@ -61,11 +61,8 @@ def naive_cross_entropy(
     return loss, gradient
 
 
-def as_samples(labels: torch.Tensor, weights: torch.Tensor | None = None) -> list:
-    """Returns a SegDataSample for each of N×1×H×W labels, with N×1×H×W weights."""
+def as_samples(labels: torch.Tensor) -> list:
+    """Returns a SegDataSample for each of N×1×H×W labels."""
     from mmseg.structures import SegDataSample
 
-    samples = [SegDataSample(gt_sem_seg=PixelData(data=own)) for own in labels]
-    for sample, own in zip(samples, () if weights is None else weights):
-        sample.pixel_weights = PixelData(data=own)
-    return samples
+    return [SegDataSample(gt_sem_seg=PixelData(data=own)) for own in labels]

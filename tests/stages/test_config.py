@@ -82,7 +82,9 @@ def test_values_of_their_types_are_read_as_omegaconf_reads_them(given, monkeypat
     assert repr(read_config(composed)) == repr(found)
 
 
-@pytest.mark.parametrize("key", ["dry_run", "cams.affinity", "dataset.training.test_flip"])
+@pytest.mark.parametrize(
+    "key", ["dry_run", "segmenter.photometric_distortion", "dataset.training.test_flip"]
+)
 def test_a_number_is_not_taken_for_true(key):
     composed = compose(["dataset=demo"])
     OmegaConf.update(composed, key, 2)
