@@ -205,7 +205,7 @@ class Finished:
     def _is_running_elsewhere(self) -> bool:
         """Tells whether a run goes on that an app before this one started."""
         try:
-            with FolderLock(self._own):
+            with FolderLock(self._own, at_once=True):
                 return False
         except UserError:
             return True

@@ -31,9 +31,12 @@ class FolderLock:
     over after it has seen no renewal for two minutes.
     """
 
-    def __init__(self, folder: Path, wait: float = 0.0):
-        """Prepares the lock without acquiring it; ``wait`` are seconds to wait for a holder."""
-        self._folder, self._wait = folder, wait
+    def __init__(self, folder: Path, wait: float = 0.0, at_once: bool = False):
+        """Prepares the lock without acquiring it; ``wait`` are seconds to wait for a holder.
+
+        With ``at_once``, not even the children of a killed holder are waited for.
+        """
+        self._folder, self._wait = folder, 0.0 if at_once else max(wait, _ORPHANS)
         # filelock's own fallback is a file that stays when its process is killed, and then blocks
         # other machines for good.
         self._lock: BaseFileLock = FileLock(folder / LOCK, fallback_to_soft=False)
@@ -60,11 +63,15 @@ class FolderLock:
             "process": os.getpid(),
             "since": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        write_atomically(self._holder, json.dumps(about))
+        try:
+            write_atomically(self._holder, json.dumps(about))
+        except BaseException:
+            self._lock.release()
+            raise
 
     def _acquire(self) -> None:
         try:
-            self._lock.acquire(timeout=max(self._wait, _ORPHANS), poll_interval=0.2)
+            self._lock.acquire(timeout=self._wait, poll_interval=0.2)
         except Timeout as error:
             holder = read_json(self._holder, _SHAPE, [*_SHAPE]) or dict.fromkeys(_SHAPE, "?")
             is_lease = isinstance(self._lock, SoftFileLease)

@@ -143,7 +143,7 @@ def test_the_state_is_told_where_nothing_can_be_locked(fault, client, out, monke
 
     (out / "corrections.1.csv").write_text(CSV)
     if fault == "full":
-        monkeypatch.setattr("pathlib.Path.write_text", fail)
+        monkeypatch.setattr("pipeline.files.lock.write_atomically", fail)
     else:
         (out / ".app" / ".lock").symlink_to(out / "config.yaml")
     state = client.get("/report/state")

@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import time
+from unittest.mock import Mock
 
 import pytest
 
@@ -84,6 +85,16 @@ def test_a_damaged_file_of_the_holder_is_no_traceback(tmp_path):
         (tmp_path / HOLDER).write_text('{"process": "seven"')
         with pytest.raises(UserError, match=r"by process \? on \? since"):
             FolderLock(tmp_path).acquire()
+
+
+def test_a_holder_that_cannot_be_written_leaves_the_lock_free(tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        full = Mock(side_effect=OSError(errno.ENOSPC, "full"))
+        patched.setattr("pipeline.files.lock.write_atomically", full)
+        with pytest.raises(OSError, match="full"):
+            FolderLock(tmp_path).acquire()
+    with FolderLock(tmp_path, at_once=True):
+        pass
 
 
 def test_other_errors_of_the_systems_lock_are_raised(tmp_path, monkeypatch):
