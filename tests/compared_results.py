@@ -14,11 +14,12 @@ import numpy as np
 from PIL import Image
 
 _LEARNED = {"patches", "bank", "features"}  # what PIAA stores on the way to prototypes
-_NAMES = {"manifest.json", "failures.jsonl", "metrics.json", "tables.md"}
+_JOURNAL = "entries.jsonl"
+_NAMES = {"manifest.json", _JOURNAL, "failures.jsonl", "metrics.json", "tables.md"}
 _SUFFIXES = {".npz", ".png", ".txt", ".pth"}
 _IGNORED = {
     *("began", "finished", "run", "first_run", "seconds", "versions", "commit", "host"),
-    *("key", "recipe", "input"),
+    *("key", "recipe", "input", "inputs", "sum"),
 }
 _MISSING = "missing"
 
@@ -97,18 +98,18 @@ def _compare_folders(base: Path, new: Path, label: str) -> Comparison:
 
 
 def _files(folder: Path, pattern: str) -> set[str]:
-    suffixes = _SUFFIXES if pattern == "**/*" else ()
-    paths = [p for p in folder.glob(pattern) if p.name in _NAMES or p.suffix in suffixes]
+    paths = [p for p in folder.glob(pattern) if p.name in _NAMES or p.suffix in _SUFFIXES]
     return {path.relative_to(folder).as_posix() for path in paths}
 
 
 def _kind(label: str, name: Path) -> str:
     """Returns what a file holds, in the plural."""
-    kinds = {"manifest.json": "manifests", "scores.npz": "scores", ".pth": "weights"}
+    kinds = {"manifest.json": "manifests", _JOURNAL: "journals", "scores.npz": "scores"}
+    kinds |= {".pth": "weights"}
     if name.parts[0] == ".probability":
         return "probabilities"
     stage = label.rstrip("/").rpartition("/")[2].partition(" ")[0]
-    return kinds.get(name.name) or kinds.get(name.suffix) or stage or name.stem
+    return kinds.get(name.name) or kinds.get(name.suffix) or stage or name.stem.partition("-")[0]
 
 
 def compare_files(base: Path, new: Path) -> list[str]:
@@ -116,11 +117,12 @@ def compare_files(base: Path, new: Path) -> list[str]:
     if base.read_bytes() == new.read_bytes():
         return []
     read = {".npz": _read_npz, ".pth": _read_weights, ".png": _read_png, ".json": _read_json}
+    read_one = _read_journal if base.name == _JOURNAL else read.get(base.suffix, _read_lines)
     try:
-        values, new_values = (read.get(base.suffix, _read_lines)(path) for path in (base, new))
+        values, new_values = (read_one(path) for path in (base, new))
     except (OSError, ValueError, BadZipFile) as error:
         return [f"cannot be read: {error}"]
-    same_values_suffice = base.suffix in (".npz", ".pth", ".json")
+    same_values_suffice = base.suffix in (".npz", ".pth", ".json") or base.name == _JOURNAL
     return _compare_values(values, new_values) or ([] if same_values_suffice else ["bytes"])
 
 
@@ -175,6 +177,15 @@ def _read_lines(path: Path) -> dict[str, str]:
 def _read_json(path: Path) -> dict[str, Any]:
     """Returns the values of a file by their paths in it, such as ``latest.tags.val.map``."""
     return dict(_flatten(json.loads(path.read_text("utf-8")), ""))
+
+
+def _read_journal(path: Path) -> dict[str, Any]:
+    """Returns the values of the last entry of each image, with the names alone of its files."""
+    entries = {}
+    for line in path.read_text("utf-8").splitlines():
+        entry = json.loads(line)
+        entries[entry["id"]] = entry | {"files": sorted(entry.get("files", ()))}
+    return dict(_flatten(entries, ""))
 
 
 def _flatten(value: Any, path: str) -> Iterator[tuple[str, Any]]:

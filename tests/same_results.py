@@ -5,11 +5,12 @@
     python -m tests.same_results --base CHECKOUT     # instead of a commit, a folder that has one
     python -m tests.same_results COMMIT --only piaa rounds
 
-Both trees run the configurations below on a few scenes of the demo, each in a process of its own
+Both trees run the configurations below on a few scenes of the demo, each in processes of its own
 with one thread. Compared are arrays and tensors bit by bit, PNGs and text byte by byte, and values
-of manifests and metrics except times, versions, host, and fingerprints of recipes. Names of
-folders may differ: among the results of a stage on a split, those that differ least are a pair.
-Journals, logs, text embeddings, pages, and what PIAA stores before prototypes are not compared.
+of journals, manifests and metrics except times, versions, host, and fingerprints of recipes and
+inputs. Names of folders may differ: among the results of a stage on a split, those that differ
+least are a pair. Logs, text embeddings, pages, and what PIAA stores before prototypes are not
+compared.
 
 With --keep, DIR holds the results of both trees: of the commit in a folder named after it, which
 later calls reuse, of this tree in one with the tree's name. Exit code 0: all results are equal,
@@ -32,7 +33,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from tempfile import TemporaryDirectory
 
-from tests import REPOSITORY
+from tests import REPOSITORY, compared_programs
+from tests.compared_programs import PROGRAMS, write_inputs
 from tests.compared_results import Comparison, compare_outputs
 from tests.processes import Forks
 from tests.small_runs import TINY_SEGMENTER
@@ -47,24 +49,68 @@ _TRAINING = (*TINY_SEGMENTER, "segmenter.crop_size=64", "segmenter.iterations=4"
 _VAL = ("dataset.split=val", "stage=[tags,cams,masks,evaluate]")
 _WORKERS = ("executor.workers=2", "executor.threads=1", "dataset.limit=8")
 
-CONFIGURATIONS: dict[str, Sequence[str]] = {
-    "chain": (*_TRAINING, "stage=all"),
-    "alpha": (*_VAL, "tags.alpha=0.2"),
-    "given": (*_VAL, "tags=ground_truth"),
-    "excel": (*_VAL, "cams=excel"),
-    "dense": ("dataset.split=val", "stage=[masks,evaluate]", "cams=sclip", "masks=dense"),
-    "regions": (*_VAL, "masks=regions"),
-    "par": (*_VAL, "masks=par"),
-    "piaa": (*_VAL, "tags=piaa", "tags.bank_size=32"),
-    "piaa_sc_clip": (*_VAL, "tags=piaa", "tags.encoder=sc_clip", "tags.crop=true"),
-    "z": (*_VAL, "tags.standardise=[image,class]", "tags.z=0.5"),
-    "rounds": (
-        *(*_TRAINING, "stage=[tags,cams,masks,train,predict,evaluate]", "rounds=2"),
-        "self_training.confidence=0.1",
-    ),
-    "processes": (*_VAL, "executor=processes", *_WORKERS),
-    "dask": (*_VAL, "executor=dask", *_WORKERS),
+_MEASURED = (
+    "segmenter.batch_size=4",
+    "segmenter.accumulate=2",
+    "segmenter.validation_interval=2",
+    "segmenter.checkpoint=best",
+)
+
+CONFIGURATIONS: dict[str, Sequence[Sequence[str]]] = {
+    "chain": [(*_TRAINING, "stage=all")],
+    "alpha": [(*_VAL, "tags.alpha=0.2")],
+    "given": [(*_VAL, "tags=ground_truth")],
+    "excel": [(*_VAL, "cams=excel")],
+    "dense": [("dataset.split=val", "stage=[masks,evaluate]", "cams=sclip", "masks=dense")],
+    "regions": [(*_VAL, "masks=regions")],
+    "par": [(*_VAL, "masks=par")],
+    "piaa": [(*_VAL, "tags=piaa", "tags.bank_size=32")],
+    "piaa_sc_clip": [(*_VAL, "tags=piaa", "tags.encoder=sc_clip", "tags.crop=true")],
+    "z": [(*_VAL, "tags.standardise=[image,class]", "tags.z=0.5")],
+    "rounds": [
+        (
+            *(*_TRAINING, "stage=[tags,cams,masks,train,predict,evaluate]", "rounds=2"),
+            "self_training.confidence=0.1",
+        )
+    ],
+    "processes": [(*_VAL, "executor=processes", *_WORKERS)],
+    "dask": [(*_VAL, "executor=dask", *_WORKERS)],
+    "corrected": [
+        _VAL,
+        (*_VAL, "tags.corrections=INPUTS/tags.csv", "masks.corrections=INPUTS/masks"),
+    ],
+    "threshold": [_VAL, (*_VAL, "tags.min_score=0.7")],
+    "files": [
+        (*_VAL, "tags=file", "tags.path=INPUTS/tags.txt"),
+        (*_VAL, "cams=file", "cams.path=INPUTS/cams"),
+        (*_VAL, "masks=regions", "masks.regions=INPUTS/regions"),
+        (*_VAL, "masks=file", "masks.path=INPUTS/masks", "runtime.max_failures=1"),
+    ],
+    "second": [
+        (*_VAL, "cams=proxyclip_demo"),
+        ("dataset.split=val", "stage=[masks,evaluate]", "cams=lposs_demo", "masks=dense"),
+    ],
+    "one_pass": [(*_VAL, "runtime.one_pass=true", "runtime.workers=2")],
+    "validated": [
+        (*_TRAINING, *_MEASURED, "stage=[tags,cams,masks,train]"),
+        (*_TRAINING, *_MEASURED, "segmenter.precision=bf16", "stage=train"),
+    ],
+    "resumed": [
+        (
+            "interrupted",
+            *_TRAINING,
+            "segmenter.checkpoint_interval=2",
+            "stage=[tags,cams,masks,train]",
+        ),
+        (*_TRAINING, "segmenter.checkpoint_interval=2", "stage=[train,predict,evaluate]"),
+    ],
+    "api": [("labelled",)],
 }
+"""The runs of each, which share an output directory: overrides, perhaps after the name of one of
+``PROGRAMS``. INPUTS is the folder that :func:`write_inputs` fills."""
+
+REUSING = ("corrected", "threshold")
+"""Those of which the last run takes over results of the one before."""
 
 RENAMED: dict[str, str] = {}
 """Overrides, or keys of them, of this tree → what the other commit calls them."""
@@ -122,14 +168,21 @@ def compute(
         shutil.rmtree(outputs / name, ignore_errors=True)
         (outputs / f"{name}.log").unlink(missing_ok=True)
         folders = [f"output_dir={outputs / name}", f"dataset.root={outputs / 'scenes'}"]
-        program = [tree / "tools" / "run_stage.py", *overrides(name, base), *folders]
-        forks = idle.get()
-        code = forks.run_tool(*program, output=outputs / f"{name}.log").wait()
+        forks, code = idle.get(), 0
+        for words in overrides(name, base):
+            program = [tree / "tools" / "run_stage.py"]
+            if words[0] in PROGRAMS:
+                program, words = [compared_programs.__file__, words[0]], words[1:]
+            given = [word.replace("INPUTS", str(outputs.parent / "inputs")) for word in words]
+            run = forks.run_tool(*program, *given, *folders, output=outputs / f"{name}.log")
+            code = code or run.wait()
         idle.put(forks)
         return code
 
-    with ThreadPoolExecutor(jobs) as threads:  # the first one writes what the others share
-        codes = [run(names[0]), *threads.map(run, names[1:])]
+    with ThreadPoolExecutor(jobs) as threads:  # the first one draws the scenes
+        first = run(names[0])
+        write_inputs(outputs / "scenes", outputs.parent / "inputs")
+        codes = [first, *threads.map(run, names[1:])]
     for _ in range(jobs):
         idle.get().close()
     failures = {}
@@ -138,16 +191,28 @@ def compute(
         lines = [line for line in log.read_text("utf-8", "replace").splitlines() if line.strip()]
         if code:
             failures[name] = f"ended with {code}: {''.join(lines[-1:])} (see {log})"
+        elif name in REUSING and not _has_reused(outputs / name):
+            failures[name] = "its last run computed everything anew"
         else:
             (outputs / f"{name}.json").write_text(json.dumps(overrides(name, base)))
     return failures
 
 
-def overrides(name: str, base: bool) -> list[str]:
-    found = [*EVERY, *CONFIGURATIONS[name]]
-    for now, then in RENAMED.items() if base else ():
-        found = [re.sub(f"^{re.escape(now)}(?==|$)", then, each) for each in found]
-    return found
+def overrides(name: str, base: bool) -> list[list[str]]:
+    """Returns the words of each run of a configuration, as this tree or the other calls them."""
+    runs = []
+    for words in CONFIGURATIONS[name]:
+        is_program = words[0] in PROGRAMS
+        found = [*words[:is_program], *EVERY, *words[is_program:]]
+        for now, then in RENAMED.items() if base else ():
+            found = [re.sub(f"^{re.escape(now)}(?==|$)", then, each) for each in found]
+        runs.append(found)
+    return runs
+
+
+def _has_reused(root: Path) -> bool:
+    manifests = (json.loads(path.read_text("utf-8")) for path in root.glob("*/*/*/manifest.json"))
+    return any(manifest.get("last", {}).get("reused") for manifest in manifests)
 
 
 def _is_kept(outputs: Path, name: str, base: bool) -> bool:
