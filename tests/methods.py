@@ -14,7 +14,7 @@ from pipeline.clip.frozen import Resources
 from pipeline.clip.method_stage import MethodStage
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.dense.method import DenseMethod, build_method
-from pipeline.engine.registry import find_method, method_of, methods
+from pipeline.engine.registry import find_method, methods
 from pipeline.engine.sample import ImageReader
 from pipeline.tags.tagclip.method import TagClip
 from tests.tiny_second import frozen, tiny_seconds
@@ -62,7 +62,6 @@ def stage_of(kind: type[StageOfMethod], options: object, vocabulary: Vocabulary)
     """Returns the stage of the method that the options belong to, without its model."""
     return kind(
         split="val",
-        method=method_of(options),
         options=options,
         resources=resources_of(vocabulary),
         reader=ImageReader(),

@@ -24,7 +24,6 @@ from pipeline.cams.cams import Cams
 from pipeline.clip.dimensions import block_window
 from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.engine.plugins import import_plugins
-from pipeline.engine.registry import method_of
 from pipeline.errors import ImageError, UserError, refusing_exit, shown
 from pipeline.files import images
 from pipeline.files.images import AnyImage, limit_longest_side, to_image
@@ -136,7 +135,7 @@ class Labeller:
         }
         self._config = configure(classes, given, overrides, f"clip={clip}")
         options = self._config.tags
-        method, is_scored = method_of(options), isinstance(options, ScoredTagOptions)
+        method, is_scored = options.method, isinstance(options, ScoredTagOptions)
         if method.learns or (is_scored and options.standardise):
             raise UserError(
                 f"tags={method.name} and tags.standardise learn from the images of a split: run"

@@ -16,7 +16,6 @@ from pipeline.app.names import Names
 from pipeline.app.photograph import GROUPS, Photograph
 from pipeline.app.server import MAX_UPLOAD
 from pipeline.datasets.vocabulary import as_names, build_vocabulary
-from pipeline.engine.registry import method_of
 from pipeline.errors import UserError, shown
 from pipeline.stages.config import CONFIG, Config, compose, read_config
 
@@ -66,7 +65,7 @@ def build_app(
     named = [f"dataset.{k}={v}" if k in _NAMES else f"{k}={v}" for k, v in usual.items()]
     # Whatever is wrong with the command line is said before the page opens.
     config = read_config(compose(["dataset=folder", "dataset.root=unused", *named]))
-    methods = {group: method_of(getattr(config, group)).name for group in GROUPS}
+    methods = {group: getattr(config, group).method.name for group in GROUPS}
     chosen = {group: settings.get(group, name) for group, name in methods.items()}
     known = {"clip", *GROUPS, *_NAMES}
     others = [f"{key}={value}" for key, value in settings.items() if key not in known]

@@ -14,7 +14,7 @@ from pipeline.clip.dimensions import Dimensions, block_window
 from pipeline.clip.settings import OPEN_BORDER
 from pipeline.datasets.regions import SLIC
 from pipeline.dense.settings import DenseSettings
-from pipeline.engine.registry import TEMPLATES, Method, derive_forms, method_of, register
+from pipeline.engine.registry import TEMPLATES, Method, derive_forms, register
 from pipeline.engine.settings import setting
 from pipeline.errors import UserError
 
@@ -69,7 +69,7 @@ class DenseCamOptions(PassCamOptions):
 
     def __reduce__(self) -> tuple[Callable, tuple]:
         # A worker makes the class as well.
-        return _form_with, (method_of(self).base.settings, vars(self))
+        return _form_with, (self.method.base.settings, vars(self))
 
 
 @cache

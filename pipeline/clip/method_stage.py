@@ -13,7 +13,7 @@ from pipeline.clip.settings import MethodOptions
 from pipeline.datasets.annotations import Annotations
 from pipeline.datasets.regions import SLIC, RegionSettings, find_regions
 from pipeline.datasets.vocabulary import Vocabulary
-from pipeline.engine.registry import TEMPLATES, Method, imported, method_of, templates_in_key
+from pipeline.engine.registry import TEMPLATES, Method, method_of, templates_in_key
 from pipeline.engine.sample import Images, Sample
 from pipeline.engine.settings import facts, joined, plain, rule_of
 from pipeline.engine.stage import Folders, Item, PerImage
@@ -38,8 +38,7 @@ class MethodStage(PerImage):
     """A stage on one split that a method computes.
 
     Attributes:
-        method: the method.
-        options: its settings.
+        options: the settings of the method that they choose.
         resources: what it is built from.
         images: the images of the run; none for single images.
         dependent_batch: the size of the batch on which each result depends; 0 if there is none.
@@ -52,7 +51,6 @@ class MethodStage(PerImage):
     """
 
     options_base: ClassVar[type] = MethodOptions
-    method: Method
     options: MethodOptions
     resources: Resources
     images: Images | None = None
@@ -61,17 +59,23 @@ class MethodStage(PerImage):
 
     def __post_init__(self) -> None:
         if not isinstance(self.options, self.options_base):
+            name = method_of(self.options).name
             raise UserError(
-                f"{type(self.options).__name__}, the settings of {self.command}={self.method.name},"
+                f"{type(self.options).__name__}, the settings of {self.command}={name},"
                 f" lack what the stage reads: derive them from {self.options_base.__name__}"
             )
+
+    @property
+    def method(self) -> Method:
+        """The method."""
+        return self.options.method
 
     @cached_property
     def region_folder(self) -> Path | None:
         """The folder of the files of regions; none if the method reads none."""
         options = self.file_options
         is_read = isinstance(options, RegionSettings)
-        return options.region_folder(method_of(options).group) if is_read else None
+        return options.region_folder(options.method.group) if is_read else None
 
     @property
     def file_options(self) -> MethodOptions:
@@ -91,7 +95,7 @@ class MethodStage(PerImage):
     def check(self) -> None:
         """Refuses a file that is not a CLIP's, and settings that do not suit a CLIP."""
         if self.region_folder is not None:
-            key = f"{method_of(self.file_options).group}.regions"
+            key = f"{self.file_options.method.group}.regions"
             given_folder(self.file_options.regions, key, f"<id>.png or <id>.json, or {SLIC}")
         for each in self.resources.seconds.values():
             each.check()
@@ -195,7 +199,7 @@ class MethodStage(PerImage):
         """Builds the method, with what was learned for it."""
         learned = {"learned": inputs["learned"]} if "learned" in inputs else {}
         with refusing_exit(self.chosen):
-            return imported(self.method.build)(self.options, self.resources, **learned)
+            return self.options.build(self.resources, **learned)
 
     @property
     def batch_size(self) -> int | None:

@@ -5,13 +5,25 @@ Nothing here imports PyTorch, so that a command that computes nothing starts at 
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, make_dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pipeline.clip.device import ATTENTIONS, AUTO, PRECISIONS
 from pipeline.clip.dimensions import Dimensions
 from pipeline.datasets.vocabulary import Vocabulary
-from pipeline.engine.registry import CORE_QUIRKS, TEMPLATES, Quirk, quirks
+from pipeline.engine.registry import (
+    CORE_QUIRKS,
+    TEMPLATES,
+    Method,
+    Quirk,
+    imported,
+    method_of,
+    quirks,
+)
 from pipeline.engine.settings import Settings, declared_settings, setting
+
+if TYPE_CHECKING:
+    from pipeline.clip.frozen import Resources
 
 _ROUNDING = "the order of sums changes, and nothing else"
 _SPEED = "results do not depend on it"
@@ -154,6 +166,15 @@ class MethodOptions(Settings):
 
     shares_pass = False
     """Whether it takes part in a pass of the backbone that tags and CAMs share."""
+
+    @property
+    def method(self) -> Method:
+        """The method that these settings choose."""
+        return method_of(self)
+
+    def build(self, resources: "Resources", **learned: Path) -> Any:  # noqa: ANN401
+        """Builds what computes: a tagger, CAMs or a refiner."""
+        return imported(self.method.build)(self, resources, **learned)
 
     def validate_for(self, clip: Dimensions, prefix: str) -> None:
         """Refuses, by a UserError, settings that do not suit a CLIP, such as blocks it lacks."""

@@ -13,7 +13,6 @@ from pipeline.commands.status import nothing_to_compute, plan_table
 from pipeline.datasets.demo import without_drawing
 from pipeline.datasets.settings import RENDERED
 from pipeline.engine.folder import FAILURES
-from pipeline.engine.registry import method_of
 from pipeline.engine.run import Outcome
 from pipeline.errors import SAME_SETTINGS, NeedsStage, UserError, command, shown, tell
 from pipeline.masks.stage import MaskStage
@@ -151,7 +150,7 @@ def notes_on(pipeline: Pipeline, requested: Sequence[str], given: Sequence[str])
     if clip is not None and clip.dimensions is not None and clip.dimensions.depth > _DEPTH_OF_BASE:
         chosen = [stage.options for stage in stages]
         chosen += [s.cams for s in stages if isinstance(s, MaskStage) and not s.from_cams]
-        yield from dict.fromkeys(filter(None, (method_of(each).on_larger for each in chosen)))
+        yield from dict.fromkeys(filter(None, (each.method.on_larger for each in chosen)))
 
 
 def show_plan(pipeline: Pipeline, requested: Sequence[str], console: Console) -> None:

@@ -126,7 +126,7 @@ class Method:
         _refuse_what_is_taken(method)
         if make := _FORMS.get(method.group):
             make(method)
-        _METHODS[method.group, method.name] = method
+        _METHODS[method.group, method.name] = _BY_SETTINGS[method.settings] = method
         TEMPLATES.update(method.templates)
         return build
 
@@ -171,12 +171,8 @@ class Method:
     @property
     def stage(self) -> type | None:
         """The stage that is built instead of the group's default."""
-        if self.is_stage:
-            return imported(self.build)
-        from pipeline.engine.stage import Stage  # which imports NumPy
-
-        is_stage = isinstance(self.build, type) and issubclass(self.build, Stage)
-        return self.build if is_stage else None
+        is_stage = self.is_stage or getattr(self.build, "is_stage", False)
+        return imported(self.build) if is_stage else None
 
 
 register = Method
@@ -233,6 +229,7 @@ CORE_QUIRKS: dict[str, Quirk] = {}
 
 _import_ours = partial(importlib.import_module, "pipeline.stages.methods")
 _METHODS: dict[tuple[str, str], Method] = {}
+_BY_SETTINGS: dict[type, Method] = {}
 _FORMS: dict[str, Callable[[Method], None]] = {}  # group → what makes forms of its methods
 
 
@@ -313,8 +310,8 @@ def label_of(group: str, name: str) -> str:
 
 
 def method_of(settings: object) -> Method:
-    """Returns the method that settings belong to."""
-    return next(method for method in _METHODS.values() if method.settings is type(settings))
+    """Returns the method that settings choose: their type leads to it."""
+    return _BY_SETTINGS[type(settings)]
 
 
 def quirks(*groups: str) -> dict[str, Quirk]:

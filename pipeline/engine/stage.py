@@ -108,6 +108,8 @@ class Stage(ABC):
     """The kind of its results."""
     algorithm: ClassVar[int] = 1
     """Raised when the same settings give another result than before, beyond rounding."""
+    is_stage: ClassVar[bool] = True
+    """Whether a method that names the class is computed by a stage of its own."""
     is_ground_truth: ClassVar[bool] = False
     """Whether its results are the ground truth, which is not measured."""
     is_below_split: ClassVar[bool] = True

@@ -14,7 +14,7 @@ from pipeline.clip.settings import MethodOptions
 from pipeline.datasets.vocabulary import Names
 from pipeline.dense.method import DenseMethod, build_method
 from pipeline.dense.settings import DenseSettings
-from pipeline.engine.registry import method_of, methods
+from pipeline.engine.registry import methods
 from pipeline.engine.settings import joined, plain
 from pipeline.engine.stage import Computed, Decoded
 from pipeline.errors import UserError
@@ -36,7 +36,7 @@ class DenseMasks(MaskStage):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.cams, DenseSettings):
-            chosen, known = method_of(self.cams).name, sorted(m.name for m in methods("dense"))
+            chosen, known = self.cams.method.name, sorted(m.name for m in methods("dense"))
             raise UserError(
                 f"masks=dense requires a dense method, and cams={chosen} is not one:"
                 f" give one of cams={', '.join(known)}"
@@ -61,7 +61,7 @@ class DenseMasks(MaskStage):
         method = build_method(self.cams)
         has_maps = type(method).similarities is not DenseMethod.similarities
         if self.options.enlarge == "features" and has_maps:
-            name = method_of(self.cams).name
+            name = self.cams.method.name
             raise UserError(
                 f"masks.enlarge=features compares features with names, and cams={name} computes"
                 " more than that: give masks.enlarge=similarities"
@@ -74,7 +74,7 @@ class DenseMasks(MaskStage):
 
     def _refuse_for_joined(self, clip: Dimensions | None) -> None:
         """Refuses settings that a method that joins windows in its own way cannot follow."""
-        options, name = self.options, method_of(self.cams).name
+        options, name = self.options, self.cams.method.name
         for key in ("window_softmax", "align_corners"):
             if getattr(options, key):
                 raise UserError(
@@ -105,7 +105,7 @@ class DenseMasks(MaskStage):
 
     def own_settings(self) -> dict[str, Any]:
         """Returns what masks depend on: the names by their content, and the dense method."""
-        method = method_of(self.cams)
+        method = self.cams.method
         names = {declared.name for declared in fields(method.base.settings)}
         own = {key: value for key, value in facts_of(self.cams).items() if key in names}
         chosen = joined(method.facts, self.with_files(own))

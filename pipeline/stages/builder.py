@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.cams.stage import CamStage, ComputedCams
 from pipeline.datasets.corrected import Corrections, saved
-from pipeline.engine.registry import imported, method_of
+from pipeline.engine.registry import imported
 from pipeline.engine.sample import Sample
 from pipeline.engine.stage import PerImage, Stage
 from pipeline.files.text import given_path
@@ -46,8 +46,7 @@ class Builder(Parts):
         if not is_scored or not options.standardise:
             return self._tags_by_method(split, options, corrections)
         options = replace(options, fit_split=options.fit_split or self.train_split)
-        method = method_of(options)
-        raw_options = options if method.learns else replace(options, fit_split=None)
+        raw_options = options if options.method.learns else replace(options, fit_split=None)
         raw = partial(self._tags_by_method, options=raw_options, title="before standardising")
         uses = {}
         if "class" in options.standardise:
@@ -75,13 +74,14 @@ class Builder(Parts):
         title: str = "",
     ) -> Tags:
         """Returns the stage of the tags that follow from a method, without standardising."""
-        method, uses = method_of(options), {}
+        method, uses = options.method, {}
         if method.learns and self.images is not None:
             options = replace(options, fit_split=options.fit_split or self.train_split)
             uses["learned"] = imported(method.learns)(
                 split=options.fit_split,
                 store=self.store,
                 refit=options.refit,
+                method=method,
                 **self.by_method(options),
             )
         depends = method.batch_of and self.images is not None
@@ -101,13 +101,13 @@ class Builder(Parts):
             path = given_path(self.config.tags.corrections, "tags.corrections")
             table = Corrections(tags, path.name, saved(path))
         # Where masks are made without tags, corrected ones say nothing of tags.
-        reads_tags = masks_stage(self.config).from_cams and not method_of(self.config.cams).stage
+        reads_tags = masks_stage(self.config).from_cams and not self.config.cams.method.stage
         masks = self.corrected_masks(split) if reads_tags else Corrections()
         return masks.tags_beside(table, self.vocabulary.classes)
 
     def cams(self, split: str, before: Mapping[str, PerImage]) -> CamStage:
         """Returns the stage of a split's CAMs, of the tags ``before``."""
-        method = method_of(self.config.cams)
+        method = self.config.cams.method
         return (method.stage or ComputedCams)(
             split=split,
             before={} if method.stage else {"tags": before["tags"]},
@@ -117,7 +117,7 @@ class Builder(Parts):
     def masks(self, split: str, before: Mapping[str, PerImage]) -> MaskStage:
         """Returns the stage of a split's pseudo masks, of the CAMs ``before`` if it reads them."""
         stage = masks_stage(self.config)
-        dense = None if stage.from_cams else method_of(self.config.cams).base
+        dense = None if stage.from_cams else self.config.cams.method.base
         return stage(
             split=split,
             before={"cams": before["cams"]} if stage.from_cams else {},
@@ -225,7 +225,7 @@ class Builder(Parts):
 
 def masks_stage(config: Config) -> type[MaskStage]:
     """Returns the class of the stage of pseudo masks."""
-    return method_of(config.masks).stage or Masks
+    return config.masks.method.stage or Masks
 
 
 PER_SPLIT: dict[str, Callable[[Builder, str, Mapping[str, PerImage]], PerImage]] = {

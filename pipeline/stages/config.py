@@ -24,7 +24,7 @@ from pipeline.engine.configuration import (
 )
 from pipeline.engine.executors import DaskSettings, ExecutorSettings, WorkerSettings
 from pipeline.engine.kinds import groups
-from pipeline.engine.registry import find_method, method_of, methods
+from pipeline.engine.registry import find_method, methods
 from pipeline.engine.settings import REQUIRED, Rule, check, declared_settings, defaults, setting
 from pipeline.errors import UserError, check_choice
 from pipeline.files.atomic import Complete, fits
@@ -192,7 +192,7 @@ def record(config: Config, command: str = "") -> str:
     """
     plain = {**asdict(config), _RUN: {"directory": str(Path.cwd()), "command": command}}
     for group in METHODS:
-        plain[group] = {"method": method_of(getattr(config, group)).name, **plain[group]}
+        plain[group] = {"method": getattr(config, group).method.name, **plain[group]}
     for key in _PATHS:
         if isinstance(given := plain["dataset"].get(key), str):
             plain["dataset"][key] = str(given_path(given, f"dataset.{key}").absolute())

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 from pipeline.clip import device as devices
 from pipeline.clip.frozen import FrozenClip, Resources
@@ -18,7 +18,7 @@ from pipeline.datasets.corrections import BySplit, read_corrections
 from pipeline.datasets.mask_images import Reading
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.pool import count_cores
-from pipeline.engine.registry import Quirk, method_of
+from pipeline.engine.registry import Quirk
 from pipeline.engine.sample import ImageReader, Images
 from pipeline.engine.store import Store
 from pipeline.errors import UserError, check_choice, shown
@@ -28,6 +28,15 @@ from pipeline.stages.config import Config
 
 if TYPE_CHECKING:
     from pipeline.clip.kept import KeptFeatures
+
+
+class OfMethod(TypedDict):
+    """What a stage takes that a method computes."""
+
+    options: MethodOptions
+    resources: Resources
+    images: Images | None
+    reader: ImageReader
 
 
 @dataclass(frozen=True)
@@ -89,7 +98,7 @@ class Parts:
 
     def _seconds(self, options: MethodOptions) -> dict[str, FrozenSecond]:
         """Returns the second backbones that settings choose, by their names there."""
-        group = method_of(options).group
+        group = options.method.group
         runtime = self.config.runtime
         machine = self.device, runtime.precision, runtime.attention, self.clip.kept
         return {
@@ -106,14 +115,14 @@ class Parts:
         options: MethodOptions,
         more: Sequence[Quirk] = (),
         chooses: MethodOptions | None = None,
-    ) -> dict[str, Any]:
+    ) -> OfMethod:
         """Returns what a stage takes that a method computes, which is found by its options.
 
         The method is built from only what it declares, and ``more`` quirks. Second backbones are
         those of what ``chooses`` them, by default the options. As many images are read ahead as
         CLIP may wait for a batch.
         """
-        method, reader, compat = method_of(options), self.reader, self.config.compat
+        method, reader, compat = options.method, self.reader, self.config.compat
         declared = (*method.quirks, *more)
         quirks = {each.name: getattr(compat, each.name, each.clean) for each in declared}
         if method.uses_clip:
@@ -125,13 +134,7 @@ class Parts:
             quirks=SimpleNamespace(**quirks),
             seconds=self._seconds(chooses or options) if method.uses_clip else {},
         )
-        return {
-            "method": method,
-            "options": options,
-            "resources": resources,
-            "images": self.images,
-            "reader": reader,
-        }
+        return OfMethod(options=options, resources=resources, images=self.images, reader=reader)
 
     # Masks and tags of people and of other programs
 

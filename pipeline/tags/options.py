@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import MISSING, OmegaConf
 
 from pipeline.clip.settings import MethodOptions
-from pipeline.engine.registry import Quirk, method_of, methods, register
+from pipeline.engine.registry import Quirk, methods, register
 from pipeline.engine.settings import setting
 from pipeline.files.text import given_path
 
@@ -79,7 +79,7 @@ class ScoredTagOptions(TagOptions):
         """Yields a note on each setting that was given and changes nothing."""
         if self.z != type(self).z and not self.standardise:
             yield f"{prefix}.z has no effect without {prefix}.standardise"
-        if "class" not in self.standardise and not method_of(self).learns:
+        if "class" not in self.standardise and not self.method.learns:
             learning = [f"{prefix}={method.name}" for method in methods(prefix) if method.learns]
             needs = f"give {' or '.join([*learning, f'{prefix}.standardise=[class]'])}"
             for name in filter(partial(getattr, self), ("fit_split", "refit")):

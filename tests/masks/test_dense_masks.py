@@ -22,7 +22,7 @@ from pipeline.dense.method import NameEmbeddings
 from pipeline.dense.naclip.method import NaClip
 from pipeline.dense.pixel_adaptive import pamr
 from pipeline.dense.windows import resize_as_opencv
-from pipeline.engine.registry import method_of, methods
+from pipeline.engine.registry import methods
 from pipeline.engine.sample import ImageReader
 from pipeline.engine.settings import check
 from pipeline.errors import UserError
@@ -284,7 +284,6 @@ def stage_of(names: str | None = None, cams: str = "sclip", **options) -> DenseM
     chosen = DenseMaskOptions(names=names, **options)
     return DenseMasks(
         split="val",
-        method=method_of(chosen),
         options=chosen,
         resources=Resources(CLASSES, "cpu", None, SimpleNamespace(position_scale=True)),
         reader=ImageReader(),

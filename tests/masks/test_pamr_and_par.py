@@ -157,7 +157,7 @@ def test_a_gpu_serves_one_process_and_the_crf_uses_all_of_them():
     crf, _ = masks_stage()
     for device, expected in (("cpu", None), ("cuda", 1)):
         options, resources = PamrOptions(), replace(crf.resources, device=device)
-        stage = replace(crf, method=method_of(options), options=options, resources=resources)
+        stage = replace(crf, options=options, resources=resources)
         assert stage.batch_size is expected
         assert replace(crf, resources=resources).batch_size is None
 

@@ -11,7 +11,6 @@ from PIL import Image
 
 from pipeline.datasets.regions import SlicOptions
 from pipeline.engine.executors import ExecutorSettings
-from pipeline.engine.registry import method_of
 from pipeline.engine.run import Run
 from pipeline.engine.sample import Dataset, Images
 from pipeline.engine.store import Store
@@ -43,7 +42,6 @@ def stage_of(**options) -> RegionMasks:
     chosen, (plain, _) = RegionOptions(**options), masks_stage()
     return RegionMasks(
         split="all",
-        method=method_of(chosen),
         options=chosen,
         resources=plain.resources,
         reader=plain.reader,

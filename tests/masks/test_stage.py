@@ -15,7 +15,6 @@ from pipeline.clip.frozen import Resources
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.executors import ExecutorSettings
 from pipeline.engine.lineage import open_folder
-from pipeline.engine.registry import method_of
 from pipeline.engine.run import Run
 from pipeline.engine.sample import Dataset, ImageReader, Images, Sample
 from pipeline.engine.settings import check
@@ -76,7 +75,6 @@ def masks_stage(chosen=None, **options) -> tuple[Masks, Vocabulary]:
     quirks = SimpleNamespace(crf_bgr=True, crf_fp16=True)
     stage = Masks(
         split="all",
-        method=method_of(chosen),
         options=chosen,
         resources=Resources(vocabulary, "cpu", None, quirks),
         cams=None,

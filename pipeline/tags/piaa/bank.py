@@ -197,7 +197,6 @@ def learn_prototypes(
     quirks = SimpleNamespace(piaa_batch=resources.quirks.piaa_batch)
     patches = SurePatches(
         split=split,
-        method=method,
         options=options,
         resources=replace(resources, quirks=quirks),
         reader=reader,
