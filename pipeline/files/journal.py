@@ -10,12 +10,13 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from pipeline.files.atomic import (
     cannot_write,
     canonical_json,
     open_own,
-    parse_object,
+    parse_objects,
     write_atomically,
 )
 
@@ -121,12 +122,16 @@ def read_lines(path: Path) -> tuple[list[dict], int]:
     """Returns the intact lines of a journal, without checksums, and the number of the others."""
     if not path.is_file():
         return [], 0
-    lines = []
+    texts = []
     written = [line for line in path.read_bytes().split(b"\n") if line]
     for line in written:
         text, _, end = line.rpartition(_SUM)
         text += b"}"
         if end == _END % zlib.crc32(text):
-            lines.append(parse_object(text, _SHAPE, ["id", "input"]))
-    intact = [line for line in lines if line is not None]
+            texts.append(text)
+    intact = [line for line in parse_objects(texts, _SHAPE, ["id", "input"]) if line is not None]
+    shared: dict[str, Any] = {}  # values that most lines have
+    for line in intact:
+        for name in line.keys() & {"recipe", "machine"}:
+            line[name] = shared.setdefault(str(line[name]), line[name])
     return intact, len(written) - len(intact)
