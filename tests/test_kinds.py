@@ -13,7 +13,6 @@ from PIL import Image
 from pipeline.engine import kinds
 from pipeline.engine.kinds import MASKS, Kind
 from pipeline.engine.stage import Item, Output, PerImage
-from pipeline.files.fingerprints import fingerprint_image, join_keys
 from pipeline.files.images import encode_png
 from pipeline.files.label_images import read_labels
 from pipeline.report.leaderboard import collect_boards
@@ -38,8 +37,8 @@ class Edges(PerImage):
         return {"margin": 3}
 
     def item(self, sample, folders) -> Item:
-        path, mask = folders["masks"].path, folders["masks"].output_key(sample.id)
-        return Item(sample, join_keys(fingerprint_image(sample.image), mask), path)
+        read = {"masks": folders["masks"].result_of(sample.id)}
+        return super().item(sample, folders).reading(read, folders["masks"].path)
 
     def compute(self, images, model):
         for item, _ in images:

@@ -34,7 +34,6 @@ from pipeline.engine.registry import (
 )
 from pipeline.engine.stage import Item, Output, PerImage
 from pipeline.errors import UserError
-from pipeline.files.fingerprints import fingerprint_file, join_keys
 from pipeline.files.label_images import read_labels
 from pipeline.masks.refiner import MaskOptions
 from pipeline.stages import builder, pipeline
@@ -520,8 +519,8 @@ class Boxes(PerImage):
         return {}
 
     def item(self, sample, folders) -> Item:
-        mask = folders["masks"].output_key(sample.id)
-        return Item(sample, join_keys(fingerprint_file(sample.image), mask), folders["masks"].path)
+        read = {"masks": folders["masks"].result_of(sample.id)}
+        return super().item(sample, folders).reading(read, folders["masks"].path)
 
     def compute(self, images, model):
         for item, _ in images:

@@ -209,7 +209,7 @@ class Edits(RuleBasedStateMachine):
 
     def photographs(self, place: Place, out: str) -> dict[str, int]:
         """Returns image → the content that its result was made from."""
-        found = {i: entry["input"].split("-")[0] for i, entry in self.entries(place, out).items()}
+        found = {i: entry["inputs"]["photograph"] for i, entry in self.entries(place, out).items()}
         return {i: self.workspace.contents[content] for i, content in found.items()}
 
     def listed(self, split: str) -> Images:

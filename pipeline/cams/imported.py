@@ -11,7 +11,7 @@ from pipeline.clip.dimensions import patch_grid
 from pipeline.engine.sample import Sample, ids_below
 from pipeline.engine.stage import Computed, Decoded, Folders, Item
 from pipeline.errors import ImageError, NoEntry
-from pipeline.files.fingerprints import fingerprint_file, fingerprint_image, join_keys
+from pipeline.files.fingerprints import fingerprint_file
 from pipeline.files.text import given_folder, given_path, last_names
 
 
@@ -52,8 +52,7 @@ class ImportedCams(CamStage):
         if not path.is_file():
             self.check()
             raise NoEntry(f"has no CAMs: {path} is missing", ids_below(self._path, ".npy"))
-        key = join_keys(fingerprint_image(sample.image), fingerprint_file(path))
-        return Item(sample, key, path)
+        return super().item(sample, folders).reading({"given": fingerprint_file(path)}, path)
 
     def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:
         """Reads CAMs and brings them to a grid."""

@@ -10,12 +10,13 @@ import numpy as np
 from pipeline.cams.cams import Cams, encode_cams, read_cams
 from pipeline.cams.method import CamOptions
 from pipeline.clip.method_stage import MethodStage
+from pipeline.engine.entries import Inputs
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.kinds import CAMS
 from pipeline.engine.sample import LOOKED_AT, Sample, evenly
 from pipeline.engine.stage import Computed, Decoded, Folders, Item, Output
 from pipeline.errors import ImageError
-from pipeline.files.fingerprints import fingerprint, fingerprint_image, join_keys
+from pipeline.files.fingerprints import fingerprint
 from pipeline.tags.scores import read_tags
 
 FLAT = 0.05
@@ -51,9 +52,9 @@ class CamStage(MethodStage):
             " the weights and the normalisation of clip, and look at the report"
         )
 
-    def cams_file(self, image_id: str, cams: Cams, input_key: str | None = None) -> Output:
-        """Returns the file of an image's CAMs; ``input_key`` is that of a shared pass."""
-        return Output({f"{image_id}.npz": partial(encode_cams, cams)}, input=input_key)
+    def cams_file(self, image_id: str, cams: Cams, inputs: Inputs | None = None) -> Output:
+        """Returns the file of an image's CAMs; ``inputs`` are those of a shared pass."""
+        return Output({f"{image_id}.npz": partial(encode_cams, cams)}, inputs=inputs)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -65,11 +66,11 @@ class ComputedCams(CamStage):
     def item(self, sample: Sample, folders: Folders) -> Item:
         """Returns an image with its tags."""
         tags = read_tags(folders["tags"], sample)
-        return Item(sample, self.input_key(fingerprint_image(sample.image), tags), tags)
+        return super().item(sample, folders).reading(self.reading(tags), tags)
 
-    def input_key(self, image: str, tags: Sequence[int]) -> str:
-        """Returns the fingerprint of an image's input, from that of the image and its tags."""
-        return join_keys(image, fingerprint(list(tags)))
+    def reading(self, tags: Sequence[int]) -> Inputs:
+        """Returns what CAMs are made from besides the photograph: the tags."""
+        return {"tags.tags": fingerprint(list(tags))}
 
     def checked(self, cams: np.ndarray, tags: Sequence[int], image_id: str = "") -> np.ndarray:
         """Returns the CAMs of tags; raises a UserError unless there is one of each, in [0, 1]."""
@@ -80,12 +81,12 @@ class ComputedCams(CamStage):
         return cams
 
     def output(
-        self, item: Item, tags: Sequence[int], cams: np.ndarray, input_key: str | None = None
+        self, item: Item, tags: Sequence[int], cams: np.ndarray, inputs: Inputs | None = None
     ) -> Output:
-        """Returns what is stored for an image; ``input_key`` is that of a shared pass."""
+        """Returns what is stored for an image; ``inputs`` are those of a shared pass."""
         cams = self.checked(cams, tags, item.sample.id)
         stored = Cams(np.array(tags, np.int64), cams, item.size)
-        return self.cams_file(item.sample.id, stored, input_key)
+        return self.cams_file(item.sample.id, stored, inputs)
 
     def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:
         """Computes CAMs."""

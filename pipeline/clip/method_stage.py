@@ -19,7 +19,7 @@ from pipeline.engine.settings import facts, joined, plain, rule_of
 from pipeline.engine.stage import Folders, Item, PerImage
 from pipeline.errors import ImageError, UserError, refusing_exit
 from pipeline.files.atomic import cannot_write
-from pipeline.files.fingerprints import fingerprint_file, join_keys
+from pipeline.files.fingerprints import fingerprint_file
 from pipeline.files.text import given_folder, last_names
 
 TOLERANCE = 1e-3
@@ -140,9 +140,12 @@ class MethodStage(PerImage):
         found = {name: value for name, value in found.items() if name != "slic"}
         return found | {"regions": f"folder {last_names(self.region_folder)}"}
 
-    def find_item(self, sample: Sample, folders: Folders) -> Item:
-        """Returns an image, with its file of regions, whose content is part of its input."""
-        item = super().find_item(sample, folders)
+    def item(self, sample: Sample, folders: Folders) -> Item:
+        """Returns an image, with its batch and regions if the result depends on them."""
+        item = super().item(sample, folders)
+        if self.dependent_batch:
+            batch = self.images.batches(self.split, self.dependent_batch)[sample.id]
+            item = replace(item.reading({"batch": batch}), computed_with=batch)
         if self.region_folder is None:
             return item
         try:
@@ -150,15 +153,7 @@ class MethodStage(PerImage):
         except ImageError:
             self.check()  # the whole folder may have gone
             raise
-        return replace(item, input=join_keys(item.input, fingerprint_file(path)), regions=path)
-
-    def item(self, sample: Sample, folders: Folders) -> Item:
-        """Returns an image; its input holds its batch, if the result depends on the others."""
-        item = super().item(sample, folders)
-        if not self.dependent_batch:
-            return item
-        batch = self.images.batches(self.split, self.dependent_batch)[sample.id]
-        return replace(item, input=join_keys(item.input, batch), computed_with=batch)
+        return replace(item.reading({"regions": fingerprint_file(path)}), regions=path)
 
     @property
     def chosen(self) -> str:

@@ -11,7 +11,7 @@ from pipeline.commands.command_line import Parser, check_folder
 from pipeline.datasets.mask_images import Reading, parse_values, refuse_parts_of_masks
 from pipeline.datasets.settings import AnnotationSettings, VocabularySettings
 from pipeline.datasets.vocabulary import build_vocabulary
-from pipeline.engine.folder import ENTRIES
+from pipeline.engine.entries import ENTRIES
 from pipeline.engine.progress import track
 from pipeline.errors import ImageError, UserError
 from pipeline.exchange.artefacts import Artefact, Export

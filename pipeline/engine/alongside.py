@@ -13,7 +13,7 @@ from typing import Any
 from pipeline.engine.pool import Pool, with_notes
 from pipeline.engine.progress import note
 from pipeline.engine.sample import Sample
-from pipeline.engine.stage import Folders, Item, PerImage
+from pipeline.engine.stage import Folders, Item, PerImage, item_of
 from pipeline.errors import ImageError
 
 ShardResult = tuple[dict[str, list[dict]], dict[str, str]]
@@ -59,11 +59,10 @@ class Alongside:
         if not (self._is_sound and has_inputs):
             return
         try:
-            item = self.stage.find_item(sample, self._folders)
+            item = item_of(self.stage, sample, self._folders, {})
         except (ImageError, OSError):
             return
-        known = self._folder.is_done, self._folder.find_reusable
-        if any(find(sample.id, item.input) for find in known):
+        if any(self._folder.candidates(sample.id, item.inputs)):
             return
         if not self._under_way and not self._folder.computed:
             self._folder.begin(self._images)

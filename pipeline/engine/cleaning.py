@@ -6,13 +6,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline.engine.folder import ENTRIES, FAILURES, LATEST, REMOVED
+from pipeline.engine.entries import ENTRIES, files_of, open_journal, remove_files
+from pipeline.engine.folder import FAILURES, LATEST, REMOVED
 from pipeline.engine.lineage import Result
-from pipeline.engine.result_folder import files_of, remove_files
 from pipeline.engine.store import Store, read_kept
 from pipeline.errors import UserError
 from pipeline.files.atomic import TEMPORARY, canonical_json, is_stale
-from pipeline.files.journal import Journal
 from pipeline.files.lock import FolderLock
 
 
@@ -64,7 +63,7 @@ def remove_orphans(folder: Path) -> int:
     Raises a UserError if another process holds the folder's lock, or a file cannot be removed.
     """
     with FolderLock(folder):
-        journal, orphans = Journal(folder / ENTRIES), find_orphans(folder)
+        journal, orphans = open_journal(folder / ENTRIES), find_orphans(folder)
         for image_id in orphans:
             remove_files(folder, journal.entries.pop(image_id))
         journal.compact()

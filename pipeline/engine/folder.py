@@ -17,13 +17,22 @@ import platform
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-from pipeline.engine.result_folder import MANIFEST, ResultFolder, holds, read_manifest, remove_files
+from pipeline.engine.entries import (
+    ENTRIES,
+    PHOTOGRAPH,
+    Inputs,
+    holds,
+    open_journal,
+    remove_files,
+    result_of,
+)
+from pipeline.engine.result_folder import MANIFEST, ResultFolder, read_manifest
 from pipeline.engine.versions import versions
 from pipeline.errors import UserError
 from pipeline.files.atomic import (
@@ -34,11 +43,10 @@ from pipeline.files.atomic import (
     write_atomically,
     write_json_lines,
 )
-from pipeline.files.fingerprints import fingerprint, first_key
-from pipeline.files.journal import Journal
+from pipeline.files.fingerprints import fingerprint
 from pipeline.files.lock import FolderLock
 
-ENTRIES, FAILURES = "entries.jsonl", "failures.jsonl"
+FAILURES = "failures.jsonl"
 LATEST = "latest"
 
 REMOVED = "removed.jsonl"
@@ -48,11 +56,6 @@ REMOVED = "removed.jsonl"
 def key_of(configuration: Mapping) -> str:
     """Returns the name of the folder for a configuration."""
     return fingerprint(configuration)[:12]
-
-
-def result_key(entry: Mapping[str, Any]) -> str:
-    """Returns the fingerprint of an image's result, by its entry, for the inputs of later ones."""
-    return fingerprint({k: entry[k] for k in entry.keys() - {"input", "recipe", "machine"}})
 
 
 class StageFolder(ResultFolder):
@@ -116,7 +119,7 @@ class StageFolder(ResultFolder):
             ) from error
         try:
             # Another run may have written since the folder was looked at.
-            self._journal = Journal(self.path / ENTRIES)
+            self._journal = open_journal(self.path / ENTRIES)
             self.__dict__.pop("failures", None)
             for stale in self.path.rglob(f"{TEMPORARY}*"):
                 stale.unlink(missing_ok=True)
@@ -134,48 +137,45 @@ class StageFolder(ResultFolder):
         self._journal.close()
         self._lock.release()
 
-    def is_done(self, image_id: str, input_key: str) -> bool:
-        """Tells whether an image has an intact result of this recipe and input."""
-        entry = self._journal.entries.get(image_id, {})
-        found = entry.get("recipe"), entry.get("input")
-        return found == (self.recipe, input_key) and holds(self.path, entry)
+    def candidates(self, image_id: str, inputs: Inputs) -> Iterator[tuple[Path, dict[str, Any]]]:
+        """Yields intact results of these inputs and this recipe, with where their files are.
+
+        Its own comes first. Siblings, folders of the stage with other settings, are read only then.
+        """
+        own = self._journal.entries.get(image_id, {})
+        found = own.get("recipe"), own.get("inputs")
+        if found == (self.recipe, inputs) and holds(self.path, own):
+            yield self.path, own
+        for place, entry in self._siblings.get(image_id, ()):
+            if entry["inputs"] == inputs and holds(place, entry):
+                yield place, entry
 
     def photograph_of(self, image_id: str) -> str | None:
         """Returns the fingerprint of the photograph that a result of this recipe was made from."""
-        entry = self.entries.get(image_id, {"input": ""})  # an input begins with it
-        return first_key(entry["input"]) if entry.get("recipe") == self.recipe else None
+        entry = self.entries.get(image_id, {})
+        return entry["inputs"].get(PHOTOGRAPH) if entry.get("recipe") == self.recipe else None
 
-    def output_key(self, image_id: str) -> str:
+    def result_of(self, image_id: str) -> str:
         """Returns the fingerprint of an image's result, for the inputs of later stages."""
-        return result_key(self.entries[image_id])
+        return result_of(self.entries[image_id])
 
-    def inputs(self, image_id: str) -> set[str]:
+    def known(self, image_id: str) -> list[Inputs]:
         """Returns the inputs of which an image's result exists, here or in a sibling."""
-        siblings = self._siblings.get(image_id, {})
-        known = {key for key, sibling in siblings.items() if holds(*sibling)}
-        entry = self.entries.get(image_id)
-        if entry is not None and self.is_done(image_id, entry["input"]):
-            known.add(entry["input"])
-        return known
-
-    def find_reusable(self, image_id: str, input_key: str) -> tuple[Path, dict[str, Any]] | None:
-        """Returns a sibling that holds an intact result, with its entry; or none."""
-        sibling = self._siblings.get(image_id, {}).get(input_key)
-        return sibling if sibling is not None and holds(*sibling) else None
+        own = self.entries.get(image_id, {})
+        is_same = own.get("recipe") == self.recipe
+        found = [(self.path, own)] * is_same + self._siblings.get(image_id, [])
+        return [entry["inputs"] for place, entry in found if holds(place, entry)]
 
     @cached_property
-    def _siblings(self) -> Mapping[str, Mapping[str, tuple[Path, dict[str, Any]]]]:
-        """Image id → input → a folder of the stage with other settings, and its entry.
-
-        The recipe is the same in all of them. They are only read.
-        """
-        found: Mapping[str, dict[str, tuple[Path, dict[str, Any]]]] = defaultdict(dict)
-        for journal in sorted(self.path.parent.glob(f"*/{ENTRIES}")):
+    def _siblings(self) -> Mapping[str, list[tuple[Path, dict[str, Any]]]]:
+        """Image id → siblings and their entries of this recipe; the last name comes first."""
+        found: Mapping[str, list[tuple[Path, dict[str, Any]]]] = defaultdict(list)
+        for journal in sorted(self.path.parent.glob(f"*/{ENTRIES}"), reverse=True):
             sibling, is_readable = journal.parent, os.access(journal, os.R_OK)  # or another user's
             if is_readable and not sibling.is_symlink() and sibling.name != self.key:
-                for entry in Journal(journal).entries.values():
+                for entry in open_journal(journal).entries.values():
                     if entry.get("recipe") == self.recipe:
-                        found[entry["id"]][entry["input"]] = (sibling, entry)
+                        found[entry["id"]].append((sibling, entry))
         return found
 
     def reuse(self, entry: dict[str, Any], source: Path) -> None:
@@ -247,7 +247,7 @@ class StageFolder(ResultFolder):
         self.write_manifest(
             complete=True,
             **({"statistics": dict(statistics)} if statistics else {}),
-            input=fingerprint([[i, entries[i]["input"]] for i in image_ids if i in entries]),
+            input=fingerprint([[i, entries[i]["inputs"]] for i in image_ids if i in entries]),
             machines=Counter(traits),
             images=len(image_ids),
             left_out=left_out,

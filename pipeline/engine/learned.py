@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
+from pipeline.engine.entries import holds
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.lineage import open_folder
-from pipeline.engine.result_folder import holds
 from pipeline.engine.sample import Images, Sample, contents
 from pipeline.engine.scan import available, key_unknown_until
 from pipeline.engine.stage import OfSplit, PerImage, Stage
@@ -47,8 +47,8 @@ class Learned(OfSplit):
 
     Its key names settings and the split, but no image: it is learned once, and new photographs do
     not change it. It is learned anew, unasked, if the split was replaced (see :class:`Change`).
-    Stages that use it hold the fingerprint of its file in their recipe, so that their results are
-    computed again after it was learned anew (see :meth:`PerImage.loaded`).
+    Its file is an input of the results that it is used for, so that these are computed again after
+    it was learned anew (see :meth:`PerImage.loaded`).
 
     Attributes:
         images: the images of the run.
@@ -114,7 +114,7 @@ class Learned(OfSplit):
 
     def _input(self, samples: Sequence[Sample]) -> str:
         source = open_folder(self.source, self.store)
-        return fingerprint(sorted([s.id, source.output_key(s.id)] for s in samples))
+        return fingerprint(sorted([s.id, source.result_of(s.id)] for s in samples))
 
     def run(self, folder: StageFolder) -> int:
         """Learns; returns the number of images, 0 where nothing was to be done."""

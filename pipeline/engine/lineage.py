@@ -1,9 +1,8 @@
 """What results are made from, and whether their whole chain is still as it was then.
 
 A manifest names the folders that a result was made from. The entry of an image says from what
-content: its ``input`` begins with the fingerprint of the photograph and goes on with those of what
-was read of earlier results; its ``recipe`` goes on with those of files that were learned. Whether a
-result is current is decided here alone, by :meth:`Result.first_change`.
+content: its ``inputs`` are the photograph, what was read of earlier results, and files that were
+learned. Whether a result is current is decided here alone, by :meth:`Result.first_change`.
 """
 
 from __future__ import annotations
@@ -14,42 +13,38 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pipeline.engine.folder import ENTRIES, FAILURES, StageFolder, result_key
-from pipeline.engine.result_folder import holds, read_manifest
+from pipeline.engine.entries import (
+    ENTRIES,
+    PHOTOGRAPH,
+    Inputs,
+    holds,
+    open_journal,
+    photograph_and_result,
+    result_of,
+)
+from pipeline.engine.folder import FAILURES, StageFolder
+from pipeline.engine.result_folder import read_manifest
 from pipeline.engine.sample import Images, Sample
-from pipeline.engine.stage import OfSplit, PerImage, Stage
+from pipeline.engine.stage import OfSplit, PerImage, Stage, item_of
 from pipeline.engine.store import Store
 from pipeline.errors import ImageError, UserError, shown
 from pipeline.files.atomic import read_json, read_json_lines
-from pipeline.files.fingerprints import (
-    fingerprint,
-    fingerprint_file,
-    fingerprint_image,
-    first_key,
-    join_keys,
-)
-from pipeline.files.journal import Journal
+from pipeline.files.fingerprints import fingerprint, fingerprint_file, fingerprint_image
 
 LEARNED_FROM = "learned_from.json"
-"""In the folder of a training: image id → :func:`photograph_and_result` of its mask."""
+"""In the folder of a training: image id → what :func:`photograph_and_result` says of its mask."""
 
 
 def open_folder(stage: Stage, store: Store) -> StageFolder:
-    """Returns a stage's folder as it is now.
-
-    Its recipe holds the contents of the files that the stage loads, such as a checkpoint.
-    """
-    recipe = ""
-    if isinstance(stage, PerImage):
-        files = stage.loaded({n: open_folder(use, store).path for n, use in stage.uses.items()})
-        recipe = join_keys(stage.recipe, *map(fingerprint_file, files))
-    own = stage.place, stage.name, stage.settings, recipe
-    return store.folder(*own, facts=stage.facts)
+    """Returns a stage's folder as it is now."""
+    recipe = stage.recipe if isinstance(stage, PerImage) else ""
+    return store.folder(stage.place, stage.name, stage.settings, recipe, facts=stage.facts)
 
 
-def photograph_and_result(entry: Mapping[str, Any]) -> str:
-    """Returns the fingerprints of an image's photograph and of its result, by its entry."""
-    return join_keys(first_key(entry["input"]), result_key(entry))
+def learned_by(stage: PerImage, store: Store) -> Inputs:
+    """Returns the files that a stage loads of what it uses, such as a checkpoint."""
+    folders = {name: open_folder(use, store).path for name, use in stage.uses.items()}
+    return {name: fingerprint_file(path) for name, path in stage.loaded(folders).items()}
 
 
 class Result:
@@ -89,7 +84,7 @@ class Result:
     @cached_property
     def entries(self) -> Mapping[str, Mapping[str, Any]]:
         """Image id → entry; {} where the results were removed, or are of a whole split."""
-        return Journal(self.path / ENTRIES).entries
+        return open_journal(self.path / ENTRIES).entries
 
     @cached_property
     def needs(self) -> Mapping[str, Result]:
@@ -137,8 +132,7 @@ class Result:
                 return found
         if (entry := self.entries.get(image_id)) is None:
             return None
-        is_current = image_id not in self.left_out and self._is_as_made(image_id, entry)
-        return None if is_current else self
+        return self if image_id in self.left_out or self.changed(entry) else None
 
     def is_current(self, image_id: str) -> bool:
         """Tells whether an image's files are those that were written, and its chain as it was."""
@@ -164,9 +158,14 @@ class Result:
         if (first := next((result for result in self.chain if result in changes), None)) is None:
             return ""
         which = f"{first.name} for split {first.split} were" if first.split else f"{first.name} was"
-        images = "1 image" if changes[first] == 1 else f"{changes[first]} images"
+        images, its = "1 image", "its"
+        if changes[first] > 1:
+            images, its = f"{changes[first]} images", "their"
+        entries = (first.entries[i] for i in ids if self.first_change(i) == first)
+        names = {name.rpartition(".")[2]: "" for entry in entries for name in first.changed(entry)}
+        what = f": {' and '.join(f'{its} {name}' for name in names)} changed" if names else ""
         return (
-            f"{which} made from something else than there is now ({images}): run"
+            f"{which} made from something else than there is now ({images}{what}): run"
             f" stage={first.command} first"
         )
 
@@ -187,7 +186,7 @@ class Result:
     @cached_property
     def change_of_split(self) -> Result | None:
         """The earliest result that changed since a network was trained on it, or the network."""
-        trained_on = read_json(self.path / LEARNED_FROM, {str: str}) or {}
+        trained_on = read_json(self.path / LEARNED_FROM, {str: [str]}) or {}
         for need in self.needs.values() if trained_on else ():
             for image_id in trained_on.keys() & need.entries.keys():
                 if found := need.first_change(image_id):
@@ -196,23 +195,29 @@ class Result:
                     return self
         return None
 
-    def _is_as_made(self, image_id: str, entry: Mapping[str, Any]) -> bool:
-        _, *read = entry["input"].split("-")
-        _, *learned = entry.get("recipe", "").split("-")
-        if self._learned_contents and not self._learned_contents.issuperset(learned):
+    def changed(self, entry: Mapping[str, Any]) -> list[str]:
+        """Returns the names of an entry's inputs that are others now, as far as folders tell."""
+        inputs, image_id = entry["inputs"], entry["id"]
+        named = {name.partition(".")[0] for name in inputs}
+        others = [name for name, was in inputs.items() if self._is_other(name, was, image_id)]
+        needs = self.needs.items()
+        return others + [n for n, need in needs if n not in named and image_id in need.entries]
+
+    def _is_other(self, name: str, was: str, image_id: str) -> bool:
+        need, _, fact = name.partition(".")
+        if (earlier := self.needs.get(need)) is None:  # a photograph or a list: only a run knows
             return False
-        earlier = (need.entries.get(image_id) for need in self.needs.values())
-        # Inputs name an earlier result by all of it, or by one fact of its entry.
-        names = ({result_key(e), *map(fingerprint, e.values())} for e in earlier if e is not None)
-        return not any(each.isdisjoint(read) for each in names)
+        if not earlier.entries:
+            return bool(earlier.contents) and was not in earlier.contents
+        if (entry := earlier.entries.get(image_id)) is None:  # removed since
+            return False
+        return was != (fingerprint(entry.get(fact)) if fact else result_of(entry))
 
     @cached_property
-    def _learned_contents(self) -> frozenset[str]:
+    def contents(self) -> frozenset[str]:
         """The fingerprints of the files that a network, or what was learned, consists of."""
-        files: set[Path] = set()
-        for need in self.needs.values():
-            names = [*need.manifest.get("files", ()), need.manifest.get("checkpoint", "")]
-            files |= {*(need.path / name for name in names), *need.path.glob("best_*.pth")}
+        names = [*self.manifest.get("files", ()), self.manifest.get("checkpoint", "")]
+        files = {*(self.path / name for name in names), *self.path.glob("best_*.pth")}
         return frozenset(fingerprint_file(path) for path in files if path.is_file())
 
 
@@ -260,16 +265,24 @@ class StageResult(Result):
     def _samples(self) -> Mapping[str, Sample]:
         return {sample.id: sample for sample in self._images.of(self.split)}
 
-    def _is_as_made(self, image_id: str, entry: Mapping[str, Any]) -> bool:
+    @cached_property
+    def _learned(self) -> Inputs:
+        return learned_by(self.stage, self._store)
+
+    def changed(self, entry: Mapping[str, Any]) -> list[str]:
+        """Returns the names of what an entry was made from and that is another now."""
         if entry.get("recipe") != self.folder.recipe:
-            return False
-        sample, folders = self._samples[image_id], {n: r.folder for n, r in self.needs.items()}
+            return ["settings"]
+        sample, was = self._samples[entry["id"]], entry["inputs"]
+        folders = {name: result.folder for name, result in self.needs.items()}
         try:
-            photograph = fingerprint_image(sample.image)
-            if any(image_id not in folder.entries for folder in folders.values()):
-                return photograph == first_key(entry["input"])
-            return entry["input"] == self.stage.find_item(sample, folders).input
+            now = {PHOTOGRAPH: fingerprint_image(sample.image)}
+            if all(entry["id"] in folder.entries for folder in folders.values()):
+                now = item_of(self.stage, sample, folders, self._learned).inputs
+            else:
+                was = {PHOTOGRAPH: was.get(PHOTOGRAPH)}
         except ImageError:  # such as a line that its list no longer has
-            return False
+            return ["entry"]
         except (UserError, OSError):  # such as a list that is gone
-            return True
+            return []
+        return sorted(name for name in now.keys() | was.keys() if now.get(name) != was.get(name))

@@ -2,14 +2,14 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from pipeline.engine.entries import Inputs, open_journal
 from pipeline.errors import UserError, shown
-from pipeline.files.atomic import Complete, cannot_write, read_json, write_atomically
+from pipeline.files.atomic import Complete, read_json, write_atomically
 from pipeline.files.fingerprints import fingerprint
-from pipeline.files.journal import Journal, part_path
+from pipeline.files.journal import part_path
 
 MANIFEST = "manifest.json"
 
@@ -72,15 +72,15 @@ class ResultFolder:
     def __init__(self, path: Path, recipe: str, journal: Path):
         self.path = path
         self.recipe = recipe
-        self._journal = Journal(journal)
+        self._journal = open_journal(journal)
 
     def write(
-        self, image_id: str, input_key: str, files: Mapping[str, bytes], **facts: object
+        self, image_id: str, inputs: Inputs, files: Mapping[str, bytes], **facts: object
     ) -> None:
         """Stores the files of an image, then its journal entry.
 
         Args:
-            input_key: the fingerprint of the content that the result was made from.
+            inputs: what the result was made from.
             files: name below the folder → bytes.
             facts: further items of the entry, which JSON can hold.
 
@@ -94,7 +94,7 @@ class ResultFolder:
             write_atomically(path, data)
         if files:
             facts["files"] = {name: fingerprint(data) for name, data in files.items()}
-        self.adopt({"id": image_id, "recipe": self.recipe, "input": input_key, **facts})
+        self.adopt({"id": image_id, "recipe": self.recipe, "inputs": {**inputs}, **facts})
 
     def adopt(self, entry: dict) -> None:
         """Stores a journal entry as it is."""
@@ -120,33 +120,3 @@ class WorkerFolder(ResultFolder):
     def close(self) -> None:
         """Closes the worker's journal."""
         self._journal.close()
-
-
-def files_of(folder: Path, entry: Mapping[str, Any]) -> list[Path]:
-    """Returns the files of an entry; one that lies outside the folder is not ours."""
-    paths = [folder / name for name in entry.get("files", {})]
-    return [path for path in paths if path.resolve().is_relative_to(folder.resolve())]
-
-
-def remove_files(folder: Path, entry: Mapping[str, Any]) -> None:
-    """Removes the files of an entry, and subfolders that get empty; a UserError if it cannot."""
-    for path in files_of(folder, entry):
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            raise cannot_write(path, error, "remove") from error
-        with suppress(OSError):  # other results are beside it
-            path.parent.rmdir()
-
-
-def holds(folder: Path, entry: Mapping[str, Any]) -> bool:
-    """Tells whether the files of an entry are those that were written."""
-    for name, digest in entry.get("files", {}).items():
-        if Path(name).is_absolute() or ".." in Path(name).parts:  # not what we wrote
-            return False
-        try:
-            if fingerprint((folder / name).read_bytes()) != digest:
-                return False
-        except (OSError, ValueError):
-            return False
-    return True

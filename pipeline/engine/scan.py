@@ -7,9 +7,9 @@ from types import MappingProxyType
 from typing import Any
 
 from pipeline.engine.folder import StageFolder
-from pipeline.engine.lineage import StageResult, open_folder
+from pipeline.engine.lineage import StageResult, learned_by, open_folder
 from pipeline.engine.sample import Images, Sample
-from pipeline.engine.stage import Folders, Item, OfSplit, PerImage, Stage
+from pipeline.engine.stage import Folders, Item, OfSplit, PerImage, Stage, item_of
 from pipeline.engine.store import Store
 from pipeline.errors import ImageError, NeedsStage, NoEntry, UserError, shown
 
@@ -77,14 +77,14 @@ def scan(
         return Scan(stage, None, samples, waiting=frozenset(s.id for s in samples), after=after)
     if isinstance(stage, OfSplit):
         folder, samples = open_folder(stage, store), stage.samples()
-        missing = [] if stage.is_complete(folder) else [Item(s, "") for s in samples]
+        missing = [] if stage.is_complete(folder) else [Item(s, {}) for s in samples]
         return Scan(stage, folder, samples, missing)
     samples, waiting, after = _inputs(stage, images, store, earlier)
     folders = {
         name: earlier[need].folder if need in earlier else open_folder(need, store)
         for name, need in stage.before.items()
     }
-    folder = opened.get(stage.name) or open_folder(stage, store)
+    folder, learned = opened.get(stage.name) or open_folder(stage, store), learned_by(stage, store)
     rider = None
     if stage.rider is not None and not stage.rider.unknown_until():
         rider = opened.get(stage.rider.name) or open_folder(stage.rider, store)
@@ -98,17 +98,12 @@ def scan(
         if sample.id in waiting:
             continue
         try:
-            item = items[sample.id] = stage.find_item(sample, folders)
-            if folder.is_done(sample.id, item.input):
-                stored = folder.entries[sample.id]
-                if (entry := stage.adapt(stored)) == stored:
-                    continue
-                if entry is not None:  # a setting outside the key has changed
-                    reusable[sample.id] = entry, folder.path
-                    continue
-            sibling = folder.find_reusable(sample.id, item.input)
-            if sibling and (entry := stage.adapt(sibling[1])) is not None:
-                reusable[sample.id] = entry, sibling[0]
+            item = items[sample.id] = item_of(stage, sample, folders, learned)
+            for place, entry in folder.candidates(sample.id, item.inputs):
+                if (adapted := stage.adapt(entry)) is not None:
+                    if place != folder.path or adapted != entry:  # thresholds have changed
+                        reusable[sample.id] = adapted, place
+                    break
             else:
                 missing.add(sample.id)
         except ImageError as error:
@@ -122,8 +117,7 @@ def scan(
         missing |= {image_id for image_id, item in items.items() if item.computed_with in together}
     computed = [item for image_id, item in items.items() if image_id in missing]
     if rider is not None:
-        known = ((item, frozenset(rider.inputs(item.sample.id))) for item in computed)
-        computed = [replace(item, known_to_rider=inputs) for item, inputs in known]
+        computed = [replace(item, known_to_rider=rider.known(item.sample.id)) for item in computed]
     reused = [found for image_id, found in reusable.items() if image_id not in missing]
     return Scan(stage, folder, samples, computed, reused, waiting, left_out, after, {*absent})
 

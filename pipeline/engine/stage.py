@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from pipeline.engine.entries import PHOTOGRAPH, Inputs
 from pipeline.engine.folder import StageFolder, key_of
 from pipeline.engine.kinds import INTERMEDIATE, Kind
 from pipeline.engine.sample import ImageReader, Sample, Size
@@ -29,8 +30,10 @@ class Item:
 
     Attributes:
         sample: the image.
-        input: the fingerprint of the content that its result is made from.
-        given: what the computation takes from earlier stages, such as the image's tags.
+        inputs: what its result is made from.
+        given: what the computation takes from earlier stages, such as the image's tags; or the
+            result itself.
+        is_manual: whether it is the result, since a person made it.
         computed_with: names the images that it is computed together with, if its result depends on
             them; else "".
         known_to_rider: the inputs of which the stage's rider has a result of the image already.
@@ -39,12 +42,18 @@ class Item:
     """
 
     sample: Sample
-    input: str
+    inputs: Inputs
     given: Any = None
+    is_manual: bool = False
     computed_with: str = ""
-    known_to_rider: frozenset[str] = frozenset()
+    known_to_rider: Sequence[Inputs] = ()
     size: Size | None = None
     regions: Path | None = None
+
+    def reading(self, inputs: Inputs, given: Any = None) -> Item:  # noqa: ANN401
+        """Returns the item with more that its result is made from."""
+        given = self.given if given is None else given
+        return replace(self, inputs={**self.inputs, **inputs}, given=given)
 
     def __getstate__(self) -> dict[str, Any]:
         # Workers need no ground truth: what a result is made from is given.
@@ -58,12 +67,12 @@ class Output:
     Attributes:
         files: name below the folder → bytes, or a function that encodes them.
         facts: further entries of the image's journal line.
-        input: the fingerprint of its input, if it is not the item's.
+        inputs: what it is made from, if that is not the item's.
     """
 
     files: Mapping[str, bytes | Callable[[], bytes]] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
-    input: str | None = None
+    inputs: Inputs | None = None
 
 
 Decoded = Iterator[tuple[Item, np.ndarray]]
@@ -242,39 +251,44 @@ class PerImage(Stage):
 
     @cached_property
     def recipe(self) -> str:
-        """The fingerprint of how a result is computed from its input.
+        """The fingerprint of how a result is computed from its inputs.
 
-        Results of equal recipe and equal input are equal, whatever the stages before were. The
-        files of what it uses belong to the recipe of a folder, see :meth:`loaded`.
+        Results of equal recipe and equal inputs are equal, whatever the stages before were.
         """
         settings = {k: v for k, v in self.own_settings().items() if k not in self.thresholds}
         return fingerprint([self.name, self.algorithm, settings])
 
     def item(self, sample: Sample, folders: Folders) -> Item:
-        """Returns an image with the fingerprint of what its result is made from.
+        """Returns an image with what its result is made from, such as its photograph.
 
-        It begins with that of the photograph, by which evaluation finds results of another one;
-        :func:`~pipeline.files.fingerprints.join_keys` adds those of results that are read. The
-        ``folders`` are those of the stages before it. Raises an ImageError if the image cannot have
-        a result.
+        A stage that reads more adds it to what this returns, by :meth:`Item.reading`; results of
+        the stages before it, whose ``folders`` are given, by their names. Raises an ImageError if
+        the image cannot have a result.
         """
-        return Item(sample, fingerprint_image(sample.image))
+        return Item(sample, {PHOTOGRAPH: fingerprint_image(sample.image)})
 
-    def find_item(self, sample: Sample, folders: Folders) -> Item:
-        """Returns what a run works on: :meth:`item`, unless the result of an image is given."""
-        return self.item(sample, folders)
+    manual_ids: ClassVar[Collection[str]] = ()
+    """The images whose results a person made."""
+
+    def manual(self, sample: Sample, folders: Folders) -> Item:
+        """Returns one of these images with its result."""
+        raise NotImplementedError
+
+    def draw(self, item: Item) -> Outputs | ImageError:
+        """Returns what is stored of a result that :meth:`manual` gives, or why nothing is."""
+        raise NotImplementedError
 
     def adapt(self, entry: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        """Returns an entry of the same recipe and input with this stage's thresholds applied.
+        """Returns an entry of the same recipe and inputs with this stage's thresholds applied.
 
         Returns none where the entry lacks something that is asked for.
         """
         return entry
 
-    def loaded(self, inputs: Mapping[str, Path]) -> Sequence[Path]:
+    def loaded(self, inputs: Mapping[str, Path]) -> Mapping[str, Path]:
         """Returns the files of :attr:`uses` that :meth:`load` reads, as far as they exist."""
-        files = (inputs[name] / use.file for name, use in self.uses.items())
-        return [path for path in files if path.is_file()]
+        files = {name: inputs[name] / use.file for name, use in self.uses.items()}
+        return {name: path for name, path in files.items() if path.is_file()}
 
     @property
     def batch_size(self) -> int | None:
@@ -302,10 +316,6 @@ class PerImage(Stage):
     def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:
         """Computes results, in batches as it likes; ``model`` loads on its first call."""
 
-    def find_results(self, images: Decoded, model: Callable[[], Any]) -> Computed:
-        """Yields what a run stores: the results of :meth:`compute`, and those that are given."""
-        return self.compute(images, model)
-
     def summary(self, folder: StageFolder, done: Sequence[Sample]) -> Mapping[str, bytes]:
         """Returns files that sum up the results of the images ``done``."""
         return {}
@@ -313,6 +323,13 @@ class PerImage(Stage):
     def statistics(self, folder: StageFolder, done: Sequence[Sample]) -> Mapping[str, Any]:
         """Returns what the manifest says of the results of the images ``done``, for remarks."""
         return {}
+
+
+def item_of(stage: PerImage, sample: Sample, folders: Folders, learned: Inputs) -> Item:
+    """Returns what a run works on; ``learned`` are the files that the stage loads."""
+    find = stage.manual if sample.id in stage.manual_ids else stage.item
+    item = find(sample, folders)
+    return item.reading(learned) if learned else item
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -31,7 +31,7 @@ from pipeline.files.lock import LOCK
 if TYPE_CHECKING:
     import numpy as np
 
-FORMAT = 1
+FORMAT = 2
 """The version of the layout, in ``store.json``; others cannot be read."""
 
 _FORMAT_FILE = "store.json"

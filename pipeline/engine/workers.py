@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.engine.alongside import Alongside, ShardResult
+from pipeline.engine.entries import Inputs
 from pipeline.engine.executors import ExecutorSettings, WorkerSettings
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.pool import Pool, ProcessPool, prefetch, spread
@@ -22,12 +23,12 @@ from pipeline.engine.result_folder import ResultFolder, WorkerFolder
 from pipeline.engine.sample import ImageReader, Sample, Size
 from pipeline.engine.stage import Decoded, Item, Outputs, PerImage
 from pipeline.errors import ImageError, UserError, refusing_exit
-from pipeline.files.fingerprints import fingerprint_file, first_key, join_keys
+from pipeline.files.fingerprints import fingerprint_file
 
 Done = Iterator[tuple[Sample, str | None]]
 """Images, each with the reason why it was skipped; none where its result is stored."""
 
-Inputs = Mapping[str, Path]
+Needs = Mapping[str, Path]
 """The folders that a stage reads, by name."""
 
 _MAX_UNWRITTEN = 4
@@ -55,11 +56,17 @@ def compute_here(
             if (output := outputs.get(name)) is not None:
                 files = {k: data() if callable(data) else data for k, data in output.files.items()}
                 facts = {**output.facts, "machine": stage.machine}
-                folder.write(item.sample.id, output.input or item.input, files, **facts)
+                folder.write(item.sample.id, output.inputs or item.inputs, files, **facts)
         return None
 
+    def results(images: Decoded) -> Iterable[tuple[Item, Outputs | ImageError]]:
+        item, image = next(images)
+        if item.is_manual:
+            return [(item, stage.draw(item))]
+        return stage.compute(chain([(item, image)], images), model)
+
     reader = stage.reader if stage.reads_images else None
-    computed = go_through(items, reader, partial(stage.find_results, model=model), stage.chosen)
+    computed = go_through(items, reader, results, stage.chosen)
     for (item, _), reason in prefetch(computed, store, 1, _MAX_UNWRITTEN, at_once=True):
         yield item.sample, reason
 
@@ -121,18 +128,18 @@ def go_through(
         yield from unreadable
 
 
-def _load(stage: PerImage, inputs: Inputs, files: Sequence[Path], recipe: str) -> object:
-    """Loads a stage's models; refuses files that are not those that the recipe names."""
+def _load(stage: PerImage, folders: Needs, files: Mapping[str, Path], learned: Inputs) -> object:
+    """Loads a stage's models; refuses files that are not those that were ``learned``."""
     say("loading the model")
     is_collecting = gc.isenabled()
     gc.disable()  # while libraries are imported, of which nothing is garbage
     try:
-        model = stage.load(inputs)
+        model = stage.load(folders)
     finally:
         if is_collecting:
             gc.enable()
     try:
-        is_as_scanned = join_keys(first_key(recipe), *map(fingerprint_file, files)) == recipe
+        is_as_scanned = {name: fingerprint_file(files[name]) for name in files} == learned
     except OSError:
         is_as_scanned = False
     if not is_as_scanned:
@@ -162,7 +169,7 @@ class Executor:
     def compute(
         self,
         stage: PerImage,
-        inputs: Inputs,
+        needs: Needs,
         folders: Mapping[str, StageFolder],
         items: Sequence[Item],
     ) -> Done:
@@ -176,7 +183,7 @@ class Executor:
         else:
             size = min(self._size, len(items)) if stage.batch_size is None else 1
             if size == 1:
-                model = cache(partial(_load, *_to_load(stage, inputs, folders)))
+                model = cache(partial(_load, *_to_load(stage, needs, items)))
                 return compute_here(stage, model, folders, items)
             self._pool = ProcessPool(size)
         say("waiting for workers")
@@ -185,13 +192,13 @@ class Executor:
             members = [*group]
             step = len(members) if depends else shard_size
             shards += [members[start : start + step] for start in range(0, len(members), step)]
-        work = _work_of(stage, inputs, folders, threads)
+        work = _work_of(stage, needs, folders, items, threads)
         return _compute_in(self._pool, work, folders, shards)
 
     def go_alongside(
         self,
         stage: PerImage,
-        inputs: Inputs,
+        needs: Needs,
         folders: Mapping[str, StageFolder],
         model: PerImage,
         images: int,
@@ -205,7 +212,7 @@ class Executor:
         if not (self._one_pass and runs_here and stage.batch_size is None):
             return None
         self._pool = ProcessPool(self._size)
-        work = _work_of(stage, inputs, {stage.name: folders[stage.name]}, None)
+        work = _work_of(stage, needs, {stage.name: folders[stage.name]}, (), None)
         return Alongside(stage, folders, self._pool, work, images)
 
     def close(self, at_once: bool = False) -> None:
@@ -215,17 +222,23 @@ class Executor:
 
 
 def _to_load(
-    stage: PerImage, inputs: Inputs, folders: Mapping[str, ResultFolder]
-) -> tuple[PerImage, Inputs, Sequence[Path], str]:
-    return stage, inputs, stage.loaded(inputs), folders[stage.name].recipe
+    stage: PerImage, needs: Needs, items: Sequence[Item]
+) -> tuple[PerImage, Needs, Mapping[str, Path], Inputs]:
+    """Returns the arguments of :func:`_load`; what was learned is the same for all items."""
+    read = items[0].inputs if items else {}
+    return stage, needs, stage.loaded(needs), {n: read[n] for n in stage.uses if n in read}
 
 
 def _work_of(
-    stage: PerImage, inputs: Inputs, folders: Mapping[str, StageFolder], threads: int | None
+    stage: PerImage,
+    needs: Needs,
+    folders: Mapping[str, StageFolder],
+    items: Sequence[Item],
+    threads: int | None,
 ) -> Callable[..., ShardResult]:
     """Returns :func:`compute_shard` of a stage."""
     places = {name: (folder.path, folder.recipe) for name, folder in folders.items()}
-    arguments = pickle.dumps(_to_load(stage, inputs, folders))
+    arguments = pickle.dumps(_to_load(stage, needs, items))
     found = (method.settings.__module__ for method in methods())
     modules = [*dict.fromkeys([*found, *(model.module for model in MODELS.values())])]
     pickled = pickle.dumps((modules, arguments))
@@ -288,7 +301,7 @@ def compute_shard(
 def _resident(pickled: bytes) -> tuple[PerImage, Callable[[], Any]]:
     """Returns a stage with its model, which stays from shard to shard.
 
-    The recipe tells apart stages that differ in the contents of a file alone, such as new weights.
+    What was learned tells apart stages that differ in a file alone, such as new weights.
     """
     modules, arguments = pickle.loads(pickled)  # of the process that asks for results
     for name in modules:

@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.engine.entries import photograph_and_result
 from pipeline.engine.folder import StageFolder
-from pipeline.engine.lineage import Result, photograph_and_result
+from pipeline.engine.lineage import Result
 from pipeline.engine.result_folder import MANIFEST
 from pipeline.engine.sample import Labels, Sample, content_of
 from pipeline.errors import UserError
@@ -53,8 +54,8 @@ class MeasuredOn:
             origin, truth = (sample.mask.origin, sample.mask.contents) if sample.mask else ([], [])
             paths = (v for v in [sample.image, *origin] if isinstance(v, Path))
             files |= {str(path): content for path in paths if (content := content_of(path))}
-            result = photograph_and_result(folder.entries[sample.id])
-            images[sample.id] = [result, fingerprint([truth, _labels(sample)])]
+            made = photograph_and_result(folder.entries[sample.id])
+            images[sample.id] = [*made, fingerprint([truth, _labels(sample)])]
         return cls(images, files, settings)
 
     @property
@@ -65,7 +66,7 @@ class MeasuredOn:
     @property
     def results(self) -> str:
         """The fingerprint of the results alone."""
-        return fingerprint({image_id: result for image_id, (result, _) in self.images.items()})
+        return fingerprint({image_id: made for image_id, (*made, _) in self.images.items()})
 
     def write(self, folder: Path) -> None:
         """Writes it beside the results."""
@@ -76,7 +77,7 @@ class MeasuredOn:
         if self.images.keys() != now.images.keys():
             return "measured on other images"
         pairs = [(then, now.images[image_id]) for image_id, then in self.images.items()]
-        for what, part in (("results", 0), ("ground truth", 1)):
+        for what, part in (("results", slice(2)), ("ground truth", slice(2, 3))):
             if any(then[part] != after[part] for then, after in pairs):
                 return f"measured before its {what} changed"
         return "measured with other settings" if self.settings != now.settings else ""
@@ -133,9 +134,9 @@ def _find_change(folder: Path, now: MeasuredOn | None) -> tuple[str, str]:
     measured_on, result = MeasuredOn(**content), Result(folder)
     if now is not None:
         return measured_on.key, measured_on.describe_change(now)
-    for image_id, (key, _) in measured_on.images.items():
+    for image_id, (*made, _) in measured_on.images.items():
         entry = result.entries.get(image_id)
-        if not entry or photograph_and_result(entry) != key or not result.is_current(image_id):
+        if not entry or photograph_and_result(entry) != made or not result.is_current(image_id):
             return measured_on.key, "measured before its results changed"
     if any(content_of(Path(p)) not in (content, "") for p, content in measured_on.files.items()):
         return measured_on.key, "measured before its photographs or ground truth changed"

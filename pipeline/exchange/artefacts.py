@@ -11,6 +11,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from pipeline.datasets.vocabulary import voc_palette
+from pipeline.engine.entries import PHOTOGRAPH
 from pipeline.engine.folder import FAILURES, REMOVED
 from pipeline.engine.kinds import TAGS, measured_kinds
 from pipeline.engine.lineage import Result
@@ -18,7 +19,7 @@ from pipeline.engine.progress import track
 from pipeline.engine.result_folder import MANIFEST
 from pipeline.errors import ImageError, UserError, tell
 from pipeline.files.atomic import fits
-from pipeline.files.fingerprints import fingerprint_image, first_key
+from pipeline.files.fingerprints import fingerprint_image
 from pipeline.files.images import COMMON_SUFFIXES, FORMATS, SUFFIXES, to_image_error
 from pipeline.files.label_images import BACKGROUND, IGNORE, read_labels
 from pipeline.report.configurations import flatten, last_part, readable
@@ -87,7 +88,8 @@ class Artefact(Result):
         """
         change = self.describe_change([image_id])
         if not change and photograph is not None:
-            is_same = first_key(self.entries[image_id]["input"]) == fingerprint_image(photograph)
+            made_from = self.entries[image_id]["inputs"].get(PHOTOGRAPH)
+            is_same = made_from == fingerprint_image(photograph)
             first = self.chain[0].command
             change = "" if is_same else f"its photograph has changed: run stage={first} first"
         if change:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.cams.cams import read_cams
+from pipeline.engine.entries import PHOTOGRAPH
 from pipeline.engine.kinds import CAMS, TAGS
 from pipeline.engine.progress import track
 from pipeline.engine.sample import Sample
@@ -14,7 +15,6 @@ from pipeline.errors import ImageError, UserError
 from pipeline.evaluation import bootstrap
 from pipeline.evaluation.metrics import Confusion, to_indicator
 from pipeline.exchange.artefacts import Artefact
-from pipeline.files.fingerprints import first_key
 from pipeline.masks.labels import label_pixels, read_pseudo_mask
 from pipeline.report.markdown import percent
 from pipeline.report.measured import confuse, for_each_readable
@@ -61,8 +61,8 @@ class Pair:
             raise UserError(
                 f"{what} have different classes in the two runs: run both with one list"
             )
-        # An input begins with the fingerprint of the photograph.
-        ours, theirs = ({i: first_key(e["input"]) for i, e in x.entries.items()} for x in self.both)
+        both = ({i: e["inputs"].get(PHOTOGRAPH) for i, e in x.entries.items()} for x in self.both)
+        ours, theirs = both
         self._ids = {i for i, photograph in ours.items() if theirs.get(i) == photograph}
         self.others = len({**ours, **theirs}) - len(self._ids)
         if not self._ids:

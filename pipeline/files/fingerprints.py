@@ -32,16 +32,6 @@ def fingerprint(*parts: object) -> str:
     return digest.hexdigest()
 
 
-def join_keys(image: str, *others: str) -> str:
-    """Returns the key of a result that is made from an image and from earlier results."""
-    return "-".join([image, *others])
-
-
-def first_key(joined: str) -> str:
-    """Returns the key of the image, with which :func:`join_keys` begins."""
-    return joined.split("-")[0]
-
-
 def fingerprint_file(path: Path) -> str:
     """Returns the fingerprint of a file's bytes, read every time, or raises an OSError."""
     if not path.is_file() and path.exists():  # reading a pipe would block

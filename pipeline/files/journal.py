@@ -6,7 +6,7 @@ Each line ends with a checksum of itself, ``"sum"``. Torn and damaged lines are 
 import os
 import platform
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -22,14 +22,21 @@ from pipeline.files.atomic import (
 
 _SUM = b',"sum":"'
 _END = b'%08x"}'
-_SHAPE = {
-    **dict.fromkeys(("id", "input", "recipe"), str),
-    **dict.fromkeys(("files", "scores"), {str: str}),
-    **dict.fromkeys(("tags", "found", "state"), [int]),
-    "machine": [str],
-    "read": int,
-}
-"""The types of entries of images and of fingerprints."""
+OF_FILES = {"id": str, "input": str, "state": [int], "read": int}, ("id", "input")
+"""The types of the entries of files, by their fingerprints, and which of them are required."""
+
+OF_IMAGES = (
+    {
+        **dict.fromkeys(("id", "recipe"), str),
+        **dict.fromkeys(("inputs", "files", "scores"), {str: str}),
+        **dict.fromkeys(("tags", "found"), [int]),
+        "machine": [str],
+    },
+    ("id", "inputs"),
+)
+"""Those of the entries of images."""
+
+Kind = tuple[Mapping, Collection[str]]
 
 _PARTS = ".entries-*.jsonl"
 _SMALL = 100_000  # bytes of a journal that needs no compaction
@@ -43,9 +50,9 @@ class Journal:
     takes their lines over. ``damaged`` counts the lines that were skipped as the entries were read.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, kind: Kind = OF_FILES):
         """Prepares a journal, which need not exist; it is read on first use."""
-        self.path = path
+        self.path, self._kind = path, kind
         self._old = path.with_suffix(".old")
         self._file: int | None = None
         self.damaged = 0
@@ -53,12 +60,13 @@ class Journal:
     @cached_property
     def entries(self) -> dict[str, dict]:
         """Image id → the image's last line, without the checksum."""
-        found = [read_lines(path) for path in (self._old, self.path, *self._parts())]
+        paths = (self._old, self.path, *self._parts())
+        found = [read_lines(path, self._kind) for path in paths]
         self.damaged = sum(damaged for _, damaged in found)
         return {line["id"]: line for lines, _ in found for line in lines}
 
     def append(self, entry: dict) -> None:
-        """Adds the line of ``id``, an image; ``input`` names what its result was made from.
+        """Adds the line of ``id``.
 
         Raises:
             UserError: the line cannot be written; it may be torn then, and is skipped.
@@ -118,7 +126,7 @@ def encode_line(entry: Mapping) -> bytes:
     return text[:-1] + _SUM + _END % zlib.crc32(text) + b"\n"
 
 
-def read_lines(path: Path) -> tuple[list[dict], int]:
+def read_lines(path: Path, kind: Kind = OF_FILES) -> tuple[list[dict], int]:
     """Returns the intact lines of a journal, without checksums, and the number of the others."""
     if not path.is_file():
         return [], 0
@@ -129,7 +137,7 @@ def read_lines(path: Path) -> tuple[list[dict], int]:
         text += b"}"
         if end == _END % zlib.crc32(text):
             texts.append(text)
-    intact = [line for line in parse_objects(texts, _SHAPE, ["id", "input"]) if line is not None]
+    intact = [line for line in parse_objects(texts, *kind) if line is not None]
     shared: dict[str, Any] = {}  # values that most lines have
     for line in intact:
         for name in line.keys() & {"recipe", "machine"}:

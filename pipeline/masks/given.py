@@ -10,7 +10,7 @@ from pipeline.engine.progress import note
 from pipeline.engine.sample import Sample
 from pipeline.engine.stage import Computed, Decoded, Folders, Item
 from pipeline.errors import ImageError, NoEntry, UserError
-from pipeline.files.fingerprints import fingerprint, fingerprint_image, join_keys
+from pipeline.files.fingerprints import fingerprint
 from pipeline.files.text import given_path, last_names
 from pipeline.masks.refiner import labelled
 from pipeline.masks.stage import MaskStage
@@ -53,7 +53,7 @@ class GivenMasks(MaskStage):
     def item(self, sample: Sample, folders: Folders) -> Item:
         """Returns an image with what is said of it; raises a NoEntry if there is nothing."""
         found = self.annotations("path").find(sample.id)
-        return Item(sample, join_keys(fingerprint_image(sample.image), found.content), found)
+        return super().item(sample, folders).reading({"given": found.content}, found)
 
     def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:
         """Draws the masks of images."""
@@ -85,7 +85,7 @@ class GroundTruthMasks(MaskStage):
         if sample.mask is None:
             raise NoEntry("has no ground-truth mask")
         origin = fingerprint(sample.mask.contents)
-        return Item(sample, join_keys(fingerprint_image(sample.image), origin), sample.mask)
+        return super().item(sample, folders).reading({"given": origin}, sample.mask)
 
     def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:
         """Reads the masks of images."""

@@ -4,7 +4,6 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
 from statistics import median
 from typing import Any, ClassVar
 
@@ -15,13 +14,14 @@ from pipeline.cams.method import CamOptions
 from pipeline.clip.device import device_kind
 from pipeline.clip.method_stage import MethodStage
 from pipeline.datasets.corrected import Corrections
+from pipeline.engine.entries import PHOTOGRAPH
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.kinds import MASKS
 from pipeline.engine.sample import LOOKED_AT, Sample, Size, evenly
 from pipeline.engine.settings import joined
 from pipeline.engine.stage import Computed, Decoded, Folders, Item, Output, Outputs, PerImage
 from pipeline.errors import ImageError
-from pipeline.files.fingerprints import fingerprint_image, join_keys
+from pipeline.files.fingerprints import fingerprint_image
 from pipeline.files.label_images import IGNORE
 from pipeline.masks.labels import mask_files, read_pseudo_mask
 from pipeline.masks.refiner import Given, Labelled, MaskOptions
@@ -46,27 +46,27 @@ class CorrectableMasks(PerImage):
         """Returns the files of corrections."""
         return {**super().own_legend(), **self.corrected.legend}
 
-    def find_item(self, sample: Sample, folders: Folders) -> Item:
-        """Returns an image, if it is corrected with its mask, and to be computed alone."""
-        if (mask := self.corrected.masks.get(sample.id)) is None:
-            return super().find_item(sample, folders)
-        # Results before are named, though not read: lineage follows them.
-        read = (folders[name].output_key(sample.id) for name in self.before)
-        key = join_keys(fingerprint_image(sample.image), *read, self.corrected.contents[sample.id])
-        return Item(sample, key, mask, computed_with=sample.id)
+    @property
+    def manual_ids(self) -> Collection[str]:
+        """The images whose masks a person made."""
+        return self.corrected.masks
 
-    def find_results(self, images: Decoded, model: Callable[[], Any]) -> Computed:
-        """Draws a corrected mask, whose probability is 1, or computes masks."""
-        item, image = next(images)
-        if item.computed_with != item.sample.id:
-            yield from super().find_results(chain([(item, image)], images), model)
-            return
+    def manual(self, sample: Sample, folders: Folders) -> Item:
+        """Returns one of these images with its mask; it is drawn alone."""
+        # Results before are named, though not read: lineage follows them.
+        read = {name: folders[name].result_of(sample.id) for name in self.before}
+        read |= {"correction": self.corrected.contents[sample.id]}
+        inputs = {PHOTOGRAPH: fingerprint_image(sample.image), **read}
+        mask = self.corrected.masks[sample.id]
+        return Item(sample, inputs, mask, is_manual=True, computed_with=sample.id)
+
+    def draw(self, item: Item) -> Outputs | ImageError:
+        """Returns what is stored of such a mask, whose probability is 1."""
         try:
             labels = item.given.labels(item.size)
         except ImageError as error:
-            yield item, error
-        else:
-            yield item, self.stored(item, labels, np.ones(labels.shape, np.float32))
+            return error
+        return self.stored(item, labels, np.ones(labels.shape, np.float32))
 
     def stored(self, item: Item, labels: np.ndarray, probability: np.ndarray | None) -> Outputs:
         """Returns what is stored of a mask and its probability."""
@@ -173,8 +173,8 @@ class Masks(MaskStage):
     def item(self, sample: Sample, folders: Folders) -> Item:
         """Returns an image with its CAMs."""
         cams = folders["cams"]
-        key = join_keys(fingerprint_image(sample.image), cams.output_key(sample.id))
-        return Item(sample, key, cams.path)
+        read = {"cams": cams.result_of(sample.id)}
+        return super().item(sample, folders).reading(read, cams.path)
 
     def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:
         """Labels the pixels of images."""

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.engine.lineage import open_folder, photograph_and_result
+from pipeline.engine.entries import photograph_and_result
+from pipeline.engine.lineage import open_folder
 from pipeline.engine.pool import prefetch
 from pipeline.engine.sample import ImageReader, Images, Sample
 from pipeline.engine.scan import available
@@ -45,13 +46,13 @@ class TrainingData:
         pairs: returns them, each with its mask; raises a UserError where there are no masks yet.
         facts: what a cache key holds of the source beside a stage.
         learned_from: returns image id → the photograph and the result that are read of a stage, see
-            :func:`pipeline.engine.lineage.photograph_and_result`.
+            :func:`pipeline.engine.entries.photograph_and_result`.
     """
 
     samples: Callable[[], Sequence[Sample]]
     pairs: Callable[[], list[TrainingPair]]
     facts: Mapping[str, Any] = field(default_factory=dict)
-    learned_from: Callable[[], Mapping[str, str]] = dict
+    learned_from: Callable[[], Mapping[str, list[str]]] = dict
 
 
 def masks_of_stage(
@@ -65,7 +66,7 @@ def masks_of_stage(
         masks_of = ((s, folder / f"{s.id}.png", repeats.get(s.id, 1)) for s in samples())
         return [TrainingPair(s.id, s.image, path, repeats=n) for s, path, n in masks_of]
 
-    def read() -> Mapping[str, str]:
+    def read() -> Mapping[str, list[str]]:
         entries = open_folder(masks, store).entries
         return {sample.id: photograph_and_result(entries[sample.id]) for sample in samples()}
 

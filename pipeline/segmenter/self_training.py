@@ -16,7 +16,7 @@ from pipeline.engine.kinds import MASKS, TAGS
 from pipeline.engine.sample import Sample
 from pipeline.engine.settings import facts
 from pipeline.engine.stage import Computed, Decoded, Folders, Item
-from pipeline.files.fingerprints import fingerprint, fingerprint_image, join_keys
+from pipeline.files.fingerprints import fingerprint
 from pipeline.masks.labels import resized_argmax, to_labels
 from pipeline.masks.stage import CorrectableMasks
 from pipeline.segmenter.settings import SelfTrainingSettings, TestSettings
@@ -90,13 +90,14 @@ class _Relabelling(CorrectableMasks, Segmenting):
 
     def item(self, sample: Sample, folders: Folders) -> Item:
         """Returns an image, with the tags that it keeps: those of the first round, or corrected."""
-        image, tags = fingerprint_image(sample.image), self.corrections.tags.get(sample.id)
-        found = None
+        tags, found = self.corrections.tags.get(sample.id), None
+        read = {"corrected": tags}
         if "first_tags" in folders:
             tags = read_tags(folders["first_tags"], sample)
             found = folders["first_tags"].entries[sample.id].get("found")
-        read = [fingerprint(list(keys)) for keys in (tags, found) if keys is not None]
-        return Item(sample, join_keys(image, *read), (tags, found))
+            read = {"first_tags.tags": tags, "first_tags.found": found}
+        inputs = {n: fingerprint(list(keys)) for n, keys in read.items() if keys is not None}
+        return super().item(sample, folders).reading(inputs, (tags, found))
 
     def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:
         """Tags and labels images anew."""

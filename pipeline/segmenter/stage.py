@@ -253,15 +253,15 @@ class Segmenting(PerImage):
         """The kind of the device that segments."""
         return [f"device={device_kind(self.device)}"]
 
-    def loaded(self, inputs: Mapping[str, Path]) -> Sequence[Path]:
+    def loaded(self, inputs: Mapping[str, Path]) -> Mapping[str, Path]:
         """Returns the checkpoint that segments; perhaps there is none yet."""
         from pipeline.segmenter.checkpoints import best_checkpoint, last_checkpoint
 
         find = best_checkpoint if self.checkpoint == "best" else last_checkpoint
         try:
-            return [find(inputs["segmenter"])]
+            return {"segmenter": find(inputs["segmenter"])}
         except UserError:  # of a reader that finds none
-            return []
+            return {}
 
     def load(self, inputs: Mapping[str, Path]) -> "Segmenter":
         """Loads the network."""

@@ -13,7 +13,7 @@ from pipeline.engine.progress import note
 from pipeline.engine.sample import Labels, Sample
 from pipeline.engine.stage import Computed, Decoded, Folders, Item
 from pipeline.errors import ImageError, NoEntry, UserError
-from pipeline.files.fingerprints import fingerprint, fingerprint_image, join_keys
+from pipeline.files.fingerprints import fingerprint
 from pipeline.files.text import given_path, last_names
 from pipeline.tags.scores import decode_scores, tags_output
 from pipeline.tags.stage import Tags
@@ -43,8 +43,7 @@ class GivenTags(Tags):
         """Returns an image with the scores that it is given."""
         given = sorted(self.given(sample).items())
         said = given if self.threshold else [k for k, _ in given]
-        key = join_keys(fingerprint_image(sample.image), fingerprint(said))
-        return Item(sample, key, dict(given))
+        return super().item(sample, folders).reading({"given": fingerprint(said)}, dict(given))
 
     def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:
         """Yields what is given."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.engine.entries import PHOTOGRAPH
 from pipeline.engine.folder import StageFolder
 
 FEW_TAGGED = 0.05
@@ -65,7 +66,7 @@ def remarks_on_tags(
             f"CLIP hardly tells apart {', '.join(pairs[:_MAX_NAMED])}{more}: make them names of one"
             " class in dataset.classes, or choose other names"
         )
-    if copies := len(done) - len({entries[i]["input"].partition("-")[0] for i in done}):
+    if copies := len(done) - len({entries[i]["inputs"].get(PHOTOGRAPH) for i in done}):
         are = "1 photograph is a copy" if copies == 1 else f"{copies:,} photographs are copies"
         yield f"{are} of another one {of_split}"
 

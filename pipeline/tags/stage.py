@@ -11,6 +11,7 @@ import numpy as np
 
 from pipeline.clip.method_stage import MethodStage
 from pipeline.datasets.corrected import Corrections, refuse_unknown
+from pipeline.engine.entries import PHOTOGRAPH
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.kinds import TAGS
 from pipeline.engine.result_folder import MANIFEST, read_manifest
@@ -166,10 +167,11 @@ class ScoredTags(Tags):
             if item.sample.id in corrected:
                 facts = self.corrections.apply(item.sample.id, found)
             tags, outputs = facts["tags"], {self.name: tags_output(**facts, scores=scores)}
-            if rider and (key := rider.input_key(item.input, tags)) not in item.known_to_rider:
+            inputs = {PHOTOGRAPH: item.inputs[PHOTOGRAPH], **(rider.reading(tags) if rider else {})}
+            if rider and inputs not in item.known_to_rider:
                 with suppress(ImageError):  # the rider's own turn says why an image has no CAMs
                     cams = cam_method.cams_of_pass(scored.shared_pass, tags)
-                    outputs[rider.name] = rider.output(item, tags, cams, key)
+                    outputs[rider.name] = rider.output(item, tags, cams, inputs)
             yield item, outputs
 
     def statistics(self, folder: StageFolder, done: Sequence[Sample]) -> Mapping[str, Any]:

@@ -17,7 +17,7 @@ from pipeline.engine.sample import Sample
 from pipeline.engine.stage import Computed, Decoded, Folders, Item
 from pipeline.engine.store import encode_arrays
 from pipeline.errors import UserError
-from pipeline.files.fingerprints import fingerprint, fingerprint_image, join_keys
+from pipeline.files.fingerprints import fingerprint
 from pipeline.tags.scores import decode_scores, read_scores, tags_output
 from pipeline.tags.stage import Tags
 from pipeline.tags.tagger import STANDARDISED, ScoredTagOptions
@@ -105,7 +105,7 @@ class StandardisedTags(Tags):
     def item(self, sample: Sample, folders: Folders) -> Item:
         """Returns an image with its scores."""
         scores = folders["raw"].entries[sample.id]["scores"]
-        return Item(sample, join_keys(fingerprint_image(sample.image), fingerprint(scores)), scores)
+        return super().item(sample, folders).reading({"raw.scores": fingerprint(scores)}, scores)
 
     def found(self, entry: Mapping[str, Any]) -> list[int]:
         """Returns the tags that follow from an entry's standardised scores."""

@@ -56,11 +56,11 @@ def test_cams_that_cannot_be_used_are_refused(stage, shape, low, high, message):
 
 
 def test_an_image_without_tags_has_no_cams_and_is_stored_under_its_own_input(stage):
-    key = stage.input_key("image", ())
-    item = Item(Sample("a", Path("a.png")), "image", size=(30, 40))
-    output = stage.output(item, (), np.zeros((0, 3, 4), np.float32), key)
-    assert list(output.files) == ["a.npz"] and output.input == key
-    assert key != stage.input_key("image", (0,)) != stage.input_key("image", (1,))
+    inputs = {"photograph": "image", **stage.reading(())}
+    item = Item(Sample("a", Path("a.png")), {"photograph": "image"}, size=(30, 40))
+    output = stage.output(item, (), np.zeros((0, 3, 4), np.float32), inputs)
+    assert list(output.files) == ["a.npz"] and output.inputs == inputs
+    assert stage.reading(()) != stage.reading((0,)) != stage.reading((1,))
 
 
 @pytest.mark.parametrize(

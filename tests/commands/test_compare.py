@@ -167,7 +167,9 @@ def other_order(a, b):
 
 
 def other_photographs(a, b):
-    change_entries(b / "all/masks/latest", lambda e: {"input": f"other-{e['input']}"})
+    change_entries(
+        b / "all/masks/latest", lambda e: {"inputs": {**e["inputs"], "photograph": "other"}}
+    )
 
 
 def unfinished(a, b):
@@ -241,7 +243,7 @@ def test_cams_and_precisions_are_measured_as_each_run_says(runs):
 def test_images_of_one_run_alone_are_counted(compare, runs):
     masks = runs[1] / "all/masks/latest"
     change_entries(masks, lambda e: {"id": "7"} if e["id"] == "4" else {})
-    change_entries(masks, lambda e: {"input": "other"} if e["id"] == "2" else {})
+    change_entries(masks, lambda e: {"inputs": {"photograph": "other"}} if e["id"] == "2" else {})
     (runs[0].parent / "photographs" / "3.png").unlink()
     finished = compare(*runs)
     assert finished.code == 0, finished.errors

@@ -152,7 +152,7 @@ def test_a_folder_that_is_no_stage_is_named(draw, run_tool, material, tmp_path):
 
 def test_an_id_cannot_leave_the_output_folder(draw, material, tmp_path):
     (material.folders["masks"].path / "entries.jsonl").write_bytes(
-        encode_line({"id": "../x", "input": "i"})
+        encode_line({"id": "../x", "inputs": {}})
     )
     photographs, masks = material.root.parent / "photographs", material.folders["masks"].path
     (photographs.parent / "x.png").write_bytes((photographs / "0.png").read_bytes())

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.engine.settings import Rule, facts, joined, plain, setting
 from pipeline.errors import UserError
-from pipeline.files.fingerprints import fingerprint, fingerprint_file, fingerprint_image, join_keys
+from pipeline.files.fingerprints import fingerprint, fingerprint_file, fingerprint_image
 
 
 class Colour(Enum):
@@ -74,4 +74,3 @@ def test_fingerprints_have_16_digits_and_stay_the_same(tmp_path):
     assert fingerprint_file(path) == fingerprint_image(path) == "d8bb14d833d59559"
     assert len(fingerprint("a", 1)) == 16
     assert fingerprint("a", "b") != fingerprint("ab") != fingerprint(b"ab")
-    assert join_keys("a") == "a" and join_keys("a", "b", "c") == "a-b-c"

@@ -36,29 +36,31 @@ def test_the_key_names_the_configuration_and_nothing_else(store):
 
 def test_what_was_written_is_done_until_input_or_file_change(store):
     with reopen(store) as folder:
-        folder.write("a/b c", "in1", {"a/b c.png": b"bytes"})
+        folder.write("a/b c", {"photograph": "in1"}, {"a/b c.png": b"bytes"})
         folder.finish(["a/b c"])
     folder = reopen(store)
-    assert folder.is_done("a/b c", "in1")
-    assert not folder.is_done("a/b c", "in2")
-    assert not folder.is_done("other", "in1")
+    assert any(folder.candidates("a/b c", {"photograph": "in1"}))
+    assert not any(folder.candidates("a/b c", {"photograph": "in2"}))
+    assert not any(folder.candidates("other", {"photograph": "in1"}))
     (folder.path / "a/b c.png").write_bytes(b"byte")
-    assert not folder.is_done("a/b c", "in1")
+    assert not any(folder.candidates("a/b c", {"photograph": "in1"}))
     (folder.path / "a/b c.png").unlink()
-    assert not folder.is_done("a/b c", "in1")
+    assert not any(folder.candidates("a/b c", {"photograph": "in1"}))
 
 
 def test_a_torn_line_and_stale_temporaries_are_passed_over(store):
     with reopen(store) as folder:
-        folder.write("a", "1", {"a.png": b"x"})
-        folder.write("b", "1", {"b.png": b"y"})
+        folder.write("a", {"photograph": "1"}, {"a.png": b"x"})
+        folder.write("b", {"photograph": "1"}, {"b.png": b"y"})
     journal = folder.path / "entries.jsonl"
     journal.write_text(journal.read_text()[:-10])
     (folder.path / ".partial-xyz").write_bytes(b"half a file")
     with reopen(store) as folder:
-        assert folder.is_done("a", "1") and not folder.is_done("b", "1")
+        assert any(folder.candidates("a", {"photograph": "1"})) and not any(
+            folder.candidates("b", {"photograph": "1"})
+        )
         assert not list(folder.path.glob(".partial-*"))
-        folder.write("b", "1", {"b.png": b"y"})
+        folder.write("b", {"photograph": "1"}, {"b.png": b"y"})
         folder.finish(["a", "b"])
     assert [json.loads(line)["id"] for line in journal.read_text().splitlines()] == ["a", "b"]
 
@@ -66,14 +68,14 @@ def test_a_torn_line_and_stale_temporaries_are_passed_over(store):
 def test_the_result_does_not_depend_on_the_order_or_on_interruptions(store, tmp_path):
     with reopen(store) as folder:
         for name in "bca":
-            folder.write(name, "1", {f"{name}.png": name.encode()})
+            folder.write(name, {"photograph": "1"}, {f"{name}.png": name.encode()})
         folder.finish(["a", "b", "c"])
     other = Store(tmp_path / "other")
     with reopen(other) as first:
-        first.write("a", "1", {"a.png": b"a"})
+        first.write("a", {"photograph": "1"}, {"a.png": b"a"})
     with reopen(other) as second:
-        second.write("b", "1", {"b.png": b"b"})
-        second.write("c", "1", {"c.png": b"c"})
+        second.write("b", {"photograph": "1"}, {"b.png": b"b"})
+        second.write("c", {"photograph": "1"}, {"c.png": b"c"})
         second.finish(["a", "b", "c"])
     journals = [(f.path / "entries.jsonl").read_bytes() for f in (folder, second)]
     assert journals[0] == journals[1]
@@ -85,7 +87,7 @@ def test_failures_are_listed_until_they_are_mended(store):
         folder.finish(["broken"])
     assert reopen(store).failures == {"broken": "cannot be decoded"}
     with reopen(store) as folder:
-        folder.write("broken", "2", {"broken.png": b"now fine"})
+        folder.write("broken", {"photograph": "2"}, {"broken.png": b"now fine"})
         folder.finish(["broken"])
     assert not (folder.path / "failures.jsonl").exists()
 
@@ -170,7 +172,7 @@ def test_every_file_of_a_folder_follows_the_umask(umask, tmp_path):
         (tmp_path / "photograph").write_bytes(b"x")
         fingerprint_image(tmp_path / "photograph")
         with store.folder("all", "tags", {}) as folder:
-            folder.write("a", "1", {"a.png": b"x"})
+            folder.write("a", {"photograph": "1"}, {"a.png": b"x"})
             folder.fail("b", "damaged")
             folder.finish(["a", "b"])
             found = {p: p.lstat().st_mode & 0o777 for p in store.root.rglob("*")}

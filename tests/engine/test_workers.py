@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.clip import checkpoint, frozen
 from pipeline.engine import workers
+from pipeline.engine.entries import open_journal
 from pipeline.engine.executors import ExecutorSettings, WorkerSettings
 from pipeline.engine.lineage import open_folder
 from pipeline.engine.run import Run
@@ -27,7 +28,7 @@ from pipeline.engine.sample import Sample
 from pipeline.engine.stage import Item, Output
 from pipeline.engine.workers import Executor, compute_here, compute_shard
 from pipeline.errors import UserError
-from pipeline.files.journal import Journal
+from pipeline.files.fingerprints import fingerprint_file
 from pipeline.stages import pipeline as stages
 from pipeline.stages.config import compose, read_config
 from pipeline.stages.pipeline import Pipeline
@@ -150,13 +151,11 @@ def test_each_result_is_reported_while_the_next_one_is_computed():
                 before.append(len(reported))
                 yield item, {"slow": Output()}
 
-        find_results = compute
-
     class Stored:
         def write(self, image_id, *_, **__):
             stored[image_id].set()
 
-    items = [Item(Sample(i, Path(i)), "") for i in ids]
+    items = [Item(Sample(i, Path(i)), {}) for i in ids]
     stage = Slow(reads_images=False, chosen="stage=slow", machine=())
     for sample, reason in compute_here(stage, None, {"slow": Stored()}, items):
         assert reason is None
@@ -195,13 +194,13 @@ def test_what_workers_wrote_is_taken_over_after_a_kill(pipeline):
     items = [stage.item(sample, {}) for sample in builder.images.of("all")[:2]]
     places = {"tags": (folder.path, folder.recipe)}
     entries, failures = compute_shard(
-        pickle.dumps(([], pickle.dumps((stage, {}, [], stage.recipe)))), places, None, items
+        pickle.dumps(([], pickle.dumps((stage, {}, {}, {})))), places, None, items
     )
     assert [line["id"] for line in entries["tags"]] == ["a", "b"] and not failures
-    assert list(Journal(folder.path / "entries.jsonl").entries) == ["a", "b"]
+    assert list(open_journal(folder.path / "entries.jsonl").entries) == ["a", "b"]
     with folder:
         assert list(folder.entries) == ["a", "b"]
-        assert all(folder.is_done(item.sample.id, item.input) for item in items)
+        assert all(any(folder.candidates(item.sample.id, item.inputs)) for item in items)
         assert not list(folder.path.glob(".entries-*"))
 
 
@@ -236,8 +235,10 @@ def test_other_weights_in_the_same_file_are_loaded_anew(pipeline, monkeypatch, t
     )
     items = [stage.item(sample, {}) for sample in pipeline.builder.images.of("all")]
     places = {"tags": (tmp_path, stage.recipe)}
-    for recipe, times in (("another recipe", 1), ("another recipe", 1), (stage.recipe, 2)):
-        pickled = pickle.dumps(([], pickle.dumps((stage, {}, [], recipe))))
+    for content, times in (("before", 1), ("before", 1), ("after", 2)):
+        (path := tmp_path / "weights").write_text(content)
+        learned = {"network": fingerprint_file(path)}
+        pickled = pickle.dumps(([], pickle.dumps((stage, {}, {"network": path}, learned))))
         compute_shard(pickled, places, None, items[:1])
         assert len(loaded) == times
 

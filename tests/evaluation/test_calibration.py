@@ -68,7 +68,7 @@ def test_it_is_measured_where_scores_are_standardised(tmp_path: Path):
             for image_id, values in rows.items():
                 facts = tags_output([], {name: np.array(values) for name in names}).facts
                 tags = [k for k, value in enumerate(values) if value > 1]
-                folder.write(image_id, "input", {}, **{**facts, "tags": tags})
+                folder.write(image_id, {"photograph": "input"}, {}, **{**facts, "tags": tags})
         return evaluate_tags(Results(samples, folder, vocabulary))
 
     assert "calibration" not in measure("scores")

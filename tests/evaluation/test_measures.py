@@ -47,7 +47,7 @@ def measured(tmp_path):
     folder = Store(tmp_path / "outputs").folder("val", "cams", {})
     with folder:
         cams = Cams(np.array([0]), maps, (4, 8))
-        folder.write("a", "input", {"a.npz": encode_cams(cams)})
+        folder.write("a", {"photograph": "input"}, {"a.npz": encode_cams(cams)})
     return [sample], folder
 
 
@@ -78,7 +78,7 @@ def test_masks_are_measured_before_the_filter_and_its_share_after(tmp_path):
         for image_id, stored in (("a", filtered), ("of another size", filtered + 1)):
             files = {f"{image_id}.png": encode_png(stored, VOCABULARY.palette)}
             files[f"{UNFILTERED}/{image_id}.png"] = encode_png(labels, VOCABULARY.palette)
-            folder.write(image_id, "input", files)
+            folder.write(image_id, {"photograph": "input"}, files)
     samples = [Sample(i, tmp_path / i, MaskFile(tmp_path / f"{i}.png")) for i in folder.entries]
     results = Results(samples, folder, VOCABULARY)
     found = evaluate_masks(results)
@@ -92,7 +92,9 @@ def test_pixels_that_given_masks_ignore_are_measured_as_background(tmp_path):
     truth, labels = np.array([[0, 0, 1, 1]], np.uint8), np.array([[255, 0, 1, 255]], np.uint8)
     Image.fromarray(truth).save(tmp_path / "a.png")
     with Store(tmp_path / "outputs").folder("val", "masks", {}) as folder:
-        folder.write("a", "input", {"a.png": encode_png(labels, VOCABULARY.palette)})
+        folder.write(
+            "a", {"photograph": "input"}, {"a.png": encode_png(labels, VOCABULARY.palette)}
+        )
     samples = [Sample("a", tmp_path / "a", MaskFile(tmp_path / "a.png"))]
     found = evaluate_masks(Results(samples, folder, VOCABULARY))
     assert found["miou"] == pytest.approx((2 / 3 + 1 / 2) / 2) and found["kept"] == 1 / 2
@@ -108,7 +110,7 @@ def test_predictions_are_measured_beside_their_steps(tmp_path):
     with store.folder("val", "predictions", {}) as folder:
         for i in "ab":
             files = {f"{i}.png": png[""], f".single/{i}.png": png["single"]}
-            folder.write(i, "input", files)
+            folder.write(i, {"photograph": "input"}, files)
     results = Results(samples, folder, VOCABULARY)
     found = evaluate_labels(results, ["single"])
     assert (found["images"], found["miou"]) == (2, 1)
@@ -134,7 +136,7 @@ def test_tags_are_also_measured_one_level_up(tmp_path):
         for image_id, values in scores.items():
             encoded = tags_output([], {"scores": np.array(values)}).facts["scores"]
             tags = [int(np.argmax(values))]
-            folder.write(image_id, "input", {}, tags=tags, scores=encoded)
+            folder.write(image_id, {"photograph": "input"}, {}, tags=tags, scores=encoded)
     samples = [Sample(i, tmp_path / i, labels=labels) for i, labels in truth.items()]
     found = evaluate_tags(Results(samples, folder, VOCABULARY))
     # A dog that is a cat is a mistake among classes, and none among their parents.
@@ -162,7 +164,8 @@ def test_two_figures_are_of_the_same_images_if_ids_and_photographs_are(tmp_path)
                 scores = tags_output([0], {"scores": np.ones(3)}).facts
                 files = {f"{image_id}.npz": maps} if cams else {}
                 # What a stage makes of a photograph depends on more than that.
-                folder.write(image_id, f"{photograph}-{cams}", files, **scores)
+                inputs = {"photograph": photograph, "tags": f"{cams}"}
+                folder.write(image_id, inputs, files, **scores)
         results = Results(samples, folder, VOCABULARY)
         return (evaluate_cams(results, [1]) if cams else evaluate_tags(results))["image_set"]
 

@@ -47,7 +47,7 @@ def stage_folder(tmp_path: Path) -> Callable[..., Path]:
         folder = Store(tmp_path / "out").folder("val", stage, configuration)
         with folder:
             for image_id, data in files.items():
-                folder.write(image_id, "input", {f"{image_id}{suffix}": data})
+                folder.write(image_id, {"photograph": "input"}, {f"{image_id}{suffix}": data})
             folder.finish(list(files))
         return folder.path
 

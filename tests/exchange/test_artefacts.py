@@ -42,7 +42,7 @@ def test_tags_are_those_of_the_same_images(split, expected, tmp_path):
     store, configuration = Store(tmp_path), {"classes": ["cat", "dog"]}
     tags = store.folder(split, "tags", configuration)
     with tags:
-        tags.write("a", "input", {}, tags=[1])
+        tags.write("a", {"photograph": "input"}, {}, tags=[1])
         tags.finish(["a"])
     masks = fill(store.folder("val", "masks", configuration), [], {})
     manifest = json.loads((masks.path / MANIFEST).read_text())

@@ -198,7 +198,7 @@ def test_what_is_not_a_file_is_an_error(tmp_path):
 def test_memory_of_another_user_is_not_a_photographs_fault(path, tmp_path, monkeypatch):
     (tmp_path / FILE).write_text("theirs")
 
-    def refuse(journal):
+    def refuse(journal, *_):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(journal))
 
     with monkeypatch.context() as patched:  # root may read everything

@@ -7,13 +7,14 @@ import zlib
 
 import pytest
 
+from pipeline.engine.entries import holds, open_journal
 from pipeline.engine.folder import StageFolder
-from pipeline.engine.result_folder import MANIFEST, holds, read_manifest
+from pipeline.engine.result_folder import MANIFEST, read_manifest
 from pipeline.engine.store import Store
 from pipeline.errors import UserError
 from pipeline.files.atomic import fits, parse_object, read_json_lines
 from pipeline.files.fingerprints import fingerprint
-from pipeline.files.journal import Journal, encode_line
+from pipeline.files.journal import encode_line
 from pipeline.files.lock import HOLDER, FolderLock
 
 HOSTILE = [
@@ -54,22 +55,22 @@ def signed(text: str) -> bytes:
 @pytest.mark.parametrize(
     "text",
     [
-        '{"id":["a"],"input":"b"}',
-        '{"id":"a","input":1}',
+        '{"id":["a"],"inputs":{"photograph":"b"}}',
+        '{"id":"a","inputs":1}',
         '{"id":"a"}',
-        '{"id":"a","input":"b","tags":["0"]}',
-        '{"id":"a","input":"b","files":["../x"]}',
-        '{"id":"a","input":"b","state":' + "[" * 1000 + "]" * 1000 + "}",
-        '{"id":"a","input":"b","read":' + "9" * 5000 + "}",
+        '{"id":"a","inputs":{"photograph":"b"},"tags":["0"]}',
+        '{"id":"a","inputs":{"photograph":"b"},"files":["../x"]}',
+        '{"id":"a","inputs":{"photograph":"b"},"state":' + "[" * 1000 + "]" * 1000 + "}",
+        '{"id":"a","inputs":{"photograph":"b"},"read":' + "9" * 5000 + "}",
         '[{"id":"a"}]',
     ],
 )
 def test_lines_of_another_shape_are_dropped_and_counted(text, tmp_path, capsys):
     folder = StageFolder(tmp_path, "all", "tags", {})
     folder.path.mkdir(parents=True)
-    good = encode_line({"id": "b", "input": "c"})
+    good = encode_line({"id": "b", "inputs": {"photograph": "c"}})
     (folder.path / "entries.jsonl").write_bytes(signed(text) + good + b"torn")
-    journal = Journal(folder.path / "entries.jsonl")
+    journal = open_journal(folder.path / "entries.jsonl")
     assert [*journal.entries] == ["b"] and journal.damaged == 2
     with folder:
         assert [*folder.entries] == ["b"]

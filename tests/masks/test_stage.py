@@ -130,7 +130,7 @@ def test_an_image_that_cannot_be_read_costs_no_other(maps):
     samples[0].image.write_bytes(b"no image")
     stage, _ = masks_stage()
     model = stage.load({})
-    items = [Item(sample, "input", cams.path) for sample in samples]
+    items = [Item(sample, {"photograph": "x"}, cams.path) for sample in samples]
     compute = partial(stage.compute, model=lambda: model)
     (_, error), *others = go_through(items, stage.reader, compute, "masks")
     assert isinstance(error, ImageError)

@@ -150,7 +150,7 @@ def test_names_are_written_so_that_they_are_read_again(open_run, tmp_path):
 def test_a_copy_is_shown_once_and_corrected_too(visit, tmp_path):
     inputs = build_run(tmp_path, ["a", "b", "c"], CLASSES, truth=False)
     entries = inputs.folders["tags"].entries
-    entries["b"] |= {name: entries["a"][name] for name in ("input", "tags", "scores")}
+    entries["b"] |= {name: entries["a"][name] for name in ("inputs", "tags", "scores")}
     page = visit(write(inputs)).page
     expect(page.locator(".card")).to_have_count(2)
     expect(page.locator("#gallery")).to_contain_text("1 is a copy of another photograph")

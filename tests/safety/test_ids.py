@@ -103,11 +103,11 @@ def test_a_stage_writes_in_its_folder_alone(tmp_path):
         for name in tried:
             before = everything(tmp_path, out)
             with pytest.raises(UserError, match="leaves the output folder: rename the image"):
-                folder.write("id", "key", {name: b"x"})
+                folder.write("id", {"photograph": "key"}, {name: b"x"})
             assert everything(tmp_path, out) == before
         (folder.path / "link").symlink_to(tmp_path)
         with pytest.raises(UserError, match="leaves the output folder"):
-            folder.write("id", "key", {"link/a.png": b"x"})
+            folder.write("id", {"photograph": "key"}, {"link/a.png": b"x"})
     assert not (tmp_path / "a.png").exists()
 
 

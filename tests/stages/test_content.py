@@ -159,13 +159,13 @@ def test_figures_are_of_the_photographs_and_the_network_that_are_there(opened, t
     (checkpoint,) = (tmp_path / "out" / "segmenter").glob("[!l]*/iter_2.pth")
     content = checkpoint.read_bytes()
     torch.save({**torch.load(checkpoint, weights_only=True), "more": 1}, checkpoint)
-    with pytest.raises(UserError, match=r"predictions .* \(3 images\): run stage=predict first"):
+    with pytest.raises(UserError, match=r"3 images: their segmenter changed\): run stage=predict"):
         run("evaluate")
     checkpoint.write_bytes(content)
     run("evaluate")
     assert figures() == {stage: {"all"} for stage in ("tags", "masks", "predictions")}
     Image.fromarray(draw_photograph(7, 40, 48)).save(tmp_path / "photographs" / "1.png")
-    old = r"tags for split all were made from something else .* \(1 image\)"
+    old = r"tags for split all were made from something else .* \(1 image: its photograph changed\)"
     with pytest.raises(UserError, match=old):
         list(opened(f"dataset.masks={tmp_path / 'masks'}", "dry_run=true").plan(["evaluate"]))
     with pytest.raises(UserError, match=old):
@@ -189,7 +189,9 @@ def test_a_later_round_refuses_masks_of_another_network(opened, tmp_path):
     (checkpoint,) = (tmp_path / "out" / "segmenter").glob("[!l]*/iter_2.pth")
     network = torch.load(checkpoint, weights_only=True)
     torch.save({**network, "more": 1}, checkpoint)
-    with pytest.raises(UserError, match=r"masks for .* made from something else .* \(3 images\)"):
+    with pytest.raises(
+        UserError, match=r"masks for .* made from something else .* \(3 images: their segmenter"
+    ):
         available(*masks())
 
 
@@ -201,7 +203,7 @@ def test_a_later_round_has_the_tags_that_it_keeps_in_its_inputs(opened, tmp_path
         folders = {
             name: SimpleNamespace(entries={"1": {"tags": tags}}) for name in relabelled.before
         }
-        return relabelled.item(sample, folders).input
+        return relabelled.item(sample, folders).inputs
 
     assert inputs([0]) == inputs([0]) != inputs([1])
     anew = "self_training.keep_tags=false"
@@ -245,7 +247,9 @@ def test_results_of_other_tags_are_neither_measured_nor_used(opened, tmp_path):
         run("tags", "evaluate")
     figures = json.loads((tmp_path / "out" / "metrics.json").read_text())["latest"]
     assert figures["tags"]["all"]["f1"] == 0.75 and {*figures} == {"tags"}, "masks are of the CAMs"
-    with pytest.raises(UserError, match=r"cams for .* \(1 image\): run stage=cams first"):
+    with pytest.raises(
+        UserError, match=r"cams for .* \(1 image: its tags changed\): run stage=cams first"
+    ):
         run("masks")
     assert [o.computed for o in run("cams", "masks", "evaluate")[:2]] == [1, 1]
     figures = json.loads((tmp_path / "out" / "metrics.json").read_text())["latest"]
@@ -274,7 +278,7 @@ def test_imported_cams_are_in_the_inputs_by_content(opened, tmp_path):
 
     def made_from() -> str:
         stages = opened("cams=file", f"cams.path={tmp_path}").builder.stages
-        return next(stage for stage in stages if stage.name == "cams").item(sample, {}).input
+        return next(stage for stage in stages if stage.name == "cams").item(sample, {}).inputs
 
     first = made_from()
     assert made_from() == first

@@ -186,7 +186,10 @@ def test_a_changed_photograph_is_still_not_passed_over(root, run):
     run("tags cams masks")
     Image.fromarray(draw_photograph(9, 40, 48)).save(root / "photographs" / "b.png")
     run("tags")
-    with pytest.raises(UserError, match=r"cams for .* \(1 image\): run stage=cams first"):
+    with pytest.raises(
+        UserError,
+        match=r"cams for .* \(1 image: its photograph and its tags changed\): run stage=cams first",
+    ):
         run("evaluate")
 
 

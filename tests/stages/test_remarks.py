@@ -29,7 +29,10 @@ NAMES.append("hexagon")
 
 def tagged(tags: list[list[int]], classes: list[str], **statistics: object) -> list[str]:
     """Returns the remarks on images with some tags."""
-    entries = {str(k): {"tags": of_image, "input": str(k)} for k, of_image in enumerate(tags)}
+    entries = {
+        str(k): {"tags": of_image, "inputs": {"photograph": str(k)}}
+        for k, of_image in enumerate(tags)
+    }
     counts = {n: sum(k in t for t in tags) for k, n in enumerate(classes)}
     manifest = {"statistics": {"classes": counts, **statistics}}
     folder = SimpleNamespace(entries=entries, split="val", statistics=manifest["statistics"])
@@ -70,7 +73,9 @@ def folder_of(tmp_path: Path, stage: str, files: dict[str, bytes]):
     with folder:
         for sample in samples:
             suffix = "npz" if stage == "cams" else "png"
-            folder.write(sample.id, "input", {f"{sample.id}.{suffix}": files[sample.id]})
+            folder.write(
+                sample.id, {"photograph": "input"}, {f"{sample.id}.{suffix}": files[sample.id]}
+            )
     return folder, samples
 
 

@@ -47,7 +47,10 @@ def test_tags_from_which_nothing_is_learned_are_named(tags, note, run_on_tags):
     [([[0]], None), ([[]], ""), ([[2], [2]], "rocket"), ([[0, 2]] * 3, "cat, rocket"), ([], None)],
 )
 def test_one_image_with_a_tag_is_no_reason_for_a_remark(tags, names):
-    entries = {str(k): {"tags": of_image, "input": str(k)} for k, of_image in enumerate(tags)}
+    entries = {
+        str(k): {"tags": of_image, "inputs": {"photograph": str(k)}}
+        for k, of_image in enumerate(tags)
+    }
     folder = SimpleNamespace(entries=entries, split="val", statistics={})
     names_of_classes = ["cat", "dog", "rocket"]
     said = "; ".join(remarks_on_tags(folder, [*entries, "without an entry"], names_of_classes))

@@ -117,8 +117,10 @@ def test_a_variant_that_is_the_scores_is_stored_once(tmp_path):
     assert chosen.adapt({**facts, "tags": []})["tags"] == [1]
     folder = Store(tmp_path).folder("val", "tags", {})
     with folder:
-        folder.write("a", "input", {}, **facts)
-        folder.write("b", "input", {}, **tags_output([1], {**rows, "cwr": coarse}).facts)
+        folder.write("a", {"photograph": "input"}, {}, **facts)
+        folder.write(
+            "b", {"photograph": "input"}, {}, **tags_output([1], {**rows, "cwr": coarse}).facts
+        )
     assert read_scores(folder, "ab", "dmar") is None
     samples = [Sample(name, tmp_path / f"{name}.jpg") for name in "ab"]
     with np.load(io.BytesIO(summarise(folder, samples, ("cat", "cup"))["scores.npz"])) as stored:

@@ -151,7 +151,7 @@ def _photograph(
     """Measures how long a core reads a photograph, and how long it makes a mask of two tags."""
     path = folder / "photograph.jpg"
     Image.fromarray(load_photographs(1, *size)[0]).save(path, quality=90)
-    item = Item(Sample("photograph", path), "", None)
+    item = Item(Sample("photograph", path), {})
     read, refine = partial(stages["tags"].reader, item.sample), stages["masks"].load({})
     image, full_size = read()
     cams = replace(random_cams(image.shape[1::-1], seed=0), size=full_size)

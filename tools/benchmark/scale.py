@@ -16,15 +16,13 @@ from rich.filesize import decimal
 
 from pipeline.cams.cams import encode_cams
 from pipeline.datasets.vocabulary import voc_palette
-from pipeline.engine.folder import ENTRIES
-from pipeline.engine.result_folder import holds
+from pipeline.engine.entries import ENTRIES, holds, open_journal
 from pipeline.engine.sample import Sample
 from pipeline.engine.stage import Item
 from pipeline.engine.store import Store
 from pipeline.files import fingerprints
 from pipeline.files.fingerprints import fingerprint_image, remember_in
 from pipeline.files.images import encode_png
-from pipeline.files.journal import Journal
 from pipeline.masks.crf import CrfOptions
 from pipeline.masks.pseudo_mask import pseudo_mask
 from pipeline.report.markdown import Table
@@ -118,11 +116,14 @@ def _measure_store(root: Path, cams_file: bytes, mask: bytes) -> dict[str, float
     found["lines"] = sum(path.stat().st_size for path in journals) / _IMAGES
     found["bytes"] = len(cams_file) + len(mask) + found["lines"]
     tracemalloc.start()
-    kept = [Journal(path).entries for path in lines]
+    kept = [open_journal(path).entries for path in lines]
     found["memory"] = tracemalloc.get_traced_memory()[0] / _IMAGES
     tracemalloc.stop()
     del kept
-    shard = [Item(sample, "0" * 33, (0, 14)) for sample in samples[:16]]
+    shard = [
+        Item(sample, {"photograph": "0" * 16, "tags.tags": "0" * 16}, (0, 14))
+        for sample in samples[:16]
+    ]
     places = [(cams.path, "0" * 16)]
     found["shard"] = len(pickle.dumps((pickle.dumps(stages_of_run()["cams"]), places, shard)))
     return found

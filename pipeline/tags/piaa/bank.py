@@ -24,7 +24,7 @@ from pipeline.engine.sample import ImageReader, Images, Sample
 from pipeline.engine.stage import Computed, Decoded, Folders, Item, Output
 from pipeline.engine.store import Store, encode_arrays
 from pipeline.errors import ImageError
-from pipeline.files.fingerprints import fingerprint, join_keys
+from pipeline.files.fingerprints import fingerprint
 from pipeline.tags.piaa import PiaaOptions, batch_of
 from pipeline.tags.piaa.patches import PatchEncoder, build_patches
 from pipeline.tags.piaa.prototypes import Prototypes, choose_bank, entropy, learn
@@ -96,7 +96,7 @@ class SurePatches(MethodStage):
         item = super().item(sample, folders)
         others = self.images.batches(self.split)[sample.id]
         key = fingerprint([others, self.options.bank_size])
-        return replace(item, input=join_keys(item.input, key))
+        return item.reading({"others": key})
 
     def load(self, inputs: Mapping[str, Path]) -> Candidates:
         """Builds what chooses patches."""

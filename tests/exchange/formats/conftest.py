@@ -27,7 +27,8 @@ def export(run_tool: Callable[..., Finished]) -> Callable[..., Finished]:
             path.relative_to(images).with_suffix("").as_posix(): fingerprint_file(path)
             for path in images.rglob("*.*")
         }
-        change_entries(folder, lambda entry: {"input": contents.get(entry["id"])})
+        made_from = {i: {"photograph": content} for i, content in contents.items()}
+        change_entries(folder, lambda entry: {"inputs": made_from.get(entry["id"])})
         chosen = ["--format", name, "--output", target, "--images", images]
         return run_tool("export.py", folder, *chosen, *arguments)
 
