@@ -83,7 +83,7 @@ def write_inputs(root: Path, folder: Path) -> None:
         (folder / "masks" / f"{image_id}.png").write_bytes(path.read_bytes())
     with (folder / "tags.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["id", "split", "classes"], [ids[2], "val", "disc"]])
-    for path in (folder / "masks", folder / "tags.csv"):  # whose dates manifests tell
+    for path in folder.rglob("*"):  # whose dates manifests tell
         os.utime(path, (1e9, 1e9))
 
 

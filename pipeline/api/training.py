@@ -85,7 +85,7 @@ def train(
     builder = Builder(config, vocabulary, split, store=store)
     data = TrainingData(lambda: samples, lambda: pairs, {"masks": {"from": "files"}})
     on_masks = builder.training(builder.per_split("train")["masks"], 1)
-    training = replace(on_masks, before={}, data=data)
+    training = replace(on_masks, before={}, source=lambda: data)
     with Run(split, store, Executor(config.executor, builder.workers), max_failures=0) as run:
         (outcome,) = run.compute([training])
     return Segmenter.from_run(outcome.path, builder.device, config.segmenter.checkpoint)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -10,11 +10,11 @@ import numpy as np
 from pipeline.cams.cams import Cams, encode_cams, read_cams
 from pipeline.cams.method import CamOptions
 from pipeline.clip.method_stage import MethodStage
-from pipeline.engine.entries import Inputs
+from pipeline.engine.entries import PHOTOGRAPH, Inputs
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.kinds import CAMS
 from pipeline.engine.sample import LOOKED_AT, Sample, evenly
-from pipeline.engine.stage import Computed, Decoded, Folders, Item, Output
+from pipeline.engine.stage import Computed, Decoded, Folders, Item, Output, Outputs
 from pipeline.errors import ImageError
 from pipeline.files.fingerprints import fingerprint
 from pipeline.tags.scores import read_tags
@@ -71,6 +71,26 @@ class ComputedCams(CamStage):
     def reading(self, tags: Sequence[int]) -> Inputs:
         """Returns what CAMs are made from besides the photograph: the tags."""
         return {"tags.tags": fingerprint(list(tags))}
+
+    @cached_property
+    def pass_method(self) -> Any:  # noqa: ANN401
+        """The method that shares the pass of tags, built once in a process."""
+        return self.load({})
+
+    def hooks(self) -> list[Any]:
+        """Returns what has to be called during the pass of tags, new for each."""
+        return self.pass_method.hooks()
+
+    def of_pass(self, item: Item, shared_pass: Any, tags: Sequence[int]) -> Outputs:  # noqa: ANN401
+        """Returns the CAMs of tags from the pass that found them, unless they are known."""
+        inputs = {PHOTOGRAPH: item.inputs[PHOTOGRAPH], **self.reading(tags)}
+        if inputs in item.known_to_rider:
+            return {}
+        try:
+            cams = self.pass_method.cams_of_pass(shared_pass, tags)
+        except ImageError:  # its own turn says why
+            return {}
+        return {self.name: self.output(item, tags, cams, inputs)}
 
     def checked(self, cams: np.ndarray, tags: Sequence[int], image_id: str = "") -> np.ndarray:
         """Returns the CAMs of tags; raises a UserError unless there is one of each, in [0, 1]."""

@@ -40,6 +40,7 @@ class MethodStage(PerImage):
     Attributes:
         options: the settings of the method that they choose.
         resources: what it is built from.
+        files: the settings that name files of regions and second backbones; none for its own.
         images: the images of the run; none for single images.
         dependent_batch: the size of the batch on which each result depends; 0 if there is none.
         annotations: opens the file that a setting of the method names; see
@@ -53,6 +54,7 @@ class MethodStage(PerImage):
     options_base: ClassVar[type] = MethodOptions
     options: MethodOptions
     resources: Resources
+    files: MethodOptions | None = None
     images: Images | None = None
     dependent_batch: int = 0
     annotations: Callable[[str], Annotations] | None = None
@@ -73,14 +75,9 @@ class MethodStage(PerImage):
     @cached_property
     def region_folder(self) -> Path | None:
         """The folder of the files of regions; none if the method reads none."""
-        options = self.file_options
+        options = self.files or self.options
         is_read = isinstance(options, RegionSettings)
         return options.region_folder(options.method.group) if is_read else None
-
-    @property
-    def file_options(self) -> MethodOptions:
-        """The settings of the method that may name files of regions and second backbones."""
-        return self.options
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -95,8 +92,9 @@ class MethodStage(PerImage):
     def check(self) -> None:
         """Refuses a file that is not a CLIP's, and settings that do not suit a CLIP."""
         if self.region_folder is not None:
-            key = f"{self.file_options.method.group}.regions"
-            given_folder(self.file_options.regions, key, f"<id>.png or <id>.json, or {SLIC}")
+            options = self.files or self.options
+            key = f"{options.method.group}.regions"
+            given_folder(options.regions, key, f"<id>.png or <id>.json, or {SLIC}")
         for each in self.resources.seconds.values():
             each.check()
         clip = self.resources.clip
@@ -112,7 +110,7 @@ class MethodStage(PerImage):
         """Returns the settings of the method that the results depend on."""
         try:
             found = facts_of(self.options) | self.options.contents(self.vocabulary)
-            return self.with_files(found) if self.file_options is self.options else found
+            return self.with_files(found) if self.files is None else found
         except OSError as error:
             raise cannot_write(error.filename, error, "read") from error
 

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 from rich.filesize import decimal
 from rich.table import Column, Table
 
-from pipeline.engine.entries import ENTRIES, open_journal
+from pipeline.engine.entries import ENTRIES
 from pipeline.engine.result_folder import finished_at
 from pipeline.engine.store import folder_size
+from pipeline.files.journal import open_journal
 from pipeline.report.configurations import describe_choices, distinguish, readable
 
 if TYPE_CHECKING:

@@ -6,12 +6,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline.engine.entries import ENTRIES, files_of, open_journal, remove_files
+from pipeline.engine.entries import ENTRIES, files_of, remove_files
 from pipeline.engine.folder import FAILURES, LATEST, REMOVED
 from pipeline.engine.lineage import Result
 from pipeline.engine.store import Store, read_kept
 from pipeline.errors import UserError
 from pipeline.files.atomic import TEMPORARY, canonical_json, is_stale
+from pipeline.files.journal import open_journal
 from pipeline.files.lock import FolderLock
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from pipeline.files.atomic import cannot_write
 from pipeline.files.fingerprints import fingerprint
-from pipeline.files.journal import OF_IMAGES, Journal
 
 ENTRIES = "entries.jsonl"
 
@@ -19,11 +18,6 @@ Inputs = Mapping[str, str]
 names, such as ``regions``, are the stage's own."""
 
 PHOTOGRAPH = "photograph"
-
-
-def open_journal(path: Path) -> Journal:
-    """Returns a journal of a stage's folder."""
-    return Journal(path, OF_IMAGES)
 
 
 def result_of(entry: Mapping[str, Any]) -> str:

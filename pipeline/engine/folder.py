@@ -28,7 +28,6 @@ from pipeline.engine.entries import (
     PHOTOGRAPH,
     Inputs,
     holds,
-    open_journal,
     remove_files,
     result_of,
 )
@@ -44,6 +43,7 @@ from pipeline.files.atomic import (
     write_json_lines,
 )
 from pipeline.files.fingerprints import fingerprint
+from pipeline.files.journal import open_journal
 from pipeline.files.lock import FolderLock
 
 FAILURES = "failures.jsonl"

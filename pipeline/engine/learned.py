@@ -2,7 +2,7 @@
 
 import time
 from abc import abstractmethod
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -181,23 +181,3 @@ class Learned(OfSplit):
         if self.refit or key_unknown_until(self, {}):
             return False
         return self.is_complete(open_folder(self, self.store))
-
-
-def with_needs(stages: Iterable[Stage]) -> list[Stage]:
-    """Returns stages, each after those stages of its own command that it needs.
-
-    What is only needed to learn something that need not be learned is not among them.
-    """
-    found: dict[Stage, None] = {}
-
-    def visit(stage: Stage) -> None:
-        if stage not in found:
-            is_settled = isinstance(stage, Learned) and stage.is_settled()
-            for need in () if is_settled else stage.needs.values():
-                if need.command == stage.command:
-                    visit(need)
-            found[stage] = None
-
-    for stage in stages:
-        visit(stage)
-    return [*found]

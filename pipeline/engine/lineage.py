@@ -18,7 +18,6 @@ from pipeline.engine.entries import (
     PHOTOGRAPH,
     Inputs,
     holds,
-    open_journal,
     photograph_and_result,
     result_of,
 )
@@ -30,6 +29,7 @@ from pipeline.engine.store import Store
 from pipeline.errors import ImageError, UserError, shown
 from pipeline.files.atomic import read_json, read_json_lines
 from pipeline.files.fingerprints import fingerprint, fingerprint_file, fingerprint_image
+from pipeline.files.journal import open_journal
 
 LEARNED_FROM = "learned_from.json"
 """In the folder of a training: image id → what :func:`photograph_and_result` says of its mask."""

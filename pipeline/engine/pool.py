@@ -52,11 +52,13 @@ def prefetch(
     workers: int,
     max_pending: int,
     at_once: bool = False,
-) -> Iterator[tuple[ItemType, Result]]:
+    caught: tuple[type[Exception], ...] = (),
+) -> Iterator[tuple[ItemType, Result | Exception]]:
     """Processes items in threads before their results are needed; yields them in order.
 
     At most ``max_pending`` results are computed or wait at a time, which bounds the memory; with
-    ``at_once`` none waits for more than the next item. Errors are raised where results are taken.
+    ``at_once`` none waits for more than the next item. Errors are raised where results are taken,
+    but those ``caught`` are yielded.
     """
     pending: deque[tuple[ItemType, Future[Result]]] = deque()
     with ThreadPoolExecutor(workers) as pool:
@@ -65,10 +67,12 @@ def prefetch(
                 pending.append((item, pool.submit(work, item)))
                 while pending and (len(pending) >= max_pending or at_once and pending[0][1].done()):
                     first, future = pending.popleft()
-                    yield first, future.result()
+                    error = future.exception()
+                    yield first, error if isinstance(error, caught) else future.result()
             while pending:
                 first, future = pending.popleft()
-                yield first, future.result()
+                error = future.exception()
+                yield first, error if isinstance(error, caught) else future.result()
         finally:
             for _, future in pending:
                 future.cancel()

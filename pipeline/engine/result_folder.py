@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.engine.entries import Inputs, open_journal
+from pipeline.engine.entries import Inputs
 from pipeline.errors import UserError, shown
 from pipeline.files.atomic import Complete, read_json, write_atomically
 from pipeline.files.fingerprints import fingerprint
-from pipeline.files.journal import part_path
+from pipeline.files.journal import open_journal, part_path
 
 MANIFEST = "manifest.json"
 

@@ -84,7 +84,8 @@ def scan(
         name: earlier[need].folder if need in earlier else open_folder(need, store)
         for name, need in stage.before.items()
     }
-    folder, learned = opened.get(stage.name) or open_folder(stage, store), learned_by(stage, store)
+    folder = opened.get(stage.name) or open_folder(stage, store)
+    learned = learned_by(stage, store) if stage.uses else {}
     rider = None
     if stage.rider is not None and not stage.rider.unknown_until():
         rider = opened.get(stage.rider.name) or open_folder(stage.rider, store)

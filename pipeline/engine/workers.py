@@ -20,7 +20,7 @@ from pipeline.engine.pool import Pool, ProcessPool, prefetch, spread
 from pipeline.engine.progress import say
 from pipeline.engine.registry import MODELS, methods
 from pipeline.engine.result_folder import ResultFolder, WorkerFolder
-from pipeline.engine.sample import ImageReader, Sample, Size
+from pipeline.engine.sample import ImageReader, Sample
 from pipeline.engine.stage import Decoded, Item, Outputs, PerImage
 from pipeline.errors import ImageError, UserError, refusing_exit
 from pipeline.files.fingerprints import fingerprint_file
@@ -30,6 +30,9 @@ Done = Iterator[tuple[Sample, str | None]]
 
 Needs = Mapping[str, Path]
 """The folders that a stage reads, by name."""
+
+ToLoad = tuple[PerImage, Needs, Mapping[str, Path], Inputs]
+"""The arguments of :func:`_load`."""
 
 _MAX_UNWRITTEN = 4
 
@@ -92,15 +95,12 @@ def go_through(
         UserError: it returned nothing for an image.
     """
 
-    def decode(item: Item) -> tuple[Any, Size | None] | ImageError:
-        try:
-            return reader(item.sample) if reader is not None else (None, None)
-        except ImageError as error:
-            return error
+    decode, threads, ahead = (lambda _: (None, None)), 1, 1
+    if reader is not None:
+        decode, threads, ahead = (lambda item: reader(item.sample)), reader.threads, reader.prefetch
 
     def readable(items: Iterable[Item]) -> Decoded:
-        ahead = (reader.threads, reader.prefetch) if reader is not None else (1, 1)
-        for item, decoded in prefetch(items, decode, *ahead):
+        for item, decoded in prefetch(items, decode, threads, ahead, caught=(ImageError,)):
             if isinstance(decoded, ImageError):
                 unreadable.append((item, decoded))
             else:
@@ -175,6 +175,8 @@ class Executor:
     ) -> Done:
         """Computes and stores results, wherever the stage is to be computed."""
         settings, threads, shard_size = self._settings, None, 1
+        files = stage.loaded(needs) if stage.uses else {}  # which are the same for all items
+        to_load = stage, needs, files, {name: items[0].inputs.get(name) for name in files}
         if isinstance(settings, WorkerSettings):
             self._pool = self._pool or settings.start(self._size)
             threads = settings.threads_of(self._size)
@@ -183,7 +185,7 @@ class Executor:
         else:
             size = min(self._size, len(items)) if stage.batch_size is None else 1
             if size == 1:
-                model = cache(partial(_load, *_to_load(stage, needs, items)))
+                model = cache(partial(_load, *to_load))
                 return compute_here(stage, model, folders, items)
             self._pool = ProcessPool(size)
         say("waiting for workers")
@@ -192,7 +194,7 @@ class Executor:
             members = [*group]
             step = len(members) if depends else shard_size
             shards += [members[start : start + step] for start in range(0, len(members), step)]
-        work = _work_of(stage, needs, folders, items, threads)
+        work = _work_of(to_load, folders, threads)
         return _compute_in(self._pool, work, folders, shards)
 
     def go_alongside(
@@ -212,7 +214,7 @@ class Executor:
         if not (self._one_pass and runs_here and stage.batch_size is None):
             return None
         self._pool = ProcessPool(self._size)
-        work = _work_of(stage, needs, {stage.name: folders[stage.name]}, (), None)
+        work = _work_of((stage, needs, {}, {}), {stage.name: folders[stage.name]}, None)
         return Alongside(stage, folders, self._pool, work, images)
 
     def close(self, at_once: bool = False) -> None:
@@ -221,24 +223,12 @@ class Executor:
             self._pool.close(at_once)
 
 
-def _to_load(
-    stage: PerImage, needs: Needs, items: Sequence[Item]
-) -> tuple[PerImage, Needs, Mapping[str, Path], Inputs]:
-    """Returns the arguments of :func:`_load`; what was learned is the same for all items."""
-    read = items[0].inputs if items else {}
-    return stage, needs, stage.loaded(needs), {n: read[n] for n in stage.uses if n in read}
-
-
 def _work_of(
-    stage: PerImage,
-    needs: Needs,
-    folders: Mapping[str, StageFolder],
-    items: Sequence[Item],
-    threads: int | None,
+    to_load: ToLoad, folders: Mapping[str, StageFolder], threads: int | None
 ) -> Callable[..., ShardResult]:
     """Returns :func:`compute_shard` of a stage."""
     places = {name: (folder.path, folder.recipe) for name, folder in folders.items()}
-    arguments = pickle.dumps(_to_load(stage, needs, items))
+    arguments = pickle.dumps(to_load)
     found = (method.settings.__module__ for method in methods())
     modules = [*dict.fromkeys([*found, *(model.module for model in MODELS.values())])]
     pickled = pickle.dumps((modules, arguments))

@@ -115,6 +115,11 @@ class Journal:
         return sorted(self.path.parent.glob(_PARTS))
 
 
+def open_journal(path: Path) -> Journal:
+    """Returns a journal of images."""
+    return Journal(path, OF_IMAGES)
+
+
 def part_path(folder: Path) -> Path:
     """Returns the journal of this process in a folder that another process has locked."""
     return folder / _PARTS.replace("*", f"{platform.node()}-{os.getpid()}")

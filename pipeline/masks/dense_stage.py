@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.clip.dimensions import Dimensions
 from pipeline.clip.method_stage import facts_of
-from pipeline.clip.settings import MethodOptions
 from pipeline.datasets.vocabulary import Names
 from pipeline.dense.method import DenseMethod, build_method
 from pipeline.dense.settings import DenseSettings
@@ -88,11 +87,6 @@ class DenseMasks(MaskStage):
                     f"cams={name} joins windows patch by patch: give masks.window and masks.stride"
                     f" that are multiples of {patch}"
                 )
-
-    @property
-    def file_options(self) -> MethodOptions:
-        """The settings of the dense method."""
-        return self.cams
 
     @cached_property
     def names(self) -> Names:

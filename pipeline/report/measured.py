@@ -159,13 +159,7 @@ def for_each_readable(
     is called after each image.
     """
 
-    def attempt(sample: Sample) -> Result | Exception:
-        try:
-            return work(sample)
-        except _UNREADABLE as error:
-            return error
-
-    for sample, result in prefetch(samples, attempt, workers, _MAX_PREFETCHED):
+    for sample, result in prefetch(samples, work, workers, _MAX_PREFETCHED, caught=_UNREADABLE):
         advance()
         if not isinstance(result, Exception):
             yield result

@@ -42,6 +42,7 @@ class Training(OfSplit):
 
     Attributes:
         seed: of the initial weights, the order of images and their transforms.
+        source: returns what it is trained on.
         validation: returns images that the network is measured on while it trains.
     """
 
@@ -55,8 +56,13 @@ class Training(OfSplit):
     device: str
     vocabulary: Vocabulary
     decode: ImageReader
-    data: TrainingData
+    source: Callable[[], TrainingData]
     validation: Callable[[], Sequence[Sample]] = tuple
+
+    @cached_property
+    def data(self) -> TrainingData:
+        """The images and masks."""
+        return self.source()
 
     @cached_property
     def pairs(self) -> list[TrainingPair]:

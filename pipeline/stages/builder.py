@@ -124,11 +124,8 @@ class Builder(Parts):
             cams=self.config.cams,
             annotations=cache(partial(self.annotations, split)),
             corrected=self.corrected_masks(split),
-            **self.by_method(
-                self.config.masks,
-                dense.quirks if dense else (),
-                self.config.cams if dense else None,
-            ),
+            files=(files := self.config.cams if dense else None),
+            **self.by_method(self.config.masks, dense.quirks if dense else (), files),
         )
 
     # Training and prediction
@@ -161,7 +158,7 @@ class Builder(Parts):
             device=self.device,
             vocabulary=self.vocabulary,
             decode=self.reader,
-            data=masks_of_stage(masks, self.images, self.store, repeats),
+            source=partial(masks_of_stage, masks, self.images, self.store, repeats),
             validation=self._validation_samples,
         )
 

@@ -5,14 +5,14 @@ image → tags → cams → masks → train → predict → evaluate → report
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.cams.stage import ComputedCams
 from pipeline.clip.device import is_cpu, keep_freed_memory
 from pipeline.datasets import load_dataset
 from pipeline.datasets.settings import splits_of_run
-from pipeline.engine.learned import with_needs
+from pipeline.engine.learned import Learned
 from pipeline.engine.plan import PlannedStage, in_round, plan
 from pipeline.engine.pool import count_cores
 from pipeline.engine.run import Outcome, Run
@@ -194,3 +194,23 @@ class Pipeline:
         for stage in stages:
             stage.check()
         return stages
+
+
+def with_needs(stages: Iterable[Stage]) -> list[Stage]:
+    """Returns stages, each after those stages of its own command that it needs.
+
+    What is only needed to learn something that need not be learned is not among them.
+    """
+    found: dict[Stage, None] = {}
+
+    def visit(stage: Stage) -> None:
+        if stage not in found:
+            is_settled = isinstance(stage, Learned) and stage.is_settled()
+            for need in () if is_settled else stage.needs.values():
+                if need.command == stage.command:
+                    visit(need)
+            found[stage] = None
+
+    for stage in stages:
+        visit(stage)
+    return [*found]

@@ -2,16 +2,14 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 
 from pipeline.clip.method_stage import MethodStage
 from pipeline.datasets.corrected import Corrections, refuse_unknown
-from pipeline.engine.entries import PHOTOGRAPH
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.kinds import TAGS
 from pipeline.engine.result_folder import MANIFEST, read_manifest
@@ -134,11 +132,6 @@ class ScoredTags(Tags):
         is_covered = {"scores", *self.variants} <= entry["scores"].keys()
         return self.choose(decode_scores(entry["scores"])) if is_covered else None
 
-    @cached_property
-    def cam_method(self) -> Any:  # noqa: ANN401
-        """The method of the CAMs that ride, built once in a process; none if none do."""
-        return self.rider and self.rider.load({})
-
     def checked(self, scored: Scored, image_id: str = "") -> dict[str, np.ndarray]:
         """Returns an image's scores, each n float32; a UserError if they cannot be used."""
         number, given = self.resources.num_classes, getattr(scored, "scores", None)
@@ -154,24 +147,20 @@ class ScoredTags(Tags):
 
     def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:
         """Scores images and chooses their tags."""
-        tagger, cam_method, rider, options = model(), self.cam_method, self.rider, self.options
-        corrected = self.corrections.tags
-        hooks = {"cam_hooks": cam_method.hooks} if cam_method else {}
-        for item, scored in tagger.stream(images, self.variants, **hooks):
+        options, corrected = self.options, self.corrections.tags
+        hooks = {"cam_hooks": self.rider.hooks} if self.rider else {}
+        for item, scored in model().stream(images, self.variants, **hooks):
             if isinstance(scored, ImageError):
                 yield item, scored
                 continue
-            scores = self.checked(scored, item.sample.id)
+            scores, image_id = self.checked(scored, item.sample.id), item.sample.id
             found = choose_tags(scores["scores"], options.alpha, options.min_score)
             facts = {"tags": found}
-            if item.sample.id in corrected:
-                facts = self.corrections.apply(item.sample.id, found)
-            tags, outputs = facts["tags"], {self.name: tags_output(**facts, scores=scores)}
-            inputs = {PHOTOGRAPH: item.inputs[PHOTOGRAPH], **(rider.reading(tags) if rider else {})}
-            if rider and inputs not in item.known_to_rider:
-                with suppress(ImageError):  # the rider's own turn says why an image has no CAMs
-                    cams = cam_method.cams_of_pass(scored.shared_pass, tags)
-                    outputs[rider.name] = rider.output(item, tags, cams, inputs)
+            if image_id in corrected:
+                facts = self.corrections.apply(image_id, found)
+            outputs = {self.name: tags_output(**facts, scores=scores)}
+            if self.rider:
+                outputs |= self.rider.of_pass(item, scored.shared_pass, facts["tags"])
             yield item, outputs
 
     def statistics(self, folder: StageFolder, done: Sequence[Sample]) -> Mapping[str, Any]:

@@ -18,7 +18,7 @@ from tests.small_runs import draw_photograph, folder_options
 
 PACKAGE = REPOSITORY / "pipeline"
 OF_TAGCLIP = {"tagclip", "reidentification.py"}
-MAX_ENGINE, MAX_FILES = 17, 9
+MAX_ENGINE, MAX_FILES = 16, 9
 
 
 def calls_of_tagging(folder: Path, count: int, checkpoint: Path) -> Counter[CodeType]:

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.engine.cleaning import find_removable
 from pipeline.engine.executors import ExecutorSettings, WorkerSettings
-from pipeline.engine.learned import Learned, with_needs
+from pipeline.engine.learned import Learned
 from pipeline.engine.plan import plan
 from pipeline.engine.run import Run
 from pipeline.engine.sample import Dataset, ImageReader, Images, Sample
@@ -19,6 +19,7 @@ from pipeline.engine.stage import Output, PerImage, Stage
 from pipeline.engine.store import Store
 from pipeline.engine.workers import Executor
 from pipeline.errors import ImageError, UserError
+from pipeline.stages.pipeline import with_needs
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

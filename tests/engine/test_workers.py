@@ -20,7 +20,6 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.clip import checkpoint, frozen
 from pipeline.engine import workers
-from pipeline.engine.entries import open_journal
 from pipeline.engine.executors import ExecutorSettings, WorkerSettings
 from pipeline.engine.lineage import open_folder
 from pipeline.engine.run import Run
@@ -29,6 +28,7 @@ from pipeline.engine.stage import Item, Output
 from pipeline.engine.workers import Executor, compute_here, compute_shard
 from pipeline.errors import UserError
 from pipeline.files.fingerprints import fingerprint_file
+from pipeline.files.journal import open_journal
 from pipeline.stages import pipeline as stages
 from pipeline.stages.config import compose, read_config
 from pipeline.stages.pipeline import Pipeline

@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 import pytest
 
-from pipeline.engine.entries import open_journal
+from pipeline.files.journal import open_journal
 from tests.faults.runs import Nursery, results_of_images, unfinished_files
 from tests.faults.test_kills import prepare
 from tests.processes import Run, wait_until

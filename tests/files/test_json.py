@@ -7,14 +7,14 @@ import zlib
 
 import pytest
 
-from pipeline.engine.entries import holds, open_journal
+from pipeline.engine.entries import holds
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.result_folder import MANIFEST, read_manifest
 from pipeline.engine.store import Store
 from pipeline.errors import UserError
 from pipeline.files.atomic import fits, parse_object, read_json_lines
 from pipeline.files.fingerprints import fingerprint
-from pipeline.files.journal import encode_line
+from pipeline.files.journal import encode_line, open_journal
 from pipeline.files.lock import HOLDER, FolderLock
 
 HOSTILE = [

@@ -16,13 +16,14 @@ from rich.filesize import decimal
 
 from pipeline.cams.cams import encode_cams
 from pipeline.datasets.vocabulary import voc_palette
-from pipeline.engine.entries import ENTRIES, holds, open_journal
+from pipeline.engine.entries import ENTRIES, holds
 from pipeline.engine.sample import Sample
 from pipeline.engine.stage import Item
 from pipeline.engine.store import Store
 from pipeline.files import fingerprints
 from pipeline.files.fingerprints import fingerprint_image, remember_in
 from pipeline.files.images import encode_png
+from pipeline.files.journal import open_journal
 from pipeline.masks.crf import CrfOptions
 from pipeline.masks.pseudo_mask import pseudo_mask
 from pipeline.report.markdown import Table
