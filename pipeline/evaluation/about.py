@@ -1,5 +1,7 @@
 """Named choices recorded with each figure."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +17,8 @@ from pipeline.masks.settings import method_word
 from pipeline.segmenter.settings import SegmenterSettings
 from pipeline.tags.tagger import TagOptions
 
+_LABEL = "_label"  # in metrics.json, the end of the name of a group with a label
+
 
 class Configuration(Protocol):
     """The part of the configuration that evaluation reads."""
@@ -29,8 +33,64 @@ class Configuration(Protocol):
     segmenter: SegmenterSettings
 
 
-def describe(stage: Stage, config: Configuration) -> dict[str, str]:
-    """Returns the choices that led to the results of the measured stage, and "" for the others."""
+@dataclass(frozen=True)
+class About:
+    """The choices that led to figures, in words; "" for those that have no part in them.
+
+    Attributes:
+        experiment: the named configuration.
+        data: which images, and which convention of their labels, if not the usual ones.
+        clip: what tables call the model.
+        pretrained: the origin of its weights.
+        methods: group → the method.
+        labels: group → what tables call a method of a plug-in, which may not be there by then.
+        given: the files of other programs that results are from.
+        compat: "released" or "clean", or what differs from one.
+        segmenter: the network.
+        round: of training, from the second on.
+        corrections: what a person corrected.
+        commit: of the program.
+    """
+
+    experiment: str = ""
+    dataset: str = ""
+    data: str = ""
+    clip: str = ""
+    pretrained: str = ""
+    methods: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    given: str = ""
+    compat: str = ""
+    precision: str = ""
+    segmenter: str = ""
+    round: str = ""
+    corrections: str = ""
+    commit: str = ""
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> "About":
+        """Returns what ``metrics.json`` says of a run."""
+        words = {name: str(value or "") for name, value in plain.items()}
+        known = words.keys() & {each.name for each in fields(cls)}
+        labels = {name for name in words if name.endswith(_LABEL)}
+        return cls(
+            **{name: words[name] for name in known},
+            methods={name: words[name] for name in words.keys() - known - labels},
+            labels={name.removesuffix(_LABEL): words[name] for name in labels},
+        )
+
+    @property
+    def plain(self) -> dict[str, str]:
+        """What ``metrics.json`` says of it."""
+        own = {each.name: getattr(self, each.name) for each in fields(self)}
+        methods, labels = own.pop("methods"), own.pop("labels")
+        if not own["given"]:
+            del own["given"]
+        return own | methods | {f"{group}{_LABEL}": label for group, label in labels.items()}
+
+
+def describe(stage: Stage, config: Configuration) -> About:
+    """Returns the choices that led to the results of the measured stage."""
     dataset, data = config.dataset, []
     # Which images, and which convention of their labels.
     if getattr(dataset, "label_source", None) == "xml":
@@ -39,7 +99,6 @@ def describe(stage: Stage, config: Configuration) -> dict[str, str]:
     data += ["background ignored"] * dataset.ignore_background
     lists = {"images": dataset.image_list, "labels": dataset.labels, "masks": dataset.masks}
     data += [f"{what} of {Path(path).name}" for what, path in lists.items() if path is not None]
-    given = ", ".join(each.note for each in stage.chain if each.note)
     uses_clip = any(isinstance(each, MethodStage) and each.method.uses_clip for each in stage.chain)
     chosen = dict.fromkeys(groups(), "")
     for each in reversed(stage.chain):
@@ -48,24 +107,22 @@ def describe(stage: Stage, config: Configuration) -> dict[str, str]:
             chosen[group] = method_word(settings)
             # Masks that are made without CAMs may take the method of cams= all the same.
             chosen |= {CAMS.group: settings["cams"]["method"]} if "cams" in settings else {}
-    # Labels of plug-ins, which may not be there when tables are written.
     theirs = (m for m in methods() if not m.is_ours and chosen.get(m.group) == m.name)
-    labels = {f"{method.group}_label": method.label for method in theirs}
-    return {
-        "experiment": config.experiment_name or "",
-        "dataset": dataset.name,
-        "data": ", ".join(data),
-        "clip": config.clip.name if uses_clip else "",
-        "pretrained": (config.clip.pretrained or "") if uses_clip else "",
-        **chosen,
-        **labels,
-        **({"given": given} if given else {}),
-        "compat": _describe_quirks(config.compat, stage.kind),
-        "precision": config.runtime.precision,
-        "segmenter": config.segmenter.name,
-        "round": str(stage.round) if stage.round > 1 else "",
-        "corrections": ", ".join(map(describe_legend, stage.legend.values())),
-    }
+    return About(
+        experiment=config.experiment_name or "",
+        dataset=dataset.name,
+        data=", ".join(data),
+        clip=config.clip.name if uses_clip else "",
+        pretrained=(config.clip.pretrained or "") if uses_clip else "",
+        methods=chosen,
+        labels={method.group: method.label for method in theirs},
+        given=", ".join(each.note for each in stage.chain if each.note),
+        compat=_describe_quirks(config.compat, stage.kind),
+        precision=config.runtime.precision,
+        segmenter=config.segmenter.name,
+        round=str(stage.round) if stage.round > 1 else "",
+        corrections=", ".join(map(describe_legend, stage.legend.values())),
+    )
 
 
 def _describe_quirks(compat: object, kind: Kind) -> str:

@@ -3,11 +3,13 @@
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import chain, count
 from pathlib import Path
 
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.kinds import measured_kinds
+from pipeline.evaluation.about import About
 from pipeline.evaluation.currency import REMOVED, Currency
 from pipeline.files.atomic import (
     Complete,
@@ -147,15 +149,12 @@ class MetricsFile:
         wanted = (stage, split, key)
         return next((r for r in self.runs if (r["stage"], r["split"], r["key"]) == wanted), None)
 
-    def put(self, folder: StageFolder, figures: Mapping, about: Mapping[str, str]) -> None:
-        """Records a folder's figures as the latest of its stage and split.
-
-        For ``about`` see :func:`pipeline.evaluation.about.describe`.
-        """
+    def put(self, folder: StageFolder, figures: Mapping, about: About) -> None:
+        """Records a folder's figures as the latest of its stage and split."""
         old = self.find(folder.stage, folder.split, folder.key) or {}
         # One configuration may belong to several experiments, and to none ("") as well; a later one
         # must not take it away.
-        experiments = {*old.get("experiments", ()), about["experiment"]}
+        experiments = {*old.get("experiments", ()), about.experiment}
         self.latest.setdefault(folder.stage, {})[folder.split] = {"key": folder.key, **figures}
         versions = folder.manifest().get("versions", {})
         run = {
@@ -164,7 +163,7 @@ class MetricsFile:
             "key": folder.key,
             **{k: v for k, v in folder.facts.items() if k != "command"},
             "experiments": sorted(experiments),
-            "about": {**about, "commit": versions.get("commit", "")},
+            "about": replace(about, commit=versions.get("commit", "")).plain,
             "versions": versions,
             **figures,
             "configuration": folder.configuration,

@@ -17,7 +17,7 @@ from pipeline.engine.stage import PerImage, Stage
 from pipeline.engine.store import Store
 from pipeline.errors import NeedsStage, UserError
 from pipeline.evaluation import measures
-from pipeline.evaluation.about import Configuration, describe
+from pipeline.evaluation.about import About, Configuration, describe
 from pipeline.evaluation.currency import MeasuredOn
 from pipeline.evaluation.record import changing_metrics
 from pipeline.files.atomic import write_json_lines
@@ -77,8 +77,8 @@ class Evaluation:
                 unmeasured += [f"{folder.stage} of split {folder.split}"] * bool(unusable)
                 continue
             about, measured_on = describe(stage, self.config), self._measured_on(result)
-            if corrections := about["corrections"]:
-                figures["corrections"] = corrections
+            if about.corrections:
+                figures["corrections"] = about.corrections
             if any(each.is_ground_truth for each in stage.chain):
                 figures["supervised"] = True
             measured_on.write(folder.path)
@@ -113,7 +113,7 @@ class Evaluation:
             raise UserError(f"some results were not measured: {'; '.join(changed)}")
 
     def _record(
-        self, measured: Mapping[StageFolder, tuple[Mapping, Mapping]], asked: Collection[str]
+        self, measured: Mapping[StageFolder, tuple[Mapping, About]], asked: Collection[str]
     ) -> str:
         """Writes figures to ``metrics.json``; returns what is remarkable about the others, or "".
 

@@ -32,12 +32,12 @@ def write_check(runs: Sequence[MeasuredRun]) -> tuple[str, str]:
             reproduces = (run.experiment, run.stage) == (figure.experiment, figure.stage)
             if not figure.experiment or not reproduces or run.value_in(figure.column) is None:
                 continue
-            about, images = run.about, describe_images(run.images, figure.column.split.images)
+            about, images = run.about.plain, describe_images(run.images, figure.column.split.images)
             obstacles = [images] if images else []
             for name, required in _REQUIRED.items():
                 if about.get(name) != required:
                     obstacles.append(f"{name}={about.get(name)}")
-            network = about.get("segmenter", "")
+            network = run.about.segmenter
             if figure.row.segmenter and network != figure.row.segmenter:
                 obstacles.append(f"segmenter={network}, not {figure.row.segmenter}")
             if obstacles := obstacles + run.changes():
@@ -84,7 +84,7 @@ def _row(run: MeasuredRun, figure: Figure) -> dict[str, str]:
         "difference": f"{difference:+.2f}",
         "authors' re-run": "" if rerun is None else f"{rerun:.1f}",
         "verdict": f"within {TOLERANCE}" if agrees else f"**further than {TOLERANCE}**",
-        "commit": run.about.get("commit", ""),
+        "commit": run.about.commit,
         "file": str(run.file),
         "notes": "; ".join(run.notes()),
     }

@@ -46,29 +46,30 @@ class Combination:
     def choices(self) -> dict[str, str]:
         """Returns the words of the row by their columns, "" where there are none."""
         about, methods, order = self.last.about, {}, kinds()
+        used = {**about.methods, "": about.segmenter}
         for kind in measured_kinds().values():
             settings = self.settings.get(kind.stage, {})
             # Tags of a later round name the methods of the round before.
             is_before = order.index(kind) <= order.index(self.last.kind)
-            methods[kind.method] = about.get(kind.group or NETWORK.stage, "") if is_before else ""
+            methods[kind.method] = used.get(kind.group, "") if is_before else ""
             if kind is CAMS:
-                affinity = settings.get("affinity") if about.get("cams") else None
+                affinity = settings.get("affinity") if used.get("cams") else None
                 methods["affinity"] = {True: "yes", False: "no"}.get(affinity, "")
                 # Masks that need no CAMs may name the dense method that they read (masks=dense).
                 methods[kind.method] = methods[kind.method] or str(settings.get("method", ""))
             elif kind is MASKS and settings.get("crf", "") is None:
                 methods[kind.method] = method_word(settings)
-            label = about.get(f"{kind.group}_label")
+            label = about.labels.get(kind.group)
             methods[kind.method] = label or label_of(kind.group, methods[kind.method])
             if is_before and "path" in settings:  # of what is given: its source is the method
                 methods[kind.method] += f" {settings['path']}"
-        commits = [r.about.get("commit", "") for runs in self.runs.values() for r in runs][::-1]
+        commits = [r.about.commit for runs in self.runs.values() for r in runs][::-1]
         return {
             **methods,
-            "round": about.get("round", ""),
+            "round": about.round,
             "CLIP": self.last.backbone,
-            "compat": about.get("compat", ""),
-            "precision": about.get("precision", ""),
+            "compat": about.compat,
+            "precision": about.precision,
             "commit": " / ".join(dict.fromkeys(filter(None, commits))),
         }
 
@@ -79,7 +80,7 @@ class Combination:
         Their own figures would be 100, and they help all others.
         """
         nested = (v for n, v in flatten(self.settings).items() if n.endswith("tags.method"))
-        return _GIVEN in (self.last.about.get("tags"), *nested)
+        return _GIVEN in (self.last.about.methods.get("tags"), *nested)
 
     def own_settings(self, kind: Kind) -> dict[str, Any]:
         """Returns the settings of one stage, without those of the stages before it."""

@@ -1,6 +1,8 @@
 """The field's tables: the published rows, then ours, then the origin of each of our figures."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
 
 from pipeline.engine.kinds import MASKS, PREDICTIONS, TAGS
 from pipeline.engine.registry import label_of
@@ -18,6 +20,20 @@ _CHOICES = ("compat", "precision", "commit")
 
 _OurRow = tuple[list[str], Mapping[str, Shown]]
 """The words left of the figures, and the run behind each column, by its name."""
+
+
+class _Choices(NamedTuple):
+    """What the runs of one of our rows have in common; rows are sorted by it."""
+
+    is_other: bool  # than a published experiment
+    experiment: str
+    tags: str
+    clip: str
+    compat: str
+    precision: str
+    network: str
+    extras: str  # methods that are not the usual ones
+    line: int  # of the table
 
 
 def write_comparison(table: PublishedTable, runs: Sequence[MeasuredRun]) -> str:
@@ -56,47 +72,56 @@ def write_comparison(table: PublishedTable, runs: Sequence[MeasuredRun]) -> str:
 
 def _our_rows(table: PublishedTable, runs: Sequence[MeasuredRun]) -> list[_OurRow]:
     """Returns our rows, those of the published experiments first; blank ones without any."""
-    cells: dict[tuple, dict[str, list[MeasuredRun]]] = {}
+    cells: dict[_Choices, dict[str, list[MeasuredRun]]] = {}
     usual = usual_methods()
     for run in runs:
         experiment, masks = run.experiment, run.configuration
         if experiment in published_experiments():
             experiment = f"{experiment}, changed" if run.changes() else _PRESET
-        tags, compat, precision = (run.about.get(n, "") for n in ("tags", "compat", "precision"))
+        about, tags = run.about, run.about.methods.get("tags", "")
         # Without the constants of its CRF it is the argmax of the CAMs, which nobody published.
         is_published = masks.get("method", "") == table.masks and masks.get("crf", True)
         if tags not in table.tags or (run.kind is MASKS and not is_published):
             continue
-        network = run.about.get("segmenter", "") if run.kind is PREDICTIONS else ""
-        chosen = {group: run.about.get(group) or name for group, name in usual.items()}
+        network = about.segmenter if run.kind is PREDICTIONS else ""
+        chosen = {group: about.methods.get(group) or name for group, name in usual.items()}
         extras = ", ".join(f"{g}={name}" for g, name in chosen.items() if name != usual[g])
-        settings = (experiment, tags, run.backbone, compat, precision, network, extras)
+        choices = partial(
+            _Choices,
+            experiment != _PRESET,
+            experiment,
+            tags,
+            run.backbone,
+            about.compat,
+            about.precision,
+            network,
+            extras,
+        )
         for number, line in enumerate(table.lines):
             for column in table.columns:
                 is_shown = run.stage == (line.stage or column.stage)
                 if is_shown and run.value_in(column) is not None:
-                    key = (experiment != _PRESET, *settings, number)
-                    cells.setdefault(key, {}).setdefault(column.name, []).append(run)
+                    row = cells.setdefault(choices(number), {})
+                    row.setdefault(column.name, []).append(run)
     full_sizes = {column.name: column.split.images for column in table.columns}
-    recorded = {run.about.get("tags"): run.about.get("tags_label") for run in runs}
+    recorded = {r.about.methods.get("tags"): r.about.labels.get("tags") for r in runs}
 
     def label(tags: str) -> str:
         return table.ours.get(tags) or recorded.get(tags) or label_of(TAGS.group, tags)
 
     rows = []
-    for key in sorted(cells):
-        _, experiment, tags, clip, compat, precision, network, extras, number = key
-        backbone = ", ".join(filter(None, [clip, network]))
-        settings = [experiment or "no experiment", extras, compat, precision]
-        method = label(tags) + table.lines[number].label
+    for row in sorted(cells):
+        backbone = ", ".join(filter(None, [row.clip, row.network]))
+        settings = [row.experiment or "no experiment", row.extras, row.compat, row.precision]
+        method = label(row.tags) + table.lines[row.line].label
         words = [
             f"ours: {method} ({', '.join(filter(None, settings))})",
-            network if table.backbone == "network" else backbone,
-            "as the file's" if tags == "file" else table.supervision,
+            row.network if table.backbone == "network" else backbone,
+            "as the file's" if row.tags == "file" else table.supervision,
         ]
-        shown = {n: choose_run(several, full_sizes[n]) for n, several in cells[key].items()}
+        shown = {n: choose_run(several, full_sizes[n]) for n, several in cells[row].items()}
         rows.append((words, shown))
-    if all(is_other for is_other, *_ in cells):
+    if all(row.is_other for row in cells):
         method = label(table.tags[0])
         rows[:0] = [
             ([f"ours: {method}{line.label}", "", table.supervision], {})
@@ -133,7 +158,7 @@ def _origins(table: PublishedTable, our_rows: Sequence[_OurRow]) -> list[str]:
                 "images": f"{run.images:,}",
                 "experiment": run.experiment,
                 "clip": run.backbone,
-                **{name: run.about.get(name, "") for name in (*usual_methods(), *_CHOICES)},
+                **{name: run.about.plain.get(name, "") for name in (*usual_methods(), *_CHOICES)},
                 "notes": "; ".join(filter(None, remarks)),
             }
         )

@@ -41,7 +41,7 @@ def by_place(runs: Iterable[MeasuredRun]) -> dict[Place, list[MeasuredRun]]:
 
     def place_of(run: MeasuredRun) -> Place:
         classes = tuple(name for name in run.figures.get("per_class", {}) if name != BACKGROUND)
-        about = run.about.get("dataset", ""), run.split, run.about.get("data", "")
+        about = run.about.dataset, run.split, run.about.data
         return Place(*about, classes, run.images, run.figures["image_set"])
 
     places: dict[Place, list[MeasuredRun]] = {}

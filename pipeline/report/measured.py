@@ -16,6 +16,7 @@ from pipeline.engine.pool import prefetch
 from pipeline.engine.progress import track
 from pipeline.engine.sample import ImageReader, Sample
 from pipeline.errors import ImageError, UserError
+from pipeline.evaluation.about import About
 from pipeline.evaluation.currency import MeasuredOn
 from pipeline.evaluation.metrics import Confusion, as_number
 from pipeline.files.label_images import IGNORE
@@ -55,7 +56,7 @@ class ReportInputs:
     beta: float | None = 1.0  # see pipeline.masks.labels.stack_background
     argmax_title: str | None = "mask before the CRF, argmax of the CAMs"  # none: it is the mask
     mask_title: str = "mask after the CRF"
-    about: Mapping[str, str] = field(default_factory=dict)  # see pipeline.evaluation.about.describe
+    about: About = About()
     splits: Sequence[str] = ()  # all of the data set
     corrections: BySplit = field(default_factory=dict)  # all that the run was given
     remarks: Sequence[str] = ()  # what the stages say of their results, a sentence each

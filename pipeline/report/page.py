@@ -152,7 +152,7 @@ def _context(inputs: ReportInputs, metrics: MetricsFile) -> dict[str, Any]:
         "classes": inputs.vocabulary.classes,
         "palette": drawing_colours(inputs.vocabulary.palette),
         "selection": selection,
-        "title": inputs.about.get("dataset") or inputs.root.name,
+        "title": inputs.about.dataset or inputs.root.name,
         "figures": {kind.title: (kind.metric, entry) for kind, entry in figures.items()},
         "metric_labels": METRIC_LABELS,
         "tables": collect_tables(metrics),

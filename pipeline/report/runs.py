@@ -1,12 +1,13 @@
 """The measured runs: entries of ``metrics.json`` files, and the configurations behind them."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.engine.kinds import CAMS, Kind, kinds, measured_kinds
 from pipeline.errors import UserError
+from pipeline.evaluation.about import About
 from pipeline.evaluation.currency import Currency
 from pipeline.evaluation.metrics import as_number
 from pipeline.evaluation.record import MetricsFile
@@ -44,14 +45,14 @@ class MeasuredRun:
     split: str
     key: str
     images: int  # that were measured
-    about: Mapping[str, str]  # the choices in words, the data set and the commit
+    about: About
     configuration: Mapping[str, Any]
     figures: Mapping[str, Any]  # the whole entry, with figures in [0, 1]
 
     @property
     def dataset_split(self) -> str:
         """The data set and the split."""
-        return f"{self.about.get('dataset', '')} {self.split}"
+        return f"{self.about.dataset} {self.split}"
 
     @property
     def kind(self) -> Kind:
@@ -79,12 +80,12 @@ class MeasuredRun:
     @property
     def experiment(self) -> str:
         """The experiment that it names, or ""."""
-        return self.about.get("experiment", "")
+        return self.about.experiment
 
     @property
     def backbone(self) -> str:
         """The CLIP and the origin of its weights."""
-        clip, pretrained = self.about.get("clip", ""), self.about.get("pretrained", "")
+        clip, pretrained = self.about.clip, self.about.pretrained
         return f"{clip} ({pretrained})" if pretrained else clip
 
     @property
@@ -103,12 +104,12 @@ class MeasuredRun:
 
     def notes(self, level: int = 0) -> list[str]:
         """Returns the footnotes of the figures of a level."""
-        facts = (*map(self.about.get, ("data", "given")), self.figures.get("remark"))
+        facts = (self.about.data, self.about.given, self.figures.get("remark"))
         notes = [*filter(None, facts), *map_notes(self.levels[level])]
         means = [percent(self.value(metric, level)) for metric in ("miou", "miou_union")]
         if means[0] != means[1] and "miou_union" in self.figures:
             notes.append(f"mIoU_union {means[1]}, where classes that are only predicted count 0")
-        remark = remark_on_clip(self.experiment, self.about.get("clip", ""))
+        remark = remark_on_clip(self.experiment, self.about.clip)
         return notes + self.help_by_ground_truth() + [remark] * bool(remark)
 
     def help_by_ground_truth(self) -> list[str]:
@@ -199,11 +200,11 @@ def runs_of(
     runs: list[MeasuredRun] = []
     names = ("stage", "split", "key", "images", "configuration")
     for entry in metrics.runs:
-        about = {name: str(value or "") for name, value in entry["about"].items()}
+        about = About.of(entry["about"])
         shared = {name: entry[name] for name in names}
         order = earlier + len(runs)
         for experiment in entry["experiments"]:
-            about = {**about, "experiment": experiment}
+            about = replace(about, experiment=experiment)
             runs.append(MeasuredRun(file, order, about=about, figures=entry, **shared))
     return runs
 

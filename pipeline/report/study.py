@@ -38,7 +38,7 @@ def write_study(name: str, runs: Sequence[MeasuredRun]) -> str:
     """
 
     def place(run: MeasuredRun) -> tuple[str, int, str]:
-        return run.about.get("dataset", ""), kinds().index(run.kind), run.split
+        return run.about.dataset, kinds().index(run.kind), run.split
 
     if named := [run for run in runs if run.experiment == name]:
         groups = [group for _, group in sorted(grouped(named, place).items())]
@@ -58,7 +58,8 @@ def _table(runs: list[MeasuredRun]) -> Table:
     # Only predictions depend on the segmenter, but every run names one.
     stands_for = {**_CHOICES, "compat": tuple(quirks())}
     names = [name for name in stands_for if name != "segmenter" or runs[0].kind is PREDICTIONS]
-    choices = {name: [canonical_json(run.about.get(name, "")) for run in runs] for name in names}
+    about = [run.about.plain for run in runs]
+    choices = {name: [canonical_json(each.get(name, "")) for each in about] for name in names}
     choices = {name: values for name, values in choices.items() if len(set(values)) > 1}
     configurations = [readable(run.configuration, run.figures.get("legend", {})) for run in runs]
     settings = varying(configurations, choices, stands_for)

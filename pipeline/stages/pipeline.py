@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from pipeline.cams.stage import ComputedCams
 from pipeline.clip.device import is_cpu, keep_freed_memory
@@ -173,13 +174,19 @@ class Pipeline:
         stages, numbers = self.stages(commands), range(1, self.builder.config.rounds + 1)
         return [(n, [stage for stage in stages if stage.round == n]) for n in numbers]
 
+    @cached_property
+    def _checked(self) -> dict[tuple[str, ...], list[Stage]]:
+        return {}
+
     def stages(self, commands: Collection[str]) -> list[Stage]:
-        """Returns the stages that were asked for, in their order.
+        """Returns the stages that were asked for, in their order; they are checked once.
 
         CAMs that can share a pass of the backbone with tags, and are asked for together with them,
         ride with these. Before a stage come those that learn what it uses, unless that is there.
         Raises a UserError if a stage that was asked for cannot be computed with its settings.
         """
+        if (found := self._checked.get((*commands,))) is not None:
+            return found
         chosen = [stage for stage in self.builder.stages if stage.command in commands]
         computed = [stage for stage in chosen if isinstance(stage, ComputedCams)]
         cams = {stage.split: stage for stage in computed if stage.options.shares_pass}
@@ -193,6 +200,7 @@ class Pipeline:
             check_choice(wrong, shown_split, self.builder.splits)
         for stage in stages:
             stage.check()
+        self._checked[(*commands,)] = stages
         return stages
 
 

@@ -59,10 +59,10 @@ def missing_weights(
     config, names = builder.config, (builder.vocabulary.classes, builder.vocabulary.palette)
     trains = reads_clip = True
     if builder.images is not None:
-        # Those of another builder: a stage remembers what it has read.
-        stages = [stage for stage in replace(builder).stages if stage.command in commands]
+        stages = [stage for stage in builder.stages if stage.command in commands]
         used = [stage for stage in stages if isinstance(stage, MethodStage)]
-        trains = any(_starts(stage, builder, commands) for stage in stages)
+        # A copy of a training: it remembers the masks that it has read.
+        trains = any(_starts(replace(stage), builder, commands) for stage in stages)
         reads_clip = any(key_unknown_until(stage, {}) == "download" for stage in stages)
     else:
         used = [s for s in builder.per_split("").values() if s.command in commands]

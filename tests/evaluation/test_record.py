@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+from dataclasses import replace
 
 import pytest
 
 from pipeline.engine.store import Store
+from pipeline.evaluation.about import About
 from pipeline.evaluation.record import MetricsFile, changing_metrics
 from pipeline.files.lock import HOLDER
 from pipeline.report.runs import read_runs
@@ -20,9 +22,9 @@ pytestmark = pytest.mark.usefixtures("figures_are_current")
 def test_a_run_of_two_experiments_is_one_entry_and_counts_for_both(tmp_path):
     folder = Store(tmp_path).folder("val", "tags", {"alpha": 0.5})
     folder.write_manifest(complete=True)
-    about = {"dataset": "demo", "experiment": "alpha"}
+    about = About(dataset="demo")
     for experiment in ("alpha", "", "preset", "alpha"):
-        figures, named = {"images": 3, "map": 0.5, **KNOWN}, {**about, "experiment": experiment}
+        figures, named = {"images": 3, "map": 0.5, **KNOWN}, replace(about, experiment=experiment)
         with changing_metrics(tmp_path / "metrics.json") as metrics:
             metrics.put(folder, figures, named)
     (entry,) = json.loads((tmp_path / "metrics.json").read_text())["runs"]
@@ -33,7 +35,7 @@ def test_a_run_of_two_experiments_is_one_entry_and_counts_for_both(tmp_path):
     assert "50.0" in write_study("alpha", runs) and "50.0" in write_study("preset", runs)
 
 
-ABOUT = {"dataset": "demo", "experiment": ""}
+ABOUT = About(dataset="demo")
 KNOWN = {"image_set": "a1", "ground_truth": "b2"}
 FIGURES = {"images": 3, "map": 0.5, "f1": None, **KNOWN}
 

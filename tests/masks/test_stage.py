@@ -49,7 +49,7 @@ def maps(tmp_path):
             arrays = np.random.default_rng(index).random((len(tags), 5, 7))
             found[image_id] = Cams(tags, arrays.astype(np.float16), (40, 60))
             files = {f"{image_id}.npz": encode_cams(found[image_id])}
-            cams.write(image_id, fingerprint_file(path), files)
+            cams.write(image_id, {"photograph": fingerprint_file(path)}, files)
             samples.append(Sample(image_id, path))
     return samples, cams, found
 

@@ -15,6 +15,7 @@ from pipeline.datasets.vocabulary import build_vocabulary, voc_palette
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.sample import ImageReader, Sample
 from pipeline.engine.store import Store
+from pipeline.evaluation.about import About
 from pipeline.files.fingerprints import fingerprint_image
 from pipeline.files.images import encode_png
 from pipeline.report.measured import ReportInputs
@@ -56,7 +57,8 @@ def fill(
 ) -> StageFolder:
     with folder:
         for sample in samples:
-            folder.write(sample.id, fingerprint_image(sample.image), files[sample.id])
+            inputs = {"photograph": fingerprint_image(sample.image)}
+            folder.write(sample.id, inputs, files[sample.id])
         folder.finish([sample.id for sample in samples])
     return folder
 
@@ -105,7 +107,7 @@ def build_run(
             scores[tags] = 0.8
             if "tags" in computed:
                 facts = tags_output(tags, {"scores": scores}).facts
-                tags_folder.write(image_id, fingerprint_image(path), {}, **facts)
+                tags_folder.write(image_id, {"photograph": fingerprint_image(path)}, {}, **facts)
             heat = np.array(Image.fromarray((labels > 0).astype(np.float32)).resize((8, 6)))
             maps = np.stack([heat] * len(tags)) if tags else np.zeros((0, 6, 8))
             cams = Cams(np.array(tags, np.int64), maps, (HEIGHT, WIDTH))
@@ -124,7 +126,7 @@ def build_run(
             fill(folders[name], samples, files[name])
     settings = {
         "threshold": halfway,
-        "about": {"dataset": "test"},
+        "about": About(dataset="test"),
         **settings,
     }
     return ReportInputs(

@@ -15,6 +15,7 @@ from pipeline.cams.cams import Cams, encode_cams
 from pipeline.engine.sample import Sample
 from pipeline.engine.store import Store
 from pipeline.errors import UserError
+from pipeline.evaluation.about import About
 from pipeline.evaluation.record import MetricsFile
 from pipeline.files.images import encode_png
 from pipeline.report.gallery import build_cards, choose_images
@@ -187,7 +188,7 @@ def test_stages_are_told_from_their_manifests(build):
 
 
 def test_counts_say_images_of_what_and_a_segmenter_is_named_if_there_is_one(build):
-    inputs = build(IDS, CLASSES, about={"dataset": "test", "segmenter": "tiny"})
+    inputs = build(IDS, CLASSES, about=About(dataset="test", segmenter="tiny"))
     assert "tiny" not in page_of(inputs).text, "none was trained"
     store, networks = Store(inputs.root), []
     for seed in (0, 1):

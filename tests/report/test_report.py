@@ -145,7 +145,7 @@ def test_the_three_means_of_a_run_stand_beside_each_other(tmp_path):
     equal = dataclasses.replace(run, figures={**run.figures, "miou_union": 0.7})
     assert not equal.notes()
     about = {"experiment": "cls_seg_voc2012", "clip": "vit_l14"}
-    other = dataclasses.replace(equal, about={**run.about, **about})
+    other = dataclasses.replace(equal, about=dataclasses.replace(run.about, **about))
     (note,) = other.notes()
     assert note.endswith("were chosen for clip=vit_b16, not for clip=vit_l14")
 

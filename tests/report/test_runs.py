@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pipeline.evaluation.about import About
 from pipeline.report.grouping import choose_run
 from pipeline.report.runs import MeasuredRun, read_runs
 from tests.report.measured import voc2007, write_runs
@@ -44,7 +45,7 @@ def test_settings_are_held_against_the_experiment_s_own():
     masks = {"beta": 1.0, "crf": {"iterations": 10, "bilateral_sxy": 67}, "cams": maps}
 
     def changes(stage: str, configuration: dict, **figures: object) -> list[str]:
-        about = {"experiment": "cls_seg_voc2012"}
+        about = About("cls_seg_voc2012")
         place = (Path("metrics.json"), 0, stage, "val", "key", 1449)
         return MeasuredRun(*place, about, configuration, figures).changes()
 

@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.commands.make_tables import run as run_command
 from pipeline.errors import UserError
+from pipeline.evaluation.about import About
 from pipeline.report.runs import MeasuredRun
 from pipeline.report.study import write_study
 from tests.report.measured import KNOWN
@@ -20,10 +21,10 @@ def study_run(
     stage: str, configuration: dict, about: dict | None = None, images: int = 10, **figures: object
 ) -> MeasuredRun:
     """A run of the experiment "mine", whose key is its configuration."""
-    about = {"experiment": "mine", "dataset": "demo", "clip": "demo", **(about or {})}
+    named = {"experiment": "mine", "dataset": "demo", "clip": "demo", **(about or {})}
     key = json.dumps(configuration, sort_keys=True)
     return MeasuredRun(
-        Path("metrics.json"), 0, stage, "val", key, images, about, configuration, figures
+        Path("metrics.json"), 0, stage, "val", key, images, About.of(named), configuration, figures
     )
 
 
