@@ -19,11 +19,11 @@ import numpy as np
 import pytest
 from PIL import Image as Picture
 
-from pipeline.datasets.corrections import join_names
 from pipeline.datasets.lists import format_class_list
 from pipeline.engine.plugins import import_plugins
 from pipeline.errors import UserError
 from pipeline.files.fingerprints import fingerprint_file
+from pipeline.files.text import join_cell
 from pipeline.segmenter import mmseg, predict, train
 from pipeline.stages import pipeline
 from pipeline.stages.config import Config, compose, read_config
@@ -143,7 +143,7 @@ class Workspace:
             config.tags.alpha = options.alpha
         config.tags.absent_as_zero = options.absent_as_zero
         if options.corrections:
-            names = {i: join_names(CLASSES[k] for k in tags) for i, tags in options.corrections}
+            names = {i: join_cell(CLASSES[k] for k in tags) for i, tags in options.corrections}
             rows = [f"{i},{s},{names[i]}" for s, ids in SPLITS.items() for i in ids if i in names]
             (path := folder / "mine.csv").write_text("\n".join(["id,split,classes", *rows]))
             os.utime(path, (1e9, 1e9))  # tables show its date

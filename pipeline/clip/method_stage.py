@@ -13,7 +13,7 @@ from pipeline.clip.settings import MethodOptions
 from pipeline.datasets.annotations import Annotations
 from pipeline.datasets.regions import SLIC, RegionSettings, find_regions
 from pipeline.datasets.vocabulary import Vocabulary
-from pipeline.engine.registry import TEMPLATES, Method, method_of, templates_in_key
+from pipeline.engine.registry import TEMPLATES, method_of, templates_in_key
 from pipeline.engine.sample import Images, Sample
 from pipeline.engine.settings import facts, joined, plain, rule_of
 from pipeline.engine.stage import Folders, Item, PerImage
@@ -67,11 +67,6 @@ class MethodStage(PerImage):
                 f" lack what the stage reads: derive them from {self.options_base.__name__}"
             )
 
-    @property
-    def method(self) -> Method:
-        """The method."""
-        return self.options.method
-
     @cached_property
     def region_folder(self) -> Path | None:
         """The folder of the files of regions; none if the method reads none."""
@@ -87,7 +82,11 @@ class MethodStage(PerImage):
     @cached_property
     def machine(self) -> Sequence[str]:
         """Those traits of the machine by which CLIP's features of images differ."""
-        return self.resources.clip.machine if self.method.uses_clip and self.reads_images else ()
+        return (
+            self.resources.clip.machine
+            if self.options.method.uses_clip and self.reads_images
+            else ()
+        )
 
     def check(self) -> None:
         """Refuses a file that is not a CLIP's, and settings that do not suit a CLIP."""
@@ -120,12 +119,12 @@ class MethodStage(PerImage):
         # A method's own backgrounds take the place of the vocabulary's, unless they are null.
         if options.get("backgrounds", ()) is None:
             del options["backgrounds"]
-        read = {part: plain(getattr(self.vocabulary, part)) for part in self.method.reads}
+        read = {part: plain(getattr(self.vocabulary, part)) for part in self.options.method.reads}
         if "backgrounds" in options:
             read.pop("backgrounds", None)
         clip = {"clip": self.resources.clip.facts()} if self.resources.clip else {}
         quirks, decoding = vars(self.resources.quirks), self.reader.facts
-        return joined(self.method.facts, options, decoding, quirks, read, clip)
+        return joined(self.options.method.facts, options, decoding, quirks, read, clip)
 
     def with_files(self, found: dict[str, Any]) -> dict[str, Any]:
         """Returns settings of the method for the key, with what its files hold.
@@ -156,7 +155,7 @@ class MethodStage(PerImage):
     @property
     def chosen(self) -> str:
         """The method as the configuration chooses it, such as "tags=tagclip"."""
-        return f"{self.method.group}={self.method.name}"
+        return f"{self.options.method.group}={self.options.method.name}"
 
     def wrong(self, what: str, image_id: str = "") -> UserError:
         """Returns the error for a result of the method that cannot be used."""

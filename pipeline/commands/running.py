@@ -106,7 +106,8 @@ def describe(outcome: Outcome) -> str:
     """Returns a line on what a stage did for a split, and where the result lies."""
     counts = [f"{outcome.images} images"]
     if outcome.stage not in ("report", "evaluate"):
-        counts += [f"{outcome.computed} computed now", f"{outcome.cached} from the cache"]
+        cached = outcome.images - len(outcome.left_out) - outcome.computed - outcome.reused
+        counts += [f"{outcome.computed} computed now", f"{cached} from the cache"]
     if outcome.reused:
         counts.append(f"{outcome.reused} reused from other settings")
     if outcome.left_out:
@@ -144,7 +145,7 @@ def notes_on(pipeline: Pipeline, requested: Sequence[str], given: Sequence[str])
             yield remark
     is_elsewhere = config.clip.name == "demo" and config.dataset.name not in RENDERED
     stages = [s for s in pipeline.stages(requested) if isinstance(s, MethodStage)]
-    clip = next((stage.resources.clip for stage in stages if stage.method.uses_clip), None)
+    clip = next((stage.resources.clip for stage in stages if stage.options.method.uses_clip), None)
     if clip is not None and is_elsewhere:
         yield "the demo CLIP knows ten drawn objects; on photographs use clip=vit_b16"
     if clip is not None and clip.dimensions is not None and clip.dimensions.depth > _DEPTH_OF_BASE:

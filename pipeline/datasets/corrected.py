@@ -16,12 +16,12 @@ from pipeline.datasets.annotations import (
     classes_in,
     refuse_brush,
 )
-from pipeline.datasets.corrections import join_names
 from pipeline.engine.progress import note
 from pipeline.engine.sample import Labels
 from pipeline.errors import ImageError, NoEntry, UserError, did_you_mean, shown
 from pipeline.files.fingerprints import fingerprint
 from pipeline.files.images import SUFFIXES
+from pipeline.files.text import join_cell
 
 _SUFFIXES = (*SUFFIXES, ".json")
 
@@ -75,7 +75,7 @@ class Corrections:
         for image_id in self.tags.keys() & table.tags.keys():
             both = table.tags[image_id], self.tags[image_id]
             if both[0] != both[1]:
-                listed, drawn = (join_names(classes[k] for k in tags) or "nothing" for tags in both)
+                listed, drawn = (join_cell(classes[k] for k in tags) or "nothing" for tags in both)
                 raise UserError(
                     f"image {shown(image_id)} shows {listed} in {table.file} and {drawn} in"
                     f" {self.file}: correct tags.corrections or masks.corrections"

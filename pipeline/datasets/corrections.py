@@ -1,41 +1,24 @@
 """Corrected tags: a table that a report saves, for ``tags.corrections`` and ``dataset.labels``.
 
 It is CSV by RFC 4180 with the header ``id,classes``; with several splits ``split`` is a third
-column. The classes of an image are all that it shows, separated by ``;``; nothing stands for none.
-A ``;`` or ``\\`` in a name is escaped by ``\\``.
+column. The classes of an image are all that it shows, as :func:`~pipeline.files.text.join_cell`
+writes them; nothing stands for none.
 """
 
 import csv
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pipeline.datasets.vocabulary import same_name
 from pipeline.engine.sample import Labels
 from pipeline.errors import UserError, did_you_mean, shown
-from pipeline.files.text import read_rows
+from pipeline.files.text import read_rows, split_cell
 
 BySplit = Mapping[str, Mapping[str, Labels]]
 """Split → image id → class indices; the split is "" in a file without splits."""
 
 
 _COLUMNS, _SPLIT = ("id", "classes"), "split"
-_SPECIAL = re.compile(r"[;\\]")
-_NAME = re.compile(r"(?:\\.|[^;\\])+", re.DOTALL)
-_NAMES = re.compile(r"(?:\\.|[^\\])*", re.DOTALL)
-
-
-def join_names(names: Iterable[str]) -> str:
-    """Returns names as one cell."""
-    return ";".join(_SPECIAL.sub(r"\\\g<0>", name) for name in names)
-
-
-def split_names(cell: str) -> list[str]:
-    """Returns the names that :func:`join_names` joined; a ValueError if a single ``\\`` is last."""
-    if not _NAMES.fullmatch(cell):
-        raise ValueError(cell)
-    names = (re.sub(r"\\(.)", r"\1", name, flags=re.DOTALL) for name in _NAME.findall(cell))
-    return [name for name in names if name.strip()]
 
 
 def is_corrections(path: Path) -> bool:
@@ -76,7 +59,7 @@ def read_corrections(path: Path, key: str, classes: Sequence[str]) -> BySplit:
         if cells["id"] in images:
             raise UserError(f"{place}: {shown(cells['id'])} stands twice: keep one line")
         try:
-            names = split_names(cells["classes"])
+            names = split_cell(cells["classes"])
         except ValueError as error:
             cell = shown(cells["classes"])
             raise UserError(f"{place}: {cell} ends in \\: escape it as \\\\") from error

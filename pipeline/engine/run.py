@@ -33,11 +33,6 @@ class Outcome:
     note: str = ""  # a sentence without its full stop on what is remarkable, or ""
     absent: Collection[str] = ()  # the ids of those skipped by a NoEntry, which are no failures
 
-    @property
-    def cached(self) -> int:
-        """The number of images that already had a result."""
-        return self.images - len(self.left_out) - self.computed - self.reused
-
 
 def allowed_failures(wanted: float | None, images: int) -> float:
     """Returns how many of some images may be skipped before a run counts as failed.

@@ -99,7 +99,8 @@ def describe(stage: Stage, config: Configuration) -> About:
     data += ["background ignored"] * dataset.ignore_background
     lists = {"images": dataset.image_list, "labels": dataset.labels, "masks": dataset.masks}
     data += [f"{what} of {Path(path).name}" for what, path in lists.items() if path is not None]
-    uses_clip = any(isinstance(each, MethodStage) and each.method.uses_clip for each in stage.chain)
+    computed = (each for each in stage.chain if isinstance(each, MethodStage))
+    uses_clip = any(each.options.method.uses_clip for each in computed)
     chosen = dict.fromkeys(groups(), "")
     for each in reversed(stage.chain):
         if group := each.kind.group:

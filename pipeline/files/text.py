@@ -4,13 +4,19 @@ import csv
 import errno
 import io
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError, shown
 
 _MAX_BYTES = 1 << 28  # of a text file; COCO's longest list has 15 million
+
+
+_SPECIAL = re.compile(r"[;\\]")  # in a name of a cell
+_NAME = re.compile(r"(?:\\.|[^;\\])+", re.DOTALL)
+_NAMES = re.compile(r"(?:\\.|[^\\])*", re.DOTALL)
 
 
 def read_text(path: Path, name: str, wanted: str, max_bytes: int = _MAX_BYTES) -> str:
@@ -100,6 +106,19 @@ def last_names(path: Path) -> str:
     So the files of two methods can be compared, and the same ones have one key on several machines.
     """
     return Path(*path.absolute().parts[-2:]).as_posix()
+
+
+def join_cell(names: Iterable[str]) -> str:
+    """Returns names as one cell of a table: separated by ``;``, which a ``\\`` escapes in them."""
+    return ";".join(_SPECIAL.sub(r"\\\g<0>", name) for name in names)
+
+
+def split_cell(cell: str) -> list[str]:
+    """Returns the names that :func:`join_cell` joined; a ValueError if a single ``\\`` is last."""
+    if not _NAMES.fullmatch(cell):
+        raise ValueError(cell)
+    names = (re.sub(r"\\(.)", r"\1", name, flags=re.DOTALL) for name in _NAME.findall(cell))
+    return [name for name in names if name.strip()]
 
 
 def given_folder(given: str, key: str, holds: str) -> Path:

@@ -163,7 +163,9 @@ class Masks(MaskStage):
     @cached_property
     def machine(self) -> Sequence[str]:
         """The kind of the device, if the refiner computes on it."""
-        return [f"device={device_kind(self.resources.device)}"] if self.method.on_gpu else ()
+        return (
+            [f"device={device_kind(self.resources.device)}"] if self.options.method.on_gpu else ()
+        )
 
     @property
     def batch_size(self) -> int | None:

@@ -86,7 +86,7 @@ def _gather(
     elif isinstance(masks.options, PseudoMaskOptions) and masks.options.crf is None:
         titles = None, "mask, argmax of the CAMs"
     else:
-        name = masks.method.name
+        name = masks.options.method.name
         refiner = "the CRF" if name == "crf" else label_of(MASKS.group, name)
         titles = f"mask before {refiner}, argmax of the CAMs", f"mask after {refiner}"
 

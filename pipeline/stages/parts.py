@@ -1,8 +1,8 @@
 """What stages are built from: a device, CLIP, a reader, and the masks and tags that people give."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, TypedDict
@@ -165,14 +165,9 @@ class Parts:
         return None if self._splits_below(given_path(options.path, "masks.path")) else split
 
     @cached_property
-    def _corrected_masks(self) -> dict[str, Corrections]:
-        return {}
-
-    def corrected_masks(self, split: str) -> Corrections:
+    def corrected_masks(self) -> Callable[[str], Corrections]:
         """Returns the masks of a split that a person made; each split is read once."""
-        if split not in self._corrected_masks:
-            self._corrected_masks[split] = self._read_masks(split)
-        return self._corrected_masks[split]
+        return cache(self._read_masks)
 
     def _read_masks(self, split: str) -> Corrections:
         given = self.config.masks.corrections

@@ -6,8 +6,7 @@ image → tags → cams → masks → train → predict → evaluate → report
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 
 from pipeline.cams.stage import ComputedCams
 from pipeline.clip.device import is_cpu, keep_freed_memory
@@ -72,6 +71,7 @@ class Pipeline:
 
     builder: Builder
     command: str = ""
+    _checked: dict[tuple[str, ...], list[Stage]] = field(default_factory=dict)
 
     @classmethod
     def open(cls, config: Config) -> Pipeline:
@@ -173,10 +173,6 @@ class Pipeline:
         """Returns the stages of :meth:`stages`, by the round of training that they belong to."""
         stages, numbers = self.stages(commands), range(1, self.builder.config.rounds + 1)
         return [(n, [stage for stage in stages if stage.round == n]) for n in numbers]
-
-    @cached_property
-    def _checked(self) -> dict[tuple[str, ...], list[Stage]]:
-        return {}
 
     def stages(self, commands: Collection[str]) -> list[Stage]:
         """Returns the stages that were asked for, in their order; they are checked once.

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from pipeline.datasets.corrections import join_names
 from pipeline.datasets.lists import format_class_list
 from pipeline.engine.folder import StageFolder
 from pipeline.engine.sample import Sample
 from pipeline.engine.stage import Output
 from pipeline.engine.store import encode_arrays
 from pipeline.errors import ImageError
+from pipeline.files.text import join_cell
 
 
 def decode_scores(rows: Mapping[str, str], name: str = "scores") -> np.ndarray:
@@ -83,7 +83,7 @@ def _table(folder: StageFolder, done: Sequence[Sample], classes: Sequence[str]) 
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(["path", "id", "classes", "scores", "corrected"])
-    names, entries = [join_names([name]) for name in classes], folder.entries
+    names, entries = [join_cell([name]) for name in classes], folder.entries
     for sample, scores in zip(done, read_scores(folder, (sample.id for sample in done))):
         entry = entries[sample.id]
         tags, values = (

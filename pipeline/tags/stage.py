@@ -59,7 +59,7 @@ class Tags(MethodStage):
         """Returns what tags depend on; their files hold a score for each class."""
         settings = joined(super().own_settings(), self.corrections.facts)
         classes = {"classes": list(self.vocabulary.classes)}
-        return settings if "classes" in self.method.reads else joined(settings, classes)
+        return settings if "classes" in self.options.method.reads else joined(settings, classes)
 
     def own_legend(self) -> Mapping[str, Mapping[str, Any]]:
         """Returns the file of corrections."""
@@ -125,7 +125,7 @@ class ScoredTags(Tags):
     @property
     def variants(self) -> list[str]:
         """The further rows of scores that are asked for, of those that the method has."""
-        return [name for name in self.options.variants if name in self.method.variants]
+        return [name for name in self.options.variants if name in self.options.method.variants]
 
     def found(self, entry: Mapping[str, Any]) -> Sequence[int] | None:
         """Returns the tags that follow from an entry's scores."""

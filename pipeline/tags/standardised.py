@@ -95,7 +95,7 @@ class StandardisedTags(Tags):
     def own_settings(self) -> dict[str, Any]:
         """Returns what follows the scores."""
         return {
-            "method": self.method.name,
+            "method": self.options.method.name,
             "classes": list(self.vocabulary.classes),
             "standardise": sorted(self.options.standardise),
             "z": self.options.z,

@@ -10,19 +10,18 @@ from pipeline.datasets.corrected import Corrections
 from pipeline.datasets.corrections import (
     BySplit,
     is_corrections,
-    join_names,
     read_corrections,
-    split_names,
 )
 from pipeline.engine.result_folder import describe_legend
 from pipeline.errors import UserError
+from pipeline.files.text import join_cell, split_cell
 
 CLASSES = ("cat", "a;b", "back\\slash", 'say "cup"', "two\nlines", "x, y")
 
 
 @pytest.mark.parametrize("names", [(), ("cat",), CLASSES, ("\\;", ";\\", "\\\\;;")])
 def test_names_in_a_cell_come_back(names):
-    assert split_names(join_names(names)) == [*names]
+    assert split_cell(join_cell(names)) == [*names]
 
 
 def format_corrections(corrections: BySplit, classes: Sequence[str]) -> str:
@@ -33,7 +32,7 @@ def format_corrections(corrections: BySplit, classes: Sequence[str]) -> str:
     writer.writerow(["id", "split", "classes"] if has_splits else ["id", "classes"])
     for split, images in corrections.items():
         for image_id, labels in images.items():
-            names = join_names(classes[k] for k in labels)
+            names = join_cell(classes[k] for k in labels)
             writer.writerow([image_id, *([split] * has_splits), names])
     return text.getvalue()
 

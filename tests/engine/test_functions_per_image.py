@@ -1,16 +1,19 @@
-"""A count of the functions that one image of ``stage=tags`` enters."""
+"""Counts of the functions that ``stage=tags`` enters: of one image, and of a whole run."""
 
 from __future__ import annotations
 
 import sys
 import threading
 from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import CodeType, FrameType
 
 import pytest
 from PIL import Image
 
+from pipeline.commands.run_stage import run
 from pipeline.stages.config import compose, read_config
 from pipeline.stages.pipeline import Pipeline
 from tests import REPOSITORY
@@ -19,6 +22,7 @@ from tests.small_runs import draw_photograph, folder_options
 PACKAGE = REPOSITORY / "pipeline"
 OF_TAGCLIP = {"tagclip", "reidentification.py"}
 MAX_ENGINE, MAX_FILES = 16, 9
+MAX_FUNCTIONS, MAX_MODULES = 379, 68
 
 
 def calls_of_tagging(folder: Path, count: int, checkpoint: Path) -> Counter[CodeType]:
@@ -30,6 +34,15 @@ def calls_of_tagging(folder: Path, count: int, checkpoint: Path) -> Counter[Code
     options = folder_options(folder / "photographs", checkpoint)
     config = read_config(compose([*options, f"output_dir={folder / 'out'}"]))
     pipeline = Pipeline.open(config)
+    with counting() as calls:
+        (outcome,) = pipeline.run(["tags"])
+    assert outcome.computed == count
+    return calls.copy()  # a thread may still end
+
+
+@contextmanager
+def counting() -> Iterator[Counter[CodeType]]:
+    """Counts how often each function is called while the block runs."""
     calls: Counter[CodeType] = Counter()
 
     def count_call(frame: FrameType, event: str, argument: object) -> None:
@@ -40,12 +53,17 @@ def calls_of_tagging(folder: Path, count: int, checkpoint: Path) -> Counter[Code
     threading.setprofile(count_call)
     sys.setprofile(count_call)
     try:
-        (outcome,) = pipeline.run(["tags"])
+        yield calls
     finally:
         sys.setprofile(None)
         threading.setprofile(None)
-    assert outcome.computed == count
-    return calls.copy()  # a thread may still end
+
+
+def places(codes: Iterable[CodeType]) -> set[Path]:
+    """Returns the functions of the package as paths below it."""
+    ours = (code for code in codes if not code.co_name.startswith("<"))
+    found = ((Path(code.co_filename), code.co_qualname) for code in ours)
+    return {path.relative_to(PACKAGE) / n for path, n in found if path.is_relative_to(PACKAGE)}
 
 
 @pytest.fixture(scope="module")
@@ -55,12 +73,7 @@ def per_image(tmp_path_factory, tiny_checkpoint) -> list[Path]:
         calls_of_tagging(tmp_path_factory.mktemp(f"tag-{count}"), count, tiny_checkpoint)
         for count in (2, 6)
     )
-    entered = []
-    for code, calls in many.items():
-        path = Path(code.co_filename)
-        is_ours = path.is_relative_to(PACKAGE) and not code.co_name.startswith("<")
-        if is_ours and calls > few[code]:
-            entered.append(path.relative_to(PACKAGE) / code.co_qualname)
+    entered = places(code for code, calls in many.items() if calls > few[code])
     assert entered
     return sorted(entered)
 
@@ -77,3 +90,16 @@ def test_one_image_enters_few_functions(per_image):
 def test_one_image_enters_few_functions_of_files(per_image):
     files = [path for path in per_image if path.parts[0] == "files"]
     assert 0 < len(files) <= MAX_FILES, "\n".join(map(str, files))
+
+
+def test_a_run_of_tags_enters_few_functions_in_few_modules(tmp_path, tiny_checkpoint):
+    """From the command line to the bytes, once everything is imported."""
+    (tmp_path / "photographs").mkdir()
+    Image.fromarray(draw_photograph(0, 64, 96)).save(tmp_path / "photographs" / "0.png")
+    words = [*folder_options(tmp_path / "photographs", tiny_checkpoint), "stage=tags"]
+    run([*words, f"output_dir={tmp_path / 'imports'}"])
+    with counting() as calls:
+        run([*words, f"output_dir={tmp_path / 'out'}"])
+    entered = sorted(places(calls.copy()))
+    assert len(entered) <= MAX_FUNCTIONS, "\n".join(map(str, entered))
+    assert len({path.parent for path in entered}) <= MAX_MODULES

@@ -75,7 +75,8 @@ def run(samples, tmp_path):
 
 
 def counts(outcome) -> tuple[int, int, int]:
-    return outcome.computed, outcome.reused, outcome.cached
+    cached = outcome.images - len(outcome.left_out) - outcome.computed - outcome.reused
+    return outcome.computed, outcome.reused, cached
 
 
 def entries(folder: Path) -> list[dict]:
