@@ -14,7 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.engine.entries import result_of
+from pipeline.engine.lineage import Result
 from pipeline.engine.plugins import import_plugins
+from pipeline.files.fingerprints import fingerprint, fingerprint_file
 from pipeline.files.images import encode_png
 from tests.report.measured import rows_of
 from tests.small_runs import (
@@ -209,3 +212,28 @@ def test_a_report_shows_no_picture_of_before_a_change(run, world):
     assert f"{said} photograph changed): run stage=" in page()
     run("stage=[tags,cams,masks,report]")
     assert "made from something else" not in page()
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, []),
+        ({"tags": None, "tags.tags": fingerprint([1])}, []),
+        ({"tags": None, "tags.tags": fingerprint([0])}, ["tags.tags"]),
+        ({"tags": "other"}, ["tags"]),
+        ({"tags": None}, ["tags"]),
+        ({"segmenter": "other"}, ["segmenter"]),
+        ({"photograph": "other"}, []),
+    ],
+)
+def test_folders_tell_which_inputs_are_others_now(given, expected, tmp_path):
+    names = ("tags", "segmenter", "masks")
+    tags, network, masks = (Result(tmp_path / "all" / name / "key") for name in names)
+    tags.entries = {"0": {"id": "0", "tags": [1]}}
+    weights = network.path / "best_mIoU_iter_1.pth"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"weights")
+    masks.needs = {"tags": tags, "segmenter": network}
+    made_from = {"tags": result_of(tags.entries["0"]), "segmenter": fingerprint_file(weights)}
+    inputs = {name: was for name, was in {**made_from, **given}.items() if was is not None}
+    assert masks.changed({"id": "0", "inputs": inputs}) == expected

@@ -63,6 +63,16 @@ def test_an_image_without_tags_has_no_cams_and_is_stored_under_its_own_input(sta
     assert stage.reading(()) != stage.reading((0,)) != stage.reading((1,))
 
 
+def test_cams_that_are_known_are_not_taken_from_a_pass_again(stage, monkeypatch):
+    known = {"photograph": "image", **stage.reading([0])}
+    inputs = {"photograph": "image", "regions": "of tags alone"}
+    item = Item(Sample("a", Path("a.png")), inputs, known_to_rider=[known], size=(30, 40))
+    method = SimpleNamespace(cams_of_pass=lambda _, tags: np.ones((len(tags), 3, 4)))
+    monkeypatch.setitem(vars(stage), "pass_method", method)
+    assert stage.of_pass(item, None, [0]) == {}
+    assert stage.of_pass(item, None, [1])["cams"].inputs == {**known, **stage.reading([1])}
+
+
 @pytest.mark.parametrize(
     ("own", "given", "expected"),
     [

@@ -236,8 +236,19 @@ def test_cams_and_precisions_are_measured_as_each_run_says(runs):
     (a, b), (other_a, other_b) = (figures("cams", [beta], [beta]) for beta in (0.5, 4))
     assert len({a, b, other_a, other_b}) == 4
     assert figures("cams", [0.5], [4]) == [a, other_b]
-    assert figures("cams", [0.5, 4], [4, 0.5]) == [max(a, other_a), max(b, other_b)]
+    assert figures("cams", [0.5, 4], [0.5, 4]) == [max(a, other_a), max(b, other_b)]
     assert figures("tags", [2], [2]) != figures("tags", [2], [2], absent_as_zero=True)
+
+
+def test_a_run_is_measured_with_the_betas_of_its_own_record(compare, runs):
+    def figures() -> list[str]:
+        return rows_of(compare(*runs).output, "CAMs: mIoU")[0][1:3]
+
+    before, record = figures(), runs[1] / "config.yaml"
+    text = record.read_text()
+    record.write_text(re.sub(r"(background_betas:\s*- )2\b", r"\g<1>4", text))
+    after = figures()
+    assert after[0] == before[0] and after[1] != before[1]
 
 
 def test_images_of_one_run_alone_are_counted(compare, runs):

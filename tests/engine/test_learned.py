@@ -12,6 +12,7 @@ import pytest
 from pipeline.engine.cleaning import find_removable
 from pipeline.engine.executors import ExecutorSettings, WorkerSettings
 from pipeline.engine.learned import Learned
+from pipeline.engine.lineage import StageResult
 from pipeline.engine.plan import plan
 from pipeline.engine.run import Run
 from pipeline.engine.sample import Dataset, ImageReader, Images, Sample
@@ -279,6 +280,17 @@ def test_what_another_run_learns_meanwhile_is_not_mixed_in(kept, monkeypatch, ex
     with replaced, Run(images, kept.store, Executor(executor, 1)) as run:
         list(run.compute(kept.steps()))
     assert kept()["relative val"] == (2, 2) and kept.shares == [1, 0.25]
+
+
+def test_a_result_of_other_settings_or_of_what_was_learned_before_has_changed(kept):
+    kept()
+    images = Images(Dataset(None, kept.splits, "fit"))
+    result = StageResult(kept.steps()[-1], kept.store, images)
+    entry = result.entries["c"]
+    assert result.changed(entry) == []
+    assert result.changed({**entry, "recipe": "other"}) == ["settings"]
+    learned = {**entry["inputs"], "mean": "other"}
+    assert result.changed({**entry, "inputs": learned}) == ["mean"]
 
 
 def test_a_kill_while_it_is_learned_loses_nothing_else(kept, monkeypatch):

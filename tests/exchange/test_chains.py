@@ -91,3 +91,18 @@ def test_what_both_runs_share_belongs_to_both(results):
     assert names(latest) == {("train", "tags"): "t2", ("val", "tags"): "same"}
     before = names(find_before(results.root, latest))
     assert before == {("train", "tags"): "t1", ("val", "tags"): "same"}
+
+
+def test_a_run_without_a_round_is_the_run_before_one_with_two(results):
+    results.finish("val/masks/m1", tags=results.finish("val/tags/t1"))
+    masks = results.finish("val/masks/m2", tags=results.finish("val/tags/t2"))
+    tags = results.finish("val/tags/u2", segmenter=results.finish("segmenter/n", masks=masks))
+    results.finish("val/masks/v2", tags=tags)
+    before = find_before(results.root, find_chain(results.root))
+    assert names(before) == {("val", "tags"): "t1", ("val", "masks"): "m1"}
+
+
+def test_a_split_that_only_ran_with_other_settings_is_left_out(results):
+    results.finish("val/tags/v1", {"alpha": 1})
+    results.finish("train/tags/t2", {"alpha": 2})
+    assert names(find_chain(results.root)) == {("train", "tags"): "t2"}
