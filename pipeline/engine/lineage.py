@@ -161,7 +161,8 @@ class Result:
         images, its = "1 image", "its"
         if changes[first] > 1:
             images, its = f"{changes[first]} images", "their"
-        entries = (first.entries[i] for i in ids if self.first_change(i) == first)
+        found = (first.entries.get(i) for i in ids if self.first_change(i) == first)
+        entries = (entry for entry in found if entry is not None)  # a network has none
         names = {name.rpartition(".")[2]: "" for entry in entries for name in first.changed(entry)}
         what = f": {' and '.join(f'{its} {name}' for name in names)} changed" if names else ""
         return (
@@ -273,16 +274,18 @@ class StageResult(Result):
         """Returns the names of what an entry was made from and that is another now."""
         if entry.get("recipe") != self.folder.recipe:
             return ["settings"]
-        sample, was = self._samples[entry["id"]], entry["inputs"]
+        was, now, names = entry["inputs"], {**self._learned}, {*self._learned}
+        sample = self._samples.get(entry["id"])
         folders = {name: result.folder for name, result in self.needs.items()}
         try:
-            now = {PHOTOGRAPH: fingerprint_image(sample.image)}
-            if all(entry["id"] in folder.entries for folder in folders.values()):
+            if sample is not None and all(entry["id"] in each.entries for each in folders.values()):
                 now = item_of(self.stage, sample, folders, self._learned).inputs
-            else:
-                was = {PHOTOGRAPH: was.get(PHOTOGRAPH)}
+                names = now.keys() | was.keys()
+            elif sample is not None:  # of what was removed, nothing is known
+                now[PHOTOGRAPH] = fingerprint_image(sample.image)
+                names.add(PHOTOGRAPH)
         except ImageError:  # such as a line that its list no longer has
             return ["entry"]
         except (UserError, OSError):  # such as a list that is gone
             return []
-        return sorted(name for name in now.keys() | was.keys() if now.get(name) != was.get(name))
+        return sorted(name for name in names if now.get(name) != was.get(name))

@@ -1,8 +1,8 @@
 """What stages are built from: a device, CLIP, a reader, and the masks and tags that people give."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, TypedDict
@@ -49,6 +49,7 @@ class Parts:
     splits: Sequence[str] = ()  # the splits that the run works on
     store: Store | None = None  # the output directory; none keeps nothing
     kept: "KeptFeatures | None" = None  # of CLIP, see :class:`~pipeline.clip.frozen.FrozenClip`
+    masks_read: dict[str, Corrections] = field(default_factory=dict)  # by split
 
     @cached_property
     def device(self) -> str:
@@ -164,10 +165,11 @@ class Parts:
             return None
         return None if self._splits_below(given_path(options.path, "masks.path")) else split
 
-    @cached_property
-    def corrected_masks(self) -> Callable[[str], Corrections]:
+    def corrected_masks(self, split: str) -> Corrections:
         """Returns the masks of a split that a person made; each split is read once."""
-        return cache(self._read_masks)
+        if split not in self.masks_read:
+            self.masks_read[split] = self._read_masks(split)
+        return self.masks_read[split]
 
     def _read_masks(self, split: str) -> Corrections:
         given = self.config.masks.corrections

@@ -32,4 +32,4 @@ MASKS, TAGS = (
 )
 def test_quirks_are_named_by_the_preset_and_what_differs(stage, given, expected):
     config = read_config(compose(["dataset=demo", "clip=demo", *given]))
-    assert describe(stage, config)["compat"] == expected
+    assert describe(stage, config).compat == expected
