@@ -96,10 +96,11 @@ class _StandIn(ScoredTags):
 
     @classmethod
     def of(cls, tags: ScoredTags) -> _StandIn:
-        """Returns a stage like ``tags``."""
+        """Returns a stage like ``tags``, whose pass has CAMs for its rider."""
+        if tags.rider is not None:
+            cams_of_pass = SimpleNamespace(hooks=list, cams_of_pass=lambda cams, tags: cams)
+            vars(tags.rider)["pass_method"] = cams_of_pass
         return cls(**{each.name: getattr(tags, each.name) for each in fields(tags)})
-
-    cam_method = SimpleNamespace(hooks={}, cams_of_pass=lambda cams, tags: cams)
 
     def load(self, inputs: Any) -> SimpleNamespace:  # noqa: ANN401
         """Returns what stands in for the tagger."""

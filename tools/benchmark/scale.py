@@ -108,9 +108,11 @@ def _measure_store(root: Path, cams_file: bytes, mask: bytes) -> dict[str, float
     scores = tags_output([], {"scores": np.zeros(20, np.float32)}).facts["scores"]
     with folders[0] as tags, folders[1] as cams, folders[2] as masks:
         for sample in samples:
-            tags.write(sample.id, "0" * 16, {}, tags=[0, 14], scores=scores)
-            masks.write(sample.id, "0" * 33, {f"{sample.id}.png": mask})
-        rate("written", lambda s: cams.write(s.id, "0" * 33, {f"{s.id}.npz": cams_file}))
+            made_from = {"photograph": "0" * 16}
+            tags.write(sample.id, made_from, {}, tags=[0, 14], scores=scores)
+            masks.write(sample.id, {**made_from, "cams": "0" * 16}, {f"{sample.id}.png": mask})
+        read = {"photograph": "0" * 16, "tags.tags": "0" * 16}
+        rate("written", lambda s: cams.write(s.id, read, {f"{s.id}.npz": cams_file}))
         rate("checked", lambda s: holds(cams.path, cams.entries[s.id]))
     lines = [folder.path / ENTRIES for folder in folders]
     journals = [*lines, store.root / fingerprints.FILE]
