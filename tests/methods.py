@@ -13,7 +13,7 @@ from pipeline.clip.device import Batches
 from pipeline.clip.frozen import Resources
 from pipeline.clip.method_stage import MethodStage
 from pipeline.datasets.vocabulary import Vocabulary
-from pipeline.dense.method import DenseMethod, build_method
+from pipeline.dense.method import DenseMethod
 from pipeline.engine.registry import find_method, methods
 from pipeline.engine.sample import ImageReader
 from pipeline.tags.tagclip.method import TagClip
@@ -29,7 +29,7 @@ WITH_SECOND = [method.name for method in methods("dense") if method.settings().s
 def dense_method(name: str, **given: object) -> DenseMethod:
     """Builds a dense method of ours with some settings, and with small second backbones."""
     options = find_method("dense", name).settings(**given)
-    return build_method(options, seconds=frozen(tiny_seconds(options)))
+    return options.dense_method(seconds=frozen(tiny_seconds(options)))
 
 
 ALONE = Batches(images=1, crops=4, waiting=32)

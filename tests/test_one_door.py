@@ -192,9 +192,8 @@ def test_no_module_of_the_core_names_a_method():
     }
     methods_in_folders = [
         method
-        for method in [*methods(), *methods("dense")]
+        for method in methods()
         if method.is_ours
-        and method.base is None
         and folder_of(method, REPOSITORY).is_dir()
         and method.name not in ("clip", "tagclip", "clip_es")
     ]

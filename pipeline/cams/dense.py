@@ -17,7 +17,7 @@ from pipeline.cams.pass_method import PassCams
 from pipeline.clip.encoder import BlockHook
 from pipeline.clip.shared_pass import SharedPass
 from pipeline.datasets.regions import read_region_map
-from pipeline.dense.method import DenseMethod, NameEmbeddings, build_method
+from pipeline.dense.method import DenseMethod, NameEmbeddings
 from pipeline.dense.windows import nearest
 
 
@@ -27,7 +27,7 @@ class DenseCams(PassCams):
     @cached_property
     def method(self) -> DenseMethod:
         """The dense method."""
-        return build_method(self.options, self.quirks, self.seconds)
+        return self.options.dense_method(self.quirks, self.seconds)
 
     def method_hooks(self) -> Sequence[BlockHook]:
         """Returns the hooks of the method."""

@@ -3,33 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipeline.clip.settings import MethodOptions
-from pipeline.engine.settings import setting
+from pipeline.clip.settings import CamOptions  # noqa: F401  which authors import from here
 from pipeline.errors import ImageError
 
 if TYPE_CHECKING:
     import numpy as np
-
-
-@dataclass
-class CamOptions(MethodOptions):
-    """Settings of all choices of ``cams=``.
-
-    Attributes:
-        background_betas: β of the background when CAMs are measured, see
-            :func:`pipeline.masks.labels.stack_background`; of several, the ground truth chooses.
-    """
-
-    background_betas: list[float | None] = setting(
-        [1],
-        above=0,
-        lengths=range(1, 100),
-        changes="nothing",
-        why="CAMs are measured with it, not made",
-    )
 
 
 class CamMethod:

@@ -11,7 +11,6 @@ import torch
 
 from pipeline.cams.affinity import refine_cams
 from pipeline.cams.method import CamMethod
-from pipeline.cams.settings import PassCamOptions
 from pipeline.clip.device import Batches, to_host
 from pipeline.clip.dimensions import block_window
 from pipeline.clip.encoder import ClipEncoder
@@ -25,6 +24,7 @@ from pipeline.clip.shared_pass import (
     prepare_batch,
 )
 from pipeline.datasets.vocabulary import Vocabulary
+from pipeline.dense.settings import PassCamOptions
 from pipeline.errors import ImageError
 
 

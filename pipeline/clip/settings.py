@@ -206,3 +206,21 @@ class MethodOptions(Settings):
     def contents(self, vocabulary: Vocabulary) -> Mapping[str, Any]:
         """Returns what the key holds besides the settings, such as the contents of their files."""
         return {}
+
+
+@dataclass
+class CamOptions(MethodOptions):
+    """Settings of all choices of ``cams=``.
+
+    Attributes:
+        background_betas: β of the background when CAMs are measured, see
+            :func:`pipeline.masks.labels.stack_background`; of several, the ground truth chooses.
+    """
+
+    background_betas: list[float | None] = setting(
+        [1],
+        above=0,
+        lengths=range(1, 100),
+        changes="nothing",
+        why="CAMs are measured with it, not made",
+    )

@@ -11,8 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType, SimpleNamespace
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
-from pipeline.engine.registry import imported, method_of
-
 if TYPE_CHECKING:
     import numpy as np
     import torch
@@ -133,15 +131,3 @@ class DenseMethod(ABC):
         from pipeline.clip.shared_pass import SharedPass
 
         return SharedPass.over(encoder, pixels, cam_hooks=self.hooks(encoder))
-
-
-def build_method(
-    options: DenseSettings,
-    quirks: SimpleNamespace | None = None,
-    seconds: Mapping[str, FrozenSecond] | None = None,
-) -> DenseMethod:
-    """Returns the dense method of settings, which may be those of its CAMs."""
-    method = method_of(options)
-    built = imported((method.base or method).build)(options, quirks)
-    built.seconds = seconds or {}
-    return built

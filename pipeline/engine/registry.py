@@ -94,7 +94,7 @@ class Method:
         on_larger: a sentence, without its full stop, on what larger models than a ViT-B do to it;
             "" if nothing is published. Runs with one say it.
         code: what keys call what computes it; by default its qualified name.
-        base: the method of another group that it is a form of.
+        family: the group that it was registered in, if that is a part of its own.
     """
 
     group: str
@@ -117,22 +117,21 @@ class Method:
     section: str = ""
     on_larger: str = ""
     code: str = ""
-    base: "Method | None" = None
+    family: str = ""
 
     def __call__(self, build: Build) -> Build:
         """Makes the method a choice of its group; raises a UserError if a name is taken."""
         code = build if isinstance(build, str) else f"{build.__module__}.{build.__qualname__}"
-        method = replace(self, build=build, code=self.code or code.replace(":", "."))
+        complete = _COMPLETE.get(self.group, lambda method: method)
+        method = complete(replace(self, build=build, code=self.code or code.replace(":", ".")))
         _refuse_what_is_taken(method)
-        if make := _FORMS.get(method.group):
-            make(method)
         _METHODS[method.group, method.name] = _BY_SETTINGS[method.settings] = method
         TEMPLATES.update(method.templates)
         return build
 
     def __reduce__(self) -> tuple[Callable, tuple[str, ...]]:
-        # Another process registers it as well; the settings of a form have no place to be found.
-        return _registered, ((self.base or self).settings.__module__, self.group, self.name)
+        # Another process registers it as well.
+        return _registered, (self.settings.__module__, self.group, self.name)
 
     @property
     def is_ours(self) -> bool:
@@ -162,11 +161,9 @@ class Method:
     @property
     def modules(self) -> list[str]:
         """The names of the modules of a plug-in that declare and compute it."""
-        found: list[str] = []
-        for part in filter(None, (self, self.base)):
-            named = part.build.partition(":")[0] if isinstance(part.build, str) else ""
-            found += [part.settings.__module__, named or part.build.__module__]
-        return [module for module in dict.fromkeys(found) if not module.startswith("pipeline.")]
+        named = self.build.partition(":")[0] if isinstance(self.build, str) else ""
+        found = dict.fromkeys([self.settings.__module__, named or self.build.__module__])
+        return [module for module in found if not module.startswith("pipeline.")]
 
     @property
     def stage(self) -> type | None:
@@ -230,18 +227,16 @@ CORE_QUIRKS: dict[str, Quirk] = {}
 _import_ours = partial(importlib.import_module, "pipeline.stages.methods")
 _METHODS: dict[tuple[str, str], Method] = {}
 _BY_SETTINGS: dict[type, Method] = {}
-_FORMS: dict[str, Callable[[Method], None]] = {}  # group → what makes forms of its methods
+_COMPLETE: dict[str, Callable[[Method], Method]] = {}
 
 
-def derive_forms(group: str, make: Callable[[Method], None]) -> None:
-    """Has ``make`` register a form in another group of each method of a group, now and later."""
-    _FORMS[group] = make
-    for method in [m for m in _METHODS.values() if m.group == group]:
-        make(method)
+def complete_group(group: str, complete: Callable[[Method], Method]) -> None:
+    """Has the methods that are registered in a group completed to choices of another one."""
+    _COMPLETE[group] = complete
 
 
 def _refuse_what_is_taken(method: Method) -> None:
-    code, choice = (method.base or method).code, f"{method.group}={method.name}"
+    code, choice = method.code, f"{method.group}={method.name}"
     # One of the same name and code is itself, reloaded.
     others = [m for m in _METHODS.values() if (m.name, m.code) != (method.name, method.code)]
     for other in others:
@@ -286,10 +281,9 @@ def _refuse_what_is_taken(method: Method) -> None:
 
 
 def methods(group: str = "") -> list[Method]:
-    """Returns the methods of a group, or all that are choices of the configuration."""
+    """Returns the methods of a group, or of a family, or all."""
     _import_ours()
-    found = _METHODS.values()
-    return [m for m in found if (m.group == group if group else m.group not in _FORMS)]
+    return [m for m in _METHODS.values() if group in ("", m.group, m.family)]
 
 
 def find_method(group: str, name: str) -> Method:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from pipeline.clip.dimensions import Dimensions
 from pipeline.clip.method_stage import facts_of
 from pipeline.datasets.vocabulary import Names
-from pipeline.dense.method import DenseMethod, build_method
-from pipeline.dense.settings import DenseSettings
+from pipeline.dense.method import DenseMethod
+from pipeline.dense.settings import SHARED, DenseSettings
 from pipeline.engine.registry import methods
 from pipeline.engine.settings import joined, plain
 from pipeline.engine.stage import Computed, Decoded
@@ -57,7 +57,7 @@ class DenseMasks(MaskStage):
     def check(self) -> None:
         """Refuses windows and blocks that do not suit the CLIP, and features that are not read."""
         super().check()
-        method = build_method(self.cams)
+        method = self.cams.dense_method()
         has_maps = type(method).similarities is not DenseMethod.similarities
         if self.options.enlarge == "features" and has_maps:
             name = self.cams.method.name
@@ -99,17 +99,15 @@ class DenseMasks(MaskStage):
 
     def own_settings(self) -> dict[str, Any]:
         """Returns what masks depend on: the names by their content, and the dense method."""
-        method = self.cams.method
-        names = {declared.name for declared in fields(method.base.settings)}
-        own = {key: value for key, value in facts_of(self.cams).items() if key in names}
-        chosen = joined(method.facts, self.with_files(own))
+        own = {key: value for key, value in facts_of(self.cams).items() if key not in SHARED}
+        chosen = joined(self.cams.method.facts, self.with_files(own))
         return {**super().own_settings(), "names": plain(self.names), "cams": chosen}
 
     def load(self, inputs: Mapping[str, Path]) -> DenseLabeller:
         """Builds the labeller."""
         from pipeline.masks.dense import DenseLabeller  # imports PyTorch
 
-        method = build_method(self.cams, self.resources.quirks, self.resources.seconds)
+        method = self.cams.dense_method(self.resources.quirks, self.resources.seconds)
         return DenseLabeller(method, self.options, self.names, self.resources)
 
     def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:

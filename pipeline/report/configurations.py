@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from pipeline.cams.settings import DenseCamOptions
+from pipeline.dense.settings import DenseSettings
 from pipeline.engine.kinds import kinds
 from pipeline.engine.registry import methods
 from pipeline.engine.result_folder import describe_legend
@@ -21,7 +21,7 @@ _FINGERPRINTS = ("weights", "data", "code")
 
 _DESCRIBED = ("method", "name", "seed")
 
-_LATER = (*declared_settings(DenseMaskOptions), *declared_settings(DenseCamOptions))
+_LATER = (*declared_settings(DenseMaskOptions), *declared_settings(DenseSettings))
 OPTIONAL = ("corrections", "repeat_corrected", *(key for key, rule, _ in _LATER if rule.later))
 """Settings that are not there where they change nothing."""
 

@@ -6,6 +6,7 @@ from functools import cache, cached_property, partial
 from typing import Any
 
 from pipeline.cams.stage import CamStage, ComputedCams
+from pipeline.clip.settings import OPEN_BORDER
 from pipeline.datasets.corrected import Corrections, saved
 from pipeline.engine.registry import imported
 from pipeline.engine.sample import Sample
@@ -117,15 +118,17 @@ class Builder(Parts):
     def masks(self, split: str, before: Mapping[str, PerImage]) -> MaskStage:
         """Returns the stage of a split's pseudo masks, of the CAMs ``before`` if it reads them."""
         stage = masks_stage(self.config)
-        dense = None if stage.from_cams else self.config.cams.method.base
+        cams = self.config.cams
+        is_dense = not stage.from_cams and cams.method.family == "dense"
+        quirks = [each for each in cams.method.quirks if each is not OPEN_BORDER]
         return stage(
             split=split,
             before={"cams": before["cams"]} if stage.from_cams else {},
-            cams=self.config.cams,
+            cams=cams,
             annotations=cache(partial(self.annotations, split)),
             corrected=self.corrected_masks(split),
-            files=(files := self.config.cams if dense else None),
-            **self.by_method(self.config.masks, dense.quirks if dense else (), files),
+            files=(files := cams if is_dense else None),
+            **self.by_method(self.config.masks, quirks if is_dense else (), files),
         )
 
     # Training and prediction

@@ -20,13 +20,13 @@ from pipeline.cams.clip_es import ClipEsOptions
 from pipeline.cams.clip_es.method import ClipEs
 from pipeline.cams.dense import DenseCams
 from pipeline.cams.pass_method import PassCams
-from pipeline.cams.settings import DenseCamOptions
 from pipeline.clip.device import Batches
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.settings import compat_settings
 from pipeline.clip.shared_pass import MeanAttention
-from pipeline.dense.method import DenseMethod, NameEmbeddings, build_method
+from pipeline.dense.method import DenseMethod, NameEmbeddings
 from pipeline.dense.sclip import Sclip, SclipSettings
+from pipeline.dense.settings import DenseSettings
 from pipeline.engine.plugins import import_plugins
 from pipeline.engine.registry import method_of, methods, register
 from pipeline.engine.run import Outcome
@@ -41,13 +41,13 @@ from tests.tiny_second import frozen, tiny_seconds
 SIZES = {"small": (64, 64), "tall": (112, 80), "wide": (96, 128)}  # 16, 35 and 48 patches
 
 
-def options_of(name: str, **given: object) -> DenseCamOptions:
+def options_of(name: str, **given: object) -> DenseSettings:
     (method,) = (each for each in methods() if (each.group, each.name) == ("cams", name))
     return method.settings(**tiny_seconds(method.settings()), **given)
 
 
 def dense_cams(
-    encoder: ClipEncoder, text: torch.Tensor, options: DenseCamOptions, batches: Batches = ALONE
+    encoder: ClipEncoder, text: torch.Tensor, options: DenseSettings, batches: Batches = ALONE
 ) -> DenseCams:
     seconds = frozen(tiny_seconds(options))
     return DenseCams(encoder, text[:3], text[3:], options, batches, RELEASED, seconds)
@@ -82,7 +82,7 @@ def test_a_map_is_the_probability_among_tags_and_backgrounds_normalised_once(
     image, tags = draw_photograph(0, 64, 96), [2, 0]
     options = options_of("sclip", temperature=temperature)
     cams = cams_of(dense_cams(encoder, text, options), image, tags)
-    method = build_method(options)
+    method = options.dense_method()
     seen = method.run_pass(encoder, encoder.prepare(image)[None])
     features = F.normalize(method.patch_features(encoder, seen)[0], dim=-1)
     tau = 50.0 if temperature is None else temperature  # the tiny CLIP's is 50
@@ -264,7 +264,7 @@ def test_an_own_dense_method_is_a_choice_for_workers_too(start, tmp_path, monkey
     run(start("out", cams=sent), "tags", "cams")
     assert stored(tmp_path / "out").keys() == SIZES.keys()
     manifest = json.loads((latest(tmp_path / "out", "cams") / "manifest.json").read_text())
-    assert manifest["configuration"]["code"] == "pipeline.cams.settings.KeysCamOptions.build"
+    assert manifest["configuration"]["code"] == "tests.plugins.keys.Keys"
     assert manifest["configuration"]["method_source"]
     compat = pickle.dumps(compat_settings()(double_gain=True))
     monkeypatch.setattr("pipeline.clip.settings.quirks", dict)  # as without the plug-in
@@ -295,7 +295,7 @@ def test_workers_have_all_methods_and_their_quirks(run_stage, pictures, tiny_che
 
 def test_a_dense_method_does_not_take_the_name_of_another():
     taken = type("Other", (SclipSettings,), {"__module__": __name__})
-    with pytest.raises(UserError, match="wants to be dense=sclip, which .* is already"):
+    with pytest.raises(UserError, match="wants to be cams=sclip, which .* is already"):
         register("dense", "sclip", taken)(DenseMethod)
 
 

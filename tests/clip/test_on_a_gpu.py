@@ -20,13 +20,13 @@ from pipeline.cams.dense import DenseCams
 from pipeline.cams.excel import ExcelOptions
 from pipeline.cams.excel.method import Excel, ExcelEncoder
 from pipeline.cams.pass_method import PassCams
-from pipeline.cams.settings import DenseCamOptions
 from pipeline.clip.device import Batches, to_host
 from pipeline.clip.dimensions import Dimensions
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.image_text import releases
 from pipeline.clip.image_tower import BICUBIC, ImageTower
 from pipeline.clip.layouts import build_vision_transformer
+from pipeline.dense.settings import DenseSettings
 from pipeline.engine.registry import methods
 from pipeline.masks.pixel_adaptive import Pamr, Par
 from pipeline.masks.settings import PamrOptions, ParOptions
@@ -50,7 +50,7 @@ from tests.tiny_clip import build_tiny_clip
 BATCHES = Batches(images=3, crops=4, waiting=16)
 SIZE = (64, 96)  # 24 patches
 IMAGES = [draw_photograph(seed, *SIZE) for seed in range(3)]
-DENSE = [m for m in methods() if m.group == "cams" and issubclass(m.settings, DenseCamOptions)]
+DENSE = [m for m in methods() if m.group == "cams" and issubclass(m.settings, DenseSettings)]
 DENSE = [method for method in DENSE if not method.settings().seconds()]
 
 

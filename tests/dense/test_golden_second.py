@@ -19,7 +19,7 @@ from pipeline.clip.image_tower import ImageTower
 from pipeline.clip.second import FrozenSecond
 from pipeline.dense.best_name import best_classes
 from pipeline.dense.lposs.propagation import propagate_over_pixels
-from pipeline.dense.method import DenseMethod, NameEmbeddings, build_method
+from pipeline.dense.method import DenseMethod, NameEmbeddings
 from pipeline.dense.windows import Windows, resize, similarity_map, with_scaled_positions
 from pipeline.engine.registry import find_method
 
@@ -73,7 +73,7 @@ def names(read) -> NameEmbeddings:
 
 
 def method_of(name: str, *, seconds: dict, **given: object) -> DenseMethod:
-    return build_method(find_method("dense", name).settings(**given), seconds=seconds)
+    return find_method("dense", name).settings(**given).dense_method(seconds=seconds)
 
 
 def assert_close(ours: torch.Tensor, theirs: np.ndarray, tolerance: float = 1e-5) -> None:

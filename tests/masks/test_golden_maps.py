@@ -12,7 +12,7 @@ import torch
 from pipeline.clip.encoder import ClipEncoder, to_pixels
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.dense.as_trained import AsTrainedSettings, ValuePathSettings
-from pipeline.dense.method import NameEmbeddings, build_method
+from pipeline.dense.method import NameEmbeddings
 from pipeline.dense.settings import DenseSettings
 from pipeline.dense.talk2dino import Talk2DinoSettings
 from pipeline.dense.windows import Windows, similarity_map
@@ -38,7 +38,7 @@ def labeller_of(
         vocabulary=Vocabulary(tuple(name for (name,) in names), names, names),
         quirks=SimpleNamespace(position_scale=False),
     )
-    return DenseLabeller(build_method(settings), DenseMaskOptions(**options), names, resources)
+    return DenseLabeller(settings.dense_method(), DenseMaskOptions(**options), names, resources)
 
 
 def assert_labels(found: tuple[np.ndarray, np.ndarray], expected: np.ndarray, first: int) -> None:
@@ -74,7 +74,7 @@ def test_sides_that_are_no_multiple_of_the_patch_are_enlarged(build, arrays):
     golden, encoder = arrays("tips"), ClipEncoder(build("tipsv2_b14").image)
     image, text = golden["odd/image"], torch.from_numpy(golden["text/names"])
     pixels = to_pixels(image, *image.shape[:2], encoder.normalisation)
-    names, method = NameEmbeddings(text, torch.arange(7), 1.0), build_method(ValuePathSettings())
+    names, method = NameEmbeddings(text, torch.arange(7), 1.0), ValuePathSettings().dense_method()
     found = similarity_map(method, encoder, pixels, names, Windows(0, 1, "enlarge"), 1)
     assert_close(found, golden["odd/cosines"])
 
@@ -82,7 +82,10 @@ def test_sides_that_are_no_multiple_of_the_patch_are_enlarged(build, arrays):
 @pytest.mark.parametrize("cleaning", [False, True])
 def test_labels_of_talk2dino(build, arrays, cleaning):
     golden, images = arrays("talk2dino"), arrays("dinov2")
-    encoder, settings = ClipEncoder(build("talk2dino_b14").image), Talk2DinoSettings(cleaning)
+    encoder, settings = (
+        ClipEncoder(build("talk2dino_b14").image),
+        Talk2DinoSettings(cleaning=cleaning),
+    )
     labeller = labeller_of(encoder, settings, golden["text/names"], **TALK2DINO)
     crop, clean = images["crop/image"], "clean_" * cleaning
     with torch.no_grad():
@@ -98,7 +101,7 @@ def test_labels_of_talk2dino(build, arrays, cleaning):
 
 def test_a_background_of_talk2dino_is_a_constant_map(build, arrays):
     golden, scene = arrays("talk2dino"), arrays("dinov2")["scene/image"]
-    encoder, settings = ClipEncoder(build("talk2dino_b14").image), Talk2DinoSettings(True)
+    encoder, settings = ClipEncoder(build("talk2dino_b14").image), Talk2DinoSettings(cleaning=True)
     options = {**TALK2DINO, "background": float(golden["scene/threshold"])}
     labeller = labeller_of(encoder, settings, golden["text/names"], **options)
     assert_labels(labeller(scene, scene.shape[:2]), golden["scene/clean_bg_labels"], 0)

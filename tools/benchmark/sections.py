@@ -72,7 +72,7 @@ def cam_methods(setup: Setup, size: tuple[int, int], repeats: int) -> str:
     for method in methods("cams"):
         if not method.uses_clip or method.name == "clip_es" or method.settings().seconds():
             continue  # those with a second backbone have a benchmark of their own
-        passes = imported(method.base.build).passes if method.base else 1
+        passes = imported(method.build).passes if method.family == "dense" else 1
         now, clip_es, ratio = in_turn(
             partial(setup.cams, [image], setup.cam_method(method.name)),
             partial(setup.cams, [image]),

@@ -21,7 +21,7 @@ from pipeline.clip.device import Batches
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.frozen import Resources
 from pipeline.datasets.vocabulary import build_vocabulary
-from pipeline.engine.registry import find_method, imported
+from pipeline.engine.registry import find_method
 from pipeline.engine.stage import Stage
 from pipeline.report.markdown import Table
 from pipeline.stages.builder import Builder
@@ -82,7 +82,7 @@ class Setup:
         )
         quirks = SimpleNamespace(**{quirk.name: quirk.released for quirk in method.quirks})
         resources = Resources(vocabulary, str(self.encoder.device), clip, quirks)
-        return imported(method.build)(method.settings(), resources)
+        return method.settings().build(resources)
 
     def tag(self, images: Sequence[np.ndarray], reidentify: bool = True) -> None:
         """Tags images."""

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.cams.method import CamMethod
-from pipeline.cams.settings import PassCamOptions
 from pipeline.clip.settings import OPEN_BORDER
+from pipeline.dense.settings import PassCamOptions
 from pipeline.engine.registry import register
 
 if TYPE_CHECKING:

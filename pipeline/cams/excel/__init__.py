@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.cams.method import CamMethod
-from pipeline.cams.settings import PassCamOptions
 from pipeline.clip.settings import OPEN_BORDER
+from pipeline.dense.settings import PassCamOptions
 from pipeline.engine.registry import Quirk, register
 from pipeline.engine.settings import setting
 from pipeline.files.fingerprints import fingerprint

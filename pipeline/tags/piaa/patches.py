@@ -18,7 +18,7 @@ from pipeline.clip.device import Batches
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.frozen import Resources
 from pipeline.clip.shared_pass import batch_by_grid, prepare_batch
-from pipeline.dense.method import DenseMethod, build_method
+from pipeline.dense.method import DenseMethod
 from pipeline.dense.sc_clip import ScClipSettings
 from pipeline.dense.sc_clip.method import ScClip
 from pipeline.engine.registry import find_method
@@ -96,7 +96,7 @@ def build_patches(options: PiaaOptions, resources: Resources) -> tuple[PatchEnco
     if batch_dependent:
         method = BatchedScClip(ScClipSettings())
     else:
-        method = build_method(find_method("dense", options.encoder).settings())
+        method = find_method("dense", options.encoder).settings().dense_method()
     return PatchEncoder(clip.encoder, method, options.crop, clip.batches, batch_dependent), text
 
 
