@@ -115,7 +115,12 @@ REUSING = ("corrected", "threshold")
 RENAMED: dict[str, str] = {}
 """Overrides, or keys of them, of this tree → what the other commit calls them."""
 
-KNOWN: dict[str, dict[str, str]] = {}
+KNOWN: dict[str, dict[str, str]] = {
+    "64f3d40003": {
+        r"/metrics\.json: \S+(measured_on|results|read\.\w+): '\w{16}' became": "inputs have names",
+        r"code: 'pipeline\.cams\.settings\.\w+\.build' became": "methods keep their names",
+    },
+}
 """Base, as ``git rev-parse --short=10`` names it → expression that finds "configuration/file: what
 differs" → why it differs on purpose. No later base has these differences."""
 
