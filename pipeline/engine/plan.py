@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from pipeline.engine.learned import Learned
 from pipeline.engine.sample import Images
-from pipeline.engine.scan import Scan, scan
+from pipeline.engine.scan import Compute, LeftOut, Reuse, Scan, Wait, scan
 from pipeline.engine.stage import PerImage, Stage
 from pipeline.engine.store import Store
 from pipeline.errors import shown
@@ -38,8 +38,8 @@ def plan(
     carriers: dict[Stage, str] = {}
     for stage in stages:
         found = scans[stage] = scan(stage, images, store, scans)
-        for entry, _ in found.reusable:  # the stages after it find what a run would link
-            found.folder.entries[entry["id"]] = dict(entry)
+        for state in found.of(Reuse).values():  # the stages after it find what a run would link
+            found.folder.entries[state.entry["id"]] = dict(state.entry)
         carrier, folder, pending = carriers.get(stage, ""), found.folder, len(found.pending)
         yield PlannedStage(
             stage=stage.name,
@@ -48,8 +48,8 @@ def plan(
             cached=len(found.usable) - pending if folder else None,
             to_compute=pending,
             after=found.after,
-            is_upper_bound=folder is None or any(i in folder.entries for i in found.waiting),
-            rides_with=carrier if found.waiting and not found.missing else "",
+            is_upper_bound=folder is None or any(i in folder.entries for i in found.of(Wait)),
+            rides_with=carrier if found.of(Wait) and not found.of(Compute) else "",
             key=folder.key if folder else "",
             note=stage.outlook() if isinstance(stage, Learned) else _left_out(found),
         )
@@ -58,11 +58,11 @@ def plan(
 
 
 def _left_out(found: Scan) -> str:
-    if not found.left_out:
+    if not (left_out := found.of(LeftOut)):
         return ""
-    image_id, reason = next(iter(found.left_out.items()))
-    which = f"{len(found.left_out)} of {len(found.ids)} images, the first {shown(image_id)}"
-    return f"{found.stage.name} will leave out {which}: {reason}"
+    image_id, state = next(iter(left_out.items()))
+    which = f"{len(left_out)} of {len(found.ids)} images, the first {shown(image_id)}"
+    return f"{found.stage.name} will leave out {which}: {state.reason}"
 
 
 def in_round(where: str, number: int) -> str:

@@ -12,7 +12,7 @@ from pipeline.engine.folder import FAILURES, StageFolder
 from pipeline.engine.lineage import open_folder
 from pipeline.engine.progress import track
 from pipeline.engine.sample import Images
-from pipeline.engine.scan import Scan, key_unknown_until, scan
+from pipeline.engine.scan import Compute, LeftOut, Reuse, Scan, key_unknown_until, scan
 from pipeline.engine.stage import OfSplit, PerImage, Stage
 from pipeline.engine.store import Store
 from pipeline.engine.workers import Executor
@@ -104,14 +104,14 @@ class Run:
         with ExitStack() as lock:
             if self.writes:
                 lock.enter_context(folder)
-            broken = stage.broken() if before.missing else folder.failures
+            broken = stage.broken() if before.of(Compute) else folder.failures
             folder.failures = {i: broken[i] for i in broken if i in ids}
             if self.writes:
                 folder.write_failures()
             outcome = Outcome(stage.name, stage.where, len(ids), 0, folder.failures, folder.path)
             self.refuse_failures([outcome])
             computed = stage.run(folder)
-        self._scans[stage] = replace(before, missing=())
+        self._scans[stage] = before.after_run()
         note = stage.remark(folder, ids if computed else ())
         return replace(outcome, computed=computed, note=note)
 
@@ -132,17 +132,17 @@ class Run:
             for image_id in asked.difference(sample.id for sample in before.samples):
                 folder.drop(image_id)
             folder.computed = self._from_riding.pop(stage, 0)
-            for entry, source in before.reusable:
-                folder.reuse(dict(entry), source)
+            for state in before.of(Reuse).values():
+                folder.reuse(dict(state.entry), state.source)
 
             # Compute the others, and alongside them a stage that reads these results.
-            if before.missing:
+            if missing := [state.item for state in before.of(Compute).values()]:
                 for each in opened.values():
                     each.begin(len(before.ids))
                 beside = self._go_alongside(made, opened, locks)
                 names = stage.name if beside is None else f"{stage.name} and {beside.stage.name}"
-                work = stage, self._inputs(stage), opened, before.missing
-                with track(f"{names} {split}", len(before.missing)) as advance:
+                work = stage, self._inputs(stage), opened, missing
+                with track(f"{names} {split}", len(missing)) as advance:
                     for sample, reason in self.executor.compute(*work):
                         if reason is not None:
                             failures[sample.id] = reason
@@ -155,7 +155,8 @@ class Run:
                 self._from_riding[stage.rider] = opened[stage.rider.name].computed
 
             # Record what was skipped, and complete the folder.
-            failures = {**before.left_out, **failures}
+            skipped = before.of(LeftOut)
+            failures = {**{i: each.reason for i, each in skipped.items()}, **failures}
             for image_id, reason in failures.items():
                 folder.fail(image_id, reason)
             entries = folder.entries
@@ -164,12 +165,13 @@ class Run:
             folder.finish(before.ids, summary, known, stage.statistics(folder, done))
 
         # Tell the stages after it, and the user.
-        self._scans[stage] = replace(before, missing=(), reusable=(), left_out=failures)
+        self._scans[stage] = before.after_run(failures)
         ids = dict.fromkeys(before.ids)
+        absent = {image_id for image_id, state in skipped.items() if state.error}
         left_out = {i: reason for i, reason in sorted(folder.failures.items()) if i in ids}
         computed = min(folder.computed, len(ids) - len(left_out))
         facts = computed, left_out, folder.path, folder.reused, stage.remark(folder, ids)
-        return Outcome(stage.name, stage.where, len(ids), *facts, absent=before.absent)
+        return Outcome(stage.name, stage.where, len(ids), *facts, absent=absent)
 
     def _go_alongside(
         self, made: Sequence[PerImage], opened: Mapping[str, StageFolder], locks: ExitStack

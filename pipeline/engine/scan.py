@@ -1,7 +1,8 @@
 """Scans what exists of a stage and what is missing, for the run and for the dry run."""
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -14,6 +15,43 @@ from pipeline.engine.store import Store
 from pipeline.errors import ImageError, NeedsStage, NoEntry, UserError, shown
 
 
+@dataclass(frozen=True, slots=True)
+class Done:
+    """An intact result is there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reuse:
+    """A result is taken over: of a sibling, whose files are linked, or with other thresholds."""
+
+    entry: Mapping[str, Any]  # adapted to the stage
+    source: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """A result is missing, and can be computed."""
+
+    item: Item
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Another stage has to process the image first."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """The image cannot have a result."""
+
+    reason: str
+    error: NoEntry | None = None  # of files that do not name it, which is no failure
+
+
+State = Done | Reuse | Compute | Wait | LeftOut
+DONE, WAIT = Done(), Wait()
+
+
 @dataclass(frozen=True)
 class Scan:
     """The existing and the missing results of a stage.
@@ -22,38 +60,39 @@ class Scan:
         stage: the stage.
         folder: its folder; none while its key is not known.
         samples: the images that it covers; those that an earlier stage skipped are not among them.
-        missing: what has to be computed, and can be now.
-        reusable: what need not be computed: entries, adapted to the stage, with a sibling's folder.
-        waiting: the ids of images that another stage has to process first.
-        left_out: id → reason, of images that cannot have a result.
-        after: the stage that ``waiting`` waits for.
-        absent: the ids of those that are left out by a NoEntry.
+        states: image id → what is there of its result, and what is to be done.
+        after: the stage that images wait for.
     """
 
     stage: Stage
     folder: StageFolder | None
     samples: Sequence[Sample]
-    missing: Sequence[Item] = ()
-    reusable: Sequence[tuple[Mapping[str, Any], Path]] = ()
-    waiting: frozenset[str] = frozenset()
-    left_out: Mapping[str, str] = field(default_factory=dict)
+    states: Mapping[str, State]
     after: str = ""
-    absent: Collection[str] = ()
+
+    def of(self, *kinds: type) -> dict[str, Any]:
+        """Returns image id → state, of the states of some kinds."""
+        return {i: state for i, state in self.states.items() if isinstance(state, kinds)}
 
     @property
     def ids(self) -> list[str]:
         """The ids of all images of the stage's turn, rejected files included."""
-        return list(dict.fromkeys([*(sample.id for sample in self.samples), *self.left_out]))
+        return list(dict.fromkeys([*(sample.id for sample in self.samples), *self.of(LeftOut)]))
 
     @property
     def usable(self) -> list[Sample]:
         """The images that have a result, or will have one."""
-        return [s for s in self.samples if s.id not in self.left_out]
+        return [s for s in self.samples if not isinstance(self.states[s.id], LeftOut)]
 
     @property
-    def pending(self) -> set[str]:
-        """The ids of images whose result is missing, or may be another one soon."""
-        return self.waiting | {item.sample.id for item in self.missing}
+    def pending(self) -> Mapping[str, State]:
+        """The images whose result is missing, or may be another one soon."""
+        return self.of(Compute, Wait)
+
+    def after_run(self, failures: Mapping[str, str] = MappingProxyType({})) -> "Scan":
+        """Returns what a run leaves: nothing is missing, and its ``failures`` are left out."""
+        done = dict.fromkeys((sample.id for sample in self.samples), DONE)
+        return replace(self, states=done | {i: LeftOut(why) for i, why in failures.items()})
 
 
 Scans = Mapping[Stage, Scan]
@@ -66,7 +105,7 @@ def scan(
     earlier: Scans,
     opened: Folders = MappingProxyType({}),
 ) -> Scan:
-    """Returns what exists of a stage and what is missing.
+    """Returns the state of every image of a stage.
 
     ``earlier`` are scans of stages that run before this one; of others the disk tells. ``opened``
     are folders of the stage and of its rider that are open already, by name. Raises a UserError if
@@ -74,11 +113,14 @@ def scan(
     """
     if after := key_unknown_until(stage, earlier):
         samples = images.of(stage.split)
-        return Scan(stage, None, samples, waiting=frozenset(s.id for s in samples), after=after)
+        return Scan(
+            stage, None, samples, dict.fromkeys((sample.id for sample in samples), WAIT), after
+        )
     if isinstance(stage, OfSplit):
         folder, samples = open_folder(stage, store), stage.samples()
-        missing = [] if stage.is_complete(folder) else [Item(s, {}) for s in samples]
-        return Scan(stage, folder, samples, missing)
+        is_complete = stage.is_complete(folder)
+        states = {s.id: DONE if is_complete else Compute(Item(s, {})) for s in samples}
+        return Scan(stage, folder, samples, states)
     samples, waiting, after = _inputs(stage, images, store, earlier)
     folders = {
         name: earlier[need].folder if need in earlier else open_folder(need, store)
@@ -86,45 +128,47 @@ def scan(
     }
     folder = opened.get(stage.name) or open_folder(stage, store)
     learned = learned_by(stage, store) if stage.uses else {}
-    rider = None
-    if stage.rider is not None and not stage.rider.unknown_until():
-        rider = opened.get(stage.rider.name) or open_folder(stage.rider, store)
-    items: dict[str, Item] = {}
-    missing: set[str] = set()
-    reusable: dict[str, tuple[Mapping[str, Any], Path]] = {}
     # The first stage on the images names the files that are not images.
-    left_out = {} if stage.before else images.rejected(stage.split)
-    absent: dict[str, NoEntry] = {}
+    rejected = {} if stage.before else images.rejected(stage.split)
+    states: dict[str, State] = {image_id: LeftOut(why) for image_id, why in rejected.items()}
+    together: dict[str, list[Item]] = defaultdict(list)
     for sample in samples:
+        states[sample.id] = WAIT
         if sample.id in waiting:
             continue
         try:
-            item = items[sample.id] = item_of(stage, sample, folders, learned)
+            item = item_of(stage, sample, folders, learned)
+            states[sample.id] = Compute(item)
             for place, entry in folder.candidates(sample.id, item.inputs):
                 if (adapted := stage.adapt(entry)) is not None:
-                    if place != folder.path or adapted != entry:  # thresholds have changed
-                        reusable[sample.id] = adapted, place
+                    is_there = place == folder.path and adapted == entry
+                    states[sample.id] = DONE if is_there else Reuse(adapted, place)
                     break
-            else:
-                missing.add(sample.id)
+            if item.computed_with:
+                together[item.computed_with].append(item)
         except ImageError as error:
-            left_out[sample.id] = str(error)
-            if isinstance(error, NoEntry):
-                absent[sample.id] = error
+            no_entry = error if isinstance(error, NoEntry) else None
+            states[sample.id] = LeftOut(str(error), no_entry)
         except (OSError, ValueError) as error:  # the latter for what cannot be a file's name
-            left_out[sample.id] = f"cannot be read: {getattr(error, 'strerror', None) or error}"
-    _refuse_few(absent, len(samples), images, stage.split)
-    if together := {items[image_id].computed_with for image_id in missing} - {""}:
-        missing |= {image_id for image_id, item in items.items() if item.computed_with in together}
-    computed = [item for image_id, item in items.items() if image_id in missing]
-    if rider is not None:
-        computed = [replace(item, known_to_rider=rider.known(item.sample.id)) for item in computed]
-    reused = [found for image_id, found in reusable.items() if image_id not in missing]
-    return Scan(stage, folder, samples, computed, reused, waiting, left_out, after, {*absent})
+            reason = f"cannot be read: {getattr(error, 'strerror', None) or error}"
+            states[sample.id] = LeftOut(reason)
+    _refuse_few(states, len(samples), images, stage.split)
+    for batch in together.values():  # their results depend on each other
+        if any(isinstance(states[item.sample.id], Compute) for item in batch):
+            states |= {item.sample.id: Compute(item) for item in batch}
+    if stage.rider is not None and not stage.rider.unknown_until():
+        rider = opened.get(stage.rider.name) or open_folder(stage.rider, store)
+        for image_id, state in states.items():
+            if isinstance(state, Compute):
+                known = rider.known(image_id)
+                states[image_id] = Compute(replace(state.item, known_to_rider=known))
+    return Scan(stage, folder, samples, states, after)
 
 
-def _refuse_few(absent: Mapping[str, NoEntry], wanted: int, images: Images, split: str) -> None:
+def _refuse_few(states: Mapping[str, State], wanted: int, images: Images, split: str) -> None:
     """Raises a UserError where files have an entry of fewer than half of the ``wanted`` images."""
+    errors = {i: getattr(state, "error", None) for i, state in states.items()}
+    absent = {image_id: error for image_id, error in errors.items() if error is not None}
     if 2 * len(absent) > wanted:
         image_id, error = next(iter(absent.items()))
         known = images.known_ids(split)
@@ -145,7 +189,7 @@ def key_unknown_until(stage: Stage, earlier: Scans) -> str:
                 return after
         elif found.folder is None:
             return found.after
-        elif isinstance(stage, OfSplit) and (found.pending or found.reusable):
+        elif isinstance(stage, OfSplit) and found.of(Compute, Wait, Reuse):
             return need.name
     return stage.unknown_until()
 
@@ -161,8 +205,8 @@ def _inputs(
         if (found := earlier.get(need)) is None:
             samples = available(need, images, store)
         else:
-            samples = found.usable
-            waiting, after = waiting | found.pending, need.name if found.pending else after
+            samples, pending = found.usable, found.pending
+            waiting, after = waiting.union(pending), need.name if pending else after
     for use in stage.uses.values():
         if (found := earlier.get(use)) is None:
             use.refuse_missing(open_folder(use, store), stage)
