@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 import pipeline.stages.config  # noqa: F401  which stores the defaults
 from pipeline.engine import registry
-from pipeline.engine.configuration import composing, readable
+from pipeline.engine.configuration import composing, for_hydra
 from pipeline.engine.registry import Quirk, register
 from pipeline.errors import UserError
 from pipeline.tags.tagger import ScoredTagOptions
@@ -23,7 +23,7 @@ def composed(*overrides: str) -> object:
     """Returns what is composed but for what Hydra says of itself, or the sentence of an error."""
     try:
         with composing() as (compose, _):
-            config = compose(readable(overrides))
+            config = compose(for_hydra(overrides))
     except UserError as error:
         return str(error)
     found = OmegaConf.to_container(config)

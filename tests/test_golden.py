@@ -16,7 +16,7 @@ from pipeline.clip.checkpoint import load_clip
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.image_tower import ImageTower
 from pipeline.clip.text import class_embeddings, prompts_of
-from pipeline.files.images import load_image
+from pipeline.files.images import decode_image
 from pipeline.masks.crf import CrfOptions
 from pipeline.masks.pseudo_mask import pseudo_mask
 from pipeline.tags.tagclip import TagClipOptions
@@ -36,7 +36,7 @@ def golden(golden_folder: Path) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def images(golden_folder: Path, golden: dict) -> dict[str, np.ndarray]:
-    return {i: load_image(golden_folder / "images" / f"{i}.jpg") for i in golden["ids"].tolist()}
+    return {i: decode_image(golden_folder / "images" / f"{i}.jpg") for i in golden["ids"].tolist()}
 
 
 @pytest.fixture(scope="module")

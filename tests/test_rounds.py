@@ -37,7 +37,7 @@ def test_rounds_without_any_ground_truth(run_stage, run_tool, arguments, tmp_pat
     assert len(manifests(out, "cams")) == 1
 
     # The masks are what the first segmenter sees.
-    from pipeline.files.images import load_image
+    from pipeline.files.images import decode_image
     from pipeline.segmenter.predict import Segmenter
     from pipeline.segmenter.self_training import relabel
     from pipeline.segmenter.settings import SelfTrainingSettings
@@ -48,7 +48,7 @@ def test_rounds_without_any_ground_truth(run_stage, run_tool, arguments, tmp_pat
     settings = SelfTrainingSettings(0.002, 0.2, 0.25, keep_tags=False)
     (folder,) = [out / "all" / "masks" / key for key in seen]
     for image in (tmp_path / "photographs").glob("?.*"):
-        pixels = load_image(image)
+        pixels = decode_image(image)
         found = relabel(segmenter.probabilities(pixels), pixels.shape[:2], settings)
         labels = np.where(found.probability < 0.25, 255, found.labels)
         with Image.open(folder / f"{image.stem}.png") as mask:

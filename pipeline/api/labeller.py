@@ -54,12 +54,12 @@ def load_image(path: str | Path) -> np.ndarray:
     """Reads a JPEG, PNG, WebP, GIF, BMP or TIFF file as ``dataset=folder`` does: H×W×3 uint8, RGB.
 
     It is turned upright by its EXIF orientation, which the stages ignore with ``compat=released``,
-    as :func:`pipeline.files.images.load_image` does.
+    as :func:`pipeline.files.images.decode_image` does.
 
     Raises:
         ImageError: the file is not an image, is damaged, or is too large.
     """
-    return images.load_image(Path(path), apply_exif=True)
+    return images.decode_image(Path(path), apply_exif=True)
 
 
 @dataclass(eq=False)

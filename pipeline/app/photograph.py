@@ -75,7 +75,7 @@ class Photograph:
                     found = next(steps)
                     seconds.append(perf_counter() - began)
                 if self._names.is_newest(part, number):
-                    yield shown(found, seconds)
+                    yield as_shown(found, seconds)
         except ImageError as error:
             yield [f"{Path(image).name} {error}", "", "", None]
         except UserError as error:
@@ -121,7 +121,7 @@ class Photograph:
         gr.on([each.change for each in (image, *set_by_hand)], None, js=press("segment"))
 
 
-def shown(found: Labelling, seconds: Sequence[float]) -> list[Any]:
+def as_shown(found: Labelling, seconds: Sequence[float]) -> list[Any]:
     """Returns the seconds of the steps, scores, CAMs and mask as the page shows them."""
     image = limit_longest_side(to_image(found.image), _LONGEST_SIDE)
     steps = ", ".join(f"{step} {second:.2f} s" for step, second in zip(STEPS, seconds))

@@ -18,7 +18,7 @@ from pipeline.clip.encoder import BlockHook
 from pipeline.clip.shared_pass import SharedPass
 from pipeline.datasets.regions import read_region_map
 from pipeline.dense.method import DenseMethod, NameEmbeddings
-from pipeline.dense.windows import nearest
+from pipeline.dense.windows import resize_nearest
 
 
 class DenseCams(PassCams):
@@ -38,7 +38,7 @@ class DenseCams(PassCams):
         if (file := getattr(name, "regions", None)) is None:
             return shared_pass
         numbers = torch.from_numpy(read_region_map(file, name.size))
-        seen = nearest(numbers.to(shared_pass.pixels.device), shared_pass.pixels.shape[-2:])
+        seen = resize_nearest(numbers.to(shared_pass.pixels.device), shared_pass.pixels.shape[-2:])
         return replace(shared_pass, regions=seen[None])
 
     def activation_maps(

@@ -77,7 +77,7 @@ def run(arguments: Sequence[str]) -> None:
             if not options.no_browser:
                 webbrowser.open(address)
 
-        app = build_app(settings, [*map(given_folder, folders)], options.limit, options.words)
+        app = build_app(settings, [*map(folder_of_app, folders)], options.limit, options.words)
         try:
             serve(app, options.port, ready)
         except (OSError, OverflowError) as error:
@@ -98,7 +98,7 @@ def _remove_uploads_of_killed_apps() -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def given_folder(word: str) -> str:
+def folder_of_app(word: str) -> str:
     """Returns a folder of the command line; a UserError if there is none."""
     if not given_path(word, "the folder").is_dir():
         raise UserError(f"{shown(word)} is not a folder: give photographs, or outputs of a run")

@@ -143,10 +143,10 @@ def _explain(error: Exception) -> object:
 
 def _explain_plugin(error: Exception) -> str | None:
     """Returns the sentence for an exception of a plug-in, with the last line of its own file."""
-    from pipeline.engine.registry import files_of, methods
+    from pipeline.engine.registry import methods, module_files
 
     theirs = [method for method in methods() if not method.is_ours]
-    files = {str(path) for m in theirs for module in m.modules for path in files_of(module)}
+    files = {str(path) for m in theirs for module in m.modules for path in module_files(module)}
     lines = "".join(traceback.format_exception(error))  # those of a worker, too
     if not (places := [place for place in _PLACE.findall(lines) if place[0] in files]):
         return None

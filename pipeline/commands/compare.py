@@ -65,13 +65,13 @@ def run(arguments: Sequence[str]) -> None:
         for pair in pairs:
             pair.compare(dataset.splits[pair.a.split], workers, problems)
         differing = paired_page.find_settings(pairs)
-        tables = paired_page.write_tables(pairs, differing)
+        tables = paired_page.comparison_tables(pairs, differing)
         title = paired_page.describe_difference(differing)
         title = title or f"{first.root.name} and {other.root.name}"
         reader = ImageReader(first.apply_exif, settings.max_pixels)
         folders = {side: _name(chosen) for side, chosen in zip("AB", zip(*artefacts))}
         facts = {**folders, "dataset": settings.name}
-        page = paired_page.write_page(title, facts, pairs, tables, reader, workers, problems)
+        page = paired_page.comparison_page(title, facts, pairs, tables, reader, workers, problems)
     output.write(options.output, page.encode("utf-8", "backslashreplace"))
     print(*(f"{side}: {names}" for side, names in folders.items()), "", sep="\n")
     print("\n".join(table.markdown() for table in tables), f"written to {options.output}", sep="\n")

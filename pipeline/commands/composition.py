@@ -17,8 +17,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from pipeline.engine.configuration import (
     PLUGINS,
     composing,
+    for_hydra,
     preset_folders,
-    readable,
     shipped_choices,
 )
 from pipeline.engine.registry import methods
@@ -47,7 +47,7 @@ def compose_jobs(
         UserError: an argument or a file that cannot be used, or a file that is more than data.
     """
     with composing(folder) as (compose, parse):
-        typed = parse(readable(overrides))
+        typed = parse(for_hydra(overrides))
         _refuse_hydra(typed)
         several = [each for each in typed if each.is_sweep_override()]
         master = compose([each.input_line for each in typed if each not in several])
@@ -61,7 +61,7 @@ def compose_jobs(
         jobs: Iterator[Sequence[str]] = iter([()])
         if is_study or "MULTIRUN" in str(master.hydra.mode):
             params = OmegaConf.to_container(master.hydra.sweeper, resolve=True).get("params") or {}
-            given = parse(readable([f"{key}={value}" for key, value in params.items()]))
+            given = parse(for_hydra([f"{key}={value}" for key, value in params.items()]))
             _refuse_hydra(given)
             keys = {each.key_or_group for each in typed}
             jobs = _combinations([e for e in given if e.key_or_group not in keys] + typed)
@@ -94,7 +94,7 @@ def _combinations(overrides: Sequence[Override]) -> Iterator[Sequence[str]]:
             if not each.is_discrete_sweep():
                 raise UserError(f"{each.input_line} is a range: give its values, as in {key}=1,2")
             # Readable once more, since choice(…) takes quotes away.
-            values[key] = readable([f"{key}={value}" for value in each.sweep_string_iterator()])
+            values[key] = for_hydra([f"{key}={value}" for value in each.sweep_string_iterator()])
             if each.value_type is ValueType.GLOB_CHOICE_SWEEP:
                 values[key] = [*filterfalse(_with_second(), values[key])]
                 if not values[key]:

@@ -13,7 +13,7 @@ from pipeline.engine.kinds import measured_kinds
 from pipeline.errors import UserError
 from pipeline.exchange.artefacts import Artefact, Export, find_photograph, target_path
 from pipeline.exchange.overlays import draw_overlay, make_tiles
-from pipeline.files.images import load_image
+from pipeline.files.images import decode_image
 from pipeline.files.own_files import OwnFiles
 from pipeline.report.sheets import draw_sheet
 
@@ -83,7 +83,7 @@ def _draw(
     def load(artefact: Artefact, image_id: str) -> np.ndarray:
         path = find_photograph(options.images, image_id)
         artefact.refuse_changed(image_id, path)
-        return load_image(path, apply_exif=artefact.apply_exif)
+        return decode_image(path, apply_exif=artefact.apply_exif)
 
     def draw(artefact: Artefact, image_id: str) -> tuple[Path, bytes]:
         path = target_path(options.output / artefact.kind.stage, f"{image_id}.png")

@@ -55,7 +55,7 @@ def run_job(composed: DictConfig, combination: Sequence[str], given: Sequence[st
                 return
             outcome, measured = None, []
             for outcome in pipeline.run(requested):
-                console.print(describe(outcome))
+                console.print(describe_outcome(outcome))
                 measured += [outcome.split] * (outcome.stage == "evaluate")
                 for image_id, reason in [*outcome.left_out.items()][:_MAX_NAMED]:
                     tell(f"left out: {shown(image_id)}: {reason}")
@@ -102,7 +102,7 @@ def append_command(
         raise UserError(str(error).replace(SAME_SETTINGS, settings)) from error
 
 
-def describe(outcome: Outcome) -> str:
+def describe_outcome(outcome: Outcome) -> str:
     """Returns a line on what a stage did for a split, and where the result lies."""
     counts = [f"{outcome.images} images"]
     if outcome.stage not in ("report", "evaluate"):

@@ -41,7 +41,7 @@ SizeAndInstances = tuple[list[int] | None, list[Instance]]
 
 
 @dataclass
-class Row:
+class IndexRow:
     """What a file says of one image.
 
     Attributes:
@@ -78,7 +78,7 @@ class AnnotationIndex:
     """
 
     form: str
-    rows: dict[str, Row] = field(default_factory=dict)
+    rows: dict[str, IndexRow] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=Counter)
     remarks: dict[str, tuple[int, str]] = field(default_factory=dict)
 
@@ -87,15 +87,15 @@ class AnnotationIndex:
         count, first = self.remarks.get(what, (0, where))
         self.remarks[what] = count + 1, first
 
-    def add(self, name: str, row: Row) -> None:
+    def add(self, name: str, row: IndexRow) -> None:
         """Adds what a file says of an image; of two entries neither counts."""
         if name in self.rows:
             row.problem = "has two entries of it"
         self.rows[name] = row
 
-    def add_image(self, name: str, read: Callable[[], SizeAndInstances]) -> Row:
+    def add_image(self, name: str, read: Callable[[], SizeAndInstances]) -> IndexRow:
         """Adds an image; ``read`` may raise anything if the file is damaged."""
-        row, remarks = Row(), []
+        row, remarks = IndexRow(), []
         try:
             row.size, row.instances = read()
             for each in row.instances:
@@ -105,7 +105,7 @@ class AnnotationIndex:
             shapes = marshal.dumps([each[1:] for each in row.instances], 2)
             row.entry = fingerprint(shapes, [each.name for each in row.instances], row.size)
         except Exception as error:
-            row = Row(problem=f"has an entry of it that cannot be read ({_reason(error)})")
+            row = IndexRow(problem=f"has an entry of it that cannot be read ({_reason(error)})")
             remarks = []
         for remark in remarks:
             self.remark(remark, f"image {shown(name)}")
@@ -184,7 +184,7 @@ def _load(path: Path) -> Any:  # noqa: ANN401
 
 def _read_coco(path: Path, annotated: Mapping, described: Mapping) -> AnnotationIndex:
     """Reads a data set; or results, whose images and categories are ``described`` elsewhere."""
-    index, listed = AnnotationIndex(COCO), dict[str, Row]()
+    index, listed = AnnotationIndex(COCO), dict[str, IndexRow]()
     annotations = defaultdict[str, list[Any]](list)  # by the ids of images
     for number, annotation in enumerate(_elements(annotated, "annotations"), 1):
         try:

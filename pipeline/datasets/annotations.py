@@ -15,7 +15,7 @@ from pipeline.datasets.annotation_index import (
     LABEL_STUDIO,
     LABELME,
     AnnotationIndex,
-    Row,
+    IndexRow,
     holds_labelme,
     read_index,
 )
@@ -74,7 +74,7 @@ class Drawing:
 
     path: Path
     reading: Reading
-    row: Row
+    row: IndexRow
 
     @property
     def content(self) -> str:

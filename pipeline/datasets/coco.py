@@ -37,7 +37,7 @@ def load_coco(settings: CocoSettings) -> Dataset[Vocabulary]:
 
     def read(path: Path) -> list[Sample]:
         name = path.stem.removeprefix("instances_")
-        images = find_images(settings, root, name)
+        images = image_folder(settings, root, name)
         samples = _read_instances(path, images, names, settings.max_pixels)
         return [s for s in samples if s.labels or not settings.only_annotated]
 
@@ -46,7 +46,7 @@ def load_coco(settings: CocoSettings) -> Dataset[Vocabulary]:
     return Dataset(vocabulary, splits, settings.train_split)
 
 
-def find_images(settings: BenchmarkSettings, root: Path, name: str) -> Path:
+def image_folder(settings: BenchmarkSettings, root: Path, name: str) -> Path:
     """Returns the image folder of a split, in any of the usual places below COCO's folder."""
     return first_existing(settings, root, [name, f"images/{name}", f"JPEGImages/{name}"])
 

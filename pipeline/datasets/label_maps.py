@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.datasets.annotations import LabelImage
-from pipeline.datasets.coco import find_images
+from pipeline.datasets.coco import image_folder
 from pipeline.datasets.ground_truth import AnnotatedMask
 from pipeline.datasets.layout import find_root, find_splits, first_existing
 from pipeline.datasets.mask_images import Reading
@@ -23,7 +23,7 @@ def load_cocostuff(settings: LabelMapSettings) -> Dataset[Vocabulary]:
     """
     root = find_root(settings)
     folders = ["stuffthingmaps", "annotations"]
-    return _load(settings, root, folders, partial(find_images, settings, root))
+    return _load(settings, root, folders, partial(image_folder, settings, root))
 
 
 def load_ade20k(settings: LabelMapSettings) -> Dataset[Vocabulary]:

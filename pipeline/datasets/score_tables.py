@@ -10,7 +10,7 @@ from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
-from pipeline.datasets.annotation_index import AnnotationIndex, Row
+from pipeline.datasets.annotation_index import AnnotationIndex, IndexRow
 from pipeline.datasets.corrections import is_header
 from pipeline.datasets.instances import checked_score, image_name
 from pipeline.errors import UserError, shown
@@ -37,7 +37,7 @@ def read_table(path: Path, key: str, known: Collection[str] = ()) -> AnnotationI
             f"{name} begins with {shown(first)}: its header must be id,class,score, or id and the"
             " names of classes, separated by commas"
         )
-    is_pairs, images = [*map(str.lower, names)] in _PAIRS, defaultdict[str, Row](Row)
+    is_pairs, images = [*map(str.lower, names)] in _PAIRS, defaultdict[str, IndexRow](IndexRow)
     for number, row in rows:
         image, *cells = map(str.strip, row)
         if not image:

@@ -134,7 +134,7 @@ def take_plugins(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return names, others
 
 
-def readable(overrides: Sequence[str]) -> list[str]:
+def for_hydra(overrides: Sequence[str]) -> list[str]:
     """Returns overrides that Hydra's grammar can read: values that it cannot read are quoted.
 
     A list that the shell split at its spaces is joined. Raises a UserError if an argument is not
@@ -219,7 +219,7 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
     Raises a UserError for an unknown key or choice, and a value of another type.
     """
     with composing() as (compose, _):
-        config = compose(readable(overrides))
+        config = compose(for_hydra(overrides))
     with open_dict(config):
         del config["hydra"]
     return config

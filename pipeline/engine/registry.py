@@ -181,7 +181,7 @@ def imported(given: Callable[..., Any] | str) -> Callable[..., Any]:
     return resolve_name(given) if isinstance(given, str) else given
 
 
-def files_of(module: str) -> list[Path]:
+def module_files(module: str) -> list[Path]:
     """Returns the file of a module, or all files of a package, as far as it has any."""
     file = getattr(sys.modules.get(module), "__file__", None)
     if module not in sys.modules:  # one that is imported when it is needed
@@ -196,7 +196,7 @@ def files_of(module: str) -> list[Path]:
 @cache
 def source_of(module: str) -> str:
     """Returns the fingerprint of the files of a module; "" if it has none."""
-    files = [*map(fingerprint_file, files_of(module))]
+    files = [*map(fingerprint_file, module_files(module))]
     return files[0] if len(files) == 1 else fingerprint(*files) if files else ""
 
 

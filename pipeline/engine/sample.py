@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline.errors import UserError, check_choice
 from pipeline.files.fingerprints import fingerprint, fingerprint_image
-from pipeline.files.images import limit_longest_side, load_image
+from pipeline.files.images import decode_image, limit_longest_side
 from pipeline.files.label_images import IGNORE
 
 Labels = tuple[int, ...]
@@ -157,8 +157,8 @@ class ImageReader:
     """Reads the images of a run; can be pickled, and then reads them in one thread.
 
     Attributes:
-        apply_exif: see :func:`pipeline.files.images.load_image`.
-        max_pixels: see :func:`pipeline.files.images.load_image`.
+        apply_exif: see :func:`pipeline.files.images.decode_image`.
+        max_pixels: see :func:`pipeline.files.images.decode_image`.
         longest_side: larger images are shrunk to this size in pixels.
         threads: the number of threads that decode.
         prefetch: the number of images that are decoded before a model asks for them.
@@ -180,7 +180,7 @@ class ImageReader:
 
         Raises an ImageError if the file is not an image, is damaged, or is too large.
         """
-        image = load_image(sample.image, apply_exif=self.apply_exif, max_pixels=self.max_pixels)
+        image = decode_image(sample.image, apply_exif=self.apply_exif, max_pixels=self.max_pixels)
         return limit_longest_side(image, self.longest_side), image.shape[:2]
 
     def __getstate__(self) -> dict[str, Any]:

@@ -99,7 +99,7 @@ def go_through(
     if reader is not None:
         decode, threads, ahead = (lambda item: reader(item.sample)), reader.threads, reader.prefetch
 
-    def readable(items: Iterable[Item]) -> Decoded:
+    def images_of(items: Iterable[Item]) -> Decoded:
         for item, decoded in prefetch(items, decode, threads, ahead, caught=(ImageError,)):
             if isinstance(decoded, ImageError):
                 unreadable.append((item, decoded))
@@ -111,7 +111,7 @@ def go_through(
     for _, group in groupby(items, lambda item: item.computed_with):
         unreadable: list[tuple[Item, ImageError]] = []
         given: dict[str, None] = {}
-        images = readable(group)
+        images = images_of(group)
         if (first := next(images, None)) is not None:
             try:
                 with refusing_exit(name):

@@ -89,7 +89,7 @@ class About:
         return own | methods | {f"{group}{_LABEL}": label for group, label in labels.items()}
 
 
-def describe(stage: Stage, config: Configuration) -> About:
+def choices_behind(stage: Stage, config: Configuration) -> About:
     """Returns the choices that led to the results of the measured stage."""
     dataset, data = config.dataset, []
     # Which images, and which convention of their labels.

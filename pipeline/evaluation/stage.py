@@ -17,7 +17,7 @@ from pipeline.engine.stage import PerImage, Stage
 from pipeline.engine.store import Store
 from pipeline.errors import NeedsStage, UserError
 from pipeline.evaluation import measures
-from pipeline.evaluation.about import About, Configuration, describe
+from pipeline.evaluation.about import About, Configuration, choices_behind
 from pipeline.evaluation.currency import MeasuredOn
 from pipeline.evaluation.record import changing_metrics
 from pipeline.files.atomic import write_json_lines
@@ -76,7 +76,7 @@ class Evaluation:
             if figures is None:
                 unmeasured += [f"{folder.stage} of split {folder.split}"] * bool(unusable)
                 continue
-            about, measured_on = describe(stage, self.config), self._measured_on(result)
+            about, measured_on = choices_behind(stage, self.config), self._measured_on(result)
             if about.corrections:
                 figures["corrections"] = about.corrections
             if any(each.is_ground_truth for each in stage.chain):

@@ -209,7 +209,7 @@ def read_header(path: Path) -> tuple[str, tuple[int, int], bool]:
         raise ImageError(f"its image {to_image_error(error, path, FORMATS)}") from error
 
 
-def refuse_other_size(labels: np.ndarray, size: tuple[int, int]) -> None:
+def refuse_changed_size(labels: np.ndarray, size: tuple[int, int]) -> None:
     """Raises an ImageError unless labels, H×W, have the height and width of their image."""
     if labels.shape != size:
         (rows, columns), (height, width) = labels.shape, size

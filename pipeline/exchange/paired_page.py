@@ -52,7 +52,7 @@ def describe_difference(settings: Sequence[Sequence[str]]) -> str:
     return ", ".join([*words, f"and {more} more settings"] if more > 0 else words)
 
 
-def write_tables(pairs: Sequence[Pair], settings: Sequence[Sequence[str]]) -> list[Table]:
+def comparison_tables(pairs: Sequence[Pair], settings: Sequence[Sequence[str]]) -> list[Table]:
     """Returns the figures of two chains, and the settings that differ."""
     interval = (
         "In percent. Brackets hold the 95% interval of the difference by a paired bootstrap over"
@@ -77,7 +77,7 @@ def write_tables(pairs: Sequence[Pair], settings: Sequence[Sequence[str]]) -> li
     ]
 
 
-def write_page(
+def comparison_page(
     title: str,
     facts: Mapping[str, object],
     pairs: Sequence[Pair],
@@ -88,8 +88,8 @@ def write_page(
 ) -> str:
     """Returns the page, which shows images of the last pair of each split.
 
-    The ``tables`` are those of :func:`write_tables`; ``workers`` threads read files; ``problems``
-    receives id → reason for images that cannot be read.
+    The ``tables`` are those of :func:`comparison_tables`; ``workers`` threads read files;
+    ``problems`` receives id → reason for images that cannot be read.
     """
     classes, tables = pairs[0].a.classes, [*tables]
     by_split = grouped(pairs, lambda pair: pair.a.split)

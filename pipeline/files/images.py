@@ -42,7 +42,7 @@ AnyImage = str | os.PathLike[str] | Image.Image | np.ndarray
 """The modes that :func:`to_image` accepts."""
 
 
-def load_image(
+def decode_image(
     path: Path, *, apply_exif: bool = False, max_pixels: int | None = None
 ) -> np.ndarray:
     """Decodes an image file.
@@ -88,7 +88,7 @@ def to_image(given: AnyImage) -> np.ndarray:
     """
     if isinstance(given, str | os.PathLike):
         try:
-            return load_image(Path(given), apply_exif=True)
+            return decode_image(Path(given), apply_exif=True)
         except ImageError as error:
             raise UserError(f"image {shown(given)} {error}") from error
     what = type(given).__name__

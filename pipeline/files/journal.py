@@ -65,7 +65,7 @@ class Journal:
         gc.disable()  # nothing that is read is garbage, and a look for it takes a third of the time
         try:
             paths = (self._old, self.path, *self._parts())
-            found = [read_lines(path, self._kind) for path in paths]
+            found = [read_entries(path, self._kind) for path in paths]
         finally:
             if is_collecting:
                 gc.enable()
@@ -138,7 +138,7 @@ def encode_line(entry: Mapping) -> bytes:
     return text[:-1] + _SUM + _END % zlib.crc32(text) + b"\n"
 
 
-def read_lines(path: Path, kind: Kind = OF_FILES) -> tuple[list[dict], int]:
+def read_entries(path: Path, kind: Kind = OF_FILES) -> tuple[list[dict], int]:
     """Returns the intact lines of a journal, without checksums, and the number of the others."""
     if not path.is_file():
         return [], 0

@@ -20,9 +20,9 @@ from pipeline.dense.pixel_adaptive import pamr
 from pipeline.dense.windows import (
     Windows,
     cut_size,
-    nearest,
     resize,
     resize_as_opencv,
+    resize_nearest,
     scaled_size,
     similarity_map,
     with_scaled_positions,
@@ -96,8 +96,8 @@ class DenseLabeller:
         regions = seen = None
         if self._method.reads_regions:
             numbers = read_region_map(file, size) if file else self._method.regions(image)
-            regions = nearest(torch.from_numpy(numbers).to(pixels.device), size)
-            seen = nearest(regions, pixels.shape[-2:])
+            regions = resize_nearest(torch.from_numpy(numbers).to(pixels.device), size)
+            seen = resize_nearest(regions, pixels.shape[-2:])
         found = similarity_map(
             self._method,
             self._encoder,

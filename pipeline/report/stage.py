@@ -13,7 +13,7 @@ from pipeline.engine.result_folder import describe_machines
 from pipeline.engine.run import Outcome
 from pipeline.engine.sample import ImageReader
 from pipeline.engine.stage import PerImage, Stage
-from pipeline.evaluation.about import describe
+from pipeline.evaluation.about import choices_behind
 from pipeline.evaluation.record import MetricsFile
 from pipeline.evaluation.stage import Evaluation
 from pipeline.masks.settings import PseudoMaskOptions
@@ -118,7 +118,7 @@ def _gather(
         beta=getattr(masks and masks.options, "beta", 1.0),
         argmax_title=titles[0],
         mask_title=titles[1],
-        about=describe(newest[PREDICTIONS], last.config),
+        about=choices_behind(newest[PREDICTIONS], last.config),
         settings=settings,
         remarks=[*dict.fromkeys(filter(None, remarks))],
         now=every.now(),

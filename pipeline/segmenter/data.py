@@ -26,7 +26,7 @@ class TrainingPair:
 
     Attributes:
         id: unique name of the image.
-        image: any file that ``pipeline.files.images.load_image`` reads.
+        image: any file that ``pipeline.files.images.decode_image`` reads.
         mask: indexed or grey PNG of the image's size; 0 background, k+1 class k, 255 ignore.
         repeats: how often an epoch shows it.
     """

@@ -21,7 +21,7 @@ from pipeline.segmenter.architecture import MISFITS, adapt_model, dictionaries, 
 from pipeline.segmenter.losses import choose_loss
 from pipeline.segmenter.openmmlab import importable, provide_timm, shipped
 from pipeline.segmenter.optimization import configure_optimizer, configure_schedule
-from pipeline.segmenter.pretrained import check_choice, strip_pretrained
+from pipeline.segmenter.pretrained import check_pretrained, strip_pretrained
 from pipeline.segmenter.settings import SegmenterSettings
 
 _AVERAGED_GRADIENTS = {
@@ -74,7 +74,7 @@ def find_config(name: str) -> Path:
     raise UserError(f"{wrong}: {did_you_mean(name, known)}give a path below {root}")
 
 
-def read_config(name: str) -> Config:
+def load_config(name: str) -> Config:
     """Reads a config with all that it inherits from, or raises a UserError: :func:`find_config`."""
     try:
         return Config.fromfile(find_config(name))
@@ -86,12 +86,12 @@ def read_config(name: str) -> Config:
 
 
 def fingerprint_config(name: str) -> str:
-    """Returns the fingerprint of what a config holds; raises as :func:`read_config` does."""
+    """Returns the fingerprint of what a config holds; raises as :func:`load_config` does."""
 
     def name_of(value: object) -> str:  # a class or function, which JSON cannot hold
         return getattr(value, "__qualname__", type(value).__qualname__)
 
-    return fingerprint(json.dumps(read_config(name).to_dict(), default=name_of))
+    return fingerprint(json.dumps(load_config(name).to_dict(), default=name_of))
 
 
 def build_config(
@@ -119,10 +119,10 @@ def build_config(
             f"segmenter.batch_size={settings.batch_size} cannot be divided into {parts} equal"
             " parts: choose a multiple of segmenter.accumulate times the number of processes"
         )
-    check_choice(settings.pretrained)
+    check_pretrained(settings.pretrained)
     precision = settle_precision(settings.precision, device, "segmenter.precision")
     settings = replace(settings, precision=precision)
-    base = read_config(settings.config)
+    base = load_config(settings.config)
     synchronise = processes > 1 and torch.device(device).type == "cuda"
     model = adapt_model(base, settings, len(class_names) + 1, synchronise=synchronise)
     source = strip_pretrained(model)

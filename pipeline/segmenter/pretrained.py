@@ -27,7 +27,7 @@ def strip_pretrained(model: ConfigDict) -> str | None:
     return sources[0] if sources else None
 
 
-def check_choice(choice: str | None) -> None:
+def check_pretrained(choice: str | None) -> None:
     """Refuses a ``segmenter.pretrained`` that is neither imagenet, coco or none nor a file."""
     is_known = choice in (None, "none", "imagenet", "coco")
     if is_known or given_path(choice, "segmenter.pretrained").is_file():
@@ -64,7 +64,7 @@ def load_pretrained(
             more than 5 % of them.
         NotLocal: they are not on this machine, and ``download`` is false.
     """
-    check_choice(choice)
+    check_pretrained(choice)
     if choice in (None, "none"):
         return None
     # It imports torchvision and timm, which take seconds.
@@ -81,7 +81,7 @@ def load_pretrained(
         weights, origin = weight_sources.fetch_coco(inner, settings, download)
     else:
         path = given_path(choice, "segmenter.pretrained")
-        weights, origin = weight_sources.read_weights(path), str(choice)
+        weights, origin = weight_sources.read_state(path), str(choice)
     # Weights may be for a whole backbone like ICNet, or for the network inside it.
     part, (fit, tensors) = backbone, fit_weights(weights, origin, backbone, settings)
     if inner is not backbone and tensors is None:

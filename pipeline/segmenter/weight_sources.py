@@ -35,7 +35,7 @@ _CATALOGUES = {  # scheme of a name in a config → URLs by name
 }
 
 
-def read_weights(path: Path) -> Weights:
+def read_state(path: Path) -> Weights:
     """Reads the tensors of safetensors, or of a state dict of ``torch.save``, perhaps nested.
 
     Raises a UserError if the file is damaged, holds no tensors, or objects that could run code.
@@ -102,7 +102,7 @@ def fetch_imagenet(
             f"segmenter.config takes its ImageNet weights from the file {source}, which does not"
             f" exist: {INSTEAD}"
         )
-    return read_weights(Path(source)), source
+    return read_state(Path(source)), source
 
 
 def fetch_coco(
@@ -132,7 +132,7 @@ def _fetch_from_hub(known: timm.models.PretrainedCfg, download: bool) -> tuple[W
     for file in files:
         cached = try_to_load_from_cache(repository, file, revision=revision)
         if isinstance(cached, str):
-            return read_weights(Path(cached)), url
+            return read_state(Path(cached)), url
     if not download:
         raise NotLocal(url)
     try:
@@ -146,7 +146,7 @@ def _fetch_from_hub(known: timm.models.PretrainedCfg, download: bool) -> tuple[W
                 path = hf_hub_download(repository, files[-1], revision=revision)
     except Exception as error:  # the clients of the hub raise many types
         raise _not_downloaded(url, "imagenet", error) from error
-    return read_weights(Path(path)), url
+    return read_state(Path(path)), url
 
 
 def _torchvision_name(backbone: nn.Module) -> str | None:

@@ -31,7 +31,7 @@ from pipeline.engine.plugins import import_plugins
 from pipeline.engine.registry import method_of, methods, register
 from pipeline.engine.run import Outcome
 from pipeline.errors import UserError
-from pipeline.files.images import load_image
+from pipeline.files.images import decode_image
 from pipeline.stages.config import Config, compose, read_config
 from pipeline.stages.pipeline import Pipeline
 from tests.methods import ALONE, DENSE, RELEASED, cams_of, dense_method
@@ -232,7 +232,7 @@ def test_stored_cams_are_the_methods_own(name, start, pictures, tmp_path, monkey
     vocabulary = stage.vocabulary
     text = clip.embed(vocabulary.cam_names, vocabulary.backgrounds or ("background",), "clip_es")
     for image_id, cams in found.items():
-        image = load_image(pictures / f"{image_id}.png")
+        image = decode_image(pictures / f"{image_id}.png")
         chosen = [*tags[image_id], *range(len(vocabulary.classes), len(text))]
         labels = torch.arange(1, len(chosen) + 1)
         labels[len(tags[image_id]) :] = 0

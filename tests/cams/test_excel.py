@@ -27,7 +27,7 @@ from pipeline.clip.shared_pass import SharedPass
 from pipeline.clip.text import class_embeddings, load_tokenizer
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.errors import UserError
-from pipeline.files.images import load_image
+from pipeline.files.images import decode_image
 from tests.cams import naive_excel as naive
 from tests.methods import ALONE, cams_of, resources_of, stage_of
 from tests.small_runs import draw_photograph, latest, replaced
@@ -319,7 +319,7 @@ def test_stored_cams_are_the_naive_ones(run_stage, arguments, photographs, tiny_
     points = embed(flat, "{}").double().numpy()
     centres = KMeans(n_clusters=5, random_state=0).fit(points).cluster_centers_
     text[:4] = naive.enriched(text[:4], centres, 0.9)
-    image = load_image(photographs / "a.jpg", apply_exif=False)
+    image = decode_image(photographs / "a.jpg", apply_exif=False)
     features, attention = naive.look(clip, naive.pixels_of(image, 64, *naive.IMAGENET), 5)
     features = features / np.linalg.norm(features, axis=0)
     mean = naive.mean_attention(attention, range(1, 5), 5, head_sum=True)

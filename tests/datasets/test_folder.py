@@ -8,7 +8,7 @@ from PIL import Image
 
 from pipeline.errors import ImageError, UserError
 from pipeline.exchange.artefacts import find_photograph
-from pipeline.files.images import COMMON_SUFFIXES, load_image
+from pipeline.files.images import COMMON_SUFFIXES, decode_image
 from tests.datasets.miniatures import contents, load, write_labels
 from tests.extras import library
 from tests.small_runs import draw_photograph
@@ -58,13 +58,13 @@ def test_tiff_bmp_and_the_first_picture_of_a_gif_are_read(tmp_path):
     samples = load("folder", tmp_path, classes=["x"]).splits["all"]
     assert [s.id for s in samples] == ["a", "b", "c", "d"]
     for sample, wanted in zip(samples, [first, first, first, shown.convert("RGB")]):
-        np.testing.assert_array_equal(load_image(sample.image), np.asarray(wanted))
+        np.testing.assert_array_equal(decode_image(sample.image), np.asarray(wanted))
 
 
 def test_pixels_that_are_not_integers_are_refused(tmp_path):
     Image.fromarray(np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)).save(tmp_path / "a.tif")
     with pytest.raises(ImageError, match="has floating-point pixels: save it with 8 bits"):
-        load_image(tmp_path / "a.tif")
+        decode_image(tmp_path / "a.tif")
 
 
 def test_a_jpeg_wins_over_another_format_of_its_name(photographs):
@@ -110,7 +110,7 @@ def test_heic_alone_is_refused_with_the_remedy(tmp_path):
     with pytest.raises(UserError, match="holds no image .*: 1 .heic; pip install pillow-heif"):
         load("folder", tmp_path, classes=["x"])
     with pytest.raises(ImageError, match="is not a .*: pip install pillow-heif"):
-        load_image(tmp_path / "a.HEIC")
+        decode_image(tmp_path / "a.HEIC")
 
 
 @pytest.mark.extras
@@ -119,4 +119,4 @@ def test_heic_is_read_where_pillow_heif_is_installed(tmp_path):
     image = Image.fromarray(draw_photograph(0, 48, 64))
     image.save(tmp_path / "a.heic", quality=-1, chroma=444, matrix_coefficients=0)  # nothing lost
     [sample] = load("folder", tmp_path, classes=["x"]).splits["all"]
-    np.testing.assert_array_equal(load_image(sample.image), np.asarray(image))
+    np.testing.assert_array_equal(decode_image(sample.image), np.asarray(image))

@@ -8,7 +8,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from pipeline.commands.composition import compose_jobs
-from pipeline.engine.configuration import REMOVED, compose_config, readable
+from pipeline.engine.configuration import REMOVED, compose_config, for_hydra
 from pipeline.errors import UserError
 from pipeline.stages.config import read_config
 
@@ -31,17 +31,17 @@ from pipeline.stages.config import read_config
     ],
 )
 def test_values_that_the_grammar_refuses_are_quoted(typed, value):
-    (text,) = readable(typed)
+    (text,) = for_hydra(typed)
     assert OverridesParser.create().parse_override(text).value() == value
 
 
 def test_what_can_be_read_stays_as_it_is():
     typed = ["seed=1,2", "tags.alpha=choice(1,2)", "+x=[a,b]", "~dataset.limit", "clip=vit_b16"]
-    assert readable(typed) == typed
+    assert for_hydra(typed) == typed
 
 
 def test_a_choice_of_a_users_folder_is_no_hindrance():
-    assert readable(["experiment=mine", "output_dir=2024_10"])[1] == "output_dir='2024_10'"
+    assert for_hydra(["experiment=mine", "output_dir=2024_10"])[1] == "output_dir='2024_10'"
 
 
 @pytest.mark.parametrize(
@@ -136,5 +136,5 @@ def test_a_study_is_refused_before_its_first_job():
 @pytest.mark.parametrize("typed", [["x"], ["a=1", "b c"], ["=3"], ["clip=1.5"], ["clip=null"]])
 def test_what_is_not_an_override_is_a_sentence(typed):
     with pytest.raises(UserError) as error:
-        readable(typed)
+        for_hydra(typed)
     assert "\n" not in str(error.value)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline.engine import kinds
-from pipeline.evaluation.about import describe
+from pipeline.evaluation.about import choices_behind
 from pipeline.stages.config import compose, read_config
 
 MASKS, TAGS = (
@@ -32,4 +32,4 @@ MASKS, TAGS = (
 )
 def test_quirks_are_named_by_the_preset_and_what_differs(stage, given, expected):
     config = read_config(compose(["dataset=demo", "clip=demo", *given]))
-    assert describe(stage, config).compat == expected
+    assert choices_behind(stage, config).compat == expected

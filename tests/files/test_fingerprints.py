@@ -202,6 +202,6 @@ def test_memory_of_another_user_is_not_a_photographs_fault(path, tmp_path, monke
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(journal))
 
     with monkeypatch.context() as patched:  # root may read everything
-        patched.setattr("pipeline.files.journal.read_lines", refuse)
+        patched.setattr("pipeline.files.journal.read_entries", refuse)
         remember_in(tmp_path)
         assert fingerprint_image(path) == fingerprint_file(path)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from pipeline.errors import ImageError, UserError
-from pipeline.files.images import limit_longest_side, load_image, to_image
+from pipeline.files.images import decode_image, limit_longest_side, to_image
 from pipeline.files.label_images import decode_png
 
 
@@ -23,15 +23,15 @@ def test_the_limit_of_pillow_follows_the_data_sets(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # of which Pillow refuses twice as many
     path = save(Image.new("L", (100, 90)), tmp_path / "x.png")
     with pytest.raises(ImageError, match="has more than 2000 pixels"):
-        load_image(path)
+        decode_image(path)
     with pytest.raises(ImageError, match="more than dataset.max_pixels=1500 pixels: shrink"):
-        load_image(path, max_pixels=1500)
+        decode_image(path, max_pixels=1500)
     assert Image.MAX_IMAGE_PIXELS == 1000, "it is another program's too, unless a run needs more"
-    assert load_image(path, max_pixels=9000).shape == (90, 100, 3)
+    assert decode_image(path, max_pixels=9000).shape == (90, 100, 3)
     Image.MAX_IMAGE_PIXELS = 1000
     assert decode_png(path, ["L"], max_pixels=9000).values.shape == (90, 100)
     Image.MAX_IMAGE_PIXELS = None
-    assert load_image(path, max_pixels=9000).shape == (90, 100, 3)
+    assert decode_image(path, max_pixels=9000).shape == (90, 100, 3)
 
 
 def test_the_longest_side_is_limited():
@@ -60,7 +60,7 @@ def test_what_python_holds_becomes_rgb(tmp_path):
     Image.fromarray(RGB).save(path, exif=exif)
     with Image.open(path) as picture:
         for form in (path, str(path), picture):
-            assert np.array_equal(to_image(form), load_image(path, apply_exif=True))
+            assert np.array_equal(to_image(form), decode_image(path, apply_exif=True))
             assert to_image(form).shape == (4, 3, 3)
 
 

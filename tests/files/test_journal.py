@@ -9,7 +9,7 @@ import random
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.files.journal import Journal, part_path, read_lines
+from pipeline.files.journal import Journal, part_path, read_entries
 
 
 @pytest.fixture
@@ -23,14 +23,14 @@ def journal(tmp_path):
 
 def test_a_line_with_any_byte_changed_counts_for_nothing(journal):
     whole = journal.path.read_bytes()
-    lines = {line["id"]: line for line in read_lines(journal.path)[0]}
+    lines = {line["id"]: line for line in read_entries(journal.path)[0]}
     generator = random.Random(0)
     for _ in range(300):
         data = bytearray(whole)
         position = generator.randrange(len(data))
         data[position] ^= 1 << generator.randrange(8)
         journal.path.write_bytes(bytes(data))
-        found = {line["id"]: line for line in read_lines(journal.path)[0]}
+        found = {line["id"]: line for line in read_entries(journal.path)[0]}
         assert all(lines.get(name) == line for name, line in found.items())
         assert len(found) >= 1, "a change costs the line it is in, or the two it divides"
 
@@ -39,12 +39,12 @@ def test_a_torn_line_costs_itself(journal):
     whole = journal.path.read_bytes()
     for length in range(0, len(whole), 7):
         journal.path.write_bytes(whole[:length])
-        assert len(read_lines(journal.path)[0]) == whole[: length + 1].count(b"\n")
+        assert len(read_entries(journal.path)[0]) == whole[: length + 1].count(b"\n")
 
 
 def test_lines_without_a_checksum_count_for_nothing(journal):
     journal.path.write_text(json.dumps({"id": "x", "input": "1"}) + '\n{"id": "y"}\n["z"]\n')
-    assert read_lines(journal.path) == ([], 3)
+    assert read_entries(journal.path) == ([], 3)
 
 
 @pytest.mark.parametrize("umask", [0o002, 0o077])
@@ -111,5 +111,5 @@ def test_what_is_added_after_a_rewriting_is_in_the_new_file(journal):
     journal.append({"id": "d", "input": "1"})  # the file is open
     journal.compact()
     journal.append({"id": "e", "input": "1"})
-    found, damaged = read_lines(journal.path)
+    found, damaged = read_entries(journal.path)
     assert ([line["id"] for line in found], damaged) == (["a", "b", "c", "d", "e"], 0)

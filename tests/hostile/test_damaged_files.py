@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import EpsImagePlugin, Image
 
 from pipeline.errors import ImageError
-from pipeline.files.images import load_image
+from pipeline.files.images import decode_image
 from tests.hostile.examples import SEEDED
 from tests.hostile.files import KINDS, encode, photograph, raw_png, write
 
@@ -22,7 +22,7 @@ FILES = {kind: encode(photograph(), kind) for kind in KINDS}
 def reason_of(path, **options) -> str:
     """Returns why a file is refused, which must be a readable line."""
     with pytest.raises(ImageError) as error:
-        load_image(path, apply_exif=True, **options)
+        decode_image(path, apply_exif=True, **options)
     reason = str(error.value)
     assert reason.isprintable() and len(reason) > 10 and str(path) not in reason
     return reason
@@ -34,7 +34,7 @@ def test_a_file_that_is_cut_is_refused(kind, root):
     for tenth in range(1, 10):
         path = write(root, "x.jpg", whole[: len(whole) * tenth // 10])
         assert "cannot be decoded" in reason_of(path)
-    assert load_image(write(root, "x.jpg", whole)).shape == (40, 56, 3)
+    assert decode_image(write(root, "x.jpg", whole)).shape == (40, 56, 3)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -52,7 +52,7 @@ def test_flipped_bytes_give_an_image_or_a_reason(kind, root):
             content[position] = value
         path = write(root, "x.jpg", content)
         try:
-            image = load_image(path, apply_exif=True, max_pixels=MAX_PIXELS)
+            image = decode_image(path, apply_exif=True, max_pixels=MAX_PIXELS)
         except ImageError:
             reason_of(path, max_pixels=MAX_PIXELS)
         else:
@@ -125,7 +125,7 @@ def test_damaged_exif_does_not_damage_the_picture(root):
     @given(st.binary(min_size=8, max_size=30))
     def damage(noise):
         content = whole[:begin] + noise + whole[begin + len(noise) :]
-        image = load_image(write(root, "x.jpg", content), apply_exif=True)
+        image = decode_image(write(root, "x.jpg", content), apply_exif=True)
         assert sorted(image.shape[:2]) == [40, 56]
 
     damage()

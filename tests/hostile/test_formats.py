@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.files.images import load_image
+from pipeline.files.images import decode_image
 from tests.hostile.files import deep_png, encode, photograph, png_chunk, write
 
 RED, WHITE = (200, 10, 30), (255, 255, 255)
@@ -47,7 +47,7 @@ ALPHA = {
 
 @pytest.mark.parametrize("kind", ALPHA)
 def test_what_is_transparent_is_white(kind, root):
-    image = load_image(write(root, "x.png", ALPHA[kind]))
+    image = decode_image(write(root, "x.png", ALPHA[kind]))
     assert (image[:, :2] == WHITE).all() and (image[:, 2:] == RED).all()
 
 
@@ -56,12 +56,12 @@ def test_grey_with_alpha_is_grey_on_white(bits, root):
     grey = left_half_clear("LA")
     value = np.asarray(grey)[0, 0, 0]
     content = encode(grey, "PNG") if bits == 8 else deep_png(np.asarray(grey).astype(int) * 257, 4)
-    image = load_image(write(root, "x.png", content))
+    image = decode_image(write(root, "x.png", content))
     assert (image[:, :2] == 255).all() and (image[:, 2:] == value).all()
 
 
 def test_one_transparent_value_of_16_bits_is_white(root):
-    image = load_image(write(root, "x.png", grey_with_key()))
+    image = decode_image(write(root, "x.png", grey_with_key()))
     assert (image[:, :2] == 255).all() and (image[:, 2:] == 0xC8).all()
 
 
@@ -69,14 +69,14 @@ def test_16_bits_are_scaled_and_not_clipped(root):
     ramp = np.linspace(0, 65535, 48).astype(int).reshape(4, 4, 3)
     for channels, colour_type in ((1, 0), (3, 2)):
         values = ramp[:, :, :channels]
-        image = load_image(write(root, "x.png", deep_png(values, colour_type)))
+        image = decode_image(write(root, "x.png", deep_png(values, colour_type)))
         np.testing.assert_array_equal(image, np.broadcast_to(values >> 8, (4, 4, 3)))
 
 
 @pytest.mark.parametrize("mode", ["CMYK", "L", "YCbCr"])
 def test_jpegs_of_other_colours_are_rgb(mode, root):
     flat = Image.new("RGB", (16, 16), (200, 200, 200) if mode == "L" else RED)
-    image = load_image(write(root, "x.jpg", encode(flat.convert(mode))))
+    image = decode_image(write(root, "x.jpg", encode(flat.convert(mode))))
     wanted = np.asarray(flat).astype(int)
     assert np.abs(image.astype(int) - wanted).max() <= 4
 
@@ -84,7 +84,7 @@ def test_jpegs_of_other_colours_are_rgb(mode, root):
 @pytest.mark.parametrize("mode", ["1", "P", "L"])
 def test_pngs_of_few_colours_are_rgb(mode, root):
     image = photograph().convert(mode)
-    loaded = load_image(write(root, "x.png", encode(image, "PNG")))
+    loaded = decode_image(write(root, "x.png", encode(image, "PNG")))
     np.testing.assert_array_equal(loaded, np.asarray(image.convert("RGB")))
 
 
@@ -95,16 +95,16 @@ def test_an_animation_is_its_first_picture(root):
             frames[0], file_format, save_all=True, append_images=frames[1:], duration=40, **options
         )
         for name in ("x.jpg", "x.webp", "x.png"):
-            image = load_image(write(root, name, content))
+            image = decode_image(write(root, name, content))
             assert image.shape == (16, 16, 3) and (image == RED).all()
 
 
 def test_a_file_is_what_it_holds_and_not_what_it_is_called(root):
     for file_format in ("PNG", "BMP", "TIFF", "lossless WebP"):
-        image = load_image(write(root, "x.jpg", encode(photograph(), file_format)))
+        image = decode_image(write(root, "x.jpg", encode(photograph(), file_format)))
         np.testing.assert_array_equal(image, np.asarray(photograph()))
     two = encode(photograph(), "MPO", save_all=True, append_images=[photograph(4)])
-    assert load_image(write(root, "x.jpg", two)).shape == (40, 56, 3)
+    assert decode_image(write(root, "x.jpg", two)).shape == (40, 56, 3)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -125,8 +125,8 @@ def test_every_exif_orientation_is_turned_upright(orientation, root):
     exif[0x0112] = orientation
     content = encode(Image.fromarray(np.ascontiguousarray(stored) * 40), "PNG", exif=exif)
     path = write(root, "x.png", content)
-    np.testing.assert_array_equal(load_image(path, apply_exif=True)[:, :, 0], seen * 40)
-    np.testing.assert_array_equal(load_image(path)[:, :, 0], stored * 40)
+    np.testing.assert_array_equal(decode_image(path, apply_exif=True)[:, :, 0], seen * 40)
+    np.testing.assert_array_equal(decode_image(path)[:, :, 0], stored * 40)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 4000), (4000, 1)])
@@ -134,4 +134,4 @@ def test_the_thinnest_images_are_images(size, root):
     height, width = size
     for file_format in ("PNG", "JPEG", "WEBP"):
         content = encode(photograph().resize((width, height)), file_format)
-        assert load_image(write(root, "x.jpg", content)).shape == (height, width, 3)
+        assert decode_image(write(root, "x.jpg", content)).shape == (height, width, 3)

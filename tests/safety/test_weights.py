@@ -27,7 +27,7 @@ from tests.segmenter.foreign_backbones import HEAD
 
 READERS: dict[str, Callable[[Path], object]] = {
     "clip.checkpoint": checkpoint.load_clip,
-    "segmenter.pretrained": weight_sources.read_weights,
+    "segmenter.pretrained": weight_sources.read_state,
 }
 
 

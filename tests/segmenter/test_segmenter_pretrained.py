@@ -11,7 +11,7 @@ from torchvision.models import get_model
 
 from pipeline.errors import UserError
 from pipeline.segmenter.mmseg import find_config, import_mmseg
-from pipeline.segmenter.pretrained import check_choice, load_pretrained, strip_pretrained
+from pipeline.segmenter.pretrained import check_pretrained, load_pretrained, strip_pretrained
 from pipeline.segmenter.weight_layouts import Fit
 from tests.segmenter.foreign_backbones import CONVNEXT, DILATED, build_network, load, saved, stirred
 from tests.tiers import large_except
@@ -89,13 +89,13 @@ def test_source_is_the_backbones_own():
 
 def test_known_choices(tmp_path):
     for choice in (None, "none", "imagenet", "coco", str(saved(tmp_path, {}))):
-        check_choice(choice)
+        check_pretrained(choice)
 
 
 @pytest.mark.parametrize("choice", ["", "ImageNet", "imagnet", "/nowhere/weights.pth", "/"])
 def test_unknown_choices(choice):
     with pytest.raises(UserError, match="neither imagenet, coco, none nor a file") as caught:
-        check_choice(choice)
+        check_pretrained(choice)
     assert "\n" not in str(caught.value)
 
 

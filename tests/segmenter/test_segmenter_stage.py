@@ -39,7 +39,7 @@ def own(tmp_path):
 
 @pytest.mark.large
 def test_every_step_of_testing_is_kept_and_the_last_predicts(run_stage, own, tmp_path):
-    from pipeline.files.images import load_image
+    from pipeline.files.images import decode_image
 
     several = [
         "segmenter.test.scales=[0.5,1.0]",
@@ -51,7 +51,7 @@ def test_every_step_of_testing_is_kept_and_the_last_predicts(run_stage, own, tmp
     assert finished.code == 0, finished.errors
     folder = (tmp_path / "out" / "all" / "predictions" / "latest").resolve()
     segmenter = Segmenter.from_run(tmp_path / "out" / "segmenter" / "latest")
-    image = load_image(tmp_path / "images" / "2.png")
+    image = decode_image(tmp_path / "images" / "2.png")
 
     def stored(name):
         with Image.open(folder / name) as labels:

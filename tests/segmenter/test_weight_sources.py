@@ -16,7 +16,7 @@ from torchvision.models import get_model, segmentation
 
 from pipeline.errors import UserError
 from pipeline.segmenter import weight_sources
-from pipeline.segmenter.weight_sources import read_weights
+from pipeline.segmenter.weight_sources import read_state
 from tests.safety.live_weights import Code
 from tests.segmenter.foreign_backbones import CONVNEXT, DILATED, build_network, load, saved, stirred
 
@@ -61,7 +61,7 @@ def assert_one_sentence(caught, length=400):
 def test_objects_in_a_file_are_named(tmp_path):
     path = saved(tmp_path, {"state_dict": {}, "extra": Code(tmp_path / "mark")})
     with pytest.raises(UserError, match=r"mkdir.*save its tensors only"):
-        read_weights(path)
+        read_state(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"nothing", None])
@@ -72,21 +72,21 @@ def test_damaged_file(content, name, tmp_path):
         content = saved(tmp_path, {"weight": torch.zeros(1000)}, "whole.pth").read_bytes()[:-500]
     path.write_bytes(content)
     with pytest.raises(UserError, match="is damaged or not a weights file") as caught:
-        read_weights(path)
+        read_state(path)
     assert_one_sentence(caught)
 
 
 @pytest.mark.parametrize("content", [{}, {"epoch": 3}, {"state_dict": {"epoch": 3}}, [1], "text"])
 def test_file_without_tensors(content, tmp_path):
     with pytest.raises(UserError, match="segmenter.pretrained=") as caught:
-        read_weights(saved(tmp_path, content))
+        read_state(saved(tmp_path, content))
     assert_one_sentence(caught)
 
 
 def test_file_of_before_torch_1_6(tmp_path):
     weights = {"conv.weight": torch.arange(4.0)}
     torch.save(weights, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
-    assert torch.equal(read_weights(tmp_path / "old.pth")["conv.weight"], torch.arange(4.0))
+    assert torch.equal(read_state(tmp_path / "old.pth")["conv.weight"], torch.arange(4.0))
 
 
 # Downloads

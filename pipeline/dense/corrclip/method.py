@@ -16,7 +16,7 @@ from pipeline.datasets.regions import superpixels
 from pipeline.dense.hooks import EveryToken
 from pipeline.dense.method import NameEmbeddings
 from pipeline.dense.on_second_grid import OnSecondGrid
-from pipeline.dense.windows import nearest
+from pipeline.dense.windows import resize_nearest
 
 
 class CorrClip(OnSecondGrid):
@@ -54,9 +54,9 @@ class CorrClip(OnSecondGrid):
             fine = self.fine_values(encoder, shared_pass, value)
             added = one_by_one(partial(self.attended, encoder), attention, fine)
             embedded = embedded + weight * encoder.embed(added)
-        coarse = nearest(numbers, shared_pass.grid)
+        coarse = resize_nearest(numbers, shared_pass.grid)
         semantic = torch.stack([self._semantic(encoder, *each) for each in zip(every, coarse)])
-        fine = nearest(semantic, numbers.shape[1:]).flatten(2).mT
+        fine = resize_nearest(semantic, numbers.shape[1:]).flatten(2).mT
         return embedded + self.options.semantic * fine
 
     def attention(
@@ -106,7 +106,7 @@ class CorrClip(OnSecondGrid):
             images = encoder.to_images(shared_pass.pixels)
             found = [torch.from_numpy(self.regions(image)) for image in images]
             given = torch.stack(found).to(shared_pass.pixels.device)
-        return nearest(given, self.grid(shared_pass))
+        return resize_nearest(given, self.grid(shared_pass))
 
     def relabel(self, labels: torch.Tensor, regions: torch.Tensor) -> torch.Tensor:
         """Gives each region its most frequent label, of several the smallest; H×W both."""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.exchange.artefacts import Artefact, Export, name_photograph, read_artefact_labels
-from pipeline.exchange.formats.regions import split_regions
+from pipeline.exchange.formats.regions import class_regions
 from pipeline.files.label_images import IGNORE
 from pipeline.files.own_files import OwnFiles
 
@@ -38,10 +38,10 @@ def export_coco(
         own = {image_id: int(image_id) for image_id in numbers}
         numbers = own if len({*own.values()}) == len(own) else numbers
 
-    def describe(image_id: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    def describe_image(image_id: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         name = name_photograph(images, image_id)
         labels = read_artefact_labels(artefact, image_id, images and images / name)
-        regions = split_regions(labels, components)
+        regions = class_regions(labels, components)
         about = {
             "id": numbers[image_id],
             "file_name": name,
@@ -53,7 +53,7 @@ def export_coco(
 
     described: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for _, (about, regions) in export.each(sorted(artefact.entries), describe):
+    for _, (about, regions) in export.each(sorted(artefact.entries), describe_image):
         described.append(about)
         annotations += ({"id": k, **each} for k, each in enumerate(regions, len(annotations) + 1))
     categories = [

@@ -15,12 +15,12 @@ from pipeline.exchange.artefacts import (
     find_photograph,
     read_artefact_labels,
     read_header,
-    refuse_other_size,
+    refuse_changed_size,
     target_path,
 )
 from pipeline.exchange.formats.regions import Outlines
 from pipeline.files.atomic import TEMPORARY
-from pipeline.files.images import encode, encode_png, load_image
+from pipeline.files.images import decode_image, encode, encode_png
 from pipeline.files.own_files import OwnFiles
 
 _ENCODINGS = {
@@ -139,9 +139,9 @@ class DataSet:
         kind, options = _ENCODINGS[self.suffixes[image_id]]
         (found, size, is_turned), data = read_header(path), None
         if found != kind or is_turned:
-            image = load_image(path, apply_exif=self.artefact.apply_exif)
+            image = decode_image(path, apply_exif=self.artefact.apply_exif)
             size, data = image.shape[:2], encode(image, kind, **options)
-        refuse_other_size(labels, size)
+        refuse_changed_size(labels, size)
         place = target_path(folder, f"{name}{self.suffixes[image_id]}")
         if self.link and data is None:
             self._output.link(place, path.resolve())

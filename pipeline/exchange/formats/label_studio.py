@@ -16,7 +16,7 @@ from pipeline.exchange.artefacts import (
     read_artefact_labels,
     read_header,
 )
-from pipeline.exchange.formats.regions import split_regions
+from pipeline.exchange.formats.regions import class_regions
 from pipeline.files.label_images import IGNORE
 from pipeline.files.own_files import OwnFiles
 
@@ -64,7 +64,7 @@ def export_label_studio(
             result.append({**chosen, "value": {"choices": tags}})
         if labels is not None:
             ignored += int((labels == IGNORE).sum())
-            regions = split_regions(labels)
+            regions = class_regions(labels)
             result += [_region(artefact.classes[k], inside) for k, inside in regions]
         return {
             "data": {_IMAGE: f"{_ADDRESS}{quote(prefix + name)}", "id": image_id},

@@ -15,7 +15,7 @@ Outline = tuple[int, np.ndarray]
 """The class of a component, from 0, and its polygon: N×2 pixels, x and y, N ≥ 3."""
 
 
-def split_regions(labels: np.ndarray, components: bool = False) -> Iterator[tuple[int, np.ndarray]]:
+def class_regions(labels: np.ndarray, components: bool = False) -> Iterator[tuple[int, np.ndarray]]:
     """Yields the regions of an image from its labels, the lowest class first.
 
     A region is its class from 0, and where it is (H×W bool). With ``components``, there is one for

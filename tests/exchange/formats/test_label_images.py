@@ -10,7 +10,7 @@ import pytest
 from pipeline.datasets.mask_images import Reading
 from pipeline.datasets.settings import AnnotationSettings
 from pipeline.datasets.vocabulary import voc_palette
-from pipeline.files.images import load_image
+from pipeline.files.images import decode_image
 from pipeline.files.label_images import IGNORE, read_labels
 from tests.exchange.conftest import CLASSES
 from tests.extras import library
@@ -91,7 +91,7 @@ def test_hugging_face_gets_labels_and_tags(options, export, noisy, tmp_path):
         mask = labels[line["id"]]
         assert np.array_equal(read_labels(root / line["mask_file_name"]), mask)
         image = root / line["file_name"]
-        assert np.array_equal(load_image(image), load_image(images / f"{line['id']}.png"))
+        assert np.array_equal(decode_image(image), decode_image(images / f"{line['id']}.png"))
         assert image.is_symlink() == ("--link" in options)
         assert line["tags"] == [CLASSES[k - 1] for k in np.unique(mask) if k not in (0, IGNORE)]
     names = json.loads((root / "id2label.json").read_text())
@@ -109,7 +109,7 @@ def test_photographs_that_cannot_stay_become_png(export, masks, images, tmp_path
     finished = export("hugging_face", masks, tmp_path / "set", images)
     assert finished.code == 0 and "note: 1 images were written anew as .jpg or" in finished.errors
     written = tmp_path / "set/val/images"
-    assert np.array_equal(load_image(written / "a.png"), load_image(images / "a.bmp"))
+    assert np.array_equal(decode_image(written / "a.png"), decode_image(images / "a.bmp"))
     assert (written / "e.jpg").read_bytes() == (images / "e.jpg").read_bytes()
 
 
@@ -148,5 +148,5 @@ def test_datasets_reads_an_image_folder(export, noisy, tmp_path, monkeypatch):
     for row in rows:
         mask = labels[row["id"]]
         assert np.array_equal(np.asarray(row["mask"]), mask)
-        assert np.array_equal(np.asarray(row["image"]), load_image(images / f"{row['id']}.png"))
+        assert np.array_equal(np.asarray(row["image"]), decode_image(images / f"{row['id']}.png"))
         assert row["tags"] == [CLASSES[k - 1] for k in np.unique(mask) if k not in (0, IGNORE)]

@@ -8,7 +8,7 @@ from mmengine.config import Config
 from PIL import Image
 
 from pipeline.datasets.vocabulary import voc_palette
-from pipeline.files.images import load_image
+from pipeline.files.images import decode_image
 from pipeline.segmenter.mmseg import import_mmseg, in_mmseg
 from tests.exchange.conftest import CLASSES, SIZES
 
@@ -77,7 +77,7 @@ def test_several_endings_become_one_without_loss(export, masks, labels, images, 
     found = load(tmp_path / "set")
     for image_id, ending in (("a", "webp"), ("b/c d", "jpg"), ("e", "jpg")):
         assert np.array_equal(found[image_id][1], labels[image_id])
-        assert np.array_equal(found[image_id][0], load_image(images / f"{image_id}.{ending}"))
+        assert np.array_equal(found[image_id][0], decode_image(images / f"{image_id}.{ending}"))
 
 
 def test_jpeg_has_many_endings(export, masks, images, tmp_path):
@@ -107,7 +107,7 @@ def test_an_image_that_exif_turns_is_seen_as_its_mask_is(
     assert finished.code == 0 and "note: 1 images were written anew as .jpg" in finished.errors
     image, read = load(tmp_path / "set")["a"]
     assert np.array_equal(read, mask) and image.shape[:2] == mask.shape
-    expected = load_image(path, apply_exif=applied).astype(int)
+    expected = decode_image(path, apply_exif=applied).astype(int)
     assert np.abs(image - expected).mean() < 4  # it is JPEG still
 
 
