@@ -273,7 +273,7 @@ def spare_what_takes_long(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(pipeline, "record", record_as_json)
     patch.setattr(mmseg, "fingerprint_config", cache(mmseg.fingerprint_config))
     patch.setattr(page, "draw_sheet", lambda *_: b"")
-    patch.setattr(paired_page, "write_page", lambda *_: "")
+    patch.setattr(paired_page, "comparison_page", lambda *_: "")
 
 
 @cache

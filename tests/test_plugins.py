@@ -467,13 +467,13 @@ def test_an_edit_of_what_a_plugin_names_gives_another_key(tmp_path, monkeypatch)
     def source(text):
         computing.write_text(text)
         registry.source_of.cache_clear()
-        return method.facts["method_source"]
+        return method.key_facts["method_source"]
 
     assert source("Tagger = 1\n") == source("Tagger = 1\n") != source("Tagger = 2\n")
     assert computing.stem not in sys.modules
     computing.unlink()
     registry.source_of.cache_clear()
-    assert method.facts["method_source"], "of its settings alone"
+    assert method.key_facts["method_source"], "of its settings alone"
 
 
 def test_contents_that_cannot_be_read_are_named(registered, arguments):

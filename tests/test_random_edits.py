@@ -339,7 +339,7 @@ class Edits(RuleBasedStateMachine):
             page = str(self.workspace.folder / "comparison.html")
             check = partial(self.check_pairs, outs)
             with pytest.MonkeyPatch.context() as patch, suppress(UserError):
-                patch.setattr(paired_page, "write_tables", check)
+                patch.setattr(paired_page, "comparison_tables", check)
                 with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
                     compare.run([*folders, "--output", page])
 

@@ -93,7 +93,7 @@ class FrozenClip:
         """Those of the image tower, see :class:`~pipeline.clip.origin.Origin`."""
         return self.origin.dimensions
 
-    def facts(self) -> dict[str, Any]:
+    def key_facts(self) -> dict[str, Any]:
         """Returns all that its features of an image depend on, for a cache key."""
         pretraining, source = self.origin.pretraining, self.origin.source
         return {
@@ -140,7 +140,7 @@ class FrozenClip:
 
         from pipeline.clip.text import TEXT_ALGORITHM
 
-        facts = self.facts()
+        facts = self.key_facts()
 
         def embed(places: Sequence[int]) -> torch.Tensor:
             names = [every[place] for place in places]

@@ -15,7 +15,7 @@ from pipeline.datasets.regions import SLIC, RegionSettings, find_regions
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.registry import TEMPLATES, method_of, templates_in_key
 from pipeline.engine.sample import Images, Sample
-from pipeline.engine.settings import facts, joined, plain, rule_of
+from pipeline.engine.settings import joined, key_facts, plain, rule_of
 from pipeline.engine.stage import Folders, Item, PerImage
 from pipeline.errors import ImageError, UserError, refusing_exit
 from pipeline.files.atomic import cannot_write
@@ -28,7 +28,7 @@ TOLERANCE = 1e-3
 
 def facts_of(options: MethodOptions) -> dict[str, Any]:
     """Returns what changes a result, as plain values, of settings that may name templates."""
-    found, declared = facts(options), fields(options)
+    found, declared = key_facts(options), fields(options)
     sets = [each.name for each in declared if rule_of(each).choices is TEMPLATES]
     return found | {name: templates_in_key(found[name]) for name in sets if name in found}
 
@@ -122,16 +122,16 @@ class MethodStage(PerImage):
         read = {part: plain(getattr(self.vocabulary, part)) for part in self.options.method.reads}
         if "backgrounds" in options:
             read.pop("backgrounds", None)
-        clip = {"clip": self.resources.clip.facts()} if self.resources.clip else {}
-        quirks, decoding = vars(self.resources.quirks), self.reader.facts
-        return joined(self.options.method.facts, options, decoding, quirks, read, clip)
+        clip = {"clip": self.resources.clip.key_facts()} if self.resources.clip else {}
+        quirks, decoding = vars(self.resources.quirks), self.reader.key_facts
+        return joined(self.options.method.key_facts, options, decoding, quirks, read, clip)
 
     def with_files(self, found: dict[str, Any]) -> dict[str, Any]:
         """Returns settings of the method for the key, with what its files hold.
 
         Second backbones have their weights, and files of regions stand in place of SLIC.
         """
-        found = found | {name: each.facts() for name, each in self.resources.seconds.items()}
+        found = found | {name: each.key_facts() for name, each in self.resources.seconds.items()}
         if self.region_folder is None:
             return found
         found = {name: value for name, value in found.items() if name != "slic"}

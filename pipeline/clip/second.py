@@ -96,7 +96,7 @@ class FrozenSecond:
         """The fingerprint of its file, which is read once in a run; workers are given it."""
         return fingerprint_files(self.origin.files())
 
-    def facts(self) -> dict[str, Any]:
+    def key_facts(self) -> dict[str, Any]:
         """Returns all that its features depend on, for a cache key."""
         origin, normalisation = self.origin, self.origin.pretraining.normalisation
         return {

@@ -53,11 +53,11 @@ class Corrections:
         found = dict.fromkeys(self.masks, "")
         for image_id, mask in self.masks.items():
             with suppress(OSError):
-                found[image_id] = fingerprint(mask.content, mask.reading.facts)
+                found[image_id] = fingerprint(mask.content, mask.reading.key_facts)
         return found or self.tags
 
     @cached_property
-    def facts(self) -> dict[str, str]:
+    def key_facts(self) -> dict[str, str]:
         """The fingerprint of the corrections, as keys hold it; {} where there are none."""
         if self.error is not None:
             raise self.error
@@ -68,7 +68,7 @@ class Corrections:
         """The fingerprint → what people call it; see :attr:`pipeline.engine.stage.Stage.legend`."""
         what, images = "masks" if self.masks else "tags", len(self.contents)
         about = {"what": what, "file": self.file, "images": images, "date": self.date}
-        return dict.fromkeys(self.facts.values(), about)
+        return dict.fromkeys(self.key_facts.values(), about)
 
     def tags_beside(self, table: "Corrections", classes: Sequence[str]) -> "Corrections":
         """Returns the tags of masks and of a table; raises a UserError if these contradict."""

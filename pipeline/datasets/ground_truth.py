@@ -86,7 +86,7 @@ class AnnotatedMask(GroundTruthMask):
         """Implements the base class."""
         found = self.annotation
         is_file = isinstance(found, LabelImage)
-        return [found.path if is_file else found.content, found.reading.facts]
+        return [found.path if is_file else found.content, found.reading.key_facts]
 
     def read(self) -> np.ndarray:
         """Implements the base class."""

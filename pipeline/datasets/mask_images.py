@@ -173,7 +173,7 @@ class Reading:
         return self.values is None and not self.by_colour
 
     @cached_property
-    def facts(self) -> dict[str, Any]:
+    def key_facts(self) -> dict[str, Any]:
         """What labels depend on beside the files, for a cache key."""
         listed = (sorted(map(str, table.items())) for table in (self.colours, self.values or {}))
         tables = fingerprint(*listed, self.by_colour, self.other)

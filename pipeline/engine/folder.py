@@ -65,8 +65,8 @@ class StageFolder(ResultFolder):
         stage: the stage's name.
         split: the split, or "" for a stage that belongs to no split.
         configuration: all that the results depend on, except the images.
-        facts: what the manifest says of the stage besides, see
-            :attr:`pipeline.engine.stage.Stage.facts`.
+        about: what the manifest says of the stage besides, see
+            :attr:`pipeline.engine.stage.Stage.about`.
         run: when the run began that writes to it.
         key: the fingerprint of the configuration.
         computed: the number of results that it received since it was locked.
@@ -81,7 +81,7 @@ class StageFolder(ResultFolder):
         configuration: Mapping,
         recipe: str = "",
         wait: float = 0.0,
-        facts: Mapping[str, Any] = {},
+        about: Mapping[str, Any] = {},
         run: str = "",
     ):
         self.key = key_of(configuration)
@@ -90,7 +90,7 @@ class StageFolder(ResultFolder):
         self.stage = stage
         self.split = split
         self.configuration = configuration
-        self.facts = facts
+        self.about = about
         self.run = run
         self.computed = self.reused = 0
         self._lock = FolderLock(path, wait)
@@ -281,7 +281,7 @@ class StageFolder(ResultFolder):
         """Whether it received results since it was locked."""
         return bool(self.computed or self.reused)
 
-    def write_manifest(self, *, complete: bool, **facts: object) -> None:
+    def write_manifest(self, *, complete: bool, **values: object) -> None:
         """Writes the manifest; ``latest`` points to the folder if all images were processed."""
         old, now = self.manifest(), datetime.now(UTC).isoformat(timespec="milliseconds")
         first = old.get("first_run", self.run)
@@ -293,12 +293,12 @@ class StageFolder(ResultFolder):
             "recipe": self.recipe,
             "complete": complete,
             "run": self.run,
-            **self.facts,
+            **self.about,
             "configuration": self.configuration,
             "versions": versions(),
             "host": platform.node(),
             **kept,
-            **facts,
+            **values,
         }
         write_atomically(self.path / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False))
         if complete:

@@ -38,7 +38,7 @@ LEARNED_FROM = "learned_from.json"
 def open_folder(stage: Stage, store: Store) -> StageFolder:
     """Returns a stage's folder as it is now."""
     recipe = stage.recipe if isinstance(stage, PerImage) else ""
-    return store.folder(stage.place, stage.name, stage.settings, recipe, facts=stage.facts)
+    return store.folder(stage.place, stage.name, stage.settings, recipe, about=stage.about)
 
 
 def learned_by(stage: PerImage, store: Store) -> Inputs:

@@ -151,7 +151,7 @@ class Method:
         return found
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def key_facts(self) -> dict[str, Any]:
         """What identifies the method in a cache key; of a plug-in, its files as well."""
         facts = {"method": self.name, "code": self.code, "method_algorithm": self.algorithm}
         if self.is_ours:

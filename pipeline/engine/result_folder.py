@@ -75,14 +75,14 @@ class ResultFolder:
         self._journal = open_journal(journal)
 
     def write(
-        self, image_id: str, inputs: Inputs, files: Mapping[str, bytes], **facts: object
+        self, image_id: str, inputs: Inputs, files: Mapping[str, bytes], **values: object
     ) -> None:
         """Stores the files of an image, then its journal entry.
 
         Args:
             inputs: what the result was made from.
             files: name below the folder → bytes.
-            facts: further items of the entry, which JSON can hold.
+            values: further ones of the entry, which JSON can hold.
 
         Raises:
             UserError: a file cannot be written, or would lie outside the folder.
@@ -93,8 +93,8 @@ class ResultFolder:
                 raise UserError(f"image id {image_id!r} leaves the output folder: rename the image")
             write_atomically(path, data)
         if files:
-            facts["files"] = {name: fingerprint(data) for name, data in files.items()}
-        self.adopt({"id": image_id, "recipe": self.recipe, "inputs": {**inputs}, **facts})
+            values["files"] = {name: fingerprint(data) for name, data in files.items()}
+        self.adopt({"id": image_id, "recipe": self.recipe, "inputs": {**inputs}, **values})
 
     def adopt(self, entry: dict) -> None:
         """Stores a journal entry as it is."""

@@ -171,7 +171,7 @@ class ImageReader:
     prefetch: int = 2
 
     @property
-    def facts(self) -> dict[str, int | bool | None]:
+    def key_facts(self) -> dict[str, int | bool | None]:
         """The settings that change the pixels of an image, for a cache key."""
         return {"longest_side": self.longest_side, "exif": not self.apply_exif}
 

@@ -170,7 +170,7 @@ def check(settings: object, prefix: str = "") -> None:
         settings.validate(prefix)
 
 
-def facts(settings: object, without: Collection[str] = ()) -> dict[str, Any]:
+def key_facts(settings: object, without: Collection[str] = ()) -> dict[str, Any]:
     """Returns what changes a result, as plain values for a cache key, ``without`` some fields."""
     found = {}
     for declared in dataclasses.fields(settings):
@@ -197,7 +197,7 @@ def joined(*groups: Mapping[str, Any]) -> dict[str, Any]:
 def plain(value: Any) -> Any:  # noqa: ANN401
     """Returns a setting as JSON holds it: 1 and 1.0 are one value."""
     if dataclasses.is_dataclass(value):
-        return facts(value)
+        return key_facts(value)
     if isinstance(value, list | tuple):
         return [plain(each) for each in value]
     if isinstance(value, dict):

@@ -66,12 +66,12 @@ class Output:
 
     Attributes:
         files: name below the folder → bytes, or a function that encodes them.
-        facts: further entries of the image's journal line.
+        values: further values of the image's journal line.
         inputs: what it is made from, if that is not the item's.
     """
 
     files: Mapping[str, bytes | Callable[[], bytes]] = field(default_factory=dict)
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    values: Mapping[str, Any] = field(default_factory=dict)
     inputs: Inputs | None = None
 
 
@@ -178,7 +178,7 @@ class Stage(ABC):
         return {k: v for each in self.chain for k, v in each.own_legend().items()}
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def about(self) -> dict[str, Any]:
         """What the manifest says of it outside its key.
 
         That is the word for it in ``stage=``, the legend, and the folders that its results are made

@@ -58,8 +58,8 @@ def compute_here(
         for name, folder in folders.items():
             if (output := outputs.get(name)) is not None:
                 files = {k: data() if callable(data) else data for k, data in output.files.items()}
-                facts = {**output.facts, "machine": stage.machine}
-                folder.write(item.sample.id, output.inputs or item.inputs, files, **facts)
+                values = {**output.values, "machine": stage.machine}
+                folder.write(item.sample.id, output.inputs or item.inputs, files, **values)
         return None
 
     def results(images: Decoded) -> Iterable[tuple[Item, Outputs | ImageError]]:

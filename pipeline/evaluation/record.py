@@ -161,7 +161,7 @@ class MetricsFile:
             "stage": folder.stage,
             "split": folder.split,
             "key": folder.key,
-            **{k: v for k, v in folder.facts.items() if k != "command"},
+            **{k: v for k, v in folder.about.items() if k != "command"},
             "experiments": sorted(experiments),
             "about": replace(about, commit=versions.get("commit", "")).plain,
             "versions": versions,

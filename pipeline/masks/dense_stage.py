@@ -100,7 +100,7 @@ class DenseMasks(MaskStage):
     def own_settings(self) -> dict[str, Any]:
         """Returns what masks depend on: the names by their content, and the dense method."""
         own = {key: value for key, value in facts_of(self.cams).items() if key not in SHARED}
-        chosen = joined(self.cams.method.facts, self.with_files(own))
+        chosen = joined(self.cams.method.key_facts, self.with_files(own))
         return {**super().own_settings(), "names": plain(self.names), "cams": chosen}
 
     def load(self, inputs: Mapping[str, Path]) -> DenseLabeller:

@@ -47,7 +47,7 @@ class GivenMasks(MaskStage):
         """Returns what masks depend on, except the files."""
         settings = super().own_settings()
         del settings["colours"]
-        reading = Reading.of(self.options, "masks", self.vocabulary.classes).facts
+        reading = Reading.of(self.options, "masks", self.vocabulary.classes).key_facts
         return {**settings, "path": self._name, "reading": reading}
 
     def item(self, sample: Sample, folders: Folders) -> Item:

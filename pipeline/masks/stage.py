@@ -39,7 +39,7 @@ class CorrectableMasks(PerImage):
     @cached_property
     def settings(self) -> dict[str, Any]:
         """All that changes a mask. The recipe, of the computed ones, holds no corrections."""
-        corrected = {"masks": facts} if (facts := self.corrected.facts) else {}
+        corrected = {"masks": facts} if (facts := self.corrected.key_facts) else {}
         return joined(super().settings, corrected)
 
     def own_legend(self) -> Mapping[str, Mapping[str, Any]]:

@@ -44,14 +44,14 @@ class TrainingData:
     Attributes:
         samples: returns the images.
         pairs: returns them, each with its mask; raises a UserError where there are no masks yet.
-        facts: what a cache key holds of the source beside a stage.
+        key_facts: what a cache key holds of the source beside a stage.
         learned_from: returns image id → the photograph and the result that are read of a stage, see
             :func:`pipeline.engine.entries.photograph_and_result`.
     """
 
     samples: Callable[[], Sequence[Sample]]
     pairs: Callable[[], list[TrainingPair]]
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    key_facts: Mapping[str, Any] = field(default_factory=dict)
     learned_from: Callable[[], Mapping[str, list[str]]] = dict
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from pipeline.datasets.corrected import Corrections
 from pipeline.engine.kinds import MASKS, TAGS
 from pipeline.engine.sample import Sample
-from pipeline.engine.settings import facts
+from pipeline.engine.settings import key_facts
 from pipeline.engine.stage import Computed, Decoded, Folders, Item
 from pipeline.files.fingerprints import fingerprint
 from pipeline.masks.labels import resized_argmax, to_labels
@@ -82,7 +82,12 @@ class _Relabelling(CorrectableMasks, Segmenting):
     def own_settings(self) -> dict[str, Any]:
         """Returns what the probabilities depend on besides the network."""
         test = {"scales": list(self.test.scales), "flip": self.test.flip}
-        return {"method": "segmenter", **self.reader.facts, **test, **self.corrections.facts}
+        return {
+            "method": "segmenter",
+            **self.reader.key_facts,
+            **test,
+            **self.corrections.key_facts,
+        }
 
     def own_legend(self) -> Mapping[str, Mapping[str, Any]]:
         """Returns the files of corrections."""
@@ -123,7 +128,7 @@ class SegmenterMasks(_Relabelling):
 
     def own_settings(self) -> dict[str, Any]:
         """Returns what the masks depend on besides the network and the tags."""
-        return {**super().own_settings(), **facts(self.options)}
+        return {**super().own_settings(), **key_facts(self.options)}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -140,7 +145,7 @@ class SegmenterTags(_Relabelling):
         return {
             **super().own_settings(),
             "classes": list(self.vocabulary.classes),
-            **facts(self.options, without=["confidence"]),
+            **key_facts(self.options, without=["confidence"]),
         }
 
     @property

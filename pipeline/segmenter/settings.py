@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.clip.device import AUTO, PRECISIONS
 from pipeline.datasets.settings import CrfOptions
-from pipeline.engine.settings import facts, setting
+from pipeline.engine.settings import key_facts, setting
 from pipeline.errors import UserError
 
 MAX_SIZE_DIVISOR = 1024
@@ -62,7 +62,7 @@ class PredictionSettings:
     @property
     def prediction_facts(self) -> dict[str, Any]:
         """The settings on which predictions depend beside the weights."""
-        return facts(PredictionSettings(checkpoint=self.checkpoint, test=self.test))
+        return key_facts(PredictionSettings(checkpoint=self.checkpoint, test=self.test))
 
 
 @dataclass(kw_only=True)
@@ -156,7 +156,7 @@ class SegmenterSettings(PredictionSettings):
     @property
     def training_facts(self) -> dict[str, Any]:
         """The settings on which the weights depend, as plain values for a cache key."""
-        return facts(self, without=[declared.name for declared in fields(PredictionSettings)])
+        return key_facts(self, without=[declared.name for declared in fields(PredictionSettings)])
 
 
 @dataclass

@@ -91,10 +91,10 @@ class Training(OfSplit):
             "config_content": fingerprint_config(self.options.config),
             **initial,
             "seed": self.seed,
-            **self.decode.facts,
+            **self.decode.key_facts,
             "classes": list(self.vocabulary.classes),
             "data": training_data_key(self.pairs),
-            **self.data.facts,
+            **self.data.key_facts,
         }
 
     def is_complete(self, folder: StageFolder) -> bool:
@@ -298,7 +298,7 @@ class Predictions(Segmenting):
         """Returns what predictions depend on besides the network's weights."""
         is_best = self.checkpoint == "best"
         chosen = {"chosen_by": self.uses["segmenter"].chosen_by} if is_best else {}
-        return {**self.reader.facts, **self.options.prediction_facts, **chosen}
+        return {**self.reader.key_facts, **self.options.prediction_facts, **chosen}
 
     @property
     def variants(self) -> Sequence[str]:

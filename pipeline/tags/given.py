@@ -32,7 +32,7 @@ class GivenTags(Tags):
 
     def own_settings(self) -> dict[str, Any]:
         """Returns what tags depend on, except the tags: there are no scores and no pixels."""
-        decoding = self.reader.facts
+        decoding = self.reader.key_facts
         return {k: v for k, v in super().own_settings().items() if k not in decoding}
 
     @abstractmethod

@@ -34,7 +34,7 @@ def tags_output(
     }
     same = [n for n, row in encoded.items() if row == encoded["scores"] and n != "scores"]
     rows = {**encoded, **dict.fromkeys(same, "")}
-    return Output(facts={"tags": list(tags), "scores": rows, **found})
+    return Output(values={"tags": list(tags), "scores": rows, **found})
 
 
 def read_tags(folder: StageFolder, sample: Sample) -> tuple[int, ...]:

@@ -57,7 +57,7 @@ class Tags(MethodStage):
 
     def own_settings(self) -> dict[str, Any]:
         """Returns what tags depend on; their files hold a score for each class."""
-        settings = joined(super().own_settings(), self.corrections.facts)
+        settings = joined(super().own_settings(), self.corrections.key_facts)
         classes = {"classes": list(self.vocabulary.classes)}
         return settings if "classes" in self.options.method.reads else joined(settings, classes)
 

@@ -99,7 +99,7 @@ class StandardisedTags(Tags):
             "classes": list(self.vocabulary.classes),
             "standardise": sorted(self.options.standardise),
             "z": self.options.z,
-            **self.corrections.facts,
+            **self.corrections.key_facts,
         }
 
     def item(self, sample: Sample, folders: Folders) -> Item:

@@ -389,7 +389,7 @@ def test_the_training_of_the_weights_is_in_the_key(published, tmp_path):
             max_patches=4096,
             position_fp16=False,
             batches=Batches(1, 4, 8),
-        ).facts()
+        ).key_facts()
 
     usual = facts("tiny-ViT", "plain")
     assert usual == facts("tiny-ViT", None) and not usual["quick_gelu"]

@@ -97,9 +97,11 @@ def test_corrected_tags_take_the_place_of_those_found():
     assert corrections.apply("b", (0,)) == {"tags": [], "found": [0]}
     assert corrections.apply("c", (0, 2)) == {"tags": [0, 2]}
     [(content, about)] = corrections.legend.items()
-    assert corrections.facts == {"corrections": content}
+    assert corrections.key_facts == {"corrections": content}
     assert describe_legend(about) == "tags of 2 images in mine.csv of 2026-11-29 10:20:03"
     other = Corrections({"b": (), "a": (1,)}, "other.csv")
-    assert other.facts == corrections.facts, "neither the name nor the order of lines counts"
-    assert Corrections({"a": (1,), "b": (0,)}).facts != corrections.facts
-    assert not Corrections() and Corrections().facts == Corrections().legend == {}
+    assert other.key_facts == corrections.key_facts, (
+        "neither name nor order of lines counts"
+    )
+    assert Corrections({"a": (1,), "b": (0,)}).key_facts != corrections.key_facts
+    assert not Corrections() and Corrections().key_facts == Corrections().legend == {}

@@ -24,7 +24,7 @@ from pipeline.errors import UserError
 
 def complete(store: Store, stage: str, configuration: dict, split="val", need=None, run="1"):
     facts = {"made_from": {need.stage: [need.split, need.stage, need.key]} if need else {}}
-    with store.folder(split, stage, configuration, facts=facts, run=run) as folder:
+    with store.folder(split, stage, configuration, about=facts, run=run) as folder:
         folder.write("a", {"photograph": "1"}, {"a.png": b"x" * 1000})
         folder.finish(["a"])
     return folder
@@ -49,7 +49,7 @@ def folders(store):
             split = "" if name == "segmenter" else "val"
             last = complete(store, name, configuration, split, last, str(number))
             found[name, number] = last
-    with store.folder("val", "tags", {"votes": 3}, facts={"made_from": {}}) as stopped:
+    with store.folder("val", "tags", {"votes": 3}, about={"made_from": {}}) as stopped:
         stopped.begin(5)
         stopped.write("a", {"photograph": "1"}, {})
     found["stopped", 3] = stopped
@@ -81,7 +81,7 @@ def test_the_results_of_all_rounds_of_a_run_stay(store):
     # A later command for one stage points its latest to the first round again.
     complete(store, "masks", {"round": 1}, run="3")
     assert [path for path, _ in find_removable(store)] == [found["1", 1]]
-    with store.folder("val", "predictions", {"flip": 0}, run="2", facts={"made_from": {}}) as begun:
+    with store.folder("val", "predictions", {"flip": 0}, run="2", about={"made_from": {}}) as begun:
         begun.begin(5)
     assert begun.path in dict(find_removable(store)), "it is of no complete round"
 

@@ -37,7 +37,7 @@ class Sizes(PerImage):
     def compute(self, images, model):
         for item, _ in images:
             data = item.sample.image.read_bytes()
-            output = {"sizes": Output(facts={"size": len(data)})}
+            output = {"sizes": Output(values={"size": len(data)})}
             yield item, output if data else ImageError("is empty")
 
 
@@ -73,7 +73,7 @@ class Relative(PerImage):
     def compute(self, images, model):
         for item, _ in images:
             share = len(item.sample.image.read_bytes()) / model()
-            yield item, {"relative": Output(facts={"share": share})}
+            yield item, {"relative": Output(values={"share": share})}
 
 
 class Kept:

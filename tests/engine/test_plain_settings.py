@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.engine.settings import Rule, facts, joined, plain, setting
+from pipeline.engine.settings import Rule, joined, key_facts, plain, setting
 from pipeline.errors import UserError
 from pipeline.files.fingerprints import fingerprint, fingerprint_file, fingerprint_image
 
@@ -42,11 +42,11 @@ def test_facts_are_the_settings_that_change_a_result_as_json_holds_them():
         "flag": True,
         "word": "1.0",
     }
-    assert facts(Outer()) == expected
-    assert type(facts(Outer())["inner"]["size"]) is int, "1 and 1.0 are one value"
+    assert key_facts(Outer()) == expected
+    assert type(key_facts(Outer())["inner"]["size"]) is int, "1 and 1.0 are one value"
     assert plain(2.5) == 2.5 and plain(True) is True
     del expected["names"], expected["inner"]
-    assert facts(Outer(), without=("names", "inner")) == expected
+    assert key_facts(Outer(), without=("names", "inner")) == expected
 
 
 def test_groups_of_facts_are_joined_unless_they_share_a_name():

@@ -66,7 +66,7 @@ def test_it_is_measured_where_scores_are_standardised(tmp_path: Path):
     def measure(*names: str) -> dict:
         with Store(tmp_path / "-".join(names)).folder("val", "tags", {}) as folder:
             for image_id, values in rows.items():
-                facts = tags_output([], {name: np.array(values) for name in names}).facts
+                facts = tags_output([], {name: np.array(values) for name in names}).values
                 tags = [k for k, value in enumerate(values) if value > 1]
                 folder.write(image_id, {"photograph": "input"}, {}, **{**facts, "tags": tags})
         return evaluate_tags(Results(samples, folder, vocabulary))

@@ -134,7 +134,7 @@ def test_tags_are_also_measured_one_level_up(tmp_path):
     truth = {"a": (0,), "b": (0,), "c": (2,)}
     with folder:
         for image_id, values in scores.items():
-            encoded = tags_output([], {"scores": np.array(values)}).facts["scores"]
+            encoded = tags_output([], {"scores": np.array(values)}).values["scores"]
             tags = [int(np.argmax(values))]
             folder.write(image_id, {"photograph": "input"}, {}, tags=tags, scores=encoded)
     samples = [Sample(i, tmp_path / i, labels=labels) for i, labels in truth.items()]
@@ -161,7 +161,7 @@ def test_two_figures_are_of_the_same_images_if_ids_and_photographs_are(tmp_path)
         samples = [Sample(i, tmp_path / i, MaskFile(tmp_path / "truth.png")) for i in photographs]
         with store.folder("val", "cams" if cams else "tags", {}) as folder:
             for image_id, photograph in photographs.items():
-                scores = tags_output([0], {"scores": np.ones(3)}).facts
+                scores = tags_output([0], {"scores": np.ones(3)}).values
                 files = {f"{image_id}.npz": maps} if cams else {}
                 # What a stage makes of a photograph depends on more than that.
                 inputs = {"photograph": photograph, "tags": f"{cams}"}

@@ -106,7 +106,7 @@ def build_run(
             scores = np.full(count, 0.1, np.float32)
             scores[tags] = 0.8
             if "tags" in computed:
-                facts = tags_output(tags, {"scores": scores}).facts
+                facts = tags_output(tags, {"scores": scores}).values
                 tags_folder.write(image_id, {"photograph": fingerprint_image(path)}, {}, **facts)
             heat = np.array(Image.fromarray((labels > 0).astype(np.float32)).resize((8, 6)))
             maps = np.stack([heat] * len(tags)) if tags else np.zeros((0, 6, 8))

@@ -327,7 +327,7 @@ def _tags(inputs, image_id):
 
 
 def _scores(inputs, image_id):
-    inputs.folders["tags"].entries[image_id] |= tags_output([], {"scores": np.zeros(9)}).facts
+    inputs.folders["tags"].entries[image_id] |= tags_output([], {"scores": np.zeros(9)}).values
 
 
 def _entry(inputs, image_id):

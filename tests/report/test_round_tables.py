@@ -18,7 +18,7 @@ def run(tmp_path):
         places = {need["stage"]: [need["split"], need["stage"], need["key"]] for need in needs}
         facts = {"made_from": places, "command": stage}
         configuration = {"name": name}
-        with Store(tmp_path).folder(split, stage, configuration, facts=facts) as folder:
+        with Store(tmp_path).folder(split, stage, configuration, about=facts) as folder:
             folder.finish([])
         entry = {"stage": stage, "split": split, "key": folder.key, "made_from": places}
         return {**entry, "configuration": configuration, **figures}

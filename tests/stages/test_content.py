@@ -72,7 +72,7 @@ def test_what_a_training_would_fail_on_is_said_before_the_stages_ahead_of_it(
     def fail(name):
         raise ImportError("libGL.so.1: cannot open shared object file")
 
-    monkeypatch.setattr(mmseg, "read_config", fail)
+    monkeypatch.setattr(mmseg, "load_config", fail)
     with pytest.raises(ImportError, match="libGL"):
         next(opened().run(["tags", "train"]))
     assert not [*tmp_path.glob("out/*/tags")]

@@ -265,7 +265,7 @@ def test_masks_that_cannot_be_known_are_refused_where_a_key_depends_on_them():
     assert not masks.tags
     for corrections in (masks, masks.tags_beside(Corrections(), ())):
         with pytest.raises(UserError, match="which split"):
-            corrections.facts  # noqa: B018
+            corrections.key_facts  # noqa: B018
 
 
 def test_stages_of_a_worker_hold_no_masks(arguments, given):

@@ -70,7 +70,7 @@ def test_a_tagger_gives_scores_for_each_image_or_says_that_it_cannot():
 
 
 def test_kept_scores_get_tags_anew_and_lose_an_old_correction():
-    scores = {"id": "a", **tags_output([], {"scores": np.array([0.2, 0.8])}).facts}
+    scores = {"id": "a", **tags_output([], {"scores": np.array([0.2, 0.8])}).values}
     corrected = scores | {"tags": [0], "found": [1]}
     chosen = stage(TagClipOptions(alpha=0.25, variants=[]))
     assert chosen.adapt(corrected) == scores | {"tags": [1]}
@@ -81,7 +81,7 @@ def test_a_tag_exceeds_a_share_of_the_range_of_scores_and_the_least_score():
     chosen = TagClipOptions(alpha=0.25, variants=[])
     assert stage(chosen).threshold(scores) == pytest.approx(0.35)
     assert stage(TagClipOptions(alpha=0.25, min_score=0.6)).threshold(scores) == 0.6
-    entry = {"id": "x", **tags_output([], {"scores": np.array([0.2, 0.3, 0.8, 0.4])}).facts}
+    entry = {"id": "x", **tags_output([], {"scores": np.array([0.2, 0.3, 0.8, 0.4])}).values}
     assert stage(chosen).adapt(entry) == {**entry, "tags": [2, 3]}
 
 
@@ -98,7 +98,7 @@ def test_thresholds_are_the_settings_that_no_score_depends_on(options, expected)
 
 
 def test_an_entry_needs_every_variant_that_its_method_has():
-    facts = tags_output([], dict.fromkeys(("scores", "coarse"), np.zeros(2))).facts
+    facts = tags_output([], dict.fromkeys(("scores", "coarse"), np.zeros(2))).values
     entry = {"id": "a", **facts}
     assert stage(TagClipOptions(variants=["coarse"])).adapt(entry)
     assert stage(TagClipOptions(variants=["coarse", "dmar"])).adapt(entry) is None
@@ -110,7 +110,7 @@ def test_a_variant_that_is_the_scores_is_stored_once(tmp_path):
     """As TagCLIP's after CWR; what is read from it does not tell."""
     final, coarse = np.array([0.25, 0.75], np.float32), np.array([0.5, 0], np.float32)
     rows = {"scores": final, "cwr": final.copy(), "coarse": coarse}
-    facts = {"id": "a", **tags_output([1], rows).facts}
+    facts = {"id": "a", **tags_output([1], rows).values}
     assert json.dumps(facts).count(base64.b64encode(final.tobytes()).decode()) == 1
     assert stage(TagClipOptions(variants=["coarse", "cwr"])).adapt(facts)
     chosen = stage(TagClipOptions(alpha=0.5, variants=["cwr"]))
@@ -119,7 +119,7 @@ def test_a_variant_that_is_the_scores_is_stored_once(tmp_path):
     with folder:
         folder.write("a", {"photograph": "input"}, {}, **facts)
         folder.write(
-            "b", {"photograph": "input"}, {}, **tags_output([1], {**rows, "cwr": coarse}).facts
+            "b", {"photograph": "input"}, {}, **tags_output([1], {**rows, "cwr": coarse}).values
         )
     assert read_scores(folder, "ab", "dmar") is None
     samples = [Sample(name, tmp_path / f"{name}.jpg") for name in "ab"]

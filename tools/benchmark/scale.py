@@ -105,7 +105,7 @@ def _measure_store(root: Path, cams_file: bytes, mask: bytes) -> dict[str, float
         rate(name, lambda sample: fingerprint_image(sample.image))
     remember_in(None)
     folders = [store.folder("train", name, {"stage": name}) for name in ("tags", "cams", "masks")]
-    scores = tags_output([], {"scores": np.zeros(20, np.float32)}).facts["scores"]
+    scores = tags_output([], {"scores": np.zeros(20, np.float32)}).values["scores"]
     with folders[0] as tags, folders[1] as cams, folders[2] as masks:
         for sample in samples:
             made_from = {"photograph": "0" * 16}
