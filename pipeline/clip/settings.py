@@ -14,7 +14,6 @@ from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.registry import (
     CORE_QUIRKS,
     TEMPLATES,
-    Method,
     Quirk,
     imported,
     method_of,
@@ -167,10 +166,7 @@ class MethodOptions(Settings):
     shares_pass = False
     """Whether it takes part in a pass of the backbone that tags and CAMs share."""
 
-    @property
-    def method(self) -> Method:
-        """The method that these settings choose."""
-        return method_of(self)
+    method = property(method_of, doc="The method that these settings choose.")
 
     def build(self, resources: "Resources", **learned: Path) -> Any:  # noqa: ANN401
         """Builds what computes: a tagger, CAMs or a refiner."""

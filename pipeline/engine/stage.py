@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -83,6 +84,8 @@ Outputs = Mapping[str, Output]
 
 Computed = Iterator[tuple[Item, Outputs | ImageError]]
 """Items in any order, each with its outputs, or with the reason why it has none."""
+
+_identity = attrgetter("name", "split", "round", "title")
 
 Folders = Mapping[str, StageFolder]
 """Folders by the names that a stage gives to those before it, and by its own name."""
@@ -208,14 +211,10 @@ class Stage(ABC):
         return ""
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Stage) and self._identity == other._identity
+        return isinstance(other, Stage) and _identity(self) == _identity(other)
 
     def __hash__(self) -> int:
-        return hash(self._identity)
-
-    @property
-    def _identity(self) -> tuple[str, str, int, str]:
-        return self.name, self.split, self.round, self.title
+        return hash(_identity(self))
 
     def __getstate__(self) -> dict[str, Any]:
         state = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}

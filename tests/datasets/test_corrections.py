@@ -100,8 +100,6 @@ def test_corrected_tags_take_the_place_of_those_found():
     assert corrections.key_facts == {"corrections": content}
     assert describe_legend(about) == "tags of 2 images in mine.csv of 2026-11-29 10:20:03"
     other = Corrections({"b": (), "a": (1,)}, "other.csv")
-    assert other.key_facts == corrections.key_facts, (
-        "neither name nor order of lines counts"
-    )
+    assert other.key_facts == corrections.key_facts, "neither name nor order of lines counts"
     assert Corrections({"a": (1,), "b": (0,)}).key_facts != corrections.key_facts
     assert not Corrections() and Corrections().key_facts == Corrections().legend == {}
