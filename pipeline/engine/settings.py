@@ -1,7 +1,7 @@
 """Settings: dataclasses whose fields declare what they change and which values are allowed.
 
 A group of the configuration is a dataclass beside the code that reads it. OmegaConf checks types
-and names against it; :func:`check` checks ranges; :func:`facts` makes a cache key of it, so that a
+and names against it; :func:`check` checks ranges; :func:`key_facts` makes a key of it, so that a
 new setting is part of the key unless its declaration says otherwise. They are not frozen, since
 OmegaConf cannot override the fields of those that are.
 """

@@ -100,7 +100,7 @@ def comparison_page(
         tables += [replace(table, title=table.title + where) for table in more]
     return load_template("compare.html", "tables.js").render(
         title=title,
-        about=facts,
+        facts=facts,
         tables=[table for table in tables if table.rows],
         classes=classes,
         palette=drawing_colours(pairs[0].a.palette),
