@@ -37,39 +37,27 @@ class Configuration(Protocol):
 class About:
     """The choices that led to figures, in words; "" for those that have no part in them.
 
-    Attributes:
-        experiment: the named configuration.
-        data: which images, and which convention of their labels, if not the usual ones.
-        clip: what tables call the model.
-        pretrained: the origin of its weights.
-        methods: group → the method.
-        labels: group → what tables call a method of a plug-in, which may not be there by then.
-        given: the files of other programs that results are from.
-        compat: "released" or "clean", or what differs from one.
-        segmenter: the network.
-        round: of training, from the second on.
-        corrections: what a person corrected.
-        commit: of the program.
+    ``metrics.json`` holds them side by side.
     """
 
     experiment: str = ""
     dataset: str = ""
-    data: str = ""
+    data: str = ""  # which images, and which convention of their labels, if not the usual ones
     clip: str = ""
-    pretrained: str = ""
-    methods: Mapping[str, str] = field(default_factory=dict)
-    labels: Mapping[str, str] = field(default_factory=dict)
-    given: str = ""
+    pretrained: str = ""  # the origin of its weights
+    methods: Mapping[str, str] = field(default_factory=dict)  # group → method
+    labels: Mapping[str, str] = field(default_factory=dict)  # group → what tables call a plug-in's
+    given: str = ""  # the files of other programs
     compat: str = ""
     precision: str = ""
     segmenter: str = ""
-    round: str = ""
+    round: str = ""  # of training, from the second on
     corrections: str = ""
     commit: str = ""
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> "About":
-        """Returns what ``metrics.json`` says of a run."""
+        """Reads them."""
         words = {name: str(value or "") for name, value in plain.items()}
         known = words.keys() & {each.name for each in fields(cls)}
         labels = {name for name in words if name.endswith(_LABEL)}
@@ -81,7 +69,7 @@ class About:
 
     @property
     def plain(self) -> dict[str, str]:
-        """What ``metrics.json`` says of it."""
+        """What is written."""
         own = {each.name: getattr(self, each.name) for each in fields(self)}
         methods, labels = own.pop("methods"), own.pop("labels")
         if not own["given"]:

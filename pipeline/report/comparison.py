@@ -86,16 +86,9 @@ def _our_rows(table: PublishedTable, runs: Sequence[MeasuredRun]) -> list[_OurRo
         network = about.segmenter if run.kind is PREDICTIONS else ""
         chosen = {group: about.methods.get(group) or name for group, name in usual.items()}
         extras = ", ".join(f"{g}={name}" for g, name in chosen.items() if name != usual[g])
+        settings = about.compat, about.precision, network, extras
         choices = partial(
-            _Choices,
-            experiment != _PRESET,
-            experiment,
-            tags,
-            run.backbone,
-            about.compat,
-            about.precision,
-            network,
-            extras,
+            _Choices, experiment != _PRESET, experiment, tags, run.backbone, *settings
         )
         for number, line in enumerate(table.lines):
             for column in table.columns:
