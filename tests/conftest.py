@@ -300,14 +300,13 @@ def undisturbed_training(
     tmp_path_factory: pytest.TempPathFactory, pairs: list
 ) -> Callable[..., tuple[Path, list]]:
     """Trains a segmenter, once for each change of its settings; returns its folder, and reports."""
-    from pipeline.segmenter.train import train
-    from tests.segmenter.tiny_training import CLASS_NAMES, PALETTE, tiny_settings
+    from tests.segmenter.tiny_training import tiny_settings, train_tiny
 
     @functools.cache
     def training(**changes: object) -> tuple[Path, list]:
         work_dir, reports = tmp_path_factory.mktemp("training"), []
-        given = tiny_settings(**changes), pairs, CLASS_NAMES, PALETTE, work_dir, 3
-        train(*given, on_iteration=lambda *report: reports.append(report))
+        settings = tiny_settings(**changes)
+        train_tiny(pairs, work_dir, settings, on_iteration=lambda *report: reports.append(report))
         return work_dir, reports
 
     return training

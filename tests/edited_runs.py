@@ -239,13 +239,13 @@ class ColourNetwork:
             return cls(stored["means"])
 
 
-def train_colours(_, pairs, classes, palette, folder: Path, *given: Any, **more: Any) -> Path:
+def train_colours(task: train.Task, folder: Path, _: train.Listener) -> Path:
     """Learns the mean colour of each label."""
-    if not pairs:
+    if not task.pairs:
         raise UserError("there is no image to train on")
-    means = np.full((len(classes) + 1, 3), 1e4)
-    images = np.concatenate([np.asarray(Picture.open(pair.image)) for pair in pairs])
-    labels = np.concatenate([np.asarray(Picture.open(pair.mask)) for pair in pairs])
+    means = np.full((len(task.class_names) + 1, 3), 1e4)
+    images = np.concatenate([np.asarray(Picture.open(pair.image)) for pair in task.pairs])
+    labels = np.concatenate([np.asarray(Picture.open(pair.mask)) for pair in task.pairs])
     for label in range(len(means)):
         if (labels == label).any():
             means[label] = images[labels == label].mean(0)

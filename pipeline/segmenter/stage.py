@@ -196,19 +196,17 @@ class Training(OfSplit):
         bar = track(f"train {self.options.name}", self.options.iterations)
         with bar if writes else nullcontext() as advance:
             say("loading the network and the first batch")
-            checkpoint = train.train(
-                self.options,
-                pairs,
-                self.vocabulary.classes,
-                self.vocabulary.palette,
-                folder.path,
-                self.seed,
-                self.device,
-                self.decode,
+            task = train.Task(
+                settings=self.options,
+                pairs=pairs,
+                class_names=self.vocabulary.classes,
+                palette=self.vocabulary.palette,
+                seed=self.seed,
+                device=self.device,
+                read=self.decode,
                 validation=self.validation(),
-                on_iteration=report,
-                on_background=remark,
             )
+            checkpoint = train.train(task, folder.path, train.Listener(report, remark))
         if self._lacks_best(folder):
             raise UserError(
                 "there is no best checkpoint, because all pixels of the validation masks are"

@@ -6,10 +6,11 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from math import ceil
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -42,65 +43,81 @@ LOG_INTERVAL = 50
 """Iterations between lines of the log."""
 
 
-def train(
-    settings: SegmenterSettings,
-    pairs: Sequence[TrainingPair],
-    class_names: Sequence[str],
-    palette: Sequence[tuple[int, int, int]],
-    work_dir: Path,
-    seed: int,
-    device: str = "cpu",
-    read: ImageReader = ImageReader(),  # noqa: B008
-    validation: Sequence[Sample] = (),
-    on_iteration: Callable[[int, int, float], None] | None = None,
-    on_background: Callable[[int], None] | None = None,
-) -> Path:
-    """Trains with mmengine's Runner, from the last checkpoint in ``work_dir`` if there is one.
+@dataclass(frozen=True)
+class Task:
+    """A training: what a network learns, and from what.
 
-    Returns the checkpoint of the last iteration. On a CPU with the same number of threads, the
-    weights depend neither on interruptions nor on ``settings.workers``. Every process that torchrun
-    started calls this with the same arguments.
-
-    Args:
+    Attributes:
+        settings: how it learns.
         pairs: images and masks. Call :func:`pipeline.segmenter.data.check_pairs` first.
         class_names: n names without the background.
         palette: n+1 colours, RGB in [0, 255], the background's first.
-        work_dir: receives the configuration, checkpoints and logs; one training per directory.
         seed: not negative.
         device: "cpu", "cuda", "cuda:1"…
+        read: decodes the images.
         validation: images with ground truth on which the network is measured every
             ``settings.validation_interval`` iterations. The best checkpoint is kept; no weight
             depends on the measurement.
-        on_iteration: called in the first process with (iteration from 1, all iterations, loss).
-        on_background: called in the first process with an iteration early in the training, if the
-            network predicts nothing but background then.
+    """
+
+    settings: SegmenterSettings
+    pairs: Sequence[TrainingPair]
+    class_names: Sequence[str]
+    palette: Sequence[tuple[int, int, int]]
+    seed: int
+    device: str = "cpu"
+    read: ImageReader = ImageReader()
+    validation: Sequence[Sample] = ()
+
+
+@dataclass(frozen=True)
+class Listener:
+    """What is called in the first process of a training.
+
+    Attributes:
+        iteration: with each iteration from 1, the number of all of them, and the loss.
+        background: with an iteration early in the training, if the network predicts nothing but
+            background then.
+    """
+
+    iteration: Callable[[int, int, float], None] | None = None
+    background: Callable[[int], None] | None = None
+
+
+def train(task: Task, folder: Path, listener: Listener = Listener()) -> Path:  # noqa: B008
+    """Trains with mmengine's Runner, from the last checkpoint in a folder if there is one.
+
+    Returns the checkpoint of the last iteration. On a CPU with the same number of threads, the
+    weights depend neither on interruptions nor on ``settings.workers``. Every process that torchrun
+    started calls this with the same arguments. The folder receives the configuration, checkpoints
+    and logs of one training.
 
     Raises:
         UserError: there are no pairs, a setting cannot be used, the pretrained weights do not fit,
             an image cannot be read, a loss is not finite, the disk is full or read-only, or a
             process that loads images was killed.
     """
-    if not pairs:
+    if not task.pairs:
         raise UserError("there is no image to train on: run stage=masks, or correct what failed")
-    device = local_device(device)
+    device = local_device(task.device)
     processes = process_count()
     join(device)  # the first process has prepared the folder
-    resume_from = checkpoints.resumable_checkpoint(work_dir)
+    resume_from = checkpoints.resumable_checkpoint(folder)
     # It may have begun on a machine where "auto" was another precision.
-    settings = replace(
-        settings, precision=checkpoints.precision_of(settings.precision, resume_from)
-    )
-    config = build_config(settings, class_names, palette, seed, device, processes)
+    precision = checkpoints.precision_of(task.settings.precision, resume_from)
+    settings = replace(task.settings, precision=precision)
+    names = task.class_names, task.palette
+    config = build_config(settings, *names, task.seed, device, processes)
     iterations = settings.iterations
     start = checkpoints.iteration_of(resume_from) if resume_from else 0
     metainfo = {"classes": config.class_names, "palette": config.palette}
-    labelled = Labelled(validation, read, metainfo)
+    labelled = Labelled(task.validation, task.read, metainfo)
     is_measured = settings.validation_interval and len(labelled)
     if start == iterations and not is_measured:
         return resume_from  # else its last measurement may be missing
     if start > iterations:
         raise UserError(
-            f"{work_dir} holds a training of {start} iterations, more than"
+            f"{folder} holds a training of {start} iterations, more than"
             f" segmenter.iterations={iterations}: delete it to train anew"
         )
 
@@ -108,41 +125,25 @@ def train(
         for note in licence_notes(config.model):
             tell(f"note: {note}")
 
-    # What mmsegmentation's own tools segment images with; decoded as by ``read``.
-    color_type = "color" if read.apply_exif else "color_ignore_orientation"
+    # What mmsegmentation's own tools segment images with; decoded as by ``task.read``.
+    color_type = "color" if task.read.apply_exif else "color_ignore_orientation"
     config.test_pipeline = [
         {"type": "LoadImageFromFile", "imdecode_backend": "pillow", "color_type": color_type},
         {"type": "PackSegInputs"},
     ]
 
     # Modules draw random weights when they are built, before the runner seeds anything.
-    torch.manual_seed(seed)
+    torch.manual_seed(task.seed)
     model = build_model(config.model)
     _check_parts(model, settings, processes, device)
     if is_cpu(device):
         arrange_for_cpu(model)
     description = {key: config.to_dict()[key] for key in ("model", "class_names", "palette")}
     description["precision"] = config.settings.precision
-    samples = PseudoLabelled(pairs, settings, seed, metainfo, read)
+    samples = PseudoLabelled(task.pairs, settings, task.seed, metainfo, task.read)
     indices = positions(settings.batch_size, start, iterations, process_rank(), processes)
-    best, measured = {}, {}
-    if is_measured:
-        from pipeline.segmenter.validation import ValidationIoU
-
-        if not model.data_preprocessor.test_cfg and (side := smallest_side(model)) > 1:
-            model.data_preprocessor.test_cfg = {"size": (side, side)}  # pads smaller images
-        best = {"save_best": checkpoints.METRIC, "rule": "greater"}
-        sampler = DefaultSampler(labelled, shuffle=False)
-        measured = {
-            "val_dataloader": build_loader(labelled, sampler, 1, settings.workers),
-            "val_cfg": {"type": "ValLoop"},
-            "val_evaluator": {
-                "type": ValidationIoU,
-                "ignore_index": IGNORE,
-                "iou_metrics": [checkpoints.METRIC],
-                "collect_device": "gpu",  # sends tensors, on CPUs too; "cpu" writes pickles to disk
-            },
-        }
+    best = {"save_best": checkpoints.METRIC, "rule": "greater"} if is_measured else {}
+    measured = _measured_by(model, labelled, settings.workers) if is_measured else {}
     hooks = {
         "logger": {"type": "LoggerHook", "interval": LOG_INTERVAL, "log_metric_by_epoch": False},
         "checkpoint": checkpoints.KeepCheckpoints(
@@ -155,18 +156,18 @@ def train(
     interval = settings.checkpoint_interval
     # A sound network predicts objects after this share of its training; from scratch, after 0.2.
     first = min(interval * ceil(0.3 * iterations / interval), iterations)
-    initialise = partial(_initialise, model, settings.pretrained, config, work_dir, device)
+    initialise = partial(_initialise, model, settings.pretrained, config, folder, device)
     # mmengine keeps loggers, visualisers and counters by name until the process ends.
     name = f"segmenter-{uuid.uuid4().hex}"
-    with _explain_faults(work_dir), only_device(device), in_mmseg():
-        work_dir.mkdir(parents=True, exist_ok=True)
+    with _explain_faults(folder), only_device(device), in_mmseg():
+        folder.mkdir(parents=True, exist_ok=True)
         runner = QuietRunner(
             initialise=None if resume_from else initialise,
-            on_iteration=None if process_rank() else on_iteration,
+            on_iteration=None if process_rank() else listener.iteration,
             look_at=first if first >= LOG_INTERVAL else 0,
-            on_background=None if process_rank() else on_background,
+            on_background=None if process_rank() else listener.background,
             model=model,
-            work_dir=str(work_dir),
+            work_dir=str(folder),
             train_dataloader=build_loader(
                 samples, indices, settings.batch_size // processes, settings.workers
             ),
@@ -179,7 +180,7 @@ def train(
                 "type": "Visualizer",
                 "name": name,
                 "vis_backends": [{"type": backend} for backend in curves],
-                "save_dir": str(work_dir),
+                "save_dir": str(folder),
             },
             load_from=str(resume_from) if resume_from else None,
             resume=resume_from is not None,
@@ -200,7 +201,26 @@ def train(
         finally:
             runner.close()
     barrier()  # until the first process has written the last checkpoint
-    return checkpoints.last_checkpoint(work_dir)
+    return checkpoints.last_checkpoint(folder)
+
+
+def _measured_by(model: nn.Module, labelled: Labelled, workers: int) -> dict[str, Any]:
+    """Returns what the runner is told of the measurements of a network."""
+    from pipeline.segmenter.validation import ValidationIoU
+
+    if not model.data_preprocessor.test_cfg and (side := smallest_side(model)) > 1:
+        model.data_preprocessor.test_cfg = {"size": (side, side)}  # pads smaller images
+    sampler = DefaultSampler(labelled, shuffle=False)
+    return {
+        "val_dataloader": build_loader(labelled, sampler, 1, workers),
+        "val_cfg": {"type": "ValLoop"},
+        "val_evaluator": {
+            "type": ValidationIoU,
+            "ignore_index": IGNORE,
+            "iou_metrics": [checkpoints.METRIC],
+            "collect_device": "gpu",  # sends tensors, on CPUs too; "cpu" writes pickles to disk
+        },
+    }
 
 
 def _check_parts(

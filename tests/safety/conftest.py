@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.segmenter.tiny_training import CLASS_NAMES, PALETTE, tiny_settings
+from tests.segmenter.tiny_training import tiny_settings, train_tiny
 
 
 class Mark:
@@ -51,11 +51,10 @@ def mark(tmp_path: Path) -> Mark:
 @pytest.fixture(scope="session")
 def learn(pairs: list) -> Callable[..., Path]:
     """Trains the tiny network in a folder, from what is there."""
-    from pipeline.segmenter.train import train
 
     def run(work_dir: Path, **changes: object) -> Path:
         settings = tiny_settings(**{"iterations": 2, "checkpoint_interval": 1, **changes})
-        return train(settings, pairs, CLASS_NAMES, PALETTE, work_dir, seed=3)
+        return train_tiny(pairs, work_dir, settings)
 
     return run
 

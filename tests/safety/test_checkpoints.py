@@ -16,9 +16,8 @@ from pipeline.errors import UserError
 from pipeline.segmenter.predict import Segmenter
 from tests.safety.live_weights import LIVE, state_bomb
 from tests.segmenter.tiny_training import (
-    CLASS_NAMES,
-    PALETTE,
     tiny_settings,
+    train_tiny,
     write_labelled,
     write_pairs,
 )
@@ -229,7 +228,6 @@ def test_weights_that_a_network_names_are_not_read(two_steps, mark, tmp_path):
 
 def test_a_checkpoint_has_no_file_removed(two_steps, learn, tmp_path):
     """mmengine removes the files that a checkpoint calls the best so far, and the oldest."""
-    from pipeline.segmenter.train import train
 
     work_dir, precious = tmp_path / "work", tmp_path / "precious.pth"
     (work_dir / "iter_").mkdir(parents=True)
@@ -242,15 +240,7 @@ def test_a_checkpoint_has_no_file_removed(two_steps, learn, tmp_path):
     torch.save(checkpoint, work_dir / "iter_1.pth")
     pairs = write_labelled(tmp_path / "val")
     settings = tiny_settings(iterations=4, checkpoint_interval=1, validation_interval=2)
-    train(
-        settings,
-        write_pairs(tmp_path / "val"),
-        CLASS_NAMES,
-        PALETTE,
-        work_dir,
-        3,
-        validation=pairs,
-    )
+    train_tiny(write_pairs(tmp_path / "val"), work_dir, settings, validation=pairs)
     assert list(work_dir.glob("best_*")) and precious.read_text() == "precious"
 
 

@@ -16,13 +16,12 @@ from pipeline.commands.command_line import answer
 from pipeline.engine.store import Store
 from pipeline.files.atomic import TEMPORARY
 from tests.segmenter.tiny_training import (
-    CLASS_NAMES,
     FIGURES,
-    PALETTE,
     figures_of,
     pretend_to_measure,
     run_stage_in,
     tiny_settings,
+    train_tiny,
     training_stage,
     write_labelled,
     write_pairs,
@@ -42,9 +41,9 @@ def train_slowly(data: str, root: str) -> None:
         time.sleep(0.1 if iteration < 5 else 1)  # it is disturbed at the fifth
 
     def run(_: list[str]) -> None:
-        given = tiny_settings(**SLOW, workers=1), write_pairs(Path(data)), CLASS_NAMES, PALETTE
+        pairs, settings = write_pairs(Path(data)), tiny_settings(**SLOW, workers=1)
         with Store(Path(root)).folder("", "segmenter", {}) as folder:
-            training.train(*given, folder.path, 3, on_iteration=report)
+            train_tiny(pairs, folder.path, settings, on_iteration=report)
 
     answer(run)
 
@@ -60,8 +59,7 @@ def train_measured(data: str, work_dir: str, iterations: int = 5) -> None:
     """Trains with validation, and ends as a tool does."""
     pairs, labelled = measured(data)
     settings = tiny_settings(validation_interval=2, learning_rate=0.1, iterations=iterations)
-    given = settings, pairs, CLASS_NAMES, PALETTE, Path(work_dir), 3
-    answer(lambda _: training.train(*given, validation=labelled) and None)
+    answer(lambda _: train_tiny(pairs, Path(work_dir), settings, validation=labelled) and None)
 
 
 def run_measured_stage(data: str, root: str) -> None:
@@ -81,8 +79,7 @@ def die_while_writing(data: str, work_dir: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     os.fsync = kill
-    given = tiny_settings(), write_pairs(Path(data)), CLASS_NAMES, PALETTE, Path(work_dir), 3
-    training.train(*given)
+    train_tiny(write_pairs(Path(data)), Path(work_dir))
 
 
 def contents(root: Path) -> dict[str, Any]:

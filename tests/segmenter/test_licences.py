@@ -6,8 +6,7 @@ from pipeline.segmenter import architecture
 from pipeline.segmenter.architecture import licence_notes
 from pipeline.segmenter.mmseg import build_config
 from tests.segmenter.test_presets import settings_of
-from tests.segmenter.test_train import run
-from tests.segmenter.tiny_training import CLASS_NAMES, PALETTE, tiny_settings
+from tests.segmenter.tiny_training import CLASS_NAMES, PALETTE, tiny_settings, train_tiny
 
 
 def notes_on(settings):
@@ -34,8 +33,8 @@ def test_the_class_of_the_head_decides(preset, override, is_noted):
 def test_a_training_says_it_once(pairs, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(architecture.RESTRICTED, "DepthwiseSeparableASPPHead", "for research alone")
     settings = tiny_settings(iterations=2, checkpoint_interval=1)
-    run(pairs, tmp_path, settings)
+    train_tiny(pairs, tmp_path, settings)
     assert capsys.readouterr().err.count("note: for research alone\n") == 1
     (tmp_path / "iter_2.pth").unlink()
-    run(pairs, tmp_path, settings)  # it is resumed
+    train_tiny(pairs, tmp_path, settings)  # it is resumed
     assert "note" not in capsys.readouterr().err

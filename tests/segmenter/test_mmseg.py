@@ -10,9 +10,8 @@ from pipeline.errors import UserError
 from pipeline.segmenter.architecture import dictionaries
 from pipeline.segmenter.mmseg import build_config, build_model, find_config, import_mmseg
 from pipeline.segmenter.predict import Segmenter
-from pipeline.segmenter.train import train
 from tests.processes import run_python
-from tests.segmenter.tiny_training import CLASS_NAMES, PALETTE, tiny_settings
+from tests.segmenter.tiny_training import CLASS_NAMES, PALETTE, tiny_settings, train_tiny
 
 DEEPLAB = "deeplabv3plus/deeplabv3plus_r50-d8_4xb4-20k_voc12aug-512x512.py"
 
@@ -29,7 +28,7 @@ def test_the_scope_of_other_programs_stays(trained, pairs, tmp_path):
     with DefaultScope.overwrite_default_scope("mmengine"):
         segmenter = Segmenter.from_run(trained)
         segmenter(np.zeros((8, 8, 3), np.uint8))
-        train(tiny_settings(iterations=1), pairs, CLASS_NAMES, PALETTE, tmp_path, 3)
+        train_tiny(pairs, tmp_path, tiny_settings(iterations=1))
         assert DefaultScope.get_current_instance().scope_name == "mmengine"
 
 

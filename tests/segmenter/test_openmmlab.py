@@ -16,8 +16,7 @@ from pipeline.engine import versions
 from pipeline.segmenter import train
 from pipeline.segmenter.mmseg import import_mmseg
 from pipeline.segmenter.openmmlab import pixel_accuracy, swaps_channels
-from tests.segmenter.test_train import run
-from tests.segmenter.tiny_training import tiny_settings
+from tests.segmenter.tiny_training import tiny_settings, train_tiny
 
 MODULES = [module.name for module in pkgutil.iter_modules(segmenter.__path__)]
 THEIRS = ("mmengine", "mmcv", "mmseg")
@@ -99,7 +98,7 @@ def test_the_first_batch_is_drawn_before_the_initial_weights(pairs, tmp_path, mo
         initialise(*arguments)
 
     monkeypatch.setattr(train, "_initialise", recorded)
-    run(pairs, tmp_path, tiny_settings(iterations=1))
+    train_tiny(pairs, tmp_path, tiny_settings(iterations=1))
     torch.manual_seed(3)
     torch.empty((), dtype=torch.int64).random_()  # as a loader does
     assert torch.equal(states[0], torch.get_rng_state())

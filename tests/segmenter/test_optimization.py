@@ -11,8 +11,7 @@ from pipeline.segmenter.checkpoints import last_checkpoint, read_checkpoint
 from pipeline.segmenter.mmseg import build_config, build_model
 from pipeline.segmenter.optimization import arrange_for_cpu
 from pipeline.segmenter.samples import PseudoLabelled, build_loader
-from tests.segmenter.test_train import run
-from tests.segmenter.tiny_training import CLASS_NAMES, PALETTE, tiny_settings
+from tests.segmenter.tiny_training import CLASS_NAMES, PALETTE, tiny_settings, train_tiny
 
 
 def is_arranged(weight: torch.Tensor) -> bool:
@@ -46,7 +45,7 @@ def test_losses_and_gradients_are_those_of_an_unarranged_network(pairs):
 def test_a_training_on_a_cpu_is_arranged_and_starts_from_the_same_weights(pairs, tmp_path):
     """Random numbers are drawn in the order of memory, so that it must not change before."""
     still = tiny_settings(iterations=1, learning_rate=0.0, weight_decay=0.0)
-    run(pairs, tmp_path, still)
+    train_tiny(pairs, tmp_path, still)
     found = read_checkpoint(last_checkpoint(tmp_path))["state_dict"]
     torch.manual_seed(3)
     model = build_model(build_config(still, CLASS_NAMES, PALETTE, 3).model)

@@ -10,12 +10,17 @@ from pipeline.segmenter.checkpoints import best_checkpoint, last_checkpoint
 from pipeline.segmenter.mmseg import build_config, build_model, in_mmseg
 from pipeline.segmenter.mmseg_network import MmsegNetwork
 from pipeline.segmenter.predict import Segmenter
-from pipeline.segmenter.train import train
 from tests import REPOSITORY
 from tests.docs.pages import read_blocks
 from tests.processes import run_python
 from tests.segmenter.tiny_segmenters import UNET, balanced_segmenter, noise
-from tests.segmenter.tiny_training import CLASS_NAMES, PALETTE, tiny_settings, write_labelled
+from tests.segmenter.tiny_training import (
+    CLASS_NAMES,
+    PALETTE,
+    tiny_settings,
+    train_tiny,
+    write_labelled,
+)
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +124,7 @@ def test_small_images_are_measured_during_training(pairs, tmp_path):
         with Image.open(path) as image:
             image.crop((0, 0, 20, 12)).save(path)
     settings = tiny_settings(**CONVNEXT, iterations=1, validation_interval=1)
-    train(settings, pairs, CLASS_NAMES, PALETTE, tmp_path / "run", 3, validation=labelled)
+    train_tiny(pairs, tmp_path / "run", settings, validation=labelled)
     assert best_checkpoint(tmp_path / "run").is_file()
 
 

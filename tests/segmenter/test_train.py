@@ -9,13 +9,7 @@ from pipeline.segmenter.checkpoints import last_checkpoint
 from pipeline.segmenter.mmseg import build_config, build_model
 from pipeline.segmenter.runner import CONFIG_FILE
 from pipeline.segmenter.samples import PseudoLabelled, positions
-from pipeline.segmenter.train import train
-from tests.segmenter.tiny_training import CLASS_NAMES, PALETTE, tiny_settings
-
-
-def run(pairs, work_dir, settings=None, **arguments):
-    settings = settings or tiny_settings()
-    return train(settings, pairs, CLASS_NAMES, PALETTE, work_dir, seed=3, **arguments)
+from tests.segmenter.tiny_training import CLASS_NAMES, PALETTE, tiny_settings, train_tiny
 
 
 def weights(work_dir):
@@ -37,7 +31,7 @@ def test_finished_run(trained, reports):
 
 
 def test_console_stays_quiet(pairs, tmp_path, capfd):
-    run(pairs, tmp_path, tiny_settings(iterations=1))
+    train_tiny(pairs, tmp_path, tiny_settings(iterations=1))
     captured = capfd.readouterr()
     assert captured.out == "" and captured.err == ""
     assert list(tmp_path.glob("*/*.log"))
@@ -47,7 +41,7 @@ def test_finished_run_is_not_repeated(trained, pairs):
     def never(*report):
         raise AssertionError("trained again")
 
-    assert run(pairs, trained, on_iteration=never).name == "iter_5.pth"
+    assert train_tiny(pairs, trained, on_iteration=never).name == "iter_5.pth"
 
 
 def test_an_interrupted_training_goes_on_with_its_schedules(trained, reports, pairs, tmp_path):
@@ -58,22 +52,22 @@ def test_an_interrupted_training_goes_on_with_its_schedules(trained, reports, pa
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(pairs, tmp_path, on_iteration=interrupt)
+        train_tiny(pairs, tmp_path, on_iteration=interrupt)
     assert last_checkpoint(tmp_path).name == "iter_2.pth"
     resumed = []
-    run(pairs, tmp_path, on_iteration=lambda *report: resumed.append(report))
+    train_tiny(pairs, tmp_path, on_iteration=lambda *report: resumed.append(report))
     assert resumed == reports[2:]
     assert_same_weights(weights(trained), weights(tmp_path))
 
 
 @pytest.mark.large
 def test_workers_change_nothing(trained, pairs, tmp_path):
-    run(pairs, tmp_path, tiny_settings(workers=1))
+    train_tiny(pairs, tmp_path, tiny_settings(workers=1))
     assert_same_weights(weights(trained), weights(tmp_path))
 
 
 def test_seed_changes_the_weights(trained, pairs, tmp_path):
-    train(tiny_settings(), pairs, CLASS_NAMES, PALETTE, tmp_path, seed=4)
+    train_tiny(pairs, tmp_path, seed=4)
     name = "backbone.conv1.weight"
     assert not torch.equal(weights(trained)[name], weights(tmp_path)[name])
 
@@ -87,7 +81,7 @@ def test_checkpoint_holds_only_plain_values(trained):
 
 def test_non_finite_loss_stops(pairs, tmp_path):
     with pytest.raises(UserError, match=r"iteration \d.*s/\d.*segmenter.learning_rate"):
-        run(pairs, tmp_path, tiny_settings(learning_rate=1e20, checkpoint_interval=100))
+        train_tiny(pairs, tmp_path, tiny_settings(learning_rate=1e20, checkpoint_interval=100))
     assert not list(tmp_path.glob("iter_*.pth"))
 
 
@@ -97,7 +91,7 @@ def test_unreadable_image_is_named(pairs, tmp_path, workers):
     damaged.write_bytes(b"nothing")
     broken = [type(pairs[0])("the/one", damaged, pairs[0].mask)]
     with pytest.raises(UserError, match="the/one") as caught:
-        run(broken, tmp_path / "run", tiny_settings(workers=workers))
+        train_tiny(broken, tmp_path / "run", tiny_settings(workers=workers))
     assert "\n" not in str(caught.value)
 
 
@@ -110,7 +104,7 @@ def test_pretrained_backbone(trained, pairs, tmp_path):
     path = tmp_path / "backbone.pth"
     torch.save(backbone, path)
     settings = tiny_settings(pretrained=str(path), iterations=1, learning_rate=0.0)
-    run(pairs, tmp_path / "run", settings)
+    train_tiny(pairs, tmp_path / "run", settings)
     started = weights(tmp_path / "run")
     assert torch.equal(started["backbone.conv1.weight"], backbone["conv1.weight"])
 
@@ -120,18 +114,18 @@ def test_unfit_pretrained_weights(pairs, tmp_path, content):
     path = tmp_path / "weights.pth"
     path.write_text("nothing") if content is None else torch.save(content, path)
     with pytest.raises(UserError, match="segmenter.pretrained"):
-        run(pairs, tmp_path / "run", tiny_settings(pretrained=str(path)))
+        train_tiny(pairs, tmp_path / "run", tiny_settings(pretrained=str(path)))
 
 
 @pytest.mark.parametrize("changes", [{"batch_size": 1}, {"accumulate": 2}])
 def test_batch_norm_needs_several_images(pairs, tmp_path, changes):
     with pytest.raises(UserError, match="batch norm needs several"):
-        run(pairs, tmp_path, tiny_settings(**changes))
+        train_tiny(pairs, tmp_path, tiny_settings(**changes))
 
 
 def test_no_pairs(tmp_path):
     with pytest.raises(UserError, match="stage=masks"):
-        run([], tmp_path)
+        train_tiny([], tmp_path)
 
 
 def test_samples_depend_on_seed_and_position_alone(pairs):
@@ -210,5 +204,5 @@ def test_batch_without_labels_is_no_failure(pairs, tmp_path):
     unlabelled = [type(pair)(pair.id, pair.image, empty) for pair in pairs]
     losses = []
     settings = tiny_settings(iterations=1)
-    run(unlabelled, tmp_path / "run", settings, on_iteration=lambda *r: losses.append(r[2]))
+    train_tiny(unlabelled, tmp_path / "run", settings, on_iteration=lambda *r: losses.append(r[2]))
     assert losses == [0.0]

@@ -25,8 +25,8 @@ from tests.segmenter.disturbed_trainings import (
     train_measured,
     train_slowly,
 )
-from tests.segmenter.test_train import assert_same_weights, run, weights
-from tests.segmenter.tiny_training import FIGURES, tiny_settings, write_labelled
+from tests.segmenter.test_train import assert_same_weights, weights
+from tests.segmenter.tiny_training import FIGURES, tiny_settings, train_tiny, write_labelled
 
 NO_SPACE = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc and mounts")
@@ -142,10 +142,10 @@ def test_logs_and_curves_that_cannot_be_written(
     with monkeypatch.context() as patched:
         patched.setattr(place, failing)
         with pytest.raises(UserError, match="cannot write .*: No space left on device; ") as caught:
-            run(pairs, tmp_path / "run", settings)
+            train_tiny(pairs, tmp_path / "run", settings)
     assert "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", "")
-    run(pairs, tmp_path / "run", settings)
+    train_tiny(pairs, tmp_path / "run", settings)
     assert_same_weights(weights(undisturbed_training(**SHORT)[0]), weights(tmp_path / "run"))
 
 
@@ -155,7 +155,7 @@ def test_other_errors_of_a_training_stay_faults_of_ours(pairs, tmp_path, monkeyp
 
     monkeypatch.setattr("mmengine.visualization.LocalVisBackend._dump", broken)
     with pytest.raises(OSError, match="Bad file descriptor"):
-        run(pairs, tmp_path, tiny_settings(iterations=1))
+        train_tiny(pairs, tmp_path, tiny_settings(iterations=1))
 
 
 def test_the_best_checkpoint_goes_when_a_better_one_is_there(pairs, tmp_path, monkeypatch):
@@ -173,10 +173,10 @@ def test_the_best_checkpoint_goes_when_a_better_one_is_there(pairs, tmp_path, mo
 
     monkeypatch.setattr(checkpoints, "write_atomically", full)
     with pytest.raises(UserError, match="no space"):
-        run(pairs, work_dir, settings, validation=labelled)
+        train_tiny(pairs, work_dir, settings, validation=labelled)
     assert [p.name for p in best_checkpoints(work_dir)] == ["best_mIoU_iter_2.pth"]
     monkeypatch.setattr(checkpoints, "write_atomically", write)
-    run(pairs, work_dir, settings, validation=labelled)
+    train_tiny(pairs, work_dir, settings, validation=labelled)
     assert [p.name for p in best_checkpoints(work_dir)] == ["best_mIoU_iter_4.pth"]
 
 
@@ -190,7 +190,7 @@ def test_no_moment_without_a_whole_checkpoint(pairs, tmp_path, monkeypatch):
         moments.append(len(complete_checkpoints(tmp_path)))
 
     monkeypatch.setattr(checkpoints, "write_atomically", watch)
-    run(pairs, tmp_path, tiny_settings(iterations=5, checkpoint_interval=1))
+    train_tiny(pairs, tmp_path, tiny_settings(iterations=5, checkpoint_interval=1))
     assert moments[0] == 0 and min(moments[1:]) >= 1 and max(moments) == 2
 
 
@@ -203,7 +203,7 @@ def test_a_kill_in_the_midst_of_a_file_leaves_no_half_of_it(trained, pairs, fork
     assert killed.wait() == -signal.SIGKILL
     assert [path.name for path in tmp_path.glob("*.pth")] == ["iter_2.pth"]
     assert len(list(tmp_path.glob(".partial-*"))) == 1
-    run(pairs, tmp_path)
+    train_tiny(pairs, tmp_path)
     assert_same_weights(weights(trained), weights(tmp_path))
 
 
@@ -247,7 +247,7 @@ def disturbed(pairs, forks, undisturbed_training, tmp_path):
     wait_until(lambda: not training.members(), 60)
     work_dir = Store(tmp_path).folder("", "segmenter", {}).path
     assert complete_checkpoints(work_dir)
-    run(pairs, work_dir, tiny_settings(**SLOW))
+    train_tiny(pairs, work_dir, tiny_settings(**SLOW))
     assert_same_weights(weights(undisturbed_training(**SLOW)[0]), weights(work_dir))
 
 

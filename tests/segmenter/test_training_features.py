@@ -16,27 +16,30 @@ from pipeline.segmenter.checkpoints import best_checkpoint, last_checkpoint
 from pipeline.segmenter.predict import Segmenter
 from tests import REPOSITORY
 from tests.processes import TORCHRUN, run_python
-from tests.segmenter.test_train import assert_same_weights, run, weights
-from tests.segmenter.tiny_training import figures_of, frozen_norms, tiny_settings, write_labelled
+from tests.segmenter.test_train import assert_same_weights, weights
+from tests.segmenter.tiny_training import (
+    figures_of,
+    frozen_norms,
+    tiny_settings,
+    train_tiny,
+    write_labelled,
+)
 
 DISTRIBUTED_RUN = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from tests.segmenter.tiny_training import CLASS_NAMES, PALETTE, frozen_norms
-from tests.segmenter.tiny_training import write_labelled, write_pairs
-from pipeline.segmenter.train import train
+from tests.segmenter.tiny_training import frozen_norms, train_tiny, write_labelled, write_pairs
 
 pairs = write_pairs(Path(sys.argv[2]))
 labelled = write_labelled(Path(sys.argv[2]) / "val")
-train(frozen_norms(validation_interval=2), pairs, CLASS_NAMES, PALETTE, Path(sys.argv[3]), 3,
-      validation=labelled)
+train_tiny(pairs, Path(sys.argv[3]), frozen_norms(validation_interval=2), validation=labelled)
 """
 
 
 def validated(pairs, work_dir, labelled, **changes):
     settings = tiny_settings(validation_interval=2, **changes)
-    return run(pairs, work_dir, settings, validation=labelled)
+    return train_tiny(pairs, work_dir, settings, validation=labelled)
 
 
 def test_validation_changes_no_weight_and_keeps_the_best(trained, pairs, tmp_path):
@@ -118,7 +121,7 @@ def test_no_validation_no_best_checkpoint(trained):
 def test_curves_for_tensorboard(pairs, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    run(pairs, tmp_path, tiny_settings(iterations=1))
+    train_tiny(pairs, tmp_path, tiny_settings(iterations=1))
     (file,) = tmp_path.glob("**/events.out.tfevents.*")
     events = EventAccumulator(str(file))
     events.Reload()
@@ -128,10 +131,12 @@ def test_curves_for_tensorboard(pairs, tmp_path):
 def test_a_batch_in_parts_makes_the_same_steps(pairs, tmp_path):
     """An iteration stays a step of the optimiser; the parts' gradients add up to the batch's."""
     whole, parts = [], []
-    run(pairs, tmp_path / "1", frozen_norms(), on_iteration=lambda *r: whole.append(r))
-    run(pairs, tmp_path / "2", frozen_norms(accumulate=2), on_iteration=lambda *r: parts.append(r))
+    train_tiny(pairs, tmp_path / "1", frozen_norms(), on_iteration=lambda *r: whole.append(r))
+    train_tiny(
+        pairs, tmp_path / "2", frozen_norms(accumulate=2), on_iteration=lambda *r: parts.append(r)
+    )
     assert [r[0] for r in whole] == [r[0] for r in parts] == [1, 2, 3, 4, 5]
-    run(pairs, tmp_path / "first", frozen_norms(iterations=1))
+    train_tiny(pairs, tmp_path / "first", frozen_norms(iterations=1))
     assert_same_changes(*(weights(tmp_path / n) for n in ("first", "1", "2")))
     # Parts are means over their own labelled pixels, whose numbers differ a little.
     assert np.allclose([r[2] for r in whole], [r[2] for r in parts], rtol=0.02)
@@ -150,11 +155,11 @@ def assert_same_changes(before, one, other):
 
 def test_resuming_a_batch_in_parts(pairs, tmp_path):
     settings = frozen_norms(accumulate=4)  # of one image each: frozen norms do not mind
-    run(pairs, tmp_path / "whole", settings)
-    run(pairs, tmp_path / "cut", replace(settings, iterations=5))
+    train_tiny(pairs, tmp_path / "whole", settings)
+    train_tiny(pairs, tmp_path / "cut", replace(settings, iterations=5))
     (tmp_path / "cut" / "iter_5.pth").unlink()
     assert last_checkpoint(tmp_path / "cut").name == "iter_4.pth"
-    run(pairs, tmp_path / "cut", settings)
+    train_tiny(pairs, tmp_path / "cut", settings)
     assert_same_weights(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
 
 
@@ -169,7 +174,7 @@ def test_two_processes_train_as_one(pairs, tmp_path):
     done = run_python(*TORCHRUN, script, REPOSITORY, folder, together, PYTHONPATH=str(REPOSITORY))
     assert done.returncode == 0, done.stderr
     settings = frozen_norms(validation_interval=2, accumulate=2)
-    run(pairs, alone, settings, validation=labelled)
+    train_tiny(pairs, alone, settings, validation=labelled)
     for name, values in weights(together).items():
         assert torch.allclose(values.float(), weights(alone)[name].float(), atol=1e-5), name
     assert figures_of(together) == pytest.approx(figures_of(alone), abs=0.5)
@@ -180,12 +185,12 @@ def test_two_processes_train_as_one(pairs, tmp_path):
 def test_mixed_precision_on_a_cpu(reports, pairs, tmp_path):
     losses = []
     settings = tiny_settings(precision="bf16")
-    run(pairs, tmp_path, settings, on_iteration=lambda *r: losses.append(r[2]))
+    train_tiny(pairs, tmp_path, settings, on_iteration=lambda *r: losses.append(r[2]))
     exact = [report[2] for report in reports]
     assert losses != exact and np.allclose(losses, exact, rtol=0.05)
     assert all(v.dtype != torch.bfloat16 for v in weights(tmp_path).values())
     with pytest.raises(UserError, match="fp16 is for GPUs"):
-        run(pairs, tmp_path / "fp16", tiny_settings(precision="fp16"))
+        train_tiny(pairs, tmp_path / "fp16", tiny_settings(precision="fp16"))
 
 
 def test_a_training_keeps_the_precision_that_auto_was_when_it_began(
@@ -201,7 +206,9 @@ def test_a_training_keeps_the_precision_that_auto_was_when_it_began(
 
         monkeypatch.setattr(device, "cpu_flags", lambda: frozenset(flags))
         with suppress(KeyboardInterrupt):
-            run(pairs, tmp_path / work_dir, tiny_settings(precision=precision), on_iteration=report)
+            train_tiny(
+                pairs, tmp_path / work_dir, tiny_settings(precision=precision), on_iteration=report
+            )
         return found
 
     plain = [report[2] for report in reports]
@@ -219,8 +226,8 @@ def test_a_checkpoint_of_no_known_precision_is_resumed_as_this_machine_can(
     pairs, tmp_path, precision
 ):
     settings = tiny_settings(precision="auto", iterations=2)
-    path = run(pairs, tmp_path, settings)
+    path = train_tiny(pairs, tmp_path, settings)
     checkpoint = torch.load(path, weights_only=True)
     checkpoint["meta"]["segmenter"]["precision"] = precision
     torch.save(checkpoint, path)
-    assert run(pairs, tmp_path, replace(settings, iterations=3)).name == "iter_3.pth"
+    assert train_tiny(pairs, tmp_path, replace(settings, iterations=3)).name == "iter_3.pth"

@@ -110,6 +110,14 @@ def write_labelled(folder: Path, count: int = 3):
     return [Sample(pair.id, pair.image, MaskFile(pair.mask)) for pair in pairs]
 
 
+def train_tiny(pairs, folder: Path, settings=None, *, seed=3, on_iteration=None, **more) -> Path:
+    """Trains the tiny network in a folder."""
+    from pipeline.segmenter.train import Listener, Task, train
+
+    task = Task(settings or tiny_settings(), pairs, CLASS_NAMES, PALETTE, seed, **more)
+    return train(task, folder, Listener(iteration=on_iteration))
+
+
 def training_stage(pairs, labelled, **changes):
     """The stage that trains the tiny network."""
     from pipeline.datasets.vocabulary import Vocabulary
