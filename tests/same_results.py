@@ -119,6 +119,7 @@ KNOWN: dict[str, dict[str, str]] = {
     "64f3d40003": {
         r"/metrics\.json: \S+(measured_on|results|read\.\w+): '\w{16}' became": "inputs have names",
         r"code: 'pipeline\.cams\.settings\.\w+\.build' became": "methods keep their names",
+        r"made_from\.cams\.2: '\w{12}' became": "and so another key",
     },
 }
 """Base, as ``git rev-parse --short=10`` names it → expression that finds "configuration/file: what
