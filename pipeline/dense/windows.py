@@ -252,7 +252,7 @@ def with_scaled_positions(encoder: ClipEncoder) -> ClipEncoder:
 def resize_as_opencv(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resizes an image, h×w×3 uint8, as ``cv2.resize`` does with INTER_LINEAR, to the last digit.
 
-    It takes the two resize_nearest pixels of each axis, even where the image shrinks. OpenCV rounds
+    It takes the two nearest pixels of each axis, even where the image shrinks. OpenCV rounds
     weights to 11 binary digits, and products between the two axes, so that one value in eight
     differs by one grey level from the exact interpolation.
     """

@@ -45,7 +45,7 @@ class LeftOut:
     """The image cannot have a result."""
 
     reason: str
-    error: NoEntry | None = None  # of files that do not name it, which is no failure
+    error: NoEntry | None = None  # the given files do not name it: no failure
 
 
 State = Done | Reuse | Compute | Wait | LeftOut

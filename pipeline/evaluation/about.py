@@ -35,7 +35,7 @@ class Configuration(Protocol):
 
 @dataclass(frozen=True)
 class About:
-    """The choices that led to figures, in words; "" for those that have no part in them.
+    """The choices that led to figures, in words; "" for those that played no part.
 
     ``metrics.json`` holds them side by side.
     """

@@ -19,7 +19,7 @@ from pipeline.files.download import size_text
 
 
 class UnusableArchive(UserError):
-    """The archive is damaged, or holds no files."""
+    """The archive is damaged or empty."""
 
 
 _DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError)

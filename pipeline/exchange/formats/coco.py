@@ -24,7 +24,7 @@ def export_coco(
 
     Class k has category k+1, as in masks. An image has an annotation for each of its classes:
     ``segmentation`` in COCO's compressed run lengths, ``area`` in pixels, ``bbox`` as x, y, width,
-    height, and ``iscrowd`` 0. Label 255 has no annotation. If all ids are numbers, they are the
+    height, and ``iscrowd`` 0. No annotation has label 255. If all ids are numbers, they are the
     numbers of the images as well, as in COCO; otherwise images are counted from 1.
 
     The files of the image root ``images`` give ``file_name`` its suffix; without it, ``.jpg``. With

@@ -33,7 +33,7 @@ def export_label_studio(
     """Writes tags, masks or predictions as one JSON file of tasks, and ``<name>.xml`` beside it.
 
     A task has one prediction: the tags as choices, and the region of each class as a brush's run
-    lengths. Label 255 has no region. A task's ``image`` is the address of a local file: ``prefix``,
+    lengths. No region has label 255. A task's ``image`` is the address of a local file: ``prefix``,
     the folder of the images below Label Studio's document root, and the path below the image root.
     The files of the image root ``images`` give it the suffix; without it, ``.jpg``.
     Raises a UserError if a file cannot be written, or is another's.
