@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from pipeline.engine.entries import result_of
-from pipeline.engine.lineage import Result
 from pipeline.engine.plugins import import_plugins
+from pipeline.engine.results import Results
 from pipeline.files.fingerprints import fingerprint, fingerprint_file
 from pipeline.files.images import encode_png
 from tests.report.measured import rows_of
@@ -228,7 +228,7 @@ def test_a_report_shows_no_picture_of_before_a_change(run, world):
 )
 def test_folders_tell_which_inputs_are_others_now(given, expected, tmp_path):
     names = ("tags", "segmenter", "masks")
-    tags, network, masks = (Result(tmp_path / "all" / name / "key") for name in names)
+    tags, network, masks = (Results(tmp_path / "all" / name / "key") for name in names)
     tags.entries = {"0": {"id": "0", "tags": [1]}}
     weights = network.path / "best_mIoU_iter_1.pth"
     weights.parent.mkdir(parents=True)

@@ -20,7 +20,6 @@ from PIL import Image
 from pipeline.clip import attention, device, frozen, fused
 from pipeline.commands import compare, run_stage
 from pipeline.engine import workers
-from pipeline.engine.lineage import open_folder
 from pipeline.errors import UserError
 from pipeline.segmenter import stage as segmenting
 from pipeline.stages.config import compose, read_config
@@ -129,7 +128,7 @@ def test_no_trait_is_in_a_key_a_recipe_or_an_input(made, opened):
         with standing_in(name):
             builder = opened(out).builder
             stages, settings = builder.stages, [json.dumps(s.settings) for s in builder.stages]
-        per_image = [open_folder(stage, builder.store) for stage in stages[:3]]
+        per_image = [stage.results(builder.store) for stage in stages[:3]]
         lines = [
             (folder.recipe, entry["inputs"], folder.result_of(image_id))
             for folder in per_image

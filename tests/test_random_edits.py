@@ -170,9 +170,9 @@ class Edits(RuleBasedStateMachine):
         """Runs stages; returns why a user has to do something, or ""."""
         put = MetricsFile.put
 
-        def note(file, folder, *figures):
-            put(file, folder, *figures)
-            self.new.add((folder.stage, folder.split, folder.key))
+        def note(file, results, *figures):
+            put(file, results, *figures)
+            self.new.add((results.name, results.split, results.key))
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(MetricsFile, "put", note)

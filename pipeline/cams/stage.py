@@ -11,10 +11,11 @@ from pipeline.cams.cams import Cams, encode_cams, read_cams
 from pipeline.cams.method import CamOptions
 from pipeline.clip.method_stage import MethodStage
 from pipeline.engine.entries import PHOTOGRAPH, Inputs
-from pipeline.engine.folder import StageFolder
 from pipeline.engine.kinds import CAMS
+from pipeline.engine.results import Results
 from pipeline.engine.sample import LOOKED_AT, Sample, evenly
 from pipeline.engine.stage import Computed, Decoded, Folders, Item, Output, Outputs
+from pipeline.engine.writer import Writer
 from pipeline.errors import ImageError
 from pipeline.files.fingerprints import fingerprint
 from pipeline.tags.scores import read_tags
@@ -34,21 +35,22 @@ class CamStage(MethodStage):
     options_base = CamOptions
     kind = CAMS
 
-    def statistics(self, folder: StageFolder, done: Sequence[Sample]) -> Mapping[str, Any]:
+    def statistics(self, writer: Writer, done: Sequence[Sample]) -> Mapping[str, Any]:
         """Returns the share of CAMs that are flat, of a selection of images."""
-        if done and folder.statistics and not folder.has_changed:
-            return folder.statistics
-        read = (read_cams(folder.path / f"{s.id}.npz").cams for s in evenly(done, LOOKED_AT))
+        before = writer.results.statistics
+        if done and before and not writer.has_changed:
+            return before
+        read = (read_cams(writer.path / f"{s.id}.npz").cams for s in evenly(done, LOOKED_AT))
         deviations = [cam.std(dtype=np.float32) for cams in read for cam in cams]
         return {"flat": float(np.mean(np.array(deviations) < FLAT))} if deviations else {}
 
-    def remark(self, folder: StageFolder, ids: Collection[str]) -> str:
+    def remark(self, results: Results, ids: Collection[str]) -> str:
         """Returns a remark if many CAMs are flat."""
-        flat = folder.statistics.get("flat", 0)
+        flat = results.statistics.get("flat", 0)
         if flat <= MANY_FLAT:
             return ""
         return (
-            f"{flat:.0%} of the CAMs of split {folder.split} are flat, and show no object: check"
+            f"{flat:.0%} of the CAMs of split {results.split} are flat, and show no object: check"
             " the weights and the normalisation of clip, and look at the report"
         )
 

@@ -12,7 +12,7 @@ from pipeline.commands.command_line import collect_garbage, next_command, print_
 from pipeline.commands.status import nothing_to_compute, plan_table
 from pipeline.datasets.demo import without_drawing
 from pipeline.datasets.settings import RENDERED
-from pipeline.engine.folder import FAILURES
+from pipeline.engine.results import FAILURES
 from pipeline.engine.run import Outcome
 from pipeline.errors import SAME_SETTINGS, NeedsStage, UserError, command, shown, tell
 from pipeline.masks.stage import MaskStage

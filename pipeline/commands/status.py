@@ -8,9 +8,9 @@ from rich.filesize import decimal
 from rich.table import Column, Table
 
 from pipeline.engine.entries import ENTRIES
-from pipeline.engine.result_folder import finished_at
+from pipeline.engine.manifest import finished_at
 from pipeline.engine.store import folder_size
-from pipeline.files.journal import open_journal
+from pipeline.files.journal import Journal
 from pipeline.report.configurations import describe_choices, distinguish, readable
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def status_table(root: Path, folders: Sequence[tuple[Path, Mapping]]) -> Table:
     for path, manifest in folders:
         done = manifest.get("images", "–")
         if not manifest.get("complete"):
-            done = f"{len(open_journal(path / ENTRIES).entries)} of {manifest.get('images', '?')}"
+            done = f"{len(Journal(path / ENTRIES).entries)} of {manifest.get('images', '?')}"
         split = path.parent.parent.relative_to(root).as_posix()
         choices = describe_choices(manifest.get("configuration", {}))
         table.add_row(

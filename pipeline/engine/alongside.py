@@ -14,6 +14,7 @@ from pipeline.engine.pool import Pool, with_notes
 from pipeline.engine.progress import note
 from pipeline.engine.sample import Sample
 from pipeline.engine.stage import Folders, Item, PerImage, item_of
+from pipeline.engine.writer import Writer
 from pipeline.errors import ImageError
 
 ShardResult = tuple[dict[str, list[dict]], dict[str, str]]
@@ -31,8 +32,9 @@ class Alongside:
     that turn as well.
 
     Args:
-        stage: reads no other results than those of ``folders``.
-        folders: its own, which is locked, and those of the stages before it, by name.
+        stage: reads no other results than those ``before``.
+        before: those of the stages before it, by name.
+        writer: writes its own, and holds the lock.
         pool: the processes.
         work: computes some items in one of them.
         images: the number of images of the split.
@@ -41,13 +43,14 @@ class Alongside:
     def __init__(
         self,
         stage: PerImage,
-        folders: Folders,
+        before: Folders,
+        writer: Writer,
         pool: Pool,
         work: Callable[[list[Item]], ShardResult],
         images: int,
     ):
         self.stage = stage
-        self._folders, self._folder = folders, folders[stage.name]
+        self._before, self._writer = before, writer
         self._pool, self._work = pool, partial(with_notes, work)
         self._free = Semaphore(_WAITING * pool.size)
         self._under_way: deque[Future[Any]] = deque()
@@ -55,17 +58,17 @@ class Alongside:
 
     def hand_on(self, sample: Sample) -> None:
         """Has the result of an image computed, unless it exists; waits while too many wait."""
-        has_inputs = all(sample.id in self._folders[n].entries for n in self.stage.before)
+        has_inputs = all(sample.id in results.entries for results in self._before.values())
         if not (self._is_sound and has_inputs):
             return
         try:
-            item = item_of(self.stage, sample, self._folders, {})
+            item = item_of(self.stage, sample, self._before, {})
         except (ImageError, OSError):
             return
-        if any(self._folder.candidates(sample.id, item.inputs)):
+        if any(self._writer.results.candidates(sample.id, item.inputs)):
             return
-        if not self._under_way and not self._folder.computed:
-            self._folder.begin(self._images)
+        if not self._under_way and not self._writer.computed:
+            self._writer.begin(self._images)
         self._free.acquire()
         future = self._pool.submit(self._work, [item])
         future.add_done_callback(lambda _: self._free.release())
@@ -77,7 +80,7 @@ class Alongside:
         """Waits for all results, and returns how many there are."""
         while self._under_way:
             self._take()
-        return self._folder.computed
+        return self._writer.computed
 
     def _take(self) -> None:
         """Waits for what a process computes and stores it; this thread alone writes the journal."""
@@ -88,4 +91,4 @@ class Alongside:
         (entries, _), noted = future.result()
         note(*noted)
         for line in entries[self.stage.name]:
-            self._folder.adopt(line)
+            self._writer.adopt(line)

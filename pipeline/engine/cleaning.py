@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.engine.entries import ENTRIES, files_of, remove_files
-from pipeline.engine.folder import FAILURES, LATEST, REMOVED
-from pipeline.engine.lineage import Result
+from pipeline.engine.manifest import LATEST
+from pipeline.engine.results import FAILURES, REMOVED, Results
 from pipeline.engine.store import Store, read_kept
 from pipeline.errors import UserError
 from pipeline.files.atomic import TEMPORARY, canonical_json, is_stale
-from pipeline.files.journal import open_journal
+from pipeline.files.journal import Journal
 from pipeline.files.lock import FolderLock
 
 
@@ -24,10 +24,10 @@ def find_removable(store: Store) -> list[tuple[Path, dict]]:
     """
     folders = store.folders()
     links = (link for depth in ("*", "*/*") for link in store.root.glob(f"{depth}/{LATEST}"))
-    latest = [Result(link.resolve()) for link in links]
+    latest = [Results(link.resolve()) for link in links]
     runs = {result.manifest.get("run") for result in latest}
     complete = ((path, manifest) for path, manifest in folders if manifest.get("complete"))
-    rounds = (Result(path) for path, manifest in complete if manifest.get("run") in runs)
+    rounds = (Results(path) for path, manifest in complete if manifest.get("run") in runs)
     needed = {each.path.name for result in (*latest, *rounds) for each in result.chain}
     return [
         (path, manifest)
@@ -53,7 +53,7 @@ def find_orphans(folder: Path) -> dict[str, list[Path]]:
 
     They are of images that the data set no longer has, or that an earlier stage skipped.
     """
-    result = Result(folder)
+    result = Results(folder)
     orphans = result.listed(FAILURES, REMOVED) & result.entries.keys()
     return {i: files_of(folder, result.entries[i]) for i in sorted(orphans)}
 
@@ -64,7 +64,7 @@ def remove_orphans(folder: Path) -> int:
     Raises a UserError if another process holds the folder's lock, or a file cannot be removed.
     """
     with FolderLock(folder):
-        journal, orphans = open_journal(folder / ENTRIES), find_orphans(folder)
+        journal, orphans = Journal(folder / ENTRIES), find_orphans(folder)
         for image_id in orphans:
             remove_files(folder, journal.entries.pop(image_id))
         journal.compact()

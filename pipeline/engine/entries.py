@@ -5,7 +5,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline.files.atomic import cannot_write
+from pipeline.errors import UserError
+from pipeline.files.atomic import cannot_write, write_atomically
 from pipeline.files.fingerprints import fingerprint
 
 ENTRIES = "entries.jsonl"
@@ -28,6 +29,35 @@ def result_of(entry: Mapping[str, Any]) -> str:
 def photograph_and_result(entry: Mapping[str, Any]) -> list[str]:
     """Returns the fingerprints of an image's photograph and of its result."""
     return [entry["inputs"].get(PHOTOGRAPH, ""), result_of(entry)]
+
+
+def write_result(
+    folder: Path,
+    recipe: str,
+    image_id: str,
+    inputs: Inputs,
+    files: Mapping[str, bytes] = {},
+    **values: object,
+) -> dict[str, Any]:
+    """Writes the files of an image's result, and returns the entry, which is to be stored then.
+
+    Args:
+        recipe: see :attr:`pipeline.engine.stage.PerImage.recipe`.
+        inputs: what the result was made from.
+        files: name below the folder → bytes.
+        values: further ones of the entry, which JSON can hold.
+
+    Raises:
+        UserError: a file cannot be written, or would lie outside the folder.
+    """
+    for name, data in files.items():
+        path = folder / name
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise UserError(f"image id {image_id!r} leaves the output folder: rename the image")
+        write_atomically(path, data)
+    if files:
+        values["files"] = {name: fingerprint(data) for name, data in files.items()}
+    return {"id": image_id, "recipe": recipe, "inputs": {**inputs}, **values}
 
 
 def files_of(folder: Path, entry: Mapping[str, Any]) -> list[Path]:

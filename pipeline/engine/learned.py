@@ -8,12 +8,12 @@ from functools import cached_property
 from typing import NamedTuple
 
 from pipeline.engine.entries import holds
-from pipeline.engine.folder import StageFolder
-from pipeline.engine.lineage import open_folder
+from pipeline.engine.results import Results
 from pipeline.engine.sample import Images, Sample, contents
 from pipeline.engine.scan import available, key_unknown_until
 from pipeline.engine.stage import OfSplit, PerImage, Stage
 from pipeline.engine.store import Store
+from pipeline.engine.writer import Writer
 from pipeline.errors import NeedsStage, UserError
 from pipeline.files.atomic import canonical_json, read_json, write_atomically
 from pipeline.files.fingerprints import fingerprint
@@ -61,11 +61,11 @@ class Learned(OfSplit):
     refit: bool = False
 
     @abstractmethod
-    def learn(self, ids: Sequence[str], folder: StageFolder) -> bytes:
+    def learn(self, ids: Sequence[str], results: Results) -> bytes:
         """Returns what is learned, as the bytes of :attr:`file`, or raises a UserError.
 
         The ``ids`` of the images are sorted, so that nothing depends on the order of the list; the
-        ``folder`` holds their results.
+        ``results`` are theirs.
         """
 
     @property
@@ -74,27 +74,27 @@ class Learned(OfSplit):
         (source,) = self.before.values()
         return source
 
-    def exists(self, folder: StageFolder) -> bool:
+    def exists(self, results: Results) -> bool:
         """Tells whether it was learned, and is intact."""
-        manifest = folder.manifest()
+        manifest = results.manifest
         found = manifest.get("complete", False) and manifest.get("files", {})
-        return bool(found) and PHOTOGRAPHS in found and holds(folder.path, manifest)
+        return bool(found) and PHOTOGRAPHS in found and holds(results.path, manifest)
 
-    def is_complete(self, folder: StageFolder) -> bool:
+    def is_complete(self, results: Results) -> bool:
         """Tells whether it exists and may serve the images as they are.
 
         With ``refit`` it has to be learned from the results as they are.
         """
-        if not self.exists(folder):
+        if not self.exists(results):
             return False
         if self.refit:
-            return folder.manifest().get("input") == self._input(self.samples())
-        change = self._change_since(folder)
+            return results.manifest.get("input") == self._input(self.samples())
+        change = self._change_since(results)
         return not (change.has_lost and change.is_mostly_new)
 
     def samples(self) -> Sequence[Sample]:
         """Returns the split's images with a result; a UserError if the stage before missed any."""
-        if not self.refit and self.is_complete(open_folder(self, self.store)):
+        if not self.refit and self.is_complete(self.results(self.store)):
             return self.images.of(self.split)
         return available(self.source, self.images, self.store)
 
@@ -103,9 +103,9 @@ class Learned(OfSplit):
         """Id → fingerprint of each image's content."""
         return contents(self.images.of(self.split))
 
-    def _change_since(self, folder: StageFolder) -> Change:
+    def _change_since(self, results: Results) -> Change:
         """Returns how the split has changed since; images outside the selection stay."""
-        before, now = read_json(folder.path / PHOTOGRAPHS, {str: str}) or {}, self._photographs
+        before, now = read_json(results.path / PHOTOGRAPHS, {str: str}) or {}, self._photographs
         learned, present = {*before.values()}, {*now.values()}
         new = {image_id for image_id, content in now.items() if content not in learned}
         gone = {image_id for image_id, content in before.items() if content not in present}
@@ -113,27 +113,27 @@ class Learned(OfSplit):
         return Change(len(now) - len(new), *map(len, (new - gone, new & gone, gone - new)))
 
     def _input(self, samples: Sequence[Sample]) -> str:
-        source = open_folder(self.source, self.store)
+        source = self.source.results(self.store)
         return fingerprint(sorted([s.id, source.result_of(s.id)] for s in samples))
 
-    def run(self, folder: StageFolder) -> int:
+    def run(self, writer: Writer) -> int:
         """Learns; returns the number of images, 0 where nothing was to be done."""
-        if self.is_complete(folder):
-            folder.point_latest()
+        if self.is_complete(writer.results):
+            writer.point_latest()
             return 0
         samples, began = self.samples(), time.monotonic()
         if not samples:
             raise UserError(f"split {self.split} has no image to learn {self.name} from")
-        is_there = self.exists(folder)
+        is_there = self.exists(writer.results)
         if not is_there:  # else what was learned before counts until then
-            folder.begin(len(samples))
+            writer.begin(len(samples))
         ids = sorted(sample.id for sample in samples)
-        learned = self.learn(ids, open_folder(self.source, self.store))
+        learned = self.learn(ids, self.source.results(self.store))
         photographs = canonical_json(self._photographs).encode()
         files = {self.file: learned, PHOTOGRAPHS: photographs}
         for name, data in files.items():
-            write_atomically(folder.path / name, data)
-        folder.write_manifest(
+            write_atomically(writer.path / name, data)
+        writer.write_manifest(
             complete=True,
             images=len(ids),
             left_out=len(self.images.of(self.split)) - len(ids),
@@ -145,11 +145,11 @@ class Learned(OfSplit):
         )
         return len(ids)
 
-    def remark(self, folder: StageFolder, ids: Collection[str]) -> str:
+    def remark(self, results: Results, ids: Collection[str]) -> str:
         """Says what it was learned from, if that happened now, else what :meth:`outlook` says."""
         if not ids:
             return self.outlook()
-        anew = ", anew, since most of these are new" if folder.manifest().get("anew") else ""
+        anew = ", anew, since most of these are new" if results.manifest.get("anew") else ""
         what = f"{len(ids):,} images of split {self.split}"
         return f"{self.name} were learned from {what}, without labels{anew}"
 
@@ -157,9 +157,9 @@ class Learned(OfSplit):
         """Says how the split has changed since it was learned, and what a run does then; or ""."""
         if self.refit or key_unknown_until(self, {}):
             return ""
-        if not self.exists(folder := open_folder(self, self.store)):
+        if not self.exists(results := self.results(self.store)):
             return ""
-        change = self._change_since(folder)
+        change = self._change_since(results)
         images = f"{change.known:,} of {len(self._photographs):,} images of split {self.split}"
         learned = f"{self.name} were learned from {images}"
         if change.has_lost and change.is_mostly_new:
@@ -170,9 +170,9 @@ class Learned(OfSplit):
         is_worth_a_note = change.has_lost or change.is_mostly_new
         return f"{learned}: {self.command}.refit=true learns anew" if is_worth_a_note else ""
 
-    def refuse_missing(self, folder: StageFolder, reader: Stage) -> None:
+    def refuse_missing(self, results: Results, reader: Stage) -> None:
         """Raises the UserError of a stage that uses it, where it was not learned."""
-        if not self.exists(folder):
+        if not self.exists(results):
             wrong = f"no {self.name} were learned from split {self.split}"
             raise NeedsStage(f"{wrong}: run stage={self.command} first", self.command)
 
@@ -180,4 +180,4 @@ class Learned(OfSplit):
         """Tells whether it serves as it is, so that no stage before it need run."""
         if self.refit or key_unknown_until(self, {}):
             return False
-        return self.is_complete(open_folder(self, self.store))
+        return self.is_complete(self.results(self.store))

@@ -39,18 +39,18 @@ def plan(
     for stage in stages:
         found = scans[stage] = scan(stage, images, store, scans)
         for state in found.of(Reuse).values():  # the stages after it find what a run would link
-            found.folder.entries[state.entry["id"]] = dict(state.entry)
-        carrier, folder, pending = carriers.get(stage, ""), found.folder, len(found.pending)
+            found.results.entries[state.entry["id"]] = dict(state.entry)
+        carrier, results, pending = carriers.get(stage, ""), found.results, len(found.pending)
         yield PlannedStage(
             stage=stage.name,
             split=in_round(stage.where, stage.round),
             images=len(found.samples),
-            cached=len(found.usable) - pending if folder else None,
+            cached=len(found.usable) - pending if results else None,
             to_compute=pending,
             after=found.after,
-            is_upper_bound=folder is None or any(i in folder.entries for i in found.of(Wait)),
+            is_upper_bound=results is None or any(i in results.entries for i in found.of(Wait)),
             rides_with=carrier if found.of(Wait) and not found.of(Compute) else "",
-            key=folder.key if folder else "",
+            key=results.key if results else "",
             note=stage.outlook() if isinstance(stage, Learned) else _left_out(found),
         )
         if isinstance(stage, PerImage) and stage.rider is not None:

@@ -8,12 +8,11 @@ from itertools import groupby
 from pathlib import Path
 
 from pipeline.engine.alongside import Alongside
-from pipeline.engine.folder import FAILURES, StageFolder
-from pipeline.engine.lineage import open_folder
 from pipeline.engine.progress import track
+from pipeline.engine.results import FAILURES
 from pipeline.engine.sample import Images
 from pipeline.engine.scan import Compute, LeftOut, Reuse, Scan, key_unknown_until, scan
-from pipeline.engine.stage import OfSplit, PerImage, Stage
+from pipeline.engine.stage import Folders, OfSplit, PerImage, Stage
 from pipeline.engine.store import Store
 from pipeline.engine.workers import Executor
 from pipeline.errors import UserError, refusing_exit, shown
@@ -100,19 +99,20 @@ class Run:
 
     def _run_split(self, stage: OfSplit) -> Outcome:
         before = scan(stage, self.images, self.store, self._scans)
-        folder, ids = before.folder, dict.fromkeys(before.ids)
+        writer, ids = stage.writer(self.store), dict.fromkeys(before.ids)
+        results = writer.results
         with ExitStack() as lock:
             if self.writes:
-                lock.enter_context(folder)
-            broken = stage.broken() if before.of(Compute) else folder.failures
-            folder.failures = {i: broken[i] for i in broken if i in ids}
+                lock.enter_context(writer)
+            broken = stage.broken() if before.of(Compute) else results.failures
+            results.failures = {i: broken[i] for i in broken if i in ids}
             if self.writes:
-                folder.write_failures()
-            outcome = Outcome(stage.name, stage.where, len(ids), 0, folder.failures, folder.path)
+                writer.write_failures()
+            outcome = Outcome(stage.name, stage.where, len(ids), 0, results.failures, writer.path)
             self.refuse_failures([outcome])
-            computed = stage.run(folder)
+            computed = stage.run(writer)
         self._scans[stage] = before.after_run()
-        note = stage.remark(folder, ids if computed else ())
+        note = stage.remark(results, ids if computed else ())
         return replace(outcome, computed=computed, note=note)
 
     def _run_per_image(self, stage: PerImage) -> Outcome:
@@ -122,26 +122,27 @@ class Run:
             # Lock its folder, and its rider's. Its own comes last, so that an image with an entry
             # there is complete.
             made = [each for each in (stage.rider, stage) if each is not None]
-            opened = {s.name: locks.enter_context(open_folder(s, self.store)) for s in made}
+            writers = {s.name: locks.enter_context(s.writer(self.store)) for s in made}
+            opened = {name: writer.results for name, writer in writers.items()}
+            writer, results = writers[stage.name], opened[stage.name]
 
             # Drop the results of images that an earlier stage skipped, and take over those that
             # came with another stage's pass, or that a folder of other settings has.
             before = scan(stage, self.images, self.store, self._scans, opened)
-            folder = before.folder
             asked = {sample.id for sample in self.images.of(split)} | {*self.images.rejected(split)}
             for image_id in asked.difference(sample.id for sample in before.samples):
-                folder.drop(image_id)
-            folder.computed = self._from_riding.pop(stage, 0)
+                writer.drop(image_id)
+            writer.computed = self._from_riding.pop(stage, 0)
             for state in before.of(Reuse).values():
-                folder.reuse(dict(state.entry), state.source)
+                writer.reuse(dict(state.entry), state.source)
 
             # Compute the others, and alongside them a stage that reads these results.
             if missing := [state.item for state in before.of(Compute).values()]:
-                for each in opened.values():
+                for each in writers.values():
                     each.begin(len(before.ids))
                 beside = self._go_alongside(made, opened, locks)
                 names = stage.name if beside is None else f"{stage.name} and {beside.stage.name}"
-                work = stage, self._inputs(stage), opened, missing
+                work = stage, self._inputs(stage), writers, missing
                 with track(f"{names} {split}", len(missing)) as advance:
                     for sample, reason in self.executor.compute(*work):
                         if reason is not None:
@@ -152,29 +153,28 @@ class Run:
                 if beside is not None:  # it is finished when its own turn comes, as the rider is
                     self._from_riding[beside.stage] += beside.finish()
             if stage.rider is not None:
-                self._from_riding[stage.rider] = opened[stage.rider.name].computed
+                self._from_riding[stage.rider] = writers[stage.rider.name].computed
 
             # Record what was skipped, and complete the folder.
             skipped = before.of(LeftOut)
             failures = {**{i: each.reason for i, each in skipped.items()}, **failures}
             for image_id, reason in failures.items():
-                folder.fail(image_id, reason)
-            entries = folder.entries
-            done = [sample for sample in before.samples if sample.id in entries]
-            summary, known = stage.summary(folder, done), self.images.known_ids(split)
-            folder.finish(before.ids, summary, known, stage.statistics(folder, done))
+                writer.fail(image_id, reason)
+            done = [sample for sample in before.samples if sample.id in results.entries]
+            summary, known = stage.summary(results, done), self.images.known_ids(split)
+            writer.finish(before.ids, summary, known, stage.statistics(writer, done))
 
         # Tell the stages after it, and the user.
         self._scans[stage] = before.after_run(failures)
         ids = dict.fromkeys(before.ids)
         absent = {image_id for image_id, state in skipped.items() if state.error}
-        left_out = {i: reason for i, reason in sorted(folder.failures.items()) if i in ids}
-        computed = min(folder.computed, len(ids) - len(left_out))
-        facts = computed, left_out, folder.path, folder.reused, stage.remark(folder, ids)
+        left_out = {i: reason for i, reason in sorted(results.failures.items()) if i in ids}
+        computed = min(writer.computed, len(ids) - len(left_out))
+        facts = computed, left_out, writer.path, writer.reused, stage.remark(results, ids)
         return Outcome(stage.name, stage.where, len(ids), *facts, absent=absent)
 
     def _go_alongside(
-        self, made: Sequence[PerImage], opened: Mapping[str, StageFolder], locks: ExitStack
+        self, made: Sequence[PerImage], opened: Folders, locks: ExitStack
     ) -> Alongside | None:
         """Starts a stage that was asked for, and reads results that are being ``made``."""
         stage = made[-1]
@@ -185,13 +185,13 @@ class Run:
             if not is_fed or key_unknown_until(other, self._scans):
                 continue
             before = {name: opened[need.name] for name, need in other.before.items()}
-            folders = {**before, other.name: open_folder(other, self.store)}
-            images = len(self.images.of(other.split))
-            beside = self.executor.go_alongside(other, self._inputs(other), folders, stage, images)
+            writer, images = other.writer(self.store), len(self.images.of(other.split))
+            work = other, self._inputs(other), before, writer
+            beside = self.executor.go_alongside(*work, stage, images)
             if beside is not None:
-                locks.enter_context(folders[other.name])
+                locks.enter_context(writer)
                 return beside
         return None
 
     def _inputs(self, stage: Stage) -> dict[str, Path]:
-        return {name: open_folder(need, self.store).path for name, need in stage.needs.items()}
+        return {name: need.results(self.store).path for name, need in stage.needs.items()}

@@ -7,8 +7,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from pipeline.engine.folder import StageFolder
-from pipeline.engine.lineage import StageResult, learned_by, open_folder
+from pipeline.engine.lineage import RunResults, learned_by
+from pipeline.engine.results import Results
 from pipeline.engine.sample import Images, Sample
 from pipeline.engine.stage import Folders, Item, OfSplit, PerImage, Stage, item_of
 from pipeline.engine.store import Store
@@ -58,14 +58,14 @@ class Scan:
 
     Attributes:
         stage: the stage.
-        folder: its folder; none while its key is not known.
+        results: those that there are; none while its key is not known.
         samples: the images that it covers; those that an earlier stage skipped are not among them.
         states: image id → what is there of its result, and what is to be done.
         after: the stage that images wait for.
     """
 
     stage: Stage
-    folder: StageFolder | None
+    results: Results | None
     samples: Sequence[Sample]
     states: Mapping[str, State]
     after: str = ""
@@ -108,7 +108,7 @@ def scan(
     """Returns the state of every image of a stage.
 
     ``earlier`` are scans of stages that run before this one; of others the disk tells. ``opened``
-    are folders of the stage and of its rider that are open already, by name. Raises a UserError if
+    are results of the stage and of its rider that a run writes to, by name. Raises a UserError if
     an earlier stage did not process all images, or files lack most of them.
     """
     if after := key_unknown_until(stage, earlier):
@@ -117,16 +117,16 @@ def scan(
             stage, None, samples, dict.fromkeys((sample.id for sample in samples), WAIT), after
         )
     if isinstance(stage, OfSplit):
-        folder, samples = open_folder(stage, store), stage.samples()
-        is_complete = stage.is_complete(folder)
+        results, samples = stage.results(store), stage.samples()
+        is_complete = stage.is_complete(results)
         states = {s.id: DONE if is_complete else Compute(Item(s, {})) for s in samples}
-        return Scan(stage, folder, samples, states)
+        return Scan(stage, results, samples, states)
     samples, waiting, after = _inputs(stage, images, store, earlier)
     folders = {
-        name: earlier[need].folder if need in earlier else open_folder(need, store)
+        name: earlier[need].results if need in earlier else need.results(store)
         for name, need in stage.before.items()
     }
-    folder = opened.get(stage.name) or open_folder(stage, store)
+    own = opened.get(stage.name) or stage.results(store)
     learned = learned_by(stage, store) if stage.uses else {}
     # The first stage on the images names the files that are not images.
     rejected = {} if stage.before else images.rejected(stage.split)
@@ -139,9 +139,9 @@ def scan(
         try:
             item = item_of(stage, sample, folders, learned)
             states[sample.id] = Compute(item)
-            for place, entry in folder.candidates(sample.id, item.inputs):
+            for place, entry in own.candidates(sample.id, item.inputs):
                 if (adapted := stage.adapt(entry)) is not None:
-                    is_there = place == folder.path and adapted == entry
+                    is_there = place == own.path and adapted == entry
                     states[sample.id] = DONE if is_there else Reuse(adapted, place)
                     break
             if item.computed_with:
@@ -157,12 +157,12 @@ def scan(
         if any(isinstance(states[item.sample.id], Compute) for item in batch):
             states |= {item.sample.id: Compute(item) for item in batch}
     if stage.rider is not None and not stage.rider.unknown_until():
-        rider = opened.get(stage.rider.name) or open_folder(stage.rider, store)
+        rider = opened.get(stage.rider.name) or stage.rider.results(store)
         for image_id, state in states.items():
             if isinstance(state, Compute):
                 known = rider.known(image_id)
                 states[image_id] = Compute(replace(state.item, known_to_rider=known))
-    return Scan(stage, folder, samples, states, after)
+    return Scan(stage, own, samples, states, after)
 
 
 def _refuse_few(states: Mapping[str, State], wanted: int, images: Images, split: str) -> None:
@@ -187,7 +187,7 @@ def key_unknown_until(stage: Stage, earlier: Scans) -> str:
         if found is None:
             if after := key_unknown_until(need, earlier):
                 return after
-        elif found.folder is None:
+        elif found.results is None:
             return found.after
         elif isinstance(stage, OfSplit) and found.of(Compute, Wait, Reuse):
             return need.name
@@ -209,7 +209,7 @@ def _inputs(
             waiting, after = waiting.union(pending), need.name if pending else after
     for use in stage.uses.values():
         if (found := earlier.get(use)) is None:
-            use.refuse_missing(open_folder(use, store), stage)
+            use.refuse_missing(use.results(store), stage)
         elif found.pending:
             waiting, after = frozenset(sample.id for sample in samples), use.name
     return samples, waiting, after
@@ -221,11 +221,11 @@ def available(stage: PerImage, images: Images, store: Store) -> list[Sample]:
     Those that the stage, or one before it, skipped are not among them. Raises a UserError if the
     stage did not run, or not on all images as they are now.
     """
-    result, samples = StageResult(stage, store, images), images.of(stage.split)
-    folder, left_out, name, split = result.folder, result.left_out, stage.name, stage.split
+    results, samples = RunResults(stage, store, images), images.of(stage.split)
+    left_out, name, split = results.left_out, stage.name, stage.split
     expected = [s for s in samples if s.id not in left_out]
-    finished = [s for s in expected if s.id in folder.entries]
-    if change := result.describe_change(sample.id for sample in finished):
+    finished = [s for s in expected if s.id in results.entries]
+    if change := results.describe_change(sample.id for sample in finished):
         raise NeedsStage(change, stage.command)
     wrong = f"no {name} for split {split}" if expected and not finished else ""
     if finished and (number := len(expected) - len(finished)):

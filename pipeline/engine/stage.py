@@ -17,10 +17,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from pipeline.engine.entries import PHOTOGRAPH, Inputs
-from pipeline.engine.folder import StageFolder, key_of
 from pipeline.engine.kinds import INTERMEDIATE, Kind
+from pipeline.engine.results import Results
 from pipeline.engine.sample import ImageReader, Sample, Size
 from pipeline.engine.settings import joined
+from pipeline.engine.store import Store
+from pipeline.engine.writer import Writer
 from pipeline.errors import ImageError
 from pipeline.files.fingerprints import fingerprint, fingerprint_image
 
@@ -87,8 +89,8 @@ Computed = Iterator[tuple[Item, Outputs | ImageError]]
 
 _identity = attrgetter("name", "split", "round", "title")
 
-Folders = Mapping[str, StageFolder]
-"""Folders by the names that a stage gives to those before it, and by its own name."""
+Folders = Mapping[str, Results]
+"""Results by the names that a stage gives to those before it, and by its own name."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -166,7 +168,9 @@ class Stage(ABC):
     @cached_property
     def key(self) -> str:
         """The name of its folder: a fingerprint of its settings."""
-        return key_of(self.settings)
+        return fingerprint(self.settings)[:12]
+
+    recipe: ClassVar[str] = ""
 
     def own_legend(self) -> Mapping[str, Mapping[str, Any]]:
         """Returns its part of the :attr:`legend`, without that of the stages that it reads."""
@@ -191,6 +195,15 @@ class Stage(ABC):
         legend = {"legend": found} if (found := self.legend) else {}
         return {"command": self.command, "made_from": needs, **legend}
 
+    def results(self, store: Store) -> Results:
+        """Returns the results in its folder, as they are now."""
+        return Results(store.root / self.place / self.name / self.key, self.recipe, self.place)
+
+    def writer(self, store: Store) -> Writer:
+        """Returns what writes to its folder."""
+        about = {**self.about, "configuration": self.settings}
+        return Writer(self.results(store), about, store)
+
     def unknown_until(self) -> str:
         """Returns what has to happen before the key is known, such as "download"; or ""."""
         return ""
@@ -206,7 +219,7 @@ class Stage(ABC):
         """What tables say of its results besides the settings, or ""."""
         return ""
 
-    def remark(self, folder: StageFolder, ids: Collection[str]) -> str:
+    def remark(self, results: Results, ids: Collection[str]) -> str:
         """Returns a remark on the results of all images, or ""."""
         return ""
 
@@ -315,11 +328,11 @@ class PerImage(Stage):
     def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:
         """Computes results, in batches as it likes; ``model`` loads on its first call."""
 
-    def summary(self, folder: StageFolder, done: Sequence[Sample]) -> Mapping[str, bytes]:
+    def summary(self, results: Results, done: Sequence[Sample]) -> Mapping[str, bytes]:
         """Returns files that sum up the results of the images ``done``."""
         return {}
 
-    def statistics(self, folder: StageFolder, done: Sequence[Sample]) -> Mapping[str, Any]:
+    def statistics(self, writer: Writer, done: Sequence[Sample]) -> Mapping[str, Any]:
         """Returns what the manifest says of the results of the images ``done``, for remarks."""
         return {}
 
@@ -352,13 +365,13 @@ class OfSplit(Stage):
         return {}
 
     @abstractmethod
-    def is_complete(self, folder: StageFolder) -> bool:
+    def is_complete(self, results: Results) -> bool:
         """Tells whether the result exists, and need not be made anew."""
 
     @abstractmethod
-    def run(self, folder: StageFolder) -> int:
+    def run(self, writer: Writer) -> int:
         """Makes the result, or goes on with it; returns from how many images, 0 if it existed."""
 
     @abstractmethod
-    def refuse_missing(self, folder: StageFolder, reader: Stage) -> None:
+    def refuse_missing(self, results: Results, reader: Stage) -> None:
         """Raises the UserError of a stage that uses the result, where that does not exist."""

@@ -10,13 +10,11 @@ import zipfile
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from unicodedata import normalize
 
-from pipeline.engine.folder import StageFolder
-from pipeline.engine.result_folder import read_manifest
+from pipeline.engine.manifest import read_manifest
 from pipeline.errors import UserError, shown, tell
 from pipeline.files.atomic import (
     TEMPORARY,
@@ -40,22 +38,26 @@ _SUM, _ABOUT = "sum", "about"  # the names of what is beside an array
 
 
 class Store:
-    """The folders below ``output_dir``; ``folder`` returns a stage's, a :class:`StageFolder`."""
+    """The folders below ``output_dir``.
+
+    Attributes:
+        root: the output directory.
+        wait: the seconds to wait for another run that writes to the same folder.
+        began: when the run began, which manifests name.
+    """
 
     def __init__(self, root: Path, wait: float = 0.0):
         """Checks the version of the layout.
 
-        The directory need not exist. ``wait`` are the seconds to wait for another run that writes
-        to the same folder. Raises a UserError if it is not a folder that can be read, or a version
-        of this program with another layout wrote it.
+        The directory need not exist. Raises a UserError if it is not a folder that can be read, or
+        a version of this program with another layout wrote it.
         """
         if root.exists() and not root.is_dir():
             raise UserError(f"{root} is not a folder: choose another output_dir")
         if root.is_dir() and not os.access(root, os.R_OK | os.X_OK):  # else it would seem empty
             raise UserError(f"{root} cannot be read: ask its owner, or choose another output_dir")
-        self.root = root
-        began = datetime.now(UTC).isoformat(timespec="milliseconds")
-        self.folder = partial(StageFolder, root, wait=wait, run=began)
+        self.root, self.wait = root, wait
+        self.began = datetime.now(UTC).isoformat(timespec="milliseconds")
         layout = (read_json(root / _FORMAT_FILE) or {}).get("format", FORMAT)
         if layout != FORMAT:
             age = "an older" if isinstance(layout, int) and layout < FORMAT else "a newer"

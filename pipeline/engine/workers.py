@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.engine.alongside import Alongside, ShardResult
-from pipeline.engine.entries import Inputs
+from pipeline.engine.entries import Inputs, write_result
 from pipeline.engine.executors import ExecutorSettings, WorkerSettings
-from pipeline.engine.folder import StageFolder
 from pipeline.engine.pool import Pool, ProcessPool, prefetch, spread
 from pipeline.engine.progress import say
 from pipeline.engine.registry import MODELS, methods
-from pipeline.engine.result_folder import ResultFolder, WorkerFolder
 from pipeline.engine.sample import ImageReader, Sample
-from pipeline.engine.stage import Decoded, Item, Outputs, PerImage
+from pipeline.engine.stage import Decoded, Folders, Item, Outputs, PerImage
+from pipeline.engine.writer import Writer
 from pipeline.errors import ImageError, UserError, refusing_exit
 from pipeline.files.fingerprints import fingerprint_file
+from pipeline.files.journal import Journal, part_path
 
 Done = Iterator[tuple[Sample, str | None]]
 """Images, each with the reason why it was skipped; none where its result is stored."""
@@ -34,6 +34,9 @@ Needs = Mapping[str, Path]
 ToLoad = tuple[PerImage, Needs, Mapping[str, Path], Inputs]
 """The arguments of :func:`_load`."""
 
+Places = Mapping[str, tuple[Path, str]]
+"""The path and the recipe of each folder that receives results, by the name of its stage."""
+
 _MAX_UNWRITTEN = 4
 
 _SHARD, _SHARD_BATCHES = 4, 16
@@ -43,23 +46,25 @@ _SHARD, _SHARD_BATCHES = 4, 16
 def compute_here(
     stage: PerImage,
     model: Callable[[], Any],
-    folders: Mapping[str, ResultFolder],
+    places: Places,
+    adopt: Callable[[str, dict[str, Any]], None],
     items: Sequence[Item],
 ) -> Done:
-    """Computes and stores results in this process; a thread writes files as the model goes on.
+    """Computes results in this process; a thread writes files as the model goes on.
 
-    ``model`` returns what the stage loads, and ``folders`` are its own and its rider's, by name.
+    ``model`` returns what the stage loads, and ``places`` are of its own folder and its rider's;
+    ``adopt`` stores an entry in that of a name.
     """
 
     def store(computed: tuple[Item, Outputs | ImageError]) -> str | None:
         item, outputs = computed
         if isinstance(outputs, ImageError):
             return str(outputs)
-        for name, folder in folders.items():
+        for name, (path, recipe) in places.items():
             if (output := outputs.get(name)) is not None:
                 files = {k: data() if callable(data) else data for k, data in output.files.items()}
-                values = {**output.values, "machine": stage.machine}
-                folder.write(item.sample.id, output.inputs or item.inputs, files, **values)
+                result = path, recipe, item.sample.id, output.inputs or item.inputs, files
+                adopt(name, write_result(*result, **output.values, machine=stage.machine))
         return None
 
     def results(images: Decoded) -> Iterable[tuple[Item, Outputs | ImageError]]:
@@ -170,12 +175,16 @@ class Executor:
         self,
         stage: PerImage,
         needs: Needs,
-        folders: Mapping[str, StageFolder],
+        writers: Mapping[str, Writer],
         items: Sequence[Item],
     ) -> Done:
-        """Computes and stores results, wherever the stage is to be computed."""
+        """Computes and stores results, wherever the stage is to be computed.
+
+        The ``writers`` are the stage's own and its rider's, by name.
+        """
         settings, threads, shard_size = self._settings, None, 1
         files = stage.loaded(needs) if stage.uses else {}  # which are the same for all items
+        places = {name: (each.path, each.results.recipe) for name, each in writers.items()}
         to_load = stage, needs, files, {name: items[0].inputs.get(name) for name in files}
         if isinstance(settings, WorkerSettings):
             self._pool = self._pool or settings.start(self._size)
@@ -186,7 +195,7 @@ class Executor:
             size = min(self._size, len(items)) if stage.batch_size is None else 1
             if size == 1:
                 model = cache(partial(_load, *to_load))
-                return compute_here(stage, model, folders, items)
+                return compute_here(stage, model, places, lambda n, e: writers[n].adopt(e), items)
             self._pool = ProcessPool(size)
         say("waiting for workers")
         shards: list[Sequence[Item]] = []
@@ -194,28 +203,28 @@ class Executor:
             members = [*group]
             step = len(members) if depends else shard_size
             shards += [members[start : start + step] for start in range(0, len(members), step)]
-        work = _work_of(to_load, folders, threads)
-        return _compute_in(self._pool, work, folders, shards)
+        work = _work_of(to_load, places, threads)
+        return _compute_in(self._pool, work, writers, shards)
 
     def go_alongside(
         self,
         stage: PerImage,
         needs: Needs,
-        folders: Mapping[str, StageFolder],
+        before: Folders,
+        writer: Writer,
         model: PerImage,
         images: int,
     ) -> Alongside | None:
         """Returns what computes a stage alongside the ``model``; none if that is not wanted.
 
-        The ``folders`` are the stage's own and those of the stages before it, by name; ``images``
-        is the number of images of the split.
+        It reads the results ``before`` it; ``images`` is the number of images of the split.
         """
         runs_here = model.batch_size is not None and not isinstance(self._settings, WorkerSettings)
         if not (self._one_pass and runs_here and stage.batch_size is None):
             return None
         self._pool = ProcessPool(self._size)
-        work = _work_of((stage, needs, {}, {}), {stage.name: folders[stage.name]}, None)
-        return Alongside(stage, folders, self._pool, work, images)
+        work = _work_of((stage, needs, {}, {}), {stage.name: (writer.path, stage.recipe)}, None)
+        return Alongside(stage, before, writer, self._pool, work, images)
 
     def close(self, at_once: bool = False) -> None:
         """Ends the workers, if there are any."""
@@ -223,11 +232,8 @@ class Executor:
             self._pool.close(at_once)
 
 
-def _work_of(
-    to_load: ToLoad, folders: Mapping[str, StageFolder], threads: int | None
-) -> Callable[..., ShardResult]:
+def _work_of(to_load: ToLoad, places: Places, threads: int | None) -> Callable[..., ShardResult]:
     """Returns :func:`compute_shard` of a stage."""
-    places = {name: (folder.path, folder.recipe) for name, folder in folders.items()}
     arguments = pickle.dumps(to_load)
     found = (method.settings.__module__ for method in methods())
     modules = [*dict.fromkeys([*found, *(model.module for model in MODELS.values())])]
@@ -238,7 +244,7 @@ def _work_of(
 def _compute_in(
     pool: Pool,
     work: Callable[[Sequence[Item]], ShardResult],
-    folders: Mapping[str, StageFolder],
+    writers: Mapping[str, Writer],
     shards: Sequence[Sequence[Item]],
 ) -> Done:
     """Has shards computed by workers; an image whose workers die is skipped."""
@@ -248,7 +254,7 @@ def _compute_in(
             entries, failures = done
             for name, lines in entries.items():
                 for line in lines:
-                    folders[name].adopt(line)
+                    writers[name].adopt(line)
             for item in shard:
                 yield item.sample, failures.get(item.sample.id)
         elif len(shard) == 1:
@@ -257,19 +263,20 @@ def _compute_in(
             deadly += [[item] for item in shard]
     # A single image of such a shard may be the cause; the others must not suffer from it.
     if deadly:
-        yield from _compute_in(pool, work, folders, deadly)
+        yield from _compute_in(pool, work, writers, deadly)
 
 
 def compute_shard(
     pickled: bytes,
-    places: Mapping[str, tuple[Path, str]],
+    places: Places,
     threads: int | None,
     items: Sequence[Item],
 ) -> ShardResult:
     """Computes images in a worker with so many ``threads`` of torch; none leaves them to torch.
 
     ``pickled`` holds the modules that register methods and models, and, pickled, the arguments of
-    :func:`_load`; ``places`` the path and the recipe of each folder that receives results, by name.
+    :func:`_load`. Another process holds the locks of the ``places``; the journals are this
+    worker's, which outlive a killed run.
     """
     warnings.filterwarnings("ignore", module=r"PIL\.")  # as in pipeline.commands
     if threads:
@@ -277,14 +284,20 @@ def compute_shard(
 
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
-    folders = {name: WorkerFolder(*place) for name, place in places.items()}
+    journals = {name: Journal(part_path(path)) for name, (path, _) in places.items()}
+    entries: dict[str, list[dict]] = {name: [] for name in places}
+
+    def adopt(name: str, entry: dict[str, Any]) -> None:
+        journals[name].append(entry)
+        entries[name].append(entry)
+
     try:
-        done = compute_here(*_resident(pickled), folders, items)
+        done = compute_here(*_resident(pickled), places, adopt, items)
         failures = {sample.id: reason for sample, reason in done if reason is not None}
     finally:
-        for folder in folders.values():
-            folder.close()
-    return {name: folder.entries for name, folder in folders.items()}, failures
+        for journal in journals.values():
+            journal.close()
+    return entries, failures
 
 
 @lru_cache(maxsize=1)

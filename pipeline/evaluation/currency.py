@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.engine.entries import photograph_and_result
-from pipeline.engine.folder import StageFolder
-from pipeline.engine.lineage import Result
-from pipeline.engine.result_folder import MANIFEST
+from pipeline.engine.manifest import MANIFEST
+from pipeline.engine.results import Results
 from pipeline.engine.sample import Labels, Sample, content_of
 from pipeline.errors import UserError
 from pipeline.files.atomic import Complete, canonical_json, read_json, write_atomically
@@ -43,7 +42,7 @@ class MeasuredOn:
     @classmethod
     def of(
         cls,
-        folder: StageFolder,
+        results: Results,
         samples: Iterable[Sample],
         settings: Mapping[str, Any],
         lists: Iterable[Path] = (),
@@ -54,7 +53,7 @@ class MeasuredOn:
             origin, truth = (sample.mask.origin, sample.mask.contents) if sample.mask else ([], [])
             paths = (v for v in [sample.image, *origin] if isinstance(v, Path))
             files |= {str(path): content for path in paths if (content := content_of(path))}
-            made = photograph_and_result(folder.entries[sample.id])
+            made = photograph_and_result(results.entries[sample.id])
             images[sample.id] = [*made, fingerprint([truth, _labels(sample)])]
         return cls(images, files, settings)
 
@@ -131,12 +130,12 @@ def _find_change(folder: Path, now: MeasuredOn | None) -> tuple[str, str]:
     content = read_json(folder / MEASURED_ON, _SHAPE)
     if content is None:
         return "", ""
-    measured_on, result = MeasuredOn(**content), Result(folder)
+    measured_on, results = MeasuredOn(**content), Results(folder)
     if now is not None:
         return measured_on.key, measured_on.describe_change(now)
     for image_id, (*made, _) in measured_on.images.items():
-        entry = result.entries.get(image_id)
-        if not entry or photograph_and_result(entry) != made or not result.is_current(image_id):
+        entry = results.entries.get(image_id)
+        if not entry or photograph_and_result(entry) != made or not results.is_current(image_id):
             return measured_on.key, "measured before its results changed"
     if any(content_of(Path(p)) not in (content, "") for p, content in measured_on.files.items()):
         return measured_on.key, "measured before its photographs or ground truth changed"

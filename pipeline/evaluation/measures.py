@@ -8,10 +8,10 @@ import numpy as np
 
 from pipeline.cams.cams import read_cams
 from pipeline.datasets.vocabulary import Vocabulary
-from pipeline.engine.folder import StageFolder
 from pipeline.engine.kinds import TAGS
 from pipeline.engine.progress import track
 from pipeline.engine.registry import methods
+from pipeline.engine.results import Results
 from pipeline.engine.sample import Sample
 from pipeline.errors import UserError
 from pipeline.evaluation.metrics import (
@@ -34,50 +34,50 @@ _MAIN = "main"  # the alternative of an image's labels that is the result itself
 
 
 @dataclass(frozen=True)
-class Results:
-    """The results of a stage on a split."""
+class EvaluationInputs:
+    """The results of a stage on a split, and what they are measured with."""
 
     samples: Sequence[Sample]
-    folder: StageFolder
+    results: Results
     vocabulary: Vocabulary
     unusable: dict[str, str] = field(default_factory=dict)
     """Receives id → why its ground truth cannot be used; figures count these as "left_out"."""
 
 
-def evaluate_tags(results: Results, absent_as_zero: bool = False) -> dict | None:
+def evaluate_tags(inputs: EvaluationInputs, absent_as_zero: bool = False) -> dict | None:
     """Measures the scores, the tags and every variant; see :func:`tagging_figures`."""
-    folder, classes = results.folder, results.vocabulary.classes
-    wanted = [s for s in results.samples if s.has_ground_truth and s.id in folder.entries]
+    results, classes = inputs.results, inputs.vocabulary.classes
+    wanted = [s for s in inputs.samples if s.has_ground_truth and s.id in results.entries]
     labels = {}
     for sample in wanted:
         try:
             labels[sample.id] = sample.ground_truth_labels
         except UserError as error:
-            results.unusable[sample.id] = str(error)
+            inputs.unusable[sample.id] = str(error)
     if not labels:
         return None
     positive = to_indicator(list(labels.values()), len(classes))
-    tags = to_indicator([read_tags(folder, s) for s in wanted if s.id in labels], len(classes))
-    scores = read_scores(folder, labels)
+    tags = to_indicator([read_tags(results, s) for s in wanted if s.id in labels], len(classes))
+    scores = read_scores(results, labels)
     variants, calibration = {}, {}
     # One threshold for the scores of all images, which are not all 0 and 1.
-    if folder.configuration.get("alpha") == 0 and len(np.unique(scores)) > 2:
+    if results.manifest.get("configuration", {}).get("alpha") == 0 and len(np.unique(scores)) > 2:
         calibration = calibration_figures(scores, positive, tags, classes)
     further = [name for method in methods(TAGS.group) for name in method.variants]
     for name in (*further, STANDARDISED):
-        if (variant_scores := read_scores(folder, labels, name)) is not None:
+        if (variant_scores := read_scores(results, labels, name)) is not None:
             precisions = average_precisions(variant_scores, positive)
             variants[name] = {"map": mean_average_precision(precisions, absent_as_zero)}
             if name == STANDARDISED:
                 calibration = calibration_figures(variant_scores, positive, tags, classes)
     levels = []
-    for coarse, groups in _levels(results.vocabulary):
+    for coarse, groups in _levels(inputs.vocabulary):
         merged = (merge_classes(values, groups) for values in (scores, positive, tags))
         levels.append(tagging_figures(*merged, coarse, absent_as_zero))
     return {
         "images": len(labels),
         "left_out": len(wanted) - len(labels),
-        **_identify(folder, {i: list(indices) for i, indices in labels.items()}),
+        **_identify(results, {i: list(indices) for i, indices in labels.items()}),
         **tagging_figures(scores, positive, tags, classes, absent_as_zero),
         "variants": variants,
         **({"levels": levels} if levels else {}),
@@ -85,7 +85,7 @@ def evaluate_tags(results: Results, absent_as_zero: bool = False) -> dict | None
     }
 
 
-def evaluate_cams(results: Results, betas: Sequence[float | None]) -> dict | None:
+def evaluate_cams(inputs: EvaluationInputs, betas: Sequence[float | None]) -> dict | None:
     """Measures the argmax of the CAMs and the background, before any CRF.
 
     With several β of the background each is measured, and the figures are those of the best, which
@@ -93,11 +93,11 @@ def evaluate_cams(results: Results, betas: Sequence[float | None]) -> dict | Non
     """
 
     def labels_by_beta(sample: Sample) -> dict[float | None, np.ndarray]:
-        cams = read_cams(results.folder.path / f"{sample.id}.npz")
+        cams = read_cams(inputs.results.path / f"{sample.id}.npz")
         resized = cams.resized(*cams.size)
         return {beta: best_labels(stack_background(resized, beta), cams)[0] for beta in betas}
 
-    by_beta = _evaluate(results, labels_by_beta)
+    by_beta = _evaluate(inputs, labels_by_beta)
     if not by_beta:
         return None
     best = max(by_beta, key=lambda beta: by_beta[beta]["miou"] or 0)
@@ -110,23 +110,23 @@ def evaluate_cams(results: Results, betas: Sequence[float | None]) -> dict | Non
     }
 
 
-def evaluate_masks(results: Results) -> dict | None:
+def evaluate_masks(inputs: EvaluationInputs) -> dict | None:
     """Measures the masks before the confidence filter, and the share of pixels that it keeps."""
     kept = {}
 
     def labels_of(sample: Sample) -> dict[str, np.ndarray]:
-        labels, unfiltered = read_pseudo_mask(results.folder.path, sample.id)
+        labels, unfiltered = read_pseudo_mask(inputs.results.path, sample.id)
         kept[sample.id] = (labels != IGNORE).mean()
         return {_MAIN: unfiltered}
 
-    measured = _evaluate(results, labels_of)
+    measured = _evaluate(inputs, labels_of)
     if not measured:
         return None
-    shares = [share for image_id, share in kept.items() if image_id not in results.unusable]
+    shares = [share for image_id, share in kept.items() if image_id not in inputs.unusable]
     return {**measured[_MAIN], "kept": float(np.mean(shares))}
 
 
-def evaluate_labels(results: Results, variants: Sequence[str] = ()) -> dict | None:
+def evaluate_labels(inputs: EvaluationInputs, variants: Sequence[str] = ()) -> dict | None:
     """Measures label images, such as a segmenter's predictions, and variants of them.
 
     The ``variants`` are in the same folder, such as those of the steps of testing before the last
@@ -135,9 +135,9 @@ def evaluate_labels(results: Results, variants: Sequence[str] = ()) -> dict | No
 
     def labels_of(sample: Sample) -> dict[str, np.ndarray]:
         paths = {_MAIN: f"{sample.id}.png"} | {v: variant_path(v, sample.id) for v in variants}
-        return {name: read_labels(results.folder.path / path) for name, path in paths.items()}
+        return {name: read_labels(inputs.results.path / path) for name, path in paths.items()}
 
-    measured = _evaluate(results, labels_of)
+    measured = _evaluate(inputs, labels_of)
     if not measured:
         return None
     result = measured.pop(_MAIN)
@@ -149,15 +149,15 @@ def evaluate_labels(results: Results, variants: Sequence[str] = ()) -> dict | No
 
 
 def _evaluate(
-    results: Results, labels_of: Callable[[Sample], Mapping[Hashable, np.ndarray]]
+    inputs: EvaluationInputs, labels_of: Callable[[Sample], Mapping[Hashable, np.ndarray]]
 ) -> dict[Hashable, dict]:
     """Returns the figures of each alternative that ``labels_of`` returns for every image."""
-    folder, vocabulary = results.folder, results.vocabulary
-    wanted = [s for s in results.samples if s.mask is not None and s.id in folder.entries]
+    results, vocabulary = inputs.results, inputs.vocabulary
+    wanted = [s for s in inputs.samples if s.mask is not None and s.id in results.entries]
     measured: dict[str, str] = {}
     names, levels = (BACKGROUND, *vocabulary.classes), [*_levels(vocabulary, BACKGROUND)]
     tallies = defaultdict(lambda: Segmentation(names, levels))
-    with track(f"evaluate {folder.stage} {folder.split}", len(wanted)) as advance:
+    with track(f"evaluate {results.name} {results.split}", len(wanted)) as advance:
         for sample in wanted:
             alternatives = labels_of(sample)
             try:
@@ -170,18 +170,18 @@ def _evaluate(
                             f" {width}×{height}: replace the mask"
                         )
             except UserError as error:
-                results.unusable[sample.id] = str(error)
+                inputs.unusable[sample.id] = str(error)
             else:
                 for key, labels in alternatives.items():
                     tallies[key].add(truth, labels)
                 measured[sample.id] = fingerprint(truth.shape, truth.tobytes())
             advance()
     counts = {"images": len(measured), "left_out": len(wanted) - len(measured)}
-    counts |= _identify(folder, measured)
+    counts |= _identify(results, measured)
     return {key: {**counts, **tally.figures()} for key, tally in tallies.items()}
 
 
-def _identify(folder: StageFolder, truth: Mapping[str, object]) -> dict[str, str]:
+def _identify(results: Results, truth: Mapping[str, object]) -> dict[str, str]:
     """Returns what two results share that were measured on the same images.
 
     These have the same photographs under the same ids, and the same ``truth``: id → the ground
@@ -189,7 +189,7 @@ def _identify(folder: StageFolder, truth: Mapping[str, object]) -> dict[str, str
     """
     ids = sorted(truth)
     return {
-        "image_set": fingerprint([[i, folder.photograph_of(i)] for i in ids]),
+        "image_set": fingerprint([[i, results.photograph_of(i)] for i in ids]),
         "ground_truth": fingerprint([[i, truth[i]] for i in ids]),
     }
 

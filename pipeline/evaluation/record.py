@@ -7,8 +7,8 @@ from dataclasses import replace
 from itertools import chain, count
 from pathlib import Path
 
-from pipeline.engine.folder import StageFolder
 from pipeline.engine.kinds import measured_kinds
+from pipeline.engine.lineage import RunResults
 from pipeline.evaluation.about import About
 from pipeline.evaluation.currency import REMOVED, Currency
 from pipeline.files.atomic import (
@@ -149,23 +149,24 @@ class MetricsFile:
         wanted = (stage, split, key)
         return next((r for r in self.runs if (r["stage"], r["split"], r["key"]) == wanted), None)
 
-    def put(self, folder: StageFolder, figures: Mapping, about: About) -> None:
-        """Records a folder's figures as the latest of its stage and split."""
-        old = self.find(folder.stage, folder.split, folder.key) or {}
+    def put(self, results: RunResults, figures: Mapping, about: About) -> None:
+        """Records figures of results as the latest of their stage and split."""
+        stage, split, key = results.name, results.split, results.key
+        old = self.find(stage, split, key) or {}
         # One configuration may belong to several experiments, and to none ("") as well; a later one
         # must not take it away.
         experiments = {*old.get("experiments", ()), about.experiment}
-        self.latest.setdefault(folder.stage, {})[folder.split] = {"key": folder.key, **figures}
-        versions = folder.manifest().get("versions", {})
+        self.latest.setdefault(stage, {})[split] = {"key": key, **figures}
+        versions = results.manifest.get("versions", {})
         run = {
-            "stage": folder.stage,
-            "split": folder.split,
-            "key": folder.key,
-            **{k: v for k, v in folder.about.items() if k != "command"},
+            "stage": stage,
+            "split": split,
+            "key": key,
+            **{k: v for k, v in results.stage.about.items() if k != "command"},
             "experiments": sorted(experiments),
             "about": replace(about, commit=versions.get("commit", "")).plain,
             "versions": versions,
             **figures,
-            "configuration": folder.configuration,
+            "configuration": results.stage.settings,
         }
         self.runs = [r for r in self.runs if r is not old] + [run]

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.datasets.vocabulary import Vocabulary
-from pipeline.engine.folder import FAILURES, StageFolder
 from pipeline.engine.kinds import MASKS, NETWORK
-from pipeline.engine.lineage import StageResult, open_folder
+from pipeline.engine.lineage import RunResults
+from pipeline.engine.results import FAILURES, Results
 from pipeline.engine.run import Outcome
 from pipeline.engine.sample import Images, Sample
 from pipeline.engine.settings import plain
@@ -67,27 +67,27 @@ class Evaluation:
         if not changes:
             raise self._nothing()
         for result in (result for result, change in changes.items() if not change):
-            stage, folder = result.stage, result.folder
+            stage = result.stage
             if stage.is_ground_truth:
                 continue
-            results = measures.Results(self._with_results(result), folder, self.vocabulary)
-            figures, unusable = self._measure(stage, results), results.unusable
+            inputs = measures.EvaluationInputs(self._with_results(result), result, self.vocabulary)
+            figures, unusable = self._measure(stage, inputs), inputs.unusable
             failures |= {(stage.split, i): reason for i, reason in unusable.items()}
             if figures is None:
-                unmeasured += [f"{folder.stage} of split {folder.split}"] * bool(unusable)
+                unmeasured += [f"{result.name} of split {result.split}"] * bool(unusable)
                 continue
             about, measured_on = choices_behind(stage, self.config), self._measured_on(result)
             if about.corrections:
                 figures["corrections"] = about.corrections
             if any(each.is_ground_truth for each in stage.chain):
                 figures["supervised"] = True
-            measured_on.write(folder.path)
+            measured_on.write(result.path)
             # Tables join figures by these: keys hold no image, and nothing that was learned.
             own = of_results[result.path] = measured_on.results
             needs = (need for need in result.needs.values() if need.path in of_results)
             read = {need.name: of_results[need.path] for need in needs}
             links = {"results": own, "measured_on": measured_on.key, "read": read}
-            measured[folder] = {**figures, **links}, about
+            measured[result] = {**figures, **links}, about
             # Beside the results lies the file that says why images were skipped.
             place = store.root if unusable else store.root / "metrics.json"
             images, what = figures["images"] + len(unusable), f"{stage.split} {stage.name}"
@@ -113,14 +113,14 @@ class Evaluation:
             raise UserError(f"some results were not measured: {'; '.join(changed)}")
 
     def _record(
-        self, measured: Mapping[StageFolder, tuple[Mapping, About]], asked: Collection[str]
+        self, measured: Mapping[Results, tuple[Mapping, About]], asked: Collection[str]
     ) -> str:
         """Writes figures to ``metrics.json``; returns what is remarkable about the others, or "".
 
         The latest figures of a split belong together: those of other results are withdrawn.
         """
-        places = {(folder.split, folder.stage) for folder in measured}
-        known = {(result.split, result.stage.name) for result in self.results}
+        places = {(results.split, results.name) for results in measured}
+        known = {(results.split, results.name) for results in self.results}
         absent = []
         with changing_metrics(self.store.root / "metrics.json") as metrics:
             for stage in self._measurable:
@@ -130,8 +130,8 @@ class Evaluation:
                 is_withdrawn = stage.round == 1 and latest.pop(stage.split, None) is not None
                 if place not in known and (is_withdrawn or stage.command in asked):
                     absent.append(f"{stage.name} of split {stage.split}")
-            for folder, each in measured.items():
-                metrics.put(folder, *each)
+            for results, each in measured.items():
+                metrics.put(results, *each)
         notes = [metrics.damage] * bool(metrics.damage)
         if absent:
             notes.append(f"not measured, since there are no results: {', '.join(absent)}")
@@ -143,20 +143,20 @@ class Evaluation:
             (stage.split, stage.name, ""): "" for stage in self._measurable
         }
         for result in self.results:
-            place = result.split, result.stage.name, result.folder.key
+            place = result.split, result.name, result.key
             found[place] = self._change(result) or self._measured_on(result)
         return found
 
-    def _change(self, result: StageResult) -> str:
+    def _change(self, result: RunResults) -> str:
         """Returns why results cannot be measured: they, or what they were made from, changed."""
         return result.describe_change(sample.id for sample in self._with_results(result))
 
-    def _with_results(self, result: StageResult) -> list[Sample]:
+    def _with_results(self, result: RunResults) -> list[Sample]:
         """Returns the images that were processed; others are not measured."""
         done = result.entries.keys() - result.left_out
         return [sample for sample in self.images.of(result.split) if sample.id in done]
 
-    def _measured_on(self, result: StageResult) -> MeasuredOn:
+    def _measured_on(self, result: RunResults) -> MeasuredOn:
         """Returns what figures of results are measured on."""
         dataset, of_tags = self.config.dataset, result.stage.kind.holds == "tags"
         samples = [
@@ -171,7 +171,7 @@ class Evaluation:
             settings["background_betas"] = plain(self.config.cams.background_betas)
         key, given = ("labels", dataset.labels) if of_tags else ("masks", dataset.masks)
         lists = [] if given is None else [given_path(given, f"dataset.{key}").absolute()]
-        return MeasuredOn.of(result.folder, samples, settings, lists)
+        return MeasuredOn.of(result, samples, settings, lists)
 
     @cached_property
     def _measurable(self) -> list[PerImage]:
@@ -181,32 +181,32 @@ class Evaluation:
         return [stage for split in splits for stage in found if stage.split == split]
 
     @cached_property
-    def results(self) -> list[StageResult]:
+    def results(self) -> list[RunResults]:
         """The results of these stages, as far as there are any."""
-        known: dict[Stage, StageResult] = {}
-        opened = (stage for stage in self._measurable if self.folder(stage) is not None)
-        found = [StageResult(stage, self.store, self.images, known) for stage in opened]
+        known: dict[Stage, RunResults] = {}
+        opened = (stage for stage in self._measurable if self.results_of(stage) is not None)
+        found = [RunResults(stage, self.store, self.images, known) for stage in opened]
         return [result for result in found if result.entries]
 
-    def folder(self, stage: Stage) -> StageFolder | None:
-        """Returns the folder of a stage; none where its key depends on what does not exist."""
+    def results_of(self, stage: Stage) -> Results | None:
+        """Returns a stage's results; none where its key depends on what does not exist."""
         try:
-            return None if stage.unknown_until() else open_folder(stage, self.store)
+            return None if stage.unknown_until() else stage.results(self.store)
         except UserError:
             return None
 
-    def _measure(self, stage: Stage, results: measures.Results) -> dict[str, Any] | None:
+    def _measure(self, stage: Stage, inputs: measures.EvaluationInputs) -> dict[str, Any] | None:
         holds = stage.kind.holds
         if holds == "tags":
-            return measures.evaluate_tags(results, self.config.tags.absent_as_zero)
+            return measures.evaluate_tags(inputs, self.config.tags.absent_as_zero)
         if holds == "cams":
-            return measures.evaluate_cams(results, plain(self.config.cams.background_betas))
+            return measures.evaluate_cams(inputs, plain(self.config.cams.background_betas))
         if holds == "masks":
-            return measures.evaluate_masks(results)
-        figures = measures.evaluate_labels(results, stage.variants)
-        networks = (self.folder(use) for use in stage.uses.values() if use.kind is NETWORK)
+            return measures.evaluate_masks(inputs)
+        figures = measures.evaluate_labels(inputs, stage.variants)
+        networks = (self.results_of(use) for use in stage.uses.values() if use.kind is NETWORK)
         network = next(networks, None)
-        initial_weights = network.manifest().get("initial_weights") if network else None
+        initial_weights = network.manifest.get("initial_weights") if network else None
         if figures is not None and initial_weights:
             figures["initial_weights"] = initial_weights
         return figures

@@ -12,11 +12,10 @@ from PIL import ExifTags, Image
 
 from pipeline.datasets.vocabulary import voc_palette
 from pipeline.engine.entries import PHOTOGRAPH
-from pipeline.engine.folder import FAILURES, REMOVED
 from pipeline.engine.kinds import TAGS, measured_kinds
-from pipeline.engine.lineage import Result
+from pipeline.engine.manifest import MANIFEST
 from pipeline.engine.progress import track
-from pipeline.engine.result_folder import MANIFEST
+from pipeline.engine.results import FAILURES, REMOVED, Results
 from pipeline.errors import ImageError, UserError, tell
 from pipeline.files.atomic import fits
 from pipeline.files.fingerprints import fingerprint_image
@@ -30,7 +29,7 @@ Name = TypeVar("Name")
 Converted = TypeVar("Converted")
 
 
-class Artefact(Result):
+class Artefact(Results):
     """The results of a finished per-image stage, of the images that still exist.
 
     Attributes:
@@ -44,8 +43,9 @@ class Artefact(Result):
 
     def __init__(self, path: Path):
         """Reads the manifest in a stage's folder; raises a UserError if it is not one."""
-        super().__init__(path.resolve())
-        self.root = self.path.parents[2]
+        *_, split, _, _ = (folder := path.resolve()).parts
+        super().__init__(folder, split=split)
+        self.root = folder.parents[2]
         stage, configuration = self.manifest.get("stage", ""), self.manifest.get("configuration")
         self.kind = measured_kinds().get(stage)
         if self.kind is None or not isinstance(configuration, Mapping):
@@ -64,11 +64,6 @@ class Artefact(Result):
         self.names = (BACKGROUND, *self.classes)
         self.palette = voc_palette(len(self.names))
         self.apply_exif = settings.get("exif") is False
-
-    @property
-    def split(self) -> str:
-        """The split, by the name of its folder."""
-        return self.path.parents[1].name
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -97,8 +92,7 @@ class Artefact(Result):
 
     def tags(self, image_id: str, labels: np.ndarray | None = None) -> list[str]:
         """Returns an image's tags: those that its labels were made from, or their names."""
-        results = self._walk(lambda need: need.split == self.split)
-        if tagged := [r.entries for r in results if r.name == TAGS.stage]:
+        if tagged := [r.entries for r in self.chain_of_images if r.name == TAGS.stage]:
             return [self.classes[k] for k in tagged[0].get(image_id, {"tags": []})["tags"]]
         return [self.names[label] for label in np.setdiff1d(labels, (0, IGNORE))]
 

@@ -8,10 +8,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pipeline.engine.folder import LATEST
 from pipeline.engine.kinds import NETWORK, measured_kinds
-from pipeline.engine.lineage import Result
-from pipeline.engine.result_folder import MANIFEST, read_manifest
+from pipeline.engine.manifest import LATEST, MANIFEST, read_manifest
+from pipeline.engine.results import Results
 from pipeline.errors import UserError
 from pipeline.report.configurations import flatten, last_part
 
@@ -24,14 +23,14 @@ _REMEDY = "give an output directory, or a stage's folder such as outputs/demo/va
 class Chain:
     """Results that belong together, by split and stage; of several rounds of training, the last."""
 
-    def __init__(self, results: Iterable[Result] = ()):
+    def __init__(self, results: Iterable[Results] = ()):
         """Adds results one after the other."""
-        self.results: dict[Place, Result] = {}
+        self.results: dict[Place, Results] = {}
         self._members: set[Path] = set()
         for result in results:
             self.add(result)
 
-    def add(self, result: Result) -> None:
+    def add(self, result: Results) -> None:
         """Adds a result and what it was made from, unless one of these contradicts what is here."""
         chain = result.chain
         new = [each for each in chain if each.path not in self._members]
@@ -50,7 +49,7 @@ class Chain:
                 self.results[_place(each)] = each
         self._members |= before
 
-    def is_preceded_by(self, result: Result) -> bool:
+    def is_preceded_by(self, result: Results) -> bool:
         """Tells whether a result is of an earlier chain, not of an earlier round of this one."""
         ours, before = self.results.get(_place(result)), result.chain[:-1]
         if ours is None or result.path in self._members:
@@ -61,22 +60,22 @@ class Chain:
         return not is_of_ours or rounds[0] == rounds[1]
 
 
-def _place(result: Result) -> Place:
+def _place(result: Results) -> Place:
     return result.path.parents[1].name, result.name
 
 
-def _settings(result: Result) -> dict[str, Any]:
+def _settings(result: Results) -> dict[str, Any]:
     """Returns the settings that the results of a chain share on all splits."""
     settings = flatten(result.manifest.get("configuration", {}))
     return {name: value for name, value in settings.items() if last_part(name) != "corrections"}
 
 
-def _finished(root: Path) -> list[Result]:
+def _finished(root: Path) -> list[Results]:
     """Returns all finished results of an output directory, the newest first."""
     stages = [*measured_kinds()]
     paths = (p.parent for p in root.glob(f"*/*/*/{MANIFEST}") if p.parent.name != LATEST)
-    known: dict[Path, Result] = {}
-    results = [Result(path, known) for path in paths if path.parent.name in stages]
+    known: dict[Path, Results] = {}
+    results = [Results(path, known) for path in paths if path.parent.name in stages]
     done = (result for result in results if result.manifest.get("complete"))
     order = {stage: place for place, stage in enumerate(stages)}
     return sorted(done, key=lambda r: (r.manifest.get("finished", ""), order[r.name]), reverse=True)
@@ -91,7 +90,7 @@ def find_chain(path: Path) -> Chain:
     chain = Chain()
     if manifest := read_manifest(path):
         if manifest.get("complete"):
-            result = Result(path)
+            result = Results(path)
             chain.results[_place(result)] = result
     else:
         chain = Chain(r for r in _finished(path) if (r.path.parent / LATEST).resolve() == r.path)
@@ -118,7 +117,7 @@ def find_before(root: Path, latest: Chain) -> Chain:
     return Chain([newest, *(r for r in every if r.manifest.get("first_run", "") <= then)])
 
 
-def pair_up(first: Path, second: Path | None = None) -> list[tuple[Result, Result]]:
+def pair_up(first: Path, second: Path | None = None) -> list[tuple[Results, Results]]:
     """Returns the results that two chains have of the same split and stage, as far as they differ.
 
     Without a second one, they are the latest chain of the first and the one before it. Raises a

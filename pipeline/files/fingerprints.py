@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline.errors import UserError
 from pipeline.files.atomic import canonical_json
-from pipeline.files.journal import Journal
+from pipeline.files.journal import OF_FILES, Journal
 
 FILE = ".fingerprints.jsonl"
 """The journal of the fingerprints of files, in the output directory."""
@@ -83,7 +83,7 @@ def remember_in(folder: Path | None, write: bool = True) -> None:
     if folder is None:
         _memory.set(None)
         return
-    journal = Journal(folder / FILE)
+    journal = Journal(folder / FILE, OF_FILES)
     with contextlib.suppress(OSError, UserError):
         if write:
             journal.shrink(lambda entry: os.path.lexists(entry["id"]))

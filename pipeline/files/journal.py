@@ -51,7 +51,7 @@ class Journal:
     takes their lines over. ``damaged`` counts the lines that were skipped as the entries were read.
     """
 
-    def __init__(self, path: Path, kind: Kind = OF_FILES):
+    def __init__(self, path: Path, kind: Kind = OF_IMAGES):
         """Prepares a journal, which need not exist; it is read on first use."""
         self.path, self._kind = path, kind
         self._old = path.with_suffix(".old")
@@ -122,11 +122,6 @@ class Journal:
         return sorted(self.path.parent.glob(_PARTS))
 
 
-def open_journal(path: Path) -> Journal:
-    """Returns a journal of images."""
-    return Journal(path, OF_IMAGES)
-
-
 def part_path(folder: Path) -> Path:
     """Returns the journal of this process in a folder that another process has locked."""
     return folder / _PARTS.replace("*", f"{platform.node()}-{os.getpid()}")
@@ -138,7 +133,7 @@ def encode_line(entry: Mapping) -> bytes:
     return text[:-1] + _SUM + _END % zlib.crc32(text) + b"\n"
 
 
-def read_entries(path: Path, kind: Kind = OF_FILES) -> tuple[list[dict], int]:
+def read_entries(path: Path, kind: Kind = OF_IMAGES) -> tuple[list[dict], int]:
     """Returns the intact lines of a journal, without checksums, and the number of the others."""
     if not path.is_file():
         return [], 0

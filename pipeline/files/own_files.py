@@ -7,7 +7,7 @@ from pathlib import Path
 from pipeline.errors import UserError, shown
 from pipeline.files.atomic import link_symbolically, remove_abandoned, write_atomically
 from pipeline.files.fingerprints import fingerprint
-from pipeline.files.journal import Journal
+from pipeline.files.journal import OF_FILES, Journal
 
 RECORD = ".written.jsonl"
 """The record of a folder that tools write to: which tool wrote what content under which name."""
@@ -24,7 +24,7 @@ class OwnFiles:
         """Prepares a folder, which need not exist; ``tool`` is the name in ``tools/``."""
         self._folder = folder
         self._tool = tool
-        self._record = Journal(folder / RECORD)
+        self._record = Journal(folder / RECORD, OF_FILES)
         self._record.shrink(lambda e: _digest_of(folder / e["id"].split(" ", 2)[-1]) == e["input"])
         self._tidied: set[Path] = set()
 

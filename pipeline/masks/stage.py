@@ -15,11 +15,12 @@ from pipeline.clip.device import device_kind
 from pipeline.clip.method_stage import MethodStage
 from pipeline.datasets.corrected import Corrections
 from pipeline.engine.entries import PHOTOGRAPH
-from pipeline.engine.folder import StageFolder
 from pipeline.engine.kinds import MASKS
+from pipeline.engine.results import Results
 from pipeline.engine.sample import LOOKED_AT, Sample, Size, evenly
 from pipeline.engine.settings import joined
 from pipeline.engine.stage import Computed, Decoded, Folders, Item, Output, Outputs, PerImage
+from pipeline.engine.writer import Writer
 from pipeline.errors import ImageError
 from pipeline.files.fingerprints import fingerprint_image
 from pipeline.files.label_images import IGNORE
@@ -103,21 +104,22 @@ class MaskStage(CorrectableMasks, MethodStage):
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "corrected": Corrections()}  # items have their masks
 
-    def statistics(self, folder: StageFolder, done: Sequence[Sample]) -> Mapping[str, Any]:
+    def statistics(self, writer: Writer, done: Sequence[Sample]) -> Mapping[str, Any]:
         """Returns the median, over a selection of masks, of the background's share of a mask."""
-        if done and folder.statistics and not folder.has_changed:
-            return folder.statistics
-        masks = (read_pseudo_mask(folder.path, s.id)[1] for s in evenly(done, LOOKED_AT))
+        before = writer.results.statistics
+        if done and before and not writer.has_changed:
+            return before
+        masks = (read_pseudo_mask(writer.path, s.id)[1] for s in evenly(done, LOOKED_AT))
         shares = [float((mask == 0).mean()) for mask in masks]
         return {"background": median(shares)} if shares else {}
 
-    def remark(self, folder: StageFolder, ids: Collection[str]) -> str:
+    def remark(self, results: Results, ids: Collection[str]) -> str:
         """Returns a remark if masks are nearly all background."""
-        share = folder.statistics.get("background", 0)
+        share = results.statistics.get("background", 0)
         if share <= ALL_BACKGROUND:
             return ""
         return (
-            f"half of the masks of split {folder.split} are background in at least {share:.1%} of"
+            f"half of the masks of split {results.split} are background in at least {share:.1%} of"
             " their pixels, from which a segmenter learns little else: look at the masks"
             " in the report, and at what they are made from"
         )

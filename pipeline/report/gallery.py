@@ -143,8 +143,8 @@ def build_cards(
 
     def build(sample: Sample) -> Card:
         full_size, original = inputs.read(sample)
-        folder = inputs.folders[CAMS.stage]
-        cams = read_cams(folder.path / f"{sample.id}.npz") if sample.id in folder.entries else None
+        found = inputs.results[CAMS.stage]
+        cams = read_cams(found.path / f"{sample.id}.npz") if sample.id in found.entries else None
         layers = inputs.layers(sample)
         if cams is not None:
             layers["argmax"], _ = label_pixels(cams, full_size.shape[:2], inputs.beta, lambda s: s)

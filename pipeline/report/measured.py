@@ -10,10 +10,10 @@ import numpy as np
 from pipeline.cams.cams import Cams, read_cams
 from pipeline.datasets.corrections import BySplit
 from pipeline.datasets.vocabulary import Vocabulary
-from pipeline.engine.folder import StageFolder
 from pipeline.engine.kinds import CAMS, MASKS, PREDICTIONS, TAGS, label_kinds
 from pipeline.engine.pool import prefetch
 from pipeline.engine.progress import track
+from pipeline.engine.results import Results
 from pipeline.engine.sample import ImageReader, Sample
 from pipeline.errors import ImageError, UserError
 from pipeline.evaluation.about import About
@@ -33,7 +33,7 @@ _UNREADABLE = (OSError, ImageError, UserError, ValueError, *_ODD)
 
 _MISFIT = "its results do not fit the class names: run the stages again"
 
-Result = TypeVar("Result")
+Found = TypeVar("Found")
 Layers = dict[str, np.ndarray]
 """The labels of an image, H×W uint8 each, as far as there are any: "truth", and the words of each
 :class:`~pipeline.engine.kinds.Kind` such as "mask" and "unfiltered mask"."""
@@ -41,15 +41,15 @@ Layers = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class ReportInputs:
-    """The inputs of a report; the folder of a stage that was not computed yet is empty."""
+    """The inputs of a report; there are no results of a stage that was not computed yet."""
 
     root: Path
     split: str  # whose images are shown
     samples: Sequence[Sample]
     vocabulary: Vocabulary
     read: ImageReader
-    folders: Mapping[str, StageFolder]  # stage → what is shown of it, in the order of the pipeline
-    stages: Sequence[StageFolder] = ()  # all of the run, in the order of the pipeline
+    results: Mapping[str, Results]  # stage → what is shown of it, in the order of the pipeline
+    stages: Sequence[Results] = ()  # all of the run, in the order of the pipeline
     threshold: Callable[[np.ndarray], float] | None = None
     """The threshold of an image's tags from its n float32 scores; none if scores do not decide."""
     certain: Sequence[float] = ()  # scores that leave no doubt, see pipeline.tags.stage.Tags
@@ -70,9 +70,9 @@ class ReportInputs:
         """Reads the labels of an image."""
         layers = {}
         for kind in label_kinds():
-            folder = self.folders.get(kind.stage)
-            if folder is not None and sample.id in folder.entries:
-                labels, unfiltered = read_pseudo_mask(folder.path, sample.id)
+            results = self.results.get(kind.stage)
+            if results is not None and sample.id in results.entries:
+                labels, unfiltered = read_pseudo_mask(results.path, sample.id)
                 layers |= {kind.layer: labels, kind.unfiltered: unfiltered}
         if sample.mask is not None:
             layers["truth"] = sample.mask.read()
@@ -119,9 +119,8 @@ def measure_images(inputs: ReportInputs) -> Measured:
     """Measures the images of a split for which anything was computed, a few at a time."""
     num_labels = len(inputs.vocabulary.classes) + 1
     measured = Measured([], {kind.stage: Confusion(num_labels) for kind in label_kinds()})
-    folders = inputs.folders.values()
-    done = [s for s in inputs.samples if any(s.id in f.entries for f in folders)]
-    tags = inputs.folders[TAGS.stage]
+    every, tags = inputs.results.values(), inputs.results[TAGS.stage]
+    done = [s for s in inputs.samples if any(s.id in results.entries for results in every)]
 
     def content(sample: Sample) -> Hashable:
         # Photographs of equal content and tags are shown once, but those with ground truth.
@@ -149,11 +148,11 @@ def measure_images(inputs: ReportInputs) -> Measured:
 
 def for_each_readable(
     samples: Iterable[Sample],
-    work: Callable[[Sample], Result],
+    work: Callable[[Sample], Found],
     workers: int,
     problems: dict[str, str],
     advance: Callable[[], None] = lambda: None,
-) -> Iterator[Result]:
+) -> Iterator[Found]:
     """Yields the results of work on images, in order; ``workers`` threads compute a few in advance.
 
     ``problems`` receives id → reason for images of which a file is missing or damaged; ``advance``
@@ -177,7 +176,7 @@ def for_each_readable(
 
 def _measure(sample: Sample, inputs: ReportInputs) -> tuple[ImageFigures, dict[str, Confusion]]:
     tags = found = scores = threshold = None
-    if entry := inputs.folders[TAGS.stage].entries.get(sample.id, {}):
+    if entry := inputs.results[TAGS.stage].entries.get(sample.id, {}):
         tags, scores = tuple(entry["tags"]), decode_scores(entry["scores"])
         found = tuple(entry.get("found", tags))
         threshold = inputs.threshold(scores) if inputs.threshold else None
@@ -194,11 +193,11 @@ def _measure(sample: Sample, inputs: ReportInputs) -> tuple[ImageFigures, dict[s
     if unknown or scores is not None and len(scores) != num_classes:
         raise ImageError(_MISFIT)
     mask, prediction = (layers.get(kind.unfiltered) for kind in (MASKS, PREDICTIONS))
-    doubt, folder = None, inputs.folders[CAMS.stage]
+    doubt, cams = None, inputs.results[CAMS.stage]
     if "found" not in entry and threshold is not None:
         doubt = tag_doubt(np.append(scores, np.float32(inputs.certain)), threshold)
-    elif "found" not in entry and mask is not None and sample.id in folder.entries:
-        doubt = label_doubt(read_cams(folder.path / f"{sample.id}.npz"), mask, inputs.beta)
+    elif "found" not in entry and mask is not None and sample.id in cams.entries:
+        doubt = label_doubt(read_cams(cams.path / f"{sample.id}.npz"), mask, inputs.beta)
     figures = ImageFigures(
         sample=sample,
         tags=tags,

@@ -19,7 +19,7 @@ from matplotlib.colors import to_hex
 
 from pipeline.cams.cams import Cams, read_cams
 from pipeline.engine.kinds import CAMS, MASKS, NETWORK, TAGS, Kind, label_kinds, measured_kinds
-from pipeline.engine.result_folder import finished_at
+from pipeline.engine.manifest import finished_at
 from pipeline.engine.sample import Sample
 from pipeline.evaluation.currency import Currency
 from pipeline.evaluation.record import MetricsFile
@@ -51,15 +51,15 @@ _CONTROLS = {code: rf"\x{code:02x}" for code in (*range(32), *range(127, 160))}
 def write_report(inputs: ReportInputs) -> list[Path]:
     """Writes the files of a report, the page last; ``examples.png`` if anything was computed."""
     root, vocabulary, files = inputs.root, inputs.vocabulary, []
-    folders = [inputs.folders[kind.stage] for kind in (CAMS, MASKS)]
-    samples = [s for s in inputs.samples if all(s.id in f.entries for f in folders)]
+    results = [inputs.results[kind.stage] for kind in (CAMS, MASKS)]
+    samples = [s for s in inputs.samples if all(s.id in each.entries for each in results)]
     titles = {kind.layer: kind.title.removesuffix("s") for kind in label_kinds()}
     titles["truth"] = "ground truth"
 
     def example(sample: Sample) -> tuple[str, list[Tile | None]]:
         """Returns a title, and a tile for every result that the image may have."""
         image, _ = inputs.read(sample)
-        cams, layers = read_cams(folders[0].path / f"{sample.id}.npz"), inputs.layers(sample)
+        cams, layers = read_cams(results[0].path / f"{sample.id}.npz"), inputs.layers(sample)
         tags = ", ".join(vocabulary.classes[k] for k in cams.keys) or "no tag"
         first = Cams(cams.keys[:1], cams.cams[:1], cams.size)
         heat = next(iter(cam_tiles(image, first, vocabulary.classes)), None)
@@ -132,17 +132,17 @@ def _context(inputs: ReportInputs, metrics: MetricsFile) -> dict[str, Any]:
     measured = measure_images(inputs)
     selection = choose_images(measured.images, inputs.settings.images)
     # Those of exactly the folders that the page shows.
-    shown, every = inputs.folders.values(), measured_kinds()
-    found = {f.stage: metrics.find(f.stage, f.split, f.key) for f in shown}
+    shown, every = inputs.results.values(), measured_kinds()
+    found = {r.name: metrics.find(r.name, r.split, r.key) for r in shown}
     figures = {every[stage]: entry for stage, entry in found.items() if entry is not None}
-    manifests = [(folder, folder.manifest()) for folder in inputs.stages]
-    stages = [(f, manifest) for f, manifest in manifests if manifest or f.entries or f.failures]
+    stages = [each for each in inputs.stages if each.manifest or each.entries or each.failures]
     images, seconds = {}, Counter()  # stage → split → those of each of its folders; of all
     versions = {}  # package, or "host" → those that occur
-    for folder, manifest in stages:
-        counts = images.setdefault(folder.stage, {}).setdefault(folder.split, [])
+    for results in stages:
+        manifest = results.manifest
+        counts = images.setdefault(results.name, {}).setdefault(results.split, [])
         counts.append(manifest.get("images") or 0)
-        seconds[folder.stage] += manifest.get("seconds") or 0
+        seconds[results.name] += manifest.get("seconds") or 0
         host = {"host": manifest["host"]} if "host" in manifest else {}
         for package, version in (manifest.get("versions", {}) | host).items():
             versions.setdefault(package, {})[version] = None
@@ -158,9 +158,9 @@ def _context(inputs: ReportInputs, metrics: MetricsFile) -> dict[str, Any]:
         "tables": collect_tables(metrics),
         # A single combination is in the tables above.
         "boards": [board for board in collect_boards(runs_of(metrics)) if len(board.rows) > 1],
-        "shown_keys": {folder.key for folder in shown},
+        "shown_keys": {results.key for results in shown},
         "flow": [(stage, splits, seconds[stage]) for stage, splits in images.items()],
-        "has_network": any(folder.stage == NETWORK.stage for folder in inputs.stages),
+        "has_network": any(results.name == NETWORK.stage for results in inputs.stages),
         "stages": stages,
         "versions": versions,
         "class_columns": {k.stage: f"{k.name}, {_CLASS_METRICS[k.metric]}" for k in figures},
@@ -238,7 +238,7 @@ def _failures(
 ) -> Iterator[tuple[str, str, str, str]]:
     """Yields stages, split, image and reason of what the stages and this page skipped."""
     # Those of this page are known when the images above are rendered.
-    found = [(f.stage, f.split, f.failures) for f in inputs.stages]
+    found = [(each.name, each.split, each.failures) for each in inputs.stages]
     stages: dict[tuple[str, str, str], dict[str, None]] = {}
     for stage, split, failures in [*found, ("report", inputs.split, problems)]:
         for image_id, reason in sorted(failures.items()):

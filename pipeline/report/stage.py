@@ -1,15 +1,14 @@
 """The stage ``report``: tables of the metrics, and pages and pictures of the results."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import filterfalse
-from pathlib import Path
 
 from pipeline.datasets.corrections import BySplit
-from pipeline.engine.folder import StageFolder
 from pipeline.engine.kinds import MASKS, NETWORK, PREDICTIONS, TAGS, measured_kinds
+from pipeline.engine.manifest import describe_machines
 from pipeline.engine.registry import label_of
-from pipeline.engine.result_folder import describe_machines
+from pipeline.engine.results import Results
 from pipeline.engine.run import Outcome
 from pipeline.engine.sample import ImageReader
 from pipeline.engine.stage import PerImage, Stage
@@ -56,71 +55,74 @@ def _gather(
     stages: Sequence[Stage], last: Evaluation, settings: ReportSettings, read: ImageReader
 ) -> ReportInputs:
     """Returns what the report is made from, of ``report.split`` or the last split with results."""
-    # Find the folders. The key of one that is missing may not be known yet.
-    folders: dict[Stage, StageFolder] = {}
-    for stage in stages:
-        folder = last.folder(stage)
-        if folder is not None and (stage.kind is not NETWORK or folder.manifest()):
-            folders[stage] = folder
-
-    # Choose the split, and of each kind of result the last round's.
+    found = {stage: results for stage in stages if (results := _results_of(stage, last))}
     per_image = [stage for stage in stages if isinstance(stage, PerImage)]
     splits = list(dict.fromkeys(stage.split for stage in per_image))
-    done = {stage.split for stage, folder in folders.items() if folder.entries}
+    done = {stage.split for stage, results in found.items() if results.entries}
     split = settings.split or next((s for s in reversed(splits) if s in done), splits[-1])
+    # Of each kind of result the last round's.
     measured = [stage for stage in per_image if stage.split == split]
     newest = {stage.kind: stage for stage in sorted(measured, key=lambda s: s.round)}
-    empty = StageFolder(Path(), "", "", {})
-    shown = {k.stage: folders.get(newest.get(k), empty) for k in measured_kinds().values()}
-
-    # Name the masks by how they were made.
     masks = newest.get(MASKS)
-    if masks is None:  # of this split
-        titles = None, ""
-    elif masks.round > 1:
-        titles = "argmax of the first round's CAMs", "mask, seen by the segmenter before"
-    elif masks.is_ground_truth:
-        titles = None, "mask, the ground truth"
-    elif not masks.from_cams:
-        titles = None, f"mask, {'straight from the image' if masks.takes_any_image else 'as given'}"
-    elif isinstance(masks.options, PseudoMaskOptions) and masks.options.crf is None:
-        titles = None, "mask, argmax of the CAMs"
-    else:
-        name = masks.options.method.name
-        refiner = "the CRF" if name == "crf" else label_of(MASKS.group, name)
-        titles = f"mask before {refiner}, argmax of the CAMs", f"mask after {refiner}"
-
-    # Collect what stages remark on, of all splits, and the results of another photograph, which
-    # are not shown.
-    ids = {s: [sample.id for sample in last.images.of(s)] for s in splits}
-    remarks = [
-        stage.remark(folder, ids[stage.split] if isinstance(stage, PerImage) else ())
-        for stage, folder in folders.items()
-    ]
-    remarks += [describe_machines(folder.manifest()) for folder in folders.values()]
+    argmax_title, mask_title = _mask_titles(masks)
+    missing = Results(last.store.root / "nothing")
     every = replace(last, stages=stages)
-    for result in every.results:
-        known = [image_id for image_id in ids[result.split] if image_id in result.entries]
-        remarks.append(result.describe_change(known))
-        for image_id in filterfalse(result.is_current, known):
-            folders[result.stage].entries.pop(image_id, None)  # here, and not on the disk
-
     return ReportInputs(
         last.store.root,
         split,
         last.images.of(split),
         last.vocabulary,
         read,
-        folders=shown,
-        stages=list({folder.path: folder for folder in folders.values()}.values()),
+        remarks=_remarks(found, every, splits),
+        results={k.stage: found.get(newest.get(k), missing) for k in measured_kinds().values()},
+        stages=list({results.path: results for results in found.values()}.values()),
         threshold=newest[TAGS].threshold,
         certain=newest[TAGS].certain,
         beta=getattr(masks and masks.options, "beta", 1.0),
-        argmax_title=titles[0],
-        mask_title=titles[1],
+        argmax_title=argmax_title,
+        mask_title=mask_title,
         about=choices_behind(newest[PREDICTIONS], last.config),
         settings=settings,
-        remarks=[*dict.fromkeys(filter(None, remarks))],
         now=every.now(),
         splits=[*last.images.dataset.splits],
     )
+
+
+def _results_of(stage: Stage, last: Evaluation) -> Results | None:
+    """Returns a stage's results; the key of some that are missing may not be known yet."""
+    results = last.results_of(stage)
+    is_untrained = stage.kind is NETWORK and results is not None and not results.manifest
+    return None if is_untrained else results
+
+
+def _mask_titles(masks: PerImage | None) -> tuple[str | None, str]:
+    """Returns how the argmax of the CAMs, if it is shown, and the masks of a split were made."""
+    if masks is None:
+        return None, ""
+    if masks.round > 1:
+        return "argmax of the first round's CAMs", "mask, seen by the segmenter before"
+    if masks.is_ground_truth:
+        return None, "mask, the ground truth"
+    if not masks.from_cams:
+        return None, f"mask, {'straight from the image' if masks.takes_any_image else 'as given'}"
+    if isinstance(masks.options, PseudoMaskOptions) and masks.options.crf is None:
+        return None, "mask, argmax of the CAMs"
+    name = masks.options.method.name
+    refiner = "the CRF" if name == "crf" else label_of(MASKS.group, name)
+    return f"mask before {refiner}, argmax of the CAMs", f"mask after {refiner}"
+
+
+def _remarks(found: Mapping[Stage, Results], every: Evaluation, splits: Sequence[str]) -> list[str]:
+    """Returns what stages remark on, of all splits; hides images whose results are not current."""
+    ids = {split: [sample.id for sample in every.images.of(split)] for split in splits}
+    remarks = [
+        stage.remark(results, ids[stage.split] if isinstance(stage, PerImage) else ())
+        for stage, results in found.items()
+    ]
+    remarks += [describe_machines(results.manifest) for results in found.values()]
+    for current in every.results:
+        known = [image_id for image_id in ids[current.split] if image_id in current.entries]
+        remarks.append(current.describe_change(known))
+        hidden, shown = {*filterfalse(current.is_current, known)}, found[current.stage]
+        shown.entries = {i: entry for i, entry in shown.entries.items() if i not in hidden}
+    return [*dict.fromkeys(filter(None, remarks))]

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.engine.kinds import MASKS, NETWORK, PREDICTIONS, TAGS, measured_kinds
-from pipeline.engine.lineage import Result
 from pipeline.engine.registry import methods
+from pipeline.engine.results import Results
 from pipeline.evaluation.record import MetricsFile
 from pipeline.files.atomic import write_atomically
 from pipeline.report.configurations import flatten, identity
@@ -190,7 +190,7 @@ def collect_rounds(metrics: MetricsFile) -> Table:
     newest = next((run for run in metrics.runs[::-1] if run["key"] in latest), None)
     networks = []
     if newest is not None:
-        last = Result(metrics.root / newest["split"] / newest["stage"] / newest["key"])
+        last = Results(metrics.root / newest["split"] / newest["stage"] / newest["key"])
         networks = [result for result in last.chain if result.name == NETWORK.stage]
     columns, notes = dict[str, list[str]](), list[str]()
     for split in dict.fromkeys(run["split"] for run in metrics.runs) if len(networks) > 1 else ():
@@ -221,7 +221,7 @@ def _figures(measured: Mapping[str, Mapping]) -> Iterator[tuple[str, float | Non
         yield "segmenter mIoU", measured["predictions"].get("miou")
 
 
-def _is_of_round(run: Mapping, network: Result) -> bool:
+def _is_of_round(run: Mapping, network: Results) -> bool:
     """Tells whether a run is of a network, of its masks, or of the tags that came before them."""
     read = {name: key for name, (*_, key) in run.get("made_from", {}).items()}
     if run["stage"] == PREDICTIONS.stage:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from pipeline.engine.entries import photograph_and_result
-from pipeline.engine.lineage import open_folder
 from pipeline.engine.pool import prefetch
 from pipeline.engine.sample import ImageReader, Images, Sample
 from pipeline.engine.scan import available
@@ -62,12 +61,12 @@ def masks_of_stage(
     samples = partial(available, masks, images, store)
 
     def pairs() -> list[TrainingPair]:
-        folder = open_folder(masks, store).path
+        folder = masks.results(store).path
         masks_of = ((s, folder / f"{s.id}.png", repeats.get(s.id, 1)) for s in samples())
         return [TrainingPair(s.id, s.image, path, repeats=n) for s, path, n in masks_of]
 
     def read() -> Mapping[str, list[str]]:
-        entries = open_folder(masks, store).entries
+        entries = masks.results(store).entries
         return {sample.id: photograph_and_result(entries[sample.id]) for sample in samples()}
 
     facts = {"repeat_corrected": max(repeats.values())} if repeats else {}

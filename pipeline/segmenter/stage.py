@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.clip.device import device_kind
 from pipeline.datasets.vocabulary import Vocabulary
-from pipeline.engine.folder import StageFolder
 from pipeline.engine.kinds import NETWORK, PREDICTIONS
-from pipeline.engine.lineage import LEARNED_FROM
 from pipeline.engine.progress import say, track
+from pipeline.engine.results import LEARNED_FROM, Results
 from pipeline.engine.sample import ImageReader, Sample
 from pipeline.engine.stage import Computed, Decoded, OfSplit, Output, PerImage, Stage
+from pipeline.engine.writer import Writer
 from pipeline.errors import ImageError, NeedsStage, UserError, tell
 from pipeline.files.archives import is_intact
 from pipeline.files.atomic import canonical_json, read_json, write_atomically
@@ -97,11 +97,11 @@ class Training(OfSplit):
             **self.data.key_facts,
         }
 
-    def is_complete(self, folder: StageFolder) -> bool:
+    def is_complete(self, results: Results) -> bool:
         """Tells whether the training came to its end, and its checkpoints are intact."""
-        checkpoint = folder.manifest().get("checkpoint")
-        found = checkpoint is not None and is_intact(folder.path / checkpoint)
-        return not self._lacks_best(folder) and found
+        checkpoint = results.manifest.get("checkpoint")
+        found = checkpoint is not None and is_intact(results.path / checkpoint)
+        return not self._lacks_best(results.path) and found
 
     @cached_property
     def chosen_by(self) -> Mapping[str, Any]:
@@ -114,10 +114,10 @@ class Training(OfSplit):
         data = [fingerprint_image(v) if there else str(v) for v, there in zip(read, is_file)]
         return {"validation_interval": interval, "data": fingerprint(data)}
 
-    def _is_chosen_otherwise(self, folder: StageFolder) -> bool:
-        return (read_json(folder.path / CHOSEN_BY) or {}) != self.chosen_by
+    def _is_chosen_otherwise(self, folder: Path) -> bool:
+        return (read_json(folder / CHOSEN_BY) or {}) != self.chosen_by
 
-    def _lacks_best(self, folder: StageFolder) -> bool:
+    def _lacks_best(self, folder: Path) -> bool:
         """Tells whether the best checkpoint is asked for, and missing or chosen otherwise.
 
         Raises a UserError if nothing can choose it.
@@ -129,21 +129,21 @@ class Training(OfSplit):
                 "segmenter.checkpoint=best requires segmenter.validation_interval=N and a split"
                 " with masks that is not trained on: give both, or segmenter.checkpoint=last"
             )
-        is_there = any(map(is_intact, folder.path.glob(_BEST)))
+        is_there = any(map(is_intact, folder.glob(_BEST)))
         return not is_there or self._is_chosen_otherwise(folder)
 
-    def refuse_missing(self, folder: StageFolder, reader: Stage) -> None:
+    def refuse_missing(self, results: Results, reader: Stage) -> None:
         """Raises the UserError of a stage that needs the segmenter, where it is not trained."""
-        if self.is_complete(folder):
+        if self.is_complete(results):
             return
-        checkpoint = folder.manifest().get("checkpoint")
+        checkpoint, folder = results.manifest.get("checkpoint"), results.path
         if checkpoint is not None:
             what, wrong = checkpoint, "is missing or damaged"
-            if is_intact(folder.path / checkpoint):
+            if is_intact(folder / checkpoint):
                 what = "best checkpoint"
                 if self._is_chosen_otherwise(folder):
                     wrong = "was not chosen by this interval on this split and ground truth"
-            wrong = f"{what} in {folder.path} {wrong}: run stage=train again"
+            wrong = f"{what} in {folder} {wrong}: run stage=train again"
             raise NeedsStage(wrong, self.command)
         wrong = "no segmenter was trained on these masks"
         if reader.round > self.round:
@@ -151,7 +151,7 @@ class Training(OfSplit):
         raise NeedsStage(f"{wrong}: run stage=train first", self.command)
 
     @explain_lost_process()
-    def run(self, folder: StageFolder) -> int:
+    def run(self, writer: Writer) -> int:
         """Trains a segmenter, from its last checkpoint on if there is one.
 
         Every process that torchrun started calls this; only the first one writes to the folder.
@@ -162,24 +162,25 @@ class Training(OfSplit):
 
         join(self.device)  # until the first process holds the folder's lock
         writes = process_rank() == 0
-        if self.is_complete(folder):
+        results, folder = writer.results, writer.path
+        if self.is_complete(results):
             if writes:
-                folder.point_latest()
+                writer.point_latest()
             return 0
-        pairs = [pair for pair in self.pairs if pair.id not in folder.failures]
+        pairs = [pair for pair in self.pairs if pair.id not in results.failures]
         began = time.monotonic()
         if writes:
             is_other = self._is_chosen_otherwise(folder)
-            if self._lacks_best(folder) and (is_other or "checkpoint" in folder.manifest()):
+            if self._lacks_best(folder) and (is_other or "checkpoint" in results.manifest):
                 tell("note: trained anew: this validation did not choose the best checkpoint")
-                checkpoints.forget(folder.path)
+                checkpoints.forget(folder)
             if is_other:  # what two chose in turn is the choice of neither
-                chosen_by = {} if checkpoints.checkpoints_in(folder.path) else self.chosen_by
-                write_atomically(folder.path / CHOSEN_BY, canonical_json(chosen_by))
-            folder.begin(len(pairs))
+                chosen_by = {} if checkpoints.checkpoints_in(folder) else self.chosen_by
+                write_atomically(folder / CHOSEN_BY, canonical_json(chosen_by))
+            writer.begin(len(pairs))
             read, ids = self.data.learned_from(), {pair.id for pair in pairs}
             read = {image_id: content for image_id, content in read.items() if image_id in ids}
-            write_atomically(folder.path / LEARNED_FROM, canonical_json(read))
+            write_atomically(folder / LEARNED_FROM, canonical_json(read))
         position = 0
 
         def report(iteration: int, total: int, loss: float) -> None:
@@ -188,10 +189,10 @@ class Training(OfSplit):
             position = iteration
 
         def remark(iteration: int) -> None:
-            kept = {k: v for k, v in folder.manifest().items() if k in ("computed", "seconds")}
+            kept = {k: v for k, v in results.manifest.items() if k in ("computed", "seconds")}
             facts = {"images": len(pairs), "statistics": {"background_until": iteration}}
-            folder.write_manifest(complete=False, **kept, **facts)
-            tell(f"note: {self.remark(folder, ())}")
+            writer.write_manifest(complete=False, **kept, **facts)
+            tell(f"note: {self.remark(results, ())}")
 
         bar = track(f"train {self.options.name}", self.options.iterations)
         with bar if writes else nullcontext() as advance:
@@ -206,35 +207,35 @@ class Training(OfSplit):
                 read=self.decode,
                 validation=self.validation(),
             )
-            checkpoint = train.train(task, folder.path, train.Listener(report, remark))
+            checkpoint = train.train(task, folder, train.Listener(report, remark))
         if self._lacks_best(folder):
             raise UserError(
                 "there is no best checkpoint, because all pixels of the validation masks are"
                 " ignored: correct them, or take segmenter.checkpoint=last"
             )
         if writes:
-            initial = read_json(folder.path / train.INITIAL_WEIGHTS)
+            initial = read_json(folder / train.INITIAL_WEIGHTS)
             precision = checkpoints.precision_of(self.options.precision, checkpoint)
             traits = f"device={device_kind(self.device)}", f"precision={precision}"
-            seconds = folder.manifest().get("seconds", 0) + time.monotonic() - began
-            folder.write_manifest(
+            seconds = results.manifest.get("seconds", 0) + time.monotonic() - began
+            writer.write_manifest(
                 complete=True,
                 images=len(pairs),
-                left_out=len(folder.failures),
+                left_out=len(results.failures),
                 checkpoint=checkpoint.name,
                 machines=dict.fromkeys(traits, len(pairs)),
                 seconds=round(seconds, 3),
-                **{k: v for k, v in folder.manifest().items() if k == "statistics"},
+                **{k: v for k, v in results.manifest.items() if k == "statistics"},
                 **({"initial_weights": initial} if initial else {}),
             )
         return len(pairs)
 
-    def remark(self, folder: StageFolder, ids: Collection[str]) -> str:
+    def remark(self, results: Results, ids: Collection[str]) -> str:
         """Returns a remark if the network predicted background alone early in its training.
 
         The training itself has said so already if it was computed now, with ``ids``.
         """
-        until = folder.statistics.get("background_until")
+        until = results.statistics.get("background_until")
         if until is None or ids:
             return ""
         return (

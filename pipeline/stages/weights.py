@@ -111,5 +111,5 @@ def _starts(stage: Stage, builder: Builder, commands: Collection[str]) -> bool:
         if any(need.command in commands for need in stage.needs.values()):
             return True  # the run computes the masks first
         raise
-    begun = found.folder is not None and any(found.folder.path.glob("iter_*.pth"))
+    begun = found.results is not None and any(found.results.path.glob("iter_*.pth"))
     return bool(found.pending) and not begun

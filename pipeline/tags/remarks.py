@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.engine.entries import PHOTOGRAPH
-from pipeline.engine.folder import StageFolder
+from pipeline.engine.results import Results
 
 FEW_TAGGED = 0.05
 """A smaller share of images with a tag is remarkable."""
@@ -35,11 +35,9 @@ def find_near_synonyms(embeddings: np.ndarray, classes: Sequence[str]) -> list[l
     return [[classes[a], classes[b]] for a, b in pairs]
 
 
-def remarks_on_tags(
-    folder: StageFolder, ids: Iterable[str], classes: Sequence[str]
-) -> Iterator[str]:
+def remarks_on_tags(results: Results, ids: Iterable[str], classes: Sequence[str]) -> Iterator[str]:
     """Yields a sentence, without its full stop, on each remarkable fact."""
-    entries, statistics, of_split = folder.entries, folder.statistics, f"of split {folder.split}"
+    entries, statistics, of_split = results.entries, results.statistics, f"of split {results.split}"
     done = [image_id for image_id in ids if image_id in entries]
     tags = [tuple(entries[i]["tags"]) for i in done]
     tagged = sum(map(bool, tags))
@@ -71,11 +69,9 @@ def remarks_on_tags(
         yield f"{are} of another one {of_split}"
 
 
-def count_tags(
-    folder: StageFolder, ids: Sequence[str], classes: Sequence[str]
-) -> Mapping[str, Any]:
+def count_tags(results: Results, ids: Sequence[str], classes: Sequence[str]) -> Mapping[str, Any]:
     """Returns how many images have tags, corrected tags, and each class."""
-    by_id = folder.entries
+    by_id = results.entries
     entries = [by_id[image_id] for image_id in ids]
     found = [k for entry in entries for k in entry["tags"]]
     images = np.bincount(found, minlength=len(classes)).tolist() if found else [0] * len(classes)

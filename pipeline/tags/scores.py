@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from pipeline.datasets.lists import format_class_list
-from pipeline.engine.folder import StageFolder
+from pipeline.engine.results import Results
 from pipeline.engine.sample import Sample
 from pipeline.engine.stage import Output
 from pipeline.engine.store import encode_arrays
@@ -37,18 +37,18 @@ def tags_output(
     return Output(values={"tags": list(tags), "scores": rows, **found})
 
 
-def read_tags(folder: StageFolder, sample: Sample) -> tuple[int, ...]:
+def read_tags(results: Results, sample: Sample) -> tuple[int, ...]:
     """Returns the tags of an image; raises an ImageError unless the stage has processed it."""
-    if sample.id not in folder.entries:
+    if sample.id not in results.entries:
         raise ImageError("has no tags: run stage=tags first")
-    return tuple(folder.entries[sample.id]["tags"])
+    return tuple(results.entries[sample.id]["tags"])
 
 
 def read_scores(
-    folder: StageFolder, image_ids: Iterable[str], variant: str = "scores"
+    results: Results, image_ids: Iterable[str], variant: str = "scores"
 ) -> np.ndarray | None:
     """Returns N×n float32 scores of images, or none where a variant was not computed."""
-    entries = folder.entries
+    entries = results.entries
     rows = [entries[image_id]["scores"] for image_id in image_ids]
     if not all(variant in row for row in rows):
         return None
@@ -57,34 +57,34 @@ def read_scores(
 
 
 def summarise(
-    folder: StageFolder, done: Sequence[Sample], classes: Sequence[str]
+    results: Results, done: Sequence[Sample], classes: Sequence[str]
 ) -> Mapping[str, bytes]:
     """Returns the files that sum up the images ``done``.
 
     ``scores.npz`` and ``tags.txt`` are for programs, ``tags.csv`` and ``classes.txt`` for people.
     """
-    entries, ids = folder.entries, [sample.id for sample in done]
+    entries, ids = results.entries, [sample.id for sample in done]
     text = format_class_list({image_id: entries[image_id]["tags"] for image_id in ids})
     arrays = {"ids": np.array(ids, str), "classes": np.array(classes, str)}
     for name in sorted(entries[ids[0]]["scores"]) if ids else ():
-        if (scores := read_scores(folder, ids, name)) is not None:
+        if (scores := read_scores(results, ids, name)) is not None:
             arrays[name] = scores
     texts = {
         "tags.txt": text,
-        "tags.csv": _table(folder, done, classes),
+        "tags.csv": _table(results, done, classes),
         "classes.txt": "".join(f"{name}\n" for name in classes),
     }
     encoded = {name: text.encode("utf-8", "surrogateescape") for name, text in texts.items()}
     return {"scores.npz": encode_arrays(**arrays), **encoded}
 
 
-def _table(folder: StageFolder, done: Sequence[Sample], classes: Sequence[str]) -> str:
+def _table(results: Results, done: Sequence[Sample], classes: Sequence[str]) -> str:
     """Returns the photographs with the names and scores of their tags, as CSV."""
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(["path", "id", "classes", "scores", "corrected"])
-    names, entries = [join_cell([name]) for name in classes], folder.entries
-    for sample, scores in zip(done, read_scores(folder, (sample.id for sample in done))):
+    names, entries = [join_cell([name]) for name in classes], results.entries
+    for sample, scores in zip(done, read_scores(results, (sample.id for sample in done))):
         entry = entries[sample.id]
         tags, values = (
             ";".join(row[k] for k in entry["tags"]) for row in (names, [f"{s:.3f}" for s in scores])

@@ -10,12 +10,13 @@ import numpy as np
 
 from pipeline.clip.method_stage import MethodStage
 from pipeline.datasets.corrected import Corrections, refuse_unknown
-from pipeline.engine.folder import StageFolder
 from pipeline.engine.kinds import TAGS
-from pipeline.engine.result_folder import MANIFEST, read_manifest
+from pipeline.engine.manifest import MANIFEST, read_manifest
+from pipeline.engine.results import Results
 from pipeline.engine.sample import Sample
 from pipeline.engine.settings import joined
 from pipeline.engine.stage import Computed, Decoded
+from pipeline.engine.writer import Writer
 from pipeline.errors import ImageError
 from pipeline.tags.remarks import count_tags, find_near_synonyms, remarks_on_tags
 from pipeline.tags.scores import decode_scores, summarise, tags_output
@@ -83,17 +84,17 @@ class Tags(MethodStage):
         kept = {name: value for name, value in entry.items() if name != "found"}
         return {**kept, **self.corrections.apply(entry["id"], found)}
 
-    def summary(self, folder: StageFolder, done: Sequence[Sample]) -> Mapping[str, bytes]:
+    def summary(self, results: Results, done: Sequence[Sample]) -> Mapping[str, bytes]:
         """Returns what :func:`~pipeline.tags.scores.summarise` does."""
-        return summarise(folder, done, self.vocabulary.classes)
+        return summarise(results, done, self.vocabulary.classes)
 
-    def statistics(self, folder: StageFolder, done: Sequence[Sample]) -> Mapping[str, Any]:
+    def statistics(self, writer: Writer, done: Sequence[Sample]) -> Mapping[str, Any]:
         """Returns what :func:`~pipeline.tags.remarks.count_tags` does."""
-        return count_tags(folder, [sample.id for sample in done], self.vocabulary.classes)
+        return count_tags(writer.results, [sample.id for sample in done], self.vocabulary.classes)
 
-    def remark(self, folder: StageFolder, ids: Collection[str]) -> str:
+    def remark(self, results: Results, ids: Collection[str]) -> str:
         """Returns what :func:`~pipeline.tags.remarks.remarks_on_tags` does."""
-        return "; ".join(remarks_on_tags(folder, ids, self.vocabulary.classes))
+        return "; ".join(remarks_on_tags(results, ids, self.vocabulary.classes))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -163,16 +164,16 @@ class ScoredTags(Tags):
                 outputs |= self.rider.of_pass(item, scored.shared_pass, facts["tags"])
             yield item, outputs
 
-    def statistics(self, folder: StageFolder, done: Sequence[Sample]) -> Mapping[str, Any]:
+    def statistics(self, writer: Writer, done: Sequence[Sample]) -> Mapping[str, Any]:
         """Returns what is counted of the tags, and near-synonyms among the names that CLIP read."""
-        known = folder.statistics.get("near_synonyms", [])
-        if folder.computed:
+        known = writer.results.statistics.get("near_synonyms", [])
+        if writer.computed:
             known = self.near_synonyms()
-        elif folder.reused:  # from a folder of the same recipe, whose names are the same
-            manifests = (read_manifest(p.parent) for p in folder.path.parent.glob(f"*/{MANIFEST}"))
-            same = (m.get("statistics", {}) for m in manifests if m.get("recipe") == folder.recipe)
+        elif writer.reused:  # from a folder of the same recipe, whose names are the same
+            manifests = (read_manifest(p.parent) for p in writer.path.parent.glob(f"*/{MANIFEST}"))
+            same = (m.get("statistics", {}) for m in manifests if m.get("recipe") == self.recipe)
             known = next((s["near_synonyms"] for s in same if "near_synonyms" in s), known)
-        counted = super().statistics(folder, done)
+        counted = super().statistics(writer, done)
         return {**counted, "near_synonyms": known} if known else counted
 
     def near_synonyms(self) -> list[list[str]]:

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.engine.folder import StageFolder
 from pipeline.engine.learned import Learned
+from pipeline.engine.results import Results
 from pipeline.engine.sample import Sample
 from pipeline.engine.stage import Computed, Decoded, Folders, Item
 from pipeline.engine.store import encode_arrays
@@ -68,14 +68,14 @@ class ScoreStatistics(Learned):
         """Returns the steps, and the split."""
         return {"standardise": sorted(self.steps), "fit_split": self.split}
 
-    def learn(self, ids: Sequence[str], folder: StageFolder) -> bytes:
+    def learn(self, ids: Sequence[str], results: Results) -> bytes:
         """Computes the statistics."""
         if len(ids) < 2:
             raise UserError(
                 "tags.standardise=[class] compares images, and split"
                 f" {self.split} has one: give more, or another tags.fit_split"
             )
-        scores = read_scores(folder, ids).astype(np.float64)
+        scores = read_scores(results, ids).astype(np.float64)
         found = statistics_of(over_classes(scores) if "image" in self.steps else scores)
         return encode_arrays(**found._asdict())
 

@@ -40,18 +40,18 @@ def pixels(path):
 
 
 def test_every_kind_of_artefact_is_drawn(draw, material, tmp_path):
-    folders = [*material.folders.values()]
+    folders = [*material.results.values()]
     finished = draw(*(folder.path for folder in folders))
     assert finished.code == 0, finished.errors
     assert finished.output == f"16 overlays in {tmp_path / 'o'}\n"
     for folder in folders:
         for image_id in IDS:
-            picture = pixels(tmp_path / "o" / folder.stage / f"{image_id}.png")
+            picture = pixels(tmp_path / "o" / folder.name / f"{image_id}.png")
             assert min(picture.shape[:2]) > 200 and np.ptp(picture) > 200
 
 
 def test_masks_are_tinted_and_named(draw, material, tmp_path):
-    draw(material.folders["masks"].path, "--ids", "0", "--opacity", "1")
+    draw(material.results["masks"].path, "--ids", "0", "--opacity", "1")
     picture = pixels(tmp_path / "o" / "masks" / "0.png")
     height = 48 * 8  # 48 pixels of the photograph, enlarged
     region = (picture[:height] == PALETTE[1]).all(-1)
@@ -62,25 +62,25 @@ def test_masks_are_tinted_and_named(draw, material, tmp_path):
 
 def test_sheets_hold_so_many_images_and_go_on(draw, material, tmp_path):
     finished = draw(
-        material.folders["tags"].path, material.folders["masks"].path, "--sheet", "--limit", "3"
+        material.results["tags"].path, material.results["masks"].path, "--sheet", "--limit", "3"
     )
     assert finished.code == 0 and finished.output.startswith("1 sheet in ")
     wide = pixels(tmp_path / "o" / "sheet_1.png")
-    finished = draw(material.folders["masks"].path, "--sheet", "--columns", "1", "--limit", "3")
+    finished = draw(material.results["masks"].path, "--sheet", "--columns", "1", "--limit", "3")
     narrow = pixels(tmp_path / "o" / "sheet_1.png")
     assert narrow.shape[1] < wide.shape[1] and narrow.shape[0] > wide.shape[0]
 
 
 def test_more_images_than_a_sheet_holds_take_several(draw, material, tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.commands.overlay._ROWS", 1)
-    finished = draw(material.folders["predictions"].path, "--sheet", "--columns", "3")
+    finished = draw(material.results["predictions"].path, "--sheet", "--columns", "3")
     assert finished.output.startswith("2 sheets")
     assert {p.name for p in (tmp_path / "o").glob("[!.]*")} == {"sheet_1.png", "sheet_2.png"}
 
 
 def test_tiles_show_their_artefact(material):
     image = np.full((48, 64, 3), 110, np.uint8)
-    cams, masks, tags = (Artefact(material.folders[k].path) for k in ("cams", "masks", "tags"))
+    cams, masks, tags = (Artefact(material.results[k].path) for k in ("cams", "masks", "tags"))
     (tile,) = make_tiles(masks, "0", image)
     assert tile.labels == {1} and not tile.has_heat
     assert tile.picture[80, 60, 0] > tile.picture[80, 60, 1], "the class's colour is red"
@@ -96,7 +96,7 @@ def test_tiles_show_their_artefact(material):
 
 
 def test_a_sheet_has_a_column_for_each_tag(draw, material, tmp_path):
-    folders = [material.folders[name].path for name in ("cams", "masks")]
+    folders = [material.results[name].path for name in ("cams", "masks")]
 
     def width(*ids: str) -> int:
         assert draw(*folders, "--sheet", "--columns", "1", "--ids", *ids).code == 0
@@ -106,12 +106,12 @@ def test_a_sheet_has_a_column_for_each_tag(draw, material, tmp_path):
 
 
 def test_what_cannot_be_drawn_is_named_and_the_others_are_done(draw, material, tmp_path):
-    (material.folders["masks"].path / "0.png").unlink()
-    (material.folders["masks"].path / "1.png").write_bytes(
+    (material.results["masks"].path / "0.png").unlink()
+    (material.results["masks"].path / "1.png").write_bytes(
         encode_png(np.full((48, 64), 77, np.uint8))
     )
     (material.root.parent / "photographs" / "2.png").unlink()
-    finished = draw(material.folders["masks"].path)
+    finished = draw(material.results["masks"].path)
     assert finished.code == 2
     for image_id in "01":
         assert f"left out: {image_id}: masks for split val are not as they were" in finished.errors
@@ -133,7 +133,7 @@ def test_what_cannot_be_drawn_is_named_and_the_others_are_done(draw, material, t
     ],
 )
 def test_mistakes_are_answered_in_one_sentence(draw, material, arguments, message):
-    finished = draw(material.folders["masks"].path, *arguments)
+    finished = draw(material.results["masks"].path, *arguments)
     assert finished.code == 2 and message in finished.errors
     assert finished.errors.startswith("error: ") and finished.errors.count("\n") == 1
 
@@ -145,16 +145,16 @@ def test_a_folder_that_is_no_stage_is_named(draw, run_tool, material, tmp_path):
     finished = draw(tmp_path)
     assert finished.code == 2 and f"{tmp_path} is not a finished folder of tags" in finished.errors
     finished = run_tool(
-        "overlay.py", material.folders["masks"].path, "--images", tmp_path / "nowhere"
+        "overlay.py", material.results["masks"].path, "--images", tmp_path / "nowhere"
     )
     assert finished.code == 2 and "is not a folder: give the one that holds them" in finished.errors
 
 
 def test_an_id_cannot_leave_the_output_folder(draw, material, tmp_path):
-    (material.folders["masks"].path / "entries.jsonl").write_bytes(
+    (material.results["masks"].path / "entries.jsonl").write_bytes(
         encode_line({"id": "../x", "inputs": {}})
     )
-    photographs, masks = material.root.parent / "photographs", material.folders["masks"].path
+    photographs, masks = material.root.parent / "photographs", material.results["masks"].path
     (photographs.parent / "x.png").write_bytes((photographs / "0.png").read_bytes())
     (masks.parent / "x.png").write_bytes((masks / "0.png").read_bytes())
     finished = draw(masks)
@@ -167,9 +167,9 @@ def test_a_grey_label_has_the_colour_of_its_regions_in_every_legend(run_tool, tm
     ids, classes = [str(k) for k in range(8)], list("abcdefg")
     material = build_run(tmp_path / "run", ids, classes)
     given = ["--images", material.root.parent / "photographs", "--ids", "6"]
-    for folder in (material.folders["tags"], material.folders["masks"]):
-        for more in ([], ["--sheet"] if folder is material.folders["masks"] else []):
-            target = tmp_path / f"{folder.stage}{len(more)}"
+    for folder in (material.results["tags"], material.results["masks"]):
+        for more in ([], ["--sheet"] if folder is material.results["masks"] else []):
+            target = tmp_path / f"{folder.name}{len(more)}"
             assert run_tool("overlay.py", folder.path, *given, "--output", target, *more).code == 0
             (path,) = target.rglob("*.png")
             assert (pixels(path) == (255, 128, 255)).all(-1).sum() > 20

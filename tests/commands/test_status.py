@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pipeline.commands.status import status_table
 from pipeline.engine.store import Store
+from tests.results import open_writer
 
 
 def what(store: Store) -> dict[str, str]:
@@ -13,9 +14,9 @@ def what(store: Store) -> dict[str, str]:
 
 
 def write(store: Store, stage: str, settings: dict) -> str:
-    with store.folder("val", stage, settings) as folder:
+    with open_writer(store, "val", stage, settings) as folder:
         folder.finish([])
-    return folder.key
+    return folder.results.key
 
 
 def test_configurations_are_told_apart_by_the_settings_that_differ(tmp_path):

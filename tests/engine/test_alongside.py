@@ -84,9 +84,9 @@ def test_masks_are_those_of_one_stage_after_the_other(opened, processes, tmp_pat
     assert computed(opened().run(STAGES)) == alone == {"tags": 5, "cams": 5, "masks": 5}
     assert len(processes.given) == len(processes.handed_on) == 5
     assert artefacts(tmp_path / "out") == artefacts(tmp_path / "alone")
-    shared = opened().builder.stages
-    manifests = [opened().builder.store.folder("all", s.name, s.settings) for s in shared[:3]]
-    assert all(each.manifest()["complete"] for each in manifests)
+    builder = opened().builder
+    found = [stage.results(builder.store).manifest for stage in builder.stages[:3]]
+    assert all(manifest["complete"] for manifest in found)
 
 
 def test_what_processes_note_is_printed_once(opened, processes, capsys):

@@ -17,15 +17,17 @@ from pipeline.engine.cleaning import (
     remove,
     remove_orphans,
 )
-from pipeline.engine.result_folder import MANIFEST
+from pipeline.engine.manifest import MANIFEST
 from pipeline.engine.store import Store, folder_size
 from pipeline.errors import UserError
+from tests.results import open_writer, write
 
 
 def complete(store: Store, stage: str, configuration: dict, split="val", need=None, run="1"):
-    facts = {"made_from": {need.stage: [need.split, need.stage, need.key]} if need else {}}
-    with store.folder(split, stage, configuration, about=facts, run=run) as folder:
-        folder.write("a", {"photograph": "1"}, {"a.png": b"x" * 1000})
+    read = need and need.results
+    facts = {"made_from": {read.name: [read.split, read.name, read.key]} if read else {}}
+    with open_writer(store, split, stage, configuration, about=facts, run=run) as folder:
+        write(folder, "a", {"photograph": "1"}, {"a.png": b"x" * 1000})
         folder.finish(["a"])
     return folder
 
@@ -49,9 +51,9 @@ def folders(store):
             split = "" if name == "segmenter" else "val"
             last = complete(store, name, configuration, split, last, str(number))
             found[name, number] = last
-    with store.folder("val", "tags", {"votes": 3}, about={"made_from": {}}) as stopped:
+    with open_writer(store, "val", "tags", {"votes": 3}, about={"made_from": {}}) as stopped:
         stopped.begin(5)
-        stopped.write("a", {"photograph": "1"}, {})
+        write(stopped, "a", {"photograph": "1"}, {})
     found["stopped", 3] = stopped
     return found
 
@@ -81,7 +83,9 @@ def test_the_results_of_all_rounds_of_a_run_stay(store):
     # A later command for one stage points its latest to the first round again.
     complete(store, "masks", {"round": 1}, run="3")
     assert [path for path, _ in find_removable(store)] == [found["1", 1]]
-    with store.folder("val", "predictions", {"flip": 0}, run="2", about={"made_from": {}}) as begun:
+    with open_writer(
+        store, "val", "predictions", {"flip": 0}, run="2", about={"made_from": {}}
+    ) as begun:
         begun.begin(5)
     assert begun.path in dict(find_removable(store)), "it is of no complete round"
 
@@ -114,7 +118,7 @@ def test_the_tool_asks_and_leaves_what_is_unfinished_or_in_use(store, folders, r
     assert "1 folders removed" in run_tool("clean.py", store.root, "--yes", "--unfinished").output
     assert not folders["stopped", 3].path.exists()
     assert "nothing to remove" in run_tool("clean.py", store.root, "--yes").output
-    assert any(folders["masks", 2].candidates("a", {"photograph": "1"}))
+    assert any(folders["masks", 2].results.candidates("a", {"photograph": "1"}))
 
 
 def test_folders_that_do_not_say_what_they_were_made_from_stay(store, folders, run_tool):
@@ -126,7 +130,7 @@ def test_folders_that_do_not_say_what_they_were_made_from_stay(store, folders, r
     assert not {old.parent, folders["stopped", 3].path} & dict(find_removable(store)).keys()
     cleaned = run_tool("clean.py", store.root, "--yes", "--unfinished").output
     assert "2 folders stay" in cleaned and "4 folders removed" in cleaned
-    assert old.is_file() and any(folders["stopped", 3].candidates("a", {"photograph": "1"}))
+    assert old.is_file() and any(folders["stopped", 3].results.candidates("a", {"photograph": "1"}))
 
 
 def test_a_folder_that_is_not_there_is_said(run_tool, tmp_path):
@@ -135,14 +139,14 @@ def test_a_folder_that_is_not_there_is_said(run_tool, tmp_path):
 
 
 def test_results_of_images_that_are_gone_are_offered(store, run_tool):
-    with store.folder("val", "masks", {"beta": 1}) as folder:
+    with open_writer(store, "val", "masks", {"beta": 1}) as folder:
         for image_id in ("a", "b/c", "b/d", "e"):
             files = {f"{image_id}.png": b"x" * 1000, f".unfiltered/{image_id}.png": b"y"}
-            folder.write(image_id, {"photograph": "1"}, files)
+            write(folder, image_id, {"photograph": "1"}, files)
         folder.finish(["a"], known={"a", "e"})
     assert not find_removable(store)
     shown = run_tool("clean.py", store.root, "--dry-run")
-    line = f"val/masks/{folder.key}: results of 2 images that were removed or left out"
+    line = f"val/masks/{folder.results.key}: results of 2 images that were removed or left out"
     assert line in shown.output and "0 folders, 2.0 kB" in shown.output
     assert (folder.path / "b/c.png").is_file()
     with folder:
@@ -151,9 +155,9 @@ def test_results_of_images_that_are_gone_are_offered(store, run_tool):
     assert "results of removed images: 2" in cleaned.output
     files = {p.relative_to(folder.path).as_posix() for p in folder.path.rglob("*.png")}
     assert files == {f"{below}{name}.png" for below in ("", ".unfiltered/") for name in "ae"}
-    with store.folder("val", "masks", {"beta": 1}) as again:
-        assert again.entries.keys() == {"a", "e"} and any(
-            again.candidates("a", {"photograph": "1"})
+    with open_writer(store, "val", "masks", {"beta": 1}) as again:
+        assert again.results.entries.keys() == {"a", "e"} and any(
+            again.results.candidates("a", {"photograph": "1"})
         )
     assert "nothing to remove" in run_tool("clean.py", store.root, "--yes").output
 
@@ -200,7 +204,7 @@ def test_what_a_run_embedded_belongs_to_its_results(run_stage, arguments, tmp_pa
 
 def test_files_outside_the_folder_are_never_orphans(store, tmp_path):
     (tmp_path / "theirs.png").write_bytes(b"theirs")
-    with store.folder("val", "masks", {"beta": 1}) as folder:
+    with open_writer(store, "val", "masks", {"beta": 1}) as folder:
         folder.adopt(
             {"id": "a", "inputs": {"photograph": "1"}, "files": {"../../../../theirs.png": "0"}}
         )

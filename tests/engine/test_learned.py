@@ -12,7 +12,7 @@ import pytest
 from pipeline.engine.cleaning import find_removable
 from pipeline.engine.executors import ExecutorSettings, WorkerSettings
 from pipeline.engine.learned import Learned
-from pipeline.engine.lineage import StageResult
+from pipeline.engine.lineage import RunResults
 from pipeline.engine.plan import plan
 from pipeline.engine.run import Run
 from pipeline.engine.sample import Dataset, ImageReader, Images, Sample
@@ -52,8 +52,8 @@ class Mean(Learned):
     def own_settings(self) -> dict:
         return {}
 
-    def learn(self, ids, folder) -> bytes:
-        sizes = [folder.entries[image_id]["size"] for image_id in ids]
+    def learn(self, ids, results) -> bytes:
+        sizes = [results.entries[image_id]["size"] for image_id in ids]
         return json.dumps([sum(sizes) / len(sizes), *ids]).encode()
 
 
@@ -285,7 +285,7 @@ def test_what_another_run_learns_meanwhile_is_not_mixed_in(kept, monkeypatch, ex
 def test_a_result_of_other_settings_or_of_what_was_learned_before_has_changed(kept):
     kept()
     images = Images(Dataset(None, kept.splits, "fit"))
-    result = StageResult(kept.steps()[-1], kept.store, images)
+    result = RunResults(kept.steps()[-1], kept.store, images)
     entry = result.entries["c"]
     assert result.changed(entry) == []
     assert result.changed({**entry, "recipe": "other"}) == ["settings"]

@@ -13,7 +13,7 @@ import pytest
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.engine.cleaning import find_removable, remove
 from pipeline.engine.executors import ExecutorSettings
-from pipeline.engine.folder import LATEST
+from pipeline.engine.manifest import LATEST
 from pipeline.engine.run import Run
 from pipeline.engine.sample import Dataset, ImageReader, Images, Sample
 from pipeline.engine.stage import Output, PerImage

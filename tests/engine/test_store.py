@@ -15,6 +15,7 @@ from pipeline.engine.store import Store
 from pipeline.errors import UserError
 from pipeline.files.atomic import write_atomically
 from pipeline.files.fingerprints import fingerprint, fingerprint_image, remember_in
+from tests.results import open_writer, write
 
 
 @pytest.fixture
@@ -23,44 +24,44 @@ def store(tmp_path) -> Store:
 
 
 def reopen(store: Store, configuration=None):
-    return store.folder("val", "masks", configuration or {"a": 1})
+    return open_writer(store, "val", "masks", configuration or {"a": 1})
 
 
 def test_the_key_names_the_configuration_and_nothing_else(store):
-    key = reopen(store).key
-    assert reopen(store, {"a": 1}).key == key
-    assert reopen(store, {"a": 2}).key != key
+    key = reopen(store).results.key
+    assert reopen(store, {"a": 1}).results.key == key
+    assert reopen(store, {"a": 2}).results.key != key
     assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
     assert fingerprint("ab", "c") != fingerprint("a", "bc")
 
 
 def test_what_was_written_is_done_until_input_or_file_change(store):
     with reopen(store) as folder:
-        folder.write("a/b c", {"photograph": "in1"}, {"a/b c.png": b"bytes"})
+        write(folder, "a/b c", {"photograph": "in1"}, {"a/b c.png": b"bytes"})
         folder.finish(["a/b c"])
     folder = reopen(store)
-    assert any(folder.candidates("a/b c", {"photograph": "in1"}))
-    assert not any(folder.candidates("a/b c", {"photograph": "in2"}))
-    assert not any(folder.candidates("other", {"photograph": "in1"}))
+    assert any(folder.results.candidates("a/b c", {"photograph": "in1"}))
+    assert not any(folder.results.candidates("a/b c", {"photograph": "in2"}))
+    assert not any(folder.results.candidates("other", {"photograph": "in1"}))
     (folder.path / "a/b c.png").write_bytes(b"byte")
-    assert not any(folder.candidates("a/b c", {"photograph": "in1"}))
+    assert not any(folder.results.candidates("a/b c", {"photograph": "in1"}))
     (folder.path / "a/b c.png").unlink()
-    assert not any(folder.candidates("a/b c", {"photograph": "in1"}))
+    assert not any(folder.results.candidates("a/b c", {"photograph": "in1"}))
 
 
 def test_a_torn_line_and_stale_temporaries_are_passed_over(store):
     with reopen(store) as folder:
-        folder.write("a", {"photograph": "1"}, {"a.png": b"x"})
-        folder.write("b", {"photograph": "1"}, {"b.png": b"y"})
+        write(folder, "a", {"photograph": "1"}, {"a.png": b"x"})
+        write(folder, "b", {"photograph": "1"}, {"b.png": b"y"})
     journal = folder.path / "entries.jsonl"
     journal.write_text(journal.read_text()[:-10])
     (folder.path / ".partial-xyz").write_bytes(b"half a file")
     with reopen(store) as folder:
-        assert any(folder.candidates("a", {"photograph": "1"})) and not any(
-            folder.candidates("b", {"photograph": "1"})
+        assert any(folder.results.candidates("a", {"photograph": "1"})) and not any(
+            folder.results.candidates("b", {"photograph": "1"})
         )
         assert not list(folder.path.glob(".partial-*"))
-        folder.write("b", {"photograph": "1"}, {"b.png": b"y"})
+        write(folder, "b", {"photograph": "1"}, {"b.png": b"y"})
         folder.finish(["a", "b"])
     assert [json.loads(line)["id"] for line in journal.read_text().splitlines()] == ["a", "b"]
 
@@ -68,14 +69,14 @@ def test_a_torn_line_and_stale_temporaries_are_passed_over(store):
 def test_the_result_does_not_depend_on_the_order_or_on_interruptions(store, tmp_path):
     with reopen(store) as folder:
         for name in "bca":
-            folder.write(name, {"photograph": "1"}, {f"{name}.png": name.encode()})
+            write(folder, name, {"photograph": "1"}, {f"{name}.png": name.encode()})
         folder.finish(["a", "b", "c"])
     other = Store(tmp_path / "other")
     with reopen(other) as first:
-        first.write("a", {"photograph": "1"}, {"a.png": b"a"})
+        write(first, "a", {"photograph": "1"}, {"a.png": b"a"})
     with reopen(other) as second:
-        second.write("b", {"photograph": "1"}, {"b.png": b"b"})
-        second.write("c", {"photograph": "1"}, {"c.png": b"c"})
+        write(second, "b", {"photograph": "1"}, {"b.png": b"b"})
+        write(second, "c", {"photograph": "1"}, {"c.png": b"c"})
         second.finish(["a", "b", "c"])
     journals = [(f.path / "entries.jsonl").read_bytes() for f in (folder, second)]
     assert journals[0] == journals[1]
@@ -85,9 +86,9 @@ def test_failures_are_listed_until_they_are_mended(store):
     with reopen(store) as folder:
         folder.fail("broken", "cannot be decoded")
         folder.finish(["broken"])
-    assert reopen(store).failures == {"broken": "cannot be decoded"}
+    assert reopen(store).results.failures == {"broken": "cannot be decoded"}
     with reopen(store) as folder:
-        folder.write("broken", {"photograph": "2"}, {"broken.png": b"now fine"})
+        write(folder, "broken", {"photograph": "2"}, {"broken.png": b"now fine"})
         folder.finish(["broken"])
     assert not (folder.path / "failures.jsonl").exists()
 
@@ -110,7 +111,7 @@ def test_latest_points_to_the_newest_complete_key(store):
         pass
     assert (unfinished.path.parent / "latest").resolve() == folder.path
     complete = [manifest["key"] for _, manifest in store.folders() if manifest.get("complete")]
-    assert complete.count(folder.key) == 1 and len(complete) == 2
+    assert complete.count(folder.results.key) == 1 and len(complete) == 2
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -171,8 +172,8 @@ def test_every_file_of_a_folder_follows_the_umask(umask, tmp_path):
         remember_in(store.root)
         (tmp_path / "photograph").write_bytes(b"x")
         fingerprint_image(tmp_path / "photograph")
-        with store.folder("all", "tags", {}) as folder:
-            folder.write("a", {"photograph": "1"}, {"a.png": b"x"})
+        with open_writer(store, "all", "tags", {}) as folder:
+            write(folder, "a", {"photograph": "1"}, {"a.png": b"x"})
             folder.fail("b", "damaged")
             folder.finish(["a", "b"])
             found = {p: p.lstat().st_mode & 0o777 for p in store.root.rglob("*")}

@@ -21,14 +21,13 @@ from safetensors.torch import load_file, save_file
 from pipeline.clip import checkpoint, frozen
 from pipeline.engine import workers
 from pipeline.engine.executors import ExecutorSettings, WorkerSettings
-from pipeline.engine.lineage import open_folder
 from pipeline.engine.run import Run
 from pipeline.engine.sample import Sample
 from pipeline.engine.stage import Item, Output
 from pipeline.engine.workers import Executor, compute_here, compute_shard
 from pipeline.errors import UserError
 from pipeline.files.fingerprints import fingerprint_file
-from pipeline.files.journal import open_journal
+from pipeline.files.journal import Journal
 from pipeline.stages import pipeline as stages
 from pipeline.stages.config import compose, read_config
 from pipeline.stages.pipeline import Pipeline
@@ -151,13 +150,12 @@ def test_each_result_is_reported_while_the_next_one_is_computed():
                 before.append(len(reported))
                 yield item, {"slow": Output()}
 
-    class Stored:
-        def write(self, image_id, *_, **__):
-            stored[image_id].set()
+    def adopt(name, entry):
+        stored[entry["id"]].set()
 
     items = [Item(Sample(i, Path(i)), {}) for i in ids]
     stage = Slow(reads_images=False, chosen="stage=slow", machine=())
-    for sample, reason in compute_here(stage, None, {"slow": Stored()}, items):
+    for sample, reason in compute_here(stage, None, {"slow": (Path(), "")}, adopt, items):
         assert reason is None
         reported.append(sample.id)
     assert reported == ids
@@ -189,18 +187,18 @@ def test_the_bar_says_what_happens_before_the_first_image(
 def test_what_workers_wrote_is_taken_over_after_a_kill(pipeline):
     (stage,) = pipeline.stages(["tags"])
     builder = pipeline.builder
-    folder = open_folder(stage, builder.store)
+    folder = stage.writer(builder.store)
     folder.path.mkdir(parents=True)
     items = [stage.item(sample, {}) for sample in builder.images.of("all")[:2]]
-    places = {"tags": (folder.path, folder.recipe)}
+    places = {"tags": (folder.path, folder.results.recipe)}
     entries, failures = compute_shard(
         pickle.dumps(([], pickle.dumps((stage, {}, {}, {})))), places, None, items
     )
     assert [line["id"] for line in entries["tags"]] == ["a", "b"] and not failures
-    assert list(open_journal(folder.path / "entries.jsonl").entries) == ["a", "b"]
+    assert list(Journal(folder.path / "entries.jsonl").entries) == ["a", "b"]
     with folder:
-        assert list(folder.entries) == ["a", "b"]
-        assert all(any(folder.candidates(item.sample.id, item.inputs)) for item in items)
+        assert list(folder.results.entries) == ["a", "b"]
+        assert all(any(folder.results.candidates(item.sample.id, item.inputs)) for item in items)
         assert not list(folder.path.glob(".entries-*"))
 
 
@@ -209,7 +207,7 @@ def test_an_image_that_cannot_be_read_is_the_shards_failure(pipeline, photograph
     [outcome] = run(pipeline, ["tags"], HerePool())
     assert (outcome.images, outcome.computed, len(outcome.left_out)) == (5, 4, 1)
     (stage,) = pipeline.stages(["tags"])
-    assert "cannot be decoded" in open_folder(stage, pipeline.builder.store).failures["a"]
+    assert "cannot be decoded" in stage.results(pipeline.builder.store).failures["a"]
 
 
 def test_a_worker_is_silent_about_odd_files(pipeline, photographs):

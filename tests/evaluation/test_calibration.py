@@ -11,12 +11,12 @@ import pytest
 from pipeline.datasets.settings import VocabularySettings
 from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.engine.sample import Sample
-from pipeline.engine.store import Store
-from pipeline.evaluation.measures import Results, evaluate_tags
+from pipeline.evaluation.measures import EvaluationInputs, evaluate_tags
 from pipeline.evaluation.metrics import best_threshold, calibration_figures
 from pipeline.evaluation.record import MetricsFile
 from pipeline.report.tables import write_tables
 from pipeline.tags.scores import tags_output
+from tests.results import open_writer, write
 
 
 def naive_f1(chosen: list[bool], present: list[bool]) -> float:
@@ -64,12 +64,12 @@ def test_it_is_measured_where_scores_are_standardised(tmp_path: Path):
     ]
 
     def measure(*names: str) -> dict:
-        with Store(tmp_path / "-".join(names)).folder("val", "tags", {}) as folder:
+        with open_writer(tmp_path / "-".join(names), "val", "tags", {}) as folder:
             for image_id, values in rows.items():
                 facts = tags_output([], {name: np.array(values) for name in names}).values
                 tags = [k for k, value in enumerate(values) if value > 1]
-                folder.write(image_id, {"photograph": "input"}, {}, **{**facts, "tags": tags})
-        return evaluate_tags(Results(samples, folder, vocabulary))
+                write(folder, image_id, {"photograph": "input"}, {}, **{**facts, "tags": tags})
+        return evaluate_tags(EvaluationInputs(samples, folder.results, vocabulary))
 
     assert "calibration" not in measure("scores")
     figures = measure("scores", "z")

@@ -6,29 +6,38 @@ import errno
 import fcntl
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
-from pipeline.engine.store import Store
 from pipeline.evaluation.about import About
 from pipeline.evaluation.record import MetricsFile, changing_metrics
 from pipeline.files.lock import HOLDER
 from pipeline.report.runs import read_runs
 from pipeline.report.study import write_study
+from tests.results import open_writer
 
 pytestmark = pytest.mark.usefixtures("figures_are_current")
 
 
+def results_of(root, alpha):
+    """Returns what writes the tags of a run, whose stage is known."""
+    settings = {"alpha": alpha}
+    writer = open_writer(root, "val", "tags", settings)
+    writer.results.stage = SimpleNamespace(settings=settings, about={})
+    return writer
+
+
 def test_a_run_of_two_experiments_is_one_entry_and_counts_for_both(tmp_path):
-    folder = Store(tmp_path).folder("val", "tags", {"alpha": 0.5})
+    folder = results_of(tmp_path, 0.5)
     folder.write_manifest(complete=True)
     about = About(dataset="demo")
     for experiment in ("alpha", "", "preset", "alpha"):
         figures, named = {"images": 3, "map": 0.5, **KNOWN}, replace(about, experiment=experiment)
         with changing_metrics(tmp_path / "metrics.json") as metrics:
-            metrics.put(folder, figures, named)
+            metrics.put(folder.results, figures, named)
     (entry,) = json.loads((tmp_path / "metrics.json").read_text())["runs"]
-    assert entry["versions"] == folder.manifest()["versions"]
+    assert entry["versions"] == folder.results.manifest["versions"]
     assert entry["experiments"] == ["", "alpha", "preset"], "a run without a name is one as well"
     runs, problems = read_runs([tmp_path / "metrics.json"])
     assert not problems and [run.experiment for run in runs] == ["", "alpha", "preset"]
@@ -41,9 +50,8 @@ FIGURES = {"images": 3, "map": 0.5, "f1": None, **KNOWN}
 
 
 def put(path, alpha, **figures):
-    folder = Store(path.parent).folder("val", "tags", {"alpha": alpha})
     with changing_metrics(path) as metrics:
-        metrics.put(folder, {**FIGURES, **figures}, ABOUT)
+        metrics.put(results_of(path.parent, alpha).results, {**FIGURES, **figures}, ABOUT)
     return metrics
 
 

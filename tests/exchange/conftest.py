@@ -11,9 +11,9 @@ from PIL import Image
 
 from pipeline.cams.cams import Cams, encode_cams
 from pipeline.datasets.vocabulary import voc_palette
-from pipeline.engine.store import Store
 from pipeline.files.images import encode_png
 from pipeline.files.label_images import IGNORE
+from tests import results
 from tests.small_runs import draw_photograph
 
 CLASSES = ["cat", "person", 'it\'s {a} "cup"']
@@ -44,10 +44,12 @@ def stage_folder(tmp_path: Path) -> Callable[..., Path]:
 
     def write(stage: str, files: dict[str, bytes], suffix: str, exif: bool = True) -> Path:
         configuration = {"classes": CLASSES, "exif": exif}
-        folder = Store(tmp_path / "out").folder("val", stage, configuration)
+        folder = results.open_writer(tmp_path / "out", "val", stage, configuration)
         with folder:
             for image_id, data in files.items():
-                folder.write(image_id, {"photograph": "input"}, {f"{image_id}{suffix}": data})
+                results.write(
+                    folder, image_id, {"photograph": "input"}, {f"{image_id}{suffix}": data}
+                )
             folder.finish(list(files))
         return folder.path
 

@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.engine.result_folder import MANIFEST
+from pipeline.engine.manifest import MANIFEST
 from pipeline.engine.store import Store
 from pipeline.errors import UserError
 from pipeline.exchange.artefacts import Artefact
 from tests.report.small_run import fill
+from tests.results import open_writer, write
 
 NAMES = [["grass", "sky"], ["cat", "kitten"], ["dog"]]
 
@@ -19,19 +20,19 @@ NAMES = [["grass", "sky"], ["cat", "kitten"], ["dog"]]
 def test_classes_of_masks_straight_from_images_are_the_first_names_of_their_lines(names, tmp_path):
     """With a line for the background, and without one."""
     configuration = {"method": "dense", "names": names, "num_classes": 2}
-    folder = fill(Store(tmp_path).folder("val", "masks", configuration), [], {})
+    folder = fill(open_writer(tmp_path, "val", "masks", configuration), [], {})
     assert Artefact(folder.path).names == ("background", "cat", "dog")
 
 
 def test_a_folder_without_names_is_refused(tmp_path):
-    folder = fill(Store(tmp_path).folder("val", "masks", {"method": "crf"}), [], {})
+    folder = fill(open_writer(tmp_path, "val", "masks", {"method": "crf"}), [], {})
     with pytest.raises(UserError, match="manifest.json names no classes: run stage=masks again"):
         Artefact(folder.path)
 
 
 def test_a_folder_may_be_named_from_the_one_that_holds_it(tmp_path, monkeypatch):
     configuration = {"classes": ["cat"]}
-    folder = fill(Store(tmp_path).folder("val", "masks", configuration), [], {})
+    folder = fill(open_writer(tmp_path, "val", "masks", configuration), [], {})
     monkeypatch.chdir(folder.path.parent)
     assert Artefact(Path("latest")).classes == ("cat",)
 
@@ -40,11 +41,11 @@ def test_a_folder_may_be_named_from_the_one_that_holds_it(tmp_path, monkeypatch)
 def test_tags_are_those_of_the_same_images(split, expected, tmp_path):
     """A network may have been trained on another split, or masks say nothing of their tags."""
     store, configuration = Store(tmp_path), {"classes": ["cat", "dog"]}
-    tags = store.folder(split, "tags", configuration)
+    tags = open_writer(store, split, "tags", configuration)
     with tags:
-        tags.write("a", {"photograph": "input"}, {}, tags=[1])
+        write(tags, "a", {"photograph": "input"}, {}, tags=[1])
         tags.finish(["a"])
-    masks = fill(store.folder("val", "masks", configuration), [], {})
+    masks = fill(open_writer(store, "val", "masks", configuration), [], {})
     manifest = json.loads((masks.path / MANIFEST).read_text())
     made_from = {"tags": [split, "tags", tags.path.name]}
     (masks.path / MANIFEST).write_text(json.dumps({**manifest, "made_from": made_from}))

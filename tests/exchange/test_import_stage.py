@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from pipeline.engine.sample import Sample
-from pipeline.engine.store import Store
 from pipeline.errors import ImageError
 from pipeline.tags.scores import read_tags
+from tests.results import open_writer
 from tests.small_runs import folder_options, replaced
 
 IDS = ["a", "b", "c", "d", "holiday 2026/e f"]
@@ -99,6 +99,6 @@ def test_the_path_has_to_be_given(run_stage, arguments):
 
 
 def test_a_later_round_that_keeps_tags_says_that_there_are_none(tmp_path):
-    folder = Store(tmp_path).folder("val", "tags", {})
+    folder = open_writer(tmp_path, "val", "tags", {})
     with pytest.raises(ImageError, match="has no tags: run stage=tags first"):
-        read_tags(folder, Sample("a", tmp_path / "a.png"))
+        read_tags(folder.results, Sample("a", tmp_path / "a.png"))

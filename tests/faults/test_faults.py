@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 import pytest
 
-from pipeline.files.journal import open_journal
+from pipeline.files.journal import Journal
 from tests.faults.runs import Nursery, results_of_images, unfinished_files
 from tests.faults.test_kills import prepare
 from tests.processes import Run, wait_until
@@ -157,7 +157,7 @@ def test_a_killed_run_with_workers_goes_on(nursery, options, undisturbed, tmp_pa
         wait_until(lambda o=out, w=wanted: sum(map(done_in, o.glob("all/tags/*/"))) >= w)
         kill_with_workers(run)
         [folder] = out.glob("all/tags/*/")
-        done = len(open_journal(folder / "entries.jsonl").entries)  # with those of workers
+        done = len(Journal(folder / "entries.jsonl").entries)  # with those of workers
         output = nursery.run(*options, "stage=[tags,cams,masks]", *more)
         assert re.search(rf"tags +all +24 images, {24 - done} computed now", output)
         assert results_of_images(out) == results_of_images(undisturbed, "tags", "cams", "masks")

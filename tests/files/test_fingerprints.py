@@ -9,7 +9,7 @@ import time
 import pytest
 
 from pipeline.files.fingerprints import FILE, fingerprint_file, fingerprint_image, remember_in
-from pipeline.files.journal import Journal
+from pipeline.files.journal import OF_FILES, Journal
 
 
 @pytest.fixture(autouse=True)
@@ -113,7 +113,7 @@ def test_a_file_server_has_a_clock_of_its_own(path, tmp_path, monkeypatch):
         type(path), "touch", lambda self: touch(self) or settle(self, 3599) if self != path else 0
     )
     fingerprint_image(path)
-    (entry,) = Journal(tmp_path / FILE).entries.values()
+    (entry,) = Journal(tmp_path / FILE, OF_FILES).entries.values()
     assert entry["read"] < time.time_ns() - 3500 * 10**9
     monkeypatch.setattr("pipeline.files.fingerprints.fingerprint_file", lambda _: "read again")
     remember_in(tmp_path)
@@ -157,11 +157,11 @@ def test_the_journal_does_not_grow_for_ever(path, tmp_path, monkeypatch):
 def test_a_run_beside_one_that_tidies_loses_nothing(path, tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.files.journal._SMALL", 0, raising=False)
     remember_in(tmp_path)
-    first, beside = fingerprint_image(path), Journal(tmp_path / FILE)
+    first, beside = fingerprint_image(path), Journal(tmp_path / FILE, OF_FILES)
     beside.append({"id": "gone", "input": "1"})
     remember_in(tmp_path)
     beside.append({"id": "late", "input": "2"})
-    found = Journal(tmp_path / FILE).entries
+    found = Journal(tmp_path / FILE, OF_FILES).entries
     assert found["late"]["input"] == "2" and found[str(path)]["input"] == first
     beside.close()
 

@@ -8,14 +8,14 @@ import zlib
 import pytest
 
 from pipeline.engine.entries import holds
-from pipeline.engine.folder import StageFolder
-from pipeline.engine.result_folder import MANIFEST, read_manifest
+from pipeline.engine.manifest import MANIFEST, read_manifest
 from pipeline.engine.store import Store
 from pipeline.errors import UserError
 from pipeline.files.atomic import fits, parse_object, read_json_lines
 from pipeline.files.fingerprints import fingerprint
-from pipeline.files.journal import encode_line, open_journal
+from pipeline.files.journal import Journal, encode_line
 from pipeline.files.lock import HOLDER, FolderLock
+from tests.results import open_writer
 
 HOSTILE = [
     "[" * 200_000,
@@ -66,14 +66,14 @@ def signed(text: str) -> bytes:
     ],
 )
 def test_lines_of_another_shape_are_dropped_and_counted(text, tmp_path, capsys):
-    folder = StageFolder(tmp_path, "all", "tags", {})
+    folder = open_writer(tmp_path, "all", "tags", {})
     folder.path.mkdir(parents=True)
     good = encode_line({"id": "b", "inputs": {"photograph": "c"}})
     (folder.path / "entries.jsonl").write_bytes(signed(text) + good + b"torn")
-    journal = open_journal(folder.path / "entries.jsonl")
+    journal = Journal(folder.path / "entries.jsonl")
     assert [*journal.entries] == ["b"] and journal.damaged == 2
     with folder:
-        assert [*folder.entries] == ["b"]
+        assert [*folder.results.entries] == ["b"]
     assert "2 damaged lines in" in capsys.readouterr().err
     assert (folder.path / "entries.jsonl").read_bytes() == good
 
@@ -101,7 +101,7 @@ def test_a_holder_of_another_shape_holds_nothing(text, tmp_path):
 def test_status_lists_folders_with_hostile_manifests(tmp_path):
     store = Store(tmp_path)
     for number, text in enumerate(['{"finished": 3}', '{"finished": "2026"}', "[" * 100_000]):
-        with store.folder("all", "tags", {"number": number}) as folder:
+        with open_writer(store, "all", "tags", {"number": number}) as folder:
             (folder.path / MANIFEST).write_text(text)
     assert sorted(len(manifest) for _, manifest in store.folders()) == [0, 0, 1]
 
@@ -114,7 +114,7 @@ def test_shapes():
 
 
 def test_latest_that_is_a_folder_is_said_before_anything_is_computed(tmp_path):
-    folder = StageFolder(tmp_path, "all", "tags", {})
+    folder = open_writer(tmp_path, "all", "tags", {})
     (folder.path.parent / "latest").mkdir(parents=True)
     with pytest.raises(UserError, match="latest is a folder, not a link"), folder:
         pass

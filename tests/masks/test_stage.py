@@ -14,7 +14,6 @@ from pipeline.cams.cams import Cams, encode_cams
 from pipeline.clip.frozen import Resources
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.executors import ExecutorSettings
-from pipeline.engine.lineage import open_folder
 from pipeline.engine.run import Run
 from pipeline.engine.sample import Dataset, ImageReader, Images, Sample
 from pipeline.engine.settings import check
@@ -32,6 +31,7 @@ from pipeline.masks.settings import PseudoMaskOptions
 from pipeline.masks.stage import Masks
 from pipeline.segmenter.data import TrainingPair, check_pairs
 from pipeline.stages.config import compose, read_config
+from tests.results import write
 from tests.small_runs import draw_photograph
 
 
@@ -40,7 +40,7 @@ def maps(tmp_path):
     """Images, one of them without tags, and the folder of their maps."""
     samples, found = [], {}
     stage = Maps(split="all", reader=ImageReader())
-    with open_folder(stage, Store(tmp_path / "out")) as cams:
+    with stage.writer(Store(tmp_path / "out")) as cams:
         for index, image_id in enumerate(["a", "b c/d", "without tags"]):
             path = tmp_path / "images" / f"{index}.png"
             path.parent.mkdir(exist_ok=True)
@@ -49,7 +49,7 @@ def maps(tmp_path):
             arrays = np.random.default_rng(index).random((len(tags), 5, 7))
             found[image_id] = Cams(tags, arrays.astype(np.float16), (40, 60))
             files = {f"{image_id}.npz": encode_cams(found[image_id])}
-            cams.write(image_id, {"photograph": fingerprint_file(path)}, files)
+            write(cams, image_id, {"photograph": fingerprint_file(path)}, files)
             samples.append(Sample(image_id, path))
     return samples, cams, found
 

@@ -12,14 +12,15 @@ from pipeline.cams.cams import Cams, encode_cams
 from pipeline.datasets.ground_truth import MaskFile
 from pipeline.datasets.settings import VocabularySettings
 from pipeline.datasets.vocabulary import build_vocabulary, voc_palette
-from pipeline.engine.folder import StageFolder
 from pipeline.engine.sample import ImageReader, Sample
 from pipeline.engine.store import Store
+from pipeline.engine.writer import Writer
 from pipeline.evaluation.about import About
 from pipeline.files.fingerprints import fingerprint_image
 from pipeline.files.images import encode_png
 from pipeline.report.measured import ReportInputs
 from pipeline.tags.scores import tags_output
+from tests.results import open_writer, write
 
 HEIGHT, WIDTH = 48, 64
 PALETTE = voc_palette(256)
@@ -52,13 +53,11 @@ def halfway(scores: np.ndarray) -> float:
     return low + 0.5 * (high - low)
 
 
-def fill(
-    folder: StageFolder, samples: list[Sample], files: dict[str, dict[str, bytes]]
-) -> StageFolder:
+def fill(folder: Writer, samples: list[Sample], files: dict[str, dict[str, bytes]]) -> Writer:
     with folder:
         for sample in samples:
             inputs = {"photograph": fingerprint_image(sample.image)}
-            folder.write(sample.id, inputs, files[sample.id])
+            write(folder, sample.id, inputs, files[sample.id])
         folder.finish([sample.id for sample in samples])
     return folder
 
@@ -85,7 +84,7 @@ def build_run(
     store, count = Store(root / "out"), len(classes)
     samples, files = [], {stage: {} for stage in ("cams", "masks", "predictions")}
     chosen = {"classes": classes, "exif": False}
-    tags_folder = store.folder(split, "tags", {"method": "tagclip", **chosen})
+    tags_folder = open_writer(store, split, "tags", {"method": "tagclip", **chosen})
     with tags_folder if "tags" in computed else nullcontext():
         for index, image_id in enumerate(ids):
             label = 1 + index % count
@@ -107,7 +106,7 @@ def build_run(
             scores[tags] = 0.8
             if "tags" in computed:
                 facts = tags_output(tags, {"scores": scores}).values
-                tags_folder.write(image_id, {"photograph": fingerprint_image(path)}, {}, **facts)
+                write(tags_folder, image_id, {"photograph": fingerprint_image(path)}, {}, **facts)
             heat = np.array(Image.fromarray((labels > 0).astype(np.float32)).resize((8, 6)))
             maps = np.stack([heat] * len(tags)) if tags else np.zeros((0, 6, 8))
             cams = Cams(np.array(tags, np.int64), maps, (HEIGHT, WIDTH))
@@ -119,11 +118,14 @@ def build_run(
             for image_id, reason in (failures or {}).items():
                 tags_folder.fail(image_id, reason)
             tags_folder.finish(ids)
-    folders = {name: store.folder(split, name, {"name": "x", "tags": chosen}) for name in files}
+    folders = {
+        name: open_writer(store, split, name, {"name": "x", "tags": chosen}) for name in files
+    }
     done = {*computed, *(["predictions"] if trained else [])}
     for name in ("cams", "masks", "predictions"):
         if name in done:
             fill(folders[name], samples, files[name])
+    writers = {"tags": tags_folder, **folders}
     settings = {
         "threshold": halfway,
         "about": About(dataset="test"),
@@ -135,7 +137,7 @@ def build_run(
         samples=samples,
         vocabulary=vocabulary,
         read=ImageReader(),
-        folders={"tags": tags_folder, **folders},
-        stages=[tags_folder, *folders.values()],
+        results={name: writer.results for name, writer in writers.items()},
+        stages=[writer.results for writer in writers.values()],
         **settings,
     )

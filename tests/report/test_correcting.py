@@ -149,7 +149,7 @@ def test_names_are_written_so_that_they_are_read_again(open_run, tmp_path):
 
 def test_a_copy_is_shown_once_and_corrected_too(visit, tmp_path):
     inputs = build_run(tmp_path, ["a", "b", "c"], CLASSES, truth=False)
-    entries = inputs.folders["tags"].entries
+    entries = inputs.results["tags"].entries
     entries["b"] |= {name: entries["a"][name] for name in ("inputs", "tags", "scores")}
     page = visit(write(inputs)).page
     expect(page.locator(".card")).to_have_count(2)

@@ -180,7 +180,7 @@ def test_rows_that_nothing_named_tells_apart_have_their_keys(tmp_path):
 def test_the_page_shows_several_combinations_and_marks_its_own(build):
     inputs = build(["a", "b"], CLASSES)
     chains = [Chain().tags(v, alpha=v) for v in (0.5, 0.7)]
-    chains[0].entries[0] |= {"key": inputs.folders["tags"].key, "split": "val"}
+    chains[0].entries[0] |= {"key": inputs.results["tags"].key, "split": "val"}
     chains[1].entries[0]["split"] = "val"
     chains[1].entries[0]["about"]["tags"] = "<b>mine</b>"
 

@@ -14,6 +14,7 @@ from PIL import Image
 from pipeline.cams.cams import Cams, encode_cams
 from pipeline.engine.sample import Sample
 from pipeline.engine.store import Store
+from pipeline.engine.writer import Writer
 from pipeline.errors import UserError
 from pipeline.evaluation.about import About
 from pipeline.evaluation.record import MetricsFile
@@ -26,6 +27,7 @@ from pipeline.tags.scores import tags_output
 from tests.report.html_page import Page
 from tests.report.measured import KNOWN
 from tests.report.small_run import CLASSES, HOSTILE_CLASSES, HOSTILE_IDS, PALETTE
+from tests.results import open_writer
 
 IDS = [f"holiday/{k}" for k in range(6)]
 
@@ -86,9 +88,7 @@ def test_control_characters_of_names_are_visible(build):
 
 def test_an_image_that_several_stages_left_out_is_listed_once(build):
     inputs = build(IDS, CLASSES, failures={"broken": "cannot be decoded", "x": "is gone"})
-    with inputs.folders["predictions"] as folder:
-        folder.fail("broken", "cannot be decoded")
-        folder.fail("x", "is too small")
+    inputs.results["predictions"].failures |= {"broken": "cannot be decoded", "x": "is too small"}
     rows = re.findall(r"<tr>.*</tr>", page_of(inputs).html.partition('class="failures"')[2])
     assert [re.sub(r"(<[^>]+>)+", "|", row).strip("|") for row in rows[1:]] == [
         "broken|tags, predictions|val|cannot be decoded",
@@ -139,9 +139,9 @@ def test_without_a_crf_there_is_one_mask(build):
 
 def test_what_is_damaged_is_listed_and_the_others_are_shown(build):
     inputs = build(IDS, CLASSES)
-    (inputs.folders["cams"].path / f"{IDS[0]}.npz").write_bytes(b"damaged")
-    (inputs.folders["masks"].path / f"{IDS[1]}.png").unlink()
-    (inputs.folders["predictions"].path / f"{IDS[2]}.png").write_bytes(b"damaged")
+    (inputs.results["cams"].path / f"{IDS[0]}.npz").write_bytes(b"damaged")
+    (inputs.results["masks"].path / f"{IDS[1]}.png").unlink()
+    (inputs.results["predictions"].path / f"{IDS[2]}.png").write_bytes(b"damaged")
     inputs.samples[3].image.write_bytes(b"damaged")
     page = page_of(inputs)
     assert len(page.find("li", **{"class": "card"})) == len(IDS) - 4
@@ -178,8 +178,8 @@ def test_stages_are_told_from_their_manifests(build):
     for folder in inputs.stages:
         assert folder.key in page.text
     assert "val" in page.text and "numpy" in page.text
-    assert inputs.folders["tags"].manifest()["versions"]["numpy"] in page.text
-    assert page.find("code", title=f"val/tags/{inputs.folders['tags'].key}")
+    assert inputs.results["tags"].manifest["versions"]["numpy"] in page.text
+    assert page.find("code", title=f"val/tags/{inputs.results['tags'].key}")
     words = " ".join(page.text.split())
     assert "unfinished" not in words
     for stage in ("tags", "cams", "masks", "predictions"):
@@ -192,13 +192,13 @@ def test_counts_say_images_of_what_and_a_segmenter_is_named_if_there_is_one(buil
     assert "tiny" not in page_of(inputs).text, "none was trained"
     store, networks = Store(inputs.root), []
     for seed in (0, 1):
-        networks.append(store.folder("", "segmenter", {"seed": seed}))
+        networks.append(open_writer(store, "", "segmenter", {"seed": seed}))
         with networks[-1] as folder:
             folder.write_manifest(complete=True, images=400, seconds=60.0)
-    again = store.folder("val", "masks", {"round": 2})
+    again = open_writer(store, "val", "masks", {"round": 2})
     with again as folder:
         folder.write_manifest(complete=True, images=6)
-    stages = [*inputs.stages, again, *networks]
+    stages = [*inputs.stages, *(writer.results for writer in (again, *networks))]
     page = page_of(replace(inputs, stages=stages, splits=("train", "val")))
     words = " ".join(page.text.split())
     assert "segmenter400 images, twice trained · 2 min" in words
@@ -216,7 +216,7 @@ def test_figures_of_the_shown_folders_stand_beside_split_and_images(build):
     }  # fmt: skip
     named = {"stage": "tags", "split": "val", "about": {}, "configuration": {}, **KNOWN}
     runs = [
-        {**named, "key": inputs.folders["tags"].key, **figures},
+        {**named, "key": inputs.results["tags"].key, **figures},
         {**named, "key": "another", **figures, "map": 0.111, "image_set": "b2"},
     ]
     content = {"latest": {"tags": {"val": figures}}, "runs": runs}
@@ -237,9 +237,9 @@ def test_an_image_has_all_its_layers_at_the_longest_side_that_was_asked_for(buil
     sample = inputs.samples[0]
     Image.fromarray(noise).save(sample.image)
     cams = Cams(np.arange(30), rng.random((30, 44, 57)).astype(np.float16), (700, 900))
-    (inputs.folders["cams"].path / f"{sample.id}.npz").write_bytes(encode_cams(cams))
+    (inputs.results["cams"].path / f"{sample.id}.npz").write_bytes(encode_cams(cams))
     labels = rng.integers(0, 30, (700, 900), dtype=np.uint8)
-    for folder in (inputs.folders["masks"], inputs.folders["predictions"]):
+    for folder in (inputs.results["masks"], inputs.results["predictions"]):
         (folder.path / f"{sample.id}.png").write_bytes(encode_png(labels, [(9, 9, 9)] * 31))
     sample.mask.path.write_bytes(encode_png(labels[::-1], [(9, 9, 9)] * 31))
     selection = choose_images(measure_images(inputs).images, 200)
@@ -290,8 +290,8 @@ def test_a_folder_that_cannot_be_written_to_is_named(build, tmp_path):
 
 def test_stages_that_were_interrupted_say_so(build):
     inputs = build(IDS, CLASSES)
-    with inputs.folders["masks"] as folder:
-        folder.begin(9)
+    with Writer(inputs.results["masks"], {}, Store(inputs.root)) as writer:
+        writer.begin(9)
     page = page_of(inputs)
     assert page.text.count("unfinished") == 1
     assert len(page.find("li", **{"class": "card"})) == len(IDS), "what is there is shown"
@@ -323,25 +323,25 @@ def test_the_size_is_that_of_the_photograph(build):
 
 
 def _tags(inputs, image_id):
-    inputs.folders["tags"].entries[image_id]["tags"] = [7]
+    inputs.results["tags"].entries[image_id]["tags"] = [7]
 
 
 def _scores(inputs, image_id):
-    inputs.folders["tags"].entries[image_id] |= tags_output([], {"scores": np.zeros(9)}).values
+    inputs.results["tags"].entries[image_id] |= tags_output([], {"scores": np.zeros(9)}).values
 
 
 def _entry(inputs, image_id):
-    del inputs.folders["tags"].entries[image_id]["scores"]
+    del inputs.results["tags"].entries[image_id]["scores"]
 
 
 def _cams(inputs, image_id):
     cams = Cams(np.array([9]), np.ones((1, 6, 8), np.float16), (48, 64))
-    (inputs.folders["cams"].path / f"{image_id}.npz").write_bytes(encode_cams(cams))
+    (inputs.results["cams"].path / f"{image_id}.npz").write_bytes(encode_cams(cams))
 
 
 def _mask(inputs, image_id):
     labels = np.full((48, 64), 99, np.uint8)
-    (inputs.folders["masks"].path / f"{image_id}.png").write_bytes(encode_png(labels, PALETTE))
+    (inputs.results["masks"].path / f"{image_id}.png").write_bytes(encode_png(labels, PALETTE))
 
 
 @pytest.mark.parametrize("truth", [True, False])

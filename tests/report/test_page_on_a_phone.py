@@ -30,7 +30,7 @@ def address(tmp_path_factory) -> str:
     metrics = MetricsFile(inputs.root / "metrics.json")
     metrics.latest = {"tags": {"train": figures, "val": figures}}
     run = {"stage": "tags", "split": "val", "about": {}, "configuration": {}, **KNOWN, **figures}
-    metrics.runs = [{**run, "key": inputs.folders["tags"].key}]
+    metrics.runs = [{**run, "key": inputs.results["tags"].key}]
     return write_page(inputs.root / "report.html", inputs, metrics).as_uri()
 
 

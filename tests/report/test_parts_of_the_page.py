@@ -65,7 +65,7 @@ def test_images_are_measured_like_the_data_set(build):
 
 def test_a_corrected_image_has_no_doubt_nor_the_class_that_was_taken_from_it(build):
     inputs = build(IDS, ["a", "b", "c"], truth=False, trained=False, computed=("tags",))
-    entries = inputs.folders["tags"].entries
+    entries = inputs.results["tags"].entries
     entries["0"]["found"], entries["1"]["found"] = [0], [0, 1, 2]
     right, corrected, other = measure_images(inputs).images[:3]
     assert right.doubt is corrected.doubt is None and other.doubt is not None

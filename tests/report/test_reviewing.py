@@ -199,7 +199,7 @@ def test_an_image_that_is_right_is_marked_counted_apart_and_taken_back(open_run,
 def test_a_mark_of_an_earlier_file_stays_until_it_is_taken_back(visit, tmp_path):
     corrections = {"val": {"kiwi 3": (0,), "fig 1": (1,)}}
     inputs = build_run(tmp_path, IDS, CLASSES, corrections=corrections)
-    entries = inputs.folders["tags"].entries
+    entries = inputs.results["tags"].entries
     entries["kiwi 3"]["found"], entries["fig 1"]["found"] = [0], [1, 2]
     entries["fig 1"]["tags"] = [1]
     page = visit(write(inputs)).page

@@ -4,10 +4,10 @@ import shutil
 
 import pytest
 
-from pipeline.engine.store import Store
 from pipeline.evaluation.currency import Currency
 from pipeline.evaluation.record import MetricsFile
 from pipeline.report.tables import collect_rounds
+from tests.results import open_writer
 
 
 @pytest.fixture
@@ -18,9 +18,9 @@ def run(tmp_path):
         places = {need["stage"]: [need["split"], need["stage"], need["key"]] for need in needs}
         facts = {"made_from": places, "command": stage}
         configuration = {"name": name}
-        with Store(tmp_path).folder(split, stage, configuration, about=facts) as folder:
+        with open_writer(tmp_path, split, stage, configuration, about=facts) as folder:
             folder.finish([])
-        entry = {"stage": stage, "split": split, "key": folder.key, "made_from": places}
+        entry = {"stage": stage, "split": split, "key": folder.results.key, "made_from": places}
         return {**entry, "configuration": configuration, **figures}
 
     return run

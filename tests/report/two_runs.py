@@ -25,12 +25,12 @@ def build_two(root: Path, classes: list[str] = CLASSES, *, truth: bool = True) -
     for run in runs:
         write_record(run, root / "first", classes, truth=truth)
     _, b = runs
-    predictions = b.folders["predictions"].path
+    predictions = b.results["predictions"].path
     (predictions / "1.png").write_bytes((predictions / "0.png").read_bytes())
     for name in ("4.png", "5.png"):
-        (predictions / name).write_bytes((b.folders["masks"].path / name).read_bytes())
+        (predictions / name).write_bytes((b.results["masks"].path / name).read_bytes())
     record_files(predictions)
-    change_entries(b.folders["tags"].path, lambda entry: {"tags": RETAGGED.get(entry["id"])})
+    change_entries(b.results["tags"].path, lambda entry: {"tags": RETAGGED.get(entry["id"])})
     for run, alpha in zip(runs, (0.5, 0.25)):
         for path in run.root.glob("*/*/*/manifest.json"):
             manifest = json.loads(path.read_text())

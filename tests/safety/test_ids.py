@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pipeline.engine.store import Store
 from pipeline.errors import UserError
 from tests.datasets.miniature_coco import build_coco
 from tests.datasets.miniatures import build_voc2012, load, write_list
+from tests.results import open_writer, write
 from tests.small_runs import draw_photograph
 
 ELSEWHERE = [
@@ -99,15 +99,15 @@ def test_a_file_name_of_coco(index, tmp_path, elsewhere, refused):
 def test_a_stage_writes_in_its_folder_alone(tmp_path):
     out = tmp_path / "out"
     tried = ["../a.png", "../../../a.png", f"{tmp_path}/a.png", "x/../../a.png"]
-    with Store(out).folder("all", "masks", {}) as folder:
+    with open_writer(out, "all", "masks", {}) as folder:
         for name in tried:
             before = everything(tmp_path, out)
             with pytest.raises(UserError, match="leaves the output folder: rename the image"):
-                folder.write("id", {"photograph": "key"}, {name: b"x"})
+                write(folder, "id", {"photograph": "key"}, {name: b"x"})
             assert everything(tmp_path, out) == before
         (folder.path / "link").symlink_to(tmp_path)
         with pytest.raises(UserError, match="leaves the output folder"):
-            folder.write("id", {"photograph": "key"}, {"link/a.png": b"x"})
+            write(folder, "id", {"photograph": "key"}, {"link/a.png": b"x"})
     assert not (tmp_path / "a.png").exists()
 
 

@@ -13,8 +13,8 @@ import torch
 
 import pipeline.segmenter.train as training
 from pipeline.commands.command_line import answer
-from pipeline.engine.store import Store
 from pipeline.files.atomic import TEMPORARY
+from tests.results import open_writer
 from tests.segmenter.tiny_training import (
     FIGURES,
     figures_of,
@@ -42,7 +42,7 @@ def train_slowly(data: str, root: str) -> None:
 
     def run(_: list[str]) -> None:
         pairs, settings = write_pairs(Path(data)), tiny_settings(**SLOW, workers=1)
-        with Store(Path(root)).folder("", "segmenter", {}) as folder:
+        with open_writer(Path(root), "", "segmenter", {}) as folder:
             train_tiny(pairs, folder.path, settings, on_iteration=report)
 
     answer(run)

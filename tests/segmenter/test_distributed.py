@@ -49,12 +49,11 @@ def test_processes_look_at_a_folder_when_the_first_one_holds_it(pairs, tmp_path,
         (tmp_path / "other" / "segmenter" / stage.key).rename(tmp_path / "out")
 
     monkeypatch.setattr("pipeline.segmenter.stage.join", wait_while_another_run_ends)
-    from pipeline.engine.lineage import open_folder
     from pipeline.engine.store import Store
 
-    folder = open_folder(stage, Store(tmp_path))
-    folder.path = tmp_path / "out"
-    assert stage.run(folder) == 0
+    writer = stage.writer(Store(tmp_path))
+    writer.path = writer.results.path = tmp_path / "out"
+    assert stage.run(writer) == 0
 
 
 @pytest.mark.parametrize("rank", [0, 1])

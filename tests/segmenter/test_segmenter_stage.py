@@ -125,24 +125,24 @@ def test_the_advice_for_the_best_checkpoint_works(pairs, tmp_path, capfd):
     with pytest.raises(UserError, match="best, segmenter.validation_interval=N and a split with"):
         Segmenter.from_run(folder.path, which="best")
     last = read_weights(folder.path / "iter_5.pth")
-    assert stage(validation_interval=2).is_complete(folder)  # nobody asks for the best one
+    assert stage(validation_interval=2).is_complete(folder.results)  # nobody asks for the best one
     advised = stage(checkpoint="best", validation_interval=2)
-    assert advised.key == folder.key and not advised.is_complete(folder)
+    assert advised.key == folder.key and not advised.is_complete(folder.results)
     with pytest.raises(UserError, match="best checkpoint in .* run stage=train again"):
-        advised.refuse_missing(folder, advised)
+        advised.refuse_missing(folder.results, advised)
     run_stage_in(advised, tmp_path / "out")
-    assert advised.is_complete(folder) and read_weights(folder.path / "iter_5.pth") == last
+    assert advised.is_complete(folder.results) and read_weights(folder.path / "iter_5.pth") == last
     run_stage_in(advised, tmp_path / "undisturbed")
     (best,) = folder.path.glob("best_*")
     same = tmp_path / "undisturbed" / "segmenter" / "latest" / best.name
     assert read_weights(best) == read_weights(same)
     flip_a_bit(best)
-    assert not advised.is_complete(folder)
+    assert not advised.is_complete(folder.results)
     run_stage_in(advised, tmp_path / "out")
     assert f"{best} is damaged and is now {best.name}.damaged" in capfd.readouterr().err
     assert read_weights(best) == read_weights(same)
     with pytest.raises(UserError, match="best requires segmenter.validation_interval=N and a"):
-        stage(checkpoint="best").is_complete(folder)
+        stage(checkpoint="best").is_complete(folder.results)
 
 
 def test_what_chose_the_best_checkpoint_is_in_the_key_of_its_predictions(pairs, tmp_path):
@@ -185,25 +185,25 @@ def test_a_best_checkpoint_that_something_else_chose_is_not_taken(pairs, tmp_pat
         return [path.name for path in folder.path.glob("best_*")]
 
     folder = run_stage_in(stage("last", 2), tmp_path / "out")
-    assert best() == ["best_mIoU_iter_2.pth"] and stage("best", 2).is_complete(folder)
+    assert best() == ["best_mIoU_iter_2.pth"] and stage("best", 2).is_complete(folder.results)
     other = stage("best", 4)
-    assert stage("last", 4).is_complete(folder) and not other.is_complete(folder)
+    assert stage("last", 4).is_complete(folder.results) and not other.is_complete(folder.results)
     with pytest.raises(UserError, match="best checkpoint in .* not chosen by this .* stage=train"):
-        other.refuse_missing(folder, other)
+        other.refuse_missing(folder.results, other)
     run_stage_in(other, tmp_path / "out")
-    assert best() == ["best_mIoU_iter_4.pth"] and other.is_complete(folder)
-    assert not stage("best", 2).is_complete(folder)
+    assert best() == ["best_mIoU_iter_4.pth"] and other.is_complete(folder.results)
+    assert not stage("best", 2).is_complete(folder.results)
 
     # Of a training that is resumed, two choose in turn.
     (folder.path / "iter_4.pth").unlink()
     run_stage_in(stage("last", 2), tmp_path / "out")
-    assert stage("last", 2).is_complete(folder)
+    assert stage("last", 2).is_complete(folder.results)
     for interval in (2, 4):
-        assert not stage("best", interval).is_complete(folder)
+        assert not stage("best", interval).is_complete(folder.results)
     with folder:
         folder.begin(len(pairs))  # as if it had been killed
-    run_stage_in(stage("best", 2), tmp_path / "out")
-    assert best() == ["best_mIoU_iter_2.pth"] and stage("best", 2).is_complete(folder)
+    folder = run_stage_in(stage("best", 2), tmp_path / "out")
+    assert best() == ["best_mIoU_iter_2.pth"] and stage("best", 2).is_complete(folder.results)
 
 
 def test_a_best_checkpoint_that_cannot_be_found_is_one_sentence(pairs, tmp_path):

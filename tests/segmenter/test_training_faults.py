@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.engine.folder import StageFolder
-from pipeline.engine.store import Store
+from pipeline.engine.writer import Writer
 from pipeline.errors import UserError
 from pipeline.segmenter import checkpoints
 from pipeline.segmenter.checkpoints import best_checkpoints, complete_checkpoints
 from tests.processes import Forks, wait_until
+from tests.results import open_writer
 from tests.segmenter import disturbed_trainings
 from tests.segmenter.disturbed_trainings import (
     SLOW,
@@ -245,7 +245,7 @@ def disturbed(pairs, forks, undisturbed_training, tmp_path):
     assert len(training.members()) >= 2, training.output
     yield training
     wait_until(lambda: not training.members(), 60)
-    work_dir = Store(tmp_path).folder("", "segmenter", {}).path
+    work_dir = open_writer(tmp_path, "", "segmenter", {}).path
     assert complete_checkpoints(work_dir)
     train_tiny(pairs, work_dir, tiny_settings(**SLOW))
     assert_same_weights(weights(undisturbed_training(**SLOW)[0]), weights(work_dir))
@@ -285,5 +285,5 @@ def test_a_killed_training_leaves_nobody_and_no_lock(disturbed, tmp_path):
     disturbed.kill()
     assert disturbed.wait() == -signal.SIGKILL
     wait_until(lambda: not disturbed.members(), 60)
-    with Store(tmp_path).folder("", "segmenter", {}) as folder:
-        assert isinstance(folder, StageFolder)
+    with open_writer(tmp_path, "", "segmenter", {}) as folder:
+        assert isinstance(folder, Writer)

@@ -139,12 +139,11 @@ def training_stage(pairs, labelled, **changes):
 
 def run_stage_in(stage, root: Path):
     """Does what a run of ``stage=train`` does, and returns the folder."""
-    from pipeline.engine.lineage import open_folder
     from pipeline.engine.store import Store
 
     store = Store(root)
     store.begin()
-    with open_folder(stage, store) as folder:
+    with stage.writer(store) as folder:
         stage.run(folder)
     store.sweep_up()
     return folder

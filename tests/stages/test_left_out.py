@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from pipeline.engine.cleaning import find_orphans
-from pipeline.engine.folder import StageFolder
 from pipeline.engine.run import Outcome
+from pipeline.engine.writer import Writer
 from pipeline.errors import UserError
 from pipeline.stages.config import compose, read_config
 from pipeline.stages.pipeline import Pipeline
@@ -145,18 +145,18 @@ def test_a_kill_between_files_and_entry_leaves_nothing(root, run, monkeypatch):
     run("tags cams masks")
     damage(root)
     with monkeypatch.context() as patched:
-        patched.setattr(StageFolder, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr(Writer, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run("tags cams masks")
     for _ in range(2):
         with monkeypatch.context() as patched:
 
-            def finish(self, *arguments, stop=StageFolder.finish, **more):
-                if self.stage == "cams":
+            def finish(self, *arguments, stop=Writer.finish, **more):
+                if self.results.name == "cams":
                     raise KeyboardInterrupt
                 stop(self, *arguments, **more)
 
-            patched.setattr(StageFolder, "finish", finish)
+            patched.setattr(Writer, "finish", finish)
             with pytest.raises(KeyboardInterrupt):
                 run("tags cams masks")
     run("cams masks")

@@ -15,12 +15,12 @@ from safetensors.torch import load_file, save_file
 from pipeline.cams.cams import Cams, encode_cams
 from pipeline.cams.stage import ComputedCams
 from pipeline.engine.sample import Sample, evenly
-from pipeline.engine.store import Store
 from pipeline.files.images import encode_png
 from pipeline.files.shipped import DEMO
 from pipeline.masks.stage import Masks
 from pipeline.segmenter.runner import predicts_objects
 from pipeline.tags.remarks import find_near_synonyms, remarks_on_tags
+from tests.results import open_writer, write
 from tests.small_runs import TINY_SEGMENTER
 
 NAMES = ["disc", "square", "triangle", "star", "heart", "ring", "cross", "crescent", "arrow"]
@@ -68,13 +68,16 @@ def test_names_that_clip_hardly_tells_apart_are_near_synonyms():
 
 
 def folder_of(tmp_path: Path, stage: str, files: dict[str, bytes]):
-    folder = Store(tmp_path).folder("val", stage, {})
+    folder = open_writer(tmp_path, "val", stage, {})
     samples = [Sample(name, tmp_path / f"{name}.jpg") for name in files]
     with folder:
         for sample in samples:
             suffix = "npz" if stage == "cams" else "png"
-            folder.write(
-                sample.id, {"photograph": "input"}, {f"{sample.id}.{suffix}": files[sample.id]}
+            write(
+                folder,
+                sample.id,
+                {"photograph": "input"},
+                {f"{sample.id}.{suffix}": files[sample.id]},
             )
     return folder, samples
 
@@ -83,7 +86,7 @@ def remark_of(kind: type, folder, samples) -> str:
     statistics = kind.statistics(None, folder, samples)
     with folder:
         folder.finish([s.id for s in samples], statistics=statistics)
-    return kind.remark(None, folder, ())
+    return kind.remark(None, folder.results, ())
 
 
 @pytest.mark.parametrize(("flat", "is_said"), [(1, False), (2, True)])
@@ -112,7 +115,7 @@ def test_results_are_looked_at_again_when_there_are_more(
     result = np.zeros((6, 6), np.uint8)
     folder, samples = folder_of(tmp_path, kind.name, {"a": store(result)})
     remark_of(kind, folder, samples)
-    assert folder.statistics == {name: before}
+    assert folder.results.statistics == {name: before}
     result[:3] = 1
     folder, more = folder_of(tmp_path, kind.name, {"b": store(result)})
     assert kind.statistics(None, folder, [*samples, *more]) == {name: after}
@@ -124,9 +127,9 @@ def test_results_are_looked_at_again_when_there_are_more(
 def test_nothing_is_said_where_no_result_is_left(kind, store, tmp_path):
     folder, samples = folder_of(tmp_path, kind.name, {"a": store(np.zeros((6, 6), np.uint8))})
     assert remark_of(kind, folder, samples)
-    folder = Store(tmp_path).folder("val", kind.name, {})  # of a run that leaves out all
+    folder = open_writer(tmp_path, "val", kind.name, {})  # of a run that leaves out all
     assert not remark_of(kind, folder, [])
-    folder = Store(tmp_path).folder("val", kind.name, {})
+    folder = open_writer(tmp_path, "val", kind.name, {})
     assert remark_of(kind, folder, samples), "of the run after it, which finds them in the cache"
 
 

@@ -16,7 +16,6 @@ from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.image_tower import ImageTower
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.sample import Sample
-from pipeline.engine.store import Store
 from pipeline.errors import UserError
 from pipeline.tags.baseline import ClassTokenOptions, build_class_token
 from pipeline.tags.scores import read_scores, summarise, tags_output
@@ -24,6 +23,7 @@ from pipeline.tags.stage import ScoredTags
 from pipeline.tags.tagclip import TagClipOptions, build_tagclip
 from pipeline.tags.tagger import Scored, ScoredTagOptions, Tagger
 from tests.methods import ALONE, resources_of, stage_of
+from tests.results import open_writer, write
 
 NAMES = (("cat",), ("cup", "mug"))
 VOCABULARY = Vocabulary(("cat", "cup"), NAMES, NAMES, backgrounds=("sky",))
@@ -115,15 +115,21 @@ def test_a_variant_that_is_the_scores_is_stored_once(tmp_path):
     assert stage(TagClipOptions(variants=["coarse", "cwr"])).adapt(facts)
     chosen = stage(TagClipOptions(alpha=0.5, variants=["cwr"]))
     assert chosen.adapt({**facts, "tags": []})["tags"] == [1]
-    folder = Store(tmp_path).folder("val", "tags", {})
+    folder = open_writer(tmp_path, "val", "tags", {})
     with folder:
-        folder.write("a", {"photograph": "input"}, {}, **facts)
-        folder.write(
-            "b", {"photograph": "input"}, {}, **tags_output([1], {**rows, "cwr": coarse}).values
+        write(folder, "a", {"photograph": "input"}, {}, **facts)
+        write(
+            folder,
+            "b",
+            {"photograph": "input"},
+            {},
+            **tags_output([1], {**rows, "cwr": coarse}).values,
         )
-    assert read_scores(folder, "ab", "dmar") is None
+    assert read_scores(folder.results, "ab", "dmar") is None
     samples = [Sample(name, tmp_path / f"{name}.jpg") for name in "ab"]
-    with np.load(io.BytesIO(summarise(folder, samples, ("cat", "cup"))["scores.npz"])) as stored:
+    with np.load(
+        io.BytesIO(summarise(folder.results, samples, ("cat", "cup"))["scores.npz"])
+    ) as stored:
         assert {*stored} == {"ids", "classes", "scores", "cwr", "coarse"}
         np.testing.assert_array_equal(stored["scores"], [final, final])
         np.testing.assert_array_equal(stored["cwr"], [final, coarse])

@@ -7,6 +7,7 @@ import pickle
 import tempfile
 import tracemalloc
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -16,14 +17,16 @@ from rich.filesize import decimal
 
 from pipeline.cams.cams import encode_cams
 from pipeline.datasets.vocabulary import voc_palette
-from pipeline.engine.entries import ENTRIES, holds
+from pipeline.engine.entries import ENTRIES, holds, write_result
+from pipeline.engine.results import Results
 from pipeline.engine.sample import Sample
 from pipeline.engine.stage import Item
 from pipeline.engine.store import Store
+from pipeline.engine.writer import Writer
 from pipeline.files import fingerprints
 from pipeline.files.fingerprints import fingerprint_image, remember_in
 from pipeline.files.images import encode_png
-from pipeline.files.journal import open_journal
+from pipeline.files.journal import Journal
 from pipeline.masks.crf import CrfOptions
 from pipeline.masks.pseudo_mask import pseudo_mask
 from pipeline.report.markdown import Table
@@ -104,22 +107,30 @@ def _measure_store(root: Path, cams_file: bytes, mask: bytes) -> dict[str, float
         remember_in(store.root)
         rate(name, lambda sample: fingerprint_image(sample.image))
     remember_in(None)
-    folders = [store.folder("train", name, {"stage": name}) for name in ("tags", "cams", "masks")]
+    names = ("tags", "cams", "masks")
+    folders = [Results(store.root / "train" / name / "key", split="train") for name in names]
     scores = tags_output([], {"scores": np.zeros(20, np.float32)}).values["scores"]
-    with folders[0] as tags, folders[1] as cams, folders[2] as masks:
+    tags, cams, masks = writers = [Writer(folder, {}, store) for folder in folders]
+
+    def write(writer: Writer, *result: object, **values: object) -> None:
+        writer.adopt(write_result(writer.path, "", *result, **values))
+
+    with ExitStack() as locks:
+        for writer in writers:
+            locks.enter_context(writer)
         for sample in samples:
             made_from = {"photograph": "0" * 16}
-            tags.write(sample.id, made_from, {}, tags=[0, 14], scores=scores)
-            masks.write(sample.id, {**made_from, "cams": "0" * 16}, {f"{sample.id}.png": mask})
+            write(tags, sample.id, made_from, {}, tags=[0, 14], scores=scores)
+            write(masks, sample.id, {**made_from, "cams": "0" * 16}, {f"{sample.id}.png": mask})
         read = {"photograph": "0" * 16, "tags.tags": "0" * 16}
-        rate("written", lambda s: cams.write(s.id, read, {f"{s.id}.npz": cams_file}))
-        rate("checked", lambda s: holds(cams.path, cams.entries[s.id]))
+        rate("written", lambda s: write(cams, s.id, read, {f"{s.id}.npz": cams_file}))
+        rate("checked", lambda s: holds(cams.path, cams.results.entries[s.id]))
     lines = [folder.path / ENTRIES for folder in folders]
     journals = [*lines, store.root / fingerprints.FILE]
     found["lines"] = sum(path.stat().st_size for path in journals) / _IMAGES
     found["bytes"] = len(cams_file) + len(mask) + found["lines"]
     tracemalloc.start()
-    kept = [open_journal(path).entries for path in lines]
+    kept = [Journal(path).entries for path in lines]
     found["memory"] = tracemalloc.get_traced_memory()[0] / _IMAGES
     tracemalloc.stop()
     del kept

@@ -18,8 +18,8 @@ import torch
 from pipeline.clip.device import to_host
 from pipeline.clip.frozen import Resources
 from pipeline.clip.method_stage import MethodStage
-from pipeline.engine.folder import StageFolder
 from pipeline.engine.learned import Learned
+from pipeline.engine.results import Results
 from pipeline.engine.sample import ImageReader, Images, Sample
 from pipeline.engine.stage import Computed, Decoded, Folders, Item, Output
 from pipeline.engine.store import Store, encode_arrays
@@ -131,19 +131,19 @@ class LearnedPrototypes(Learned):
         """Returns nothing: the bank follows from the patches, which have all settings."""
         return {}
 
-    def is_complete(self, folder: StageFolder) -> bool:
+    def is_complete(self, results: Results) -> bool:
         """Tells whether there is a bank that is large enough and may serve the images."""
-        if not super().is_complete(folder):
+        if not super().is_complete(results):
             return False
-        with np.load(folder.path / self.file, allow_pickle=False) as bank:
+        with np.load(results.path / self.file, allow_pickle=False) as bank:
             return int(bank["size"]) >= self.size
 
-    def learn(self, ids: Sequence[str], folder: StageFolder) -> bytes:
+    def learn(self, ids: Sequence[str], results: Results) -> bytes:
         """Chooses patches of all images; of equal ones, those of the first id."""
         paths = [
-            folder.path / f"{image_id}.npz"
+            results.path / f"{image_id}.npz"
             for image_id in ids
-            if folder.entries[image_id].get("files")
+            if results.entries[image_id].get("files")
         ]
         entropies, classes = ([*_read(paths, name)] for name in ("entropies", "classes"))
         chosen = choose_bank(entropies, classes, self.size)
