@@ -19,7 +19,7 @@ _NAMES = {"manifest.json", _JOURNAL, "failures.jsonl", "metrics.json", "tables.m
 _SUFFIXES = {".npz", ".png", ".txt", ".pth"}
 _IGNORED = {
     *("began", "finished", "run", "first_run", "seconds", "versions", "commit", "host"),
-    *("key", "recipe", "input", "inputs", "sum"),
+    *("key", "own_key", "recipe", "input", "inputs", "sum"),
 }
 _MISSING = "missing"
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.engine.entries import write_result
+from pipeline.engine.records import write_result
 from pipeline.engine.results import Results
 from pipeline.engine.store import Store
 from pipeline.engine.writer import Writer
@@ -36,5 +36,5 @@ def write(
     **values: object,
 ) -> None:
     """Stores an image's result."""
-    recipe = writer.results.recipe
-    writer.adopt(write_result(writer.path, recipe, image_id, inputs, files, **values))
+    own_key = writer.results.own_key
+    writer.adopt(write_result(writer.path, own_key, image_id, inputs, files, **values))

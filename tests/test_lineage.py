@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.engine.entries import result_of
 from pipeline.engine.plugins import import_plugins
+from pipeline.engine.records import result_of
 from pipeline.engine.results import Results
 from pipeline.files.fingerprints import fingerprint, fingerprint_file
 from pipeline.files.images import encode_png

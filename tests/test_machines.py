@@ -130,7 +130,7 @@ def test_no_trait_is_in_a_key_a_recipe_or_an_input(made, opened):
             stages, settings = builder.stages, [json.dumps(s.settings) for s in builder.stages]
         per_image = [stage.results(builder.store) for stage in stages[:3]]
         lines = [
-            (folder.recipe, entry["inputs"], folder.result_of(image_id))
+            (folder.own_key, entry["inputs"], folder.result_of(image_id))
             for folder in per_image
             for image_id, entry in sorted(folder.entries.items())
         ]

@@ -347,7 +347,7 @@ def test_the_class_names_are_part_of_the_key(arguments):
         import_plugins(take_plugins(arguments)[0])
         config = read_config(compose([*take_plugins(arguments)[1], *more]))
         steps = Pipeline.open(config).stages(["tags", "cams", "masks"])
-        return [(step.key, step.recipe) for step in steps]
+        return [(step.key, step.own_key) for step in steps]
 
     for change in ("dataset.classes=[blue,green,red]", "dataset.backgrounds=[sky]"):
         for before, after in zip(keys(), keys(change), strict=True):
@@ -445,7 +445,7 @@ def test_an_edited_template_set_gives_other_keys(forgotten, tmp_path, monkeypatc
         given = ["dataset=demo", "tags=tagclip", "masks=dense", "cams=value_path"]
         given += [f"{group}.templates={templates}" for group in ("tags", "cams", "masks")]
         stages = Pipeline.open(read_config(compose(given))).stages(["tags", "cams", "masks"])
-        return [(each.key, each.recipe, each.own_settings()["templates"]) for each in stages]
+        return [(each.key, each.own_key, each.own_settings()["templates"]) for each in stages]
 
     edited = source.replace("a scan of {}", "a {} on paper")
     for templates, prompts in (("scans", []), ("both", ["imagenet"])):

@@ -20,7 +20,7 @@ class ImportedCams(CamStage):
     """CAMs that are taken from files.
 
     The key holds :func:`~pipeline.files.text.last_names` of their folder. The contents of an
-    image's file are part of its input.
+    image's file are part of its inputs.
     """
 
     @property

@@ -10,8 +10,8 @@ import numpy as np
 from pipeline.cams.cams import Cams, encode_cams, read_cams
 from pipeline.cams.method import CamOptions
 from pipeline.clip.method_stage import MethodStage
-from pipeline.engine.entries import PHOTOGRAPH, Inputs
 from pipeline.engine.kinds import CAMS
+from pipeline.engine.records import PHOTOGRAPH, Inputs
 from pipeline.engine.results import Results
 from pipeline.engine.sample import LOOKED_AT, Sample, evenly
 from pipeline.engine.stage import Computed, Decoded, Folders, Item, Output, Outputs

@@ -40,7 +40,7 @@ class MethodStage(PerImage):
     Attributes:
         options: the settings of the method that they choose.
         resources: what it is built from.
-        files: the settings that name files of regions and second backbones; none for its own.
+        files: the settings that name files of regions and second backbones; by default the options.
         images: the images of the run; none for single images.
         dependent_batch: the size of the batch on which each result depends; 0 if there is none.
         annotations: opens the file that a setting of the method names; see
@@ -66,13 +66,13 @@ class MethodStage(PerImage):
                 f"{type(self.options).__name__}, the settings of {self.command}={name},"
                 f" lack what the stage reads: derive them from {self.options_base.__name__}"
             )
+        object.__setattr__(self, "files", self.files or self.options)
 
     @cached_property
     def region_folder(self) -> Path | None:
         """The folder of the files of regions; none if the method reads none."""
-        options = self.files or self.options
-        is_read = isinstance(options, RegionSettings)
-        return options.region_folder(options.method.group) if is_read else None
+        is_read = isinstance(self.files, RegionSettings)
+        return self.files.region_folder(self.files.method.group) if is_read else None
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -91,9 +91,8 @@ class MethodStage(PerImage):
     def check(self) -> None:
         """Refuses a file that is not a CLIP's, and settings that do not suit a CLIP."""
         if self.region_folder is not None:
-            options = self.files or self.options
-            key = f"{options.method.group}.regions"
-            given_folder(options.regions, key, f"<id>.png or <id>.json, or {SLIC}")
+            key = f"{self.files.method.group}.regions"
+            given_folder(self.files.regions, key, f"<id>.png or <id>.json, or {SLIC}")
         for each in self.resources.seconds.values():
             each.check()
         clip = self.resources.clip
@@ -109,7 +108,7 @@ class MethodStage(PerImage):
         """Returns the settings of the method that the results depend on."""
         try:
             found = facts_of(self.options) | self.options.contents(self.vocabulary)
-            return self.with_files(found) if self.files is None else found
+            return self.with_files(found) if self.files is self.options else found
         except OSError as error:
             raise cannot_write(error.filename, error, "read") from error
 
@@ -187,9 +186,9 @@ class MethodStage(PerImage):
         used = [*filter(None, [self.resources.clip]), *self.resources.seconds.values()]
         return "" if all(each.origin.is_on_disk for each in used) else "download"
 
-    def load(self, inputs: Mapping[str, Path]) -> Any:  # noqa: ANN401
+    def load(self, folders: Mapping[str, Path]) -> Any:  # noqa: ANN401
         """Builds the method, with what was learned for it."""
-        learned = {"learned": inputs["learned"]} if "learned" in inputs else {}
+        learned = {"learned": folders["learned"]} if "learned" in folders else {}
         with refusing_exit(self.chosen):
             return self.options.build(self.resources, **learned)
 

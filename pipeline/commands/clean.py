@@ -11,7 +11,7 @@ from rich.table import Table
 from pipeline.commands.command_line import Parser, check_folder
 from pipeline.commands.status import numbers
 from pipeline.engine import cleaning
-from pipeline.engine.manifest import finished_at
+from pipeline.engine.records import finished_at
 from pipeline.engine.store import Store, folder_size
 from pipeline.errors import UserError, tell
 from pipeline.files.text import given_path

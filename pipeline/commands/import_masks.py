@@ -11,8 +11,8 @@ from pipeline.commands.command_line import Parser, check_folder
 from pipeline.datasets.mask_images import Reading, parse_values, refuse_parts_of_masks
 from pipeline.datasets.settings import AnnotationSettings, VocabularySettings
 from pipeline.datasets.vocabulary import build_vocabulary
-from pipeline.engine.entries import ENTRIES
 from pipeline.engine.progress import track
+from pipeline.engine.records import ENTRIES
 from pipeline.errors import ImageError, UserError
 from pipeline.exchange.artefacts import Artefact, Export
 from pipeline.files.images import SUFFIXES, encode_png

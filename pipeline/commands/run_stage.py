@@ -51,7 +51,7 @@ def _show_status(config: DictConfig, given: Sequence[str]) -> None:
     from rich.console import Console
 
     from pipeline.commands.status import status_table
-    from pipeline.engine.manifest import describe_machines
+    from pipeline.engine.records import describe_machines
     from pipeline.engine.store import Store
 
     if not isinstance(root := config.output_dir, str) or not root or "\0" in root:

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 from rich.filesize import decimal
 from rich.table import Column, Table
 
-from pipeline.engine.entries import ENTRIES
-from pipeline.engine.manifest import finished_at
+from pipeline.engine.records import ENTRIES, finished_at
 from pipeline.engine.store import folder_size
 from pipeline.files.journal import Journal
 from pipeline.report.configurations import describe_choices, distinguish, readable

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from pipeline.datasets.layout import existing_folder
 from pipeline.datasets.settings import DatasetSettings
 from pipeline.datasets.vocabulary import Vocabulary, build_vocabulary
-from pipeline.engine.entries import ENTRIES
+from pipeline.engine.records import ENTRIES
 from pipeline.engine.sample import Dataset, Sample
 from pipeline.errors import ImageError, UserError, shown
 from pipeline.files.images import COMMON_SUFFIXES, HEIF_SUFFIXES, SUFFIXES, refuse_special_file

@@ -6,8 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline.engine.entries import ENTRIES, files_of, remove_files
-from pipeline.engine.manifest import LATEST
+from pipeline.engine.records import ENTRIES, LATEST, files_of, remove_files
 from pipeline.engine.results import FAILURES, REMOVED, Results
 from pipeline.engine.store import Store, read_kept
 from pipeline.errors import UserError

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-from pipeline.engine.entries import holds
+from pipeline.engine.records import holds
 from pipeline.engine.results import Results
 from pipeline.engine.sample import Images, Sample, contents
 from pipeline.engine.scan import available, key_unknown_until
@@ -47,8 +47,8 @@ class Learned(OfSplit):
 
     Its key names settings and the split, but no image: it is learned once, and new photographs do
     not change it. It is learned anew, unasked, if the split was replaced (see :class:`Change`).
-    Its file is an input of the results that it is used for, so that these are computed again after
-    it was learned anew (see :meth:`PerImage.loaded`).
+    Its file is one of the inputs of the results that it is used for, so that these are computed
+    again after it was learned anew (see :meth:`PerImage.loaded`).
 
     Attributes:
         images: the images of the run.
@@ -88,7 +88,7 @@ class Learned(OfSplit):
         if not self.exists(results):
             return False
         if self.refit:
-            return results.manifest.get("input") == self._input(self.samples())
+            return results.manifest.get("inputs") == self._inputs_of(self.samples())
         change = self._change_since(results)
         return not (change.has_lost and change.is_mostly_new)
 
@@ -112,7 +112,7 @@ class Learned(OfSplit):
         gone -= self.images.known_ids(self.split) - now.keys()
         return Change(len(now) - len(new), *map(len, (new - gone, new & gone, gone - new)))
 
-    def _input(self, samples: Sequence[Sample]) -> str:
+    def _inputs_of(self, samples: Sequence[Sample]) -> str:
         source = self.source.results(self.store)
         return fingerprint(sorted([s.id, source.result_of(s.id)] for s in samples))
 
@@ -137,7 +137,7 @@ class Learned(OfSplit):
             complete=True,
             images=len(ids),
             left_out=len(self.images.of(self.split)) - len(ids),
-            input=self._input(samples),
+            inputs=self._inputs_of(samples),
             files={name: fingerprint(data) for name, data in files.items()},
             anew=is_there and not self.refit,
             computed=len(ids),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
-from pipeline.engine.entries import PHOTOGRAPH, Inputs
+from pipeline.engine.records import PHOTOGRAPH, Inputs
 from pipeline.engine.results import Results
 from pipeline.engine.sample import Images, Sample
 from pipeline.engine.stage import OfSplit, PerImage, Stage, item_of
@@ -37,14 +37,14 @@ class RunResults(Results):
     ):
         """Reads nothing yet; ``stages`` are results that others share, and receives these."""
         found = stage.results(store)
-        super().__init__(found.path, found.recipe, found.split)
+        super().__init__(found.path, found.own_key, found.split)
         self.stage, self._store, self._images = stage, store, images
         self._stages = {} if stages is None else stages
         self._stages[stage] = self
 
     @cached_property
     def needs(self) -> Mapping[str, Results]:
-        """Those before it; the key and the recipe tell of what it uses besides."""
+        """Those before it; the key and the own key tell of what it uses besides."""
         before = {} if isinstance(self.stage, OfSplit) else self.stage.before
         for need in before.values():
             if need not in self._stages:
@@ -61,7 +61,7 @@ class RunResults(Results):
 
     def changed(self, entry: Mapping[str, Any]) -> list[str]:
         """Returns the names of what an entry was made from and that is another now."""
-        if entry.get("recipe") != self.recipe:
+        if entry.get("own_key") != self.own_key:
             return ["settings"]
         was, now, names = entry["inputs"], {**self._learned}, {*self._learned}
         sample = self._samples.get(entry["id"])

@@ -1,8 +1,8 @@
 """The results of a stage: what was computed for every image, and from what.
 
 A stage's folder is ``<split>/<stage>/<key>/``. The key names what changes a result; the images are
-not part of it. Every finished image has an entry in ``entries.jsonl`` with the recipe of the
-computation, the fingerprints of its inputs and of each of its files. An image is done when all of
+not part of it. Every finished image has an entry in ``entries.jsonl`` with the fingerprints of how
+it was computed, of its inputs and of each of its files. An image is done when all of
 these still hold, so a killed run, a changed photograph and a damaged file all have the same effect:
 that image is computed again, and no other. A folder is complete when its manifest says so, which is
 written last.
@@ -24,15 +24,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pipeline.engine.entries import (
+from pipeline.engine.records import (
     ENTRIES,
     PHOTOGRAPH,
     Inputs,
     holds,
     photograph_and_result,
+    read_manifest,
     result_of,
 )
-from pipeline.engine.manifest import read_manifest
 from pipeline.errors import shown
 from pipeline.files.atomic import read_json, read_json_lines
 from pipeline.files.fingerprints import fingerprint, fingerprint_file
@@ -57,13 +57,13 @@ class Results:
         path: the folder.
         name: the name of the stage.
         key: the fingerprint of its settings.
-        recipe: see :attr:`pipeline.engine.stage.PerImage.recipe`; "" where it is not known.
+        own_key: see :attr:`pipeline.engine.stage.PerImage.own_key`; "" where it is not known.
     """
 
     def __init__(
         self,
         path: Path,
-        recipe: str = "",
+        own_key: str = "",
         split: str | None = None,
         known: dict[Path, Results] | None = None,
     ):
@@ -72,7 +72,7 @@ class Results:
         ``split`` is none where the manifest says it; ``known`` are results that others share, and
         receives these.
         """
-        self.path, self.name, self.key, self.recipe = path, path.parent.name, path.name, recipe
+        self.path, self.name, self.key, self.own_key = path, path.parent.name, path.name, own_key
         if split is not None:
             self.split = split
         self._known = {} if known is None else known
@@ -121,20 +121,20 @@ class Results:
         return result_of(self.entries[image_id])
 
     def photograph_of(self, image_id: str) -> str | None:
-        """Returns the fingerprint of the photograph that a result of this recipe was made from."""
+        """Returns the fingerprint of the photograph that a result of this own key was made from."""
         entry = self.entries.get(image_id, {})
-        return entry["inputs"].get(PHOTOGRAPH) if entry.get("recipe") == self.recipe else None
+        return entry["inputs"].get(PHOTOGRAPH) if entry.get("own_key") == self.own_key else None
 
     # What can be taken over
 
     def candidates(self, image_id: str, inputs: Inputs) -> Iterator[tuple[Path, dict[str, Any]]]:
-        """Yields intact results of these inputs and this recipe, with where their files are.
+        """Yields intact results of these inputs and this own key, with where their files are.
 
         Its own comes first. Siblings, folders of the stage with other settings, are read only then.
         """
         own = self.entries.get(image_id, {})
-        found = own.get("recipe"), own.get("inputs")
-        if found == (self.recipe, inputs) and holds(self.path, own):
+        found = own.get("own_key"), own.get("inputs")
+        if found == (self.own_key, inputs) and holds(self.path, own):
             yield self.path, own
         for place, entry in self._siblings.get(image_id, ()):
             if entry["inputs"] == inputs and holds(place, entry):
@@ -143,19 +143,19 @@ class Results:
     def known(self, image_id: str) -> list[Inputs]:
         """Returns the inputs of which an image's result exists, here or in a sibling."""
         own = self.entries.get(image_id, {})
-        is_same = own.get("recipe") == self.recipe
+        is_same = own.get("own_key") == self.own_key
         found = [(self.path, own)] * is_same + self._siblings.get(image_id, [])
         return [entry["inputs"] for place, entry in found if holds(place, entry)]
 
     @cached_property
     def _siblings(self) -> Mapping[str, list[tuple[Path, dict[str, Any]]]]:
-        """Image id → siblings and their entries of this recipe; the last name comes first."""
+        """Image id → siblings and their entries of this own key; the last name comes first."""
         found: Mapping[str, list[tuple[Path, dict[str, Any]]]] = defaultdict(list)
         for journal in sorted(self.path.parent.glob(f"*/{ENTRIES}"), reverse=True):
             sibling, is_readable = journal.parent, os.access(journal, os.R_OK)  # or another user's
             if is_readable and not sibling.is_symlink() and sibling.name != self.key:
                 for entry in Journal(journal).entries.values():
-                    if entry.get("recipe") == self.recipe:
+                    if entry.get("own_key") == self.own_key:
                         found[entry["id"]].append((sibling, entry))
         return found
 

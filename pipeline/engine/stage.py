@@ -16,8 +16,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from pipeline.engine.entries import PHOTOGRAPH, Inputs
 from pipeline.engine.kinds import INTERMEDIATE, Kind
+from pipeline.engine.records import PHOTOGRAPH, Inputs
 from pipeline.engine.results import Results
 from pipeline.engine.sample import ImageReader, Sample, Size
 from pipeline.engine.settings import joined
@@ -170,7 +170,7 @@ class Stage(ABC):
         """The name of its folder: a fingerprint of its settings."""
         return fingerprint(self.settings)[:12]
 
-    recipe: ClassVar[str] = ""
+    own_key: ClassVar[str] = ""
 
     def own_legend(self) -> Mapping[str, Mapping[str, Any]]:
         """Returns its part of the :attr:`legend`, without that of the stages that it reads."""
@@ -197,7 +197,7 @@ class Stage(ABC):
 
     def results(self, store: Store) -> Results:
         """Returns the results in its folder, as they are now."""
-        return Results(store.root / self.place / self.name / self.key, self.recipe, self.place)
+        return Results(store.root / self.place / self.name / self.key, self.own_key, self.place)
 
     def writer(self, store: Store) -> Writer:
         """Returns what writes to its folder."""
@@ -262,10 +262,10 @@ class PerImage(Stage):
         return ()
 
     @cached_property
-    def recipe(self) -> str:
+    def own_key(self) -> str:
         """The fingerprint of how a result is computed from its inputs.
 
-        Results of equal recipe and equal inputs are equal, whatever the stages before were.
+        Results of equal own keys and equal inputs are equal, whatever the stages before were.
         """
         settings = {k: v for k, v in self.own_settings().items() if k not in self.thresholds}
         return fingerprint([self.name, self.algorithm, settings])
@@ -291,15 +291,15 @@ class PerImage(Stage):
         raise NotImplementedError
 
     def adapt(self, entry: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        """Returns an entry of the same recipe and inputs with this stage's thresholds applied.
+        """Returns an entry of the same own key and inputs with this stage's thresholds applied.
 
         Returns none where the entry lacks something that is asked for.
         """
         return entry
 
-    def loaded(self, inputs: Mapping[str, Path]) -> Mapping[str, Path]:
+    def loaded(self, folders: Mapping[str, Path]) -> Mapping[str, Path]:
         """Returns the files of :attr:`uses` that :meth:`load` reads, as far as they exist."""
-        files = {name: inputs[name] / use.file for name, use in self.uses.items()}
+        files = {name: folders[name] / use.file for name, use in self.uses.items()}
         return {name: path for name, path in files.items() if path.is_file()}
 
     @property
@@ -315,8 +315,8 @@ class PerImage(Stage):
         """The traits of the machine that computes, such as "device=cpu", which are in no key."""
         return ()
 
-    def load(self, inputs: Mapping[str, Path]) -> Any:  # noqa: ANN401
-        """Loads the model, one object, where it computes; ``inputs`` are the folders of needs."""
+    def load(self, folders: Mapping[str, Path]) -> Any:  # noqa: ANN401
+        """Loads the model, one object, where it computes; ``folders`` are those of needs."""
         return None
 
     @property

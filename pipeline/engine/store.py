@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from unicodedata import normalize
 
-from pipeline.engine.manifest import read_manifest
+from pipeline.engine.records import read_manifest
 from pipeline.errors import UserError, shown, tell
 from pipeline.files.atomic import (
     TEMPORARY,

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.engine.alongside import Alongside, ShardResult
-from pipeline.engine.entries import Inputs, write_result
 from pipeline.engine.executors import ExecutorSettings, WorkerSettings
 from pipeline.engine.pool import Pool, ProcessPool, prefetch, spread
 from pipeline.engine.progress import say
+from pipeline.engine.records import Inputs, write_result
 from pipeline.engine.registry import MODELS, methods
 from pipeline.engine.sample import ImageReader, Sample
 from pipeline.engine.stage import Decoded, Folders, Item, Outputs, PerImage
@@ -35,7 +35,7 @@ ToLoad = tuple[PerImage, Needs, Mapping[str, Path], Inputs]
 """The arguments of :func:`_load`."""
 
 Places = Mapping[str, tuple[Path, str]]
-"""The path and the recipe of each folder that receives results, by the name of its stage."""
+"""The path and the own key of each folder that receives results, by the name of its stage."""
 
 _MAX_UNWRITTEN = 4
 
@@ -60,10 +60,10 @@ def compute_here(
         item, outputs = computed
         if isinstance(outputs, ImageError):
             return str(outputs)
-        for name, (path, recipe) in places.items():
+        for name, (path, own_key) in places.items():
             if (output := outputs.get(name)) is not None:
                 files = {k: data() if callable(data) else data for k, data in output.files.items()}
-                result = path, recipe, item.sample.id, output.inputs or item.inputs, files
+                result = path, own_key, item.sample.id, output.inputs or item.inputs, files
                 adopt(name, write_result(*result, **output.values, machine=stage.machine))
         return None
 
@@ -184,7 +184,7 @@ class Executor:
         """
         settings, threads, shard_size = self._settings, None, 1
         files = stage.loaded(needs) if stage.uses else {}  # which are the same for all items
-        places = {name: (each.path, each.results.recipe) for name, each in writers.items()}
+        places = {name: (each.path, each.results.own_key) for name, each in writers.items()}
         to_load = stage, needs, files, {name: items[0].inputs.get(name) for name in files}
         if isinstance(settings, WorkerSettings):
             self._pool = self._pool or settings.start(self._size)
@@ -223,7 +223,7 @@ class Executor:
         if not (self._one_pass and runs_here and stage.batch_size is None):
             return None
         self._pool = ProcessPool(self._size)
-        work = _work_of((stage, needs, {}, {}), {stage.name: (writer.path, stage.recipe)}, None)
+        work = _work_of((stage, needs, {}, {}), {stage.name: (writer.path, stage.own_key)}, None)
         return Alongside(stage, before, writer, self._pool, work, images)
 
     def close(self, at_once: bool = False) -> None:

@@ -10,8 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from pipeline.engine.entries import ENTRIES, remove_files
-from pipeline.engine.manifest import LATEST, MANIFEST, read_manifest
+from pipeline.engine.records import ENTRIES, LATEST, MANIFEST, read_manifest, remove_files
 from pipeline.engine.results import FAILURES, REMOVED, Results
 from pipeline.engine.store import Store
 from pipeline.engine.versions import versions
@@ -150,7 +149,7 @@ class Writer:
         self.write_manifest(
             complete=True,
             **({"statistics": dict(statistics)} if statistics else {}),
-            input=fingerprint([[i, entries[i]["inputs"]] for i in image_ids if i in entries]),
+            inputs=fingerprint([[i, entries[i]["inputs"]] for i in image_ids if i in entries]),
             machines=Counter(traits),
             images=len(image_ids),
             left_out=left_out,
@@ -177,7 +176,7 @@ class Writer:
             "stage": results.name,
             "split": results.split,
             "key": results.key,
-            "recipe": results.recipe,
+            "own_key": results.own_key,
             "complete": complete,
             "run": self._run,
             **self._about,

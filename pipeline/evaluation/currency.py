@@ -9,8 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.engine.entries import photograph_and_result
-from pipeline.engine.manifest import MANIFEST
+from pipeline.engine.records import MANIFEST, photograph_and_result
 from pipeline.engine.results import Results
 from pipeline.engine.sample import Labels, Sample, content_of
 from pipeline.errors import UserError

@@ -11,10 +11,9 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from pipeline.datasets.vocabulary import voc_palette
-from pipeline.engine.entries import PHOTOGRAPH
 from pipeline.engine.kinds import TAGS, measured_kinds
-from pipeline.engine.manifest import MANIFEST
 from pipeline.engine.progress import track
+from pipeline.engine.records import MANIFEST, PHOTOGRAPH
 from pipeline.engine.results import FAILURES, REMOVED, Results
 from pipeline.errors import ImageError, UserError, tell
 from pipeline.files.atomic import fits

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.engine.kinds import NETWORK, measured_kinds
-from pipeline.engine.manifest import LATEST, MANIFEST, read_manifest
+from pipeline.engine.records import LATEST, MANIFEST, read_manifest
 from pipeline.engine.results import Results
 from pipeline.errors import UserError
 from pipeline.report.configurations import flatten, last_part

@@ -7,7 +7,7 @@ import yaml
 from jinja2 import Template
 
 from pipeline.engine.kinds import NETWORK, PREDICTIONS
-from pipeline.engine.manifest import read_manifest
+from pipeline.engine.records import read_manifest
 from pipeline.files.atomic import read_json
 from pipeline.report.configurations import describe_setting, flatten, readable
 from pipeline.report.markdown import Table, percent

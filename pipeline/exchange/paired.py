@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from pipeline.cams.cams import read_cams
-from pipeline.engine.entries import PHOTOGRAPH
 from pipeline.engine.kinds import CAMS, TAGS
 from pipeline.engine.progress import track
+from pipeline.engine.records import PHOTOGRAPH
 from pipeline.engine.sample import Sample
 from pipeline.errors import ImageError, UserError
 from pipeline.evaluation import bootstrap

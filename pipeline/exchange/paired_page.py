@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.engine.manifest import describe_machines
+from pipeline.engine.records import describe_machines
 from pipeline.engine.sample import ImageReader, Sample
 from pipeline.evaluation.bootstrap import class_figures
 from pipeline.exchange.paired import Pair, points

@@ -58,18 +58,18 @@ def fingerprint_image(path: Path) -> str:
     state = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
     known = journal.entries.get(str(path), {})
     if known.get("state") == state and known["read"] - status.st_mtime_ns > RESOLUTION:
-        return known["input"]
+        return known["content"]
     read = time.time_ns()
     if writes:
         with contextlib.suppress(OSError):  # a file server has a clock of its own
             journal.path.touch()
             read = journal.path.stat().st_mtime_ns
-    entry = {"id": str(path), "input": fingerprint_file(path), "state": state, "read": read}
+    entry = {"id": str(path), "content": fingerprint_file(path), "state": state, "read": read}
     journal.entries[str(path)] = entry
     if writes:
         with contextlib.suppress(UserError):
             journal.append(entry)
-    return entry["input"]
+    return entry["content"]
 
 
 def remember_in(folder: Path | None, write: bool = True) -> None:

@@ -23,12 +23,12 @@ from pipeline.files.atomic import (
 
 _SUM = b',"sum":"'
 _END = b'%08x"}'
-OF_FILES = {"id": str, "input": str, "state": [int], "read": int}, ("id", "input")
+OF_FILES = {"id": str, "content": str, "state": [int], "read": int}, ("id", "content")
 """The types of the entries of files, by their fingerprints, and which of them are required."""
 
 OF_IMAGES = (
     {
-        **dict.fromkeys(("id", "recipe"), str),
+        **dict.fromkeys(("id", "own_key"), str),
         **dict.fromkeys(("inputs", "files", "scores"), {str: str}),
         **dict.fromkeys(("tags", "found"), [int]),
         "machine": [str],
@@ -106,7 +106,7 @@ class Journal:
         before = self.entries.pop("", {}).get("read", _SMALL)  # bytes, in an entry of no file
         if self.path.is_file() and self.path.stat().st_size > 2 * before:
             lines = b"".join(encode_line(each) for each in self.entries.values() if keep(each))
-            size = encode_line({"id": "", "input": "", "read": max(_SMALL, len(lines))})
+            size = encode_line({"id": "", "content": "", "read": max(_SMALL, len(lines))})
             self._old.unlink(missing_ok=True)
             with suppress(OSError):  # a file system without links
                 os.link(self.path, self._old)
@@ -147,8 +147,8 @@ def read_entries(path: Path, kind: Kind = OF_IMAGES) -> tuple[list[dict], int]:
     intact = [line for line in parse_objects(texts, *kind) if line is not None]
     machines: dict[tuple[str, ...], list[str]] = {}
     for line in intact:  # most of them share these
-        if "recipe" in line:
-            line["recipe"] = intern(line["recipe"])
+        if "own_key" in line:
+            line["own_key"] = intern(line["own_key"])
         if "machine" in line:
             line["machine"] = machines.setdefault((*line["machine"],), line["machine"])
     return intact, len(written) - len(intact)

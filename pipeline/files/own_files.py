@@ -25,7 +25,9 @@ class OwnFiles:
         self._folder = folder
         self._tool = tool
         self._record = Journal(folder / RECORD, OF_FILES)
-        self._record.shrink(lambda e: _digest_of(folder / e["id"].split(" ", 2)[-1]) == e["input"])
+        self._record.shrink(
+            lambda e: _digest_of(folder / e["id"].split(" ", 2)[-1]) == e["content"]
+        )
         self._tidied: set[Path] = set()
 
     def refuse_foreign(self, paths: Iterable[Path]) -> None:
@@ -61,7 +63,7 @@ class OwnFiles:
         digest = fingerprint(data)
         if (entry := self._entry(path, digest)) not in self._record.entries:
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._record.append({"id": entry, "input": digest})
+            self._record.append({"id": entry, "content": digest})
 
     def _entry(self, path: Path, digest: str) -> str:
         return f"{self._tool} {digest} {path.relative_to(self._folder).as_posix()}"

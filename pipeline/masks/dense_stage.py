@@ -103,7 +103,7 @@ class DenseMasks(MaskStage):
         chosen = joined(self.cams.method.key_facts, self.with_files(own))
         return {**super().own_settings(), "names": plain(self.names), "cams": chosen}
 
-    def load(self, inputs: Mapping[str, Path]) -> DenseLabeller:
+    def load(self, folders: Mapping[str, Path]) -> DenseLabeller:
         """Builds the labeller."""
         from pipeline.masks.dense import DenseLabeller  # imports PyTorch
 

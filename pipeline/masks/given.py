@@ -21,7 +21,7 @@ class GivenMasks(MaskStage):
     """Masks that are read.
 
     The key holds :func:`~pipeline.files.text.last_names` of their file or folder. What is said of
-    an image is part of its input.
+    an image is one of its inputs.
     """
 
     takes_any_image = False

@@ -68,6 +68,6 @@ class RegionVote(Refiner):
 class RegionMasks(Masks):
     """Masks by regions."""
 
-    def load(self, inputs: Mapping[str, Path]) -> RegionVote:
+    def load(self, folders: Mapping[str, Path]) -> RegionVote:
         """Builds the refiner."""
         return RegionVote(self.options)

@@ -14,8 +14,8 @@ from pipeline.cams.method import CamOptions
 from pipeline.clip.device import device_kind
 from pipeline.clip.method_stage import MethodStage
 from pipeline.datasets.corrected import Corrections
-from pipeline.engine.entries import PHOTOGRAPH
 from pipeline.engine.kinds import MASKS
+from pipeline.engine.records import PHOTOGRAPH
 from pipeline.engine.results import Results
 from pipeline.engine.sample import LOOKED_AT, Sample, Size, evenly
 from pipeline.engine.settings import joined
@@ -39,7 +39,7 @@ class CorrectableMasks(PerImage):
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """All that changes a mask. The recipe, of the computed ones, holds no corrections."""
+        """All that changes a mask. The own key, of the computed ones, holds no corrections."""
         corrected = {"masks": facts} if (facts := self.corrected.key_facts) else {}
         return joined(super().settings, corrected)
 

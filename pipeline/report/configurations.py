@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.dense.settings import DenseSettings
 from pipeline.engine.kinds import kinds
-from pipeline.engine.manifest import describe_legend
+from pipeline.engine.records import describe_legend
 from pipeline.engine.registry import methods
 from pipeline.engine.settings import declared_settings
 from pipeline.files.atomic import canonical_json

@@ -19,7 +19,7 @@ from matplotlib.colors import to_hex
 
 from pipeline.cams.cams import Cams, read_cams
 from pipeline.engine.kinds import CAMS, MASKS, NETWORK, TAGS, Kind, label_kinds, measured_kinds
-from pipeline.engine.manifest import finished_at
+from pipeline.engine.records import finished_at
 from pipeline.engine.sample import Sample
 from pipeline.evaluation.currency import Currency
 from pipeline.evaluation.record import MetricsFile

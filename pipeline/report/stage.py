@@ -6,7 +6,7 @@ from itertools import filterfalse
 
 from pipeline.datasets.corrections import BySplit
 from pipeline.engine.kinds import MASKS, NETWORK, PREDICTIONS, TAGS, measured_kinds
-from pipeline.engine.manifest import describe_machines
+from pipeline.engine.records import describe_machines
 from pipeline.engine.registry import label_of
 from pipeline.engine.results import Results
 from pipeline.engine.run import Outcome

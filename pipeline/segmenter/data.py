@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.engine.entries import photograph_and_result
 from pipeline.engine.pool import prefetch
+from pipeline.engine.records import photograph_and_result
 from pipeline.engine.sample import ImageReader, Images, Sample
 from pipeline.engine.scan import available
 from pipeline.engine.stage import Stage
@@ -45,7 +45,7 @@ class TrainingData:
         pairs: returns them, each with its mask; raises a UserError where there are no masks yet.
         key_facts: what a cache key holds of the source beside a stage.
         learned_from: returns image id → the photograph and the result that are read of a stage, see
-            :func:`pipeline.engine.entries.photograph_and_result`.
+            :func:`pipeline.engine.records.photograph_and_result`.
     """
 
     samples: Callable[[], Sequence[Sample]]

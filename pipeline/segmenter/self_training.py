@@ -74,7 +74,7 @@ class _Relabelling(CorrectableMasks, Segmenting):
     """
 
     command = "masks"
-    thresholds = ("corrections",)  # those of an image are part of its input
+    thresholds = ("corrections",)  # those of an image are part of its inputs
     options: SelfTrainingSettings
     test: TestSettings
     corrections: Corrections = Corrections()

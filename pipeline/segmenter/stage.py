@@ -258,21 +258,21 @@ class Segmenting(PerImage):
         """The kind of the device that segments."""
         return [f"device={device_kind(self.device)}"]
 
-    def loaded(self, inputs: Mapping[str, Path]) -> Mapping[str, Path]:
+    def loaded(self, folders: Mapping[str, Path]) -> Mapping[str, Path]:
         """Returns the checkpoint that segments; perhaps there is none yet."""
         from pipeline.segmenter.checkpoints import best_checkpoint, last_checkpoint
 
         find = best_checkpoint if self.checkpoint == "best" else last_checkpoint
         try:
-            return {"segmenter": find(inputs["segmenter"])}
+            return {"segmenter": find(folders["segmenter"])}
         except UserError:  # of a reader that finds none
             return {}
 
-    def load(self, inputs: Mapping[str, Path]) -> "Segmenter":
+    def load(self, folders: Mapping[str, Path]) -> "Segmenter":
         """Loads the network."""
         from pipeline.segmenter.predict import Segmenter
 
-        return Segmenter.from_run(inputs["segmenter"], self.device, self.checkpoint)
+        return Segmenter.from_run(folders["segmenter"], self.device, self.checkpoint)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -117,18 +117,18 @@ class Builder(Parts):
 
     def masks(self, split: str, before: Mapping[str, PerImage]) -> MaskStage:
         """Returns the stage of a split's pseudo masks, of the CAMs ``before`` if it reads them."""
-        stage = masks_stage(self.config)
-        cams = self.config.cams
-        is_dense = not stage.from_cams and cams.method.family == "dense"
-        quirks = [each for each in cams.method.quirks if each is not OPEN_BORDER]
+        stage, cams = masks_stage(self.config), self.config.cams
+        is_from_images = stage.takes_any_image and not stage.from_cams
+        dense = cams if is_from_images and cams.method.family == "dense" else None
+        quirks = [each for each in cams.method.quirks if dense and each is not OPEN_BORDER]
         return stage(
             split=split,
             before={"cams": before["cams"]} if stage.from_cams else {},
             cams=cams,
             annotations=cache(partial(self.annotations, split)),
             corrected=self.corrected_masks(split),
-            files=(files := cams if is_dense else None),
-            **self.by_method(self.config.masks, quirks if is_dense else (), files),
+            files=dense,
+            **self.by_method(self.config.masks, quirks, dense),
         )
 
     # Training and prediction

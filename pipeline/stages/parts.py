@@ -97,43 +97,41 @@ class Parts:
         wanted = self.config.runtime.one_pass
         return not devices.is_cpu(self.device) if wanted is None else wanted
 
-    def _seconds(self, options: MethodOptions) -> dict[str, FrozenSecond]:
-        """Returns the second backbones that settings choose, by their names there."""
-        group = options.method.group
-        runtime = self.config.runtime
-        machine = self.device, runtime.precision, runtime.attention, self.clip.kept
-        return {
-            name: FrozenSecond(
-                f"{group}.{name}",
-                options.usual_second(name),
-                *(chosen.model, chosen.checkpoint, *machine),
-            )
-            for name, chosen in options.seconds().items()
-        }
-
     def by_method(
         self,
         options: MethodOptions,
         more: Sequence[Quirk] = (),
-        chooses: MethodOptions | None = None,
+        files: MethodOptions | None = None,
     ) -> OfMethod:
         """Returns what a stage takes that a method computes, which is found by its options.
 
-        The method is built from only what it declares, and ``more`` quirks. Second backbones are
-        those of what ``chooses`` them, by default the options. As many images are read ahead as
-        CLIP may wait for a batch.
+        The method is built from only what it declares, and ``more`` quirks. The settings ``files``
+        name second backbones and files of regions, by default the options. As many images are read
+        ahead as CLIP may wait for a batch.
         """
         method, reader, compat = options.method, self.reader, self.config.compat
+        runtime, files, seconds = self.config.runtime, files or options, {}
         declared = (*method.quirks, *more)
         quirks = {each.name: getattr(compat, each.name, each.clean) for each in declared}
         if method.uses_clip:
             reader = replace(reader, prefetch=self.clip.batches.waiting)
+            for name, chosen in files.seconds().items():
+                seconds[name] = FrozenSecond(
+                    key=f"{files.method.group}.{name}",
+                    usual=files.usual_second(name),
+                    model=chosen.model,
+                    checkpoint=chosen.checkpoint,
+                    device=self.device,
+                    precision=runtime.precision,
+                    attention=runtime.attention,
+                    kept=self.clip.kept,
+                )
         resources = Resources(
             vocabulary=self.vocabulary,
             device=self.device,
             clip=self.clip if method.uses_clip else None,
             quirks=SimpleNamespace(**quirks),
-            seconds=self._seconds(chooses or options) if method.uses_clip else {},
+            seconds=seconds,
         )
         return OfMethod(options=options, resources=resources, images=self.images, reader=reader)
 

@@ -24,7 +24,7 @@ from pipeline.tags.tagger import image_threshold
 class GivenTags(Tags):
     """Tags that are read, with scores that are 1 unless a file says otherwise.
 
-    The key names where they come from. What is said of an image is part of its input, so that a
+    The key names where they come from. What is said of an image is one of its inputs, so that a
     corrected line costs one image.
     """
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.engine.entries import PHOTOGRAPH
+from pipeline.engine.records import PHOTOGRAPH
 from pipeline.engine.results import Results
 
 FEW_TAGGED = 0.05

@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.clip.method_stage import MethodStage
 from pipeline.datasets.corrected import Corrections, refuse_unknown
 from pipeline.engine.kinds import TAGS
-from pipeline.engine.manifest import MANIFEST, read_manifest
+from pipeline.engine.records import MANIFEST, read_manifest
 from pipeline.engine.results import Results
 from pipeline.engine.sample import Sample
 from pipeline.engine.settings import joined
@@ -169,9 +169,9 @@ class ScoredTags(Tags):
         known = writer.results.statistics.get("near_synonyms", [])
         if writer.computed:
             known = self.near_synonyms()
-        elif writer.reused:  # from a folder of the same recipe, whose names are the same
+        elif writer.reused:  # from a folder of the same own key, whose names are the same
             manifests = (read_manifest(p.parent) for p in writer.path.parent.glob(f"*/{MANIFEST}"))
-            same = (m.get("statistics", {}) for m in manifests if m.get("recipe") == self.recipe)
+            same = (m.get("statistics", {}) for m in manifests if m.get("own_key") == self.own_key)
             known = next((s["near_synonyms"] for s in same if "near_synonyms" in s), known)
         counted = super().statistics(writer, done)
         return {**counted, "near_synonyms": known} if known else counted

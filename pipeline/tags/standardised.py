@@ -111,11 +111,11 @@ class StandardisedTags(Tags):
         """Returns the tags that follow from an entry's standardised scores."""
         return self._choose(decode_scores(entry["scores"], STANDARDISED))
 
-    def load(self, inputs: Mapping[str, Path]) -> Statistics | None:
+    def load(self, folders: Mapping[str, Path]) -> Statistics | None:
         """Reads the statistics, if images are compared."""
-        if "learned" not in inputs:
+        if "learned" not in folders:
             return None
-        with np.load(inputs["learned"] / ScoreStatistics.file, allow_pickle=False) as stored:
+        with np.load(folders["learned"] / ScoreStatistics.file, allow_pickle=False) as stored:
             return Statistics(**stored)
 
     def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:

@@ -12,7 +12,7 @@ from pipeline.datasets.corrections import (
     is_corrections,
     read_corrections,
 )
-from pipeline.engine.manifest import describe_legend
+from pipeline.engine.records import describe_legend
 from pipeline.errors import UserError
 from pipeline.files.text import join_cell, split_cell
 

@@ -17,7 +17,7 @@ from pipeline.engine.cleaning import (
     remove,
     remove_orphans,
 )
-from pipeline.engine.manifest import MANIFEST
+from pipeline.engine.records import MANIFEST
 from pipeline.engine.store import Store, folder_size
 from pipeline.errors import UserError
 from tests.results import open_writer, write

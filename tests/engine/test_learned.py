@@ -67,8 +67,8 @@ class Relative(PerImage):
     def own_settings(self) -> dict:
         return {}
 
-    def load(self, inputs):
-        return json.loads((inputs["mean"] / Mean.file).read_bytes())[0]
+    def load(self, folders):
+        return json.loads((folders["mean"] / Mean.file).read_bytes())[0]
 
     def compute(self, images, model):
         for item, _ in images:
@@ -288,7 +288,7 @@ def test_a_result_of_other_settings_or_of_what_was_learned_before_has_changed(ke
     result = RunResults(kept.steps()[-1], kept.store, images)
     entry = result.entries["c"]
     assert result.changed(entry) == []
-    assert result.changed({**entry, "recipe": "other"}) == ["settings"]
+    assert result.changed({**entry, "own_key": "other"}) == ["settings"]
     learned = {**entry["inputs"], "mean": "other"}
     assert result.changed({**entry, "inputs": learned}) == ["mean"]
 

@@ -13,7 +13,7 @@ import pytest
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.engine.cleaning import find_removable, remove
 from pipeline.engine.executors import ExecutorSettings
-from pipeline.engine.manifest import LATEST
+from pipeline.engine.records import LATEST
 from pipeline.engine.run import Run
 from pipeline.engine.sample import Dataset, ImageReader, Images, Sample
 from pipeline.engine.stage import Output, PerImage
@@ -100,7 +100,7 @@ def test_what_another_folder_holds_is_linked(run, samples):
     manifest = json.loads((second.path / "manifest.json").read_text())
     assert manifest["last"].items() >= {"images": 3, "computed": 0, "reused": 3}.items()
     assert counts(run(level=1)) == (0, 0, 3)
-    # What decides the result is another recipe.
+    # What decides the result is another own key.
     assert counts(run(times=2)) == (3, 0, 0)
     # A changed image was never computed.
     samples[0].image.write_bytes(b"another image")

@@ -190,7 +190,7 @@ def test_what_workers_wrote_is_taken_over_after_a_kill(pipeline):
     folder = stage.writer(builder.store)
     folder.path.mkdir(parents=True)
     items = [stage.item(sample, {}) for sample in builder.images.of("all")[:2]]
-    places = {"tags": (folder.path, folder.results.recipe)}
+    places = {"tags": (folder.path, folder.results.own_key)}
     entries, failures = compute_shard(
         pickle.dumps(([], pickle.dumps((stage, {}, {}, {})))), places, None, items
     )
@@ -232,7 +232,7 @@ def test_other_weights_in_the_same_file_are_loaded_anew(pipeline, monkeypatch, t
         type(stage), "load", lambda self, inputs: loaded.append(1) or load(self, inputs)
     )
     items = [stage.item(sample, {}) for sample in pipeline.builder.images.of("all")]
-    places = {"tags": (tmp_path, stage.recipe)}
+    places = {"tags": (tmp_path, stage.own_key)}
     for content, times in (("before", 1), ("before", 1), ("after", 2)):
         (path := tmp_path / "weights").write_text(content)
         learned = {"network": fingerprint_file(path)}

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.engine.manifest import MANIFEST
+from pipeline.engine.records import MANIFEST
 from pipeline.engine.store import Store
 from pipeline.errors import UserError
 from pipeline.exchange.artefacts import Artefact

@@ -158,11 +158,11 @@ def test_a_run_beside_one_that_tidies_loses_nothing(path, tmp_path, monkeypatch)
     monkeypatch.setattr("pipeline.files.journal._SMALL", 0, raising=False)
     remember_in(tmp_path)
     first, beside = fingerprint_image(path), Journal(tmp_path / FILE, OF_FILES)
-    beside.append({"id": "gone", "input": "1"})
+    beside.append({"id": "gone", "content": "1"})
     remember_in(tmp_path)
-    beside.append({"id": "late", "input": "2"})
+    beside.append({"id": "late", "content": "2"})
     found = Journal(tmp_path / FILE, OF_FILES).entries
-    assert found["late"]["input"] == "2" and found[str(path)]["input"] == first
+    assert found["late"]["content"] == "2" and found[str(path)]["content"] == first
     beside.close()
 
 
@@ -176,7 +176,7 @@ def test_a_dry_run_tidies_nothing(path, tmp_path, monkeypatch):
 
 
 def test_without_a_journal_files_are_read_again(path, tmp_path):
-    (tmp_path / FILE).write_text('{"id": "x", "input": "y"}\nnonsense\n')
+    (tmp_path / FILE).write_text('{"id": "x", "content": "y"}\nnonsense\n')
     remember_in(tmp_path)
     first = fingerprint_image(path)
     (tmp_path / FILE).write_bytes((tmp_path / FILE).read_bytes()[:-9])

@@ -16,7 +16,7 @@ from pipeline.files.journal import OF_FILES, Journal, part_path, read_entries
 def journal(tmp_path):
     journal = Journal(tmp_path / "entries.jsonl", OF_FILES)
     for name in "bca":
-        journal.append({"id": name, "input": "1", "tags": [0, 2], "scores": {"scores": "AAAA"}})
+        journal.append({"id": name, "content": "1", "tags": [0, 2], "scores": {"scores": "AAAA"}})
     journal.close()
     return journal
 
@@ -43,7 +43,7 @@ def test_a_torn_line_costs_itself(journal):
 
 
 def test_lines_without_a_checksum_count_for_nothing(journal):
-    journal.path.write_text(json.dumps({"id": "x", "input": "1"}) + '\n{"id": "y"}\n["z"]\n')
+    journal.path.write_text(json.dumps({"id": "x", "content": "1"}) + '\n{"id": "y"}\n["z"]\n')
     assert read_entries(journal.path, OF_FILES) == ([], 3)
 
 
@@ -52,9 +52,9 @@ def test_a_journal_is_created_with_the_processs_umask(umask, tmp_path):
     before = os.umask(umask)
     try:
         journal = Journal(tmp_path / "entries.jsonl", OF_FILES)
-        journal.append({"id": "a", "input": "1"})
+        journal.append({"id": "a", "content": "1"})
         appended = journal.path.stat().st_mode & 0o777
-        journal.append({"id": "a", "input": "2"})
+        journal.append({"id": "a", "content": "2"})
         journal.compact()
     finally:
         os.umask(before)
@@ -63,8 +63,8 @@ def test_a_journal_is_created_with_the_processs_umask(umask, tmp_path):
 
 def test_compacting_sorts_and_takes_in_what_workers_wrote(journal, tmp_path):
     worker = Journal(part_path(tmp_path), OF_FILES)
-    worker.append({"id": "a", "input": "2"})
-    worker.append({"id": "d", "input": "1"})
+    worker.append({"id": "a", "content": "2"})
+    worker.append({"id": "d", "content": "1"})
     worker.close()
     assert worker.path.exists()
     again = Journal(journal.path, OF_FILES)
@@ -72,7 +72,7 @@ def test_compacting_sorts_and_takes_in_what_workers_wrote(journal, tmp_path):
     again.compact()
     lines = [json.loads(line) for line in journal.path.read_text().splitlines()]
     assert [line["id"] for line in lines] == ["a", "b", "c", "d"]
-    assert lines[0]["input"] == "2" and all("sum" in line for line in lines)
+    assert lines[0]["content"] == "2" and all("sum" in line for line in lines)
     assert not worker.path.exists()
     before = journal.path.stat().st_mtime_ns
     Journal(journal.path, OF_FILES).compact()
@@ -83,7 +83,7 @@ def test_a_full_disk_is_said(tmp_path):
     journal = Journal(tmp_path / "entries.jsonl", OF_FILES)
     journal._file = os.open("/dev/full", os.O_WRONLY)
     with pytest.raises(UserError, match="No space left on device; fix this and run"):
-        journal.append({"id": "a", "input": "1"})
+        journal.append({"id": "a", "content": "1"})
     journal.close()
 
 
@@ -95,7 +95,7 @@ def test_nothing_is_written_through_a_link(there, tmp_path):
     journal = Journal(tmp_path / "entries.jsonl", OF_FILES)
     journal.path.symlink_to(victim)
     with pytest.raises(UserError, match="entries.jsonl is a link, .*: remove it"):
-        journal.append({"id": "a", "input": "1"})
+        journal.append({"id": "a", "content": "1"})
     assert victim.read_text() == "own" if there else not victim.exists()
 
 
@@ -103,13 +103,13 @@ def test_a_pipe_in_place_of_a_journal_does_not_block(tmp_path):
     journal = Journal(tmp_path / "entries.jsonl", OF_FILES)
     os.mkfifo(journal.path)
     with pytest.raises(UserError, match="cannot write .*entries.jsonl"):
-        journal.append({"id": "a", "input": "1"})
+        journal.append({"id": "a", "content": "1"})
     Journal(journal.path, OF_FILES).compact()
 
 
 def test_what_is_added_after_a_rewriting_is_in_the_new_file(journal):
-    journal.append({"id": "d", "input": "1"})  # the file is open
+    journal.append({"id": "d", "content": "1"})  # the file is open
     journal.compact()
-    journal.append({"id": "e", "input": "1"})
+    journal.append({"id": "e", "content": "1"})
     found, damaged = read_entries(journal.path, OF_FILES)
     assert ([line["id"] for line in found], damaged) == (["a", "b", "c", "d", "e"], 0)

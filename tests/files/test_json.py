@@ -7,8 +7,7 @@ import zlib
 
 import pytest
 
-from pipeline.engine.entries import holds
-from pipeline.engine.manifest import MANIFEST, read_manifest
+from pipeline.engine.records import MANIFEST, holds, read_manifest
 from pipeline.engine.store import Store
 from pipeline.errors import UserError
 from pipeline.files.atomic import fits, parse_object, read_json_lines

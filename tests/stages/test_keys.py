@@ -100,7 +100,7 @@ def tmp_path(tmp_path_factory):
 
 @pytest.fixture
 def keys(tmp_path, monkeypatch, tiny_checkpoint):
-    """Returns the key and the recipe of every stage of a configuration.
+    """Returns the key and the own key of every stage of a configuration.
 
     The images are always the same; so are their masks, as if every change led to the same ones.
     """
@@ -138,7 +138,7 @@ def keys(tmp_path, monkeypatch, tiny_checkpoint):
             }.get(stage.name, (stage.name, ""))
             found[first if stage.round == 1 else second] = stage
         assert {*found} == {*ALL}
-        return {n: (stage.key, getattr(stage, "recipe", "")) for n, stage in found.items()}
+        return {n: (stage.key, getattr(stage, "own_key", "")) for n, stage in found.items()}
 
     return keys
 
@@ -364,9 +364,9 @@ def test_every_setting_changes_what_it_declares(walked, keys, tmp_path):
             in_recipes = {*owners(key)} if computes_with(config, key) else set()
         for part, expected in ((0, in_keys), (1, in_recipes - {*TRAINING})):
             found = {name for name in after if after[name][part] != before[1][name][part]}
-            found -= {*TRAINING} if part else set()  # nothing reads the recipe of a network
+            found -= {*TRAINING} if part else set()  # nothing reads the own key of a network
             if found != expected:
-                what = ("key", "recipe")[part]
+                what = ("key", "own_key")[part]
                 wrong.append(f"{key}: the {what} of {sorted(found)}, not of {sorted(expected)}")
     assert not wrong, "\n".join(wrong)
     assert used == {*BELONGS}, "lines for settings that do not exist"
@@ -389,7 +389,7 @@ def test_every_quirk_is_in_the_keys_of_the_methods_that_read_it(keys, tmp_path):
             read = {quirk.name for quirk in method.quirks}
             read |= {"position_fp16"} if method.uses_clip else set()
             read |= set() if issubclass(method.settings, GivenTagOptions) else {"exif"}
-            # The recipe holds what this stage itself computes with.
+            # The own key holds what this stage itself computes with.
             assert (after[group][1] != before[group][1]) == (declared.name in read), (choice, key)
             seen |= {declared.name} & read
     left = {declared.name for declared in quirks if rule_of(declared).changes == "result"} - seen

@@ -17,7 +17,7 @@ from rich.filesize import decimal
 
 from pipeline.cams.cams import encode_cams
 from pipeline.datasets.vocabulary import voc_palette
-from pipeline.engine.entries import ENTRIES, holds, write_result
+from pipeline.engine.records import ENTRIES, holds, write_result
 from pipeline.engine.results import Results
 from pipeline.engine.sample import Sample
 from pipeline.engine.stage import Item

@@ -98,7 +98,7 @@ class SurePatches(MethodStage):
         key = fingerprint([others, self.options.bank_size])
         return item.reading({"others": key})
 
-    def load(self, inputs: Mapping[str, Path]) -> Candidates:
+    def load(self, folders: Mapping[str, Path]) -> Candidates:
         """Builds what chooses patches."""
         encoder, text = build_patches(self.options, self.resources)
         return Candidates(self.options, encoder, encoder.encoder.text_for_patches(text))

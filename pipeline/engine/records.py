@@ -1,12 +1,13 @@
-"""Entries: the lines of a stage's journal, one for each image, and the files that they name."""
+"""The records in a stage's folder: an entry for each image, with its files, and the manifest."""
 
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import UserError
-from pipeline.files.atomic import cannot_write, write_atomically
+from pipeline.errors import UserError, shown
+from pipeline.files.atomic import Complete, cannot_write, read_json, write_atomically
 from pipeline.files.fingerprints import fingerprint
 
 ENTRIES = "entries.jsonl"
@@ -23,7 +24,7 @@ PHOTOGRAPH = "photograph"
 
 def result_of(entry: Mapping[str, Any]) -> str:
     """Returns the fingerprint of a result, and not of how, where or from what it was made."""
-    return fingerprint({k: entry[k] for k in entry.keys() - {"inputs", "recipe", "machine"}})
+    return fingerprint({k: entry[k] for k in entry.keys() - {"inputs", "own_key", "machine"}})
 
 
 def photograph_and_result(entry: Mapping[str, Any]) -> list[str]:
@@ -33,7 +34,7 @@ def photograph_and_result(entry: Mapping[str, Any]) -> list[str]:
 
 def write_result(
     folder: Path,
-    recipe: str,
+    own_key: str,
     image_id: str,
     inputs: Inputs,
     files: Mapping[str, bytes] = {},
@@ -42,7 +43,7 @@ def write_result(
     """Writes the files of an image's result, and returns the entry, which is to be stored then.
 
     Args:
-        recipe: see :attr:`pipeline.engine.stage.PerImage.recipe`.
+        own_key: see :attr:`pipeline.engine.stage.PerImage.own_key`.
         inputs: what the result was made from.
         files: name below the folder → bytes.
         values: further ones of the entry, which JSON can hold.
@@ -57,7 +58,7 @@ def write_result(
         write_atomically(path, data)
     if files:
         values["files"] = {name: fingerprint(data) for name, data in files.items()}
-    return {"id": image_id, "recipe": recipe, "inputs": {**inputs}, **values}
+    return {"id": image_id, "own_key": own_key, "inputs": {**inputs}, **values}
 
 
 def files_of(folder: Path, entry: Mapping[str, Any]) -> list[Path]:
@@ -88,3 +89,59 @@ def holds(folder: Path, entry: Mapping[str, Any]) -> bool:
         except (OSError, ValueError):
             return False
     return True
+
+
+# The manifest
+
+MANIFEST = "manifest.json"
+LATEST = "latest"
+"""The link beside a stage's folders, to the one that was completed last."""
+
+_SHAPE = {
+    **dict.fromkeys(("stage", "split", "key", "own_key", "host", "inputs", "checkpoint"), str),
+    "command": str,
+    **dict.fromkeys(("finished", "began", "run", "first_run"), str),
+    **dict.fromkeys(("images", "computed", "left_out"), int),
+    **dict.fromkeys(("configuration", "last", "initial_weights"), dict),
+    "complete": bool,
+    "seconds": int | float,
+    **dict.fromkeys(("versions", "files"), {str: str}),
+    "machines": {str: int},
+    "made_from": {str: [str]},
+    "legend": {str: Complete(file=str, images=int, date=str)},
+    "statistics": {
+        **dict.fromkeys(("tagged", "corrected", "background_until"), int),
+        **dict.fromkeys(("flat", "background"), int | float),
+        "classes": {str: int},
+        "near_synonyms": [[str]],
+    },
+}
+
+
+def read_manifest(folder: Path) -> dict:
+    """Returns the manifest of a stage's folder; {} where there is none, or a damaged one."""
+    return read_json(folder / MANIFEST, _SHAPE) or {}
+
+
+def finished_at(manifest: Mapping[str, Any]) -> str:
+    """Returns the date and time (UTC) at which a stage was completed; "" if it was not."""
+    return manifest.get("finished", "")[:16].replace("T", " ")
+
+
+def describe_legend(legend: Mapping[str, Any]) -> str:
+    """Returns what people call a content that a manifest's legend names by its fingerprint."""
+    images = "1 image" if legend["images"] == 1 else f"{legend['images']:,} images"
+    what = f"{legend['what']} of " if "what" in legend else ""
+    return f"{what}{images} in {legend['file']} of {legend['date']}"
+
+
+def describe_machines(*manifests: Mapping[str, Any]) -> str:
+    """Returns in which ways results of one stage and split were computed, if in several; or ""."""
+    images = sum((Counter(manifest.get("machines", {})) for manifest in manifests), Counter())
+    values = Counter(trait.split("=")[0] for trait in images)
+    several = [
+        f"{n:,} with {shown(t)}" for t, n in images.most_common() if values[t.split("=")[0]] > 1
+    ]
+    what = f"{manifests[0].get('stage')} for split {manifests[0].get('split')}"
+    ways = f"{what} were computed in ways that differ by rounding (images: {', '.join(several)})"
+    return ways if several else ""
