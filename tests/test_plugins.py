@@ -126,7 +126,7 @@ def test_figures_of_such_methods_name_them_and_no_clip(run_stage, tmp_path):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ("tags.gian=2", "there is no key tags.gian: did you mean tags.gain?"),
+        ("tags.gian=2", "there is no setting tags.gian: did you mean tags.gain?"),
         ("tags.gain=0", "tags.gain=0.0 is out of range: give a number above 0"),
         ("tags=colours", "there is no tags=colours: did you mean colour?"),
         ("plugins=[no.such.module]", "plugins=no.such.module: there is no module no"),

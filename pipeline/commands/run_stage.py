@@ -87,4 +87,4 @@ def help_text() -> str:
             )
     listed = "\n".join(f"  {g}: {', '.join(sorted(n))}" for g, n in sorted(choices().items()))
     text = Path(__file__).with_suffix(".txt").read_text(encoding="utf-8")
-    return as_started(text).replace("$KEYS", "\n".join(keys)).replace("$CHOICES", listed)
+    return as_started(text).replace("$SETTINGS", "\n".join(keys)).replace("$CHOICES", listed)

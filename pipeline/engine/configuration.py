@@ -31,12 +31,12 @@ DEFAULTS = "dataclass_defaults"
 """Hydra's name of the configuration that ``configs/config.yaml`` begins with."""
 
 _OPEN = (".overrides.", ".cluster.")
-"""Groups that take more keys than they have: these are the arguments of another library."""
+"""Groups that take more settings than they have: the arguments of another library."""
 
 REMOVED: dict[str, str] = yaml.safe_load(
     Path(__file__).with_name("removed_keys.yaml").read_text(encoding="utf-8")
 )
-"""Keys that went → what to give instead."""
+"""Settings that went → what to give instead."""
 
 _WORD = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[^][(){},]+""")
 """A text in quotes, or a word, of a list or of several values."""
@@ -259,7 +259,7 @@ def composing(
         except (*COMPOSING, AssertionError) as error:
             raise UserError(explain(error)) from error
         except (AttributeError, KeyError) as error:  # for a file that spoils Hydra's own settings
-            wrong = f"a file of settings spoils hydra ({error}): leave its keys out"
+            wrong = f"a file of settings spoils hydra ({error}): leave its settings out"
             raise UserError(wrong) from error
         _refuse_numbers_for_switches(config, read)
         return config
@@ -288,7 +288,7 @@ def _refuse_numbers_for_switches(config: DictConfig, overrides: Sequence[str]) -
 def _sentence(key: str, error: OmegaConfBaseException) -> str:
     """Returns what is wrong with the value of a key."""
     if type(error).__name__ in ("ConfigKeyError", "ConfigAttributeError"):
-        return no_such_key(key, error)
+        return no_such_setting(key, error)
     text = str(error).splitlines()[0]
     if "is not Optional" in text or "Incompatible value 'None'" in text:
         return f"{key} is missing: give it, {key}=…"
@@ -303,26 +303,26 @@ def _sentence(key: str, error: OmegaConfBaseException) -> str:
     return f"{key}: {text}"
 
 
-def no_such_key(key: str, error: BaseException | None, known: Sequence[str] = ()) -> str:
-    """Returns a sentence on an unknown key, whose nearest is in its group or among the known."""
+def no_such_setting(key: str, error: BaseException | None, known: Sequence[str] = ()) -> str:
+    """Returns a sentence on an unknown setting, whose nearest is in its group or is known."""
     if any(group in key for group in _OPEN):
-        return f"there is no key {key}: give +{key}=… to add it"
+        return f"there is no setting {key}: give +{key}=… to add it"
     missing = getattr(error, "full_key", None) or key
     if missing in REMOVED:
-        return f"there is no key {missing} any more: {REMOVED[missing]}"
+        return f"there is no setting {missing} any more: {REMOVED[missing]}"
     key = missing if key.startswith(missing) else key  # masks.slick of masks.slick.beta
     group, _, _ = key.rpartition(".")
     names = getattr(error, "parent_node", None) or ()
     own = [f"{group}.{name}".lstrip(".") for name in names]
     known = [*own, *known]
     if key in known:  # another choice of its group has it
-        return f"{key} is not a key of this choice of {key.partition('.')[0]}: leave it out"
+        return f"{key} is not a setting of this choice of {key.partition('.')[0]}: leave it out"
     hint = nearest(key, known, own)
-    return f"there is no key {key}: {hint}{command()} --cfg job shows them all"
+    return f"there is no setting {key}: {hint}{command()} --cfg job shows them all"
 
 
-def _all_keys() -> list[str]:
-    """Returns the keys that every configuration has, and those of every method of a group."""
+def _all_settings() -> list[str]:
+    """Returns the settings that every configuration has, and those of all methods."""
     shared = OmegaConf.to_container(ConfigStore.instance().load(f"{DEFAULTS}.yaml").node)
     pending: list[tuple[str, Any]] = [("", shared)]
     pending += [(f"{method.group}.", defaults(method.settings)) for method in methods()]
@@ -341,8 +341,8 @@ def explain(error: Exception) -> str:
     text = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key} is missing: give it, {error.full_key}=…"
-    if isinstance(error, AssertionError):  # OmegaConf's, for a key below one that is null
-        return f"{text or 'a key'} lies below a key that is null: leave it out"
+    if isinstance(error, AssertionError):  # OmegaConf's, for a setting below one that is null
+        return f"{text or 'a setting'} lies below one that is null: leave it out"
     if isinstance(error, RecursionError):
         return "the configuration is nested too deeply: give flatter values"
     if isinstance(error, yaml.YAMLError):
@@ -354,7 +354,7 @@ def explain(error: Exception) -> str:
     if match and isinstance(cause, OmegaConfBaseException):
         return _sentence(match[1].lstrip("+~"), cause)
     if match := re.search(r"Could not override '([^']+)'", text):
-        return no_such_key(match[1], cause, _all_keys())
+        return no_such_setting(match[1], cause, _all_settings())
     if isinstance(error, OmegaConfBaseException) and error.full_key:
         return _sentence(error.full_key, error)
     choices = r"Could not find '(\w+)/([^']*)' Available options in '\w+': (.*?) Config search"
@@ -367,7 +367,7 @@ def explain(error: Exception) -> str:
     preset = r"In '([^']+)': ConfigKeyError raised while composing config: .* full_key: (\S+)"
     if match := re.search(preset, text):
         if match[2] in REMOVED:
-            return f"{match[1]}: {no_such_key(match[2], None)}"
+            return f"{match[1]}: {no_such_setting(match[2], None)}"
         chosen = match[2].partition(".")[0]
         return f"{match[1]} sets {match[2]}, which this choice of {chosen} lacks: choose another"
     reason, _, key = text.partition(" See https://hydra.cc")[0].partition(" full_key: ")

@@ -20,7 +20,7 @@ from pipeline.engine.configuration import (
     DEFAULTS,
     compose_config,
     explain,
-    no_such_key,
+    no_such_setting,
 )
 from pipeline.engine.executors import DaskSettings, ExecutorSettings, WorkerSettings
 from pipeline.engine.kinds import groups
@@ -138,7 +138,7 @@ def read_config(composed: DictConfig) -> Config:
     for group in [f.name for f in fields(Config) if f.default is f.default_factory is MISSING]:
         is_there = OmegaConf.is_dict(composed.get(group))
         if not is_there or (group in METHODS and OmegaConf.get_type(composed, group) is dict):
-            raise UserError(f"{group} is missing: give a choice or its keys, and not null")
+            raise UserError(f"{group} is missing: give a choice or its settings, and not null")
     try:
         plain = OmegaConf.to_object(composed)  # in which the settings of methods are typed
         executor = plain["executor"]["name"]
@@ -169,7 +169,7 @@ def _typed(value: Any, kind: Any, key: str = "") -> Any:  # noqa: ANN401
         known = [f"{key}.{each.name}".lstrip(".") for each in fields(value)]
         for name, each in vars(value).items():
             if (full := f"{key}.{name}".lstrip(".")) not in known:
-                raise UserError(no_such_key(full, None, known))
+                raise UserError(no_such_setting(full, None, known))
             _typed(each, Any, full)
     if get_origin(kind) is found is list:
         return [_typed(each, inner[0], key) for each in value]

@@ -47,7 +47,7 @@ def test_a_choice_of_a_users_folder_is_no_hindrance():
 @pytest.mark.parametrize(
     ("typed", "message"),
     [
-        (["masks=argmax", "masks.crf.iterations=4"], "lies below a key that is null: leave it out"),
+        (["masks=argmax", "masks.crf.iterations=4"], "lies below one that is null: leave it out"),
         (["masks=regions", "masks.slick.segments=3"], "masks.slick: did you mean masks.slic?"),
         (["cams.affinity=2"], "cams.affinity=2 is neither true nor false: give one of them"),
         (["executor=dask", "executor.cluster.x=3"], r"give \+executor.cluster.x="),
@@ -60,13 +60,13 @@ def test_the_part_of_a_key_that_is_wrong_is_named(typed, message):
 
 @pytest.mark.parametrize("key", ["tags.gian", "masks.crf.gian", "segmenter.gian", "gian"])
 def test_a_key_that_is_added_and_nothing_reads_is_refused(key):
-    with pytest.raises(UserError, match=f"there is no key {key}: "):
+    with pytest.raises(UserError, match=f"there is no setting {key}: "):
         read_config(compose_config([f"+{key}=2"]))
 
 
 @pytest.mark.parametrize("key", REMOVED)
 def test_a_key_that_went_is_answered_by_what_replaces_it(key, run_stage, tmp_path):
-    said = f"there is no key {key} any more: {REMOVED[key]}"
+    said = f"there is no setting {key} any more: {REMOVED[key]}"
     for typed in (f"{key}=1", f"+{key}=1", f"{key}.deeper=1"):
         with pytest.raises(UserError, match=re.escape(said)):
             read_config(compose_config([typed]))

@@ -83,7 +83,7 @@ def bomb(levels: int) -> str:
         (lambda t: t.replace("limit: null", 'limit: "\\x24{oc.env:HOME}"'), "is not as runs write"),
         (lambda text: text.replace("limit: null", "limit: 0"), "dataset.limit=0 is out of range"),
         (lambda text: text.replace("limit: null", "limit: many"), "limit=many is not an integer"),
-        (lambda text: text.replace("limit: null", "limmit: 1"), "there is no key limmit"),
+        (lambda text: text.replace("limit: null", "limmit: 1"), "there is no setting limmit"),
         (lambda text: text.replace("name: demo\n", "name: elsewhere\n", 1), "there is no data set"),
         (lambda text: text.replace("cams:", "camz:"), "is not as runs write it"),
         (lambda text: text.replace("background_betas:", "betas:"), "is not as runs write it"),
