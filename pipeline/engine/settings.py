@@ -39,8 +39,6 @@ class Rule:
         at_most: the largest number allowed.
         choices: the words allowed.
         lengths: the numbers of values that a list may have.
-        later: whether results with the default were stored before there was the setting, so that a
-            key holds other values alone.
         file_values: of a setting that can name code, an address or a command, a regular expression
             of the values that a file of settings may give; only the command line gives others.
     """
@@ -52,7 +50,6 @@ class Rule:
     at_most: float | None = None
     choices: Collection[str] = ()
     lengths: Sequence[int] = ()
-    later: bool = False
     file_values: str | None = None
 
     def __post_init__(self) -> None:
@@ -174,10 +171,8 @@ def key_facts(settings: object, without: Collection[str] = ()) -> dict[str, Any]
     """Returns what changes a result, as plain values for a cache key, ``without`` some fields."""
     found = {}
     for declared in dataclasses.fields(settings):
-        rule, value = rule_of(declared), getattr(settings, declared.name)
-        is_usual = rule.later and value == declared.default
-        if rule.changes == "result" and declared.name not in without and not is_usual:
-            found[declared.name] = plain(value)
+        if rule_of(declared).changes == "result" and declared.name not in without:
+            found[declared.name] = plain(getattr(settings, declared.name))
     return found
 
 

@@ -161,11 +161,11 @@ class DenseMaskOptions(MaskOptions):
     window: int | None = setting(None, at_least=0, at_most=_MAX_SIDE)
     stride: int | None = setting(None, at_least=1, at_most=_MAX_SIDE)
     remainder: str = setting("stretch", choices=REMAINDERS)
-    resize: str = setting("opencv", choices=("opencv", "pillow"), later=True)
-    align_corners: bool = setting(False, later=True)
-    window_softmax: bool = setting(False, later=True)
-    enlarge: str = setting("similarities", choices=("similarities", "features"), later=True)
-    background: float | None = setting(None, at_least=-1, at_most=1, later=True)
+    resize: str = setting("opencv", choices=("opencv", "pillow"))
+    align_corners: bool = False
+    window_softmax: bool = False
+    enlarge: str = setting("similarities", choices=("similarities", "features"))
+    background: float | None = setting(None, at_least=-1, at_most=1)
     temperature: float | None = setting(None, above=0)
     min_probability: float = setting(0.0, at_least=0, at_most=1)
     min_area: float = setting(0.0, at_least=0, at_most=1)

@@ -5,14 +5,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from pipeline.dense.settings import DenseSettings
 from pipeline.engine.kinds import kinds
 from pipeline.engine.records import describe_legend
 from pipeline.engine.registry import methods
-from pipeline.engine.settings import declared_settings
 from pipeline.files.atomic import canonical_json
 from pipeline.files.fingerprints import fingerprint
-from pipeline.masks.settings import DenseMaskOptions, method_word
+from pipeline.masks.settings import method_word
 
 _MAX_LIST = 4  # entries
 
@@ -21,8 +19,7 @@ _FINGERPRINTS = ("weights", "data", "code")
 
 _DESCRIBED = ("method", "name", "seed")
 
-_LATER = (*declared_settings(DenseMaskOptions), *declared_settings(DenseSettings))
-OPTIONAL = ("corrections", "repeat_corrected", *(key for key, rule, _ in _LATER if rule.later))
+OPTIONAL = ("corrections", "repeat_corrected")
 """Settings that are not there where they change nothing."""
 
 _MISSING = ""  # stands for the value of a setting that a configuration lacks

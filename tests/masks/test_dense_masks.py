@@ -301,22 +301,6 @@ def test_the_names_are_in_the_key_by_their_content(tmp_path):
     assert stage_of(str(path)).key != key
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("resize", "pillow"),
-        ("align_corners", True),
-        ("window_softmax", True),
-        ("enlarge", "features"),
-        ("background", 0.5),
-    ],
-)
-def test_how_maps_are_read_out_is_in_the_key_where_it_is_not_the_usual_way(name, value):
-    usual, other = stage_of("classes"), stage_of("classes", **{name: value})
-    assert name not in usual.own_settings() and other.own_settings()[name] == value
-    assert usual.key != other.key
-
-
 def test_a_background_is_given_once(tmp_path):
     path = tmp_path / "names.txt"
     path.write_text("sky\na\nb\nc\n")
