@@ -165,24 +165,21 @@ class Parts:
 
     def corrected_masks(self, split: str) -> Corrections:
         """Returns the masks of a split that a person made; each split is read once."""
-        if split not in self.masks_read:
-            self.masks_read[split] = self._read_masks(split)
-        return self.masks_read[split]
-
-    def _read_masks(self, split: str) -> Corrections:
         given = self.config.masks.corrections
         if given is None or self.images is None:
             return Corrections()
         below = self._splits_below(given_path(given, "masks.corrections"))
         if below and split not in below:  # other splits alone are corrected
             return Corrections()
-        try:
-            found = self.annotations(split, "corrections")
-        except UserError as error:
-            if split in self.splits:
-                raise
-            return Corrections(error=error)
-        return corrected_masks(found, self.images.known_ids(split), split)
+        if split not in self.masks_read:
+            try:
+                annotations, known = self.annotations(split, "corrections"), self.images.known_ids
+                self.masks_read[split] = corrected_masks(annotations, known(split), split)
+            except UserError as error:
+                if split in self.splits:
+                    raise
+                self.masks_read[split] = Corrections(error=error)
+        return self.masks_read[split]
 
     @cached_property
     def corrections(self) -> BySplit:
