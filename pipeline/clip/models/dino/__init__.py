@@ -10,54 +10,30 @@ from pipeline.clip.models.dinov2 import DINOV2_B14, IMAGENET
 from pipeline.clip.second import register_second
 from pipeline.files.shipped import DEMO
 
-_META = "https://dl.fbaipublicfiles.com/dino"
 _BUILD = "pipeline.clip.models.dino.model:build"
+_address = "https://dl.fbaipublicfiles.com/dino/{0}/{0}.pth".format
 
-for _name, _file, _heads, _patch in (
-    ("dino_vitb8", "dino_vitbase8_pretrain", 12, 8),
-    ("dino_vitb16", "dino_vitbase16_pretrain", 12, 16),
-    ("dino_vits8", "dino_deitsmall8_pretrain", 6, 8),
-    ("dino_vits16", "dino_deitsmall16_pretrain", 6, 16),
+for _name, _url, _dimensions, _heads, _registers in (
+    ("dino_vitb8", _address("dino_vitbase8_pretrain"), Dimensions(12, 8, 224), 12, 0),
+    ("dino_vitb16", _address("dino_vitbase16_pretrain"), Dimensions(12, 16, 224), 12, 0),
+    ("dino_vits8", _address("dino_deitsmall8_pretrain"), Dimensions(12, 8, 224), 6, 0),
+    ("dino_vits16", _address("dino_deitsmall16_pretrain"), Dimensions(12, 16, 224), 6, 0),
+    ("dinov2_vitb14_reg", DINOV2_B14, Dimensions(12, 14, 518), 12, 4),
+    ("demo", "", Dimensions(6, 8, 224), 3, 0),
 ):
     register_second(
         Release(
             name=_name,
             module=__name__,
             build=_BUILD,
-            files={"weights": (f"{_META}/{_file}/{_file}.pth",)},
-            dimensions=Dimensions(12, _patch, 224),
+            files={"weights": (_url,)},
+            dimensions=_dimensions,
             heads=_heads,
-            registers=0,
+            registers=_registers,
             normalisation=IMAGENET,
-        )
+        ),
+        DEMO / "second.safetensors" if _name == "demo" else None,
     )
-
-register_second(
-    Release(
-        name="dinov2_vitb14_reg",
-        module=__name__,
-        build=_BUILD,
-        files={"weights": (DINOV2_B14,)},
-        dimensions=Dimensions(12, 14, 518),
-        heads=12,
-        registers=4,
-        normalisation=IMAGENET,
-    )
-)
-
-register_second(
-    Release(
-        name="demo",
-        module=__name__,
-        build=_BUILD,
-        files={"weights": ("",)},
-        dimensions=Dimensions(6, 8, 224),
-        heads=3,
-        registers=0,
-        normalisation=IMAGENET,
-    ),
-    DEMO / "second.safetensors",
-)
 
 register_second(
     Release(
