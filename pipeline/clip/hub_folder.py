@@ -162,22 +162,18 @@ def build_clip(config: Mapping[str, Any], path: Path, device: str, quick_gelu: b
         "text_projection": weights["text_projection.weight"].T,
         "logit_scale": weights["logit_scale"],
     }
-    shared = (
-        {
-            "layers": of["num_hidden_layers"],
-            "width": of["hidden_size"],
-            "mlp_ratio": of["intermediate_size"] / of["hidden_size"],
-        }
-        for of in (image, text)
-    )
     image_settings = CLIPVisionCfg(
-        **next(shared),
+        layers=image["num_hidden_layers"],
+        width=image["hidden_size"],
+        mlp_ratio=image["intermediate_size"] / image["hidden_size"],
         head_width=image["hidden_size"] // image["num_attention_heads"],
         patch_size=image["patch_size"],
         image_size=image["image_size"],
     )
     text_settings = CLIPTextCfg(
-        **next(shared),
+        layers=text["num_hidden_layers"],
+        width=text["hidden_size"],
+        mlp_ratio=text["intermediate_size"] / text["hidden_size"],
         heads=text["num_attention_heads"],
         context_length=text["max_position_embeddings"],
         vocab_size=text["vocab_size"],

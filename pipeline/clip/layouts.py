@@ -186,9 +186,7 @@ def build_vision_transformer(weights: Weights, release: Release, **more: Any) ->
         registers=registers,
         positions=positions,
         norm_before=nn.Identity(),
-        **{
-            "blocks": build_blocks(blocks, release.heads, epsilon=1e-6),
-            "norm_after": build_norm(weights, "norm", 1e-6),
-            **more,
-        },
+        blocks=build_blocks(blocks, release.heads, epsilon=1e-6),
+        norm_after=build_norm(weights, "norm", 1e-6),
+        **more,
     )
