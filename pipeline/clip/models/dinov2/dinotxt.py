@@ -32,14 +32,12 @@ _TEMPERATURE = 1 / 0.07
 _TEXT = (
     (r"^backbone\.", ""),
     (r"^blocks\.", "transformer.resblocks."),
-    (r"\battention_norm\.", "ln_1."),
-    (r"\battention\.qkv\.", "attn.in_proj_"),
-    (r"\battention\.proj\.", "attn.out_proj."),
-    (r"\bffn_norm\.", "ln_2."),
-    (r"\bfeed_forward\.fc1\.", "mlp.c_fc."),
-    (r"\bfeed_forward\.fc2\.", "mlp.c_proj."),
+    (r"\battention_norm\.", "norm1."),
+    (r"\battention\.", "attn."),
+    (r"\bffn_norm\.", "norm2."),
+    (r"\bfeed_forward\.", "mlp."),
 )
-"""From the names of the text tower to open_clip's."""
+"""From the names of the text tower to open_clip's, and within a block to DINOv2's."""
 
 
 def build(release: Release, files: Mapping[str, Path], device: str) -> ImageTextModel:
@@ -61,7 +59,7 @@ def build(release: Release, files: Mapping[str, Path], device: str) -> ImageText
 
 def build_text_tower(weights: Weights, heads: int) -> nn.Module:
     """Builds the text tower, whose tokens are those of CLIP, with a GELU and no bias of Q, K, V."""
-    given = rename(part_of(weights, "backbone."), _TEXT)
+    given = rename(part_of(weights, "backbone."), _TEXT, DINOV2)
     given["text_projection"] = weights["head.linear_projection.weight"].T
     context, width = given["positional_embedding"].shape
     with given["text_projection"].device, Uninitialised():
