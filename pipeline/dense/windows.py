@@ -5,7 +5,7 @@ Their authors resize images with OpenCV.
 
 import copy
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.image_tower import AS_DINO
+from pipeline.clip.shared_pass import SharedPass
 from pipeline.dense.method import DenseMethod, NameEmbeddings
 
 BESIDE = 1 << 20
@@ -120,32 +121,30 @@ def similarity_map(
     is_usual = windows.softmax is None and not (windows.of_features or windows.align_corners)
     is_usual = is_usual and not method.joins_windows
     if windows.side == 0 and windows.remainder != "pad" and is_usual:
-        cut = None if regions is None else regions[None]
-        return _similarities(method, encoder, _enlarge(pixels[None], seen), names, cut)[0]
+        shared_pass = method.run_pass(encoder, _enlarge(pixels[None], seen))
+        if regions is not None:
+            shared_pass = replace(shared_pass, regions=regions[None])
+        return _similarities(method, encoder, shared_pass, names)[0]
     corners = windows.corners(height, width)
     step = encoder.batch_size_for((seen[0] // patch, seen[1] // patch), batch_size)
 
-    def crops_of_windows() -> Iterator[tuple[list[tuple[int, int]], torch.Tensor]]:
-        for first in range(0, len(corners), step):
-            batch = corners[first : first + step]
-            crops = torch.stack([pixels[:, y : y + tall, x : x + wide] for y, x in batch])
-            yield batch, _enlarge(F.pad(crops, margins), seen)
+    batches = [corners[first : first + step] for first in range(0, len(corners), step)]
+
+    def pass_over(batch: list[tuple[int, int]]) -> SharedPass:
+        crops = torch.stack([pixels[:, y : y + tall, x : x + wide] for y, x in batch])
+        shared_pass = method.run_pass(encoder, _enlarge(F.pad(crops, margins), seen))
+        if regions is None:
+            return shared_pass
+        parts = torch.stack([regions[y : y + tall, x : x + wide] for y, x in batch])
+        return replace(shared_pass, regions=F.pad(parts, margins, value=BESIDE))
 
     if method.joins_windows:
-        passes = ((batch, method.run_pass(encoder, crops)) for batch, crops in crops_of_windows())
+        passes = ((batch, pass_over(batch)) for batch in batches)
         return method.similarities_of_windows(encoder, passes, (height, width), image, names)
 
     compare = _similarities_of_pixels if windows.of_features else _similarities
-
-    def similarities_of_windows() -> Iterator[torch.Tensor]:
-        for batch, crops in crops_of_windows():
-            cut = None
-            if regions is not None:
-                parts = [regions[y : y + tall, x : x + wide] for y, x in batch]
-                cut = F.pad(torch.stack(parts), margins, value=BESIDE)
-            yield from compare(method, encoder, crops, names, cut)
-
-    enlarged = (resize(s, size, windows.align_corners) for s in similarities_of_windows())
+    found = (s for batch in batches for s in compare(method, encoder, pass_over(batch), names))
+    enlarged = (resize(each, size, windows.align_corners) for each in found)
     if windows.softmax is not None:
         enlarged = ((windows.softmax * each).softmax(0) for each in enlarged)
     return mean_of_windows(enlarged, corners, size, (tall, wide), (height, width))
@@ -180,35 +179,26 @@ def mean_of_windows(
 
 
 def _similarities(
-    method: DenseMethod,
-    encoder: ClipEncoder,
-    pixels: torch.Tensor,
-    names: NameEmbeddings,
-    regions: torch.Tensor | None,
+    method: DenseMethod, encoder: ClipEncoder, shared_pass: SharedPass, names: NameEmbeddings
 ) -> torch.Tensor:
-    """Returns the similarities on the patch grid, B×C×h×w float32, of B×3×H×W pixels."""
+    """Returns the similarities on the patch grid, B×C×h×w float32, of a pass over B images."""
     # Patches leave the remainder out.
-    shared_pass = replace(method.run_pass(encoder, pixels), regions=regions)
     found = method.similarities(encoder, shared_pass, names)
     return found.mT.unflatten(-1, method.grid(shared_pass))
 
 
 def _similarities_of_pixels(
-    method: DenseMethod,
-    encoder: ClipEncoder,
-    pixels: torch.Tensor,
-    names: NameEmbeddings,
-    regions: torch.Tensor | None,
+    method: DenseMethod, encoder: ClipEncoder, shared_pass: SharedPass, names: NameEmbeddings
 ) -> torch.Tensor:
     """Returns cosine similarities of pixels, whose features are interpolated: B×C×H×W float32.
 
     Some channels are enlarged at a time, since all of them would take gigabytes.
     """
-    shared_pass = replace(method.run_pass(encoder, pixels), regions=regions)
     features = method.patch_features(encoder, shared_pass, names).mT
+    size = shared_pass.pixels.shape[-2:]
     products, squares = 0.0, 0.0
     for channels, text in zip(features.split(_CHANNELS, 1), names.text.split(_CHANNELS, 1)):
-        enlarged = _enlarge(channels.unflatten(-1, method.grid(shared_pass)), pixels.shape[-2:])
+        enlarged = _enlarge(channels.unflatten(-1, method.grid(shared_pass)), size)
         products = products + torch.einsum("ce,behw->bchw", text, enlarged)
         squares = squares + enlarged.square().sum(1, keepdim=True)
     return products / squares.sqrt().clamp(min=1e-12)
