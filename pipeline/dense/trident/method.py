@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.shared_pass import SharedPass
-from pipeline.dense.method import NameEmbeddings
+from pipeline.dense.method import DenseMethod, NameEmbeddings
 from pipeline.dense.proxyclip.method import ProxyClip
 from pipeline.dense.windows import resize_as_opencv
 
@@ -23,10 +23,7 @@ class Trident(ProxyClip):
     """Trident: the windows of ProxyCLIP are spliced, and spread by SAM's attention."""
 
     joins_windows = True
-
-    def multiple(self, patch_size: int) -> int:
-        """Returns the patch size, of which the sides of an image are multiples; see :meth:`fit`."""
-        return patch_size
+    grid, multiple = DenseMethod.grid, DenseMethod.multiple  # those of CLIP; see fit
 
     def fit(self, pixels: torch.Tensor, patch_size: int) -> torch.Tensor:
         """Resizes pixels, 3×H×W, to whole patches (bilinear)."""
@@ -49,10 +46,6 @@ class Trident(ProxyClip):
             whole = self.similarities_of_windows(encoder, [place], size, image, names)
             found.append(F.adaptive_avg_pool2d(whole, own.grid).flatten(1).mT)
         return torch.stack(found)
-
-    def grid(self, shared_pass: SharedPass) -> tuple[int, int]:
-        """Returns CLIP's grid."""
-        return shared_pass.grid
 
     def similarities_of_windows(
         self,
