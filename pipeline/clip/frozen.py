@@ -111,10 +111,12 @@ class FrozenClip:
     @property
     def machine(self) -> list[str]:
         """The traits of this machine by which features differ from others, by rounding alone."""
-        way = f"attention={FUSED if self.encoder.attend.kernel else BY_HEAD}"
-        precision = f"precision={settle_precision(self.precision, self.device)}"
-        found = [precision] * (self.precision == AUTO)  # any other is in the key
-        return [f"device={device_kind(self.device)}", *[way] * is_cpu(self.device), *found]
+        traits = [f"device={device_kind(self.device)}"]
+        if is_cpu(self.device):
+            traits.append(f"attention={FUSED if self.encoder.attend.kernel else BY_HEAD}")
+        if self.precision == AUTO:  # any other is in the key
+            traits.append(f"precision={settle_precision(self.precision, self.device)}")
+        return traits
 
     @property
     def encoder(self) -> ClipEncoder:
@@ -140,8 +142,6 @@ class FrozenClip:
 
         from pipeline.clip.text import TEXT_ALGORITHM
 
-        facts = self.key_facts()
-
         def embed(places: Sequence[int]) -> torch.Tensor:
             names = [every[place] for place in places]
             model = _model(replace(self, kept=None), self.fingerprint)
@@ -153,7 +153,8 @@ class FrozenClip:
         def make() -> np.ndarray:
             return embed(range(len(every))).cpu().numpy()
 
-        tower = (facts["weights"], self.model, facts["quick_gelu"], self.origin.source)
+        origin = self.origin
+        tower = (self.fingerprint, self.model, origin.pretraining.quick_gelu, origin.source)
         key = fingerprint(TEXT_ALGORITHM, *tower, every, prompts)
         array = make() if self.root is None else Store(self.root).array(key, make, *about)
         # A copy in memory of torch's own: the last digits of products depend on how their factors

@@ -183,7 +183,8 @@ class OfRelease:
             lacking = [p for p in parts if p not in given and p not in self.release.optional]
             if others or lacking:
                 wrong = [f"has no part {name}" for name in others]
-                wrong += [f"lacks {' and '.join(lacking)}"] * bool(lacking)
+                if lacking:
+                    wrong.append(f"lacks {' and '.join(lacking)}")
                 raise UserError(
                     f"{key}.checkpoint {' and '.join(wrong)}: give"
                     f" {{{', '.join(f'{part}: PATH' for part in parts)}}}, or a folder"

@@ -64,9 +64,9 @@ class TagClipOptions(ScoredTagOptions):
 
     def without_whole_image(self, prefix: str) -> str:
         """Returns what does without CWR and the scores of the class token."""
-        whole = [name for name in self.variants if name in ("clip", "clip_native")]
-        remedies = [f"give {prefix}.reidentify=false"] * self.reidentify
-        remedies += [f"leave {' and '.join(whole)} out of {prefix}.variants"] * bool(whole)
+        remedies = [f"give {prefix}.reidentify=false"] if self.reidentify else []
+        if whole := [name for name in self.variants if name in ("clip", "clip_native")]:
+            remedies.append(f"leave {' and '.join(whole)} out of {prefix}.variants")
         return " and ".join(remedies)
 
     def validate_for(self, clip: Dimensions, prefix: str) -> None:
