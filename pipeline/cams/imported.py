@@ -23,10 +23,7 @@ class ImportedCams(CamStage):
     image's file are part of its inputs.
     """
 
-    @property
-    def batch_size(self) -> None:
-        """None: reading files keeps one core busy."""
-        return None
+    batch_size = None  # reading files keeps one core busy
 
     @property
     def note(self) -> str:

@@ -70,10 +70,8 @@ class ScoredTagOptions(TagOptions):
     templates = ""
     """The set of prompt templates by which the class names are embedded, if that is how it tags."""
 
-    @property
-    def uses_alpha(self) -> bool:
-        """Whether scores depend on ``alpha``, and not only the tags that follow from them."""
-        return False
+    uses_alpha = False
+    """Whether scores depend on ``alpha``, and not only the tags that follow from them."""
 
     def without_effect(self, prefix: str) -> Iterator[str]:
         """Yields a note on each setting that was given and changes nothing."""
