@@ -12,8 +12,6 @@ from scipy.ndimage import find_objects, label
 
 Box = tuple[int, int, int, int]
 
-_EIGHT_CONNECTED = np.ones((3, 3), int)
-
 
 def minmax_scale(values: np.ndarray) -> np.ndarray:
     """Scales an array to [0, 1] by its minimum and maximum; a constant array becomes 0."""
@@ -44,7 +42,7 @@ def union_of_boxes(scaled: np.ndarray, threshold: float, *, open_border: bool) -
     """
     quantised = (scaled * 255).astype(np.uint8)
     foreground = quantised > int(threshold * quantised.max())
-    regions, _ = label(foreground, _EIGHT_CONNECTED)
+    regions, _ = label(foreground, np.ones((3, 3)))
     union = np.zeros(scaled.shape, bool)
     for top, left, bottom, right in _boxes(regions, open_border):
         union[top:bottom, left:right] = True

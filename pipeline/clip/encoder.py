@@ -352,12 +352,10 @@ class ClipEncoder:
 
     def _finish_class_token(self, token: torch.Tensor, *attention: torch.Tensor) -> torch.Tensor:
         def finish(token: torch.Tensor, *attention: torch.Tensor) -> torch.Tensor:
-            return self._embed(self.last_block.finish(token, self.attend(*attention)))[:, 0]
+            embedded = self.embed(self.last_block.finish(token, self.attend(*attention)))
+            return F.normalize(embedded, dim=-1)[:, 0]
 
         return one_by_one(finish, token, *attention)
-
-    def _embed(self, tokens: torch.Tensor) -> torch.Tensor:
-        return F.normalize(self.embed(tokens), dim=-1)
 
 
 def to_pixels(

@@ -23,10 +23,6 @@ _HEADERS = (Path(__file__).with_name("permutohedral.hpp"),)
 _OPTIONS = ("-O3", "-std=c++20", "-ffp-contract=off", "-fno-math-errno", "-fPIC", "-shared")
 
 _RELEASED_MEAN_BGR = (104.008, 116.669, 122.675)
-_INSTALLATION = (
-    "pip install 'cython>=3.0.11,<3.1' setuptools wheel && pip install --no-build-isolation"
-    " 'pydensecrf2>=1.1,<2'"
-)
 _MIN_SCORE, _MAX_SCORE = 1e-5, 1.0
 _MAX_FEATURE = 2**24  # standard deviations; soon above, pydensecrf ends the process
 
@@ -44,7 +40,10 @@ def import_densecrf() -> ModuleType:
     try:
         return importlib.import_module("pydensecrf.densecrf")
     except ModuleNotFoundError as error:  # as after a plain installation for Python 3.13 or later
-        raise UserError(f"the dense CRF is not installed: run {_INSTALLATION}") from error
+        raise UserError(
+            "the dense CRF is not installed: run pip install 'cython>=3.0.11,<3.1' setuptools"
+            " wheel && pip install --no-build-isolation 'pydensecrf2>=1.1,<2'"
+        ) from error
 
 
 def dense_crf(

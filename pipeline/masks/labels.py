@@ -55,9 +55,7 @@ def resized_argmax(scores: np.ndarray, height: int, width: int) -> tuple[np.ndar
     best = channel = None
     for index, score in enumerate(torch.from_numpy(scores)):
         if score.shape != (height, width):
-            score = F.interpolate(
-                score[None, None], (height, width), mode="bilinear", align_corners=False
-            )[0, 0]
+            score = F.interpolate(score[None, None], (height, width), mode="bilinear")[0, 0]
         if best is None:
             best, channel = score.clone(), torch.zeros(height, width, dtype=torch.uint8)
             continue
