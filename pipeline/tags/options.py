@@ -85,8 +85,8 @@ class ScoredTagOptions(TagOptions):
 
 
 @dataclass
-class GivenTagOptions(TagOptions):
-    """What every choice of ``tags=`` has whose tags are given."""
+class GroundTruthOptions(TagOptions):
+    """``tags=ground_truth``: the classes that the data set says are in the image."""
 
     min_score: float = setting(
         0.0, at_least=0, at_most=1, changes="nothing", why="given tags have no scores"
@@ -94,12 +94,7 @@ class GivenTagOptions(TagOptions):
 
 
 @dataclass
-class GroundTruthOptions(GivenTagOptions):
-    """``tags=ground_truth``: the classes that the data set says are in the image."""
-
-
-@dataclass
-class TagListOptions(GivenTagOptions):
+class TagListOptions(TagOptions):
     """``tags=file``: a list with an image id and class indices from 0 on each line, or scores.
 
     Attributes:

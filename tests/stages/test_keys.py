@@ -30,7 +30,7 @@ from pipeline.stages import builder
 from pipeline.stages.builder import Builder
 from pipeline.stages.config import EXECUTORS, Config, compose, read_config
 from pipeline.stages.pipeline import Pipeline
-from pipeline.tags.options import GivenTagOptions
+from pipeline.tags.options import GroundTruthOptions, TagListOptions
 from tests.tiny_second import dino_file, sam_file
 
 PLUGINS = ("colour_tagger", "colour_cams", "superpixels")
@@ -388,7 +388,8 @@ def test_every_quirk_is_in_the_keys_of_the_methods_that_read_it(keys, tmp_path):
             after = keys(changed(config, key, rule_of(declared), bool, None))
             read = {quirk.name for quirk in method.quirks}
             read |= {"position_fp16"} if method.uses_clip else set()
-            read |= set() if issubclass(method.settings, GivenTagOptions) else {"exif"}
+            are_given = method.settings in (GroundTruthOptions, TagListOptions)
+            read |= set() if are_given else {"exif"}
             # The own key holds what this stage itself computes with.
             assert (after[group][1] != before[group][1]) == (declared.name in read), (choice, key)
             seen |= {declared.name} & read
