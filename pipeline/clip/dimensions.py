@@ -17,8 +17,7 @@ SHIPPED = "demo"
 """The name of the weights that come with the package; they tell their architecture."""
 
 
-@dataclass(frozen=True)
-class Normalisation:
+class Normalisation(NamedTuple):
     """The normalisation of pixels in a CLIP's pretraining.
 
     Attributes:

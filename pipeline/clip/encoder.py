@@ -123,10 +123,7 @@ class ClipEncoder:
 
     def to_images(self, pixels: torch.Tensor) -> np.ndarray:
         """Returns the images of normalised pixels, B×3×H×W float32: B×H×W×3 uint8."""
-        mean, std = (
-            pixels.new_tensor(each)[:, None, None]
-            for each in (self.normalisation.mean, self.normalisation.std)
-        )
+        mean, std = (pixels.new_tensor(each)[:, None, None] for each in self.normalisation)
         values = (255 * (pixels * std + mean)).round_().clamp_(0, 255).to(torch.uint8)
         return values.permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
@@ -367,4 +364,4 @@ def to_pixels(
     """
     resized = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
     pixels = torch.from_numpy(np.array(resized)).permute(2, 0, 1).float() / 255
-    return normalize(pixels, normalisation.mean, normalisation.std)
+    return normalize(pixels, *normalisation)

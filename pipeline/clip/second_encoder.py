@@ -74,7 +74,7 @@ class SecondEncoder:
         if pixels.shape[-2:] != size:
             pixels = F.interpolate(pixels, size, mode="bilinear", align_corners=False)
         theirs, own = (
-            [pixels.new_tensor(each)[:, None, None] for each in (given.mean, given.std)]
+            [pixels.new_tensor(each)[:, None, None] for each in given]
             for given in (normalisation, self._encoder.normalisation)
         )
         return (pixels * theirs[1] + theirs[0] - own[0]) / own[1], grid

@@ -39,7 +39,7 @@ class ExcelEncoder(ClipEncoder):
         if self.size is None:
             return super().prepare(image, squeeze=squeeze)
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
-        pixels = normalize(pixels, self.normalisation.mean, self.normalisation.std)
+        pixels = normalize(pixels, *self.normalisation)
         size = [side * self.patch_size for side in self.patch_grid(image)]
         return F.interpolate(pixels[None], size, mode="bilinear", align_corners=False)[0]
 

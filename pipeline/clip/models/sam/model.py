@@ -57,7 +57,7 @@ class SamEncoder:
         tall, wide = (max(1, int(length * scale + 0.5)) for length in image.shape[:2])
         resized = Image.fromarray(image).resize((wide, tall), Image.Resampling.BILINEAR)
         pixels = torch.from_numpy(np.array(resized)).permute(2, 0, 1).float() / 255
-        pixels = normalize(pixels, IMAGENET.mean, IMAGENET.std).to(network.pos_embed.device)
+        pixels = normalize(pixels, *IMAGENET).to(network.pos_embed.device)
         tokens = network.patch_embed(F.pad(pixels, (0, side - wide, 0, side - tall))[None])
         tokens = tokens + network.pos_embed
         *blocks, last = network.blocks
