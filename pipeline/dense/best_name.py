@@ -24,7 +24,7 @@ def best_classes(
 
     Args:
         similarities: of C names, C×h×w float32.
-        classes: the class of each name, from 0; 0 is the background, if there is one.
+        classes: the label of each name; 0 is the background, if there is one.
         size: height and width of the result in pixels.
         temperature: the factor of the similarities in the softmax; none if they are probabilities
             already.

@@ -60,15 +60,14 @@ class DenseLabeller:
         side = options.side(encoder.native_size)
         scaled = resources.quirks.position_scale and encoder.tower.is_stretched_as_clip
         self._encoder = with_scaled_positions(encoder) if scaled else encoder
-        self._first_label = 0 if has_background(names, resources.vocabulary) else 1
-        self._classes = [index for index, several in enumerate(names) for _ in several]
+        first = 0 if has_background(names, resources.vocabulary) else 1
+        self._labels = [label for label, several in enumerate(names, first) for _ in several]
         flat = tuple((name,) for several in names for name in several)
         text = encoder.text_for_patches(clip.embed(flat, (), options.templates))
         labels = torch.arange(len(text), device=text.device)  # every name is a thing of its own
         self._names = NameEmbeddings(text, labels, options.temperature or encoder.temperature)
         if options.background is not None:
-            self._classes = [0, *(index + self._first_label for index in self._classes)]
-            self._first_label = 0
+            self._labels = [0, *self._labels]
         self._windows = Windows(
             side,
             options.stride or max(1, side // 2),
@@ -116,23 +115,22 @@ class DenseLabeller:
             found = torch.cat([pamr(guide[None], part, **kernel)[0] for part in parts])
         if options.background is not None:
             found = torch.cat([torch.full_like(found[:1], options.background), found])
-        classes = self._classes
+        labels = self._labels
         if self._method.takes_best_name_first:
-            places = torch.tensor(classes, device=found.device)
-            found = torch.stack([found[places == k].amax(0) for k in dict.fromkeys(classes)])
-            classes = [*dict.fromkeys(classes)]
-        classes, probability = best_classes(
+            places = torch.tensor(labels, device=found.device)
+            labels = [*dict.fromkeys(labels)]
+            found = torch.stack([found[places == label].amax(0) for label in labels])
+        labels, probability = best_classes(
             found,
-            classes,
+            labels,
             size,
             None if options.window_softmax else names.temperature,
             options.min_area,
         )
-        classes[probability < options.min_probability] = 0
+        labels[probability < options.min_probability] = 0
         if regions is not None:
-            classes = self._method.relabel(classes, regions)
-        [labels], [probability] = to_host(classes + self._first_label), to_host(probability)
-        return labels, probability
+            labels = self._method.relabel(labels, regions)
+        return to_host(labels)[0], to_host(probability)[0]
 
     def _prepare(self, image: np.ndarray) -> torch.Tensor:
         """Resizes and normalises an image: 3×H×W float32 on the device.
@@ -153,7 +151,7 @@ class DenseLabeller:
         # The authors round both to three digits.
         mean, std = (
             torch.tensor([round(255 * value, 3) for value in values])
-            for values in (encoder.normalisation.mean, encoder.normalisation.std)
+            for values in encoder.normalisation
         )
         resized = torch.from_numpy(resize_as_opencv(image, *size)).float()
         return ((resized - mean) / std).permute(2, 0, 1).contiguous().to(encoder.device)
