@@ -61,7 +61,6 @@ class DenseSettings(PassCamOptions):
 
     Attributes:
         temperature: the factor of cosine similarities in the softmax; none takes CLIP's own.
-        affinity: whether the class-aware attention-based affinity of CLIP-ES refines the CAMs.
     """
 
     temperature: float | None = setting(None, above=0)

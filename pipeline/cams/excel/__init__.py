@@ -36,7 +36,6 @@ class ExcelOptions(PassCamOptions):
 
     Attributes:
         affinity_blocks: first and last block of Ā, as offsets from the last block, which is 0.
-        box_threshold: φ, the share of a CAM's peak that opens a box of the affinity.
         descriptors: a YAML or JSON file with sentences that describe each class, {class name:
             [sentences]}; without it classes are compared by their names alone.
         clusters: J, the number of attributes that the sentences are clustered into.
