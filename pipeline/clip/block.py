@@ -53,7 +53,6 @@ class Block:
         self.precision = precision
         self.ln_1 = block.ln_1
         self.heads = attn.num_heads
-        self._width = attn.embed_dim
         self._in = pack(attn.in_proj_weight, attn.in_proj_bias)
         self._out = pack(attn.out_proj.weight, attn.out_proj.bias)
         self._expand = pack(*mlp[:2], activation)
@@ -113,9 +112,8 @@ class Block:
 
     @cached_property
     def _in_parts(self) -> tuple[Linear, Linear]:
-        weight, bias = (
-            parameter.detach().to(self.precision)
-            for parameter in (self._block.attn.in_proj_weight, self._block.attn.in_proj_bias)
-        )
-        first = self._width
+        attn = self._block.attn
+        weight = attn.in_proj_weight.detach().to(self.precision)
+        bias = attn.in_proj_bias.detach().to(self.precision)
+        first = attn.embed_dim
         return Linear(weight[:first], bias[:first]), Linear(weight[first:], bias[first:])

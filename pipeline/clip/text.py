@@ -32,7 +32,6 @@ Tokenizer = Callable[[list[str]], torch.Tensor]
 TEXT_ALGORITHM = 1
 """Version of the embeddings; raise it when they change by more than rounding."""
 
-_OPENAI_MODEL = "ViT-B-16"
 _BATCH_SIZE = 512  # prompts in a batch
 _WHOLE_BATCH_SIZE = 256  # the same for text towers that cannot share the prefixes of prompts
 
@@ -57,7 +56,7 @@ def load_tokenizer(model: str | None) -> Tokenizer:
     UserError if one comes from Hugging Face, and a package or its files are missing.
     """
     try:
-        return open_clip.get_tokenizer(model or _OPENAI_MODEL)
+        return open_clip.get_tokenizer(model or "ViT-B-16")
     except Exception as error:  # without a network transformers raises many kinds of errors
         raise UserError(
             f"the tokenizer of clip.model={model} could not be loaded ({type(error).__name__}): it"

@@ -46,10 +46,8 @@ class Tags(MethodStage):
     certain: ClassVar[Sequence[float]] = ()
     """Scores that leave no doubt; without any, the lowest and the highest score of an image."""
 
-    @property
-    def threshold(self) -> Callable[[np.ndarray], float] | None:
-        """What an image's scores, n float32 in [0, 1], must exceed; none where tags are given."""
-        return None
+    threshold: ClassVar[Callable[[np.ndarray], float] | None] = None
+    """What an image's scores, n float32 in [0, 1], must exceed; none where tags are given."""
 
     @property
     def thresholds(self) -> Collection[str]:

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 EMPTY_CLASS = Quirk("empty_class", "PIAA keeps no patch of a class in which none stands out")
 PIAA_BATCH = Quirk("piaa_batch", "PIAA results depend on the 128 images of a batch of SC-CLIP")
 
-ENCODERS = ("sclip", "itaclip", "sc_clip")
-
 BATCH = 128
 """Images of a batch, in the order of their list; the last batch has fewer."""
 
@@ -67,7 +65,7 @@ class PiaaOptions(ScoredTagOptions):
         0.0, at_least=0, at_most=1, changes="nothing", why="PIAA's scores sum to 1"
     )
     alpha: float = setting(0.2, at_least=0, at_most=1)
-    encoder: str = setting("sclip", choices=ENCODERS)
+    encoder: str = setting("sclip", choices=("sclip", "itaclip", "sc_clip"))
     templates: str = setting("piaa", choices=TEMPLATES)
     with_backgrounds: bool = False
     crop: bool = False
