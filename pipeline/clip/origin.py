@@ -179,12 +179,10 @@ class OfRelease:
         parts, name, key = self.release.files.keys(), self.release.name, self.key
         if isinstance(self.checkpoint, tuple):
             given = dict(self.checkpoint)
-            others = [name for name in given if name not in parts]
-            lacking = [p for p in parts if p not in given and p not in self.release.optional]
-            if others or lacking:
-                wrong = [f"has no part {name}" for name in others]
-                if lacking:
-                    wrong.append(f"lacks {' and '.join(lacking)}")
+            wrong = [f"has no part {other}" for other in given if other not in parts]
+            if lacking := [p for p in parts if p not in given and p not in self.release.optional]:
+                wrong.append(f"lacks {' and '.join(lacking)}")
+            if wrong:
                 raise UserError(
                     f"{key}.checkpoint {' and '.join(wrong)}: give"
                     f" {{{', '.join(f'{part}: PATH' for part in parts)}}}, or a folder"
