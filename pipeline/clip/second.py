@@ -24,7 +24,7 @@ SECONDS: dict[str, Release] = {}
 """Second backbones by the value of ``model``."""
 
 
-_SHIPPED: dict[str, Path] = {}
+_SHIPPED: dict[str, str] = {}
 _OF_FILES: dict[str, Release] = {}  # what builds a kind of backbone → any of it that a file holds
 
 
@@ -39,7 +39,7 @@ def register_second(release: Release, shipped: Path | None = None) -> None:
         return
     register_in(SECONDS, release)
     if shipped is not None:
-        _SHIPPED[release.name] = shipped
+        _SHIPPED[release.name] = str(shipped)
 
 
 @dataclass(frozen=True)
@@ -84,11 +84,9 @@ class FrozenSecond:
     @cached_property
     def origin(self) -> OfRelease:
         """Where its file comes from."""
-        given, release = self.checkpoint, _OF_FILES[SECONDS[self.usual].build]
-        if self.model is not None:
-            release = SECONDS[self.model]
-        if given is None and release.name in _SHIPPED:
-            given = str(_SHIPPED[release.name])
+        of_file = _OF_FILES[SECONDS[self.usual].build]
+        release = of_file if self.model is None else SECONDS[self.model]
+        given = _SHIPPED.get(release.name) if self.checkpoint is None else self.checkpoint
         return OfRelease(release, given, self.key)
 
     @cached_property
