@@ -8,15 +8,14 @@ from pipeline.clip.boxes import union_of_boxes
 from pipeline.clip.device import to_host
 from pipeline.clip.linear import product
 
-_SINKHORN_STEPS = 3
-
 
 def affinity(attention: torch.Tensor) -> torch.Tensor:
     """Returns the affinity of patches, N×N: Ā after Sinkhorn, made symmetric and squared.
 
-    Sinkhorn divides by the column sums and then by the row sums, so that both become about one.
+    Each of Sinkhorn's three steps divides by the column sums and then by the row sums, so that both
+    become about one.
     """
-    for _ in range(_SINKHORN_STEPS):
+    for _ in range(3):
         attention = attention / attention.sum(-2, keepdim=True)
         attention = attention / attention.sum(-1, keepdim=True)
     symmetric = (attention + attention.mT) / 2

@@ -19,9 +19,6 @@ from pipeline.errors import ImageError
 from pipeline.files.images import refuse_special_file
 from pipeline.files.object_files import NotPlain, read_object_file
 
-KEYS = "keys"
-"""The name of the class indices in a file."""
-
 CAMS = ("attn_highres", "high_res", "highres", "strided_cam", "cam")
 """The names of CAMs in a file; of several the first in this order is read."""
 
@@ -69,7 +66,7 @@ def encode_clip_es(cams: Cams) -> bytes:
     CLIP-ES does (bilinear). Any version of NumPy reads it.
     """
     content = {
-        KEYS: np.asarray(cams.keys, np.int64),
+        "keys": np.asarray(cams.keys, np.int64),
         CAMS[0]: cams.resized(*cams.size).astype(np.float16),
     }
     buffer = io.BytesIO()
@@ -92,9 +89,9 @@ def _parse(
     """
     content = content if isinstance(content, Mapping) else {}
     name = next((name for name in CAMS if name in content), None)
-    if name is None or KEYS not in content:
-        raise ImageError(f"does not hold a dictionary with {KEYS} and {' or '.join(CAMS[:2])}")
-    keys, given = content[KEYS], content[name]
+    if name is None or "keys" not in content:
+        raise ImageError(f"does not hold a dictionary with keys and {' or '.join(CAMS[:2])}")
+    keys, given = content["keys"], content[name]
     if isinstance(keys, Sequence) and all(isinstance(k, int) for k in keys):
         keys = np.array(keys, np.int64)
     if not isinstance(keys, np.ndarray) or keys.ndim != 1 or keys.dtype.kind not in "iu":

@@ -8,13 +8,11 @@ import torch.nn.functional as F
 from pipeline.clip.attention import attention_weights
 from pipeline.clip.encoder import BlockInput, ClipEncoder
 
-_EPSILON = 1e-7
-
 
 def normalise(cams: torch.Tensor) -> torch.Tensor:
     """Subtracts every CAM's minimum and divides by 1e-7 + its maximum; K×N in and out."""
     cams = cams - cams.amin(-1, keepdim=True)
-    return cams / (_EPSILON + cams.amax(-1, keepdim=True))
+    return cams / (1e-7 + cams.amax(-1, keepdim=True))
 
 
 def softmax_gradcam(

@@ -7,8 +7,6 @@ import torch
 from pipeline.clip.device import to_host
 from pipeline.dense.windows import resize
 
-_TINY = 1e-30  # a probability, whose logarithm is finite
-
 
 def best_classes(
     similarities: torch.Tensor,
@@ -37,7 +35,7 @@ def best_classes(
             if label_of_name in wanted:
                 resized = resize(each[None], size)[0]
                 if temperature is None:
-                    yield label_of_name, resized.clamp(min=_TINY).log()
+                    yield label_of_name, resized.clamp(min=1e-30).log()  # finite
                 else:
                     yield label_of_name, temperature * resized
 

@@ -23,7 +23,6 @@ _HEADERS = (Path(__file__).with_name("permutohedral.hpp"),)
 _OPTIONS = ("-O3", "-std=c++20", "-ffp-contract=off", "-fno-math-errno", "-fPIC", "-shared")
 
 _RELEASED_MEAN_BGR = (104.008, 116.669, 122.675)
-_MIN_SCORE, _MAX_SCORE = 1e-5, 1.0
 _MAX_FEATURE = 2**24  # standard deviations; soon above, pydensecrf ends the process
 
 
@@ -75,7 +74,7 @@ def dense_crf(
             raise ValueError(f"{name}={getattr(options, name)}: give a larger standard deviation")
     if len(scores) == 1:
         return np.ones(scores.shape, np.float32)
-    unary = -np.log(scores.clip(_MIN_SCORE, _MAX_SCORE))
+    unary = -np.log(scores.clip(1e-5, 1.0))
     energies = np.ascontiguousarray(unary.astype(np.float32))
     compared = crf_image(image, bgr=bgr)
     kernel = _kernel()

@@ -9,9 +9,6 @@ from pipeline.files.text import given_path, read_text
 FOLDER = Path(__file__).with_name("names")
 """The lists of the authors, to the letter: ``<name>.txt``, a line for each class."""
 
-CLASSES = "classes"
-"""The list that stands for the names of the classes as they are."""
-
 _MAX_BYTES = 1 << 20
 
 
@@ -35,7 +32,7 @@ def read_name_list(given: str | None, vocabulary: Vocabulary) -> Names:
     if given is None:
         backgrounds = (vocabulary.backgrounds,) if vocabulary.backgrounds else ()
         return (*backgrounds, *vocabulary.cam_names)
-    if given == CLASSES:
+    if given == "classes":
         return tuple((name,) for name in vocabulary.classes)
     names = names_in(given)
     count = len(vocabulary.classes)

@@ -83,7 +83,6 @@ class Par(PixelAdaptive):
     def average(self, pixels: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Implements the base class."""
         options = self._options
-        if options.guide_side is not None:
-            side = (options.guide_side, options.guide_side)
+        if (side := options.guide_side) is not None:
             pixels = F.interpolate(pixels, side, mode="bilinear", align_corners=False)
         return par(pixels, scores, position_weight=options.position_weight, **self._kernel)

@@ -8,8 +8,6 @@ from pipeline.clip.encoder import BlockInput
 from pipeline.clip.shared_pass import MeanAttention
 from pipeline.dense.hooks import SecondPath
 
-_EPSILON = 1e-12
-
 
 class SurgeryPath(SecondPath):
     """The second path of the tokens g: g ← g + out_proj(A v), without MLP (section 3.3).
@@ -56,4 +54,4 @@ def feature_surgery(features: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
     weighted = len(text) * (2 * similarities[0]).softmax(-1) * similarities
     apart = weighted - weighted.mean(-1, keepdim=True)
     low, high = apart.aminmax(dim=0)
-    return ((apart - low) / (high - low).clamp(min=_EPSILON))[1:].mT
+    return ((apart - low) / (high - low).clamp(min=1e-12))[1:].mT

@@ -29,9 +29,6 @@ from pipeline.tags.piaa import PiaaOptions, batch_of
 from pipeline.tags.piaa.patches import PatchEncoder, build_patches
 from pipeline.tags.piaa.prototypes import Prototypes, choose_bank, entropy, learn
 
-_PATCH_SETTINGS = ("encoder", "templates", "with_backgrounds", "crop", "temperature")
-"""The settings that the entropies and the features of patches depend on."""
-
 
 class Candidates:
     """Chooses the patches of images that may be in the bank, by the least entropies that were seen.
@@ -89,7 +86,8 @@ class SurePatches(MethodStage):
     def option_facts(self) -> dict[str, Any]:
         """Returns the settings that features and entropies depend on, and the split."""
         options = super().option_facts()
-        return {"fit_split": self.split, **{name: options[name] for name in _PATCH_SETTINGS}}
+        names = ("encoder", "templates", "with_backgrounds", "crop", "temperature")
+        return {"fit_split": self.split, **{name: options[name] for name in names}}
 
     def item(self, sample: Sample, folders: Folders) -> Item:
         """Returns an image, whose candidates depend on all other images and on the bank's size."""

@@ -12,8 +12,6 @@ import torch.nn.functional as F
 
 from pipeline.errors import UserError
 
-_LEAST_PROBABILITY = 1e-10  # inside the logarithm
-
 
 @dataclass(frozen=True)
 class Prototypes:
@@ -41,7 +39,7 @@ def entropy(
     where features x are …×E and class embeddings t are C×E, all of length 1.
     """
     probabilities = zero_shot(features, text, temperature)
-    logarithms = probabilities.clamp(min=_LEAST_PROBABILITY).log()
+    logarithms = probabilities.clamp(min=1e-10).log()
     return -(probabilities * logarithms).sum(-1), probabilities.argmax(-1)
 
 
