@@ -81,13 +81,8 @@ class Release:
     what: str = "such a model"
 
 
-def register_release(release: Release) -> None:
-    """Makes a model a value of ``clip.model``; a UserError if its name is taken."""
-    register_in(MODELS, release)
-
-
-def register_in(models: MutableMapping[str, Release], release: Release) -> None:
-    """Adds a model to others by its name; a UserError if that is taken."""
+def register_release(release: Release, models: MutableMapping[str, Release] = MODELS) -> None:
+    """Makes a model a value of ``clip.model``, or of others; a UserError if its name is taken."""
     if models.setdefault(release.name, release) != release:
         raise UserError(f"there is a model {release.name} already: choose another name")
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.clip.device import AUTO, choose_precision
 from pipeline.clip.fused import choose_attention
-from pipeline.clip.image_text import Release, register_in, releases
+from pipeline.clip.image_text import Release, register_release, releases
 from pipeline.clip.origin import OfRelease, fingerprint_files, refuse_changed
 from pipeline.engine.progress import say
 from pipeline.errors import UserError, check_choice, shown
@@ -37,7 +37,7 @@ def register_second(release: Release, shipped: Path | None = None) -> None:
     if not release.name:
         _OF_FILES[release.build] = release
         return
-    register_in(SECONDS, release)
+    register_release(release, SECONDS)
     if shipped is not None:
         _SHIPPED[release.name] = str(shipped)
 
