@@ -99,8 +99,7 @@ class PassCams(CamMethod):
         """
         encoder, batches = self.encoder, self.batches
         for batch in batch_by_grid(encoder, images, batches.images, batches.waiting):
-            pictures = [image for _, image, _ in batch]
-            pixels = prepare_batch(encoder, pictures, batches.images)
+            pixels = prepare_batch(encoder, [image for _, image, _ in batch], batches.images)
             batch_pass = SharedPass.over(encoder, pixels, cam_hooks=self.hooks())
             for row, (name, _, tags) in enumerate(batch):
                 try:

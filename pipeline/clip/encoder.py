@@ -212,8 +212,7 @@ class ClipEncoder:
     ) -> dict[int, torch.Tensor]:
         """Returns the tokens after blocks, counted from 1: B×T×D float32 of each."""
         tokens, found = self.embed_patches(pixels), {}
-        blocks = self.blocks[: max(numbers, default=0)]
-        for number, block in enumerate(blocks, 1):
+        for number, block in enumerate(self.blocks[: max(numbers, default=0)], 1):
             tokens = block.finish(tokens, self.attend(*block.project(block.ln_1(tokens))))
             if number in numbers:
                 found[number] = tokens

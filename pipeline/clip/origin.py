@@ -99,8 +99,7 @@ class OfRelease:
         release = self.release
         modules = {release.module, release.build.partition(":")[0]}
         code = [source_of(m) for m in sorted(modules) if not m.startswith("pipeline.")]
-        about = release.dimensions or ()
-        return fingerprint(*code, release.heads, release.text_heads, *about)
+        return fingerprint(*code, release.heads, release.text_heads, *(release.dimensions or ()))
 
     @cached_property
     def _about(self) -> tuple[Dimensions, Pretraining]:

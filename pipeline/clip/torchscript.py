@@ -54,8 +54,7 @@ def read_torchscript_weights(path: Path, device: str = "cpu") -> dict[str, torch
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
         pickled = next(n for n in names if n.count("/") == 1 and n.endswith("/data.pkl"))
-        reader = _ScriptReader(archive, pickled.removesuffix("data.pkl"), path, device)
-        root = reader.load()
+        root = _ScriptReader(archive, pickled.removesuffix("data.pkl"), path, device).load()
     return dict(_tensors(root, "", count()))
 
 

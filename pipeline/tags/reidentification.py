@@ -67,8 +67,7 @@ class Cwr:
         threshold = low + self.alpha * (high - low)
         proposals = []
         for index in np.flatnonzero(local > threshold).tolist():
-            scaled = minmax_scale(scores[:, index].reshape(grid))
-            mask = scaled > _OBJECT_THRESHOLD
+            mask = minmax_scale(scores[:, index].reshape(grid)) > _OBJECT_THRESHOLD
             box = bounding_box(mask, open_border=self.quirks.open_border)
             top, left, bottom, right = box
             if bottom <= top or right <= left:

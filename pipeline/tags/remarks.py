@@ -71,8 +71,7 @@ def remarks_on_tags(results: Results, ids: Iterable[str], classes: Sequence[str]
 
 def count_tags(results: Results, ids: Sequence[str], classes: Sequence[str]) -> Mapping[str, Any]:
     """Returns how many images have tags, corrected tags, and each class."""
-    by_id = results.entries
-    entries = [by_id[image_id] for image_id in ids]
+    entries = [results.entries[image_id] for image_id in ids]
     found = [k for entry in entries for k in entry["tags"]]
     images = np.bincount(found, minlength=len(classes)).tolist() if found else [0] * len(classes)
     return {

@@ -48,8 +48,7 @@ def read_scores(
     results: Results, image_ids: Iterable[str], variant: str = "scores"
 ) -> np.ndarray | None:
     """Returns N×n float32 scores of images, or none where a variant was not computed."""
-    entries = results.entries
-    rows = [entries[image_id]["scores"] for image_id in image_ids]
+    rows = [results.entries[image_id]["scores"] for image_id in image_ids]
     if not all(variant in row for row in rows):
         return None
     packed = b"".join(base64.b64decode(row[variant] or row["scores"]) for row in rows)

@@ -112,8 +112,7 @@ class ScoredTags(Tags):
     @property
     def threshold(self) -> Callable[[np.ndarray], float]:
         """See :func:`~pipeline.tags.tagger.image_threshold`."""
-        options = self.options
-        return partial(image_threshold, alpha=options.alpha, min_score=options.min_score)
+        return partial(image_threshold, alpha=self.options.alpha, min_score=self.options.min_score)
 
     @property
     def thresholds(self) -> Collection[str]:

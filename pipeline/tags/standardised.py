@@ -128,8 +128,7 @@ class StandardisedTags(Tags):
             if (statistics := model()) is not None:
                 scores = standardise(scores, *statistics)
             rows[STANDARDISED] = scores[0].astype(np.float32)
-            found = self._choose(rows[STANDARDISED])
-            facts = self.corrections.apply(item.sample.id, found)
+            facts = self.corrections.apply(item.sample.id, self._choose(rows[STANDARDISED]))
             yield item, {self.name: tags_output(**facts, scores=rows)}
 
     def _choose(self, standardised: np.ndarray) -> list[int]:

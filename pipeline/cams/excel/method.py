@@ -60,8 +60,7 @@ class Excel(PassCams):
         """Returns what averages the attention."""
         if not self.quirks.head_sum:
             return super().attention_hook()
-        heads = self.encoder.last_block.heads
-        return HeadSum(self.blocks, self.first, heads)
+        return HeadSum(self.blocks, self.first, self.encoder.last_block.heads)
 
     def names_for(self, tags: Sequence[int]) -> torch.Tensor:
         """Returns the embeddings of the tags, of the other classes, and of the backgrounds: C×E."""

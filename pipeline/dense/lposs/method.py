@@ -69,12 +69,11 @@ class Lposs(ValuePath):
         """
         corners: list[tuple[int, int]] = []
         given, features = [], []
+        second = self.seconds["second"].encoder
         for places, shared_pass in windows:
             corners += places
             cosines = super().similarities(encoder, shared_pass, names)
-            values = self.seconds["second"].encoder.projections(
-                shared_pass.pixels, encoder.normalisation
-            )[2]
+            values = second.projections(shared_pass.pixels, encoder.normalisation)[2]
             on_grid = cosines.mT.unflatten(-1, shared_pass.grid)
             given.append(F.interpolate(on_grid, values.shape[-2:], mode="bilinear"))
             features.append(values)

@@ -33,8 +33,7 @@ def batch_of(options: PiaaOptions, quirks: SimpleNamespace) -> int:
 
     Only centre squares do, since images of other sizes have no batch in common.
     """
-    batch_dependent = quirks.piaa_batch and options.encoder == "sc_clip" and options.crop
-    return BATCH if batch_dependent else 0
+    return BATCH if quirks.piaa_batch and options.encoder == "sc_clip" and options.crop else 0
 
 
 @dataclass

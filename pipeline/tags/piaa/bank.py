@@ -93,8 +93,7 @@ class SurePatches(MethodStage):
         """Returns an image, whose candidates depend on all other images and on the bank's size."""
         item = super().item(sample, folders)
         others = self.images.batches(self.split)[sample.id]
-        key = fingerprint([others, self.options.bank_size])
-        return item.reading({"others": key})
+        return item.reading({"others": fingerprint([others, self.options.bank_size])})
 
     def load(self, folders: Mapping[str, Path]) -> Candidates:
         """Builds what chooses patches."""

@@ -37,8 +37,7 @@ def build(release: Release, files: Mapping[str, Path], device: str) -> ImageTowe
 
 def read_about(files: Mapping[str, Path]) -> tuple[Dimensions, Pretraining]:
     """Returns what a file tells."""
-    found = _dimensions(_read(files["weights"], "meta"))
-    return found, Pretraining(IMAGENET, quick_gelu=False)
+    return _dimensions(_read(files["weights"], "meta")), Pretraining(IMAGENET, quick_gelu=False)
 
 
 def _read(path: Path, device: str) -> dict[str, Any]:
