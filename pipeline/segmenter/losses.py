@@ -98,12 +98,11 @@ def choose_loss(model: ConfigDict, loss: str) -> None:
 
 def heads_of(model: nn.Module | ConfigDict) -> list[Any]:
     """Returns the decode heads and then the auxiliary heads of a network or of its config."""
-    parts = [getattr(model, name, None) for name in ("decode_head", "auxiliary_head")]
-    return [head for part in parts if part for head in _as_list(part)]
-
-
-def _as_list(part: object) -> list[Any]:
-    return list(part) if isinstance(part, list | tuple | nn.ModuleList) else [part]
+    heads = []
+    for name in ("decode_head", "auxiliary_head"):
+        if part := getattr(model, name, None):
+            heads += part if isinstance(part, list | tuple | nn.ModuleList) else [part]
+    return heads
 
 
 def _kind(part: ConfigDict) -> str:

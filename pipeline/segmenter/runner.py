@@ -6,6 +6,7 @@ import random
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
@@ -28,14 +29,28 @@ from pipeline.segmenter.openmmlab import InitialisedRunner, StartedLoop
 CONFIG_FILE = "config.json"
 
 
+@dataclass(frozen=True)
+class Listener:
+    """What is called in the first process of a training.
+
+    Attributes:
+        iteration: with each iteration from 1, the number of all of them, and the loss.
+        background: with an iteration early in the training, if the network predicts nothing but
+            background then.
+    """
+
+    iteration: Callable[[int, int, float], None] | None = None
+    background: Callable[[int], None] | None = None
+
+
 class QuietRunner(InitialisedRunner):
     """A runner without console output that writes its configuration as JSON.
 
     Args:
         initialise: sets the initial weights of the model; none where a training is resumed.
-        on_iteration: called after each iteration, with its number, that of all, and the loss.
-        look_at: the iteration after which the network is looked at; 0 for none.
-        on_background: called with that iteration if the network predicts background alone.
+        listener: what it calls.
+        look_at: the iteration after which the listener is told of a network that predicts
+            background alone; 0 for none.
         **settings: arguments of mmengine's Runner. The loader starts at the first iteration to do.
     """
 
@@ -43,14 +58,13 @@ class QuietRunner(InitialisedRunner):
         self,
         *,
         initialise: Callable[[], None] | None,
-        on_iteration: Callable[[int, int, float], None] | None,
-        look_at: int = 0,
-        on_background: Callable[[int], None] | None = None,
+        listener: Listener,
+        look_at: int,
         **settings: Any,  # noqa: ANN401
     ) -> None:
         self.initialise = initialise
-        self.on_iteration = on_iteration
-        self.look_at, self.on_background = look_at, on_background
+        self.listener = listener
+        self.look_at = look_at
         self._log_files: list[logging.Handler] = []
         try:
             with warnings.catch_warnings():
@@ -137,9 +151,9 @@ class BatchInPartsLoop(StartedLoop):
         for batch in islice(self.dataloader_iterator, self.max_iters - self.iter):
             runner.model.train()
             self.run_iter(batch)
-            is_due = self.iter == runner.look_at and runner.on_background is not None
+            is_due = self.iter == runner.look_at and runner.listener.background is not None
             if is_due and not predicts_objects(runner.model, batch):
-                runner.on_background(self.iter)
+                runner.listener.background(self.iter)
             self._validate()
         runner.call_hook("after_train_epoch")
         runner.call_hook("after_train")
@@ -186,8 +200,8 @@ class BatchInPartsLoop(StartedLoop):
             "after_train_iter", batch_idx=self.iter, data_batch=data_batch, outputs=outputs
         )
         self.set_iteration(self.iter + 1)
-        if runner.on_iteration is not None:
-            runner.on_iteration(self.iter, self.max_iters, loss)
+        if runner.listener.iteration is not None:
+            runner.listener.iteration(self.iter, self.max_iters, loss)
 
 
 def predicts_objects(model: nn.Module, batch: Mapping[str, list]) -> bool:

@@ -7,7 +7,6 @@ import random
 import signal
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -104,15 +103,16 @@ class PseudoLabelled(Dataset):
         """
         try:
             image, _ = self._read(Sample(pair.id, pair.image))
-            size = image.shape[1::-1]
-            limit = self._read.max_pixels
-            arrays = {"img": image[:, :, ::-1], "gt_seg_map": _read_resized(pair.mask, size, limit)}
+            mask = Image.fromarray(read_labels(pair.mask, max_pixels=self._read.max_pixels))
+            labels = np.array(mask.resize(image.shape[1::-1], Image.Resampling.NEAREST))
         except (ImageError, UserError, OSError) as error:
             what = f"training image {pair.id} or its mask"
             raise UserError(f"{what} cannot be read ({error}): repair or remove it") from error
         missing = [(0, max(0, _MIN_SIDE - side)) for side in image.shape[:2]]
-        arrays["img"] = np.pad(arrays["img"], [*missing, (0, 0)], "edge")
-        arrays["gt_seg_map"] = np.pad(arrays["gt_seg_map"], missing, constant_values=IGNORE)
+        arrays = {
+            "img": np.pad(image[:, :, ::-1], [*missing, (0, 0)], "edge"),
+            "gt_seg_map": np.pad(labels, missing, constant_values=IGNORE),
+        }
         size = sum(array.nbytes for array in arrays.values())
         loader, on_machine = get_worker_info(), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         sharing = on_machine * (loader.num_workers if loader else 1)
@@ -187,12 +187,6 @@ def positions(
     share = batch_size // processes
     firsts = range(start * batch_size + rank * share, iterations * batch_size, batch_size)
     return [first + place for first in firsts for place in range(share)]
-
-
-def _read_resized(path: Path, size: tuple[int, int], max_pixels: int | None) -> np.ndarray:
-    """Reads a mask, h×w uint8, at the (width, height) of the image."""
-    picture = Image.fromarray(read_labels(path, max_pixels=max_pixels))
-    return np.array(picture.resize(size, Image.Resampling.NEAREST))
 
 
 def _build_transforms(settings: SegmenterSettings) -> tuple[list[Any], Any]:

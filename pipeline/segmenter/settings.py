@@ -35,8 +35,12 @@ class TestSettings:
     @property
     def steps(self) -> list[str]:
         """The results there are of every image, the last of which is the prediction."""
-        several = self.flip or list(self.scales) != [1]
-        return [SINGLE_SCALE, *([MULTI_SCALE] * several), *([CRF] * (self.crf is not None))]
+        steps = [SINGLE_SCALE]
+        if self.flip or list(self.scales) != [1]:
+            steps.append(MULTI_SCALE)
+        if self.crf is not None:
+            steps.append(CRF)
+        return steps
 
 
 def check_scales(scales: Sequence[float]) -> None:

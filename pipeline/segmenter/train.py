@@ -4,7 +4,7 @@ import importlib.util
 import json
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -32,7 +32,7 @@ from pipeline.segmenter.mmseg import build_config, build_model, in_mmseg
 from pipeline.segmenter.openmmlab import only_device
 from pipeline.segmenter.optimization import arrange_for_cpu
 from pipeline.segmenter.pretrained import load_pretrained
-from pipeline.segmenter.runner import QuietRunner
+from pipeline.segmenter.runner import Listener, QuietRunner
 from pipeline.segmenter.samples import Labelled, PseudoLabelled, build_loader, positions
 from pipeline.segmenter.settings import SegmenterSettings
 
@@ -70,20 +70,6 @@ class Task:
     validation: Sequence[Sample] = ()
 
 
-@dataclass(frozen=True)
-class Listener:
-    """What is called in the first process of a training.
-
-    Attributes:
-        iteration: with each iteration from 1, the number of all of them, and the loss.
-        background: with an iteration early in the training, if the network predicts nothing but
-            background then.
-    """
-
-    iteration: Callable[[int, int, float], None] | None = None
-    background: Callable[[int], None] | None = None
-
-
 def train(task: Task, folder: Path, listener: Listener = Listener()) -> Path:  # noqa: B008
     """Trains with mmengine's Runner, from the last checkpoint in a folder if there is one.
 
@@ -106,8 +92,7 @@ def train(task: Task, folder: Path, listener: Listener = Listener()) -> Path:  #
     # It may have begun on a machine where "auto" was another precision.
     precision = checkpoints.precision_of(task.settings.precision, resume_from)
     settings = replace(task.settings, precision=precision)
-    names = task.class_names, task.palette
-    config = build_config(settings, *names, task.seed, device, processes)
+    config = build_config(settings, task.class_names, task.palette, task.seed, device, processes)
     iterations = settings.iterations
     start = checkpoints.iteration_of(resume_from) if resume_from else 0
     metainfo = {"classes": config.class_names, "palette": config.palette}
@@ -151,8 +136,9 @@ def train(task: Task, folder: Path, listener: Listener = Listener()) -> Path:  #
         ),
         "sampler_seed": None,
     }
-    has_tensorboard = importlib.util.find_spec("tensorboard") is not None
-    curves = ["LocalVisBackend", *["TensorboardVisBackend"] * has_tensorboard]
+    curves = ["LocalVisBackend"]
+    if importlib.util.find_spec("tensorboard") is not None:
+        curves.append("TensorboardVisBackend")
     interval = settings.checkpoint_interval
     # A sound network predicts objects after this share of its training; from scratch, after 0.2.
     first = min(interval * ceil(0.3 * iterations / interval), iterations)
@@ -163,9 +149,8 @@ def train(task: Task, folder: Path, listener: Listener = Listener()) -> Path:  #
         folder.mkdir(parents=True, exist_ok=True)
         runner = QuietRunner(
             initialise=None if resume_from else initialise,
-            on_iteration=None if process_rank() else listener.iteration,
+            listener=Listener() if process_rank() else listener,
             look_at=first if first >= LOG_INTERVAL else 0,
-            on_background=None if process_rank() else listener.background,
             model=model,
             work_dir=str(folder),
             train_dataloader=build_loader(
