@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from pipeline.evaluation.bootstrap import figures
+from pipeline.evaluation.bootstrap import class_figures, figures
 from pipeline.files.label_images import IGNORE
 
 _VISIBLE = 0.0005  # a difference that a table with one decimal of percent can show
@@ -176,10 +176,8 @@ class Confusion:
 
     def iou(self) -> np.ndarray:
         """Returns n+1 float64; NaN for classes that are not in the ground truth."""
-        hits = np.diag(self.matrix).astype(np.float64)
-        truth = self.matrix.sum(1)
-        union = truth + self.matrix.sum(0) - hits
-        return np.where(truth > 0, hits / np.maximum(union, 1), np.nan)
+        tally = [self.matrix.diagonal(), self.matrix.sum(1), self.matrix.sum(0)]
+        return class_figures(np.array(tally), of_tags=False)
 
     def miou(self) -> float:
         """Returns the mean over the classes that occur in the ground truth; NaN without any."""
