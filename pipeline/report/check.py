@@ -29,7 +29,7 @@ def write_check(runs: Sequence[MeasuredRun]) -> tuple[str, str]:
     reasons: dict[str, None] = {}
     for run in runs:
         for index, figure in enumerate(figures):
-            reproduces = (run.experiment, run.stage) == (figure.experiment, figure.stage)
+            reproduces = (run.about.experiment, run.stage) == (figure.experiment, figure.stage)
             if not figure.experiment or not reproduces or run.value_in(figure.column) is None:
                 continue
             about, images = run.about.plain, describe_images(run.images, figure.column.split.images)

@@ -15,9 +15,6 @@ from pipeline.report.runs import METRIC_LABELS, MeasuredRun, as_number
 _PRESET = "preset"
 """Stands for the experiment in the choices of runs that have all settings of a published one."""
 
-_CHOICES = ("compat", "precision", "commit")
-"""Choices that the origin of a figure names besides the methods."""
-
 _OurRow = tuple[list[str], Mapping[str, Shown]]
 """The words left of the figures, and the run behind each column, by its name."""
 
@@ -75,7 +72,7 @@ def _our_rows(table: PublishedTable, runs: Sequence[MeasuredRun]) -> list[_OurRo
     cells: dict[_Choices, dict[str, list[MeasuredRun]]] = {}
     usual = usual_methods()
     for run in runs:
-        experiment, masks = run.experiment, run.configuration
+        experiment, masks = run.about.experiment, run.configuration
         if experiment in published_experiments():
             experiment = f"{experiment}, changed" if run.changes() else _PRESET
         about, tags = run.about, run.about.methods.get("tags", "")
@@ -126,14 +123,15 @@ def _our_rows(table: PublishedTable, runs: Sequence[MeasuredRun]) -> list[_OurRo
 
 def _origins(table: PublishedTable, our_rows: Sequence[_OurRow]) -> list[str]:
     cells = [(shown[c.name], c) for _, shown in our_rows for c in table.columns if c.name in shown]
-    rows, crf_suffix = [], " after the CRF" * (table.masks == "crf")
+    rows, choices = [], (*usual_methods(), "compat", "precision", "commit")
     for same in grouped(cells, lambda cell: cell[0].run.order).values():
         origin, columns = same[0][0], [column for _, column in same]
         run, column = origin.run, columns[0]
         values = [f"{origin.figure(c.metric, c.level)} {METRIC_LABELS[c.metric]}" for c in columns]
-        level_suffix = f", level {column.level}" if column.level else ""
+        refined = " after the CRF" if run.kind is MASKS and table.masks == "crf" else ""
+        level = f", level {column.level}" if column.level else ""
         remarks = [describe_images(run.images, column.split.images).split(":")[0], *run.notes()]
-        if run.experiment in published_experiments():
+        if run.about.experiment in published_experiments():
             remarks += run.changes()
         if run.has_tags:
             classes = run.figures.get("per_class", {}).values()
@@ -146,12 +144,12 @@ def _origins(table: PublishedTable, our_rows: Sequence[_OurRow]) -> list[str]:
         rows.append(
             {
                 "figure": ", ".join(values),
-                "of": run.kind.name + crf_suffix * (run.kind is MASKS) + level_suffix,
+                "of": f"{run.kind.name}{refined}{level}",
                 "split": run.dataset_split,
                 "images": f"{run.images:,}",
-                "experiment": run.experiment,
+                "experiment": run.about.experiment,
                 "clip": run.backbone,
-                **{name: run.about.plain.get(name, "") for name in (*usual_methods(), *_CHOICES)},
+                **{name: run.about.plain.get(name, "") for name in choices},
                 "notes": "; ".join(filter(None, remarks)),
             }
         )

@@ -78,11 +78,6 @@ class MeasuredRun:
         return chain
 
     @property
-    def experiment(self) -> str:
-        """The experiment that it names, or ""."""
-        return self.about.experiment
-
-    @property
     def backbone(self) -> str:
         """The CLIP and the origin of its weights."""
         clip, pretrained = self.about.clip, self.about.pretrained
@@ -109,12 +104,12 @@ class MeasuredRun:
         means = [percent(self.value(metric, level)) for metric in ("miou", "miou_union")]
         if means[0] != means[1] and "miou_union" in self.figures:
             notes.append(f"mIoU_union {means[1]}, where classes that are only predicted count 0")
-        remark = remark_on_clip(self.experiment, self.about.clip)
-        return notes + self.help_by_ground_truth() + [remark] * bool(remark)
+        remark = remark_on_clip(self.about.experiment, self.about.clip)
+        return notes + self.help_by_ground_truth() + ([remark] if remark else [])
 
     def help_by_ground_truth(self) -> list[str]:
         """Returns the footnotes on human annotations that contributed to the figures."""
-        notes = [SUPERVISED] * bool(self.figures.get("supervised"))
+        notes = [SUPERVISED] if self.figures.get("supervised") else []
         if corrections := self.figures.get("corrections"):
             notes.append(f"corrected by hand ({corrections})")
         if self.figures.get("chosen_by_ground_truth"):
@@ -137,7 +132,7 @@ class MeasuredRun:
         # Rarely needed, and slow to import.
         from pipeline.masks.name_lists import names_in
 
-        experiment, chain, changes = compose(self.experiment), self.chain, []
+        experiment, chain, changes = compose(self.about.experiment), self.chain, []
         for kind in reversed(kinds()):
             settings = chain.get(kind.stage, {})
             for name, expected in experiment[kind.group].items() if kind.group else ():

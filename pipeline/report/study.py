@@ -40,11 +40,11 @@ def write_study(name: str, runs: Sequence[MeasuredRun]) -> str:
     def place(run: MeasuredRun) -> tuple[str, int, str]:
         return run.about.dataset, kinds().index(run.kind), run.split
 
-    if named := [run for run in runs if run.experiment == name]:
+    if named := [run for run in runs if run.about.experiment == name]:
         groups = [group for _, group in sorted(grouped(named, place).items())]
         tables = [_table([*{run.key: run for run in group}.values()]) for group in groups]
         return "\n".join([f"# {name}\n", *(table.markdown() for table in tables)])
-    known = sorted({run.experiment for run in runs} - {""})
+    known = sorted({run.about.experiment for run in runs} - {""})
     there = f"those that exist are {', '.join(known)}" if known else "no run names one yet"
     raise UserError(
         f"no run belongs to an experiment {name}: {there}; name one with run_stage.py …"

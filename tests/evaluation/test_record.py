@@ -40,7 +40,7 @@ def test_a_run_of_two_experiments_is_one_entry_and_counts_for_both(tmp_path):
     assert entry["versions"] == folder.results.manifest["versions"]
     assert entry["experiments"] == ["", "alpha", "preset"], "a run without a name is one as well"
     runs, problems = read_runs([tmp_path / "metrics.json"])
-    assert not problems and [run.experiment for run in runs] == ["", "alpha", "preset"]
+    assert not problems and [run.about.experiment for run in runs] == ["", "alpha", "preset"]
     assert "50.0" in write_study("alpha", runs) and "50.0" in write_study("preset", runs)
 
 
