@@ -22,8 +22,6 @@ from pipeline.files.images import COMMON_SUFFIXES, FORMATS, SUFFIXES, to_image_e
 from pipeline.files.label_images import BACKGROUND, IGNORE, read_labels
 from pipeline.report.configurations import flatten, last_part, readable
 
-_UPRIGHT = (None, 1)  # EXIF orientations
-
 Name = TypeVar("Name")
 Converted = TypeVar("Converted")
 
@@ -196,7 +194,7 @@ def read_header(path: Path) -> tuple[str, tuple[int, int], bool]:
     """
     try:
         with Image.open(path, formats=FORMATS) as image:
-            is_turned = image.getexif().get(ExifTags.Base.Orientation) not in _UPRIGHT
+            is_turned = image.getexif().get(ExifTags.Base.Orientation) not in (None, 1)
             return image.format, (image.height, image.width), is_turned
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
         raise ImageError(f"its image {to_image_error(error, path, FORMATS)}") from error

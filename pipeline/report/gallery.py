@@ -210,8 +210,7 @@ def _panels(cams: Cams | None, layers: Layers, inputs: ReportInputs, size: Size)
     ]
     for layer, name, first, other, second in pairs:
         if {first, second} <= layers.keys() and layers[first].shape == layers[second].shape:
-            pair = layers[first], layers[second]
-            yield difference_panel(layer, (name, other), pair, size)
+            yield difference_panel(layer, (name, other), (layers[first], layers[second]), size)
 
 
 def label_panel(

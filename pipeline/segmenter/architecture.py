@@ -67,8 +67,7 @@ def adapt_model(
     model = base.model
     model.setdefault("data_preprocessor", ConfigDict(base.get("data_preprocessor", {})))
     model.data_preprocessor.size = (settings.crop_size, settings.crop_size)
-    divisor = settings.size_divisor or _SIZE_DIVISORS.get(model.backbone.get("type"))
-    if divisor:
+    if divisor := settings.size_divisor or _SIZE_DIVISORS.get(model.backbone.get("type")):
         model.data_preprocessor.test_cfg = ConfigDict(size_divisor=divisor)
     # Some networks keep other settings here (PointRend's refinement).
     kept = {k: v for k, v in (model.get("test_cfg") or {}).items() if k not in _SLIDING_WINDOW}

@@ -115,8 +115,7 @@ def best_checkpoints(work_dir: Path) -> list[Path]:
 
 def checkpoints_in(work_dir: Path, name: str = CHECKPOINT) -> list[Path]:
     """Returns the files with the names of checkpoints, intact or not."""
-    paths = work_dir.glob(name.format("*"))
-    return [path for path in paths if re.search(r"_\d+$", path.stem)]
+    return [path for path in work_dir.glob(name.format("*")) if re.search(r"_\d+$", path.stem)]
 
 
 def iteration_of(path: Path) -> int:

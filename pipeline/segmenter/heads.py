@@ -46,8 +46,7 @@ class DeepLabV2Head(BaseDecodeHead):
 
     def forward(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
         """Returns logits, N×C×h×w, in the size of the feature map."""
-        features = inputs[self.in_index]
-        return sum(branch(features) for branch in self.branches)
+        return sum(branch(inputs[self.in_index]) for branch in self.branches)
 
 
 @MODELS.register_module()

@@ -33,7 +33,6 @@ _CONVERTERS = {
     "SwinTransformer": ("Swin Transformer's own", "swin2mmseg", "convert_swin"),
     "MixVisionTransformer": ("SegFormer's own", "mit2mmseg", "convert_mit"),
 }
-_MIN_SHARE = 0.95
 _TRACER = 1 << 20  # larger than any weight; float32 represents integers above it exactly
 
 
@@ -106,7 +105,7 @@ def fit_weights(
         seen_masks=segments or bool(parts & _MASK_HEADS),
     )
     # Behind a random first layer, all other layers would see noise.
-    is_enough = next(iter(wanted)) in fitting and fit.matched >= _MIN_SHARE * fit.total
+    is_enough = next(iter(wanted)) in fitting and fit.matched >= 0.95 * fit.total
     return fit, tensors if is_enough else None
 
 

@@ -64,8 +64,7 @@ def export_label_studio(
             result.append({**chosen, "value": {"choices": tags}})
         if labels is not None:
             ignored += int((labels == IGNORE).sum())
-            regions = class_regions(labels)
-            result += [_region(artefact.classes[k], inside) for k, inside in regions]
+            result += [_region(artefact.classes[k], each) for k, each in class_regions(labels)]
         return {
             "data": {_IMAGE: f"{_ADDRESS}{quote(prefix + name)}", "id": image_id},
             "predictions": [{"model_version": version, "result": result}],

@@ -13,7 +13,6 @@ import yaml
 
 from pipeline.exchange.formats.data_set import DataSet
 
-_VERSION = "6.3.1"  # of labelme, whose loader the tests use
 _OFFSET = 0.25  # of a pixel, so that readers find it by rounding and by truncating
 
 
@@ -32,7 +31,7 @@ class Labelme(DataSet):
             for k, outline in self.outlines.trace(labels)
         ]
         content = {
-            "version": _VERSION,
+            "version": "6.3.1",  # of labelme, whose loader the tests use
             "flags": {},
             "shapes": shapes,
             "imagePath": f"{PurePosixPath(image_id).name}{self.suffixes[image_id]}",
