@@ -84,7 +84,8 @@ def choices_behind(stage: Stage, config: Configuration) -> About:
     if getattr(dataset, "label_source", None) == "xml":
         counted = "" if dataset.difficult else "not "
         data.append(f"labels from XML, difficult objects {counted}counted")
-    data += ["background ignored"] * dataset.ignore_background
+    if dataset.ignore_background:
+        data.append("background ignored")
     lists = {"images": dataset.image_list, "labels": dataset.labels, "masks": dataset.masks}
     data += [f"{what} of {Path(path).name}" for what, path in lists.items() if path is not None]
     computed = (each for each in stage.chain if isinstance(each, MethodStage))

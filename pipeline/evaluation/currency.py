@@ -120,8 +120,9 @@ class Currency:
     def refuse_other(self, stage: str, split: str, figures: Mapping[str, Any]) -> str:
         """Returns why figures are not those of the run, if it has any of this stage and split."""
         keys = [key for *place, key in self.now if place == [split, stage]]
-        is_other = bool(keys) and figures.get("key") not in keys
-        return "measured with other settings than those of this run: run stage=evaluate" * is_other
+        if keys and figures.get("key") not in keys:
+            return "measured with other settings than those of this run: run stage=evaluate"
+        return ""
 
 
 def _find_change(folder: Path, now: MeasuredOn | None) -> tuple[str, str]:

@@ -121,7 +121,9 @@ class MetricsFile:
         kept = len(self.runs) + sum(map(len, self.latest.values()))
         damaged = len(runs) + sum(map(len, latest.values())) - kept
         entries = "1 damaged entry" if damaged == 1 else f"{damaged} damaged entries"
-        self.damage = f"{path} has {entries}" * bool(damaged) if is_intact else f"{path} is damaged"
+        self.damage = f"{path} has {entries}" if damaged else ""
+        if not is_intact:
+            self.damage = f"{path} is damaged"
 
     def withhold(self, currency: Currency) -> None:
         """Removes figures that are not of what lies there, and marks those of removed results."""

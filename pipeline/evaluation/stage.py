@@ -74,7 +74,8 @@ class Evaluation:
             figures, unusable = self._measure(stage, inputs), inputs.unusable
             failures |= {(stage.split, i): reason for i, reason in unusable.items()}
             if figures is None:
-                unmeasured += [f"{result.name} of split {result.split}"] * bool(unusable)
+                if unusable:
+                    unmeasured.append(f"{result.name} of split {result.split}")
                 continue
             about, measured_on = choices_behind(stage, self.config), self._measured_on(result)
             if about.corrections:
@@ -92,11 +93,10 @@ class Evaluation:
             place = store.root if unusable else store.root / "metrics.json"
             images, what = figures["images"] + len(unusable), f"{stage.split} {stage.name}"
             outcomes.append(Outcome("evaluate", what, images, 0, unusable, place))
-        absent = self._record(measured, asked)
+        notes = self._record(measured, asked)
         reasons = store.root / FAILURES
         lines = [{"split": s, "id": i, "reason": r} for (s, i), r in sorted(failures.items())]
         write_json_lines(reasons, lines)
-        notes = [absent] * bool(absent)
         if not (outcomes or unmeasured or any(changes.values())):
             is_truth = all(result.stage.is_ground_truth for result in changes)
             why = "the masks are the ground truth" if is_truth else "no image has ground truth"
@@ -114,8 +114,8 @@ class Evaluation:
 
     def _record(
         self, measured: Mapping[Results, tuple[Mapping, About]], asked: Collection[str]
-    ) -> str:
-        """Writes figures to ``metrics.json``; returns what is remarkable about the others, or "".
+    ) -> list[str]:
+        """Writes figures to ``metrics.json``; returns what is remarkable about the others.
 
         The latest figures of a split belong together: those of other results are withdrawn.
         """
@@ -132,10 +132,10 @@ class Evaluation:
                     absent.append(f"{stage.name} of split {stage.split}")
             for results, each in measured.items():
                 metrics.put(results, *each)
-        notes = [metrics.damage] * bool(metrics.damage)
+        notes = [metrics.damage] if metrics.damage else []
         if absent:
             notes.append(f"not measured, since there are no results: {', '.join(absent)}")
-        return "; ".join(notes)
+        return notes
 
     def now(self) -> dict[tuple[str, str, str], MeasuredOn | str]:
         """Returns what figures would be measured on now, for a Currency."""

@@ -65,7 +65,7 @@ def _draw_tags(artefact: Artefact, image_id: str, image: np.ndarray) -> bytes:
     # Tags are always shown, however many classes score higher.
     order = [*best, *sorted(tags - set(best))]
     colours = [np.array(drawing_colours(artefact.palette)[k + 1]) / 255 for k in order]
-    names = [f"{artefact.classes[k]}{' (tag)' * (k in tags)}" for k in order]
+    names = [f"{artefact.classes[k]}{' (tag)' if k in tags else ''}" for k in order]
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
         figure = Figure((8, 4), layout="constrained")
         picture, bars = figure.subplots(1, 2)

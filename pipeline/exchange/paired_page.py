@@ -149,7 +149,7 @@ def _classes(pairs: Sequence[Pair], classes: Sequence[str]) -> Table:
         for side, values, show in zip(_SIDES, (a, b, b - a), (percent, percent, points)):
             cells = ["–" if np.isnan(value) else show(value) for value in values]
             # Tags have no background.
-            columns[f"{pair.a.kind.name} {side}"] = ["–"] * pair.of_tags + cells
+            columns[f"{pair.a.kind.name} {side}"] = ["–", *cells] if pair.of_tags else cells
     caption = "F1 of tags and IoU of all others, in percent; a dash: not in the ground truth."
     rows = [*zip(*columns.values())] if pairs else []
     return Table([*columns], rows, ["class"], "Classes", caption)
@@ -164,6 +164,6 @@ def _changed_tags(pair: Pair) -> Iterator[Table]:
     rows = [[classes[k], *(str(n[k]) for n in counts)] for k in sorted({*counts[0], *counts[1]})]
     yield Table(["class", *header], rows, ["class"], "Tags", "The number of images.")
     rows = [[i, *(", ".join(classes[k] for k in sorted(s)) for s in changes[i])] for i in changes]
-    caption = f"The first {_LISTED:,} of {len(rows):,} images." * (len(rows) > _LISTED)
+    caption = f"The first {_LISTED:,} of {len(rows):,} images." if len(rows) > _LISTED else ""
     header = ["image", *header]
     yield Table(header, rows[:_LISTED], header, "Tags of images", caption)

@@ -109,7 +109,7 @@ class Combination:
         removed = (each.figures["remark"] for each in runs if "remark" in each.figures)
         marks = "".join(map(notes.mark, dict.fromkeys([*remarks, *removed])))
         count = len({run.key for run in runs})
-        seeds = f" ({count} seeds)" * (count > 1)
+        seeds = f" ({count} seeds)" if count > 1 else ""
         return f"{percent_of_several(values)}{marks}{seeds}"
 
     def rank(self) -> list[tuple[bool, float]]:

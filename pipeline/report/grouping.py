@@ -98,7 +98,8 @@ class Shown(NamedTuple):
         seeds = f"{1 + len(self.seeds)} seeds" if self.seeds else ""
         remark = ", ".join(filter(None, [images, seeds, latest]))
         marks = "".join(map(notes.mark, self.run.notes(level)))
-        return f"{self.figure(metric, level)}{marks}{f' ({remark})' * bool(remark)}"
+        cell = f"{self.figure(metric, level)}{marks}"
+        return f"{cell} ({remark})" if remark else cell
 
 
 def choose_run(runs: Sequence[MeasuredRun], full_sizes: Sequence[int] = ()) -> Shown:
@@ -124,4 +125,4 @@ def describe_images(images: int, full_sizes: Sequence[int]) -> str:
     """Returns "" if a whole split was measured (see :func:`choose_run`), else how much of it."""
     if not full_sizes or images in full_sizes:
         return ""
-    return f"{'partial: ' * (images < max(full_sizes))}{images:,} images"
+    return f"{'partial: ' if images < max(full_sizes) else ''}{images:,} images"

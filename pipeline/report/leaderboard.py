@@ -31,15 +31,6 @@ _GIVEN_TAGS_NOTE = "its tags are the ground truth's, so it is an upper bound, no
 _DENSE_NOTE = "label maps with the image size, templates and windows of their authors, without tags"
 
 
-_LEFT_OUT_NOTE = (
-    "Left out are {} for which a later one has the same key and other results, such as that of"
-    " another file of the same name: give the files, or their folders, other names.\n"
-)
-
-
-_SUPERVISED_NOTE = "Left out are {} of networks that were trained on the ground truth.\n"
-
-
 @dataclass(frozen=True)
 class Board(Table):
     """One table of the leaderboard."""
@@ -58,18 +49,25 @@ def write_leaderboard(runs: Sequence[MeasuredRun], splits: Sequence[str] = ()) -
             f" dataset.split=[{','.join(splits)}]"
         )
     if not boards:
-        others = " but networks that were trained on the ground truth" * bool(runs)
+        others = " but networks that were trained on the ground truth" if runs else ""
         raise UserError(f"nothing was measured{others}: run stage=evaluate first")
-    introduction = " ".join([_INTRODUCTION] + [_MEANS_NOTE] * bool(splits))
+    introduction = f"{_INTRODUCTION} {_MEANS_NOTE}" if splits else _INTRODUCTION
     parts = ["# Leaderboard\n", f"{introduction}\n"]
     for board in boards:
         parts.append(board.markdown())
         if board.averages:
             parts.append(board.averages.markdown("###"))
     if number := _left_out(runs):
-        parts.append(_LEFT_OUT_NOTE.format(f"{number} result{'s' * (number > 1)}"))
+        parts.append(
+            f"Left out are {number} result{'s' if number > 1 else ''} for which a later one has the"
+            " same key and other results, such as that of another file of the same name: give the"
+            " files, or their folders, other names.\n"
+        )
     if number := sum("supervised" in run.figures for run in runs):
-        parts.append(_SUPERVISED_NOTE.format(f"{number} result{'s' * (number > 1)}"))
+        parts.append(
+            f"Left out are {number} result{'s' if number > 1 else ''} of networks that were trained"
+            " on the ground truth.\n"
+        )
     return "\n".join(parts)
 
 
@@ -112,7 +110,8 @@ def _differing_settings(combinations: Sequence[Combination]) -> list[str]:
         for rows in by_method.values():
             texts = distinguish([combinations[i].own_settings(kind) for i in rows])
             for i, text in zip(rows, texts):
-                words[i] += [f"{kind.method} {text}"] * bool(text)
+                if text:
+                    words[i].append(f"{kind.method} {text}")
     return ["; ".join(parts) for parts in words]
 
 

@@ -55,7 +55,12 @@ def _gather(
     stages: Sequence[Stage], last: Evaluation, settings: ReportSettings, read: ImageReader
 ) -> ReportInputs:
     """Returns what the report is made from, of ``report.split`` or the last split with results."""
-    found = {stage: results for stage in stages if (results := _results_of(stage, last))}
+    found = {}
+    for stage in stages:
+        results = last.results_of(stage)
+        # A network has no results before it was trained, though it may have a folder.
+        if results is not None and (stage.kind is not NETWORK or results.manifest):
+            found[stage] = results
     per_image = [stage for stage in stages if isinstance(stage, PerImage)]
     splits = list(dict.fromkeys(stage.split for stage in per_image))
     done = {stage.split for stage, results in found.items() if results.entries}
@@ -86,13 +91,6 @@ def _gather(
         now=every.now(),
         splits=[*last.images.dataset.splits],
     )
-
-
-def _results_of(stage: Stage, last: Evaluation) -> Results | None:
-    """Returns a stage's results; the key of some that are missing may not be known yet."""
-    results = last.results_of(stage)
-    is_untrained = stage.kind is NETWORK and results is not None and not results.manifest
-    return None if is_untrained else results
 
 
 def _mask_titles(masks: PerImage | None) -> tuple[str | None, str]:

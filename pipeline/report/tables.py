@@ -34,11 +34,10 @@ _MEANS_NOTE = (
 def write_tables(path: Path, metrics: MetricsFile) -> Path:
     """Writes the tables of what was measured, and returns their path."""
     text = "\n".join(table.markdown(padded=False) for table in collect_tables(metrics))
-    text = text or "Nothing was measured: the images have no ground truth.\n" * (
-        not metrics.withheld
-    )
     if metrics.withheld:
         text += "\nNot shown:\n\n" + "".join(f"- {sentence}.\n" for sentence in metrics.withheld)
+    elif not text:
+        text = "Nothing was measured: the images have no ground truth.\n"
     write_atomically(path, "# Results\n\n" + text)
     return path
 
@@ -123,24 +122,27 @@ def _segmentation(metrics: MetricsFile) -> Table:
     rows, notes = [], {_MEANS_NOTE: None}
     for kind in (kind for kind in measured_kinds().values() if kind.metric == "miou"):
         for split, figures in metrics.latest.get(kind.stage, {}).items():
-            label = kind.title + ", trained on pseudo masks" * (kind is PREDICTIONS)
+            words = [kind.title]
             if "supervised" in figures:
-                label = f"{kind.title}, {SUPERVISED}"
-            marks = ", corrected by hand" * ("corrections" in figures)
-            marks += f", {figures['remark']}" if "remark" in figures else ""
+                words.append(SUPERVISED)
+            elif kind is PREDICTIONS:
+                words.append("trained on pseudo masks")
             if "chosen_by_ground_truth" in figures:
                 beta = figures.get("background_beta")
-                marks = f", background chosen by ground truth (β={beta}){marks}"
+                words.append(f"background chosen by ground truth (β={beta})")
             elif "kept" in figures:
-                marks = f", {percent(figures['kept'])}% of the pixels kept{marks}"
-            marks += " (its initial weights have seen masks)" * has_seen_masks(figures)
-            results = {label + marks + level: f for level, f in _by_level(figures)}
+                words.append(f"{percent(figures['kept'])}% of the pixels kept")
             if corrections := figures.get("corrections"):
+                words.append("corrected by hand")
                 notes[f"Corrected by hand: {corrections}."] = None
+            if "remark" in figures:
+                words.append(figures["remark"])
+            seen = " (its initial weights have seen masks)" if has_seen_masks(figures) else ""
+            results = {f"{', '.join(words)}{seen}{level}": f for level, f in _by_level(figures)}
             variants = figures.get("variants", {})
-            for step, words in _STEPS.items():
+            for step, how in _STEPS.items():
                 if step in variants:
-                    results[f"the same {kind.name}, {words}"] = variants[step]
+                    results[f"the same {kind.name}, {how}"] = variants[step]
             for result, values in results.items():
                 means = (percent(values.get(metric)) for metric in _MEANS)
                 rows.append([result, split, _images(figures), *means])
@@ -158,7 +160,8 @@ def _seeds(metrics: MetricsFile) -> Table:
             settings = [flatten(run["configuration"]) for run in runs]
             seeds = ", ".join(str(each.get("segmenter.seed")) for each in settings)
             name = str(settings[0].get("segmenter.name"))
-            name += f", {SUPERVISED}" * ("supervised" in runs[0])
+            if "supervised" in runs[0]:
+                name += f", {SUPERVISED}"
             rows.append([name, split, images, seeds, percent_of_several(values)])
     header = ["segmenter", "split", "images", "seeds", "mIoU (%), mean ± standard deviation"]
     return Table(header, rows, header[:1], "Over seeds")
