@@ -14,15 +14,7 @@ from pipeline.engine.registry import methods
 from pipeline.engine.results import Results
 from pipeline.engine.sample import Sample
 from pipeline.errors import UserError
-from pipeline.evaluation.metrics import (
-    Segmentation,
-    average_precisions,
-    calibration_figures,
-    mean_average_precision,
-    merge_classes,
-    tagging_figures,
-    to_indicator,
-)
+from pipeline.evaluation import metrics
 from pipeline.files.fingerprints import fingerprint
 from pipeline.files.label_images import BACKGROUND, IGNORE, read_labels
 from pipeline.masks.labels import best_labels, read_pseudo_mask, stack_background
@@ -56,29 +48,31 @@ def evaluate_tags(inputs: EvaluationInputs, absent_as_zero: bool = False) -> dic
             inputs.unusable[sample.id] = str(error)
     if not labels:
         return None
-    positive = to_indicator(list(labels.values()), len(classes))
-    tags = to_indicator([read_tags(results, s) for s in wanted if s.id in labels], len(classes))
+    positive = metrics.to_indicator(list(labels.values()), len(classes))
+    tags = metrics.to_indicator(
+        [read_tags(results, s) for s in wanted if s.id in labels], len(classes)
+    )
     scores = read_scores(results, labels)
     variants, calibration = {}, {}
     # One threshold for the scores of all images, which are not all 0 and 1.
     if results.manifest.get("configuration", {}).get("alpha") == 0 and len(np.unique(scores)) > 2:
-        calibration = calibration_figures(scores, positive, tags, classes)
+        calibration = metrics.calibration_figures(scores, positive, tags, classes)
     further = [name for method in methods(TAGS.group) for name in method.variants]
     for name in (*further, STANDARDISED):
         if (variant_scores := read_scores(results, labels, name)) is not None:
-            precisions = average_precisions(variant_scores, positive)
-            variants[name] = {"map": mean_average_precision(precisions, absent_as_zero)}
+            precisions = metrics.average_precisions(variant_scores, positive)
+            variants[name] = {"map": metrics.mean_average_precision(precisions, absent_as_zero)}
             if name == STANDARDISED:
-                calibration = calibration_figures(variant_scores, positive, tags, classes)
+                calibration = metrics.calibration_figures(variant_scores, positive, tags, classes)
     levels = []
     for coarse, groups in _levels(inputs.vocabulary):
-        merged = (merge_classes(values, groups) for values in (scores, positive, tags))
-        levels.append(tagging_figures(*merged, coarse, absent_as_zero))
+        merged = (metrics.merge_classes(values, groups) for values in (scores, positive, tags))
+        levels.append(metrics.tagging_figures(*merged, coarse, absent_as_zero))
     return {
         "images": len(labels),
         "left_out": len(wanted) - len(labels),
         **_identify(results, {i: list(indices) for i, indices in labels.items()}),
-        **tagging_figures(scores, positive, tags, classes, absent_as_zero),
+        **metrics.tagging_figures(scores, positive, tags, classes, absent_as_zero),
         "variants": variants,
         **({"levels": levels} if levels else {}),
         **({"calibration": calibration} if calibration else {}),
@@ -156,7 +150,7 @@ def _evaluate(
     wanted = [s for s in inputs.samples if s.mask is not None and s.id in results.entries]
     measured: dict[str, str] = {}
     names, levels = (BACKGROUND, *vocabulary.classes), [*_levels(vocabulary, BACKGROUND)]
-    tallies = defaultdict(lambda: Segmentation(names, levels))
+    tallies = defaultdict(lambda: metrics.Segmentation(names, levels))
     with track(f"evaluate {results.name} {results.split}", len(wanted)) as advance:
         for sample in wanted:
             alternatives = labels_of(sample)

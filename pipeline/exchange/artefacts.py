@@ -200,13 +200,6 @@ def read_header(path: Path) -> tuple[str, tuple[int, int], bool]:
         raise ImageError(f"its image {to_image_error(error, path, FORMATS)}") from error
 
 
-def refuse_changed_size(labels: np.ndarray, size: tuple[int, int]) -> None:
-    """Raises an ImageError unless labels, H×W, have the height and width of their image."""
-    if labels.shape != size:
-        (rows, columns), (height, width) = labels.shape, size
-        raise ImageError(f"its mask is {columns}×{rows}, the image {width}×{height} pixels")
-
-
 def target_path(folder: Path, name: str) -> Path:
     """Returns the path of a file in the output folder; raises an ImageError if it leads out."""
     path = folder / name

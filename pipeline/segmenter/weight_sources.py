@@ -12,15 +12,13 @@ from typing import Any
 
 import timm
 import torch
-from huggingface_hub import hf_hub_download, hf_hub_url, try_to_load_from_cache
-from huggingface_hub.errors import EntryNotFoundError
-from huggingface_hub.utils import get_session
 from mmengine.runner import get_external_models, get_mmcls_models, get_torchvision_models
 from torch import nn
 from torch.hub import get_dir, load_state_dict_from_url
 from torchvision.models import get_model, get_model_weights
 
 from pipeline.errors import NotDownloaded, NotLocal, UserError, command
+from pipeline.files.hugging_face import fetch_to_cache, find_cached, on_mirror
 from pipeline.files.weight_files import Oversized, read_weights_file
 from pipeline.segmenter.weight_layouts import Fit, Weights, fit_weights
 
@@ -126,27 +124,19 @@ def fetch_coco(
 def _fetch_from_hub(known: timm.models.PretrainedCfg, download: bool) -> tuple[Weights, str]:
     """Returns timm's weights from Hugging Face, through the cache of its client, and their URL."""
     repository, _, revision = known.hf_hub_id.partition("@")
-    revision = revision or None
+    folder = f"https://huggingface.co/{repository}/resolve/{revision or 'main'}"
     files = [known.hf_hub_filename] if known.hf_hub_filename else _HUB_FILES
-    url = hf_hub_url(repository, files[0], revision=revision)
-    for file in files:
-        cached = try_to_load_from_cache(repository, file, revision=revision)
-        if isinstance(cached, str):
-            return read_state(Path(cached)), url
-    if not download:
+    urls = [f"{folder}/{file}" for file in files]
+    path, url = next(filter(None, map(find_cached, urls)), None), on_mirror(urls[0])
+    if path is None and not download:
         raise NotLocal(url)
     try:
-        with _network_timeout():
-            # Fails at once without a network; the hub's client would try six times, for half a
-            # minute.
-            get_session().head(url, timeout=_TIMEOUT)
-            try:
-                path = hf_hub_download(repository, files[0], revision=revision)
-            except EntryNotFoundError:
-                path = hf_hub_download(repository, files[-1], revision=revision)
+        path = path or next(filter(None, map(fetch_to_cache, urls)), None)
+        if path is None:
+            raise FileNotFoundError(url)
     except Exception as error:  # the clients of the hub raise many types
         raise _not_downloaded(url, "imagenet", error) from error
-    return read_state(Path(path)), url
+    return read_state(path), url
 
 
 def _torchvision_name(backbone: nn.Module) -> str | None:

@@ -11,6 +11,7 @@ import torch
 
 from pipeline.clip import checkpoint
 from pipeline.errors import UserError
+from pipeline.files import hugging_face
 from pipeline.files.weight_files import read_weights_file
 from pipeline.segmenter import weight_sources
 from pipeline.segmenter.mmseg import build_model
@@ -134,7 +135,7 @@ def test_weights_that_timm_keeps_are_read_as_tensors(tmp_path, mark, monkeypatch
     torch.save({"extra": Code(mark.path)}, path)
     assert mark.is_left_by(lambda: torch.load(path, weights_only=False))
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
-    monkeypatch.setattr(weight_sources, "try_to_load_from_cache", lambda *_, **__: str(path))
+    monkeypatch.setattr(hugging_face, "try_to_load_from_cache", lambda *_, **__: str(path))
     backbone = {"type": "TIMMBackbone", "model_name": "convnext_atto", "pretrained": False}
     network = build_model({"type": "EncoderDecoder", "backbone": backbone, "decode_head": HEAD})
     with pytest.raises(UserError, match="objects that could run code"):

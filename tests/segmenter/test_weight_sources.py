@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torchvision.models import get_model, segmentation
 
 from pipeline.errors import UserError
+from pipeline.files import hugging_face
 from pipeline.segmenter import weight_sources
 from pipeline.segmenter.weight_sources import read_state
 from tests.safety.live_weights import Code
@@ -37,15 +38,15 @@ def published(monkeypatch, tmp_path):
             if url not in held:
                 raise ConnectionError("Name or service not known")
 
-    def download_from_hub(repository, file, revision):
-        path = tmp_path / file
-        save_file(held[f"https://huggingface.co/{repository}/resolve/main/{file}"], path)
+    def download_from_hub(repo_id, filename, revision):
+        path = tmp_path / filename
+        save_file(held[f"https://huggingface.co/{repo_id}/resolve/{revision}/{filename}"], path)
         return str(path)
 
     monkeypatch.setattr(weight_sources, "load_state_dict_from_url", download)
-    monkeypatch.setattr(weight_sources, "hf_hub_download", download_from_hub)
-    monkeypatch.setattr(weight_sources, "get_session", Session)
-    monkeypatch.setattr(weight_sources, "try_to_load_from_cache", lambda *_, **__: None)
+    monkeypatch.setattr(hugging_face, "hf_hub_download", download_from_hub)
+    monkeypatch.setattr(hugging_face, "get_session", Session)
+    monkeypatch.setattr(hugging_face, "try_to_load_from_cache", lambda *_, **__: None)
     return held
 
 
@@ -223,7 +224,7 @@ def test_hub_client_that_is_offline(published, monkeypatch):
     def offline(*_, **__):
         raise OfflineModeIsEnabled("Cannot reach it\nwith a second line")
 
-    monkeypatch.setattr(weight_sources, "get_session", offline)
+    monkeypatch.setattr(hugging_face, "get_session", offline)
     with pytest.raises(UserError, match="could not be downloaded") as caught:
         load("imagenet", **CONVNEXT)
     assert_one_sentence(caught)

@@ -10,7 +10,7 @@ import timm
 from safetensors.torch import save_file
 
 from pipeline.clip.open_clip_origin import OfOpenClip
-from pipeline.segmenter import weight_sources
+from pipeline.files import hugging_face
 from tests.small_runs import folder_options
 
 CLIP = OfOpenClip("ViT-B-16-quickgelu", "openai", None).published()["weights"].urls[0]
@@ -29,8 +29,8 @@ class Hub:
         if not self.online:
             raise ConnectionError("Name or service not known")
 
-    def download(self, repository, *_, **__):
-        self.kept[repository.strip("/")] = str(self.path)
+    def download(self, repo_id, *_, **__):
+        self.kept[repo_id.strip("/")] = str(self.path)
         return str(self.path)
 
     def find(self, repository, *_, **__):
@@ -40,11 +40,11 @@ class Hub:
 @pytest.fixture
 def hub(monkeypatch, tmp_path_factory):
     hub = Hub(tmp_path_factory.mktemp("hub"))
-    for module in ("huggingface_hub.utils", weight_sources.__name__):
+    for module in ("huggingface_hub.utils", hugging_face.__name__):
         monkeypatch.setattr(f"{module}.get_session", lambda: hub)
-    for module in ("huggingface_hub", weight_sources.__name__):
+    for module in ("huggingface_hub", hugging_face.__name__):
         monkeypatch.setattr(f"{module}.try_to_load_from_cache", hub.find)
-    monkeypatch.setattr(weight_sources, "hf_hub_download", hub.download)
+    monkeypatch.setattr(hugging_face, "hf_hub_download", hub.download)
     monkeypatch.setattr(open_clip, "download_pretrained", lambda it: hub.download(it["hf_hub"]))
     return hub
 

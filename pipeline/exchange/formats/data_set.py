@@ -15,7 +15,6 @@ from pipeline.exchange.artefacts import (
     find_photograph,
     read_artefact_labels,
     read_header,
-    refuse_changed_size,
     target_path,
 )
 from pipeline.exchange.formats.regions import Outlines
@@ -141,7 +140,9 @@ class DataSet:
         if found != kind or is_turned:
             image = decode_image(path, apply_exif=self.artefact.apply_exif)
             size, data = image.shape[:2], encode(image, kind, **options)
-        refuse_changed_size(labels, size)
+        if labels.shape != size:
+            (rows, columns), (height, width) = labels.shape, size
+            raise ImageError(f"its mask is {columns}×{rows}, the image {width}×{height} pixels")
         place = target_path(folder, f"{name}{self.suffixes[image_id]}")
         if self.link and data is None:
             self._output.link(place, path.resolve())
