@@ -155,9 +155,6 @@ class MetricsFile:
         """Records figures of results as the latest of their stage and split."""
         stage, split, key = results.name, results.split, results.key
         old = self.find(stage, split, key) or {}
-        # One configuration may belong to several experiments, and to none ("") as well; a later one
-        # must not take it away.
-        experiments = {*old.get("experiments", ()), about.experiment}
         self.latest.setdefault(stage, {})[split] = {"key": key, **figures}
         versions = results.manifest.get("versions", {})
         run = {
@@ -165,7 +162,9 @@ class MetricsFile:
             "split": split,
             "key": key,
             **{k: v for k, v in results.stage.about.items() if k != "command"},
-            "experiments": sorted(experiments),
+            # One configuration may belong to several experiments, and to none ("") as well; a later
+            # one must not take it away.
+            "experiments": sorted({*old.get("experiments", ()), about.experiment}),
             "about": replace(about, commit=versions.get("commit", "")).plain,
             "versions": versions,
             **figures,

@@ -103,9 +103,8 @@ def find_photograph(root: Path, image_id: str) -> Path:
     name = (root / image_id).name
     named = (root / image_id).parent.glob(f"{escape(name)}.*")  # a camera may write .Jpg
     files = {path.suffix.lower(): path for path in named if path.stem == name}
-    for suffix in SUFFIXES:
-        if suffix in files:
-            return files[suffix]
+    if found := next((files[suffix] for suffix in SUFFIXES if suffix in files), None):
+        return found
     raise ImageError(f"no image {root / image_id} ({', '.join(SUFFIXES)})")
 
 
@@ -148,8 +147,7 @@ class Export:
                 except FileNotFoundError as error:
                     self.left_out[name] = f"{error.filename} is missing"
                 except OSError as error:
-                    reason = f"{error.filename or 'a file'}: {error.strerror or error}"
-                    self.left_out[name] = reason
+                    self.left_out[name] = f"{error.filename or 'a file'}: {error.strerror or error}"
                 except (ImageError, UserError, ValueError) as error:
                     self.left_out[name] = str(error)
                 else:

@@ -39,23 +39,21 @@ def write_card(file: str, segmenter: Segmenter, shape: Shape, checkpoint: Path, 
     settings = readable(manifest.get("configuration", {}), manifest.get("legend", {}))
     # Of files, with masks=file or pipeline.train; no method made them.
     source = settings.get("masks", {}) if isinstance(settings.get("masks"), Mapping) else {}
-    name = source.get("path") or source.get("from")
     colours = ("#{:02x}{:02x}{:02x}".format(*colour) for colour in segmenter.palette)
     classes = zip(map(str, range(256)), segmenter.class_names, colours)
-    metrics = ["split", "images", "mIoU (%)", "notes"], [*map(_row, runs)], ["split", "notes"]
+    header, words = ["split", "images", "mIoU (%)", "notes"], ["split", "notes"]
     parts = {type(part).__name__ for part in segmenter.network.modules()}
-    template = Template(_TEMPLATE.read_text(encoding="utf-8"), keep_trailing_newline=True)
-    return template.render(
+    return Template(_TEMPLATE.read_text(encoding="utf-8"), keep_trailing_newline=True).render(
         file=file,
         shape=shape,
         is_free=None in shape[1:],
         classes=Table(["label", "class", "colour"], [*classes], ["class", "colour"]).text,
-        metrics=Table(*metrics).text if runs else "",
+        metrics=Table(header, [*map(_row, runs)], words).text if runs else "",
         about=runs[0].about if runs else {},
         manifest=manifest,
         settings=yaml.safe_dump(settings, width=100, **_STYLE) if settings else "",
         restricted=[note for part, note in RESTRICTED.items() if part in parts],
-        masks=name,
+        masks=source.get("path") or source.get("from"),
         unknown="not known",
     )
 

@@ -63,8 +63,8 @@ def draw_confusion(confusion: Confusion, names: Sequence[str], predicted: str) -
         for row, column in np.argwhere(shares >= 0.005) if numbered else ():
             share = shares[row, column]
             ink = "white" if share > 0.7 else _INK
-            place = {"ha": "center", "va": "center", "fontsize": 8}
-            axes.text(column, row, f"{100 * share:.0f}", color=ink, **place)
+            text = f"{100 * share:.0f}"
+            axes.text(column, row, text, color=ink, ha="center", va="center", fontsize=8)
 
     return _to_svg(draw, side + 1.2, side + 1.2, predicted)
 

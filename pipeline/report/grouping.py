@@ -117,8 +117,7 @@ def choose_run(runs: Sequence[MeasuredRun], full_sizes: Sequence[int] = ()) -> S
     latest = {run.key: run for run in runs if run.key != chosen.key}.values()
     same = without_seed(chosen)
     seeds = [r for r in latest if without_seed(r) == same and r.images == chosen.images]
-    candidates = {same, *map(without_seed, latest)}
-    return Shown(chosen, len(candidates), full_sizes, seeds)
+    return Shown(chosen, len({same, *map(without_seed, latest)}), full_sizes, seeds)
 
 
 def describe_images(images: int, full_sizes: Sequence[int]) -> str:

@@ -187,8 +187,7 @@ def collect_rounds(metrics: MetricsFile) -> Table:
 
     Its figures are those of ``metrics.json``, blank where nothing was measured.
     """
-    predicted = metrics.latest.get(PREDICTIONS.stage, {})
-    latest = {figures.get("key") for figures in predicted.values()}
+    latest = {each.get("key") for each in metrics.latest.get(PREDICTIONS.stage, {}).values()}
     # Splits may have been predicted by different segmenters: the newest run counts.
     newest = next((run for run in metrics.runs[::-1] if run["key"] in latest), None)
     networks = []

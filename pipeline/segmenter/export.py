@@ -142,8 +142,7 @@ def _export(network: nn.Module, segmenter: Segmenter, shape: Shape, example: Sha
     if shape.height is None:
         sizes += [(height // 2 + 3, width + 21), (height + 13, width // 2 + 5)]
     for size in sizes:
-        images = rng.integers(0, 256, (count, *size, 3), dtype=np.uint8)
-        _compare(content, segmenter, images)
+        _compare(content, segmenter, rng.integers(0, 256, (count, *size, 3), dtype=np.uint8))
     return content
 
 

@@ -30,8 +30,6 @@ from pipeline.segmenter.testing import segment_all
 if TYPE_CHECKING:
     from pipeline.segmenter.predict import Segmenter
 
-_BEST = "best_*.pth"
-
 CHOSEN_BY = "chosen_by.json"
 """In the folder of a training that was measured: what :attr:`Training.chosen_by` was."""
 
@@ -129,7 +127,7 @@ class Training(OfSplit):
                 "segmenter.checkpoint=best requires segmenter.validation_interval=N and a split"
                 " with masks that is not trained on: give both, or segmenter.checkpoint=last"
             )
-        is_there = any(map(is_intact, folder.glob(_BEST)))
+        is_there = any(map(is_intact, folder.glob("best_*.pth")))
         return not is_there or self._is_chosen_otherwise(folder)
 
     def refuse_missing(self, results: Results, reader: Stage) -> None:

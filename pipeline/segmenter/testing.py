@@ -54,5 +54,4 @@ def _look(segmenter: "Segmenter", item: Item, image: np.ndarray, test: TestSetti
 def _refine(seen: _Seen, crf: CrfOptions) -> LabelMaps:
     """Does the last step for one image, in whatever process."""
     item, labels, image, probabilities = seen
-    sharpened = dense_crf(image, probabilities, crf)
-    return {**labels, CRF: resized_argmax(sharpened, *item.size)[0]}
+    return {**labels, CRF: resized_argmax(dense_crf(image, probabilities, crf), *item.size)[0]}
