@@ -9,14 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from pipeline.errors import ImageError, UserError
-from pipeline.exchange.artefacts import (
-    Artefact,
-    Export,
-    find_photograph,
-    read_artefact_labels,
-    read_header,
-    target_path,
-)
+from pipeline.exchange import artefacts
 from pipeline.exchange.formats.regions import Outlines
 from pipeline.files.atomic import TEMPORARY
 from pipeline.files.images import decode_image, encode, encode_png
@@ -38,7 +31,7 @@ class DataSet:
     written without EXIF, turned as its mask is. Other splits in the folder stay.
     """
 
-    artefact: Artefact
+    artefact: artefacts.Artefact
     target: Path
     images: Path  # the image root
     link: bool = False  # symbolic links to unchanged photographs, not copies
@@ -54,7 +47,7 @@ class DataSet:
     one_suffix: ClassVar[bool] = False  # all photographs become PNG if they have several suffixes
 
     @classmethod
-    def export(cls, *arguments: object, **options: object) -> Export:
+    def export(cls, *arguments: object, **options: object) -> artefacts.Export:
         """Writes a data set of these attributes; raises as :meth:`write`."""
         return cls(*arguments, **options).write()
 
@@ -65,7 +58,7 @@ class DataSet:
         self.suffixes: dict[str, str] = {}
         for image_id in self.artefact.entries:
             with contextlib.suppress(ImageError):  # the export of this image reports it
-                suffix = find_photograph(self.images, image_id).suffix.lower()
+                suffix = artefacts.find_photograph(self.images, image_id).suffix.lower()
                 suffix = ".jpg" if suffix == ".jpeg" else suffix
                 self.suffixes[image_id] = suffix if suffix in _ENCODINGS else ".png"
         if self.one_suffix and len({*self.suffixes.values()}) != 1:
@@ -90,13 +83,13 @@ class DataSet:
         if path.is_file() and not path.read_bytes().endswith(names.encode()):
             raise UserError(f"{path} has other classes: choose another output")
 
-    def write(self) -> Export:
+    def write(self) -> artefacts.Export:
         """Writes masks or predictions with their photographs.
 
         Raises a UserError if the target holds other files or classes, or the format cannot name a
         class.
         """
-        export, ids = Export(), sorted(self.artefact.entries)
+        export, ids = artefacts.Export(), sorted(self.artefact.entries)
         photographs = self.target / self.photographs.format(self.split)
         annotations = self.target / self.annotations.format(self.split)
         self._output.refuse_foreign(self.target / name for name in self.index({}))
@@ -107,7 +100,7 @@ class DataSet:
 
         def write(image_id: str) -> list[str]:
             name = self.name(image_id)
-            path = target_path(annotations, f"{name}{self.suffix}")
+            path = artefacts.target_path(annotations, f"{name}{self.suffix}")
             labels = self._write_photograph(image_id, photographs, name)
             self._output.write(path, self.encode(image_id, labels))
             return self.artefact.tags(image_id, labels)
@@ -133,17 +126,17 @@ class DataSet:
 
     def _write_photograph(self, image_id: str, folder: Path, name: str) -> np.ndarray:
         """Writes a photograph as its mask shows it; returns the mask's labels."""
-        path = find_photograph(self.images, image_id)
-        labels = read_artefact_labels(self.artefact, image_id, path)
+        path = artefacts.find_photograph(self.images, image_id)
+        labels = artefacts.read_artefact_labels(self.artefact, image_id, path)
         kind, options = _ENCODINGS[self.suffixes[image_id]]
-        (found, size, is_turned), data = read_header(path), None
+        (found, size, is_turned), data = artefacts.read_header(path), None
         if found != kind or is_turned:
             image = decode_image(path, apply_exif=self.artefact.apply_exif)
             size, data = image.shape[:2], encode(image, kind, **options)
         if labels.shape != size:
             (rows, columns), (height, width) = labels.shape, size
             raise ImageError(f"its mask is {columns}×{rows}, the image {width}×{height} pixels")
-        place = target_path(folder, f"{name}{self.suffixes[image_id]}")
+        place = artefacts.target_path(folder, f"{name}{self.suffixes[image_id]}")
         if self.link and data is None:
             self._output.link(place, path.resolve())
         else:

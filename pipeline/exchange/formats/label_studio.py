@@ -9,13 +9,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from pipeline.errors import ImageError
-from pipeline.exchange.artefacts import (
-    Artefact,
-    Export,
-    name_photograph,
-    read_artefact_labels,
-    read_header,
-)
+from pipeline.exchange import artefacts
 from pipeline.exchange.formats.regions import class_regions
 from pipeline.files.label_images import IGNORE
 from pipeline.files.own_files import OwnFiles
@@ -28,8 +22,8 @@ _RUN_BITS = (3, 4, 8, 16)  # the widths of a run's length
 
 
 def export_label_studio(
-    artefact: Artefact, target: Path, images: Path | None = None, prefix: str = ""
-) -> Export:
+    artefact: artefacts.Artefact, target: Path, images: Path | None = None, prefix: str = ""
+) -> artefacts.Export:
     """Writes tags, masks or predictions as one JSON file of tasks, and ``<name>.xml`` beside it.
 
     A task has one prediction: the tags as choices, and the region of each class as a brush's run
@@ -38,21 +32,21 @@ def export_label_studio(
     The files of the image root ``images`` give it the suffix; without it, ``.jpg``.
     Raises a UserError if a file cannot be written, or is another's.
     """
-    export, output = Export(), OwnFiles(target.parent, "export.py")
+    export, output = artefacts.Export(), OwnFiles(target.parent, "export.py")
     configuration = target.with_suffix(".xml")
     output.refuse_foreign([target, configuration])
     version, ignored = f"{artefact.name} {artefact.path.name}", 0
 
     def task(image_id: str) -> dict[str, Any]:
         nonlocal ignored
-        name, labels = name_photograph(images, image_id), None
+        name, labels = artefacts.name_photograph(images, image_id), None
         photograph = images and images / name
         if artefact.kind.is_labels:
-            labels = read_artefact_labels(artefact, image_id, photograph)
+            labels = artefacts.read_artefact_labels(artefact, image_id, photograph)
         else:
             artefact.refuse_changed(image_id, photograph)
         if photograph is not None:
-            _, _, is_turned = read_header(photograph)
+            _, _, is_turned = artefacts.read_header(photograph)
             if is_turned and artefact.kind.is_labels and not artefact.apply_exif:
                 raise ImageError(
                     "Label Studio turns it by its EXIF orientation, and its mask is not turned:"
@@ -115,7 +109,7 @@ def encode_brush(inside: np.ndarray) -> np.ndarray:
     return np.packbits(np.frombuffer("".join(bits).encode(), np.uint8) - ord("0"))
 
 
-def _configuration(artefact: Artefact) -> str:
+def _configuration(artefact: artefacts.Artefact) -> str:
     view = ElementTree.Element("View")
     ElementTree.SubElement(view, "Image", name=_IMAGE, value=f"${_IMAGE}")
     if artefact.kind.is_labels:
