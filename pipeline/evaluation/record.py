@@ -104,12 +104,12 @@ class MetricsFile:
     def __init__(self, path: Path):
         """Reads the file, or starts an empty one."""
         self.root, content = path.parent, read_json(path)
-        found = content if isinstance(content, dict) else {}
-        latest, runs = found.get("latest", {}), found.get("runs", [])
-        is_intact = found is content or not path.exists()
-        if not fits(latest, {str: dict}) or not isinstance(runs, list):
-            is_intact, latest = False, latest if fits(latest, {str: dict}) else {}
-            runs = runs if isinstance(runs, list) else []
+        is_intact = content is not None or not path.exists()
+        latest, runs = (content or {}).get("latest", {}), (content or {}).get("runs", [])
+        if not fits(latest, {str: dict}):
+            is_intact, latest = False, {}
+        if not isinstance(runs, list):
+            is_intact, runs = False, []
         self.latest: dict = {
             stage: {split: f for split, f in splits.items() if fits(f, _FIGURES, ["images"])}
             for stage, splits in latest.items()

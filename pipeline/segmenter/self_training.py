@@ -81,11 +81,11 @@ class _Relabelling(CorrectableMasks, Segmenting):
 
     def own_settings(self) -> dict[str, Any]:
         """Returns what the probabilities depend on besides the network."""
-        test = {"scales": list(self.test.scales), "flip": self.test.flip}
         return {
             "method": "segmenter",
             **self.reader.key_facts,
-            **test,
+            "scales": list(self.test.scales),
+            "flip": self.test.flip,
             **self.corrections.key_facts,
         }
 

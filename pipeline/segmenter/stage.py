@@ -188,8 +188,8 @@ class Training(OfSplit):
 
         def remark(iteration: int) -> None:
             kept = {k: v for k, v in results.manifest.items() if k in ("computed", "seconds")}
-            facts = {"images": len(pairs), "statistics": {"background_until": iteration}}
-            writer.write_manifest(complete=False, **kept, **facts)
+            found = {"background_until": iteration}
+            writer.write_manifest(complete=False, **kept, images=len(pairs), statistics=found)
             tell(f"note: {self.remark(results, ())}")
 
         bar = track(f"train {self.options.name}", self.options.iterations)
