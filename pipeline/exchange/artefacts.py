@@ -78,14 +78,13 @@ class Artefact(Results):
 
         A ``photograph`` that is at hand is compared, too.
         """
-        change = self.describe_change([image_id])
-        if not change and photograph is not None:
-            made_from = self.entries[image_id]["inputs"].get(PHOTOGRAPH)
-            is_same = made_from == fingerprint_image(photograph)
-            first = self.chain[0].command
-            change = "" if is_same else f"its photograph has changed: run stage={first} first"
-        if change:
+        if change := self.describe_change([image_id]):
             raise ImageError(change)
+        if photograph is not None:
+            made_from = self.entries[image_id]["inputs"].get(PHOTOGRAPH)
+            if fingerprint_image(photograph) != made_from:
+                first = self.chain[0].command
+                raise ImageError(f"its photograph has changed: run stage={first} first")
 
     def tags(self, image_id: str, labels: np.ndarray | None = None) -> list[str]:
         """Returns an image's tags: those that its labels were made from, or their names."""

@@ -198,10 +198,9 @@ def average_over_others(
     methods = {name: values for name, values in varying.items() if name in first_figures}
     distinct = {tuple(words[part] for part in methods) for _, words in kept}
     is_product = len(kept) == len(distinct) == prod(map(len, methods.values()))
+    is_alike = varying.keys() <= methods.keys() | {"commit"}
     columns = [name for name in order if all(row.values(name) for row, _ in kept)]
-    if varying.keys() - methods.keys() - {"commit"}:
-        return None
-    if len(methods) < 2 or not is_product or not columns:
+    if len(methods) < 2 or not (is_product and is_alike and columns):
         return None
     table = []
     for part, found in methods.items():

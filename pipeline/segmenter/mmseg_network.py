@@ -40,10 +40,9 @@ class MmsegNetwork(nn.Module):
         self.divisor = (before.test_cfg or {}).get("size_divisor") or 1
         self.padding = float(before.pad_val)
         self.min_side = smallest_side(model)
-        normalised = hasattr(before, "mean")
         zeros, ones = torch.zeros(3, 1, 1, device=device), torch.ones(3, 1, 1, device=device)
-        self.register_buffer("mean", before.mean.clone() if normalised else zeros)
-        self.register_buffer("std", before.std.clone() if normalised else ones)
+        self.register_buffer("mean", getattr(before, "mean", zeros).clone())
+        self.register_buffer("std", getattr(before, "std", ones).clone())
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _empty_network, (), self.__dict__

@@ -70,8 +70,7 @@ def load_pretrained(
     # It imports torchvision and timm, which take seconds.
     from pipeline.segmenter import weight_sources
 
-    settings = model["backbone"]
-    settings = settings.get("backbone_cfg") or settings
+    settings = model["backbone"].get("backbone_cfg") or model["backbone"]
     # Backbones like ICNet and BiSeNet have a network of that name inside.
     names = (name for name, _ in backbone.named_modules() if name.split(".")[-1] == "backbone")
     inner = backbone.get_submodule(next(names, ""))
