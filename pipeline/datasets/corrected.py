@@ -9,13 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from pipeline.datasets.annotations import (
-    Annotations,
-    Drawing,
-    LabelImage,
-    classes_in,
-    refuse_brush,
-)
+from pipeline.datasets.annotations import Annotations, Drawing, LabelImage, classes_in, refuse_brush
 from pipeline.engine.progress import note
 from pipeline.engine.sample import Labels
 from pipeline.errors import ImageError, NoEntry, UserError, did_you_mean, shown

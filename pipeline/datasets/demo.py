@@ -20,7 +20,7 @@ from pipeline.engine.pool import in_processes
 from pipeline.engine.progress import track
 from pipeline.engine.sample import Dataset, Sample, Splits
 from pipeline.errors import UserError, shown
-from pipeline.files.atomic import read_json, write_atomically
+from pipeline.files.atomic import Complete, read_json, write_atomically
 from pipeline.files.images import encode_png
 from pipeline.files.label_images import IGNORE
 from pipeline.files.text import given_path
@@ -94,8 +94,7 @@ def _names(folder: Path) -> list[str]:
 
 def _facts(image: Path) -> dict | None:
     """Returns the labels of a rendered scene, and its ground; none if it is incomplete."""
-    shape = {"labels": [int], "ground": str}
-    return read_json(image.with_suffix(".json"), shape, ["labels", "ground"])
+    return read_json(image.with_suffix(".json"), Complete(labels=[int], ground=str))
 
 
 def _render(name: str, image: Path) -> None:

@@ -29,7 +29,11 @@ class MaskFile(GroundTruthMask):
 
     def read(self) -> np.ndarray:
         """Implements the base class."""
-        return _known_labels(read_mask(self.path), self.num_classes, self.path)
+        try:
+            labels = read_labels(self.path)
+        except FileNotFoundError as error:
+            raise _missing(self.path) from error
+        return _known_labels(labels, self.num_classes, self.path)
 
 
 @dataclass(frozen=True)
@@ -147,14 +151,6 @@ def ignore_background(dataset: Dataset[Vocabulary]) -> Dataset[Vocabulary]:
         return [replace(s, mask=s.mask and WithoutBackground(s.mask)) for s in samples]
 
     return replace(dataset, splits=Splits({s: partial(read, s) for s in dataset.splits}))
-
-
-def read_mask(path: Path) -> np.ndarray:
-    """Reads a palette or grey PNG, H×W uint8; raises a UserError if it is missing or damaged."""
-    try:
-        return read_labels(path)
-    except FileNotFoundError as error:
-        raise _missing(path) from error
 
 
 def _known_labels(labels: np.ndarray, num_classes: int | None, path: Path) -> np.ndarray:

@@ -197,16 +197,12 @@ class Reading:
         if mode == "LA":
             values = values[..., 0]
         if values.ndim == 2:
+            if self.values is not None:
+                remark = ", which the given values do not name"
+                return _to_labels(values, self.values, "label {}".format, remark, self.other)
             known = {label: label for label in (*range(self.num_classes + 1), IGNORE)}
             remark = f", where labels are 0 to {self.num_classes} and {IGNORE}"
-            other = None
-            if self.values is not None:
-                known, remark, other = (
-                    self.values,
-                    ", which the given values do not name",
-                    self.other,
-                )
-            return _to_labels(values, known, "label {}".format, remark, other)
+            return _to_labels(values, known, "label {}".format, remark)
         encoded = values[..., :3].astype(np.int64) @ (1 << 16, 1 << 8, 1)
         known = {int.from_bytes(colour, "big"): label for colour, label in self.colours.items()}
 

@@ -32,7 +32,7 @@ TEMPORARY = ".partial-"
 
 _ABANDONED = 3600.0  # seconds
 _MAX_DEPTH = 50  # levels of nesting in JSON that is read
-_ANY: Mapping = {}
+_ANY: dict = {}
 
 canonical_json = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 """Returns JSON in which equal values have equal text."""
@@ -175,7 +175,7 @@ def fits(value: object, shape: object, required: Collection[str] = ()) -> bool:
 
 
 def parse_object(
-    text: str | bytes, shape: Mapping = _ANY, required: Collection[str] = ()
+    text: str | bytes, shape: dict = _ANY, required: Collection[str] = ()
 ) -> dict | None:
     """Returns the object in a JSON text; None if it is damaged, or does not fit a shape.
 
@@ -185,11 +185,11 @@ def parse_object(
         value = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    return value if not _is_too_deep(value) and fits(value, {**shape}, required) else None
+    return value if not _is_too_deep(value) and fits(value, shape, required) else None
 
 
 def parse_objects(
-    texts: Sequence[bytes], shape: Mapping = _ANY, required: Collection[str] = ()
+    texts: Sequence[bytes], shape: dict, required: Collection[str]
 ) -> list[dict | None]:
     """Returns the object in each of several texts, see :func:`parse_object`.
 
@@ -201,8 +201,7 @@ def parse_objects(
         values = []
     if len(values) != len(texts) or _is_too_deep(values):  # one of them is damaged
         return [parse_object(text, shape, required) for text in texts]
-    kind = {**shape}
-    return [value if fits(value, kind, required) else None for value in values]
+    return [value if fits(value, shape, required) else None for value in values]
 
 
 def _is_too_deep(value: object) -> bool:
@@ -235,9 +234,9 @@ def write_json_lines(path: Path, values: Sequence[Mapping]) -> None:
         path.unlink(missing_ok=True)
 
 
-def read_json(path: Path, shape: Mapping = _ANY, required: Collection[str] = ()) -> dict | None:
+def read_json(path: Path, shape: dict = _ANY) -> dict | None:
     """Reads an object from a JSON file; None if it is missing, see also :func:`parse_object`."""
     try:
-        return parse_object(path.read_bytes(), shape, required) if path.is_file() else None
+        return parse_object(path.read_bytes(), shape) if path.is_file() else None
     except OSError:
         return None

@@ -12,10 +12,7 @@ from huggingface_hub import (
     hf_hub_url,
     try_to_load_from_cache,
 )
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    RemoteEntryNotFoundError,
-)
+from huggingface_hub.errors import EntryNotFoundError, RemoteEntryNotFoundError
 from huggingface_hub.utils import get_session
 
 from pipeline.errors import UserError

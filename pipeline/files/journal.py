@@ -37,7 +37,7 @@ OF_IMAGES = (
 )
 """Those of the entries of images."""
 
-Kind = tuple[Mapping, Collection[str]]
+Kind = tuple[dict, Collection[str]]
 
 _PARTS = ".entries-*.jsonl"
 _SMALL = 100_000  # bytes of a journal that needs no compaction

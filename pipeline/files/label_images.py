@@ -51,8 +51,9 @@ def decode_png(path: Path, modes: Collection[str], max_pixels: int | None = None
         with open_image(path, ["PNG"], max_pixels) as image:
             mode, palette = image.mode, None
             if mode not in modes:
-                wanted = "palette or grey PNG" if PALETTE in modes else "grey PNG"
-                raise ImageError(f"is a PNG of mode {mode}: convert it to a {wanted} of 8 bits")
+                raise ImageError(
+                    f"is a PNG of mode {mode}: convert it to a palette or grey PNG of 8 bits"
+                )
             values = np.asarray(image)
             if mode == PALETTE:
                 colours = np.array(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
@@ -69,15 +70,13 @@ def decode_png(path: Path, modes: Collection[str], max_pixels: int | None = None
     return Png(mode, values, palette)
 
 
-def read_labels(
-    path: Path, modes: Collection[str] = (PALETTE, GREY), max_pixels: int | None = None
-) -> np.ndarray:
+def read_labels(path: Path, max_pixels: int | None = None) -> np.ndarray:
     """Reads the stored values of a palette or grey PNG, H×W uint8.
 
     Raises a UserError where :func:`decode_png` raises an ImageError.
     """
     try:
-        return decode_png(path, modes, max_pixels).values
+        return decode_png(path, (PALETTE, GREY), max_pixels).values
     except ImageError as error:
         raise UserError(f"{path} {error}") from error
 

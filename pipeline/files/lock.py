@@ -11,12 +11,12 @@ from typing import Self
 from filelock import BaseFileLock, FileLock, SoftFileLease, Timeout
 
 from pipeline.errors import UserError
-from pipeline.files.atomic import read_json, write_atomically
+from pipeline.files.atomic import Complete, read_json, write_atomically
 
 LOCK, HOLDER = ".lock", ".holder.json"
 
 _LEASE = ".lease"
-_SHAPE = {"host": str, "process": int, "since": str}
+_SHAPE = Complete(host=str, process=int, since=str)
 
 _HEARTBEAT = 15.0  # seconds between two signs of life of a holder
 _EXPIRY = 120.0  # seconds without one after which a waiting process takes a lease over
@@ -73,7 +73,7 @@ class FolderLock:
         try:
             self._lock.acquire(timeout=self._wait, poll_interval=0.2)
         except Timeout as error:
-            holder = read_json(self._holder, _SHAPE, [*_SHAPE]) or dict.fromkeys(_SHAPE, "?")
+            holder = read_json(self._holder, _SHAPE) or dict.fromkeys(_SHAPE, "?")
             is_lease = isinstance(self._lock, SoftFileLease)
             expiry = "; if it was killed, runtime.wait=130 takes its lock over" * is_lease
             raise UserError(

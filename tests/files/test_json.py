@@ -10,7 +10,7 @@ import pytest
 from pipeline.engine.records import MANIFEST, holds, read_manifest
 from pipeline.engine.store import Store
 from pipeline.errors import UserError
-from pipeline.files.atomic import fits, parse_object, read_json_lines
+from pipeline.files.atomic import Complete, fits, parse_object, read_json_lines
 from pipeline.files.fingerprints import fingerprint
 from pipeline.files.journal import Journal, encode_line
 from pipeline.files.lock import HOLDER, FolderLock
@@ -109,6 +109,7 @@ def test_shapes():
     assert fits({"a": [1], "b": "x"}, {"a": [int], "b": str}, ["a"])
     assert not fits({"b": "x"}, {"a": [int]}, ["a"]) and not fits({"a": True}, {"a": int})
     assert fits({"a": True}, {"a": bool}) and not fits({"a": 2**63}, {"a": int})
+    assert parse_object('{"a": 1}', Complete(a=int)) and not parse_object("{}", Complete(a=int))
     assert json.dumps(parse_object('{"x": [[]]}')) == '{"x": [[]]}'
 
 

@@ -36,9 +36,11 @@ def test_what_cannot_be_read_is_named(tmp_path):
     path = tmp_path / "a.png"
     with pytest.raises(FileNotFoundError):
         read_labels(path)
+    Image.fromarray(LABELS, "P").convert("RGB").save(path)
+    wanted = "a.png is a PNG of mode RGB: convert it to a palette or grey PNG of 8 bits"
+    with pytest.raises(UserError, match=wanted):
+        read_labels(path)
     Image.fromarray(LABELS, "P").save(path)
-    with pytest.raises(UserError, match="a.png is a PNG of mode P: convert it to a grey PNG of 8"):
-        read_labels(path, (GREY,))
     path.write_bytes(path.read_bytes()[:60])
     with pytest.raises(UserError, match=r"a.png cannot be decoded \(.*\): replace it"):
         read_labels(path)

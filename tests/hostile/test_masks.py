@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.datasets.ground_truth import MatlabMask, read_mask
+from pipeline.datasets.ground_truth import MaskFile, MatlabMask
 from pipeline.errors import UserError
 from tests.datasets.miniatures import write_labels
 from tests.hostile.conftest import assert_one_sentence, failures, latest
@@ -146,7 +146,7 @@ def test_tags_of_broken_masks_are_left_out(run_on, add, masks, out):
 def test_masks_of_other_modes_are_named(mode, tmp_path):
     Image.new(mode, (4, 4)).save(tmp_path / "x.png")
     with pytest.raises(UserError, match=rf"x.png is a PNG of mode {mode}: convert it to a palette"):
-        read_mask(tmp_path / "x.png")
+        MaskFile(tmp_path / "x.png").read()
 
 
 def test_a_mask_that_is_cut_is_named_wherever_it_is(tmp_path):
@@ -155,7 +155,7 @@ def test_a_mask_that_is_cut_is_named_wherever_it_is(tmp_path):
     for tenth in range(10):
         (tmp_path / "x.png").write_bytes(whole[: len(whole) * tenth // 10])
         with pytest.raises(UserError, match="x.png cannot be decoded"):
-            read_mask(tmp_path / "x.png")
+            MaskFile(tmp_path / "x.png").read()
 
 
 def test_foreign_classes_of_sbd_are_named(tmp_path):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from pipeline.cams.cams import read_cams
-from pipeline.datasets.ground_truth import MatlabMask, read_mask
+from pipeline.datasets.ground_truth import MaskFile, MatlabMask
 from pipeline.engine.store import Store
 from pipeline.errors import ImageError, UserError
 from tests.safety.live_weights import Code
@@ -115,7 +115,9 @@ def test_scores_and_maps_of_a_run(mark, tmp_path, photographs, tiny_checkpoint, 
         assert arrays["cams"].dtype == np.float16
 
 
-@pytest.mark.parametrize("read", [lambda path: MatlabMask(path).read(), read_mask])
+@pytest.mark.parametrize(
+    "read", [lambda path: MatlabMask(path).read(), lambda path: MaskFile(path).read()]
+)
 def test_masks_are_no_pickles(read: Callable, mark, tmp_path):
     live = pickle.dumps(Code(mark.path))
     assert mark.is_left_by(lambda: pickle.loads(live)), "it has to be live"
