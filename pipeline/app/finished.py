@@ -37,7 +37,6 @@ _SCRIPT = (Path(__file__).parent / "served.js").read_text(encoding="utf-8")
 _UNSAVED, _LOG = "unsaved.json", "run.log"
 _MAX_BYTES = 20_000_000  # of corrections
 _KEPT = Complete(key=str, wanted=[list], version=int)
-_NOTHING: dict[str, Any] = {"key": "", "wanted": [], "version": 0}
 _CODE = Path(__file__).parents[2]
 _FILE = re.compile(r"corrections\.\d+\.csv")
 # Without -P, a package called pipeline in the run's folder would run in place of this one.
@@ -81,13 +80,10 @@ class Finished:
         get("")(lambda: self._page("report.html", script_of(*REPORT_SCRIPTS), _SCRIPT))
         get("/comparison")(lambda: self._page("comparison.html", script_of("tables.js")))
         get("/state")(self._state)
-        for path, act in {
-            "/kept": self._keep,
-            "/save": self._save,
-            "/run": self._start,
-            "/stop": self._stop,
-        }.items():
-            post(path)(self._acting(act))
+        post("/kept")(self._acting(self._keep))
+        post("/save")(self._acting(self._save))
+        post("/run")(self._acting(self._start))
+        post("/stop")(self._acting(self._stop))
 
     def _page(self, name: str, script: str, *more: str) -> Response:
         path = self._folder / name
@@ -121,8 +117,7 @@ class Finished:
     # Corrections
 
     def _kept(self) -> dict[str, Any]:
-        kept = read_json(self._own / _UNSAVED, _KEPT)
-        return kept if kept is not None else _NOTHING
+        return read_json(self._own / _UNSAVED, _KEPT) or {"key": "", "wanted": [], "version": 0}
 
     def _keep(self, body: str) -> dict[str, Any]:
         given = parse_object(body, _KEPT)

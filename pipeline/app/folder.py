@@ -132,11 +132,9 @@ class Folder:
     ) -> None:
         """Adds the part to the page that is being built; names that are given are tried at once."""
         tab.select(None, js=catch_up("look"))
+        least = self._names.min_score
         min_score = gr.Slider(
-            *(0, 1, self._names.min_score),
-            label="Minimum score",
-            info=LEAST,
-            elem_id="folder_min_score",
+            0, 1, least, label="Minimum score", info=LEAST, elem_id="folder_min_score"
         )
         button = gr.Button("Look at the photographs", variant="primary", elem_id="look")
         status = gr.Markdown(self._about, elem_id="folder_status")

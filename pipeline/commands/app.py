@@ -13,7 +13,7 @@ from pathlib import Path
 from psutil import pid_exists
 
 from pipeline.app import own_folder
-from pipeline.commands.command_line import Parser
+from pipeline.commands.command_line import Parser, check_folder
 from pipeline.engine.configuration import take_plugins
 from pipeline.engine.plugins import import_plugins
 from pipeline.errors import UserError, shown
@@ -64,6 +64,9 @@ def run(arguments: Sequence[str]) -> None:
         raise UserError(f"--limit {options.limit} leaves no photograph: give a larger number")
     if settings and folders and Path(folders[0], CONFIG).is_file():
         _check_allowed(Path(folders[0]), read_config(read_run(Path(folders[0]))[0]), settings)
+    for folder in folders:
+        given = given_path(folder, "the folder")
+        check_folder(given, "", "photographs, or outputs of a run")
     # Gradio reads these when it is imported.
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
     _remove_uploads_of_killed_apps()
@@ -77,15 +80,12 @@ def run(arguments: Sequence[str]) -> None:
             if not options.no_browser:
                 webbrowser.open(address)
 
-        app = build_app(settings, [*map(folder_of_app, folders)], options.limit, options.words)
+        app = build_app(settings, folders, options.limit, options.words)
         try:
             serve(app, options.port, ready)
         except (OSError, OverflowError) as error:
-            reason = (
-                os.strerror(error.errno)
-                if isinstance(error, OSError)
-                else "it is not a port number"
-            )
+            is_number = isinstance(error, OSError)
+            reason = os.strerror(error.errno) if is_number else "it is not a port number"
             raise UserError(
                 f"--port {options.port} cannot be used ({reason}): give another, or none"
             ) from error
@@ -96,13 +96,6 @@ def _remove_uploads_of_killed_apps() -> None:
         number = folder.name.removeprefix(_UPLOADS).partition("-")[0]
         if number.isdigit() and not pid_exists(int(number)):
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def folder_of_app(word: str) -> str:
-    """Returns a folder of the command line; a UserError if there is none."""
-    if not given_path(word, "the folder").is_dir():
-        raise UserError(f"{shown(word)} is not a folder: give photographs, or outputs of a run")
-    return word
 
 
 def run_again(folder: Path, corrections: str, allowed: Mapping[str, str]) -> None:
