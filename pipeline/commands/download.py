@@ -136,7 +136,7 @@ def _archives(settings: DatasetSettings) -> Iterator[DownloadTask]:
     for which in filter(roots.get, roots):
         root = given_path(roots[which], downloads[which].key).absolute()
         for archive in downloads[which].needed(splits if which == name else []):
-            target = archive.place(root)
+            target = root if root.name == archive.into else root / archive.into
             path = target / STATE / archive.source.name
             if path.parent.exists() or which == "sbd" or not is_there:
                 yield DownloadTask(archive.source, path, downloads[which].licence, archive, target)

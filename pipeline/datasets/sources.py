@@ -29,10 +29,6 @@ class Archive:
     splits: tuple[str, ...]  # the splits that need it; empty if all do
     optional: bool  # whether it is skipped unless a split needs it
 
-    def place(self, root: Path) -> Path:
-        """Returns the folder into which it is unpacked."""
-        return root if root.name == self.into else root / self.into
-
 
 @dataclass(frozen=True)
 class Download:

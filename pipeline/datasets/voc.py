@@ -11,7 +11,7 @@ from pipeline.datasets.settings import VocSettings
 from pipeline.datasets.vocabulary import Vocabulary, annotated_names, build_vocabulary
 from pipeline.engine.sample import Dataset, Labels, Sample
 from pipeline.errors import UserError
-from pipeline.files.text import read_lines
+from pipeline.files.text import read_text
 
 
 def load_voc(settings: VocSettings) -> Dataset[Vocabulary]:
@@ -69,7 +69,8 @@ def load_voc(settings: VocSettings) -> Dataset[Vocabulary]:
 
 def _read_ids(path: Path) -> list[str]:
     # Some copies of train_aug list "/JPEGImages/x.jpg /SegmentationClassAug/x.png".
-    return list(dict.fromkeys(Path(line.split()[0]).stem for line in read_lines(path)))
+    lines = map(str.split, read_text(path, str(path), "replace it").splitlines())
+    return list(dict.fromkeys(Path(words[0]).stem for words in lines if words))
 
 
 def read_objects(path: Path, indices: Mapping[str, int], difficult: bool, guide: str) -> Labels:

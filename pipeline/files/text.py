@@ -45,12 +45,6 @@ def read_text(path: Path, name: str, wanted: str, max_bytes: int = _MAX_BYTES) -
     return text
 
 
-def read_lines(path: Path) -> list[str]:
-    """Returns the lines of a text file, stripped, without empty ones; see :func:`read_text`."""
-    text = read_text(path, str(path), "replace it")
-    return [line.strip() for line in text.splitlines() if line.strip()]
-
-
 def read_rows(path: Path, *named: str, **dialect: bool) -> Iterator[tuple[int, list[str]]]:
     """Yields the number and the cells of each row of CSV that is not empty; see :func:`read_text`.
 

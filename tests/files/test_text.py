@@ -7,7 +7,7 @@ import os
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.files.text import given_path, read_lines, read_rows, read_text
+from pipeline.files.text import given_path, read_rows, read_text
 
 ODD = {
     "UTF-16": ("café\n".encode("utf-16"), "is not UTF-8 text: save it as such"),
@@ -23,7 +23,6 @@ ODD = {
 }
 READERS = {
     "text": lambda path: read_text(path, str(path), "replace it"),
-    "lines": read_lines,
     "rows": lambda path: list(read_rows(path, str(path), "replace it")),
 }
 
@@ -42,7 +41,6 @@ def test_texts_may_have_a_mark_and_any_line_end(tmp_path):
     path = tmp_path / "list.csv"
     path.write_bytes(b"\xef\xbb\xbfcaf\xc3\xa9,1\r\n\r\n two \r")
     assert read_text(path, "it", "it") == "café,1\r\n\r\n two \r"
-    assert read_lines(path) == ["café,1", "two"]
     assert [*read_rows(path, "it", "it")] == [(1, ["café", "1"]), (3, [" two "])]
     path.write_text('a\n"b,1\n')
     with pytest.raises(UserError, match=r"list\.csv, line 2 is not CSV .*: correct it"):
