@@ -40,11 +40,10 @@ def run(arguments: Sequence[str]) -> None:
     """Imports a folder of masks."""
     options = _parse(arguments)
     vocabulary = build_vocabulary(VocabularySettings(classes=_classes(options.classes)))
-    num_classes = len(vocabulary.classes)
     settings = AnnotationSettings(palette=options.palette, colours=options.colours)
     reading = replace(Reading.of(settings, "", vocabulary.classes), other=None)
     if options.values is not None:
-        reading = replace(reading, values=parse_values(options.values, num_classes))
+        reading = replace(reading, values=parse_values(options.values, len(vocabulary.classes)))
     check_folder(options.folder, "", "the one that holds the masks")
     if options.output.resolve().is_relative_to(options.folder.resolve()):
         raise UserError(f"--output {options.output} lies in the folder of the masks: give another")

@@ -89,8 +89,7 @@ def _segment(
     segmenter: Segmenter, samples: Sequence[Sample], output: OwnFiles, options: Namespace
 ) -> int:
     """Segments images as the stage ``predict`` does, and returns the number of those written."""
-    limits = {"max_pixels": options.max_pixels, "longest_side": options.longest_side}
-    reader = ImageReader(apply_exif=True, **limits)
+    reader = ImageReader(True, options.max_pixels, options.longest_side)
     test = TestSettings(options.scales, options.flip, CrfOptions() if options.crf else None)
     # Starting processes takes longer than a few images.
     workers = min(joblib.cpu_count(), len(samples) // 2, _MAX_PROCESSES)

@@ -17,8 +17,6 @@ from pipeline.files.fingerprints import fingerprint
 from pipeline.files.images import SUFFIXES
 from pipeline.files.text import join_cell
 
-_SUFFIXES = (*SUFFIXES, ".json")
-
 
 @dataclass(frozen=True)
 class Corrections:
@@ -101,7 +99,8 @@ def corrected_masks(found: Annotations, known: Collection[str], split: str) -> C
     refuse_unknown({*chain(*found.entries.values())} - named, known, split, found.path)
     refuse_brush(found, masks, "masks.corrections")
     note(*found.notes)
-    files = (path for path in found.path.rglob("*") if path.suffix.lower() in _SUFFIXES)
+    suffixes = (*SUFFIXES, ".json")
+    files = (path for path in found.path.rglob("*") if path.suffix.lower() in suffixes)
     names = {path: path.relative_to(found.path).with_suffix("").as_posix() for path in files}
     if unread := sorted(path for path, name in names.items() if name not in found.entries):
         more = f" and {len(unread) - 1} more" if len(unread) > 1 else ""

@@ -74,8 +74,8 @@ def load_demo(settings: DatasetSettings, workers: int = 1) -> Dataset[Vocabulary
                 found = LabelImage(mask, Reading(values=dict(enumerate(labels)), other=IGNORE))
                 truth = AnnotatedMask(image.stem, found)
             present = tuple(sorted(label - 1 for label in present))
-            is_drawn = bool(facts["ground"])
-            samples.append(Sample(image.stem, image, truth, present, is_there=is_drawn))
+            drawn = bool(facts["ground"])
+            samples.append(Sample(image.stem, image, truth, present, is_there=drawn))
         return samples
 
     notes: tuple[str, ...] = ()

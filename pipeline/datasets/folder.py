@@ -15,8 +15,6 @@ from pipeline.files.images import COMMON_SUFFIXES, HEIF_SUFFIXES, SUFFIXES, refu
 
 SPLIT = "all"
 
-_RESULT_SUFFIXES = (".npz", ".png")  # added to an id to name the files of its results
-
 
 def load_folder(settings: DatasetSettings) -> Dataset[Vocabulary]:
     """Finds every image file below ``dataset.root``; its only split is "all".
@@ -44,7 +42,7 @@ def load_folder(settings: DatasetSettings) -> Dataset[Vocabulary]:
     rejected += [(name if i in samples else i, reason) for i, name, reason in unusable]
     places = {PurePosixPath(image_id.rpartition("/")[0]) for image_id in samples}
     results = {str(folder) for place in places for folder in (place, *place.parents)}
-    results &= {f"{image_id}{suffix}" for image_id in samples for suffix in _RESULT_SUFFIXES}
+    results &= {f"{image_id}{suffix}" for image_id in samples for suffix in (".npz", ".png")}
     for image_id in list(samples) if results else ():
         folders = [f for f in map(str, PurePosixPath(image_id).parents) if f in results]
         if folders:

@@ -22,7 +22,6 @@ _ABOUT = ("datetime", "number", "pairwise", "ranker", "rating", "relation", "tax
 _PLACES = {"x", "points", "rle", "imageDataURL"}  # of a region: one of these
 _UPLOAD = re.compile(r"^(.*/)?upload/(.*/)?[0-9a-f]{8}-(?=[^/]+$)")  # what Label Studio adds
 _ADDRESS = re.compile(r"\w+://|/data/")  # else a path, in which # and ? mean nothing
-_WITHOUT_AREA = ("point", "points", "line", "linestrip")
 
 
 class Instance(NamedTuple):
@@ -223,7 +222,7 @@ def labelme_instances(content: Mapping[str, Any]) -> Iterator[Instance]:
     for shape in content["shapes"]:
         points = np.array(shape["points"], np.float64).reshape(-1, 2).tolist()
         kind = shape.get("shape_type") or "polygon"
-        if kind in _WITHOUT_AREA:
+        if kind in ("point", "points", "line", "linestrip"):
             continue
         if kind == "polygon" and len(points) < MIN_COORDINATES / 2:
             drawn: Any = []

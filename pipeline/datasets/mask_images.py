@@ -31,8 +31,7 @@ _IGNORED = re.compile(r"(#.*|name\s*,\s*r\s*,\s*g\s*,\s*b)?", re.IGNORECASE)
 
 _MAX_NAMED = 3
 _OPAQUE = 255
-_ONE_NUMBER = (PALETTE, GREY, "1", *MODES_OF_16_BITS)
-_SEVERAL = ("LA", "RGB", "RGBA")
+_MODES = (PALETTE, GREY, "1", *MODES_OF_16_BITS, "LA", "RGB", "RGBA")
 
 
 def read_colours(path: Path, labels: Mapping[str, int], key: str) -> dict[Colour, int]:
@@ -187,7 +186,7 @@ class Reading:
         says which, how many pixels, and where the first is.
         """
         try:
-            mode, values, palette = decode_png(path, (*_ONE_NUMBER, *_SEVERAL))
+            mode, values, palette = decode_png(path, _MODES)
         except FileNotFoundError as error:
             raise ImageError("is missing") from error
         if mode == PALETTE and self.by_colour:

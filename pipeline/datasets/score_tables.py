@@ -16,8 +16,6 @@ from pipeline.datasets.instances import checked_score, image_name
 from pipeline.errors import UserError, shown
 from pipeline.files.text import read_rows
 
-_PAIRS = (["class"], ["class", "score"])
-
 
 def read_table(path: Path, key: str, known: Collection[str] = ()) -> AnnotationIndex:
     """Reads the table that a key of the configuration names; of a class the highest score counts.
@@ -37,7 +35,8 @@ def read_table(path: Path, key: str, known: Collection[str] = ()) -> AnnotationI
             f"{name} begins with {shown(first)}: its header must be id,class,score, or id and the"
             " names of classes, separated by commas"
         )
-    is_pairs, images = [*map(str.lower, names)] in _PAIRS, defaultdict[str, IndexRow](IndexRow)
+    is_pairs = [*map(str.lower, names)] in (["class"], ["class", "score"])
+    images = defaultdict[str, IndexRow](IndexRow)
     for number, row in rows:
         image, *cells = map(str.strip, row)
         if not image:

@@ -22,7 +22,6 @@ Names = tuple[tuple[str, ...], ...]
 """The names that CLIP reads for each class; the embeddings of several names are averaged."""
 
 _ENTRY_KEYS = ("name", "names", "cam_names", "parent")
-_FILE_KEYS = ("classes", "backgrounds")
 
 _MAX_BYTES = 1 << 20  # of a file with class names
 _MAX_CHARACTERS = 300  # of a name; CLIP reads 77 tokens
@@ -173,7 +172,7 @@ def _read_classes(given: object) -> tuple[Sequence, Sequence | None]:
     if not isinstance(content, Mapping) or not isinstance(content.get("classes"), list):
         raise UserError(f"{name} has no list named classes: add one")
     for key in content:
-        check_choice(f"{name} has {shown(key)}", key, _FILE_KEYS)
+        check_choice(f"{name} has {shown(key)}", key, ("classes", "backgrounds"))
     return content["classes"], content.get("backgrounds")
 
 

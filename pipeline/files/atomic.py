@@ -25,8 +25,6 @@ _MENDABLE = "ENOSPC EDQUOT EROFS EACCES EPERM EFBIG ENAMETOOLONG EMFILE EIO ESTA
 MENDABLE = frozenset(getattr(errno, name) for name in _MENDABLE.split())
 """System errors that the user can mend: a full disk, a quota, missing permissions, …"""
 
-_NO_LINKS = frozenset((errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP))
-
 TEMPORARY = ".partial-"
 """The prefix of the names of temporary files."""
 
@@ -121,7 +119,7 @@ def link_symbolically(path: Path, target: Path | str) -> None:
         try:
             temporary.symlink_to(target)
         except OSError as error:
-            if error.errno not in _NO_LINKS:
+            if error.errno not in (errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP):
                 raise
             raise UserError(
                 f"cannot write {path}: the file system of this folder does not support symbolic"

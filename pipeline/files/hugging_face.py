@@ -21,7 +21,6 @@ from pipeline.files.download import Source, fetch, source_at
 _HOST = "https://huggingface.co"
 _FILE = re.compile(rf"{re.escape(_HOST)}/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 _TIMEOUT = 20.0  # seconds without an answer from the network
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def with_checksum(source: Source) -> Source | None:
@@ -44,7 +43,8 @@ def with_checksum(source: Source) -> Source | None:
                 continue
             break
         # Files in Git itself have another kind of checksum.
-        digest = facts.etag if facts.etag and _SHA256.fullmatch(facts.etag) else ""
+        digest = facts.etag or ""
+        digest = digest if re.fullmatch("[0-9a-f]{64}", digest) else ""
         published = PurePosixPath(url)
         name = str(PurePosixPath(source.name).with_suffix(published.suffix))
         if source.name == PurePosixPath(source.urls[0]).name:

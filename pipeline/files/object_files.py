@@ -27,8 +27,6 @@ _REFUSED = frozenset(
 )
 """Operations that pickles of arrays and plain values do not use: other ways of making objects."""
 
-_MEMO = frozenset(("PUT", "BINPUT", "LONG_BINPUT"))
-
 
 class NotPlain(ValueError):
     """A file that holds more than arrays and plain values; the text follows the file's name."""
@@ -56,7 +54,7 @@ def read_object_file(path: Path) -> object:
         if operation.name in _REFUSED:
             raise NotPlain(f"uses {operation.name}, which no array needs")
         # pickle allocates as many places as the largest index of a remembered value.
-        if operation.name in _MEMO and argument > len(data):
+        if operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > len(data):
             raise NotPlain("remembers more values than it holds")
     root = _Reader(io.BytesIO(data), encoding="latin1").load()  # also of pickles of Python 2
     if not isinstance(root, _Array):
