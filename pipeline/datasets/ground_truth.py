@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.datasets.annotations import Drawing, LabelImage
+from pipeline.datasets.annotations import Drawing, LabelImage, classes_in
 from pipeline.datasets.rasterise import rasterise
 from pipeline.datasets.vocabulary import Vocabulary
-from pipeline.engine.sample import Dataset, GroundTruthMask, Sample, Splits
+from pipeline.engine.sample import Dataset, GroundTruthMask, Labels, Sample, Splits
 from pipeline.errors import ImageError, UserError
 from pipeline.files.label_images import IGNORE, read_labels
 
@@ -101,6 +101,13 @@ class AnnotatedMask(GroundTruthMask):
                     f"its mask has more than dataset.max_pixels={self.max_pixels} pixels"
                 )
             return self.annotation.labels(None)
+        except ImageError as error:
+            raise UserError(f"image {self.image_id}: {error}") from error
+
+    def classes(self) -> Labels:
+        """Returns the classes whose score reaches ``min_score``; raises as :meth:`read`."""
+        try:
+            return classes_in(self.annotation)
         except ImageError as error:
             raise UserError(f"image {self.image_id}: {error}") from error
 

@@ -8,21 +8,15 @@ from functools import partial
 from pathlib import Path
 from urllib import parse
 
-from pipeline.datasets.annotations import (
-    Annotations,
-    Drawing,
-    classes_in,
-    open_annotations,
-    refuse_brush,
-)
+from pipeline.datasets.annotations import Annotations, open_annotations, refuse_brush
 from pipeline.datasets.corrections import is_corrections, read_corrections
 from pipeline.datasets.ground_truth import AnnotatedMask, MaskFile
 from pipeline.datasets.mask_images import Reading
 from pipeline.datasets.settings import DatasetSettings, splits_of_run
 from pipeline.datasets.vocabulary import Vocabulary, same_name
 from pipeline.engine.progress import note
-from pipeline.engine.sample import Dataset, GroundTruthMask, Labels, Sample, Splits
-from pipeline.errors import ImageError, NoEntry, UserError, shown
+from pipeline.engine.sample import Dataset, Labels, Sample, Splits
+from pipeline.errors import NoEntry, UserError, shown
 from pipeline.files.label_images import refuse_brush_masks
 from pipeline.files.text import given_path, read_rows, read_text
 
@@ -55,14 +49,12 @@ def apply_lists(dataset: Dataset[Vocabulary], settings: DatasetSettings) -> Data
 
     def opened(key: str, given: str, split: str, ids: set[str]) -> Annotations | None:
         """Opens what is given for a split; one file is not that of two splits of equal ids."""
-        others = [name for name in chosen if name != split]
-        shared = any(not ids.isdisjoint(ids_of(name)) for name in others)
-        name, reading = split * (len(dataset.splits) > 1), Reading.of(settings, "dataset", classes)
-        names = ids, [sample.file for sample in dataset.splits[split]]
+        shared = any(not ids.isdisjoint(ids_of(name)) for name in chosen if name != split)
+        name = split if len(dataset.splits) > 1 else ""
+        reading, holds_tags = Reading.of(settings, "dataset", classes), key == "dataset.labels"
+        files = [sample.file for sample in dataset.splits[split]]
         try:
-            found = open_annotations(
-                given, key, reading, name, shared, key == "dataset.labels", *names
-            )
+            found = open_annotations(given, key, reading, name, shared, holds_tags, ids, files)
         except UserError:
             if shared and split not in chosen:
                 return None
@@ -70,12 +62,7 @@ def apply_lists(dataset: Dataset[Vocabulary], settings: DatasetSettings) -> Data
         note(*found.notes)
         return found
 
-    def labels_of(found: Annotations, sample: Sample) -> Callable[[], Labels] | None:
-        with suppress(NoEntry):
-            return partial(_labels_in, found.find(sample.id), sample.id)
-        return None
-
-    def mask_of(found: Annotations, sample: Sample) -> GroundTruthMask | None:
+    def annotated(found: Annotations, sample: Sample) -> AnnotatedMask | None:
         with suppress(NoEntry):
             return AnnotatedMask(sample.id, found.find(sample.id), settings.max_pixels)
         return None
@@ -90,11 +77,12 @@ def apply_lists(dataset: Dataset[Vocabulary], settings: DatasetSettings) -> Data
             by_name = _by_name(samples)
             given = [_listed_labels(named, by_name, sample) for sample in samples]
             if known is None and (found := opened("dataset.labels", labels, split, ids)):
-                given = [labels_of(found, sample) for sample in samples]
+                entries = [annotated(found, sample) for sample in samples]
+                given = [None if entry is None else entry.classes for entry in entries]
             refuse_unused(given, f"dataset.labels={labels} names", split)
             samples = [s if k is None else replace(s, labels=k) for s, k in zip(samples, given)]
         if masks is not None and (found := opened("dataset.masks", masks, split, ids)):
-            given = [mask_of(found, sample) for sample in samples]
+            given = [annotated(found, sample) for sample in samples]
             refuse_unused(given, f"dataset.masks={masks} holds the mask of", split)
             refuse_brush(found, ids, "dataset.masks")
             samples = [replace(s, mask=mask) for s, mask in zip(samples, given)]
@@ -146,14 +134,6 @@ def _listed_labels(
             " keep one of the lines"
         )
     return next(iter(names), None)
-
-
-def _labels_in(found: Drawing, image_id: str) -> Labels:
-    """Returns the labels of an image in a JSON file; a UserError if they cannot be used."""
-    try:
-        return classes_in(found)
-    except ImageError as error:
-        raise UserError(f"image {image_id}: {error}") from error
 
 
 def _select(samples: Sequence[Sample], path: Path, split: str) -> list[Sample]:
