@@ -3,12 +3,11 @@
 import secrets
 import socket
 from collections.abc import Callable
-from typing import Any
 from urllib.parse import parse_qs
 
 import uvicorn
 from starlette.datastructures import Headers
-from starlette.responses import PlainTextResponse, RedirectResponse
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 HOST = "127.0.0.1"
@@ -57,16 +56,7 @@ class Guard:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
-        response: Any = self._refusal(scope, headers)
-        given = parse_qs(scope.get("query_string", b"").decode("latin-1")).get("token", [""])[0]
-        if response is None and self._is_token(given):
-            response = RedirectResponse(scope["path"], status_code=303)  # not in the history
-            response.set_cookie(self._cookie, self._token, httponly=True, samesite="strict")
-        elif response is None and not self._is_known(headers):
-            text = "This page needs the address that the command printed, with its token."
-            response = PlainTextResponse(text, status_code=403)
-        if response is not None:
+        if (response := self._instead(scope)) is not None:
             await response(scope, receive, send)
             return
 
@@ -88,16 +78,18 @@ class Guard:
                 message["headers"] += [
                     (b"referrer-policy", b"no-referrer"),
                     (b"x-content-type-options", b"nosniff"),
-                    *[(b"content-security-policy", _POLICY.encode())]
-                    * (b"content-security-policy" not in named),
                 ]
+                if b"content-security-policy" not in named:
+                    message["headers"].append((b"content-security-policy", _POLICY.encode()))
             await send(message)
 
         await self._app(scope, receive_some, send_with_policy)
         if taken > MAX_UPLOAD and not is_answered:
             await _too_large()(scope, receive, send)
 
-    def _refusal(self, scope: Scope, headers: Headers) -> PlainTextResponse | None:
+    def _instead(self, scope: Scope) -> Response | None:
+        """Returns what is answered in place of the app, if anything is."""
+        headers = Headers(scope=scope)
         host, origin = headers.get("host"), headers.get("origin")
         own = {f"http://{host}" for host in self._hosts}
         if scope["type"] != "http" or host not in self._hosts or origin not in {None, *own}:
@@ -106,6 +98,14 @@ class Guard:
             return PlainTextResponse("This page fetches nothing.", status_code=404)
         if int(headers.get("content-length") or 0) > MAX_UPLOAD:
             return _too_large()
+        given = parse_qs(scope.get("query_string", b"").decode("latin-1")).get("token", [""])[0]
+        if self._is_token(given):
+            response = RedirectResponse(scope["path"], status_code=303)  # not in the history
+            response.set_cookie(self._cookie, self._token, httponly=True, samesite="strict")
+            return response
+        if not self._is_known(headers):
+            text = "This page needs the address that the command printed, with its token."
+            return PlainTextResponse(text, status_code=403)
         return None
 
     def _is_known(self, headers: Headers) -> bool:
