@@ -55,7 +55,7 @@ def train(
     Raises:
         UserError: whatever in it cannot be used.
     """
-    chosen = [f"segmenter={segmenter}"] * (segmenter is not None)
+    chosen = [] if segmenter is None else [f"segmenter={segmenter}"]
     config = configure(names, {"segmenter.iterations": iterations}, overrides, *chosen)
     for name, given in {"images": images, "masks": masks}.items():
         if not isinstance(given, Iterable) or isinstance(given, str):

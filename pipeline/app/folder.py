@@ -39,8 +39,9 @@ class Folder:
         if not found:
             raise UserError(f"{root} contains no photographs: give another folder")
         self._paths = dict(found[:limit])
-        first = f"the first {limit} of " * (len(found) > limit)
-        self._about = f"{first}{len(found)} photographs of {root}"
+        self._about = f"{len(found)} photographs of {root}"
+        if len(found) > limit:
+            self._about = f"the first {limit} of {self._about}"
         self._photographs: dict[str, tuple[np.ndarray, str]] = {}  # and a small picture of each
         self._unread: dict[str, str] = {}
 
@@ -122,9 +123,11 @@ class Folder:
         """Returns the command of the run with these names."""
         words = ["dataset=folder", f"dataset.root={self._root}", f"clip={self._names.clip}"]
         words.append(f"dataset.classes={_written(classes_of(names))}")
-        words += [f"dataset.backgrounds={_written(lines(backgrounds))}"] * bool(lines(backgrounds))
+        if given := lines(backgrounds):
+            words.append(f"dataset.backgrounds={_written(given)}")
         words += [*self._names.choices, *self._names.overrides]
-        words += [f"tags.min_score={min_score:g}"] * (min_score != self._names.min_score)
+        if min_score != self._names.min_score:
+            words.append(f"tags.min_score={min_score:g}")
         return f"{command()} {shlex.join(words)}"
 
     def build(
@@ -144,7 +147,7 @@ class Folder:
         gr.Markdown(_ABOUT_COMMAND)
         page = gr.HTML(elem_id="folder")
         gr.on(
-            [button.click, *[blocks.load] * bool(names.value)],
+            [button.click, blocks.load] if names.value else [button.click],
             self.choose,
             [names, backgrounds, min_score],
             [status, page, told],

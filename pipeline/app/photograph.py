@@ -33,7 +33,8 @@ def choices_of(group: str, chosen: str) -> list[tuple[str, str]]:
     """
     found = [m for m in methods(group) if m.stage is None or m.stage.takes_any_image]
     names = sorted((m.label or m.name, m.name) for m in found if m.learns is None)
-    names += [("argmax", "argmax")] * (group == "masks")  # a preset without the CRF
+    if group == "masks":
+        names.append(("argmax", "argmax"))  # a preset without the CRF
     return names if chosen in dict(names).values() else [*names, (chosen, chosen)]
 
 
@@ -145,7 +146,7 @@ def score_bars(found: Labelling) -> str:
     for k in np.argsort(-found.scores, kind="stable").tolist():
         name, score = escape(found.classes[k]), found.scores[k]
         bar = f'<meter value="{score:.3f}" aria-label="{name}">{score:.3f}</meter>'
-        mark = ' class="tag"' * (k in found.tags)
+        mark = ' class="tag"' if k in found.tags else ""
         rows.append(f"<tr{mark}><th scope=row>{name}</th><td>{bar}</td><td>{score:.3f}</td></tr>")
     caption = f"Scores; tags, in bold, are above {found.threshold:.3f}"
     return f"<table><caption>{caption}</caption>{''.join(rows)}</table>"

@@ -95,8 +95,9 @@ def run(arguments: Sequence[str]) -> None:
     for run_of_job in lacking if fetches else ():
         missing_weights(*run_of_job, download=True)
     if fetches and settings:
-        more = ["-m"] * options.multirun
-        more += [f"--config-dir={options.config_dir}"] * (options.config_dir is not None)
+        more = ["-m"] if options.multirun else []
+        if options.config_dir is not None:
+            more.append(f"--config-dir={options.config_dir}")
         if any(len(paths) > 1 for paths in named.values()):
             print("the jobs read different files: give each its own, as in clip.checkpoint=PATH")
             return

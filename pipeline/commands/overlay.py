@@ -69,8 +69,8 @@ def run(arguments: Sequence[str]) -> None:
     for path, data in _draw(artefacts, ids, options, drawing):
         output.write(path, data)
         written += 1
-    what = "sheet" if options.sheet else "overlay"
-    print(f"{written} {what}{'s' * (written != 1)} in {options.output}")
+    one, several = ("sheet", "sheets") if options.sheet else ("overlay", "overlays")
+    print(f"{written} {one if written == 1 else several} in {options.output}")
     remedy = "could not be drawn: repair those listed above"
     drawing.refuse_left_out(f"of {len(ids)} images {remedy}")
 

@@ -76,7 +76,7 @@ def run(arguments: Sequence[str]) -> None:
     written = _segment(segmenter, inputs.samples, output, options)
     kinds = zip(("labels", "overlays"), endings)
     shown = ", ".join(f"{kind} in {options.output / f'<name>{end}'}" for kind, end in kinds)
-    print(f"{written} image{'s' * (written != 1)} segmented: {shown}")
+    print(f"{written} {'image' if written == 1 else 'images'} segmented: {shown}")
     total = len(inputs.samples) + len(inputs.problems) + len(inputs.left_out)
     if inputs.problems or total - written > allowed_failures(options.max_failures, total):
         raise UserError(

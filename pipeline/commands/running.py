@@ -56,7 +56,8 @@ def run_job(composed: DictConfig, combination: Sequence[str], given: Sequence[st
             outcome, measured = None, []
             for outcome in pipeline.run(requested):
                 console.print(describe_outcome(outcome))
-                measured += [outcome.split] * (outcome.stage == "evaluate")
+                if outcome.stage == "evaluate":
+                    measured.append(outcome.split)
                 for image_id, reason in [*outcome.left_out.items()][:_MAX_NAMED]:
                     tell(f"left out: {shown(image_id)}: {reason}")
                 if (more := len(outcome.left_out) - _MAX_NAMED) > 0:

@@ -91,4 +91,4 @@ def what_to_compute(row: "PlannedStage") -> str:
     count = "all" if row.to_compute == row.images else f"{row.to_compute:,}"
     when = f", after {row.after}" if row.after else ""
     when = f", with {row.rides_with}" if row.rides_with else when
-    return f"{'up to ' * row.is_upper_bound}{count}{when}"
+    return f"up to {count}{when}" if row.is_upper_bound else f"{count}{when}"

@@ -244,7 +244,7 @@ def open_annotations(
         UserError: it is missing or damaged, holds parts of masks, or may be of another split.
     """
     path = given_path(given, key).absolute()
-    names = [f"{split}/", f"{split}.json", *[f"{split}.csv"] * holds_tags]
+    names = [f"{split}/", f"{split}.json", *([f"{split}.csv"] if holds_tags else [])]
     if split and (found := [path / name for name in names if os.path.lexists(path / name)]):
         path = found[0]
     elif several:

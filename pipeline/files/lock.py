@@ -74,12 +74,12 @@ class FolderLock:
             self._lock.acquire(timeout=self._wait, poll_interval=0.2)
         except Timeout as error:
             holder = read_json(self._holder, _SHAPE) or dict.fromkeys(_SHAPE, "?")
-            is_lease = isinstance(self._lock, SoftFileLease)
-            expiry = "; if it was killed, runtime.wait=130 takes its lock over" * is_lease
+            remedies = "stop it, or wait for it with runtime.wait=SECONDS"
+            if isinstance(self._lock, SoftFileLease):
+                remedies += "; if it was killed, runtime.wait=130 takes its lock over"
             raise UserError(
                 f"{self._folder} is being written by process {holder['process']} on"
-                f" {holder['host']} since {holder['since']}: stop it, or wait for it with"
-                f" runtime.wait=SECONDS{expiry}"
+                f" {holder['host']} since {holder['since']}: {remedies}"
             ) from error
 
     def __enter__(self) -> Self:
