@@ -73,11 +73,8 @@ class Folder:
                 )
             unread = "".join(f"; {self._paths[i].name} {why}" for i, why in self._unread.items())
             page = self._page(found, labeller.near_synonyms())
-            yield [
-                f"{len(found)} photographs{unread}",
-                page,
-                self._command(names, backgrounds, min_score),
-            ]
+            told = self._command(names, backgrounds, min_score)
+            yield [f"{len(found)} photographs{unread}", page, told]
         except UserError as error:
             yield [str(error), "", ""]
 

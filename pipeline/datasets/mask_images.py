@@ -151,7 +151,7 @@ class Reading:
             colours = read_colours(given_path(settings.colours, key), labels, key)
         values = None
         if settings.values is not None:
-            require_each("values", settings.values, classes, "numbers", group=group)
+            require_each(f"{group}.values", settings.values, classes, "numbers")
             if len({*settings.values}) < len(classes):
                 raise UserError(
                     f"{group}.values holds a number twice: give each class one of its own"

@@ -74,22 +74,17 @@ class Vocabulary:
 def annotated_names(given: Sequence[str] | None, vocabulary: Vocabulary) -> Sequence[str]:
     """Returns the names that annotations have for the classes; a UserError unless all have one."""
     names = given or vocabulary.classes
-    require_each("annotated_as", names, vocabulary.classes)
+    require_each("dataset.annotated_as", names, vocabulary.classes)
     return names
 
 
 def require_each(
-    key: str,
-    given: Sequence,
-    classes: Sequence[str],
-    kind: str = "names",
-    more: str = "",
-    group: str = "dataset",
+    key: str, given: Sequence, classes: Sequence[str], kind: str = "names", more: str = ""
 ) -> None:
     """Raises a UserError unless a setting holds one name, or what ``kind`` says, for each class."""
     if len(given) != len(classes):
         raise UserError(
-            f"{group}.{key} holds {len(given)} {kind} for {len(classes)} classes: give one for each"
+            f"{key} holds {len(given)} {kind} for {len(classes)} classes: give one for each"
             f" class, in the same order{more}"
         )
 
@@ -111,7 +106,7 @@ def build_vocabulary(settings: VocabularySettings) -> Vocabulary:
         if values is not None and not isinstance(values, list | tuple):
             raise UserError(f"dataset.{key}={_brief(values)} is not a list: give one, or null")
         if values:
-            require_each(key, values, classes, more=f", or dataset.{key}=null")
+            require_each(f"dataset.{key}", values, classes, more=f", or dataset.{key}=null")
         return values or ()
 
     def names_of(key: str) -> Names:

@@ -25,6 +25,9 @@ from pipeline.files.atomic import cannot_write, open_own
 STATE = ".download"
 """The folder of unfinished files and archives, beside what they become, and of notes on these."""
 
+Show = Callable[[int, int | None], None]
+"""Is called with the number of bytes that have arrived, and of all if it is known."""
+
 _AGENT = "annotation-free-segmentation"
 _CHUNK = 1 << 18
 _TIMEOUT = 30.0  # seconds without an answer
@@ -89,12 +92,7 @@ def _partial(path: Path) -> Path:
     return folder / f"{path.name}.partial"
 
 
-def fetch(
-    source: Source,
-    path: Path,
-    show: Callable[[int, int | None], None] = lambda *_: None,
-    copies: int = 1,
-) -> None:
+def fetch(source: Source, path: Path, show: Show = lambda *_: None, copies: int = 1) -> None:
     """Downloads a file unless it is there, and verifies it either way.
 
     If a checksum is published, what arrived before a break is kept in ``.download`` beside the
@@ -103,7 +101,7 @@ def fetch(
 
     Args:
         path: where it appears when it is complete and verified.
-        show: is called with the number of bytes that have arrived, and of all if it is known.
+        show: is called as bytes arrive.
         copies: how often the disk must have room for it.
 
     Raises:
@@ -157,9 +155,7 @@ def _differs(path: Path, source: Source) -> str:
     return ""
 
 
-def _download(
-    source: Source, url: str, path: Path, show: Callable[[int, int | None], None]
-) -> None:
+def _download(source: Source, url: str, path: Path, show: Show) -> None:
     """Fetches what is missing, as long as every connection brings something, and verifies it."""
     if not url.startswith(("http://", "https://")):
         raise _Failed("is not an address of the web")
@@ -181,9 +177,7 @@ def _download(
     partial.replace(path)
 
 
-def _receive(
-    source: Source, url: str, partial: Path, start: int, show: Callable[[int, int | None], None]
-) -> bool:
+def _receive(source: Source, url: str, partial: Path, start: int, show: Show) -> bool:
     """Writes a file from byte ``start`` on; tells whether it is complete, as far as known."""
     headers = {"Accept-Encoding": "identity", "User-Agent": _AGENT}
     headers |= {"Range": f"bytes={start}-"} if start else {}

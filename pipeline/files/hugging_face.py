@@ -43,8 +43,7 @@ def with_checksum(source: Source) -> Source | None:
                 continue
             break
         # Files in Git itself have another kind of checksum.
-        digest = facts.etag or ""
-        digest = digest if re.fullmatch("[0-9a-f]{64}", digest) else ""
+        digest = facts.etag if re.fullmatch("[0-9a-f]{64}", facts.etag or "") else ""
         published = PurePosixPath(url)
         name = str(PurePosixPath(source.name).with_suffix(published.suffix))
         if source.name == PurePosixPath(source.urls[0]).name:
