@@ -12,20 +12,14 @@ gc.disable()  # while the tool is imported, of which nothing is garbage
 from pipeline.commands.command_line import RESUMABLE, answer  # noqa: E402
 from pipeline.errors import UserError, command, console_word, did_you_mean, shown  # noqa: E402
 
-_COMPLETE = "interrupted: the files written so far are complete"
+_WRITERS = ("export", "import_masks", "overlay", "predict")
+_OTHERS = ("benchmark", "clean", "compare", "export_onnx", "make_tables")
 
 WHEN_INTERRUPTED = {
     "app": RESUMABLE,
-    "benchmark": "interrupted",
-    "clean": "interrupted",
-    "compare": "interrupted",
     "download": "interrupted: run the same command again",
-    "export": _COMPLETE,
-    "export_onnx": "interrupted",
-    "import_masks": _COMPLETE,
-    "make_tables": "interrupted",
-    "overlay": _COMPLETE,
-    "predict": _COMPLETE,
+    **dict.fromkeys(_WRITERS, "interrupted: the files written so far are complete"),
+    **dict.fromkeys(_OTHERS, "interrupted"),
 }
 """The tools, which are modules of this package, and what they say when they are interrupted."""
 
@@ -48,7 +42,7 @@ def run_stages() -> None:
 
 def main() -> None:
     """Runs stages, or the tool that the first word names."""
-    words = {console_word(tool): tool for tool in WHEN_INTERRUPTED}
+    words = {console_word(tool): tool for tool in sorted(WHEN_INTERRUPTED)}
     word = sys.argv[1] if len(sys.argv) > 1 else ""
     if word in words:
         del sys.argv[1]
