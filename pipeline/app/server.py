@@ -20,18 +20,8 @@ _POLICY = (
 )
 """Gradio's page evaluates scripts of its own; none is loaded from, or sends to, another host."""
 
-_UNUSED = (
-    "file=http",
-    "file/",
-    "proxy=",
-    "stream/",
-    "info",
-    "openapi.json",
-    "deep_link",
-    "dev/",
-    "mcp",
-)
-_REFUSED = tuple(f"{prefix}{word}" for word in _UNUSED for prefix in ("/gradio_api/", "/"))
+_UNUSED = "file=http file/ proxy= stream/ info openapi.json deep_link dev/ mcp"
+_REFUSED = tuple(f"{prefix}{word}" for word in _UNUSED.split() for prefix in ("/gradio_api/", "/"))
 """Addresses that no page of ours asks for; from some, Gradio would fetch from other hosts."""
 
 

@@ -18,9 +18,6 @@ BySplit = Mapping[str, Mapping[str, Labels]]
 """Split → image id → class indices; the split is "" in a file without splits."""
 
 
-_COLUMNS, _SPLIT = ("id", "classes"), "split"
-
-
 def is_corrections(path: Path) -> bool:
     """Tells whether a ``.csv`` file has the header of corrections."""
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
@@ -29,7 +26,7 @@ def is_corrections(path: Path) -> bool:
 
 def is_header(cells: Sequence[str]) -> bool:
     """Tells whether cells are the header of corrections."""
-    return sorted(cells) in (sorted(_COLUMNS), sorted((*_COLUMNS, _SPLIT)))
+    return sorted(cells) in (["classes", "id"], ["classes", "id", "split"])
 
 
 def read_corrections(path: Path, key: str, classes: Sequence[str]) -> BySplit:
@@ -53,9 +50,9 @@ def read_corrections(path: Path, key: str, classes: Sequence[str]) -> BySplit:
         if len(row) != len(header):
             raise UserError(f"{place} has {len(row)} cells for {len(header)} columns")
         cells = dict(zip(header, row))
-        if cells.get(_SPLIT) == "":
+        if cells.get("split") == "":
             raise UserError(f"{place} names no split: give it")
-        images = found.setdefault(cells.get(_SPLIT, ""), {})
+        images = found.setdefault(cells.get("split", ""), {})
         if cells["id"] in images:
             raise UserError(f"{place}: {shown(cells['id'])} stands twice: keep one line")
         try:

@@ -28,7 +28,6 @@ STATE = ".download"
 Show = Callable[[int, int | None], None]
 """Is called with the number of bytes that have arrived, and of all if it is known."""
 
-_AGENT = "annotation-free-segmentation"
 _CHUNK = 1 << 18
 _TIMEOUT = 30.0  # seconds without an answer
 _HASHED = re.compile(r"https?://(download\.pytorch\.org/.*-|.*openaipublic.*/)([0-9a-f]{8,64})[./]")
@@ -179,7 +178,7 @@ def _download(source: Source, url: str, path: Path, show: Show) -> None:
 
 def _receive(source: Source, url: str, partial: Path, start: int, show: Show) -> bool:
     """Writes a file from byte ``start`` on; tells whether it is complete, as far as known."""
-    headers = {"Accept-Encoding": "identity", "User-Agent": _AGENT}
+    headers = {"Accept-Encoding": "identity", "User-Agent": "annotation-free-segmentation"}
     headers |= {"Range": f"bytes={start}-"} if start else {}
     try:
         response = urlopen(Request(url, headers=headers), timeout=_TIMEOUT)
