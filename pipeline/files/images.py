@@ -72,10 +72,8 @@ def decode_image(
             if image.mode != "RGB" or image.has_transparency_data:
                 image = _to_rgb(image)
             return np.asarray(image)
-    except ImageError:
-        raise
-    except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
-        raise to_image_error(error, path, FORMATS, max_pixels) from error
+    except FileNotFoundError as error:
+        raise to_image_error(error, path, FORMATS) from error
 
 
 def to_image(given: AnyImage) -> np.ndarray:
@@ -129,19 +127,24 @@ def open_image(
     """Opens an image file of one of Pillow's ``formats``, and decodes no pixel.
 
     Raises:
-        ImageError: it is not a file, or has more than ``max_pixels``, width × height.
-        Exception: it is missing or damaged.
+        FileNotFoundError: it is missing.
+        ImageError: it is not a file, has more than ``max_pixels``, or the block finds it damaged.
     """
-    refuse_special_file(path)
-    if max_pixels is not None and max_pixels > 2 * (Image.MAX_IMAGE_PIXELS or max_pixels):
-        Image.MAX_IMAGE_PIXELS = max_pixels  # Pillow refuses twice as many
-    with Image.open(path, formats=formats) as image:
-        if max_pixels is not None and image.width * image.height > max_pixels:
-            raise ImageError(
-                f"{image.width}×{image.height} pixels are more than dataset.max_pixels={max_pixels}"
-                ": shrink it, or raise the limit"
-            )
-        yield image
+    try:
+        refuse_special_file(path)
+        if max_pixels is not None and max_pixels > 2 * (Image.MAX_IMAGE_PIXELS or max_pixels):
+            Image.MAX_IMAGE_PIXELS = max_pixels  # Pillow refuses twice as many
+        with Image.open(path, formats=formats) as image:
+            if max_pixels is not None and image.width * image.height > max_pixels:
+                raise ImageError(
+                    f"{image.width}×{image.height} pixels are more than"
+                    f" dataset.max_pixels={max_pixels}: shrink it, or raise the limit"
+                )
+            yield image
+    except (FileNotFoundError, ImageError):
+        raise
+    except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
+        raise to_image_error(error, path, formats, max_pixels) from error
 
 
 def to_image_error(

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.errors import ImageError, UserError
-from pipeline.files.images import open_image, to_image_error
+from pipeline.files.images import open_image
 
 IGNORE = 255
 """The ignore index: pixels of a mask with this label are not counted."""
@@ -47,24 +47,19 @@ def decode_png(path: Path, modes: Collection[str], max_pixels: int | None = None
     FileNotFoundError if it is missing, and an ImageError if it is not a PNG of these modes or is
     damaged.
     """
-    try:
-        with open_image(path, ["PNG"], max_pixels) as image:
-            mode, palette = image.mode, None
-            if mode not in modes:
-                raise ImageError(
-                    f"is a PNG of mode {mode}: convert it to a palette or grey PNG of 8 bits"
-                )
-            values = np.asarray(image)
-            if mode == PALETTE:
-                colours = np.array(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
-                palette = np.zeros((256, 3), np.uint8)
-                palette[: len(colours)] = colours
+    with open_image(path, ["PNG"], max_pixels) as image:
+        mode, palette = image.mode, None
+        if mode not in modes:
+            raise ImageError(
+                f"is a PNG of mode {mode}: convert it to a palette or grey PNG of 8 bits"
+            )
+        values = np.asarray(image)
+        if mode == PALETTE:
+            colours = np.array(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
+            palette = np.zeros((256, 3), np.uint8)
+            palette[: len(colours)] = colours
         with path.open("rb") as file:
             depth, colour_type = file.read(_HEADER)[-2:]
-    except (FileNotFoundError, ImageError):
-        raise
-    except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
-        raise to_image_error(error, path, ["PNG"], max_pixels) from error
     if colour_type == _GREY_COLOUR_TYPE and depth in (2, 4):
         values = values // (255 // (2**depth - 1))
     return Png(mode, values, palette)
