@@ -74,9 +74,8 @@ def find_inputs(given: Sequence[Path], output: Path, endings: Sequence[str] = ()
     for sample in samples.values():
         results = [f"{sample.id}{ending}" for ending in endings]
         if any(len(os.fsencode(Path(name).name)) > _MAX_NAME for name in results):
-            left_out.append(
-                f"{shown(sample.image)} has too long a name for its results: shorten it"
-            )
+            reason = "has too long a name for its results: shorten it"
+            left_out.append(f"{shown(sample.image)} {reason}")
         elif clash := [name for name in results if name.casefold() in parents]:
             reason = f"has the result {clash[0]}, which is also the name of a folder: rename one"
             left_out.append(f"{sample.image} {reason}")

@@ -34,10 +34,9 @@ def run_job(composed: DictConfig, combination: Sequence[str], given: Sequence[st
     The ``combination`` of a study is what it was composed from.
     """
     collect_garbage()
-    is_multirun = bool(combination)
     # Of several processes that torchrun started, the first one prints.
     console = Console(soft_wrap=True, highlight=False, markup=False, quiet=process_rank() > 0)
-    if is_multirun:
+    if combination:
         console.print(f"\n{', '.join(combination)}")
     config = read_config(composed)
     requested = requested_stages(config)
@@ -45,7 +44,7 @@ def run_job(composed: DictConfig, combination: Sequence[str], given: Sequence[st
         # The report names a command without corrections, which it replaces, and with tags.
         kept = [a for a in given if not a.lstrip("+").startswith("tags.corrections=")]
         stages = None if "tags" in requested else "[tags,cams,masks,report]"
-        again = "" if is_multirun else next_command(kept, stages)
+        again = "" if combination else next_command(kept, stages)
         pipeline = replace(Pipeline.open(config), command=again)
         print_notes(notes_on(pipeline, requested, given))
         with append_command(pipeline, requested, given):
@@ -69,7 +68,7 @@ def run_job(composed: DictConfig, combination: Sequence[str], given: Sequence[st
     if measured and "report" not in requested:
         tables = tables_of_run(pipeline.builder.store.root, measured)
         console.print("".join(f"\n{table.title}\n{table.text}" for table in tables))
-    if is_multirun or outcome is None:
+    if combination or outcome is None:
         return
     every = parse_stages("all")
     if outcome.path.suffix == ".html":

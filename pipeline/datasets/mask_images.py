@@ -30,7 +30,6 @@ _NO_COLOUR = re.compile(r"([^:]*[^:\s])\s*:\s*:.*")
 _IGNORED = re.compile(r"(#.*|name\s*,\s*r\s*,\s*g\s*,\s*b)?", re.IGNORECASE)
 
 _MAX_NAMED = 3
-_OPAQUE = 255
 _MODES = (PALETTE, GREY, "1", *MODES_OF_16_BITS, "LA", "RGB", "RGBA")
 
 
@@ -191,7 +190,7 @@ class Reading:
             raise ImageError("is missing") from error
         if mode == PALETTE and self.by_colour:
             values = palette[values]
-        if mode.endswith("A") and (transparent := values[..., -1] != _OPAQUE).any():
+        if mode.endswith("A") and (transparent := values[..., -1] != 255).any():
             raise ImageError(f"has transparent pixels ({_count_and_first(transparent)})")
         if mode == "LA":
             values = values[..., 0]

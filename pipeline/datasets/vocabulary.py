@@ -127,14 +127,9 @@ def build_vocabulary(settings: VocabularySettings) -> Vocabulary:
         backgrounds = settings.backgrounds
     wanted = as_names(backgrounds, "dataset.backgrounds")
     taken = {name.lower() for name in (*classes, *chain(*tag_names))}
-    vocabulary = Vocabulary(
-        classes,
-        tag_names,
-        cam_names,
-        tuple(name for name in wanted if name.lower() not in taken),
-        parents,
-        tuple(name for name in wanted if name.lower() in taken),
-    )
+    kept = tuple(name for name in wanted if name.lower() not in taken)
+    dropped = tuple(name for name in wanted if name.lower() in taken)
+    vocabulary = Vocabulary(classes, tag_names, cam_names, kept, parents, dropped)
     _ = vocabulary.levels  # refuses a cycle now, not after everything was computed
     return vocabulary
 
