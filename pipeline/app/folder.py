@@ -68,9 +68,7 @@ class Folder:
                 yield [gr.skip()] * 3  # Gradio sends what came last once more
                 return
             if not found:
-                raise UserError(
-                    f"no photograph can be read ({next(iter(self._unread.items()))[1]})"
-                )
+                raise UserError(f"no photograph can be read ({next(iter(self._unread.values()))})")
             unread = "".join(f"; {self._paths[i].name} {why}" for i, why in self._unread.items())
             page = self._page(found, labeller.near_synonyms())
             told = self._command(names, backgrounds, min_score)

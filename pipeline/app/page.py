@@ -48,9 +48,8 @@ def build_app(
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     if folders and Path(folders[0], CONFIG).is_file():
-        app.include_router(
-            Finished(Path(folders[0]), [word for word in words if "=" in word]).routes
-        )
+        given = [word for word in words if "=" in word]
+        app.include_router(Finished(Path(folders[0]), given).routes)
         app.get("/")(lambda: RedirectResponse("/report"))
         return app
     for key, value in settings.items():

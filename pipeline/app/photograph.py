@@ -59,14 +59,13 @@ class Photograph:
         part, seconds = f"photograph {request.session_hash}", []
         number = self._names.begin(part)
         settings = [f"{group}={name}" for group, name in zip(GROUPS, (tagger, cams, masks))]
+        settings.append(f"tags.min_score={float(min_score)}")
         try:
             if image is None:
                 raise UserError("no photograph is given: add one")
             pixels = load_image(image)
             with self._names.lock:
-                labeller = self._names.labeller(
-                    names, backgrounds, *settings, f"tags.min_score={float(min_score)}"
-                )
+                labeller = self._names.labeller(names, backgrounds, *settings)
             steps = labeller.step_by_step(pixels)
             for _ in STEPS:
                 with self._names.lock:

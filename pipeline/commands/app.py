@@ -65,8 +65,7 @@ def run(arguments: Sequence[str]) -> None:
     if settings and folders and Path(folders[0], CONFIG).is_file():
         _check_allowed(Path(folders[0]), read_config(read_run(Path(folders[0]))[0]), settings)
     for folder in folders:
-        given = given_path(folder, "the folder")
-        check_folder(given, "", "photographs, or outputs of a run")
+        check_folder(given_path(folder, "the folder"), "", "photographs, or outputs of a run")
     # Gradio reads these when it is imported.
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
     _remove_uploads_of_killed_apps()

@@ -45,8 +45,8 @@ def run(arguments: Sequence[str]) -> None:
     output = OwnFiles(options.output.parent, "export_onnx.py")
     output.refuse_foreign([card])
     shape = export_onnx(segmenter, options.output, *options.size, dynamic=options.dynamic)
-    read_from = options.checkpoint, options.best
-    output.write(card, write_card(options.output.name, segmenter, shape, *read_from))
+    text = write_card(options.output.name, segmenter, shape, options.checkpoint, options.best)
+    output.write(card, text)
     if options.dynamic and None not in shape:
         tell("note: the graph of this network works for a single size, so --size was kept")
     sides = "N×3×H×W" if shape.height is None else f"N×3×{shape.height}×{shape.width}"

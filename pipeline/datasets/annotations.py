@@ -200,9 +200,8 @@ class Drawings:
 
     def find(self, image_id: str) -> Drawing:
         """Returns the instances of an image; raises a NoEntry if the file does not list them."""
-        rows, path, names = self.index.rows, self.path, [image_id]
-        if self.index.form == LABEL_STUDIO:
-            names = self.entries.get(image_id, names)
+        rows, path = self.index.rows, self.path
+        names = self.entries.get(image_id, [image_id])
         if names[0] not in rows:
             raise NoEntry(f"has no entry in {path}", rows)
         row = rows[names[0]]
