@@ -12,6 +12,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
@@ -339,7 +340,7 @@ class Labeller:
         if tags is not None:
             return [self._locate]
         if all(self._stages[name].options.shares_pass for name in ("tags", "cams")):
-            return [self._score_for_cams, self._locate_in_pass]
+            return [partial(self._score, cam_hooks=self._model("cams").hooks), self._locate_in_pass]
         return [self._score, self._locate]
 
     def _score(self, images: Iterable[_Image], **hooks: Any) -> Iterator[_Image]:  # noqa: ANN401
@@ -352,9 +353,6 @@ class Labeller:
                 image.scores, image.shared_pass = checked["scores"], found.shared_pass
                 image.tags = stage.choose(image.scores)
                 yield image
-
-    def _score_for_cams(self, images: Iterable[_Image]) -> Iterator[_Image]:
-        return self._score(images, cam_hooks=self._model("cams").hooks)
 
     def _locate_in_pass(self, images: Iterable[_Image]) -> Iterator[_Image]:
         with refusing_exit(self._stages["cams"].chosen):
