@@ -93,15 +93,12 @@ class Guard:
             response = RedirectResponse(scope["path"], status_code=303)  # not in the history
             response.set_cookie(self._cookie, self._token, httponly=True, samesite="strict")
             return response
-        if not self._is_known(headers):
+        # Cookies of other programs on this machine come along, in any form.
+        cookies = (each.strip().partition("=") for each in headers.get("cookie", "").split(";"))
+        if not any(name == self._cookie and self._is_token(value) for name, _, value in cookies):
             text = "This page needs the address that the command printed, with its token."
             return PlainTextResponse(text, status_code=403)
         return None
-
-    def _is_known(self, headers: Headers) -> bool:
-        # Cookies of other programs on this machine come along, in any form.
-        cookies = (each.strip().partition("=") for each in headers.get("cookie", "").split(";"))
-        return any(name == self._cookie and self._is_token(value) for name, _, value in cookies)
 
     def _is_token(self, given: str) -> bool:
         return secrets.compare_digest(given.encode(), self._token.encode())

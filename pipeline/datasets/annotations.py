@@ -268,7 +268,8 @@ def open_annotations(
 
 def refuse_brush(annotations: Annotations, ids: Iterable[str], key: str) -> None:
     """Refuses label PNGs of images that hold 0 and 255 alone; ``key`` is the setting."""
-    if isinstance(annotations, LabelImages) and annotations.reading.takes_labels:
+    reading = annotations.reading
+    if isinstance(annotations, LabelImages) and reading.values is None and not reading.by_colour:
         values = f"{key.partition('.')[0]}.values"
         remedy = f"{values}=[255] says so of a single class, and {values}=[1] that it is not"
         masks = (annotations.path / f"{image_id}.png" for image_id in ids)

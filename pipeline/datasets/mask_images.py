@@ -165,11 +165,6 @@ class Reading:
         """Returns the label of a name, if it is that of a class."""
         return self.labels.get(same_name(str(name)))
 
-    @property
-    def takes_labels(self) -> bool:
-        """Whether the values of palette and grey PNGs are labels."""
-        return self.values is None and not self.by_colour
-
     @cached_property
     def key_facts(self) -> dict[str, Any]:
         """What labels depend on beside the files, for a cache key."""
