@@ -44,13 +44,13 @@ def run(arguments: Sequence[str]) -> None:
     check_folder(folder, "", "an output_dir such as outputs/demo")
     root = folder.absolute()
     store, console = Store(root), Console(soft_wrap=True, highlight=False)
-    removable = cleaning.find_removable(store)
+    removable = dict(cleaning.find_removable(store))
     chosen = {
         path: (manifest, folder_size(path))
-        for path, manifest in removable
+        for path, manifest in removable.items()
         if options.unfinished or manifest.get("complete")
     }
-    kept = {path: manifest for path, manifest in store.folders() if path not in dict(removable)}
+    kept = {path: manifest for path, manifest in store.folders() if path not in removable}
     orphans = {path: found for path in kept if (found := cleaning.find_orphans(path))}
     temporary = [*cleaning.find_temporary(store), *cleaning.find_unused_arrays(store, chosen)]
     if skipped := len(removable) - len(chosen):

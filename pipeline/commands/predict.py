@@ -72,8 +72,7 @@ def run(arguments: Sequence[str]) -> None:
         raise UserError(str(error).replace("runtime.device=", "--device ")) from error
     output = OwnFiles(options.output, "predict.py")
     output.refuse_foreign(options.output / f"{s.id}{e}" for s in inputs.samples for e in endings)
-    segmenter = load_segmenter(options, device)
-    written = _segment(segmenter, inputs.samples, output, options)
+    written = _segment(load_segmenter(options, device), inputs.samples, output, options)
     kinds = zip(("labels", "overlays"), endings)
     shown = ", ".join(f"{kind} in {options.output / f'<name>{end}'}" for kind, end in kinds)
     print(f"{written} {'image' if written == 1 else 'images'} segmented: {shown}")

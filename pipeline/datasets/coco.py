@@ -36,8 +36,7 @@ def load_coco(settings: CocoSettings) -> Dataset[Vocabulary]:
     root = find_root(settings)
 
     def read(path: Path) -> list[Sample]:
-        name = path.stem.removeprefix("instances_")
-        images = image_folder(settings, root, name)
+        images = image_folder(settings, root, path.stem.removeprefix("instances_"))
         samples = _read_instances(path, images, names, settings.max_pixels)
         return [s for s in samples if s.labels or not settings.only_annotated]
 

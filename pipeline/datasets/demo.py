@@ -52,8 +52,7 @@ def load_demo(settings: DatasetSettings, workers: int = 1) -> Dataset[Vocabulary
         )
 
     def read(split: str) -> list[Sample]:
-        names = all_ids[split][: settings.limit]
-        images = [root / split / f"{name}.png" for name in names]
+        images = [root / split / f"{name}.png" for name in all_ids[split][: settings.limit]]
         missing = [image for image in images if _facts(image) is None]
         if missing and _draws.get():
             render = partial(_render, settings.name)
@@ -102,8 +101,7 @@ def _render(name: str, image: Path) -> None:
     scene = render_scene(load_recipe(name), image.parent.name, int(image.stem))
     write_atomically(image, encode_png(scene.image))
     write_atomically(image.with_suffix(".mask.png"), encode_png(scene.mask, voc_palette(256)))
-    labels = [int(v) - 1 for v in np.unique(scene.mask) if v]
-    facts = {"labels": labels, "ground": scene.ground}
+    facts = {"labels": [int(v) - 1 for v in np.unique(scene.mask) if v], "ground": scene.ground}
     write_atomically(image.with_suffix(".json"), json.dumps(facts))
 
 

@@ -53,9 +53,8 @@ def _load(
         images = images_of(maps.name)
         # mmsegmentation's converter of COCO-Stuff leaves files of its own among the maps.
         paths = sorted(p for p in maps.glob("*.png") if not p.stem.endswith("_labelTrainIds"))
-        masks = [AnnotatedMask(path.stem, LabelImage(path, reading)) for path in paths]
-        files = (images / f"{path.stem}.jpg" for path in paths)
-        return [Sample(file.stem, file, mask) for file, mask in zip(files, masks)]
+        masks = {path.stem: AnnotatedMask(path.stem, LabelImage(path, reading)) for path in paths}
+        return [Sample(name, images / f"{name}.jpg", mask) for name, mask in masks.items()]
 
     splits = find_splits(settings, root, lambda n: [f"{each}/{n}" for each in map_folders], read)
     return Dataset(vocabulary, splits, settings.train_split)

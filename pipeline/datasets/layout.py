@@ -76,8 +76,7 @@ def find_splits(
     wanted = [split for split in split_names(settings.split) if split in places]
     missing = [split for split in wanted if split not in readers]
     if missing or not readers:
-        names = [places[split][0] for split in missing or places]
-        raise _wrong_layout(settings, folder, names)
+        raise _wrong_layout(settings, folder, [places[split][0] for split in missing or places])
     return Splits({split: readers[split] for split in places if split in readers})
 
 

@@ -39,7 +39,7 @@ MODES_OF_16_BITS = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 """Pillow's modes of grey images with 16 bits a pixel."""
 
 AnyImage = str | os.PathLike[str] | Image.Image | np.ndarray
-"""The modes that :func:`to_image` accepts."""
+"""The forms of an image that :func:`to_image` accepts."""
 
 
 def decode_image(
