@@ -145,13 +145,17 @@ class ScoredTags(Tags):
 
     def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:
         """Scores images and chooses their tags."""
+        options, corrected = self.options, self.corrections.tags
         hooks = {"cam_hooks": self.rider.hooks} if self.rider else {}
         for item, scored in model().stream(images, self.variants, **hooks):
             if isinstance(scored, ImageError):
                 yield item, scored
                 continue
-            scores = self.checked(scored, item.sample.id)
-            facts = self.corrections.apply(item.sample.id, self.choose(scores["scores"]))
+            scores, image_id = self.checked(scored, item.sample.id), item.sample.id
+            found = choose_tags(scores["scores"], options.alpha, options.min_score)
+            facts = {"tags": found}
+            if image_id in corrected:
+                facts = self.corrections.apply(image_id, found)
             outputs = {self.name: tags_output(**facts, scores=scores)}
             if self.rider:
                 outputs |= self.rider.of_pass(item, scored.shared_pass, facts["tags"])
