@@ -37,7 +37,10 @@ class EvaluationInputs:
 
 
 def evaluate_tags(inputs: EvaluationInputs, absent_as_zero: bool = False) -> dict | None:
-    """Measures the scores, the tags and every variant; see :func:`tagging_figures`."""
+    """Measures the scores, the tags and every variant.
+
+    See :func:`~pipeline.evaluation.metrics.tagging_figures`.
+    """
     results, classes = inputs.results, inputs.vocabulary.classes
     wanted = [s for s in inputs.samples if s.has_ground_truth and s.id in results.entries]
     labels = {}
