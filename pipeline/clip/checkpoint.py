@@ -18,11 +18,12 @@ from pipeline.clip.architectures import (
     without_log,
 )
 from pipeline.clip.published import find_pretraining
-from pipeline.clip.torchscript import is_torchscript, read_torchscript_weights
+from pipeline.clip.torchscript import read_torchscript_weights
 from pipeline.errors import UserError
 from pipeline.files.weight_files import (
     Uninitialised,
     check_finite,
+    is_torchscript,
     read_weights_file,
     refuse_quantised,
 )

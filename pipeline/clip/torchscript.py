@@ -32,14 +32,6 @@ _STORAGE_DTYPES = {
 """The name of a class of storages → the type of its values."""
 
 
-def is_torchscript(path: Path) -> bool:
-    """Tells whether a file is a TorchScript archive."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(Path(name).name == "constants.pkl" for name in archive.namelist())
-
-
 def read_torchscript_weights(path: Path, device: str = "cpu") -> dict[str, torch.Tensor]:
     """Reads the parameters and buffers of a TorchScript archive without running its code.
 

@@ -5,13 +5,13 @@ from collections import Counter
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
-from pipeline.datasets.layout import existing_folder
 from pipeline.datasets.settings import DatasetSettings
 from pipeline.datasets.vocabulary import Vocabulary, build_vocabulary
 from pipeline.engine.records import ENTRIES
 from pipeline.engine.sample import Dataset, Sample
 from pipeline.errors import ImageError, UserError, shown
 from pipeline.files.images import COMMON_SUFFIXES, HEIF_SUFFIXES, SUFFIXES, refuse_special_file
+from pipeline.files.text import given_folder
 
 SPLIT = "all"
 
@@ -24,7 +24,7 @@ def load_folder(settings: DatasetSettings) -> Dataset[Vocabulary]:
     UserError if there is no such folder, no image in it, or no class names.
     """
     vocabulary = build_vocabulary(settings)
-    root = existing_folder(settings.root, "root")
+    root = given_folder(settings.root, "dataset.root", "photographs")
     images, rejected, notes = find_images(root)
     samples: dict[str, Sample] = {}
     unusable = []

@@ -1,31 +1,16 @@
 """Finds a data set's folders and files; errors name what is missing and how to get it."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 from pipeline.datasets.settings import BenchmarkSettings, split_names
 from pipeline.engine.sample import Sample, Splits
-from pipeline.errors import UserError, shown
+from pipeline.errors import UserError
 from pipeline.files.shipped import DATA_GUIDE
-from pipeline.files.text import given_path
+from pipeline.files.text import given_folder
 
 _MAX_NAMED = 8
-
-
-def existing_folder(folder: str, key: str, guide: str = "") -> Path:
-    """Returns the folder that ``dataset.<key>`` names as an absolute path.
-
-    ``guide`` is the heading in ``data/README.md`` that says how to get it, if there is one. Raises
-    a UserError if it is not a folder.
-    """
-    path = given_path(folder, f"dataset.{key}").absolute()
-    with suppress(OSError):  # not a valid file name
-        if path.is_dir():
-            return path
-    more = f"; {how_to_get(guide)}" if guide else ""
-    raise UserError(f"dataset.{key}={shown(folder)} is not a folder: give an existing one{more}")
 
 
 def find_root(
@@ -33,9 +18,14 @@ def find_root(
 ) -> Path:
     """Returns the first folder that holds ``marker``: the one of the setting, or one ``below`` it.
 
-    Raises a UserError if no folder holds it.
+    Raises a UserError that says how to get it if it is not a folder, or no folder holds it.
     """
-    root = existing_folder(getattr(settings, key), key, settings.guide)
+    try:
+        root = given_folder(getattr(settings, key), f"dataset.{key}", "the data set")
+    except UserError as error:
+        if settings.guide:
+            raise UserError(f"{error}; {how_to_get(settings.guide)}") from error
+        raise
     for candidate in (root, *(root / name for name in below)):
         if (candidate / marker).exists():
             return candidate

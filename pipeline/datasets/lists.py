@@ -86,11 +86,10 @@ def apply_lists(dataset: Dataset[Vocabulary], settings: DatasetSettings) -> Data
             refuse_unused(given, f"dataset.masks={masks} holds the mask of", split)
             refuse_brush(found, ids, "dataset.masks")
             samples = [replace(s, mask=mask) for s, mask in zip(samples, given)]
-        refuse_brush_masks(
-            (s.mask.path for s in samples if isinstance(s.mask, MaskFile)),
-            "the ground truth",
-            "dataset.values=[255] says so of a single class, and dataset.values=[1] that it is not",
-        )
+        if paths := [s.mask.path for s in samples if isinstance(s.mask, MaskFile)]:
+            of_one_class = "dataset.values=[255] says so of a single class"
+            remedy = f"{of_one_class}, and dataset.values=[1] that it is not"
+            refuse_brush_masks(paths, "the ground truth", remedy)
         return samples
 
     def ids_of(split: str) -> list[str]:

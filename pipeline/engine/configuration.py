@@ -261,7 +261,11 @@ def composing(
         except (AttributeError, KeyError) as error:  # for a file that spoils Hydra's own settings
             wrong = f"a file of settings spoils hydra ({error}): leave its settings out"
             raise UserError(wrong) from error
-        _refuse_numbers_for_switches(config, read)
+        for text in read:  # such as cams.affinity=2, of which OmegaConf makes true
+            key, _, value = text.lstrip("+").partition("=")
+            is_number = re.fullmatch(r"[-+]?\d+", value) and int(value) not in (0, 1)
+            if is_number and isinstance(OmegaConf.select(config, key), bool):
+                raise UserError(f"{key}={value} is neither true nor false: give one of them")
         return config
 
     try:
@@ -274,15 +278,6 @@ def composing(
         GlobalHydra.instance().hydra = before
         if folders:
             OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
-
-
-def _refuse_numbers_for_switches(config: DictConfig, overrides: Sequence[str]) -> None:
-    """Refuses overrides such as ``cams.affinity=2``, of which OmegaConf makes true."""
-    for text in overrides:
-        key, _, value = text.lstrip("+").partition("=")
-        is_number = re.fullmatch(r"[-+]?\d+", value) and int(value) not in (0, 1)
-        if is_number and isinstance(OmegaConf.select(config, key), bool):
-            raise UserError(f"{key}={value} is neither true nor false: give one of them")
 
 
 def _sentence(key: str, error: OmegaConfBaseException) -> str:

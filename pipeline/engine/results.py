@@ -90,11 +90,6 @@ class Results:
         """The split, or "" for a stage that belongs to none."""
         return self.manifest.get("split", "")
 
-    def forget(self) -> None:
-        """Reads manifest, entries and failures again when they are asked for."""
-        for name in ("manifest", "entries", "failures", "_siblings"):
-            self.__dict__.pop(name, None)
-
     @property
     def command(self) -> str:
         """The word for the stage in ``stage=``."""

@@ -62,8 +62,9 @@ class Writer:
             ) from error
         try:
             # Another run may have written since the folder was looked at.
+            for name in ("manifest", "failures", "_siblings"):
+                vars(self.results).pop(name, None)
             self._journal = Journal(self.path / ENTRIES)
-            self.results.forget()
             self.results.entries = self._journal.entries
             for stale in self.path.rglob(f"{TEMPORARY}*"):
                 stale.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ import io
 import json
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -117,9 +118,11 @@ def split_cell(cell: str) -> list[str]:
 
 def given_folder(given: str, key: str, holds: str) -> Path:
     """Returns the absolute path of a folder; a UserError says which file names it should hold."""
-    if not (path := given_path(given, key).absolute()).is_dir():
-        raise UserError(f"{key}={shown(given)} is not a folder: give one that holds {holds}")
-    return path
+    path = given_path(given, key).absolute()
+    with suppress(OSError):  # not a valid file name
+        if path.is_dir():
+            return path
+    raise UserError(f"{key}={shown(given)} is not a folder: give one that holds {holds}")
 
 
 def in_words(seconds: float | None) -> str:

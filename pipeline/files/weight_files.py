@@ -133,3 +133,11 @@ def _tensors(content: object) -> Iterator[torch.Tensor]:
         elif isinstance(value, (Mapping, list, tuple)) and id(value) not in seen:
             seen.add(id(value))  # visit repeated references once
             pending += value.values() if isinstance(value, Mapping) else value
+
+
+def is_torchscript(path: Path) -> bool:
+    """Tells whether a file is a TorchScript archive."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(Path(name).name == "constants.pkl" for name in archive.namelist())

@@ -4,8 +4,7 @@ The limits were chosen on the demo, the crowded world and runs that were spoiled
 (tests/stages/test_remarks.py): none of the sound runs gives a remark.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -67,15 +66,3 @@ def remarks_on_tags(results: Results, ids: Iterable[str], classes: Sequence[str]
     if copies := len(done) - len({entries[i]["inputs"].get(PHOTOGRAPH) for i in done}):
         are = "1 photograph is a copy" if copies == 1 else f"{copies:,} photographs are copies"
         yield f"{are} of another one {of_split}"
-
-
-def count_tags(results: Results, ids: Sequence[str], classes: Sequence[str]) -> Mapping[str, Any]:
-    """Returns how many images have tags, corrected tags, and each class."""
-    entries = [results.entries[image_id] for image_id in ids]
-    found = [k for entry in entries for k in entry["tags"]]
-    images = np.bincount(found, minlength=len(classes)).tolist() if found else [0] * len(classes)
-    return {
-        "tagged": sum(bool(entry["tags"]) for entry in entries),
-        "corrected": sum("found" in entry for entry in entries),
-        "classes": dict(zip(classes, images)),
-    }

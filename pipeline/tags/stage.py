@@ -1,6 +1,7 @@
 """The stage ``tags``: the classes that each image shows."""
 
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +19,7 @@ from pipeline.engine.settings import joined
 from pipeline.engine.stage import Computed, Decoded
 from pipeline.engine.writer import Writer
 from pipeline.errors import ImageError
-from pipeline.tags.remarks import count_tags, find_near_synonyms, remarks_on_tags
+from pipeline.tags.remarks import find_near_synonyms, remarks_on_tags
 from pipeline.tags.scores import decode_scores, summarise, tags_output
 from pipeline.tags.tagger import (
     Scored,
@@ -87,8 +88,15 @@ class Tags(MethodStage):
         return summarise(results, done, self.vocabulary.classes)
 
     def statistics(self, writer: Writer, done: Sequence[Sample]) -> Mapping[str, Any]:
-        """Returns what :func:`~pipeline.tags.remarks.count_tags` does."""
-        return count_tags(writer.results, [sample.id for sample in done], self.vocabulary.classes)
+        """Returns how many images have tags, corrected tags, and each class."""
+        classes, entries = self.vocabulary.classes, writer.results.entries
+        of_images = [entries[sample.id] for sample in done]
+        images = Counter(k for entry in of_images for k in entry["tags"])
+        return {
+            "tagged": sum(bool(entry["tags"]) for entry in of_images),
+            "corrected": sum("found" in entry for entry in of_images),
+            "classes": {name: images[k] for k, name in enumerate(classes)},
+        }
 
     def remark(self, results: Results, ids: Collection[str]) -> str:
         """Returns what :func:`~pipeline.tags.remarks.remarks_on_tags` does."""
