@@ -91,12 +91,6 @@ class Parts:
         """The number of processes and threads beside a model."""
         return self.config.runtime.workers or count_cores()
 
-    @property
-    def one_pass(self) -> bool:
-        """Whether masks are made alongside tags and CAMs: by default with a GPU."""
-        wanted = self.config.runtime.one_pass
-        return not devices.is_cpu(self.device) if wanted is None else wanted
-
     def by_method(
         self,
         options: MethodOptions,

@@ -113,15 +113,17 @@ class Pipeline:
                 "torchrun is for stage=train alone: run the other stages without it, and without"
                 " its RANK and WORLD_SIZE in the environment"
             )
-        if is_cpu(self.builder.device):
+        builder, config = self.builder, self.builder.config
+        if (one_pass := config.runtime.one_pass) is None:
+            one_pass = not is_cpu(builder.device)
+        if is_cpu(builder.device):
             keep_freed_memory()
         rounds = self._rounds(commands)
-        fetch_weights(self.builder, commands)
-        builder, config = self.builder, self.builder.config
+        fetch_weights(builder, commands)
         with Run(
             builder.images,
             builder.store,
-            Executor(config.executor, builder.workers, one_pass=builder.one_pass),
+            Executor(config.executor, builder.workers, one_pass=one_pass),
             config.runtime.max_failures,
             files=_FILES,
             writes=process_rank() == 0,

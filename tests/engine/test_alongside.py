@@ -205,8 +205,17 @@ def test_real_processes_make_the_same_masks(opened, alone, tmp_path):
 
 
 def test_masks_follow_on_a_gpu_unless_told_otherwise(opened, monkeypatch):
+    given = []
+
+    def executor(*_: object, one_pass: bool) -> None:
+        given.append(one_pass)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipeline.stages.pipeline.Executor", executor)
     for wanted, on_cpu, on_gpu in (("null", False, True), ("true", True, True)):
         for device, expected in (("cpu", on_cpu), ("cuda", on_gpu)):
-            builder = opened("out", f"runtime.one_pass={wanted}").builder
-            builder.__dict__["device"] = device
-            assert builder.one_pass is expected
+            pipeline = opened("out", f"runtime.one_pass={wanted}")
+            pipeline.builder.__dict__["device"] = device
+            with pytest.raises(KeyboardInterrupt):
+                list(pipeline.run(STAGES))
+            assert given.pop() is expected
