@@ -265,7 +265,7 @@ def spare_what_takes_long(patch: pytest.MonkeyPatch) -> None:
     """Leaves out all that does not decide which figures are shown."""
     import_plugins(["tests.plugins.colour_tagger", "tests.plugins.colour_cams"])
     from pipeline.exchange import paired_page
-    from pipeline.report import page
+    from pipeline.report.page import page
 
     patch.setattr(train, "train", train_colours)
     patch.setattr(predict, "Segmenter", ColourNetwork)

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from pipeline.engine.registry import method_of
 from pipeline.files.label_images import read_labels
 from pipeline.masks.name_lists import names_in
-from pipeline.report.published import load_published
+from pipeline.report.tables.published import load_published
 from pipeline.stages.config import compose, read_config
 from tests import REPOSITORY
 from tests.datasets import miniature_coco, miniatures

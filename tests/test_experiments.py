@@ -15,7 +15,7 @@ from pipeline.clip.dimensions import block_window
 from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.dense.sc_clip import ScClipSettings
 from pipeline.engine.registry import methods
-from pipeline.report.configurations import flatten
+from pipeline.report.tables.configurations import flatten
 from pipeline.stages.config import compose, read_config
 from tests import REPOSITORY
 from tests.datasets import miniature_coco, miniatures

@@ -15,8 +15,8 @@ from pipeline.engine.kinds import MASKS, Kind
 from pipeline.engine.stage import Item, Output, PerImage
 from pipeline.files.images import encode_png
 from pipeline.files.label_images import read_labels
-from pipeline.report.leaderboard import collect_boards
-from pipeline.report.runs import read_runs
+from pipeline.report.tables.leaderboard import collect_boards
+from pipeline.report.tables.runs import read_runs
 from pipeline.stages import builder, pipeline
 from tests.report.html_page import Page
 

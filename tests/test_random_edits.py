@@ -48,10 +48,10 @@ from pipeline.errors import UserError
 from pipeline.evaluation.record import MetricsFile
 from pipeline.exchange import paired_page
 from pipeline.exchange.paired import Pair
-from pipeline.report import page
-from pipeline.report.leaderboard import collect_boards
-from pipeline.report.markdown import percent
-from pipeline.report.runs import METRIC_LABELS, MeasuredRun, read_runs, runs_of
+from pipeline.report.page import page
+from pipeline.report.tables.leaderboard import collect_boards
+from pipeline.report.tables.markdown import percent
+from pipeline.report.tables.runs import METRIC_LABELS, MeasuredRun, read_runs, runs_of
 from tests.edited_runs import (
     DAMAGED,
     EVERY_STAGE,

@@ -16,7 +16,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from pipeline.engine.registry import Method, method_of
-from pipeline.report.published import load_published
+from pipeline.report.tables.published import load_published
 from pipeline.stages.config import compose
 from website.api import api_page, heading
 from website.choices import REQUIRED, Choice, Setting, choices, presets, settings_of
@@ -153,7 +153,7 @@ def _figures(choice: Choice) -> list[str]:
     )
     return [
         heading("Published results", "-"),
-        "None was measured by us; ``pipeline/report/published.yaml`` has their sources.",
+        "None was measured by us; ``pipeline/report/tables/published.yaml`` has their sources.",
         f".. list-table::\n   :header-rows: 1\n\n{cells}",
     ]
 

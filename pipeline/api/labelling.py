@@ -46,7 +46,7 @@ class Labelling:
 
     def _repr_png_(self) -> bytes:
         """Draws the mask over the image, with a legend; raises a UserError if its file is gone."""
-        from pipeline.report.painting import overlay  # imports matplotlib
+        from pipeline.report.page.painting import overlay  # imports matplotlib
 
         names = (BACKGROUND, *self.classes)
         small = limit_longest_side(to_image(self.image), _LONGEST_SIDE)

@@ -30,7 +30,7 @@ from pipeline.files.atomic import (
     write_atomically,
 )
 from pipeline.files.lock import FolderLock
-from pipeline.report.page import REPORT_SCRIPTS, script_of
+from pipeline.report.page.page import REPORT_SCRIPTS, script_of
 from pipeline.stages.config import read_run
 
 _SCRIPT = (Path(__file__).parent / "served.js").read_text(encoding="utf-8")

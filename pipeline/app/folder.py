@@ -15,8 +15,8 @@ from pipeline.app.names import LEAST, Names, catch_up, classes_of, lines, press
 from pipeline.datasets.folder import find_images
 from pipeline.errors import ImageError, UserError, command
 from pipeline.files.images import limit_longest_side
-from pipeline.report.page import load_template
-from pipeline.report.painting import embed
+from pipeline.report.page.page import load_template
+from pipeline.report.page.painting import embed
 
 _SIDE = 448
 """Pixels of the longer side of a photograph; the features of 200 take less than a gigabyte."""

@@ -17,8 +17,8 @@ from pipeline.engine.registry import methods
 from pipeline.errors import ImageError, UserError
 from pipeline.files.images import limit_longest_side, to_image
 from pipeline.files.label_images import BACKGROUND
-from pipeline.report.painting import embed, overlay
-from pipeline.report.sheets import cam_tiles
+from pipeline.report.page.painting import embed, overlay
+from pipeline.report.page.sheets import cam_tiles
 
 GROUPS = {"tags": "Tagger", "cams": "CAMs", "masks": "Refiner"}
 STEPS = ("tags", "CAMs", "mask")

@@ -19,7 +19,7 @@ from pipeline.engine.plugins import import_plugins
 from pipeline.errors import UserError, shown
 from pipeline.files.lock import FolderLock
 from pipeline.files.text import given_path
-from pipeline.report.configurations import flatten
+from pipeline.report.tables.configurations import flatten
 from pipeline.stages.config import CONFIG, Config, read_config, read_run
 
 _EXAMPLES = """examples:

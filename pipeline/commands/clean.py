@@ -15,7 +15,7 @@ from pipeline.engine.records import finished_at
 from pipeline.engine.store import Store, folder_size
 from pipeline.errors import UserError, tell
 from pipeline.files.text import given_path
-from pipeline.report.configurations import describe_choices
+from pipeline.report.tables.configurations import describe_choices
 
 _EXAMPLES = """examples:
   python tools/clean.py outputs/demo                 lists what would be removed, and asks

@@ -23,7 +23,7 @@ from pipeline.engine.configuration import (
 )
 from pipeline.engine.registry import methods
 from pipeline.errors import UserError, shown
-from pipeline.report.configurations import flatten
+from pipeline.report.tables.configurations import flatten
 from pipeline.stages.config import all_settings
 
 # The keys of Hydra that a file may set, as the studies in configs/experiment do.

@@ -7,12 +7,12 @@ from pipeline.commands.command_line import Parser, print_notes
 from pipeline.engine.plugins import import_plugins
 from pipeline.errors import UserError
 from pipeline.files.own_files import OwnFiles
-from pipeline.report.check import write_check
-from pipeline.report.comparison import write_comparison
-from pipeline.report.leaderboard import write_leaderboard
-from pipeline.report.published import load_published
-from pipeline.report.runs import METRICS, find_files, read_runs
-from pipeline.report.study import write_study
+from pipeline.report.tables.check import write_check
+from pipeline.report.tables.comparison import write_comparison
+from pipeline.report.tables.leaderboard import write_leaderboard
+from pipeline.report.tables.published import load_published
+from pipeline.report.tables.runs import METRICS, find_files, read_runs
+from pipeline.report.tables.study import write_study
 
 OUTPUTS = Path("outputs")
 _TABLES = OUTPUTS / "tables.md"

@@ -15,7 +15,7 @@ from pipeline.exchange.artefacts import Artefact, Export, find_photograph, targe
 from pipeline.exchange.overlays import draw_overlay, make_tiles
 from pipeline.files.images import decode_image
 from pipeline.files.own_files import OwnFiles
-from pipeline.report.sheets import draw_sheet
+from pipeline.report.page.sheets import draw_sheet
 
 _EXAMPLES = """examples:
   python tools/overlay.py outputs/folder/all/masks/latest --images PHOTOS

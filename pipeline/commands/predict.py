@@ -22,7 +22,7 @@ from pipeline.engine.workers import go_through
 from pipeline.errors import ImageError, UserError, tell
 from pipeline.files.images import encode, encode_png
 from pipeline.files.own_files import OwnFiles
-from pipeline.report.painting import overlay
+from pipeline.report.page.painting import overlay
 from pipeline.segmenter.settings import TestSettings, check_scales
 from pipeline.segmenter.testing import LabelMaps, segment_all
 

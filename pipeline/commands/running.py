@@ -16,8 +16,8 @@ from pipeline.engine.results import FAILURES
 from pipeline.engine.run import Outcome
 from pipeline.errors import SAME_SETTINGS, NeedsStage, UserError, command, shown, tell
 from pipeline.masks.stage import MaskStage
-from pipeline.report.published import remark_on_clip
-from pipeline.report.tables import tables_of_run
+from pipeline.report.tables.latest import tables_of_run
+from pipeline.report.tables.published import remark_on_clip
 from pipeline.segmenter.distributed import process_rank
 from pipeline.segmenter.settings import SegmenterSettings
 from pipeline.stages.config import METHODS, read_config

@@ -10,7 +10,7 @@ from rich.table import Column, Table
 from pipeline.engine.records import ENTRIES, finished_at
 from pipeline.engine.store import folder_size
 from pipeline.files.journal import Journal
-from pipeline.report.configurations import describe_choices, distinguish, readable
+from pipeline.report.tables.configurations import describe_choices, distinguish, readable
 
 if TYPE_CHECKING:
     from pipeline.engine.plan import PlannedStage

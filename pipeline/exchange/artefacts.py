@@ -20,7 +20,7 @@ from pipeline.files.atomic import fits
 from pipeline.files.fingerprints import fingerprint_image
 from pipeline.files.images import COMMON_SUFFIXES, FORMATS, SUFFIXES, to_image_error
 from pipeline.files.label_images import BACKGROUND, IGNORE, read_labels
-from pipeline.report.configurations import flatten, last_part, readable
+from pipeline.report.tables.configurations import flatten, last_part, readable
 
 Name = TypeVar("Name")
 Converted = TypeVar("Converted")

@@ -12,7 +12,7 @@ from pipeline.engine.kinds import NETWORK, measured_kinds
 from pipeline.engine.records import LATEST, MANIFEST, read_manifest
 from pipeline.engine.results import Results
 from pipeline.errors import UserError
-from pipeline.report.configurations import flatten, last_part
+from pipeline.report.tables.configurations import flatten, last_part
 
 Place = tuple[str, str]
 """A split, and the name of a stage."""

@@ -9,9 +9,9 @@ from jinja2 import Template
 from pipeline.engine.kinds import NETWORK, PREDICTIONS
 from pipeline.engine.records import read_manifest
 from pipeline.files.atomic import read_json
-from pipeline.report.configurations import describe_setting, flatten, readable
-from pipeline.report.markdown import Table, percent
-from pipeline.report.runs import METRICS, MeasuredRun, read_runs
+from pipeline.report.tables.configurations import describe_setting, flatten, readable
+from pipeline.report.tables.markdown import Table, percent
+from pipeline.report.tables.runs import METRICS, MeasuredRun, read_runs
 from pipeline.segmenter.architecture import RESTRICTED
 from pipeline.segmenter.export import Shape
 from pipeline.segmenter.predict import Segmenter

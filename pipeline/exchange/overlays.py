@@ -12,8 +12,8 @@ from pipeline.cams.cams import read_cams
 from pipeline.exchange.artefacts import Artefact
 from pipeline.files.images import encode_png, limit_longest_side
 from pipeline.files.label_images import read_labels
-from pipeline.report.painting import drawing_colours, overlay
-from pipeline.report.sheets import Tile, cam_tiles, draw_sheet, label_tile, photograph_tile
+from pipeline.report.page.painting import drawing_colours, overlay
+from pipeline.report.page.sheets import Tile, cam_tiles, draw_sheet, label_tile, photograph_tile
 from pipeline.tags.scores import decode_scores
 
 _STYLE = {"text.parse_math": False, "font.size": 9}  # names are not formulas
@@ -29,8 +29,8 @@ def draw_overlay(
     """Draws an image's artefact over its photograph, H×W×3 uint8, with a legend: a PNG file.
 
     Tags: the photograph, and the scores as bars. CAMs: a sheet with a tile for each. Masks and
-    other labels: see :func:`pipeline.report.painting.overlay`; ``opacity`` is theirs. Raises an
-    OSError for a missing file of the artefact, an ImageError for a damaged one, and a ValueError
+    other labels: see :func:`~pipeline.report.page.painting.overlay`; ``opacity`` is theirs. Raises
+    an OSError for a missing file of the artefact, an ImageError for a damaged one, and a ValueError
     for a label without a name.
     """
     if artefact.kind.holds == "tags":

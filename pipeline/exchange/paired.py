@@ -16,9 +16,9 @@ from pipeline.evaluation import bootstrap
 from pipeline.evaluation.metrics import Confusion, to_indicator
 from pipeline.exchange.artefacts import Artefact
 from pipeline.masks.labels import label_pixels, read_pseudo_mask
-from pipeline.report.markdown import percent
-from pipeline.report.measured import confuse, for_each_readable
-from pipeline.report.runs import METRIC_LABELS
+from pipeline.report.page.images import confuse, for_each_readable
+from pipeline.report.tables.markdown import percent
+from pipeline.report.tables.runs import METRIC_LABELS
 from pipeline.tags.scores import decode_scores
 
 _SHOWN = 8  # images that gained most, and as many that lost most

@@ -13,14 +13,14 @@ from pipeline.evaluation.bootstrap import class_figures
 from pipeline.exchange.paired import Pair, points
 from pipeline.files.images import limit_longest_side
 from pipeline.files.label_images import BACKGROUND
-from pipeline.report.configurations import OPTIONAL, describe_value, last_part, varying
-from pipeline.report.gallery import Panel, difference_panel, label_panel
-from pipeline.report.grouping import grouped
-from pipeline.report.markdown import Table, percent
-from pipeline.report.measured import for_each_readable
-from pipeline.report.page import load_template
-from pipeline.report.painting import PHOTOGRAPH_QUALITY, drawing_colours, embed
-from pipeline.report.settings import ReportSettings
+from pipeline.report.page.gallery import Panel, difference_panel, label_panel
+from pipeline.report.page.images import for_each_readable
+from pipeline.report.page.page import load_template
+from pipeline.report.page.painting import PHOTOGRAPH_QUALITY, drawing_colours, embed
+from pipeline.report.page.settings import ReportSettings
+from pipeline.report.tables.configurations import OPTIONAL, describe_value, last_part, varying
+from pipeline.report.tables.grouping import grouped
+from pipeline.report.tables.markdown import Table, percent
 
 _SIDES = ("A", "B", "B − A")
 _LISTED = 500  # images whose tags differ

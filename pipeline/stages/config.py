@@ -29,7 +29,7 @@ from pipeline.engine.settings import REQUIRED, Rule, check, declared_settings, d
 from pipeline.errors import UserError, check_choice
 from pipeline.files.atomic import Complete, fits
 from pipeline.files.text import given_path, read_text
-from pipeline.report.settings import ReportSettings
+from pipeline.report.page.settings import ReportSettings
 from pipeline.segmenter.settings import SegmenterSettings, SelfTrainingSettings
 
 compose = compose_config

@@ -25,7 +25,7 @@ from pipeline.evaluation import stage as evaluation
 from pipeline.files.atomic import write_atomically
 from pipeline.files.fingerprints import remember_in
 from pipeline.files.text import given_path
-from pipeline.report import stage as report
+from pipeline.report.page import stage as report
 from pipeline.segmenter.distributed import process_count, process_rank
 from pipeline.stages.builder import PER_SPLIT, Builder, masks_stage
 from pipeline.stages.config import CONFIG, Config, record

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.report.runs import find_files
+from pipeline.report.tables.runs import find_files
 from tests import REPOSITORY
 from tests.processes import run_python
 from tests.report.measured import measured, rows_of, voc2007, write_runs

@@ -14,7 +14,7 @@ from pipeline.engine.sample import Sample
 from pipeline.evaluation.measures import EvaluationInputs, evaluate_tags
 from pipeline.evaluation.metrics import best_threshold, calibration_figures
 from pipeline.evaluation.record import MetricsFile
-from pipeline.report.tables import write_tables
+from pipeline.report.tables.latest import write_tables
 from pipeline.tags.scores import tags_output
 from tests.results import open_writer, write
 

@@ -13,8 +13,8 @@ import pytest
 from pipeline.evaluation.about import About
 from pipeline.evaluation.record import MetricsFile, changing_metrics
 from pipeline.files.lock import HOLDER
-from pipeline.report.runs import read_runs
-from pipeline.report.study import write_study
+from pipeline.report.tables.runs import read_runs
+from pipeline.report.tables.study import write_study
 from tests.results import open_writer
 
 pytestmark = pytest.mark.usefixtures("figures_are_current")

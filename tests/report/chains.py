@@ -6,7 +6,7 @@ import json
 import random
 from pathlib import Path
 
-from pipeline.report.runs import MeasuredRun, read_runs
+from pipeline.report.tables.runs import MeasuredRun, read_runs
 from tests.report.measured import measured, rows_of, write_runs
 
 ABOUT = {"dataset": "crowded", "clip": "demo", "pretrained": "demo", "commit": "c0ffee"}

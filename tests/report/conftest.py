@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.report.measured import ReportInputs
+from pipeline.report.page.images import ReportInputs
 from tests.report.browsing import browser, visit  # noqa: F401  fixtures of tests in a browser
 from tests.report.small_run import build_run
 

@@ -18,7 +18,7 @@ from pipeline.engine.writer import Writer
 from pipeline.evaluation.about import About
 from pipeline.files.fingerprints import fingerprint_image
 from pipeline.files.images import encode_png
-from pipeline.report.measured import ReportInputs
+from pipeline.report.page.images import ReportInputs
 from pipeline.tags.scores import tags_output
 from tests.results import open_writer, write
 

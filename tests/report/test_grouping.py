@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.report.grouping import choose_run
-from pipeline.report.markdown import Notes
-from pipeline.report.runs import MeasuredRun, read_runs
+from pipeline.report.tables.grouping import choose_run
+from pipeline.report.tables.markdown import Notes
+from pipeline.report.tables.runs import MeasuredRun, read_runs
 from tests.report.measured import measured, voc2007, write_runs
 
 pytestmark = pytest.mark.usefixtures("figures_are_current")

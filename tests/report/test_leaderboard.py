@@ -9,8 +9,8 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.evaluation.record import MetricsFile
-from pipeline.report.leaderboard import collect_boards, write_leaderboard
-from pipeline.report.page import write_page
+from pipeline.report.page.page import write_page
+from pipeline.report.tables.leaderboard import collect_boards, write_leaderboard
 from tests.report.chains import Chain, cells, runs_of
 from tests.report.html_page import Page
 from tests.report.measured import write_runs

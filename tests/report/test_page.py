@@ -19,10 +19,10 @@ from pipeline.errors import UserError
 from pipeline.evaluation.about import About
 from pipeline.evaluation.record import MetricsFile
 from pipeline.files.images import encode_png
-from pipeline.report.gallery import build_cards, choose_images
-from pipeline.report.measured import measure_images
-from pipeline.report.page import write_page, write_report
-from pipeline.report.settings import ReportSettings
+from pipeline.report.page.gallery import build_cards, choose_images
+from pipeline.report.page.images import measure_images
+from pipeline.report.page.page import write_page, write_report
+from pipeline.report.page.settings import ReportSettings
 from pipeline.tags.scores import tags_output
 from tests.report.html_page import Page
 from tests.report.measured import KNOWN

@@ -10,7 +10,7 @@ from playwright.sync_api import expect
 
 from pipeline.evaluation.record import MetricsFile
 from pipeline.files.images import encode_png
-from pipeline.report.page import write_page
+from pipeline.report.page.page import write_page
 from tests.report.browsing import PHONE
 from tests.report.measured import KNOWN
 from tests.report.small_run import CLASSES, HOSTILE_CLASSES, HOSTILE_IDS, PALETTE, build_run

@@ -10,7 +10,7 @@ from PIL import Image
 from playwright.sync_api import expect
 
 from pipeline.evaluation.record import MetricsFile
-from pipeline.report.page import write_page
+from pipeline.report.page.page import write_page
 from tests.report.browsing import PHONE
 from tests.report.measured import KNOWN
 from tests.report.small_run import CLASSES, build_run

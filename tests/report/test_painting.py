@@ -8,7 +8,7 @@ from PIL import Image
 
 from pipeline.datasets.vocabulary import voc_palette
 from pipeline.files.images import encode_png
-from pipeline.report.painting import drawing_colours, overlay
+from pipeline.report.page.painting import drawing_colours, overlay
 
 NAMES = ("background", "cat", "a cup")
 PALETTE = [(0, 0, 0), (200, 0, 0), (0, 0, 200)]

@@ -15,9 +15,9 @@ from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.engine.sample import Sample
 from pipeline.evaluation.metrics import Confusion
 from pipeline.files.text import in_words
-from pipeline.report import painting
-from pipeline.report.figures import draw_confusion, draw_margins, find_confused
-from pipeline.report.gallery import (
+from pipeline.report.page import painting
+from pipeline.report.page.diagrams import draw_confusion, draw_margins, find_confused
+from pipeline.report.page.gallery import (
     BEST,
     DISAGREEING,
     DOUBTFUL,
@@ -26,7 +26,7 @@ from pipeline.report.gallery import (
     choose_images,
     tag_rows,
 )
-from pipeline.report.measured import ImageFigures, label_doubt, measure_images, tag_doubt
+from pipeline.report.page.images import ImageFigures, label_doubt, measure_images, tag_doubt
 from pipeline.segmenter.self_training import SegmenterTags
 from pipeline.segmenter.settings import SelfTrainingSettings, TestSettings
 from pipeline.stages.builder import Builder

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 import yaml
 
-from pipeline.report.published import load_published, published_experiments, remark_on_clip
+from pipeline.report.tables.published import load_published, published_experiments, remark_on_clip
 from tests import REPOSITORY
 
 

@@ -13,11 +13,11 @@ from PIL import Image
 from pipeline.cams.cams import Cams
 from pipeline.evaluation.metrics import tagging_figures
 from pipeline.evaluation.record import MetricsFile
-from pipeline.report.markdown import Table
-from pipeline.report.runs import read_runs
-from pipeline.report.sheets import cam_tiles, draw_sheet, label_tile, photograph_tile
-from pipeline.report.study import write_study
-from pipeline.report.tables import write_tables
+from pipeline.report.page.sheets import cam_tiles, draw_sheet, label_tile, photograph_tile
+from pipeline.report.tables.latest import write_tables
+from pipeline.report.tables.markdown import Table
+from pipeline.report.tables.runs import read_runs
+from pipeline.report.tables.study import write_study
 from tests.report.measured import KNOWN
 
 pytestmark = pytest.mark.usefixtures("figures_are_current")

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.evaluation.currency import Currency
 from pipeline.evaluation.record import MetricsFile
-from pipeline.report.tables import collect_rounds
+from pipeline.report.tables.latest import collect_rounds
 from tests.results import open_writer
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.evaluation.about import About
-from pipeline.report.grouping import choose_run
-from pipeline.report.runs import MeasuredRun, read_runs
+from pipeline.report.tables.grouping import choose_run
+from pipeline.report.tables.runs import MeasuredRun, read_runs
 from tests.report.measured import voc2007, write_runs
 
 

@@ -10,8 +10,8 @@ import pytest
 from pipeline.commands.make_tables import run as run_command
 from pipeline.errors import UserError
 from pipeline.evaluation.about import About
-from pipeline.report.runs import MeasuredRun
-from pipeline.report.study import write_study
+from pipeline.report.tables.runs import MeasuredRun
+from pipeline.report.tables.study import write_study
 from tests.report.measured import KNOWN
 
 CLIP = {"model": "ViT-B-16", "weights": "f00", "precision": "fp32", "exif": True}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipeline.files.fingerprints import fingerprint
 from pipeline.files.journal import encode_line
-from pipeline.report.measured import ReportInputs
+from pipeline.report.page.images import ReportInputs
 from pipeline.stages.config import compose, read_config, record
 from tests.report.small_run import CLASSES, build_run
 

@@ -29,7 +29,7 @@ from pipeline.files.images import encode_png
 from pipeline.files.journal import Journal
 from pipeline.masks.crf import CrfOptions
 from pipeline.masks.pseudo_mask import pseudo_mask
-from pipeline.report.markdown import Table
+from pipeline.report.tables.markdown import Table
 from pipeline.tags.scores import tags_output
 from tools.benchmark.masks import random_cams
 from tools.benchmark.setup import (

@@ -23,7 +23,7 @@ from pipeline.clip.frozen import Resources
 from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.engine.registry import find_method
 from pipeline.engine.stage import Stage
-from pipeline.report.markdown import Table
+from pipeline.report.tables.markdown import Table
 from pipeline.stages.builder import Builder
 from pipeline.stages.config import compose, read_config
 from pipeline.tags.reidentification import Proposal, cut

@@ -13,10 +13,10 @@ from pipeline.engine.registry import quirks
 from pipeline.errors import UserError
 from pipeline.evaluation.metrics import as_number
 from pipeline.files.atomic import canonical_json
-from pipeline.report.configurations import describe_value, readable, short_name, varying
-from pipeline.report.grouping import grouped
-from pipeline.report.markdown import Table, highest, percent
-from pipeline.report.runs import METRIC_LABELS, MeasuredRun
+from pipeline.report.tables.configurations import describe_value, readable, short_name, varying
+from pipeline.report.tables.grouping import grouped
+from pipeline.report.tables.markdown import Table, highest, percent
+from pipeline.report.tables.runs import METRIC_LABELS, MeasuredRun
 
 _MAX_ROWS = 12  # with more runs, pairs of blocks are easier to read as a matrix than as rows
 

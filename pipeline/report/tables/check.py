@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.errors import UserError
-from pipeline.report.grouping import describe_images
-from pipeline.report.markdown import Table
-from pipeline.report.published import Figure, load_published
-from pipeline.report.runs import METRIC_LABELS, MeasuredRun
+from pipeline.report.tables.grouping import describe_images
+from pipeline.report.tables.markdown import Table
+from pipeline.report.tables.published import Figure, load_published
+from pipeline.report.tables.runs import METRIC_LABELS, MeasuredRun
 
 TOLERANCE = 0.2
 """Percentage points that a figure may differ from the published one."""

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from pipeline.cams.cams import Cams
 from pipeline.files.images import encode_png
 from pipeline.files.label_images import IGNORE
-from pipeline.report.painting import (
+from pipeline.report.page.painting import (
     HEAT,
     INK,
     WHITE,

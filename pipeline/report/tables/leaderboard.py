@@ -8,11 +8,11 @@ from statistics import mean
 
 from pipeline.engine.kinds import CAMS, figure_columns, kinds, measured_kinds
 from pipeline.errors import UserError
-from pipeline.report.combinations import Combination, combinations, merge_splits
-from pipeline.report.configurations import distinguish
-from pipeline.report.grouping import Place, by_place, grouped
-from pipeline.report.markdown import Notes, Table, highest, percent
-from pipeline.report.runs import MeasuredRun
+from pipeline.report.tables.combinations import Combination, combinations, merge_splits
+from pipeline.report.tables.configurations import distinguish
+from pipeline.report.tables.grouping import Place, by_place, grouped
+from pipeline.report.tables.markdown import Notes, Table, highest, percent
+from pipeline.report.tables.runs import MeasuredRun
 
 _INTRODUCTION = (
     "Figures are in percent. A table compares only figures of the same photographs, classes and"

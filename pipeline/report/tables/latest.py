@@ -9,10 +9,16 @@ from pipeline.engine.registry import methods
 from pipeline.engine.results import Results
 from pipeline.evaluation.record import MetricsFile
 from pipeline.files.atomic import write_atomically
-from pipeline.report.configurations import flatten, identity
-from pipeline.report.grouping import grouped
-from pipeline.report.markdown import Table, percent, percent_of_several
-from pipeline.report.runs import METRIC_LABELS, METRICS, SUPERVISED, has_seen_masks, map_notes
+from pipeline.report.tables.configurations import flatten, identity
+from pipeline.report.tables.grouping import grouped
+from pipeline.report.tables.markdown import Table, percent, percent_of_several
+from pipeline.report.tables.runs import (
+    METRIC_LABELS,
+    METRICS,
+    SUPERVISED,
+    has_seen_masks,
+    map_notes,
+)
 from pipeline.tags.tagger import STANDARDISED
 
 _STEPS = {"single_scale": "at one scale", "multi_scale": "at several scales, before the CRF"}

@@ -5,9 +5,9 @@ from itertools import product
 from typing import NamedTuple, TypeVar
 
 from pipeline.files.label_images import BACKGROUND
-from pipeline.report.configurations import flatten, identity, last_part
-from pipeline.report.markdown import Notes, percent, percent_of_several
-from pipeline.report.runs import MeasuredRun
+from pipeline.report.tables.configurations import flatten, identity, last_part
+from pipeline.report.tables.markdown import Notes, percent, percent_of_several
+from pipeline.report.tables.runs import MeasuredRun
 
 Element = TypeVar("Element")
 Key = TypeVar("Key", bound=Hashable)

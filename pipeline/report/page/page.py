@@ -27,16 +27,21 @@ from pipeline.files.atomic import replacing, write_atomically
 from pipeline.files.fingerprints import fingerprint
 from pipeline.files.label_images import BACKGROUND
 from pipeline.files.text import in_words
-from pipeline.report.configurations import describe_choices
-from pipeline.report.figures import draw_confusion, draw_margins, find_confused
-from pipeline.report.gallery import build_cards, choose_images
-from pipeline.report.leaderboard import collect_boards
-from pipeline.report.markdown import percent
-from pipeline.report.measured import ImageFigures, ReportInputs, for_each_readable, measure_images
-from pipeline.report.painting import DIFFERENCE_COLOURS, HEAT, drawing_colours
-from pipeline.report.runs import METRIC_LABELS, METRICS, runs_of
-from pipeline.report.sheets import Tile, cam_tiles, draw_sheet, label_tile, photograph_tile
-from pipeline.report.tables import collect_tables, write_tables
+from pipeline.report.page.diagrams import draw_confusion, draw_margins, find_confused
+from pipeline.report.page.gallery import build_cards, choose_images
+from pipeline.report.page.images import (
+    ImageFigures,
+    ReportInputs,
+    for_each_readable,
+    measure_images,
+)
+from pipeline.report.page.painting import DIFFERENCE_COLOURS, HEAT, drawing_colours
+from pipeline.report.page.sheets import Tile, cam_tiles, draw_sheet, label_tile, photograph_tile
+from pipeline.report.tables.configurations import describe_choices
+from pipeline.report.tables.latest import collect_tables, write_tables
+from pipeline.report.tables.leaderboard import collect_boards
+from pipeline.report.tables.markdown import percent
+from pipeline.report.tables.runs import METRIC_LABELS, METRICS, runs_of
 
 _HERE = Path(__file__).parent
 REPORT_SCRIPTS = ("tables.js", "page.js", "correcting.js")

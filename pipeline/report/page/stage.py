@@ -16,9 +16,9 @@ from pipeline.evaluation.about import choices_behind
 from pipeline.evaluation.record import MetricsFile
 from pipeline.evaluation.stage import Evaluation
 from pipeline.masks.settings import PseudoMaskOptions
-from pipeline.report.measured import ReportInputs
-from pipeline.report.runs import METRICS
-from pipeline.report.settings import ReportSettings
+from pipeline.report.page.images import ReportInputs
+from pipeline.report.page.settings import ReportSettings
+from pipeline.report.tables.runs import METRICS
 
 FILES = ("examples.png", "tables.md", "report.html")
 """Its files in the output directory."""
@@ -37,10 +37,10 @@ def write(
     """Writes :data:`FILES` of the stages of all rounds; yields them, the page last.
 
     ``last`` is the evaluation of the last round; for the rest see
-    :class:`~pipeline.report.measured.ReportInputs`.
+    :class:`~pipeline.report.page.images.ReportInputs`.
     """
     # Matplotlib takes most of a second to import, which runs without a report are spared.
-    from pipeline.report.page import write_report
+    from pipeline.report.page.page import write_report
 
     damage = MetricsFile(last.store.root / METRICS).damage
     note = f"{damage}, which is skipped: run stage=evaluate" if damage else ""

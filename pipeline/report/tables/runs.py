@@ -12,9 +12,9 @@ from pipeline.evaluation.currency import Currency
 from pipeline.evaluation.metrics import as_number
 from pipeline.evaluation.record import MetricsFile
 from pipeline.files.fingerprints import remember_in
-from pipeline.report.configurations import compose, describe_setting, differences
-from pipeline.report.markdown import percent
-from pipeline.report.published import Column, remark_on_clip
+from pipeline.report.tables.configurations import compose, describe_setting, differences
+from pipeline.report.tables.markdown import percent
+from pipeline.report.tables.published import Column, remark_on_clip
 
 METRICS = "metrics.json"
 METRIC_LABELS = {

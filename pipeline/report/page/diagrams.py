@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipeline.evaluation.metrics import Confusion, to_indicator
-from pipeline.report.measured import ImageFigures
+from pipeline.report.page.images import ImageFigures
 
 _SERIES = ("#2f6fde", "#e07b00", "#7a8699")
 """The colours of series: distinct in brightness too, and legible on light and dark."""

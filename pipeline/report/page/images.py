@@ -21,8 +21,8 @@ from pipeline.evaluation.currency import MeasuredOn
 from pipeline.evaluation.metrics import Confusion, as_number
 from pipeline.files.label_images import IGNORE
 from pipeline.masks.labels import label_pixels, read_pseudo_mask
-from pipeline.report.grouping import grouped
-from pipeline.report.settings import ReportSettings
+from pipeline.report.page.settings import ReportSettings
+from pipeline.report.tables.grouping import grouped
 from pipeline.tags.scores import decode_scores
 
 _MAX_PREFETCHED = 4

@@ -15,8 +15,8 @@ from pipeline.engine.sample import Sample, Size, evenly
 from pipeline.files.images import limit_longest_side
 from pipeline.files.label_images import IGNORE
 from pipeline.masks.labels import label_pixels
-from pipeline.report import painting
-from pipeline.report.measured import ImageFigures, Layers, ReportInputs, for_each_readable
+from pipeline.report.page import painting
+from pipeline.report.page.images import ImageFigures, Layers, ReportInputs, for_each_readable
 
 _RUNNERS_UP = 3  # classes that are listed although they are not tags
 RIGHT, WRONG, MISSED, UNKNOWN, RUNNER_UP = "right", "wrong", "missed", "tag", "not a tag"

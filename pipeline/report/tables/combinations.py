@@ -18,10 +18,10 @@ from pipeline.engine.kinds import (
 from pipeline.engine.registry import label_of, quirks
 from pipeline.files.atomic import canonical_json
 from pipeline.masks.settings import method_word
-from pipeline.report.configurations import flatten, readable
-from pipeline.report.grouping import grouped, without_seed
-from pipeline.report.markdown import Notes, percent_of_several
-from pipeline.report.runs import MeasuredRun, map_notes
+from pipeline.report.tables.configurations import flatten, readable
+from pipeline.report.tables.grouping import grouped, without_seed
+from pipeline.report.tables.markdown import Notes, percent_of_several
+from pipeline.report.tables.runs import MeasuredRun, map_notes
 
 _GIVEN = "ground_truth"  # the choice of ``tags=`` that takes the image labels of the ground truth
 

@@ -7,10 +7,10 @@ from typing import NamedTuple
 from pipeline.engine.kinds import MASKS, PREDICTIONS, TAGS
 from pipeline.engine.registry import label_of
 from pipeline.errors import command
-from pipeline.report.grouping import Shown, choose_run, describe_images, grouped
-from pipeline.report.markdown import Notes, Table
-from pipeline.report.published import PublishedTable, published_experiments, usual_methods
-from pipeline.report.runs import METRIC_LABELS, MeasuredRun, as_number
+from pipeline.report.tables.grouping import Shown, choose_run, describe_images, grouped
+from pipeline.report.tables.markdown import Notes, Table
+from pipeline.report.tables.published import PublishedTable, published_experiments, usual_methods
+from pipeline.report.tables.runs import METRIC_LABELS, MeasuredRun, as_number
 
 _PRESET = "preset"
 """Stands for the experiment in the choices of runs that have all settings of a published one."""
