@@ -86,7 +86,7 @@ def configurations_are_composed_once() -> None:
 @pytest.fixture(autouse=True, scope="session")
 def what_stays_is_found_once() -> Iterator[None]:
     """Spares each run the search for plug-ins, and the dimensions of an unchanged checkpoint."""
-    from pipeline.clip.open_clip_origin import OfOpenClip
+    from pipeline.clip.origins.open_clip_origin import OfOpenClip
 
     find = OfOpenClip.dimensions.fget
     found = functools.cache(lambda origin, *_: find(origin))

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from pipeline.clip.checkpoint import load_clip
+from pipeline.clip.weights.checkpoint import load_clip
 from tests import REPOSITORY
 
 WEIGHTS = REPOSITORY / "data" / "demo" / "clip.safetensors"

@@ -17,7 +17,8 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.clip import attention, device, frozen, fused
+from pipeline.clip import attention, device, frozen
+from pipeline.clip.compute import fused
 from pipeline.commands import compare, run_stage
 from pipeline.engine import workers
 from pipeline.errors import UserError

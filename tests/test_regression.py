@@ -13,10 +13,10 @@ import yaml
 from pipeline.cams.cams import Cams
 from pipeline.cams.clip_es import ClipEsOptions
 from pipeline.cams.clip_es.method import ClipEs
-from pipeline.clip.checkpoint import load_clip
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.image_tower import ImageTower
 from pipeline.clip.text import class_embeddings, load_tokenizer, prompts_of
+from pipeline.clip.weights.checkpoint import load_clip
 from pipeline.datasets.scenes import load_recipe, render_scene
 from pipeline.masks.crf import CrfOptions
 from pipeline.masks.pseudo_mask import pseudo_mask

@@ -36,7 +36,7 @@ from pipeline.tags.tagger import ScoredTagOptions
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pipeline.clip.kept import KeptFeatures
+    from pipeline.clip.compute.kept import KeptFeatures
     from pipeline.clip.shared_pass import SharedPass
 
 AnyImages = Sequence[AnyImage] | Iterator[AnyImage]  # arrays are iterable, too
@@ -424,7 +424,7 @@ def _kept(limit: int) -> KeptFeatures | None:
         raise UserError(f"keep={shown(limit)} is not a number of bytes or a labeller: give one")
     if not limit:
         return None
-    from pipeline.clip.kept import KeptFeatures
+    from pipeline.clip.compute.kept import KeptFeatures
 
     return KeptFeatures(limit)
 

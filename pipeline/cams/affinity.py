@@ -4,9 +4,9 @@ import numpy as np
 import torch
 
 from pipeline.cams.gradcam import normalise
-from pipeline.clip.boxes import union_of_boxes
+from pipeline.clip.compute.boxes import union_of_boxes
+from pipeline.clip.compute.linear import product
 from pipeline.clip.device import to_host
-from pipeline.clip.linear import product
 
 
 def affinity(attention: torch.Tensor) -> torch.Tensor:
@@ -37,7 +37,7 @@ def refine_cams(
         attention: Ā of the image, N×N float32.
         grid: h, w.
         threshold: φ, the share of a CAM's peak above which a patch belongs to a region.
-        open_border: quirk, see :func:`pipeline.clip.boxes.bounding_box`.
+        open_border: quirk, see :func:`pipeline.clip.compute.boxes.bounding_box`.
     """
     masks = [
         union_of_boxes(cam.reshape(grid), threshold, open_border=open_border).reshape(-1)

@@ -37,7 +37,7 @@ class PassCams(CamMethod):
         class_text: n×E embeddings of the classes' CAM names, on the encoder's device.
         background_text: M×E embeddings of the backgrounds.
         quirks: those that the method declares, as attributes; of all methods ``open_border``, see
-            :func:`pipeline.clip.boxes.bounding_box`.
+            :func:`pipeline.clip.compute.boxes.bounding_box`.
         seconds: the second backbones that the options choose, by their names there.
     """
 

@@ -11,8 +11,8 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from pipeline.clip.fused import FusedKernel
-from pipeline.clip.linear import product
+from pipeline.clip.compute.fused import FusedKernel
+from pipeline.clip.compute.linear import product
 
 _CHUNK_WEIGHTS = 2**20  # attention weights of one head that a CPU computes at a time: 4 MB
 _MIN_WEIGHTS_BY_HEAD = 2**18  # with fewer weights a head, all heads at once are faster on a CPU

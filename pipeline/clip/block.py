@@ -11,7 +11,7 @@ import torch
 from open_clip.transformer import QuickGELU, ResidualAttentionBlock
 from torch import nn
 
-from pipeline.clip.linear import Linear, in_pieces
+from pipeline.clip.compute.linear import Linear, in_pieces
 
 _QUICK = 1.702  # QuickGELU(x) = x·sigmoid(1.702·x) = SiLU(1.702·x) / 1.702
 

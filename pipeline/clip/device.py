@@ -24,7 +24,7 @@ PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 """Name in the configuration → the name of torch's type."""
 
 AUTO, FUSED, BY_HEAD = ATTENTIONS = ("auto", "fused", "by_head")
-"""The values of ``runtime.attention``, see :mod:`pipeline.clip.fused`."""
+"""The values of ``runtime.attention``, see :mod:`pipeline.clip.compute.fused`."""
 
 _DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg", "/proc/driver/nvidia")
 """Device files of GPU drivers on Linux: NVIDIA's, AMD's, and Windows' for both."""

@@ -18,10 +18,10 @@ from torchvision.transforms.functional import normalize
 
 from pipeline.clip.attention import Attention, one_by_one
 from pipeline.clip.block import Block
+from pipeline.clip.compute.fused import FusedKernel
+from pipeline.clip.compute.kept import KeptFeatures, digest
 from pipeline.clip.dimensions import OPENAI_NORMALISATION, Normalisation, patch_grid
-from pipeline.clip.fused import FusedKernel
 from pipeline.clip.image_tower import ImageTower
-from pipeline.clip.kept import KeptFeatures, digest
 
 AttentionHook = Callable[[int, torch.Tensor], None]
 """Receives a block's number and its attention between patches, averaged over heads: B×N×N float32.

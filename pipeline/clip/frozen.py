@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.clip.compute.fused import choose_attention
 from pipeline.clip.device import (
     AUTO,
     BY_HEAD,
@@ -24,8 +25,7 @@ from pipeline.clip.device import (
     settle_precision,
 )
 from pipeline.clip.dimensions import Dimensions
-from pipeline.clip.fused import choose_attention
-from pipeline.clip.origin import (
+from pipeline.clip.origins.origin import (
     Checkpoint,
     Origin,
     find_origin,
@@ -40,9 +40,9 @@ from pipeline.files.fingerprints import fingerprint
 if TYPE_CHECKING:
     import torch
 
+    from pipeline.clip.compute.kept import KeptFeatures
     from pipeline.clip.encoder import ClipEncoder
     from pipeline.clip.image_text import ImageTextModel
-    from pipeline.clip.kept import KeptFeatures
     from pipeline.clip.second import FrozenSecond
 
 
@@ -90,7 +90,7 @@ class FrozenClip:
 
     @cached_property
     def dimensions(self) -> Dimensions | None:
-        """Those of the image tower, see :class:`~pipeline.clip.origin.Origin`."""
+        """Those of the image tower, see :class:`~pipeline.clip.origins.origin.Origin`."""
         return self.origin.dimensions
 
     def key_facts(self) -> dict[str, Any]:

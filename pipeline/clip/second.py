@@ -10,15 +10,15 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.clip.compute.fused import choose_attention
 from pipeline.clip.device import AUTO, choose_precision
-from pipeline.clip.fused import choose_attention
 from pipeline.clip.image_text import Release, register_release, releases
-from pipeline.clip.origin import OfRelease, fingerprint_files, refuse_changed
+from pipeline.clip.origins.origin import OfRelease, fingerprint_files, refuse_changed
 from pipeline.engine.progress import say
 from pipeline.errors import UserError, check_choice, shown
 
 if TYPE_CHECKING:
-    from pipeline.clip.kept import KeptFeatures
+    from pipeline.clip.compute.kept import KeptFeatures
 
 SECONDS: dict[str, Release] = {}
 """Second backbones by the value of ``model``."""

@@ -8,11 +8,11 @@ import math
 import torch
 import torch.nn.functional as F
 
+from pipeline.clip.compute.fused import FusedKernel
+from pipeline.clip.compute.kept import KeptFeatures
 from pipeline.clip.dimensions import Normalisation
 from pipeline.clip.encoder import ClipEncoder
-from pipeline.clip.fused import FusedKernel
 from pipeline.clip.image_tower import ImageTower
-from pipeline.clip.kept import KeptFeatures
 
 
 class SecondEncoder:

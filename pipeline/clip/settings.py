@@ -122,7 +122,7 @@ class RuntimeSettings:
 OPEN_BORDER = Quirk(
     "open_border", "a box that touches the bottom or right border loses its last row or column"
 )
-"""The quirk of :func:`pipeline.clip.boxes.bounding_box`."""
+"""The quirk of :func:`pipeline.clip.compute.boxes.bounding_box`."""
 
 CORE_QUIRKS["exif"] = Quirk("exif", "the EXIF orientation of an image is ignored")
 CORE_QUIRKS["position_fp16"] = Quirk(

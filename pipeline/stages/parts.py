@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 from pipeline.clip import device as devices
 from pipeline.clip.frozen import FrozenClip, Resources
-from pipeline.clip.origin import hashable
+from pipeline.clip.origins.origin import hashable
 from pipeline.clip.second import FrozenSecond
 from pipeline.clip.settings import MethodOptions
 from pipeline.datasets.annotations import Annotations, open_annotations
@@ -27,7 +27,7 @@ from pipeline.masks.settings import MaskFileOptions
 from pipeline.stages.config import Config
 
 if TYPE_CHECKING:
-    from pipeline.clip.kept import KeptFeatures
+    from pipeline.clip.compute.kept import KeptFeatures
 
 
 class OfMethod(TypedDict):

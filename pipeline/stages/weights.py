@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 from pipeline.clip.method_stage import MethodStage
-from pipeline.clip.origin import find_origin, hashable
+from pipeline.clip.origins.origin import find_origin, hashable
 from pipeline.engine.scan import key_unknown_until, scan
 from pipeline.engine.stage import Stage
 from pipeline.errors import SAME_SETTINGS, NotDownloaded, NotLocal, UserError, command

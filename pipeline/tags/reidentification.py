@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from pipeline.clip.boxes import Box, bounding_box, minmax_scale
+from pipeline.clip.compute.boxes import Box, bounding_box, minmax_scale
 from pipeline.clip.device import to_host
 from pipeline.clip.encoder import ClipEncoder
 
@@ -42,9 +42,9 @@ class Cwr:
         text: C×E class embeddings on the encoder's device; n classes, then perhaps backgrounds.
         num_classes: n.
         alpha: α of θ, which is computed over all of S².
-        quirks: ``open_border``, see :func:`pipeline.clip.boxes.bounding_box`; and ``cwr_stop``: an
-            empty box also ends the loop, so that all later classes keep their local score; without
-            it only the class with the empty box does.
+        quirks: ``open_border``, see :func:`pipeline.clip.compute.boxes.bounding_box`; and
+            ``cwr_stop``: an empty box also ends the loop, so that all later classes keep their
+            local score; without it only the class with the empty box does.
     """
 
     encoder: ClipEncoder

@@ -20,11 +20,11 @@ from pipeline.cams.excel.method import Excel, ExcelEncoder
 from pipeline.cams.excel.surgery import feature_surgery
 from pipeline.cams.excel.text import cluster_sentences, enrich_classes, read_descriptors
 from pipeline.cams.stage import ComputedCams
-from pipeline.clip.checkpoint import load_clip
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.image_tower import ImageTower
 from pipeline.clip.shared_pass import SharedPass
 from pipeline.clip.text import class_embeddings, load_tokenizer
+from pipeline.clip.weights.checkpoint import load_clip
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.errors import UserError
 from pipeline.files.images import decode_image

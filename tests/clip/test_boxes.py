@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.clip.boxes import bounding_box, minmax_scale, union_of_boxes
+from pipeline.clip.compute.boxes import bounding_box, minmax_scale, union_of_boxes
 from tests.clip.naive_boxes import naive_union
 
 

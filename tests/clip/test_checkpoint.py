@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pipeline.clip.checkpoint import load_clip, read_weights
-from pipeline.clip.open_clip_origin import OfOpenClip
+from pipeline.clip.origins.open_clip_origin import OfOpenClip
+from pipeline.clip.weights.checkpoint import load_clip, read_weights
 from pipeline.errors import UserError
 from tests.tiny_clip import build_tiny_clip
 

@@ -10,10 +10,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from pipeline.clip import device, fused
+from pipeline.clip import device
 from pipeline.clip.attention import Attention
+from pipeline.clip.compute import fused
+from pipeline.clip.compute.fused import FusedKernel, choose_attention
 from pipeline.clip.encoder import ClipEncoder
-from pipeline.clip.fused import FusedKernel, choose_attention
 from pipeline.clip.image_tower import ImageTower
 from pipeline.engine import progress
 from pipeline.engine.compiler import NoKernelError, load

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from pipeline import Labeller
+from pipeline.clip.compute.kept import KeptFeatures, digest
 from pipeline.clip.device import Batches
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.frozen import FrozenClip
-from pipeline.clip.kept import KeptFeatures, digest
 from pipeline.clip.shared_pass import MeanAttention
 from pipeline.datasets.scenes import load_recipe, render_scene
 from tests.tiers import large_except

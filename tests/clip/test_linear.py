@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from open_clip.transformer import QuickGELU
 from torch import nn
 
-from pipeline.clip import linear
-from pipeline.clip.linear import Linear, product
+from pipeline.clip.compute import linear
+from pipeline.clip.compute.linear import Linear, product
 
 ACTIVATIONS = [None, nn.SiLU(), nn.GELU(), nn.GELU(approximate="tanh"), QuickGELU(), nn.Tanh()]
 TYPES = [(torch.float32, 1e-5), (torch.bfloat16, 3e-2), (torch.float16, 1e-2)]

@@ -25,7 +25,7 @@ from pipeline.clip.dimensions import Dimensions
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.image_text import releases
 from pipeline.clip.image_tower import BICUBIC, ImageTower
-from pipeline.clip.layouts import build_vision_transformer
+from pipeline.clip.weights.layouts import build_vision_transformer
 from pipeline.dense.settings import DenseSettings
 from pipeline.engine.registry import methods
 from pipeline.masks.pixel_adaptive import Pamr, Par

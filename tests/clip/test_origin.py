@@ -16,7 +16,7 @@ from pipeline.clip.dimensions import Dimensions, Pretraining
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.frozen import FrozenClip
 from pipeline.clip.image_text import register_release, releases
-from pipeline.clip.origin import OfRelease, find_origin, hashable
+from pipeline.clip.origins.origin import OfRelease, find_origin, hashable
 from pipeline.errors import NotDownloaded, UserError
 from pipeline.files.download import source_at
 from tests import small_models
@@ -102,7 +102,7 @@ def test_weights_of_another_model_are_refused_in_a_sentence(folder, change):
 
 
 def test_a_model_names_the_package_that_it_requires(folder, monkeypatch):
-    monkeypatch.setattr("pipeline.clip.origin.find_spec", lambda name: None)
+    monkeypatch.setattr("pipeline.clip.origins.origin.find_spec", lambda name: None)
     origin = find_origin("tipsv2_b14", None, str(folder))
     sentence = r"clip.model=tipsv2_b14 requires sentencepiece and tokenizers: install the extra"
     with pytest.raises(UserError, match=sentence):

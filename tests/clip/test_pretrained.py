@@ -17,16 +17,16 @@ from PIL import Image
 from pipeline.cams.clip_es import ClipEsOptions
 from pipeline.cams.clip_es.method import ClipEs
 from pipeline.clip.architectures import find_architecture, find_pretrained
-from pipeline.clip.checkpoint import load_clip
 from pipeline.clip.device import Batches
 from pipeline.clip.dimensions import OPENAI_NORMALISATION, Normalisation
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.frozen import FrozenClip
 from pipeline.clip.image_text import releases
 from pipeline.clip.image_tower import ImageTower
-from pipeline.clip.open_clip_origin import OfOpenClip
-from pipeline.clip.published import find_pretraining, hub_files
+from pipeline.clip.origins.open_clip_origin import OfOpenClip
 from pipeline.clip.text import load_tokenizer
+from pipeline.clip.weights.checkpoint import load_clip
+from pipeline.clip.weights.published import find_pretraining, hub_files
 from pipeline.errors import UserError
 from pipeline.files.download import Source
 from pipeline.tags.baseline.method import global_scores

@@ -18,7 +18,7 @@ from torchvision.transforms.functional import normalize
 
 from pipeline.clip.dimensions import OPENAI_NORMALISATION, Dimensions
 from pipeline.clip.models.dinov2 import IMAGENET
-from pipeline.clip.origin import OfRelease
+from pipeline.clip.origins.origin import OfRelease
 from pipeline.clip.second import SECONDS, FrozenSecond
 from pipeline.errors import NotDownloaded, UserError
 from tests import small_models

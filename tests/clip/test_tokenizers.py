@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.clip.tokenizers import read_tokenizer
+from pipeline.clip.weights.tokenizers import read_tokenizer
 from pipeline.errors import UserError
 from tests.extras import library
 
@@ -53,6 +53,6 @@ def test_a_package_that_is_missing_is_named(tmp_path, monkeypatch):
     def missing(name):
         raise ModuleNotFoundError(name=name)
 
-    monkeypatch.setattr("pipeline.clip.tokenizers.import_module", missing)
+    monkeypatch.setattr("pipeline.clip.weights.tokenizers.import_module", missing)
     with pytest.raises(UserError, match="requires the package sentencepiece: install the extra"):
         read_tokenizer(tmp_path / "tokenizer.model", 9)

@@ -16,7 +16,7 @@ from huggingface_hub import constants
 from torchvision.datasets import SBDataset
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 
-from pipeline.clip.origin import find_origin
+from pipeline.clip.origins.origin import find_origin
 from pipeline.commands.download import run
 from pipeline.datasets import sources
 from pipeline.datasets.sources import read_downloads, whose_files

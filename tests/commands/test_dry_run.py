@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from torchvision.models import get_model
 
-from pipeline.clip.open_clip_origin import OfOpenClip
+from pipeline.clip.origins.open_clip_origin import OfOpenClip
 from pipeline.commands.status import what_to_compute
 from pipeline.engine.plan import PlannedStage
 from pipeline.engine.store import Store

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.clip.checkpoint import load_clip
 from pipeline.clip.encoder import ClipEncoder, to_pixels
 from pipeline.clip.image_tower import ImageTower
+from pipeline.clip.weights.checkpoint import load_clip
 from pipeline.dense.gem.method import self_self_attention
 from pipeline.dense.method import NameEmbeddings
 from pipeline.dense.sc_clip import ScClipSettings

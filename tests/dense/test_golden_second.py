@@ -13,10 +13,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pipeline.clip.checkpoint import load_clip
 from pipeline.clip.encoder import ClipEncoder, to_pixels
 from pipeline.clip.image_tower import ImageTower
 from pipeline.clip.second import FrozenSecond
+from pipeline.clip.weights.checkpoint import load_clip
 from pipeline.dense.best_name import best_classes
 from pipeline.dense.lposs.propagation import propagate_over_pixels
 from pipeline.dense.method import DenseMethod, NameEmbeddings

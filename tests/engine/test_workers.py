@@ -18,7 +18,8 @@ from PIL import Image
 from rich.progress import Progress
 from safetensors.torch import load_file, save_file
 
-from pipeline.clip import checkpoint, frozen
+from pipeline.clip import frozen
+from pipeline.clip.weights import checkpoint
 from pipeline.engine import workers
 from pipeline.engine.executors import ExecutorSettings, WorkerSettings
 from pipeline.engine.run import Run

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.clip import checkpoint
+from pipeline.clip.weights import checkpoint
 from pipeline.errors import UserError
 from pipeline.files import hugging_face
 from pipeline.files.weight_files import read_weights_file

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.clip import frozen, origin
+from pipeline.clip import frozen
+from pipeline.clip.origins import origin
 from pipeline.clip.settings import SecondSettings, compat_settings
 from pipeline.datasets import READERS
 from pipeline.datasets.vocabulary import build_vocabulary

@@ -9,7 +9,7 @@ import pytest
 import timm
 from safetensors.torch import save_file
 
-from pipeline.clip.open_clip_origin import OfOpenClip
+from pipeline.clip.origins.open_clip_origin import OfOpenClip
 from pipeline.files import hugging_face
 from tests.small_runs import folder_options
 

@@ -17,7 +17,7 @@ import open_clip
 import torch
 
 from pipeline.clip.architectures import find_architecture
-from pipeline.clip.checkpoint import load_clip
+from pipeline.clip.compute.fused import choose_attention
 from pipeline.clip.device import (
     ATTENTIONS,
     AUTO,
@@ -31,9 +31,9 @@ from pipeline.clip.device import (
     settle_precision,
 )
 from pipeline.clip.encoder import ClipEncoder
-from pipeline.clip.fused import choose_attention
 from pipeline.clip.image_tower import ImageTower
 from pipeline.clip.text import load_tokenizer
+from pipeline.clip.weights.checkpoint import load_clip
 from pipeline.commands.command_line import Parser
 from pipeline.errors import UserError, check_choice
 from pipeline.files.shipped import HOME

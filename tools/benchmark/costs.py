@@ -17,8 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from pipeline.cams.affinity import refine_cams
 from pipeline.cams.gradcam import softmax_gradcam
-from pipeline.clip.fused import FusedKernel
-from pipeline.clip.linear import HAS_ONEDNN, product
+from pipeline.clip.compute.fused import FusedKernel
+from pipeline.clip.compute.linear import HAS_ONEDNN, product
 from pipeline.clip.shared_pass import MeanAttention
 from pipeline.tags.tagclip.refinement import VotedAttention, refine
 from tools.benchmark.setup import TAGS, Setup, load_photographs, section, timed

@@ -17,12 +17,12 @@ from open_clip.transformer import ResidualAttentionBlock
 from PIL import Image
 from torch import nn
 
-from pipeline.clip.checkpoint import build_by_name
+from pipeline.clip.compute.fused import choose_attention
 from pipeline.clip.device import AUTO, Batches, choose_precision, settle_precision
 from pipeline.clip.encoder import ClipEncoder
-from pipeline.clip.fused import choose_attention
 from pipeline.clip.image_text import Release, releases
 from pipeline.clip.image_tower import BILINEAR, ImageTower
+from pipeline.clip.weights.checkpoint import build_by_name
 from pipeline.engine.pool import count_cores
 from pipeline.engine.sample import Sample
 from pipeline.engine.stage import Item, Stage

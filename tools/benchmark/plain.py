@@ -16,7 +16,7 @@ from open_clip.transformer import ResidualAttentionBlock
 
 from pipeline.cams.clip_es.method import ClipEs
 from pipeline.clip.architectures import ClipModel
-from pipeline.clip.boxes import minmax_scale, union_of_boxes
+from pipeline.clip.compute.boxes import minmax_scale, union_of_boxes
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.tags.reidentification import Proposal
 from pipeline.tags.tagclip.method import TagClip

@@ -8,7 +8,7 @@ around each class's strong regions.
 import numpy as np
 import torch
 
-from pipeline.clip.boxes import minmax_scale, union_of_boxes
+from pipeline.clip.compute.boxes import minmax_scale, union_of_boxes
 from pipeline.clip.device import to_host
 from pipeline.clip.shared_pass import MeanAttention
 
@@ -54,7 +54,7 @@ def refine(
         scores: S⁰, B×N×C.
         grid: h, w.
         num_images: images in the batch, whose other rows are padding; none for all rows.
-        open_border: quirk, see :func:`pipeline.clip.boxes.bounding_box`.
+        open_border: quirk, see :func:`pipeline.clip.compute.boxes.bounding_box`.
 
     Returns:
         S², B×N×C; one matrix product serves all classes.

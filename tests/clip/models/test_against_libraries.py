@@ -13,13 +13,18 @@ from safetensors.torch import load_file
 
 from pipeline.clip.dimensions import Dimensions
 from pipeline.clip.encoder import ClipEncoder
-from pipeline.clip.hub_folder import build_clip
 from pipeline.clip.image_text import releases
 from pipeline.clip.image_tower import BICUBIC, BILINEAR
-from pipeline.clip.layouts import TRANSFORMERS_CLIP, build_vision_transformer, part_of, rename
 from pipeline.clip.models.tipsv2.model import TextTower, build
-from pipeline.clip.origin import find_origin
+from pipeline.clip.origins.hub_folder import build_clip
+from pipeline.clip.origins.origin import find_origin
 from pipeline.clip.text import prompt_features
+from pipeline.clip.weights.layouts import (
+    TRANSFORMERS_CLIP,
+    build_vision_transformer,
+    part_of,
+    rename,
+)
 from tests import small_models
 from tests.extras import library
 

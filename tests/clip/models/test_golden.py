@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 
 from pipeline.clip.encoder import ClipEncoder, to_pixels
-from pipeline.clip.layouts import part_of, read_floats
 from pipeline.clip.models.dinov2.dinotxt import build_text_tower
 from pipeline.clip.models.dinov2.talk2dino import project_text
 from pipeline.clip.models.tipsv2.model import TextTower
 from pipeline.clip.text import join_prompts, prompt_features
+from pipeline.clip.weights.layouts import part_of, read_floats
 from tests.golden_models import assert_close
 
 SIZES = ["native", "wide"]

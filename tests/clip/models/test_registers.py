@@ -13,7 +13,7 @@ from pipeline.clip.dimensions import Dimensions
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.image_text import releases
 from pipeline.clip.image_tower import BICUBIC, ImageTower
-from pipeline.clip.layouts import build_vision_transformer
+from pipeline.clip.weights.layouts import build_vision_transformer
 from tests import small_models
 
 GRID = (3, 5)

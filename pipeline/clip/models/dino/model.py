@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from pipeline.clip.dimensions import Dimensions, Pretraining
 from pipeline.clip.image_text import Release
 from pipeline.clip.image_tower import AS_DINO, BICUBIC, ImageTower
-from pipeline.clip.layouts import (
+from pipeline.clip.models.dinov2 import IMAGENET
+from pipeline.clip.weights.layouts import (
     Weights,
     build_vision_transformer,
     count_blocks,
@@ -19,7 +20,6 @@ from pipeline.clip.layouts import (
     read_floats,
     refuse_other,
 )
-from pipeline.clip.models.dinov2 import IMAGENET
 
 
 def build(release: Release, files: Mapping[str, Path], device: str) -> ImageTower:

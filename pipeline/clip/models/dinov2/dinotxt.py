@@ -10,7 +10,8 @@ from torch import nn
 
 from pipeline.clip.image_text import ImageTextModel, Release
 from pipeline.clip.image_tower import BICUBIC
-from pipeline.clip.layouts import (
+from pipeline.clip.text import class_embeddings, load_tokenizer
+from pipeline.clip.weights.layouts import (
     DINOV2,
     SwiGlu,
     Weights,
@@ -23,7 +24,6 @@ from pipeline.clip.layouts import (
     refuse_other,
     rename,
 )
-from pipeline.clip.text import class_embeddings, load_tokenizer
 from pipeline.files.weight_files import Uninitialised
 
 _TEMPERATURE = 1 / 0.07

@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 
 from pipeline.clip.architectures import describe_architecture
-from pipeline.clip.checkpoint import load_clip
 from pipeline.clip.image_text import ImageTextModel, Release
 from pipeline.clip.image_tower import BICUBIC
-from pipeline.clip.layouts import Weights, build_vision_transformer, read_floats
 from pipeline.clip.text import join_names, load_tokenizer, prompt_features, text_tower
+from pipeline.clip.weights.checkpoint import load_clip
+from pipeline.clip.weights.layouts import Weights, build_vision_transformer, read_floats
 from pipeline.datasets.vocabulary import Names
 from pipeline.errors import UserError
 

@@ -19,8 +19,8 @@ from torchvision.transforms.functional import normalize
 
 from pipeline.clip.dimensions import Dimensions, Pretraining
 from pipeline.clip.image_text import Release
-from pipeline.clip.layouts import Weights, count_blocks, part_of, read_floats, refuse_other
 from pipeline.clip.models.dinov2 import IMAGENET
+from pipeline.clip.weights.layouts import Weights, count_blocks, part_of, read_floats, refuse_other
 from pipeline.files.weight_files import Uninitialised
 
 _TABLE = "blocks.0.attn.rel_pos_h"  # which no other vision transformer has

@@ -10,7 +10,8 @@ from pipeline.clip.attention import attend
 from pipeline.clip.block import Block
 from pipeline.clip.image_text import ImageTextModel, Release
 from pipeline.clip.image_tower import BILINEAR
-from pipeline.clip.layouts import (
+from pipeline.clip.text import join_names, join_prompts
+from pipeline.clip.weights.layouts import (
     TRANSFORMERS_CLIP,
     TRANSFORMERS_DINOV2,
     Weights,
@@ -21,8 +22,7 @@ from pipeline.clip.layouts import (
     read_floats,
     rename,
 )
-from pipeline.clip.text import join_names, join_prompts
-from pipeline.clip.tokenizers import read_tokenizer
+from pipeline.clip.weights.tokenizers import read_tokenizer
 from pipeline.datasets.vocabulary import Names
 from pipeline.errors import UserError
 

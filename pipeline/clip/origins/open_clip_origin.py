@@ -1,4 +1,4 @@
-"""The origin of a CLIP of open_clip's form; see :mod:`pipeline.clip.origin`."""
+"""The origin of a CLIP of open_clip's form; see :mod:`pipeline.clip.origins.origin`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from pipeline.clip.dimensions import SHIPPED, Dimensions, Pretraining, read_dimensions
-from pipeline.clip.published import addresses_of, find_pretraining, hub_files
+from pipeline.clip.weights.published import addresses_of, find_pretraining, hub_files
 from pipeline.errors import NotDownloaded, UserError, command
 from pipeline.files.download import Source, source_at
 from pipeline.files.shipped import DEMO
@@ -27,7 +27,7 @@ class OfOpenClip:
     Attributes:
         model: as in :class:`~pipeline.clip.settings.ClipSettings`, like the next two.
         has_whole_image: see :class:`~pipeline.clip.image_text.Release`.
-        source: see :class:`~pipeline.clip.origin.OfRelease`.
+        source: see :class:`~pipeline.clip.origins.origin.OfRelease`.
     """
 
     model: str | None
@@ -49,7 +49,7 @@ class OfOpenClip:
             return read_dimensions(self.files()["weights"])
         import torch
 
-        from pipeline.clip.checkpoint import build_by_name, load_clip
+        from pipeline.clip.weights.checkpoint import build_by_name, load_clip
 
         if self.is_on_disk:
             path = self.files()["weights"]
@@ -130,8 +130,8 @@ class OfOpenClip:
 
     def load(self, device: str) -> ImageTextModel:
         """Reads the weights."""
-        from pipeline.clip.checkpoint import load_clip
         from pipeline.clip.text import load_tokenizer, of_clip
+        from pipeline.clip.weights.checkpoint import load_clip
 
         clip = load_clip(self.files()["weights"], self.model, self.pretrained).to(device)
         # The tokenizer is loaded when it is needed.

@@ -1,6 +1,6 @@
 """Where the files of an image-text model come from, and what is known before they are read.
 
-:class:`OfRelease` and :class:`~pipeline.clip.open_clip_origin.OfOpenClip` answer the same
+:class:`OfRelease` and :class:`~pipeline.clip.origins.open_clip_origin.OfOpenClip` answer the same
 questions.
 """
 
@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from pipeline.clip.dimensions import Dimensions, Pretraining
 from pipeline.clip.image_text import ImageTextModel, Release, releases
-from pipeline.clip.open_clip_origin import OfOpenClip
+from pipeline.clip.origins.open_clip_origin import OfOpenClip
 from pipeline.engine.registry import imported, source_of
 from pipeline.errors import NotDownloaded, UserError, command, shown
 from pipeline.files.download import Source, source_at
@@ -56,7 +56,7 @@ def find_origin(model: str | None, pretrained: str | None, checkpoint: Checkpoin
     is_folder = model is None and isinstance(checkpoint, str)
     is_folder = is_folder and given_path(checkpoint, "clip.checkpoint").is_dir()
     if is_folder or (model or "").startswith("hf:"):
-        from pipeline.clip.hub_folder import release_of
+        from pipeline.clip.origins.hub_folder import release_of
 
         release = release_of(model)
     if release:

@@ -2,7 +2,7 @@
 //
 // A core takes some rows of one head at a time, so that their weights stay in its cache between
 // the product, the softmax, the average and the second product. What a row gives depends neither
-// on the other images of a batch nor on the number of threads. pipeline/clip/fused.py compiles
+// on the other images of a batch nor on the number of threads. pipeline/clip/compute/fused.py compiles
 // this file and says what the arguments are.
 
 #include <ATen/Parallel.h>

@@ -15,9 +15,9 @@ import torch
 from open_clip.transformer import LayerNorm, ResidualAttentionBlock
 from torch import nn
 
-from pipeline.clip.checkpoint import read_weights
 from pipeline.clip.image_text import Release
 from pipeline.clip.image_tower import ImageTower
+from pipeline.clip.weights.checkpoint import read_weights
 from pipeline.files.weight_files import Uninitialised, check_finite, refuse_quantised
 
 Weights = Mapping[str, torch.Tensor]

@@ -16,9 +16,15 @@ from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
 from pipeline.clip.dimensions import OPENAI_NORMALISATION, Dimensions, Normalisation, Pretraining
 from pipeline.clip.image_text import ImageTextModel, Release
-from pipeline.clip.layouts import TRANSFORMERS_CLIP, count_blocks, part_of, read_floats, rename
 from pipeline.clip.text import load_tokenizer, of_clip
-from pipeline.clip.tokenizers import read_tokenizer
+from pipeline.clip.weights.layouts import (
+    TRANSFORMERS_CLIP,
+    count_blocks,
+    part_of,
+    read_floats,
+    rename,
+)
+from pipeline.clip.weights.tokenizers import read_tokenizer
 from pipeline.errors import UserError, shown
 from pipeline.files.atomic import fits
 from pipeline.files.weight_files import Uninitialised
@@ -80,8 +86,8 @@ def release_of(name: str | None) -> Release:
     return Release(
         name=name or "",
         module=__name__,
-        build="pipeline.clip.hub_folder:build",
-        about="pipeline.clip.hub_folder:read_about",
+        build="pipeline.clip.origins.hub_folder:build",
+        about="pipeline.clip.origins.hub_folder:read_about",
         files={part: [f"{place}/{file}" for file in names] for part, names in _FILES.items()},
         optional=("pixels", "tokenizer"),
         what="the model of config.json",

@@ -17,8 +17,8 @@ from pipeline.clip.architectures import (
     models_of_other_heads,
     without_log,
 )
-from pipeline.clip.published import find_pretraining
-from pipeline.clip.torchscript import read_torchscript_weights
+from pipeline.clip.weights.published import find_pretraining
+from pipeline.clip.weights.torchscript import read_torchscript_weights
 from pipeline.errors import UserError
 from pipeline.files.weight_files import (
     Uninitialised,
