@@ -21,7 +21,7 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import DictConfig
 
-from pipeline.engine.registry import methods, quirks
+from pipeline.configuration.registry import methods, quirks
 from pipeline.files.shipped import CONFIGS
 
 Plugins.instance()  # registers what reads files

@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 from PIL import Image as Picture
 
+from pipeline.configuration.plugins import import_plugins
 from pipeline.datasets.lists import format_class_list
-from pipeline.engine.plugins import import_plugins
 from pipeline.errors import UserError
 from pipeline.files.fingerprints import fingerprint_file
 from pipeline.files.text import join_cell

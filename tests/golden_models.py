@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.clip.dimensions import Dimensions
 from pipeline.clip.image_text import ImageTextModel, Release, releases
-from pipeline.engine.registry import imported
+from pipeline.configuration.registry import imported
 
 DEPTHS = {"tipsv2_b14": 4, "talk2dino_b14": 4, "dinotxt_l14": 6}
 

@@ -12,9 +12,9 @@ from pipeline.cams.clip_es.method import ClipEs
 from pipeline.clip.device import Batches
 from pipeline.clip.frozen import Resources
 from pipeline.clip.method_stage import MethodStage
+from pipeline.configuration.registry import find_method, methods
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.dense.method import DenseMethod
-from pipeline.engine.registry import find_method, methods
 from pipeline.engine.sample import ImageReader
 from pipeline.tags.tagclip.method import TagClip
 from tests.tiny_second import frozen, tiny_seconds

@@ -11,9 +11,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 import pipeline.stages.config  # noqa: F401  which stores the defaults
-from pipeline.engine import registry
-from pipeline.engine.configuration import composing, for_hydra
-from pipeline.engine.registry import Quirk, register
+from pipeline.configuration import registry
+from pipeline.configuration.hydra import composing, for_hydra
+from pipeline.configuration.registry import Quirk, register
 from pipeline.errors import UserError
 from pipeline.tags.tagger import ScoredTagOptions
 from tests import compositions

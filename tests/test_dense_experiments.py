@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import save_file
 
-from pipeline.engine.registry import method_of
+from pipeline.configuration.registry import method_of
 from pipeline.files.label_images import read_labels
 from pipeline.masks.name_lists import names_in
 from pipeline.report.tables.published import load_published

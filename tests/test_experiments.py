@@ -12,9 +12,9 @@ from PIL import Image
 
 from pipeline.cams.pass_method import competitors_of
 from pipeline.clip.dimensions import block_window
+from pipeline.configuration.registry import methods
 from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.dense.sc_clip import ScClipSettings
-from pipeline.engine.registry import methods
 from pipeline.report.tables.configurations import flatten
 from pipeline.stages.config import compose, read_config
 from tests import REPOSITORY

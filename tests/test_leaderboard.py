@@ -14,8 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from pipeline.clip.image_text import releases
 from pipeline.commands.composition import compose_jobs
-from pipeline.engine import registry
-from pipeline.engine.registry import methods
+from pipeline.configuration import registry
+from pipeline.configuration.registry import methods
 from pipeline.stages.config import compose
 from tests.datasets import miniatures
 from tests.report.measured import rows_of

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.engine.plugins import import_plugins
+from pipeline.configuration.plugins import import_plugins
 from pipeline.engine.records import result_of
 from pipeline.engine.results import Results
 from pipeline.files.fingerprints import fingerprint, fingerprint_file

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.engine.registry import Method, find_method, methods
+from pipeline.configuration.registry import Method, find_method, methods
 from tests import REPOSITORY
 from tests.processes import run_python
 from tests.small_runs import Finished, artefacts
@@ -33,7 +33,7 @@ WRITTEN = ("code", "method_source", "templates")
 
 COMPOSE = """
 import json, sys
-from pipeline.engine.configuration import choices
+from pipeline.configuration.hydra import choices
 from pipeline.errors import UserError
 from pipeline.stages.config import compose
 

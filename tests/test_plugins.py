@@ -19,11 +19,10 @@ from joblib.externals.loky import get_reusable_executor
 from skimage.measure import regionprops
 
 from pipeline import Labeller
-from pipeline.dense.settings import DenseSettings
-from pipeline.engine import plugins, registry
-from pipeline.engine.configuration import take_plugins
-from pipeline.engine.plugins import import_plugins
-from pipeline.engine.registry import (
+from pipeline.configuration import plugins, registry
+from pipeline.configuration.hydra import take_plugins
+from pipeline.configuration.plugins import import_plugins
+from pipeline.configuration.registry import (
     Quirk,
     expand_templates,
     find_method,
@@ -32,6 +31,7 @@ from pipeline.engine.registry import (
     quirks,
     register,
 )
+from pipeline.dense.settings import DenseSettings
 from pipeline.engine.stage import Item, Output, PerImage
 from pipeline.errors import UserError
 from pipeline.files.label_images import read_labels
@@ -261,7 +261,7 @@ def test_installed_packages_offer_methods_by_an_entry_point(tmp_path, monkeypatc
     forgotten("tags", "installed")
     (tmp_path / "installed_tagger.py").write_text(
         "from dataclasses import dataclass\n"
-        "from pipeline.engine.registry import register\n"
+        "from pipeline.configuration.registry import register\n"
         "from pipeline.tags.tagger import ScoredTagOptions, Tagger\n"
         "@dataclass\nclass Options(ScoredTagOptions):\n    pass\n"
         "@register('tags', 'installed', Options)\nclass Installed(Tagger):\n    pass\n"
@@ -367,7 +367,7 @@ def test_a_plugin_that_fails_is_named(tmp_path, monkeypatch):
 FAILING = """
 import numpy as np
 from tests.plugins.colour_tagger import ColourOptions, ColourTagger
-from pipeline.engine.registry import Quirk, register
+from pipeline.configuration.registry import Quirk, register
 
 class FailingOptions(ColourOptions):
     pass
@@ -552,9 +552,10 @@ def test_a_stage_is_a_class_and_a_line(run_stage, arguments, tmp_path, monkeypat
 
 
 def test_the_engine_knows_no_stage_by_its_name():
-    """Nor any method: no code of engine/ holds one of their words, but ``kinds.py``."""
+    """Nor any method: no code of these rooms holds one of their words, but ``kinds.py``."""
     words = {*pipeline.COMMANDS, "segmenter", "predictions", "clip", "crf", "tagclip", "clip_es"}
-    for path in (REPOSITORY / "pipeline" / "engine").glob("*.py"):
+    package, rooms = REPOSITORY / "pipeline", ("configuration", "engine")
+    for path in (path for room in rooms for path in (package / room).glob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         explained = {
             id(node.value)

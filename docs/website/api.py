@@ -12,8 +12,8 @@ PAGES = Path(__file__).parents[1]
 FURTHER = {
     "python.md": ("pipeline.files.images.to_image",),
     "add-a-method.md": (
-        "pipeline.engine.registry.Method",
-        "pipeline.engine.settings.Rule",
+        "pipeline.configuration.registry.Method",
+        "pipeline.configuration.settings.Rule",
         "pipeline.clip.frozen.Resources",
         "pipeline.cams.cams.Cams",
     ),

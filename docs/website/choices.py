@@ -14,9 +14,9 @@ import omegaconf
 from omegaconf import OmegaConf
 
 from pipeline.clip.settings import compat_settings
+from pipeline.configuration.registry import Method, methods
+from pipeline.configuration.settings import Rule, meanings, rule_of
 from pipeline.datasets import READERS, find_reader
-from pipeline.engine.registry import Method, methods
-from pipeline.engine.settings import Rule, meanings, rule_of
 from pipeline.files.shipped import CONFIGS
 from pipeline.stages.config import EXECUTORS, Config
 

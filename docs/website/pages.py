@@ -15,7 +15,7 @@ from pathlib import Path
 import yaml
 from omegaconf import OmegaConf
 
-from pipeline.engine.registry import Method, method_of
+from pipeline.configuration.registry import Method, method_of
 from pipeline.report.tables.published import load_published
 from pipeline.stages.config import compose
 from website.api import api_page, heading

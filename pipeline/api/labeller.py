@@ -23,8 +23,8 @@ from pipeline.api.configuration import check_texts, configure, is_list
 from pipeline.api.labelling import Labelling
 from pipeline.cams.cams import Cams
 from pipeline.clip.dimensions import block_window
+from pipeline.configuration.plugins import import_plugins
 from pipeline.datasets.vocabulary import build_vocabulary
-from pipeline.engine.plugins import import_plugins
 from pipeline.errors import ImageError, UserError, refusing_exit, shown
 from pipeline.files import images
 from pipeline.files.images import AnyImage, limit_longest_side, to_image

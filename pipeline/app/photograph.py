@@ -13,7 +13,7 @@ from pipeline.api.labeller import load_image
 from pipeline.api.labelling import Labelling
 from pipeline.app.names import LEAST, Names, catch_up, press
 from pipeline.cams.cams import Cams
-from pipeline.engine.registry import methods
+from pipeline.configuration.registry import methods
 from pipeline.errors import ImageError, UserError
 from pipeline.files.images import limit_longest_side, to_image
 from pipeline.files.label_images import BACKGROUND

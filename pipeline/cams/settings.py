@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from omegaconf import MISSING
 
 from pipeline.clip.settings import CamOptions
-from pipeline.engine.registry import register
-from pipeline.engine.settings import setting
+from pipeline.configuration.registry import register
+from pipeline.configuration.settings import setting
 
 
 @dataclass

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.clip.dimensions import OPENAI_NORMALISATION, Dimensions, Normalisation
+from pipeline.configuration.plugins import import_methods
+from pipeline.configuration.registry import MODELS
 from pipeline.datasets.vocabulary import Names
-from pipeline.engine.plugins import import_methods
-from pipeline.engine.registry import MODELS
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:

@@ -10,12 +10,12 @@ import numpy as np
 
 from pipeline.clip.frozen import Resources
 from pipeline.clip.settings import MethodOptions
+from pipeline.configuration.registry import TEMPLATES, method_of, templates_in_key
+from pipeline.configuration.settings import joined, key_facts, plain, rule_of
 from pipeline.datasets.annotations import Annotations
 from pipeline.datasets.regions import SLIC, RegionSettings, find_regions
 from pipeline.datasets.vocabulary import Vocabulary
-from pipeline.engine.registry import TEMPLATES, method_of, templates_in_key
 from pipeline.engine.sample import Images, Sample
-from pipeline.engine.settings import joined, key_facts, plain, rule_of
 from pipeline.engine.stage import Folders, Item, PerImage
 from pipeline.errors import ImageError, UserError, refusing_exit
 from pipeline.files.atomic import cannot_write

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.clip.device import ATTENTIONS, AUTO, PRECISIONS
 from pipeline.clip.dimensions import Dimensions
-from pipeline.datasets.vocabulary import Vocabulary
-from pipeline.engine.registry import (
+from pipeline.configuration.registry import (
     CORE_QUIRKS,
     TEMPLATES,
     Quirk,
@@ -19,7 +18,8 @@ from pipeline.engine.registry import (
     method_of,
     quirks,
 )
-from pipeline.engine.settings import Settings, declared_settings, setting
+from pipeline.configuration.settings import Settings, declared_settings, setting
+from pipeline.datasets.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from pipeline.clip.frozen import Resources

@@ -23,7 +23,7 @@ from pipeline.clip.block import Block
 from pipeline.clip.dimensions import Normalisation
 from pipeline.clip.image_text import ImageTextModel
 from pipeline.clip.image_tower import ImageTower
-from pipeline.engine.registry import expand_templates
+from pipeline.configuration.registry import expand_templates
 from pipeline.errors import UserError
 
 Tokenizer = Callable[[list[str]], torch.Tensor]

@@ -14,8 +14,8 @@ from psutil import pid_exists
 
 from pipeline.app import own_folder
 from pipeline.commands.command_line import Parser, check_folder
-from pipeline.engine.configuration import take_plugins
-from pipeline.engine.plugins import import_plugins
+from pipeline.configuration.hydra import take_plugins
+from pipeline.configuration.plugins import import_plugins
 from pipeline.errors import UserError, shown
 from pipeline.files.lock import FolderLock
 from pipeline.files.text import given_path

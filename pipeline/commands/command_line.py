@@ -116,7 +116,7 @@ def _explain(error: Exception) -> object:
     if isinstance(error, (UserError, ImageError)):
         return error
     if type(error).__module__.partition(".")[0] in ("hydra", "omegaconf"):
-        from pipeline.engine.configuration import explain  # imports Hydra
+        from pipeline.configuration.hydra import explain  # imports Hydra
 
         return explain(error)
     if type(error).__name__ == "OutOfMemoryError":  # torch's, of a GPU
@@ -143,7 +143,7 @@ def _explain(error: Exception) -> object:
 
 def _explain_plugin(error: Exception) -> str | None:
     """Returns the sentence for an exception of a plug-in, with the last line of its own file."""
-    from pipeline.engine.registry import methods, module_files
+    from pipeline.configuration.registry import methods, module_files
 
     theirs = [method for method in methods() if not method.is_ours]
     files = {str(path) for m in theirs for module in m.modules for path in module_files(module)}

@@ -14,14 +14,14 @@ from pathlib import Path
 from hydra.core.override_parser.types import Override, Quote, QuotedString, ValueType
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from pipeline.engine.configuration import (
+from pipeline.configuration.hydra import (
     PLUGINS,
     composing,
     for_hydra,
     preset_folders,
     shipped_choices,
 )
-from pipeline.engine.registry import methods
+from pipeline.configuration.registry import methods
 from pipeline.errors import UserError, shown
 from pipeline.report.tables.configurations import flatten
 from pipeline.stages.config import all_settings

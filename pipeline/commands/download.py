@@ -12,13 +12,13 @@ import yaml
 
 from pipeline.commands.command_line import Parser
 from pipeline.commands.composition import compose_jobs
+from pipeline.configuration.hydra import take_plugins
+from pipeline.configuration.plugins import import_plugins
+from pipeline.configuration.settings import REQUIRED
 from pipeline.datasets import load_dataset, sources
 from pipeline.datasets.obtain import DownloadTask, obtain
 from pipeline.datasets.settings import DatasetSettings, split_names, splits_of_run
 from pipeline.datasets.vocabulary import build_vocabulary
-from pipeline.engine.configuration import take_plugins
-from pipeline.engine.plugins import import_plugins
-from pipeline.engine.settings import REQUIRED
 from pipeline.errors import UserError, check_choice, command, shown, tell
 from pipeline.files.download import STATE, size_text, source_at
 from pipeline.files.shipped import CONFIGS

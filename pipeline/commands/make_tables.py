@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.commands.command_line import Parser, print_notes
-from pipeline.engine.plugins import import_plugins
+from pipeline.configuration.plugins import import_plugins
 from pipeline.errors import UserError
 from pipeline.files.own_files import OwnFiles
 from pipeline.report.tables.check import write_check

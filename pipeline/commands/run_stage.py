@@ -10,9 +10,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from pipeline.commands.command_line import Parser, next_command
 from pipeline.commands.composition import compose_jobs
-from pipeline.engine.configuration import choices, take_plugins
-from pipeline.engine.plugins import import_plugins
-from pipeline.engine.settings import REQUIRED, defaults, meanings
+from pipeline.configuration.hydra import choices, take_plugins
+from pipeline.configuration.plugins import import_plugins
+from pipeline.configuration.settings import REQUIRED, defaults, meanings
 from pipeline.errors import UserError, as_started, shown
 from pipeline.files.text import given_path
 from pipeline.stages.config import Config

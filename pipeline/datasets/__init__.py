@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
+from pipeline.configuration.settings import check
 from pipeline.datasets.settings import (
     RENDERED,
     CocoSettings,
@@ -11,7 +12,6 @@ from pipeline.datasets.settings import (
     LabelMapSettings,
     VocSettings,
 )
-from pipeline.engine.settings import check
 from pipeline.errors import check_choice, shown
 
 if TYPE_CHECKING:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.configuration.settings import setting
 from pipeline.datasets.annotations import naming, refuse_other_size
 from pipeline.datasets.rasterise import rasterise
 from pipeline.engine.sample import Sample, ids_below
-from pipeline.engine.settings import setting
 from pipeline.errors import ImageError, NoEntry
 from pipeline.files.images import MODES_OF_16_BITS
 from pipeline.files.label_images import GREY, PALETTE, decode_png

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from pipeline.engine.settings import setting
+from pipeline.configuration.settings import setting
 from pipeline.errors import check_choice
 
 GROUND_TRUTH = "evaluation reads it; labels and masks that a stage uses are part of its inputs"

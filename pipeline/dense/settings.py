@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.clip.dimensions import Dimensions, block_window
 from pipeline.clip.settings import OPEN_BORDER, CamOptions
+from pipeline.configuration.registry import TEMPLATES, Method, complete_group, imported, register
+from pipeline.configuration.settings import setting
 from pipeline.datasets.regions import SLIC
-from pipeline.engine.registry import TEMPLATES, Method, complete_group, imported, register
-from pipeline.engine.settings import setting
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pipeline.engine.settings import setting
+from pipeline.configuration.settings import setting
 
 if TYPE_CHECKING:
     from pipeline.engine.pool import Pool

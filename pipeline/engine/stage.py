@@ -16,11 +16,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from pipeline.configuration.settings import joined
 from pipeline.engine.kinds import INTERMEDIATE, Kind
 from pipeline.engine.records import PHOTOGRAPH, Inputs
 from pipeline.engine.results import Results
 from pipeline.engine.sample import ImageReader, Sample, Size
-from pipeline.engine.settings import joined
 from pipeline.engine.store import Store
 from pipeline.engine.writer import Writer
 from pipeline.errors import ImageError

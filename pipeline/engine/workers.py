@@ -12,12 +12,12 @@ from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
+from pipeline.configuration.registry import MODELS, methods
 from pipeline.engine.alongside import Alongside, ShardResult
 from pipeline.engine.executors import ExecutorSettings, WorkerSettings
 from pipeline.engine.pool import Pool, ProcessPool, prefetch, spread
 from pipeline.engine.progress import say
 from pipeline.engine.records import Inputs, write_result
-from pipeline.engine.registry import MODELS, methods
 from pipeline.engine.sample import ImageReader, Sample
 from pipeline.engine.stage import Decoded, Folders, Item, Outputs, PerImage
 from pipeline.engine.writer import Writer

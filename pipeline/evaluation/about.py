@@ -8,10 +8,10 @@ from typing import Any, Protocol
 from pipeline.cams.method import CamOptions
 from pipeline.clip.method_stage import MethodStage
 from pipeline.clip.settings import ClipSettings, RuntimeSettings
+from pipeline.configuration.registry import COMPAT, methods, quirks
 from pipeline.datasets.settings import DatasetSettings
 from pipeline.engine.kinds import CAMS, Kind, groups
 from pipeline.engine.records import describe_legend
-from pipeline.engine.registry import COMPAT, methods, quirks
 from pipeline.engine.stage import Stage
 from pipeline.masks.settings import method_word
 from pipeline.segmenter.settings import SegmenterSettings

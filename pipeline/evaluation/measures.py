@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pipeline.cams.cams import read_cams
+from pipeline.configuration.registry import methods
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.kinds import TAGS
 from pipeline.engine.progress import track
-from pipeline.engine.registry import methods
 from pipeline.engine.results import Results
 from pipeline.engine.sample import Sample
 from pipeline.errors import UserError

@@ -6,13 +6,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pipeline.configuration.settings import plain
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.kinds import MASKS, NETWORK
 from pipeline.engine.lineage import RunResults
 from pipeline.engine.results import FAILURES, Results
 from pipeline.engine.run import Outcome
 from pipeline.engine.sample import Images, Sample
-from pipeline.engine.settings import plain
 from pipeline.engine.stage import PerImage, Stage
 from pipeline.engine.store import Store
 from pipeline.errors import NeedsStage, UserError

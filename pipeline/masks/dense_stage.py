@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.clip.dimensions import Dimensions
 from pipeline.clip.method_stage import facts_of
+from pipeline.configuration.registry import methods
+from pipeline.configuration.settings import joined, plain
 from pipeline.datasets.vocabulary import Names
 from pipeline.dense.method import DenseMethod
 from pipeline.dense.settings import SHARED, DenseSettings
-from pipeline.engine.registry import methods
-from pipeline.engine.settings import joined, plain
 from pipeline.engine.stage import Computed, Decoded
 from pipeline.errors import UserError
 from pipeline.masks.name_lists import has_background, read_name_list

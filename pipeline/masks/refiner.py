@@ -11,8 +11,8 @@ import numpy as np
 
 from pipeline.cams.cams import Cams
 from pipeline.clip.settings import MethodOptions
+from pipeline.configuration.settings import setting
 from pipeline.datasets.settings import AnnotationSettings
-from pipeline.engine.settings import setting
 from pipeline.errors import ImageError
 
 Given = tuple[Any, np.ndarray, Cams]

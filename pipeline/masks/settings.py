@@ -10,11 +10,11 @@ from typing import Any
 from omegaconf import MISSING
 
 from pipeline.clip.dimensions import Dimensions
+from pipeline.configuration.registry import TEMPLATES, Quirk, register
+from pipeline.configuration.settings import setting
 from pipeline.datasets.regions import RegionSettings
 from pipeline.datasets.settings import CrfOptions
 from pipeline.dense.settings import REMAINDERS
-from pipeline.engine.registry import TEMPLATES, Quirk, register
-from pipeline.engine.settings import setting
 from pipeline.errors import UserError
 from pipeline.masks.refiner import MaskOptions
 

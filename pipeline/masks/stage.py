@@ -13,12 +13,12 @@ from pipeline.cams.cams import read_cams
 from pipeline.cams.method import CamOptions
 from pipeline.clip.device import device_kind
 from pipeline.clip.method_stage import MethodStage
+from pipeline.configuration.settings import joined
 from pipeline.datasets.corrected import Corrections
 from pipeline.engine.kinds import MASKS
 from pipeline.engine.records import PHOTOGRAPH
 from pipeline.engine.results import Results
 from pipeline.engine.sample import LOOKED_AT, Sample, Size, evenly
-from pipeline.engine.settings import joined
 from pipeline.engine.stage import Computed, Decoded, Folders, Item, Output, Outputs, PerImage
 from pipeline.engine.writer import Writer
 from pipeline.errors import ImageError

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pipeline.configuration.settings import key_facts
 from pipeline.datasets.corrected import Corrections
 from pipeline.engine.kinds import MASKS, TAGS
 from pipeline.engine.sample import Sample
-from pipeline.engine.settings import key_facts
 from pipeline.engine.stage import Computed, Decoded, Folders, Item
 from pipeline.files.fingerprints import fingerprint
 from pipeline.masks.labels import resized_argmax, to_labels

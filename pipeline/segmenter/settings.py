@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from pipeline.clip.device import AUTO, PRECISIONS
+from pipeline.configuration.settings import key_facts, setting
 from pipeline.datasets.settings import CrfOptions
-from pipeline.engine.settings import key_facts, setting
 from pipeline.errors import UserError
 
 MAX_SIZE_DIVISOR = 1024

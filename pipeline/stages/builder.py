@@ -7,8 +7,8 @@ from typing import Any
 
 from pipeline.cams.stage import CamStage, ComputedCams
 from pipeline.clip.settings import OPEN_BORDER
+from pipeline.configuration.registry import imported
 from pipeline.datasets.corrected import Corrections, saved
-from pipeline.engine.registry import imported
 from pipeline.engine.sample import Sample
 from pipeline.engine.stage import PerImage, Stage
 from pipeline.files.text import given_path

@@ -13,19 +13,26 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.clip.settings import ClipSettings, ImageSettings, RuntimeSettings, compat_settings
-from pipeline.datasets import READERS, settings_of
-from pipeline.datasets.settings import DatasetSettings
-from pipeline.engine.configuration import (
+from pipeline.configuration.hydra import (
     COMPOSING,
     DEFAULTS,
     compose_config,
     explain,
     no_such_setting,
 )
+from pipeline.configuration.registry import find_method, methods
+from pipeline.configuration.settings import (
+    REQUIRED,
+    Rule,
+    check,
+    declared_settings,
+    defaults,
+    setting,
+)
+from pipeline.datasets import READERS, settings_of
+from pipeline.datasets.settings import DatasetSettings
 from pipeline.engine.executors import DaskSettings, ExecutorSettings, WorkerSettings
 from pipeline.engine.kinds import groups
-from pipeline.engine.registry import find_method, methods
-from pipeline.engine.settings import REQUIRED, Rule, check, declared_settings, defaults, setting
 from pipeline.errors import UserError, check_choice
 from pipeline.files.atomic import Complete, fits
 from pipeline.files.text import given_path, read_text

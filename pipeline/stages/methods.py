@@ -3,7 +3,7 @@
 import pipeline.cams.settings
 import pipeline.masks.settings
 import pipeline.tags.options  # noqa: F401
-from pipeline.engine.plugins import import_methods
+from pipeline.configuration.plugins import import_methods
 
 for _room in ("clip.models", "dense", "tags", "cams", "masks"):
     import_methods(f"pipeline.{_room}")

@@ -12,13 +12,13 @@ from pipeline.clip.frozen import FrozenClip, Resources
 from pipeline.clip.origins.origin import hashable
 from pipeline.clip.second import FrozenSecond
 from pipeline.clip.settings import MethodOptions
+from pipeline.configuration.registry import Quirk
 from pipeline.datasets.annotations import Annotations, open_annotations
 from pipeline.datasets.corrected import Corrections, corrected_masks
 from pipeline.datasets.corrections import BySplit, read_corrections
 from pipeline.datasets.mask_images import Reading
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.pool import count_cores
-from pipeline.engine.registry import Quirk
 from pipeline.engine.sample import ImageReader, Images
 from pipeline.engine.store import Store
 from pipeline.errors import UserError, check_choice, shown

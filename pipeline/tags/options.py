@@ -12,8 +12,8 @@ from typing import Any
 from omegaconf import MISSING, OmegaConf
 
 from pipeline.clip.settings import MethodOptions
-from pipeline.engine.registry import Quirk, methods, register
-from pipeline.engine.settings import setting
+from pipeline.configuration.registry import Quirk, methods, register
+from pipeline.configuration.settings import setting
 from pipeline.files.text import given_path
 
 CWR_STOP = Quirk("cwr_stop", "an empty box ends CWR for all later classes")

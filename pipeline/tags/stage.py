@@ -10,12 +10,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from pipeline.clip.method_stage import MethodStage
+from pipeline.configuration.settings import joined
 from pipeline.datasets.corrected import Corrections, refuse_unknown
 from pipeline.engine.kinds import TAGS
 from pipeline.engine.records import MANIFEST, read_manifest
 from pipeline.engine.results import Results
 from pipeline.engine.sample import Sample
-from pipeline.engine.settings import joined
 from pipeline.engine.stage import Computed, Decoded
 from pipeline.engine.writer import Writer
 from pipeline.errors import ImageError

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from pipeline.engine.registry import methods
+from pipeline.configuration.registry import methods
 from tests import REPOSITORY
 from tests.methods import dense_method
 from tests.small_runs import Finished

@@ -15,9 +15,9 @@ from pipeline.cams.pass_method import competitors_of
 from pipeline.cams.stage import ComputedCams
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.image_tower import ImageTower
+from pipeline.configuration.settings import check
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.sample import Sample
-from pipeline.engine.settings import check
 from pipeline.engine.stage import Item
 from pipeline.errors import UserError
 from tests.methods import ALONE, resources_of, stage_of

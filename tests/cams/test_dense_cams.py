@@ -24,11 +24,11 @@ from pipeline.clip.device import Batches
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.settings import compat_settings
 from pipeline.clip.shared_pass import MeanAttention
+from pipeline.configuration.plugins import import_plugins
+from pipeline.configuration.registry import method_of, methods, register
 from pipeline.dense.method import DenseMethod, NameEmbeddings
 from pipeline.dense.sclip import Sclip, SclipSettings
 from pipeline.dense.settings import DenseSettings
-from pipeline.engine.plugins import import_plugins
-from pipeline.engine.registry import method_of, methods, register
 from pipeline.engine.run import Outcome
 from pipeline.errors import UserError
 from pipeline.files.images import decode_image

@@ -26,8 +26,8 @@ from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.image_text import releases
 from pipeline.clip.image_tower import BICUBIC, ImageTower
 from pipeline.clip.weights.layouts import build_vision_transformer
+from pipeline.configuration.registry import methods
 from pipeline.dense.settings import DenseSettings
-from pipeline.engine.registry import methods
 from pipeline.masks.pixel_adaptive import Pamr, Par
 from pipeline.masks.settings import PamrOptions, ParOptions
 from pipeline.segmenter.mmseg import build_config, build_model

@@ -17,11 +17,11 @@ from pipeline.clip.encoder import ClipEncoder, to_pixels
 from pipeline.clip.image_tower import ImageTower
 from pipeline.clip.second import FrozenSecond
 from pipeline.clip.weights.checkpoint import load_clip
+from pipeline.configuration.registry import find_method
 from pipeline.dense.best_name import best_classes
 from pipeline.dense.lposs.propagation import propagate_over_pixels
 from pipeline.dense.method import DenseMethod, NameEmbeddings
 from pipeline.dense.windows import Windows, resize, similarity_map, with_scaled_positions
-from pipeline.engine.registry import find_method
 
 ID, SIZE = "2011_000003", (224, 320)
 _MEAN, _STD = [122.771, 116.746, 104.094], [68.501, 66.632, 70.323]

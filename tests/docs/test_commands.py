@@ -20,8 +20,8 @@ from omegaconf import OmegaConf
 
 from pipeline.commands import download
 from pipeline.commands.command_line import Parser
-from pipeline.engine.configuration import choices
-from pipeline.engine.registry import methods
+from pipeline.configuration.hydra import choices
+from pipeline.configuration.registry import methods
 from pipeline.stages.config import compose
 from pipeline.stages.pipeline import parse_stages
 from tests import REPOSITORY

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from pipeline.clip.image_text import releases
-from pipeline.engine.registry import methods
+from pipeline.configuration.registry import methods
 from tests import REPOSITORY
 
 PAGE = (REPOSITORY / "docs" / "compare-methods.md").read_text(encoding="utf-8")

@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from pipeline.engine.registry import methods
+from pipeline.configuration.registry import methods
 from tests import REPOSITORY
 
 pytestmark = pytest.mark.large
@@ -99,8 +99,8 @@ def test_the_reference_has_what_readers_are_told_to_import(pages):
         ".. autoclass:: pipeline.Labeller",
         ".. autoclass:: pipeline.Segmenter",
         ".. autofunction:: pipeline.load_image",
-        ".. autoclass:: pipeline.engine.registry.register",
-        ".. autofunction:: pipeline.engine.settings.setting",
+        ".. autoclass:: pipeline.configuration.registry.register",
+        ".. autofunction:: pipeline.configuration.settings.setting",
         ".. autoclass:: pipeline.tags.tagger.Tagger",
         ".. autoclass:: pipeline.cams.method.CamMethod",
         ".. autoclass:: pipeline.masks.refiner.Refiner",

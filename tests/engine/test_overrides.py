@@ -8,7 +8,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from pipeline.commands.composition import compose_jobs
-from pipeline.engine.configuration import REMOVED, compose_config, for_hydra
+from pipeline.configuration.hydra import REMOVED, compose_config, for_hydra
 from pipeline.errors import UserError
 from pipeline.stages.config import read_config
 

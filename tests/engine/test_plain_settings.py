@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.engine.settings import Rule, joined, key_facts, plain, setting
+from pipeline.configuration.settings import Rule, joined, key_facts, plain, setting
 from pipeline.errors import UserError
 from pipeline.files.fingerprints import fingerprint, fingerprint_file, fingerprint_image
 

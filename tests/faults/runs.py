@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from pipeline.clip.encoder import ClipEncoder
-from pipeline.engine.configuration import compose_config
+from pipeline.configuration.hydra import compose_config
 from pipeline.errors import UserError
 from tests import REPOSITORY
 from tests.processes import Forks, Run

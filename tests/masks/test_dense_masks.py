@@ -17,14 +17,14 @@ from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.frozen import Resources
 from pipeline.clip.image_tower import ImageTower
 from pipeline.clip.text import prompts_of
+from pipeline.configuration.registry import methods
+from pipeline.configuration.settings import check
 from pipeline.datasets.vocabulary import Vocabulary, build_vocabulary
 from pipeline.dense.method import NameEmbeddings
 from pipeline.dense.naclip.method import NaClip
 from pipeline.dense.pixel_adaptive import pamr
 from pipeline.dense.windows import resize_as_opencv
-from pipeline.engine.registry import methods
 from pipeline.engine.sample import ImageReader
-from pipeline.engine.settings import check
 from pipeline.errors import UserError
 from pipeline.masks.dense import DenseLabeller
 from pipeline.masks.dense_stage import DenseMasks

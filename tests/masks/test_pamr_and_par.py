@@ -12,9 +12,9 @@ import torch.nn.functional as F
 
 from pipeline.cams.cams import Cams
 from pipeline.clip.encoder import to_pixels
+from pipeline.configuration.registry import imported, method_of
+from pipeline.configuration.settings import check
 from pipeline.dense.pixel_adaptive import pamr, par
-from pipeline.engine.registry import imported, method_of
-from pipeline.engine.settings import check
 from pipeline.errors import UserError
 from pipeline.files.label_images import read_labels
 from pipeline.masks import pixel_adaptive

@@ -12,11 +12,11 @@ import pytest
 
 from pipeline.cams.cams import Cams, encode_cams
 from pipeline.clip.frozen import Resources
+from pipeline.configuration.settings import check
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.executors import ExecutorSettings
 from pipeline.engine.run import Run
 from pipeline.engine.sample import Dataset, ImageReader, Images, Sample
-from pipeline.engine.settings import check
 from pipeline.engine.stage import Item, PerImage
 from pipeline.engine.store import Store
 from pipeline.engine.workers import Executor, go_through

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 
-from pipeline.engine.registry import label_of
+from pipeline.configuration.registry import label_of
 from pipeline.report.tables.leaderboard import collect_boards, write_leaderboard
 from tests.report.chains import Chain, runs_of
 

@@ -10,7 +10,7 @@ import torch
 from mmengine.config import ConfigDict
 from torch import nn
 
-from pipeline.engine.settings import check
+from pipeline.configuration.settings import check
 from pipeline.errors import UserError
 from pipeline.segmenter.architecture import dictionaries
 from pipeline.segmenter.losses import BalancedCrossEntropy, choose_loss

@@ -7,7 +7,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from pipeline.engine.settings import check
+from pipeline.configuration.settings import check
 from pipeline.errors import UserError
 from pipeline.segmenter.architecture import dictionaries
 from pipeline.segmenter.mmseg import build_config, build_model

@@ -10,9 +10,9 @@ from unittest.mock import Mock
 import pytest
 from omegaconf import OmegaConf
 
+from pipeline.configuration.registry import methods
+from pipeline.configuration.settings import defaults
 from pipeline.datasets.settings import DatasetSettings
-from pipeline.engine.registry import methods
-from pipeline.engine.settings import defaults
 from pipeline.errors import UserError
 from pipeline.files.shipped import CONFIGS
 from pipeline.stages.config import EXECUTORS, Config, compose, read_config

@@ -15,8 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
+from pipeline.configuration.plugins import import_plugins
 from pipeline.engine.executors import ExecutorSettings
-from pipeline.engine.plugins import import_plugins
 from pipeline.engine.run import Run
 from pipeline.engine.sample import Images, Sample
 from pipeline.engine.scan import available

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.engine.registry import methods
+from pipeline.configuration.registry import methods
 from tests.methods import DENSE
 
 TAGGING = ("classes", "tag_names", "backgrounds")

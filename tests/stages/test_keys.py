@@ -16,12 +16,12 @@ import pytest
 from pipeline.clip import frozen
 from pipeline.clip.origins import origin
 from pipeline.clip.settings import SecondSettings, compat_settings
+from pipeline.configuration.plugins import import_plugins
+from pipeline.configuration.registry import methods
+from pipeline.configuration.settings import Rule, check, rule_of
 from pipeline.datasets import READERS
 from pipeline.datasets.vocabulary import build_vocabulary
-from pipeline.engine.plugins import import_plugins
-from pipeline.engine.registry import methods
 from pipeline.engine.sample import Dataset, Images, Sample
-from pipeline.engine.settings import Rule, check, rule_of
 from pipeline.engine.store import Store
 from pipeline.masks.crf import CrfOptions
 from pipeline.masks.settings import GroundTruthMaskOptions, PseudoMaskOptions

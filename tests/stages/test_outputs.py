@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pipeline import Labeller
-from pipeline.engine.plugins import import_plugins
+from pipeline.configuration.plugins import import_plugins
 from pipeline.engine.run import Run
 from pipeline.errors import UserError
 from pipeline.stages.config import compose, read_config

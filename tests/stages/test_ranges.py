@@ -12,10 +12,10 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from pipeline.configuration.hydra import explain
+from pipeline.configuration.registry import methods
+from pipeline.configuration.settings import check, rule_of
 from pipeline.datasets import READERS
-from pipeline.engine.configuration import explain
-from pipeline.engine.registry import methods
-from pipeline.engine.settings import check, rule_of
 from pipeline.errors import UserError
 from pipeline.stages.config import EXECUTORS, Config, compose, read_config
 

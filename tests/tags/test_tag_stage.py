@@ -161,7 +161,7 @@ def test_both_taggers_are_built_from_their_settings_and_resources(tiny_clip):
 
 @pytest.mark.parametrize("kind", [TagClipOptions, ClassTokenOptions])
 def test_an_unknown_set_of_templates_is_refused(kind):
-    from pipeline.engine.settings import check
+    from pipeline.configuration.settings import check
 
     check(kind(), "tags")
     with pytest.raises(UserError, match="tags.templates=nope is unknown"):

@@ -18,7 +18,7 @@ from pipeline.clip.architectures import ClipModel
 from pipeline.clip.device import keep_freed_memory
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.text import class_embeddings, prompts_of
-from pipeline.engine.registry import imported, methods
+from pipeline.configuration.registry import imported, methods
 from pipeline.engine.store import Store
 from pipeline.files.shipped import CONFIGS
 from tools.benchmark import plain

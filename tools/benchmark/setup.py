@@ -20,8 +20,8 @@ from pipeline.cams.pass_method import PassCams
 from pipeline.clip.device import Batches
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.frozen import Resources
+from pipeline.configuration.registry import find_method
 from pipeline.datasets.vocabulary import build_vocabulary
-from pipeline.engine.registry import find_method
 from pipeline.engine.stage import Stage
 from pipeline.report.tables.markdown import Table
 from pipeline.stages.builder import Builder

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from pipeline.cams.method import CamMethod
 from pipeline.clip.settings import OPEN_BORDER
+from pipeline.configuration.registry import register
 from pipeline.dense.settings import PassCamOptions
-from pipeline.engine.registry import register
 
 if TYPE_CHECKING:
     from pipeline.clip.frozen import Resources

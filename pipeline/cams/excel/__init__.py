@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.cams.method import CamMethod
 from pipeline.clip.settings import OPEN_BORDER
+from pipeline.configuration.registry import Quirk, register
+from pipeline.configuration.settings import setting
 from pipeline.dense.settings import PassCamOptions
-from pipeline.engine.registry import Quirk, register
-from pipeline.engine.settings import setting
 from pipeline.files.fingerprints import fingerprint
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from pipeline.clip.dimensions import Dimensions, Pretraining
 from pipeline.clip.image_text import ImageTextModel, Release, releases
 from pipeline.clip.origins.open_clip_origin import OfOpenClip
-from pipeline.engine.registry import imported, source_of
+from pipeline.configuration.registry import imported, source_of
 from pipeline.errors import NotDownloaded, UserError, command, shown
 from pipeline.files.download import Source, source_at
 from pipeline.files.fingerprints import fingerprint, fingerprint_file

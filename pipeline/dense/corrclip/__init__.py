@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from pipeline.clip.settings import SecondSettings, second_backbone
+from pipeline.configuration.settings import setting
 from pipeline.datasets.regions import RegionSettings
 from pipeline.dense.settings import DenseSettings, register_dense
-from pipeline.engine.settings import setting
 
 
 @dataclass

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from pipeline.clip.settings import SecondSettings, second_backbone
+from pipeline.configuration.settings import setting
 from pipeline.dense.settings import DenseSettings, register_dense
-from pipeline.engine.settings import setting
 
 
 @dataclass

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from pipeline.configuration.settings import setting
 from pipeline.dense.settings import DenseSettings, register_dense
-from pipeline.engine.settings import setting
 
 
 @dataclass

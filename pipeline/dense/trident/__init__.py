@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from pipeline.clip.settings import SecondSettings, second_backbone
+from pipeline.configuration.settings import setting
 from pipeline.dense.proxyclip import ProxyClipSettings
 from pipeline.dense.settings import register_dense
-from pipeline.engine.settings import setting
 
 
 @dataclass

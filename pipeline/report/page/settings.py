@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pipeline.engine.settings import setting
+from pipeline.configuration.settings import setting
 
 _WHY = "a report shows results and changes none"
 

@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import filterfalse
 
+from pipeline.configuration.registry import label_of
 from pipeline.datasets.corrections import BySplit
 from pipeline.engine.kinds import MASKS, NETWORK, PREDICTIONS, TAGS, measured_kinds
 from pipeline.engine.records import describe_machines
-from pipeline.engine.registry import label_of
 from pipeline.engine.results import Results
 from pipeline.engine.run import Outcome
 from pipeline.engine.sample import ImageReader

@@ -5,6 +5,7 @@ from functools import cached_property
 from statistics import mean
 from typing import Any
 
+from pipeline.configuration.registry import label_of, quirks
 from pipeline.engine.kinds import (
     CAMS,
     MASKS,
@@ -15,7 +16,6 @@ from pipeline.engine.kinds import (
     kinds,
     measured_kinds,
 )
-from pipeline.engine.registry import label_of, quirks
 from pipeline.files.atomic import canonical_json
 from pipeline.masks.settings import method_word
 from pipeline.report.tables.configurations import flatten, readable

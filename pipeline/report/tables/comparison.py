@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
+from pipeline.configuration.registry import label_of
 from pipeline.engine.kinds import MASKS, PREDICTIONS, TAGS
-from pipeline.engine.registry import label_of
 from pipeline.errors import command
 from pipeline.report.tables.grouping import Shown, choose_run, describe_images, grouped
 from pipeline.report.tables.markdown import Notes, Table

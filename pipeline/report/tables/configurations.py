@@ -5,9 +5,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
+from pipeline.configuration.registry import methods
 from pipeline.engine.kinds import kinds
 from pipeline.engine.records import describe_legend
-from pipeline.engine.registry import methods
 from pipeline.files.atomic import canonical_json
 from pipeline.files.fingerprints import fingerprint
 from pipeline.masks.settings import method_word
@@ -92,7 +92,7 @@ def compose(experiment: str) -> dict[str, Any]:
     # Rarely needed, and slow to import.
     from omegaconf import OmegaConf
 
-    from pipeline.engine.configuration import compose_config
+    from pipeline.configuration.hydra import compose_config
 
     config = compose_config([f"experiment={experiment}"])
     chosen = {(method.group, method.settings): method.name for method in methods()}

@@ -4,8 +4,8 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.configuration.registry import methods
 from pipeline.engine.kinds import MASKS, NETWORK, PREDICTIONS, TAGS, measured_kinds
-from pipeline.engine.registry import methods
 from pipeline.engine.results import Results
 from pipeline.evaluation.record import MetricsFile
 from pipeline.files.atomic import write_atomically

@@ -8,8 +8,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from pipeline.configuration.registry import quirks
 from pipeline.engine.kinds import PREDICTIONS, kinds
-from pipeline.engine.registry import quirks
 from pipeline.errors import UserError
 from pipeline.evaluation.metrics import as_number
 from pipeline.files.atomic import canonical_json

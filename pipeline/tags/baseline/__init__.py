@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.engine.registry import TEMPLATES, register
-from pipeline.engine.settings import setting
+from pipeline.configuration.registry import TEMPLATES, register
+from pipeline.configuration.settings import setting
 from pipeline.tags.options import ScoredTagOptions
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.clip.settings import OPEN_BORDER
-from pipeline.engine.registry import TEMPLATES, Quirk, register
-from pipeline.engine.settings import setting
+from pipeline.configuration.registry import TEMPLATES, Quirk, register
+from pipeline.configuration.settings import setting
 from pipeline.errors import UserError
 from pipeline.tags.options import CWR_STOP, ScoredTagOptions
 

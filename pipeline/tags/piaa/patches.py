@@ -18,10 +18,10 @@ from pipeline.clip.device import Batches
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.frozen import Resources
 from pipeline.clip.shared_pass import batch_by_grid, prepare_batch
+from pipeline.configuration.registry import find_method
 from pipeline.dense.method import DenseMethod
 from pipeline.dense.sc_clip import ScClipSettings
 from pipeline.dense.sc_clip.method import ScClip
-from pipeline.engine.registry import find_method
 from pipeline.errors import ImageError
 from pipeline.tags.piaa import PiaaOptions, batch_of
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from pipeline.clip.dimensions import Dimensions, block_window
 from pipeline.clip.settings import OPEN_BORDER
-from pipeline.engine.registry import TEMPLATES, register
-from pipeline.engine.settings import setting
+from pipeline.configuration.registry import TEMPLATES, register
+from pipeline.configuration.settings import setting
 from pipeline.tags.options import CWR_STOP, ScoredTagOptions
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from functools import partial
 
 from pipeline.clip.dimensions import Dimensions, Normalisation
 from pipeline.clip.image_text import Release, register_release
-from pipeline.engine.registry import TEMPLATES
+from pipeline.configuration.registry import TEMPLATES
 
 TEMPLATES["tips"] = (
     "itap of a {}.",

@@ -5,7 +5,7 @@ import importlib.metadata
 from collections.abc import Iterable
 from pkgutil import iter_modules
 
-from pipeline.engine.registry import MODELS, methods
+from pipeline.configuration.registry import MODELS, methods
 from pipeline.errors import UserError, shown
 
 ENTRY_POINTS = "annotation_free_segmentation"

@@ -20,8 +20,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from omegaconf.resolvers import oc
 
-from pipeline.engine.registry import COMPAT, methods, quirks
-from pipeline.engine.settings import defaults
+from pipeline.configuration.registry import COMPAT, methods, quirks
+from pipeline.configuration.settings import defaults
 from pipeline.errors import UserError, check_choice, command, did_you_mean, nearest, shown
 from pipeline.files.shipped import CONFIGS
 

@@ -1,0 +1,204 @@
+"""Settings: dataclasses whose fields declare what they change and which values are allowed.
+
+A group of the configuration is a dataclass beside the code that reads it. OmegaConf checks types
+and names against it; :func:`check` checks ranges; :func:`key_facts` makes a key of it, so that a
+new setting is part of the key unless its declaration says otherwise. They are not frozen, since
+OmegaConf cannot override the fields of those that are.
+"""
+
+import copy
+import dataclasses
+import inspect
+import re
+import sys
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field
+from enum import Enum
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, get_args, get_type_hints
+
+from pipeline.errors import UserError, check_choice, shown
+
+_RULE = "rule"
+
+REQUIRED = "???"
+"""The value of a field without a default; :data:`omegaconf.MISSING`."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The declaration of a field.
+
+    Attributes:
+        changes: what the setting changes: a result, its rounding alone, which images are
+            processed, or neither; only "result" is part of a cache key.
+        why: the reason why the setting is not part of the key; required unless it is.
+        at_least: the smallest number allowed, in a list as well.
+        above: a number that the value must exceed.
+        at_most: the largest number allowed.
+        choices: the words allowed.
+        lengths: the numbers of values that a list may have.
+        file_values: of a setting that can name code, an address or a command, a regular expression
+            of the values that a file of settings may give; only the command line gives others.
+    """
+
+    changes: Literal["result", "rounding", "images", "nothing"] = "result"
+    why: str = ""
+    at_least: float | None = None
+    above: float | None = None
+    at_most: float | None = None
+    choices: Collection[str] = ()
+    lengths: Sequence[int] = ()
+    file_values: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.changes == "result") == bool(self.why):
+            raise TypeError("a setting gives a reason exactly when it is not part of the key")
+
+    def allows(self, number: float) -> bool:
+        """Tells whether a number lies in the range."""
+        return (
+            abs(number) <= sys.float_info.max
+            and (self.at_least is None or number >= self.at_least)
+            and (self.above is None or number > self.above)
+            and (self.at_most is None or number <= self.at_most)
+        )
+
+    @property
+    def bounds(self) -> str:
+        """The range in words, such as "above 0 and at most 1"; "" where there is none."""
+        bounds = {"above": self.above, "at least": self.at_least, "at most": self.at_most}
+        return " and ".join(f"{word} {b:,}" for word, b in bounds.items() if b is not None)
+
+
+class Settings:
+    """The base of dataclasses of settings that depend on each other."""
+
+    def validate(self, prefix: str) -> None:
+        """Refuses, by a UserError, values that do not go together; ``prefix`` is their key."""
+
+
+def setting(default: Any = MISSING, **rule: Any) -> Any:  # noqa: ANN401
+    """Declares a field of a group of settings.
+
+    Args:
+        default: the default; a list, dictionary or dataclass is copied for every object. Without it
+            the field is required.
+        **rule: the attributes of :class:`Rule`.
+    """
+    metadata = {_RULE: Rule(**rule)}
+    if isinstance(default, list | dict) or dataclasses.is_dataclass(default):
+        return field(default_factory=lambda: copy.deepcopy(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def rule_of(declared: dataclasses.Field) -> Rule:
+    """Returns what a field declares; one that declares nothing changes a result."""
+    return declared.metadata.get(_RULE, Rule())
+
+
+def defaults(settings: type) -> dict[str, Any]:
+    """Returns the defaults of a dataclass by name, as a configuration holds them."""
+    found = {}
+    for declared in dataclasses.fields(settings):
+        factory, default = declared.default_factory, declared.default
+        value = default if factory is MISSING else factory()
+        value = dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
+        found[declared.name] = REQUIRED if value is MISSING else value
+    return found
+
+
+_hints = cache(get_type_hints)
+
+
+def declared_settings(settings: type, prefix: str = "") -> Iterator[tuple[str, Rule, Any]]:
+    """Yields key, rule and type of every field, and of those of settings within them."""
+    hints = _hints(settings)
+    for declared in dataclasses.fields(settings):
+        key, hint = f"{prefix}.{declared.name}".lstrip("."), hints[declared.name]
+        yield key, rule_of(declared), hint
+        for inner in filter(dataclasses.is_dataclass, (hint, *get_args(hint))):
+            yield from declared_settings(inner, key)
+
+
+def meanings(settings: type) -> dict[str, str]:
+    """Returns what the attributes of a dataclass mean, by the docstrings of it and its bases."""
+    found: dict[str, str] = {}
+    for kind in reversed(settings.__mro__):
+        _, _, listed = inspect.cleandoc(vars(kind).get("__doc__") or "").partition("Attributes:\n")
+        for name, text in re.findall(r"^    (\w+): (.*(?:\n {5,}.*)*)", listed, re.MULTILINE):
+            found[name] = " ".join(text.split())
+    return found
+
+
+def check(settings: object, prefix: str = "") -> None:
+    """Checks the values of settings, and of settings within them, against their declarations.
+
+    ``prefix`` is their key in the configuration, such as "tags"; "" for the whole configuration.
+    What depends on several of them is checked by :meth:`Settings.validate`. Raises a UserError for
+    a number outside its range, a word that is not a choice, a text that is empty or holds a NUL
+    character, and a list of another length.
+    """
+    for declared in dataclasses.fields(settings):
+        value, key = getattr(settings, declared.name), f"{prefix}.{declared.name}".lstrip(".")
+        rule = rule_of(declared)
+        if dataclasses.is_dataclass(value):
+            check(value, key)
+        if value == "" != declared.default:
+            raise UserError(f"{key} is empty: give it, {key}=…")
+        several = value if isinstance(value, list | tuple) else [value]
+        if rule.lengths and len(several) not in rule.lengths:
+            number = " or more".join([str(rule.lengths[0]), *[""] * (len(rule.lengths) > 1)])
+            raise UserError(f"{key}={shown(value)} has {len(several)} values: give {number}")
+        for each in several:
+            if isinstance(each, str) and "\0" in each:  # which no path has
+                raise UserError(f"{key}={shown(each)} holds a NUL character: remove it")
+            if isinstance(each, list) and rule.bounds:
+                raise UserError(f"{key}={shown(value)} is a list of lists: give numbers")
+            if isinstance(each, str) and rule.choices:
+                check_choice(f"{key}={shown(each)} is unknown", each, rule.choices)
+            is_number = isinstance(each, int | float) and not isinstance(each, bool)
+            if is_number and not rule.allows(each):
+                raise UserError(
+                    f"{key}={each} is out of range: give a number {rule.bounds}".rstrip()
+                )
+    if isinstance(settings, Settings):
+        settings.validate(prefix)
+
+
+def key_facts(settings: object, without: Collection[str] = ()) -> dict[str, Any]:
+    """Returns what changes a result, as plain values for a cache key, ``without`` some fields."""
+    found = {}
+    for declared in dataclasses.fields(settings):
+        if rule_of(declared).changes == "result" and declared.name not in without:
+            found[declared.name] = plain(getattr(settings, declared.name))
+    return found
+
+
+def joined(*groups: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns groups of facts as one group; raises a UserError if two have a name in common."""
+    merged: dict[str, Any] = {}
+    for group in groups:
+        if common := merged.keys() & group.keys():
+            raise UserError(
+                f"a method has a setting {sorted(common)[0]}, which is the name of another part of"
+                " its key: rename the setting"
+            )
+        merged |= group
+    return merged
+
+
+def plain(value: Any) -> Any:  # noqa: ANN401
+    """Returns a setting as JSON holds it: 1 and 1.0 are one value."""
+    if dataclasses.is_dataclass(value):
+        return key_facts(value)
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    if isinstance(value, dict):
+        return {key: plain(each) for key, each in value.items()}
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, Enum):
+        return value.name
+    return str(value) if isinstance(value, Path) else value
