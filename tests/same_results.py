@@ -7,7 +7,7 @@
 
 Both trees run the configurations below on a few scenes of the demo, each in processes of its own
 with one thread. Compared are arrays and tensors bit by bit, PNGs and text byte by byte, and values
-of journals, manifests and metrics except times, versions, host, and fingerprints of recipes and
+of journals, manifests and metrics except times, versions, host, and fingerprints of settings and
 inputs. Names of folders may differ: among the results of a stage on a split, those that differ
 least are a pair. Logs, text embeddings, pages, and what PIAA stores before prototypes are not
 compared.

@@ -123,7 +123,7 @@ def test_results_of_one_machine_are_found_on_every_other(made, opened, name, oth
     assert not any(outcome.computed or outcome.reused for outcome in outcomes)
 
 
-def test_no_trait_is_in_a_key_a_recipe_or_an_input(made, opened):
+def test_no_trait_is_in_a_key_an_own_key_or_an_input(made, opened):
     found = []
     for name, out in made.items():
         with standing_in(name):

@@ -17,7 +17,7 @@ from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.image_tower import ImageTower
 from pipeline.clip.text import class_embeddings, load_tokenizer, prompts_of
 from pipeline.clip.weights.checkpoint import load_clip
-from pipeline.datasets.scenes import load_recipe, render_scene
+from pipeline.datasets.scenes import load_world, render_scene
 from pipeline.masks.crf import CrfOptions
 from pipeline.masks.pseudo_mask import pseudo_mask
 from pipeline.tags.tagclip import TagClipOptions
@@ -36,7 +36,7 @@ SCORES = {
 
 @pytest.fixture(scope="module")
 def scene() -> np.ndarray:
-    return render_scene(load_recipe("demo"), "val", 0).image
+    return render_scene(load_world("demo"), "val", 0).image
 
 
 def test_the_first_scene_is_scored_and_masked_as_ever(scene):

@@ -38,7 +38,7 @@ from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from PIL import Image
 from safetensors.torch import save_file
 
-from pipeline.datasets.scenes import Scene, load_recipe, render_scene
+from pipeline.datasets.scenes import Scene, load_world, render_scene
 
 EXAMPLES = """examples:
   python tools/train_demo_clip.py --steps 2400 --output data/demo/clip.safetensors
@@ -69,7 +69,7 @@ def build_model() -> CLIP:
 
 
 def _render(index: int) -> Scene:
-    return render_scene(load_recipe("demo"), BATCH_STREAM, index)
+    return render_scene(load_world("demo"), BATCH_STREAM, index)
 
 
 def cut_picture(scene: Scene, side: int, rng: np.random.Generator) -> tuple[np.ndarray, list[str]]:
@@ -89,7 +89,7 @@ def cut_picture(scene: Scene, side: int, rng: np.random.Generator) -> tuple[np.n
         image = image[:, ::-1]
     picture = Image.fromarray(np.ascontiguousarray(image)).resize((side, side), Image.BICUBIC)
     area = np.bincount(mask.ravel())[1:] / mask.size
-    names = list(load_recipe("demo")["classes"])
+    names = list(load_world("demo")["classes"])
     visible = [names[k] for k in np.argsort(-area, kind="stable") if area[k] >= SMALLEST_VISIBLE]
     return np.asarray(picture), visible
 
@@ -134,8 +134,8 @@ def write_caption(
     Returns:
         The caption, and the set of names in it.
     """
-    recipe = load_recipe("demo")
-    odds = recipe["captions"]
+    world = load_world("demo")
+    odds = world["captions"]
     named = visible[:1] + [n for n in visible[1:] if rng.random() < odds["name_further"]]
     template = str(rng.choice(templates))
     if not named:
@@ -143,7 +143,7 @@ def write_caption(
     words = " and a ".join(named)
     if rng.random() >= odds["name_ground"]:
         return template.format(words), frozenset(named)
-    words += f" {recipe['grounds'][ground]} {ground}"
+    words += f" {world['grounds'][ground]} {ground}"
     return template.format(words), frozenset([*named, ground])
 
 

@@ -33,7 +33,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from torchvision.transforms import v2
 
-from pipeline.datasets.scenes import load_recipe, render_scene
+from pipeline.datasets.scenes import load_world, render_scene
 from pipeline.files.weight_files import read_weights_file
 
 EXAMPLES = """examples:
@@ -102,7 +102,7 @@ class Network(nn.Module):
 
 def _render(task: tuple[str, int]) -> np.ndarray:
     world, index = task
-    return render_scene(load_recipe(world), STREAM, index).image
+    return render_scene(load_world(world), STREAM, index).image
 
 
 class Batches:

@@ -13,7 +13,7 @@ import numpy as np
 from pipeline.datasets.annotations import LabelImage
 from pipeline.datasets.ground_truth import AnnotatedMask, MaskFile
 from pipeline.datasets.mask_images import Reading
-from pipeline.datasets.scenes import load_recipe, render_scene
+from pipeline.datasets.scenes import load_world, render_scene
 from pipeline.datasets.settings import DatasetSettings
 from pipeline.datasets.vocabulary import Vocabulary, build_vocabulary, voc_palette
 from pipeline.engine.pool import in_processes
@@ -30,7 +30,7 @@ _draws: ContextVar[bool] = ContextVar("draws", default=True)
 
 
 def load_demo(settings: DatasetSettings, workers: int = 1) -> Dataset[Vocabulary]:
-    """Returns the splits of a recipe; the missing scenes of one are drawn, in processes, if asked.
+    """Returns the splits of a world; the missing scenes of one are drawn, in processes, if asked.
 
     Labels and masks are known because the scenes are drawn; the pipeline only evaluates with them.
     They follow the vocabulary: an object whose name is not a class is background, and if the name
@@ -40,11 +40,11 @@ def load_demo(settings: DatasetSettings, workers: int = 1) -> Dataset[Vocabulary
     scenes alone, but, for example, one of photographs.
     """
     vocabulary = build_vocabulary(settings)
-    recipe, classes = load_recipe(settings.name), vocabulary.classes
+    world, classes = load_world(settings.name), vocabulary.classes
     given = given_path(settings.root, "dataset.root").absolute()
-    root = given / f"v{recipe['version']}"
+    root = given / f"v{world['version']}"
     strange = {name for name in _names(given) if not re.fullmatch(r"v\d+", name)}
-    strange |= {*_names(root)} - {*recipe["splits"]}
+    strange |= {*_names(root)} - {*world["splits"]}
     if strange or given.is_file():
         raise UserError(
             f"dataset.root={shown(settings.root)} holds other files than scenes of {settings.name}"
@@ -64,7 +64,7 @@ def load_demo(settings: DatasetSettings, workers: int = 1) -> Dataset[Vocabulary
         samples = []
         for image in images:
             facts = _facts(image) or {"ground": "", "labels": []}
-            drawn = [facts["ground"], *recipe["classes"]]
+            drawn = [facts["ground"], *world["classes"]]
             labels = [classes.index(n) + 1 if n in classes else 0 for n in drawn]
             present = {labels[0], *(labels[k + 1] for k in facts["labels"])} - {0}
             mask = image.with_suffix(".mask.png")
@@ -78,10 +78,10 @@ def load_demo(settings: DatasetSettings, workers: int = 1) -> Dataset[Vocabulary
         return samples
 
     notes: tuple[str, ...] = ()
-    if other := [shown(name) for name in recipe["classes"] if name not in classes]:
+    if other := [shown(name) for name in world["classes"] if name not in classes]:
         are = "objects of the scenes that are not classes count as background"
         notes = (f"{are} in the ground truth: {', '.join(other)}",)
-    counts = recipe["splits"].items()
+    counts = world["splits"].items()
     all_ids = {split: [f"{index:05d}" for index in range(count)] for split, count in counts}
     splits = Splits[Sample]({split: partial(read, split) for split in all_ids})
     return Dataset(vocabulary, splits, "train", notes=notes, all_ids=all_ids)
@@ -98,7 +98,7 @@ def _facts(image: Path) -> dict | None:
 
 def _render(name: str, image: Path) -> None:
     """Writes image, mask and labels; the labels last, since they mark the scene as complete."""
-    scene = render_scene(load_recipe(name), image.parent.name, int(image.stem))
+    scene = render_scene(load_world(name), image.parent.name, int(image.stem))
     write_atomically(image, encode_png(scene.image))
     write_atomically(image.with_suffix(".mask.png"), encode_png(scene.mask, voc_palette(256)))
     facts = {"labels": [int(v) - 1 for v in np.unique(scene.mask) if v], "ground": scene.ground}

@@ -1,9 +1,9 @@
 """Rendered scenes of simple objects, with labels and masks: the demo's, and the crowded world's.
 
 Objects of ten classes lie on six grounds. One object dominates, as in most photographs of PASCAL
-VOC; smaller ones may stand beside it, occlude it or be cut off by the border. The recipe of a data
+VOC; smaller ones may stand beside it, occlude it or be cut off by the border. The world of a data
 set has the parameters, ``data/NAME/scenes.yaml``; the README beside it gives the reasons. A scene
-depends only on the recipe, its seed included, and on ``(stream, index)``, so that every machine
+depends only on the world, its seed included, and on ``(stream, index)``, so that every machine
 draws the same scene. (Pillow before 11.2.1 fills the edges of some polygons differently.)
 """
 
@@ -29,7 +29,7 @@ Texture = Callable[[Rng, int, int], np.ndarray]
 
 
 @cache
-def load_recipe(name: str) -> Mapping:
+def load_world(name: str) -> Mapping:
     """Returns the parameters of a rendered data set's scenes as nested dictionaries."""
     return yaml.safe_load((DATA / name / "scenes.yaml").read_text(encoding="utf-8"))
 
@@ -39,43 +39,43 @@ class Scene:
     """One rendered scene."""
 
     image: np.ndarray  # H×W×3 uint8, RGB
-    mask: np.ndarray  # H×W uint8; 0 is the ground, k+1 the k-th class of the recipe
+    mask: np.ndarray  # H×W uint8; 0 is the ground, k+1 the k-th class of the world
     ground: str  # the name of the ground
 
 
-def render_scene(recipe: Mapping, stream: str, index: int) -> Scene:
+def render_scene(world: Mapping, stream: str, index: int) -> Scene:
     """Renders a scene of a stream, counted from 0.
 
     A stream is a split, or "captions", on which the demo CLIP is trained.
     """
-    rng = np.random.default_rng([recipe["seed"], *stream.encode(), index])
-    width, height = recipe["landscape"]
-    if rng.random() < recipe["portrait_share"]:
+    rng = np.random.default_rng([world["seed"], *stream.encode(), index])
+    width, height = world["landscape"]
+    if rng.random() < world["portrait_share"]:
         width, height = height, width
-    ground = str(rng.choice(list(recipe["grounds"])))
+    ground = str(rng.choice(list(world["grounds"])))
     canvas = TEXTURES[ground](rng, height, width)
     mask = np.zeros((height, width), np.uint8)
 
-    names = list(recipe["classes"])
+    names = list(world["classes"])
     main = int(rng.integers(len(names)))
-    _draw(recipe, rng, canvas, mask, main, rng.uniform(*recipe["main_radius"]), margin=0.3)
-    for _ in range(rng.choice(len(recipe["further_count"]), p=recipe["further_count"])):
-        repeats = rng.random() < recipe["further_same_class"]
+    _draw(world, rng, canvas, mask, main, rng.uniform(*world["main_radius"]), margin=0.3)
+    for _ in range(rng.choice(len(world["further_count"]), p=world["further_count"])):
+        repeats = rng.random() < world["further_same_class"]
         label = main if repeats else int(rng.integers(len(names)))
-        _draw(recipe, rng, canvas, mask, label, rng.uniform(*recipe["further_radius"]), margin=0.08)
+        _draw(world, rng, canvas, mask, label, rng.uniform(*world["further_radius"]), margin=0.08)
 
     # The light is a linear gradient of brightness in a random direction, around 1.
     angle = rng.uniform(0, 2 * math.pi)
     rows, columns = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
-    slope = rng.uniform(0, recipe["lighting"]) / math.sqrt(2)
+    slope = rng.uniform(0, world["lighting"]) / math.sqrt(2)
     canvas *= 1 + slope * (rows * math.sin(angle) + columns * math.cos(angle))[..., None]
-    canvas += rng.normal(0, recipe["noise"] / 255, canvas.shape)
+    canvas += rng.normal(0, world["noise"] / 255, canvas.shape)
     image = (np.clip(canvas, 0, 1) * 255).round().astype(np.uint8)
     return Scene(image, mask, ground)
 
 
 def _draw(
-    recipe: Mapping,
+    world: Mapping,
     rng: Rng,
     canvas: np.ndarray,
     mask: np.ndarray,
@@ -84,7 +84,7 @@ def _draw(
     margin: float,
 ) -> None:
     """Draws an object where it covers little of the others; gives up after 20 tries."""
-    name = list(recipe["classes"])[label]
+    name = list(world["classes"])[label]
     size = np.array(mask.shape[::-1])
     angle = rng.uniform(0, 2 * math.pi)
     for _ in range(20):
@@ -93,17 +93,17 @@ def _draw(
         inside = coverage >= 0.5
         area = inside.sum()
         overlap = (mask[part][inside] > 0).sum()
-        if area >= _MIN_AREA and overlap <= recipe["largest_overlap"] * area:
+        if area >= _MIN_AREA and overlap <= world["largest_overlap"] * area:
             break
     else:
         return
 
-    hue = recipe["classes"][name] + rng.uniform(-1, 1) * recipe["hue_half_width"]
-    saturation, brightness = (rng.uniform(*recipe[key]) for key in ("saturation", "brightness"))
+    hue = world["classes"][name] + rng.uniform(-1, 1) * world["hue_half_width"]
+    saturation, brightness = (rng.uniform(*world[key]) for key in ("saturation", "brightness"))
     import skimage.color
 
     colour = skimage.color.hsv2rgb(np.array([(hue % 360) / 360, saturation, brightness]))
-    contrast = rng.uniform(*recipe["pattern_contrast"])
+    contrast = rng.uniform(*world["pattern_contrast"])
     tones = 1 + contrast * np.clip(PATTERNS[name](u, v), -1, 1)
     painted = np.clip(colour * tones[..., None], 0, 1)
     canvas[part] += coverage[..., None] * (painted - canvas[part])

@@ -1,4 +1,4 @@
-"""The files that come with the package: configurations, recipes of scenes, demo weights.
+"""The files that come with the package: configurations, worlds of scenes, demo weights.
 
 In a checkout they lie beside ``pipeline/``; in an installed package, inside it. No path depends on
 the working directory.

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pipeline.datasets.scenes import load_recipe, render_scene
+from pipeline.datasets.scenes import load_world, render_scene
 from tests.app.started import Started
 from tests.report.browsing import browser  # noqa: F401  the fixture
 
@@ -21,7 +21,7 @@ def scenes(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("app") / "scenes"
     root.mkdir()
     for index in range(SCENES):
-        scene = render_scene(load_recipe("demo"), "val", index)
+        scene = render_scene(load_world("demo"), "val", index)
         Image.fromarray(scene.image).save(root / f"{index}.png")
     (root / "broken.png").write_bytes(b"nothing")
     return root

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline.app.names import Names, classes_of
-from pipeline.datasets.scenes import load_recipe, render_scene
+from pipeline.datasets.scenes import load_world, render_scene
 from pipeline.errors import UserError
 from tests import REPOSITORY
 from tests.extras import library
@@ -36,7 +36,7 @@ def test_a_later_request_of_the_same_part_ends_the_first():
 
 
 def test_further_words_are_names_of_the_same_class():
-    image = render_scene(load_recipe("demo"), "val", 1).image
+    image = render_scene(load_world("demo"), "val", 1).image
     names = Names("demo", {}, [], 0.3)
     labelling = names.labeller("disc\nsquare, box", "grass")(image)
     assert labelling.classes == ("disc", "square") and labelling.names == ("square",)

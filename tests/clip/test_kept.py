@@ -15,7 +15,7 @@ from pipeline.clip.device import Batches
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.frozen import FrozenClip
 from pipeline.clip.shared_pass import MeanAttention
-from pipeline.datasets.scenes import load_recipe, render_scene
+from pipeline.datasets.scenes import load_world, render_scene
 from tests.tiers import large_except
 
 NAMES = ["disc", "square", "star", "ring", "cross", "hexagon"]
@@ -133,7 +133,7 @@ def equal(first, second, tolerance=0.0):
 
 
 def test_what_does_not_change_is_not_computed(count):
-    scenes = [render_scene(load_recipe("demo"), "val", index).image for index in (1, 2)]
+    scenes = [render_scene(load_world("demo"), "val", index).image for index in (1, 2)]
     labeller = labeller_of(NAMES, 1 << 30)
     found, first = count(labeller, scenes[0])
     assert first["images"] == 1 and first["crops"] > 0 and found.tags
@@ -164,7 +164,7 @@ SC_CLIP = ["cams=sc_clip"]
     large_except([SC_CLIP], [SC_CLIP, ["cams=clip_es", "cams.affinity=false"], ["tags=clip"]]),
 )
 def test_other_methods_keep_what_they_found(count, more):
-    image = render_scene(load_recipe("demo"), "val", 1).image
+    image = render_scene(load_world("demo"), "val", 1).image
     labeller = labeller_of(NAMES, 1 << 30, "tags.min_score=0", *more)
     found, first = count(labeller, image)
     again, passes = count(labeller, image)
@@ -174,7 +174,7 @@ def test_other_methods_keep_what_they_found(count, more):
 
 
 def test_little_memory_changes_nothing(count):
-    image = render_scene(load_recipe("demo"), "val", 1).image
+    image = render_scene(load_world("demo"), "val", 1).image
     labeller = labeller_of(NAMES, 1000)
     equal(labeller(image), labeller_of()(image))
     _, passes = count(labeller, image)
@@ -182,7 +182,7 @@ def test_little_memory_changes_nothing(count):
 
 
 def test_a_labeller_of_another_clip_shares_no_clip(tiny_checkpoint, count):
-    image = render_scene(load_recipe("demo"), "val", 1).image
+    image = render_scene(load_world("demo"), "val", 1).image
     labeller = labeller_of(NAMES, 1 << 30)
     labeller(image)
     given = {"checkpoint": tiny_checkpoint, "overrides": ["tags.votes=2", FP32]}

@@ -14,7 +14,7 @@ from pipeline.datasets.scenes import (
     OUTLINES,
     PATTERNS,
     TEXTURES,
-    load_recipe,
+    load_world,
     render_scene,
 )
 from pipeline.datasets.settings import RENDERED, DatasetSettings, splits_of_run
@@ -22,14 +22,14 @@ from pipeline.engine.sample import Images
 from pipeline.stages.config import compose, read_config
 from tools.train_demo_clip import write_caption
 
-DEMO = load_recipe("demo")
+DEMO = load_world("demo")
 
 
 @pytest.mark.parametrize("name", RENDERED)
-def test_a_recipe_names_what_the_code_draws(name: str):
-    recipe = load_recipe(name)
-    assert set(recipe["classes"]) == set(OUTLINES) == set(PATTERNS)
-    assert set(recipe["grounds"]) == set(TEXTURES)
+def test_a_world_names_what_the_code_draws(name: str):
+    world = load_world(name)
+    assert set(world["classes"]) == set(OUTLINES) == set(PATTERNS)
+    assert set(world["grounds"]) == set(TEXTURES)
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_a_recipe_names_what_the_code_draws(name: str):
     ],
 )
 def test_scenes_are_the_frozen_ones(name, stream, index, of_mask, of_image):
-    scene = render_scene(load_recipe(name), stream, index)
+    scene = render_scene(load_world(name), stream, index)
     assert zlib.crc32(scene.mask.tobytes()) == of_mask
     assert zlib.crc32(scene.image.tobytes()) == of_image
 
@@ -103,19 +103,19 @@ def test_objects_that_no_class_has_the_name_of_are_named(tmp_path):
     assert "count as background" in note and note.endswith(": disc, hexagon")
 
 
-def test_a_recipe_of_its_own_changes_the_scenes_and_not_the_classes(tmp_path, monkeypatch):
-    recipe = load_recipe("demo_crowded")
+def test_another_world_changes_the_scenes_and_not_the_classes(tmp_path, monkeypatch):
+    world = load_world("demo_crowded")
     reports = {"report": 500, "report_2": 500, "report_3": 500}
-    assert recipe["splits"] == {"train": 400, "choose": 200, **reports}
-    assert recipe["classes"] == DEMO["classes"] and recipe["seed"] != DEMO["seed"]
-    monkeypatch.setitem(recipe, "splits", {"train": 1, "choose": 1, "report": 1})
+    assert world["splits"] == {"train": 400, "choose": 200, **reports}
+    assert world["classes"] == DEMO["classes"] and world["seed"] != DEMO["seed"]
+    monkeypatch.setitem(world, "splits", {"train": 1, "choose": 1, "report": 1})
     overrides = [f"dataset.root={tmp_path / 'scenes'}", f"output_dir={tmp_path}"]
     settings = read_config(compose(["dataset=demo_crowded", *overrides])).dataset
     dataset = load_dataset(settings)
     assert splits_of_run(settings, dataset.splits) == ["choose", "report"]
     assert dataset.train_split == "train"
     with Image.open(dataset.splits["report"][0].image) as image:
-        drawn = render_scene(recipe, "report", 0).image
+        drawn = render_scene(world, "report", 0).image
         np.testing.assert_array_equal(np.asarray(image), drawn)
 
 

@@ -358,12 +358,12 @@ def test_every_setting_changes_what_it_declares(walked, keys, tmp_path):
         if before[0] != repr(config):
             before = repr(config), keys(config)
         after = keys(changed(config, key, rule, kind, value))
-        in_keys, in_recipes = set(), set()
+        in_keys, in_own_keys = set(), set()
         if rule.changes == "result":
             used |= {line for line in BELONGS if f"{key}.".startswith(f"{line}.")}
             in_keys = with_later(owners(key))
-            in_recipes = {*owners(key)} if computes_with(config, key) else set()
-        for part, expected in ((0, in_keys), (1, in_recipes - {*TRAINING})):
+            in_own_keys = {*owners(key)} if computes_with(config, key) else set()
+        for part, expected in ((0, in_keys), (1, in_own_keys - {*TRAINING})):
             found = {name for name in after if after[name][part] != before[1][name][part]}
             found -= {*TRAINING} if part else set()  # nothing reads the own key of a network
             if found != expected:
