@@ -116,6 +116,9 @@ RENAMED: dict[str, str] = {}
 """Overrides, or keys of them, of this tree → what the other commit calls them."""
 
 KNOWN: dict[str, dict[str, str]] = {
+    "289e871871": {
+        r"configuration\.(align_corners|background|enlarge|resize|window_softmax): new": "in keys",
+    },
     "64f3d40003": {
         r"/metrics\.json: \S+(measured_on|results|read\.\w+): '\w{16}' became": "inputs have names",
         r"code: 'pipeline\.cams\.settings\.\w+\.build' became": "methods keep their names",

@@ -125,7 +125,7 @@ class PassCams(CamMethod):
         if self.options.affinity:
             cams = refine_cams(
                 cams,
-                shared_pass.observed[-1][0],
+                shared_pass.for_cams[-1][0],
                 shared_pass.grid,
                 threshold=self.options.box_threshold,
                 open_border=self.quirks.open_border,

@@ -43,16 +43,16 @@ class SharedPass:
         grid: h, w.
         pixels: B×3×(P·h)×(P·w) float32, normalised.
         last_block_input: what enters block L.
-        observed: the results of the hooks of a CAM method, each B×….
-        attended: those of the hooks of a tagger, each B×….
+        for_cams: the results of the hooks of a CAM method, each B×….
+        for_tags: those of the hooks of a tagger, each B×….
         regions: the number of each pixel's region, B×(P·h)×(P·w) int64; none if none are given.
     """
 
     grid: tuple[int, int]
     pixels: torch.Tensor
     last_block_input: BlockInput
-    observed: tuple[torch.Tensor, ...] = ()
-    attended: tuple[torch.Tensor, ...] = ()
+    for_cams: tuple[torch.Tensor, ...] = ()
+    for_tags: tuple[torch.Tensor, ...] = ()
     regions: torch.Tensor | None = None
 
     @classmethod
@@ -71,13 +71,13 @@ class SharedPass:
     def copy_image(self, row: int) -> "SharedPass":
         """Copies one image out of the batch for its CAMs, so that it does not keep the others."""
         if len(self.pixels) == 1:
-            return replace(self, attended=())
+            return replace(self, for_tags=())
 
         def pick(batch: torch.Tensor) -> torch.Tensor:
             return batch[row : row + 1].clone()
 
         inputs = BlockInput(*map(pick, self.last_block_input))
-        return SharedPass(self.grid, pick(self.pixels), inputs, tuple(map(pick, self.observed)))
+        return SharedPass(self.grid, pick(self.pixels), inputs, tuple(map(pick, self.for_cams)))
 
 
 def batch_alike(

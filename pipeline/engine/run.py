@@ -142,7 +142,7 @@ class Run:
                     each.begin(len(before.ids))
                 beside = self._go_alongside(made, opened, locks)
                 names = stage.name if beside is None else f"{stage.name} and {beside.stage.name}"
-                work = stage, self._inputs(stage), writers, missing
+                work = stage, self._folders_read(stage), writers, missing
                 with track(f"{names} {split}", len(missing)) as advance:
                     for sample, reason in self.executor.compute(*work):
                         if reason is not None:
@@ -186,12 +186,12 @@ class Run:
                 continue
             before = {name: opened[need.name] for name, need in other.before.items()}
             writer, images = other.writer(self.store), len(self.images.of(other.split))
-            work = other, self._inputs(other), before, writer
+            work = other, self._folders_read(other), before, writer
             beside = self.executor.go_alongside(*work, stage, images)
             if beside is not None:
                 locks.enter_context(writer)
                 return beside
         return None
 
-    def _inputs(self, stage: Stage) -> dict[str, Path]:
+    def _folders_read(self, stage: Stage) -> dict[str, Path]:
         return {name: need.results(self.store).path for name, need in stage.needs.items()}

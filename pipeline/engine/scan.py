@@ -121,7 +121,7 @@ def scan(
         is_complete = stage.is_complete(results)
         states = {s.id: DONE if is_complete else Compute(Item(s, {})) for s in samples}
         return Scan(stage, results, samples, states)
-    samples, waiting, after = _inputs(stage, images, store, earlier)
+    samples, waiting, after = _covered(stage, images, store, earlier)
     folders = {
         name: earlier[need].results if need in earlier else need.results(store)
         for name, need in stage.before.items()
@@ -194,7 +194,7 @@ def key_unknown_until(stage: Stage, earlier: Scans) -> str:
     return stage.unknown_until()
 
 
-def _inputs(
+def _covered(
     stage: PerImage, images: Images, store: Store, earlier: Scans
 ) -> tuple[list[Sample], frozenset[str], str]:
     """Returns the images that a stage covers, and which of them wait for what other stage."""

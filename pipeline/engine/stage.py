@@ -316,7 +316,7 @@ class PerImage(Stage):
         return ()
 
     def load(self, folders: Mapping[str, Path]) -> Any:  # noqa: ANN401
-        """Loads the model, one object, where it computes; ``folders`` are those of needs."""
+        """Loads the model where it computes, such as a tagger; ``folders`` are those of needs."""
         return None
 
     @property

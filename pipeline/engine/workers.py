@@ -56,7 +56,7 @@ def compute_here(
     ``adopt`` stores an entry in that of a name.
     """
 
-    def store(computed: tuple[Item, Outputs | ImageError]) -> str | None:
+    def write(computed: tuple[Item, Outputs | ImageError]) -> str | None:
         item, outputs = computed
         if isinstance(outputs, ImageError):
             return str(outputs)
@@ -67,15 +67,15 @@ def compute_here(
                 adopt(name, write_result(*result, **output.values, machine=stage.machine))
         return None
 
-    def results(images: Decoded) -> Iterable[tuple[Item, Outputs | ImageError]]:
+    def compute(images: Decoded) -> Iterable[tuple[Item, Outputs | ImageError]]:
         item, image = next(images)
         if item.is_manual:
             return [(item, stage.draw(item))]
         return stage.compute(chain([(item, image)], images), model)
 
     reader = stage.reader if stage.reads_images else None
-    computed = go_through(items, reader, results, stage.chosen)
-    for (item, _), reason in prefetch(computed, store, 1, _MAX_UNWRITTEN, at_once=True):
+    computed = go_through(items, reader, compute, stage.chosen)
+    for (item, _), reason in prefetch(computed, write, 1, _MAX_UNWRITTEN, at_once=True):
         yield item.sample, reason
 
 

@@ -1,4 +1,4 @@
-"""The complete configuration as typed settings."""
+"""The complete configuration as typed settings; ``configuration/`` declares and composes them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""The files of the stage ``tags``: scores in ``scores.npz``, tags in ``tags.txt`` and beside it."""
+"""Tags and scores: in entries of the journal, and summed up in ``scores.npz`` and ``tags.txt``."""
 
 import base64
 import csv

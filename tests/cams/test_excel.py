@@ -76,7 +76,7 @@ def test_features_maps_and_refined_maps_are_the_released_ones(golden_folder):
         cams = method.activation_maps(seen, method.names_for(tags), len(tags))
         assert_close(cams, golden[f"{image_id}/excel_maps"].T[tags])
         refined = refine_cams(
-            cams, seen.observed[-1][0], seen.grid, threshold=0.79, open_border=True
+            cams, seen.for_cams[-1][0], seen.grid, threshold=0.79, open_border=True
         )
         released = torch.from_numpy(golden[f"{image_id}/excel_refined"]).flatten(1)
         low, high = released.aminmax(dim=1, keepdim=True)  # they are not normalised yet

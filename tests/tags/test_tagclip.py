@@ -253,7 +253,7 @@ def test_the_shared_pass_is_kept_only_if_its_attention_is_recorded(encoder, text
     assert scored.shared_pass.last_block_input.tokens.shape == (1, 25, 64)
     mean = MeanAttention(range(2, 4))
     encoder.backbone(encoder.prepare(image)[None], mean)
-    (attention,) = scored.shared_pass.observed
+    (attention,) = scored.shared_pass.for_cams
     torch.testing.assert_close(attention, mean.result(), atol=1e-5, rtol=0)
     np.testing.assert_array_equal(without.scores["scores"], scored.scores["scores"])
 

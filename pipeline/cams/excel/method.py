@@ -73,7 +73,7 @@ class Excel(PassCams):
         class_token = self.encoder.last_block.finish(
             tokens[:, :1], self.encoder.attend(query[:, :, :1], key, value)
         )
-        tokens = torch.cat([class_token, self.encoder.patches(shared_pass.observed[0])], 1)
+        tokens = torch.cat([class_token, self.encoder.patches(shared_pass.for_cams[0])], 1)
         return F.normalize(self.encoder.embed(tokens)[0], dim=0 if self.quirks.token_norm else 1)
 
     def activation_maps(

@@ -42,7 +42,7 @@ class CorrClip(OnSecondGrid):
     ) -> torch.Tensor:
         """Returns the embeddings of patches of the second backbone's grid, B×M×E float32."""
         query, key, _ = self.second.projections(shared_pass.pixels, encoder.normalisation)
-        regions, every = self.regions_of(encoder, shared_pass), shared_pass.observed[0]
+        regions, every = self.regions_of(encoder, shared_pass), shared_pass.for_cams[0]
         found = map(self.attention, unit(query + key), regions)
         attention, numbers = map(torch.stack, zip(*found))
         blocks = block_window("spatial_blocks", self.options.spatial_blocks, encoder.depth)

@@ -53,4 +53,4 @@ class Gem(DenseMethod):
         self, encoder: ClipEncoder, shared_pass: SharedPass, names: NameEmbeddings | None = None
     ) -> torch.Tensor:
         """Returns the embeddings of patches, B×N×E float32."""
-        return encoder.embed(encoder.patches(shared_pass.observed[0]))
+        return encoder.embed(encoder.patches(shared_pass.for_cams[0]))

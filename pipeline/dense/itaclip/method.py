@@ -28,7 +28,7 @@ class ItaClip(DenseMethod):
     ) -> torch.Tensor:
         """Returns the embeddings of the patches of one view, B×N×E float32."""
         inputs = shared_pass.last_block_input
-        middle = encoder.patches(shared_pass.observed[0]).to(inputs.value.dtype) @ inputs.value
+        middle = encoder.patches(shared_pass.for_cams[0]).to(inputs.value.dtype) @ inputs.value
         attended = (attend_to_alike(encoder, inputs) + middle) / 2
         output = encoder.last_block.attention_output(attended)
         return encoder.embed(encoder.patches(inputs.tokens) + output)

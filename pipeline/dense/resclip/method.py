@@ -33,7 +33,7 @@ class ResClip(DenseMethod):
 
         def attended_by(logits: torch.Tensor) -> torch.Tensor:
             direct = (logits + omega).softmax(-1)
-            cross, observed = options.cross_share, shared_pass.observed[0]
+            cross, observed = options.cross_share, shared_pass.for_cams[0]
             weights = (1 - cross) * direct + cross * observed
             weights = options.cross_scale * encoder.patches(weights)
             attended = weights.to(value.dtype) @ value

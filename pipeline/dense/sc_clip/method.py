@@ -29,7 +29,7 @@ class ScClip(DenseMethod):
     ) -> torch.Tensor:
         """Returns the embeddings of patches, B×N×E float32; an ImageError if these are too few."""
         tokens = shared_pass.last_block_input.tokens
-        middle, shallow, several = shared_pass.observed[0].unbind(1)
+        middle, shallow, several = shared_pass.for_cams[0].unbind(1)
         patches, grid = encoder.patches(tokens), shared_pass.grid
         anomalous = self.anomalous(patches)
         similarity = _similarity(repair(encoder.patches(middle), anomalous, grid))

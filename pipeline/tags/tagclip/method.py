@@ -111,7 +111,7 @@ class TagClip(Tagger):
 
         of_patches = encoder.text_for_patches(text)
         coarse = encoder.classify(encoder.value_features(inputs), of_patches)
-        given = *batch_pass.attended, coarse, batch_pass.grid, len(images)
+        given = *batch_pass.for_tags, coarse, batch_pass.grid, len(images)
         refined = refine(*given, open_border=self.quirks.open_border)
         by_variant = {"coarse": best_patch(coarse), "dmar": best_patch(refined)}
         if "clip_native" in variants or "coarse_last" in variants:
