@@ -96,6 +96,13 @@ def attention_weights(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
     return _logits(query, key).softmax(-1)
 
 
+def attention_to_alike(logits: torch.Tensor) -> torch.Tensor:
+    """Overwrites logits, …×N×N, by their softmax over those not below 0 and the diagonal."""
+    alone = logits.diagonal(dim1=-2, dim2=-1).clone()
+    logits.masked_fill_(logits < 0, float("-inf")).diagonal(dim1=-2, dim2=-1).copy_(alone)
+    return torch.softmax(logits, -1, out=logits)
+
+
 def _logits(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
     return ((query / math.sqrt(query.shape[-1])) @ key.mT).float()
 

@@ -79,7 +79,11 @@ class Block:
 
     def attention_output(self, attended: torch.Tensor) -> torch.Tensor:
         """Merges and projects the heads, B×heads×T×d: what the attention adds to tokens, B×T×D."""
-        return self._block.ls_1(self._apply(self._out, attended.transpose(1, 2).flatten(2)))
+        return self._block.ls_1(self.unscaled_output(attended))
+
+    def unscaled_output(self, attended: torch.Tensor) -> torch.Tensor:
+        """Returns :meth:`attention_output` before the layer scale."""
+        return self._apply(self._out, attended.transpose(1, 2).flatten(2))
 
     def finish(self, tokens: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
         """Completes the block after its attention: output projection, residuals and MLP.

@@ -53,6 +53,7 @@ class Dimensions(NamedTuple):
     depth: int
     patch_size: int
     native_size: int
+    has_adaptor = False  # whether a language adaptor embeds tokens; a subclass says so
 
 
 def block_at(offset: int, depth: int) -> int:

@@ -47,7 +47,7 @@ class Release:
             second backbone, from the release, the file of each part and a device. Like ``about``,
             it raises a KeyError, a ValueError or a RuntimeError if weights are missing or do not
             fit.
-        files: the addresses of each part; of several, any one will do.
+        files: the addresses of each part; any one of several will do, and without one it is given.
         optional: the parts that a model may lack.
         dimensions: of the image tower.
         normalisation: of the pixels.
@@ -57,6 +57,7 @@ class Release:
         text_heads: of the text tower's.
         head_width: channels of each head of the image tower.
         registers: of the image tower; none for as many as the files hold.
+        align_corners: how positions are stretched, where releases of a model differ in that.
         text_clip: what ``describe_architecture`` says of the CLIP whose text tower it takes.
         has_whole_image: whether it embeds whole images, and not patches alone.
         packages: what it requires besides; all are in the extra "backbones".
@@ -75,6 +76,7 @@ class Release:
     text_heads: int = 12
     head_width: int = 64
     registers: int | None = None
+    align_corners: bool = False
     text_clip: str = ""
     has_whole_image: bool = True
     packages: Sequence[str] = ()

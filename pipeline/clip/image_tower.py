@@ -40,6 +40,7 @@ class ImageTower:
         stretch: options of torch's ``interpolate`` by which positions reach another grid.
         offset: is added to each side of that grid, by whose share of the native one positions are
             then stretched; 0 stretches them to its size.
+        covers_square: whether positions are stretched to a square, of which the grid is a part.
         registers: R×D, tokens without positions behind the class token.
         norm_before: the layer norm before the first block; the identity if there is none.
         blocks: in open_clip's form, with layer scale or without. A block may have a module
@@ -65,6 +66,7 @@ class ImageTower:
     registers: torch.Tensor | None = None
     joins_patches: bool = False
     offset: float = 0.0
+    covers_square: bool = False
 
     @classmethod
     def of(
@@ -112,7 +114,7 @@ class ImageTower:
     @property
     def is_stretched_as_clip(self) -> bool:
         """Whether positions are stretched as those of CLIP, to which the quirks of these apply."""
-        return self.stretch == BILINEAR
+        return self.stretch == BILINEAR and not self.covers_square
 
     @property
     def prefix(self) -> int:
@@ -123,12 +125,13 @@ class ImageTower:
         """Returns a patch grid's position embedding, (1+N)×D (docs/algorithms.md, section 1)."""
         if (rows, columns) == self.native_grid:
             return self.positions
-        wanted: dict[str, Any] = {"size": (rows, columns)}
+        sides = (max(rows, columns),) * 2 if self.covers_square else (rows, columns)
+        wanted: dict[str, Any] = {"size": sides}
         if self.offset:
             sides = zip((rows, columns), self.native_grid)
             wanted = {"scale_factor": tuple((side + self.offset) / own for side, own in sides)}
         grid = self.positions[1:].unflatten(0, self.native_grid).permute(2, 0, 1).unsqueeze(0)
-        stretched = F.interpolate(grid, **wanted, **self.stretch)
+        stretched = F.interpolate(grid, **wanted, **self.stretch)[..., :rows, :columns]
         return torch.cat([self.positions[:1], stretched[0].flatten(1).mT])
 
     def project(self, features: torch.Tensor) -> torch.Tensor:

@@ -190,8 +190,8 @@ class MethodOptions(Settings):
         return declared.default_factory().model
 
     @classmethod
-    def has_second(cls) -> bool:
-        """Tells whether the method always uses a second backbone."""
+    def needs_more(cls) -> bool:
+        """Tells whether the method needs more than any CLIP is, such as a second backbone."""
         return any(hint is SecondSettings for _, _, hint in declared_settings(cls))
 
     def seconds(self) -> dict[str, SecondSettings]:

@@ -96,21 +96,21 @@ def _combinations(overrides: Sequence[Override]) -> Iterator[Sequence[str]]:
             # Readable once more, since choice(…) takes quotes away.
             values[key] = for_hydra([f"{key}={value}" for value in each.sweep_string_iterator()])
             if each.value_type is ValueType.GLOB_CHOICE_SWEEP:
-                values[key] = [*filterfalse(_with_second(), values[key])]
+                values[key] = [*filterfalse(_needing_more(), values[key])]
                 if not values[key]:
                     raise UserError(
-                        f"{shown(each.input_line)} stands for no choice without a second backbone:"
-                        " give those with one by their names"
+                        f"{shown(each.input_line)} stands for no choice that runs on every CLIP:"
+                        " give those that need more by their names"
                     )
     return product(*values.values())
 
 
-def _with_second() -> Callable[[str], bool]:
-    """Returns what tells choices with a second backbone, which a pattern does not stand for.
+def _needing_more() -> Callable[[str], bool]:
+    """Returns what tells choices that need more than a CLIP; a pattern does not stand for them.
 
     A preset is called after its method.
     """
-    names = [f"{m.group}={m.name}" for m in methods() if m.settings.has_second()]
+    names = [f"{m.group}={m.name}" for m in methods() if m.settings.needs_more()]
     return re.compile(rf"({'|'.join(map(re.escape, names))})(_.*)?").fullmatch
 
 

@@ -1,6 +1,6 @@
 """Labels from similarities: the class of the name that is most similar to a pixel."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import torch
 
@@ -14,6 +14,7 @@ def best_classes(
     size: tuple[int, int],
     temperature: float | None,
     min_area: float = 0.0,
+    after_enlarging: Callable[[torch.Tensor], torch.Tensor] = lambda enlarged: enlarged,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns the best class of every pixel, H×W uint8, and its probability, float32 in [0, 1].
 
@@ -28,12 +29,13 @@ def best_classes(
             already.
         min_area: classes above 0 that cover at most this share of the pixels of such classes are
             removed.
+        after_enlarging: what a method does to each name then, H×W.
     """
 
     def logits(wanted: Collection[int]) -> Iterator[tuple[int, torch.Tensor]]:
         for label_of_name, each in zip(classes, similarities):
             if label_of_name in wanted:
-                resized = resize(each[None], size)[0]
+                resized = after_enlarging(resize(each[None], size)[0])
                 if temperature is None:
                     yield label_of_name, resized.clamp(min=1e-30).log()  # finite
                 else:

@@ -47,12 +47,14 @@ class DenseMethod(ABC):
         joins_windows: whether it joins the windows of an image in its own way.
         takes_best_name_first: whether the best name of a class is taken on the map of windows, and
             not on that of the image's size.
+        gives_probabilities: whether joined windows give probabilities of names, not similarities.
     """
 
     passes: ClassVar[int] = 1
     reads_regions: ClassVar[bool] = False
     joins_windows: ClassVar[bool] = False
     takes_best_name_first: ClassVar[bool] = False
+    gives_probabilities: ClassVar[bool] = False
     seconds: Mapping[str, FrozenSecond] = MappingProxyType({})
 
     def __init__(self, options: DenseSettings, quirks: SimpleNamespace | None = None):
@@ -103,9 +105,13 @@ class DenseMethod(ABC):
         """Returns the labels of an image, H×W uint8, after a look at its regions, H×W int64."""
         return labels
 
-    def fit(self, pixels: torch.Tensor, patch_size: int) -> torch.Tensor:
-        """Returns the pixels of an image, 3×H×W, in the size at which windows are cut out."""
+    def fit(self, pixels: torch.Tensor, patch_size: int, window: int, stride: int) -> torch.Tensor:
+        """Returns pixels, 3×H×W, in the size at which windows (of 0: the whole) are cut out."""
         return pixels
+
+    def after_enlarging(self, similarities: torch.Tensor) -> torch.Tensor:
+        """Returns the enlarged similarities of one name, H×W float32, before labels are taken."""
+        return similarities
 
     def similarities_of_windows(
         self,

@@ -110,7 +110,7 @@ def similarity_map(
         C×H×W float32; or C×h×w on the patch grid of an image that is processed as a whole, if
         nothing but a stretch of the similarities would follow.
     """
-    pixels = method.fit(pixels, encoder.patch_size)
+    pixels = method.fit(pixels, encoder.patch_size, windows.side, windows.stride)
     height, width = pixels.shape[-2:]
     tall, wide = windows.size(height, width)
     patch = encoder.patch_size
@@ -156,6 +156,7 @@ def mean_of_windows(
     window: tuple[int, int],
     inside: tuple[int, int],
     size: tuple[int, int],
+    cell: int = 1,
 ) -> torch.Tensor:
     """Returns the mean over windows of the similarities of an image's pixels, C×H×W float32.
 
@@ -165,13 +166,15 @@ def mean_of_windows(
         window: height and width, with the zeros on both sides that complete it.
         inside: height and width without them.
         size: height and width of the image.
+        cell: of so many pixels, as patches are, in place of one; corners and ``size`` stay pixels.
     """
     (tall, wide), (top, left) = inside, ((a - b) // 2 for a, b in zip(window, inside))
     total: torch.Tensor | None = None
     for (y, x), found in zip(corners, similarities):
         if total is None:
-            total = found.new_zeros(len(found), *size)
-            count = found.new_zeros(size)
+            total = found.new_zeros(len(found), *(side // cell for side in size))
+            count = found.new_zeros(total.shape[1:])
+        y, x = y // cell, x // cell
         cut = resize(found, window)[:, top : top + tall, left : left + wide]
         total[:, y : y + tall, x : x + wide] += cut
         count[y : y + tall, x : x + wide] += 1
@@ -218,6 +221,19 @@ def resize(
     if values.shape[-2:] == size:
         return values
     return F.interpolate(values[None], size, mode="bilinear", align_corners=align_corners)[0]
+
+
+def resize_to_multiples(pixels: torch.Tensor, multiple: int, least: int) -> torch.Tensor:
+    """Enlarges pixels, 3×H×W, unless both sides are multiples (bilinear).
+
+    The longer side becomes the next multiple, and the other one that above its share, or ``least``.
+    """
+    sides = pixels.shape[-2:]
+    if not any(side % multiple for side in sides):
+        return pixels
+    longer = -(-max(sides) // multiple) * multiple
+    shares = (side * longer // max(sides) for side in sides)
+    return resize(pixels, [max(least, -(-side // multiple) * multiple) for side in shares])
 
 
 def resize_nearest(values: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

@@ -90,15 +90,15 @@ class DenseLabeller:
         the probability of each in the softmax over all names, H×W float32. Raises an ImageError if
         the method cannot be applied to the image.
         """
-        options, names = self._options, self._names
+        method, options, names = self._method, self._options, self._names
         pixels = self._prepare(image)
         regions = seen = None
-        if self._method.reads_regions:
-            numbers = read_region_map(file, size) if file else self._method.regions(image)
+        if method.reads_regions:
+            numbers = read_region_map(file, size) if file else method.regions(image)
             regions = resize_nearest(torch.from_numpy(numbers).to(pixels.device), size)
             seen = resize_nearest(regions, pixels.shape[-2:])
         found = similarity_map(
-            self._method,
+            method,
             self._encoder,
             pixels,
             names,
@@ -116,7 +116,7 @@ class DenseLabeller:
         if options.background is not None:
             found = torch.cat([torch.full_like(found[:1], options.background), found])
         labels = self._labels
-        if self._method.takes_best_name_first:
+        if method.takes_best_name_first:
             places = torch.tensor(labels, device=found.device)
             labels = [*dict.fromkeys(labels)]
             found = torch.stack([found[places == label].amax(0) for label in labels])
@@ -124,12 +124,13 @@ class DenseLabeller:
             found,
             labels,
             size,
-            None if options.window_softmax else names.temperature,
+            None if options.window_softmax or method.gives_probabilities else names.temperature,
             options.min_area,
+            method.after_enlarging,
         )
         labels[probability < options.min_probability] = 0
         if regions is not None:
-            labels = self._method.relabel(labels, regions)
+            labels = method.relabel(labels, regions)
         return to_host(labels)[0], to_host(probability)[0]
 
     def _prepare(self, image: np.ndarray) -> torch.Tensor:

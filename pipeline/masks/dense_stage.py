@@ -59,7 +59,7 @@ class DenseMasks(MaskStage):
         super().check()
         method = self.cams.dense_method()
         has_maps = type(method).similarities is not DenseMethod.similarities
-        if self.options.enlarge == "features" and has_maps:
+        if self.options.enlarge == "features" and (has_maps or method.joins_windows):
             name = self.cams.method.name
             raise UserError(
                 f"masks.enlarge=features compares features with names, and cams={name} computes"
@@ -67,18 +67,20 @@ class DenseMasks(MaskStage):
             )
         dimensions = self.resources.clip.dimensions
         if method.joins_windows:
-            self._refuse_for_joined(dimensions)
+            self._refuse_for_joined(method, dimensions)
         if dimensions is not None:
             method.hooks(dimensions)
 
-    def _refuse_for_joined(self, clip: Dimensions | None) -> None:
+    def _refuse_for_joined(self, method: DenseMethod, clip: Dimensions | None) -> None:
         """Refuses settings that a method that joins windows in its own way cannot follow."""
         options, name = self.options, self.cams.method.name
-        for key in ("window_softmax", "align_corners"):
+        unread = {"window_softmax": "false", "align_corners": "false"}
+        unread |= {"background": "null"} if method.gives_probabilities else {}
+        for key, usual in unread.items():
             if getattr(options, key):
                 raise UserError(
                     f"masks.{key} has no meaning for cams={name}, which joins windows in its own"
-                    f" way: give masks.{key}=false"
+                    f" way: give masks.{key}={usual}"
                 )
         if clip is not None and (side := options.side(clip.native_size)):
             patch = clip.patch_size

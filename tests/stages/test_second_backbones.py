@@ -220,7 +220,7 @@ def test_each_backbone_is_loaded_once(tiny_checkpoint, capsys):
 @pytest.mark.parametrize("pattern", ["trident", "proxyclip*"])
 def test_a_pattern_of_such_methods_alone_is_refused(run_stage, arguments, pattern):
     refused = run_stage(*arguments, "stage=cams", "-m", f"cams=glob({pattern})")
-    assert refused.code == 2 and "stands for no choice without a second backbone" in refused.errors
+    assert refused.code == 2 and "stands for no choice that runs on every CLIP" in refused.errors
 
 
 def test_a_file_without_blocks_is_refused_before_tags(run_stage, arguments, tmp_path):

@@ -70,7 +70,7 @@ def cam_methods(setup: Setup, size: tuple[int, int], repeats: int) -> str:
     (image,) = load_photographs(1, *size)
     rows = []
     for method in methods("cams"):
-        if not method.uses_clip or method.name == "clip_es" or method.settings().seconds():
+        if not method.uses_clip or method.name == "clip_es" or method.settings.needs_more():
             continue  # those with a second backbone have a benchmark of their own
         passes = imported(method.build).passes if method.family == "dense" else 1
         now, clip_es, ratio = in_turn(

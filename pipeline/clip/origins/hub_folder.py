@@ -63,7 +63,6 @@ _IMAGE = {
 _IMAGE_NAMES = (
     (r"^embeddings\.class_embedding$", "class_embedding"),
     (r"^embeddings\.patch_embedding\.", "conv1."),
-    (r"^embeddings\.position_embedding\.weight$", "positional_embedding"),
     (r"^pre_layrnorm\.", "ln_pre."),
     (r"^post_layernorm\.", "ln_post."),
     *TRANSFORMERS_CLIP,
@@ -157,7 +156,7 @@ def build_clip(config: Mapping[str, Any], path: Path, device: str, quick_gelu: b
     weights, image, text = read_floats(path, device), config["vision_config"], config["text_config"]
     renamed = rename(part_of(weights, "vision_model."), _IMAGE_NAMES)
     named = {f"visual.{name}": tensor for name, tensor in renamed.items()}
-    named |= rename(part_of(weights, "text_model."), _IMAGE_NAMES[2:])
+    named |= rename(part_of(weights, "text_model."), TRANSFORMERS_CLIP)
     named = {name: v for name, v in named.items() if not name.endswith("position_ids")}
     for of, prefix in ((image, "visual."), (text, "")):
         blocks = part_of(named, f"{prefix}transformer.resblocks.")

@@ -99,7 +99,8 @@ class OfRelease:
         release = self.release
         modules = {release.module, release.build.partition(":")[0]}
         code = [source_of(m) for m in sorted(modules) if not m.startswith("pipeline.")]
-        return fingerprint(*code, release.heads, release.text_heads, *(release.dimensions or ()))
+        about = release.dimensions or ()
+        return fingerprint(*code, release.heads, release.text_heads, release.align_corners, *about)
 
     @cached_property
     def _about(self) -> tuple[Dimensions, Pretraining]:
@@ -141,7 +142,8 @@ class OfRelease:
 
         optional, found = self.release.optional, {}
         for part, given in self.release.files.items():
-            urls = tuple(map(on_mirror, given))
+            if not (urls := tuple(map(on_mirror, given))):
+                continue
             found[part] = replace(source_at(urls[0]), urls=urls, is_optional=part in optional)
         return found
 

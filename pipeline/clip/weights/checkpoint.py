@@ -134,13 +134,14 @@ def read_weights(path: Path, device: str = "cpu") -> dict[str, torch.Tensor]:
     """Reads a weights file into a state dict, without executing code in it.
 
     On the device "meta" tensors have no values. Of a safetensors file, none are read until used.
+    A training's checkpoint may hold averaged weights, which then count, as in timm.
     Raises a UserError if the file is damaged or has an unknown format.
     """
     try:
         if is_torchscript(path):
             return read_torchscript_weights(path, device)
         checkpoint = read_weights_file(path, device)
-        weights = checkpoint.get("state_dict", checkpoint)  # of open_clip's training checkpoint
+        weights = checkpoint.get("state_dict_ema") or checkpoint.get("state_dict", checkpoint)
         tensors = {
             name.removeprefix("module."): value  # the prefix of training in several processes
             for name, value in weights.items()

@@ -49,6 +49,7 @@ TRANSFORMERS_DINOV2: Rules = (
 
 TRANSFORMERS_CLIP: Rules = (
     (r"^embeddings\.token_embedding\.", "token_embedding."),
+    (r"^embeddings\.position_embedding\.weight$", "positional_embedding"),
     (r"^final_layer_norm\.", "ln_final."),
     (r"^encoder\.layers\.", "transformer.resblocks."),
     (r"\bself_attn\.([qkv])_proj\.", r"attn.\1."),
@@ -145,7 +146,11 @@ def read_floats(path: Path, device: str) -> dict[str, torch.Tensor]:
 
     The device "meta" stands for shapes alone.
     """
-    weights = read_weights(path, "meta" if device == "meta" else "cpu")
+    return to_floats(read_weights(path, "meta" if device == "meta" else "cpu"), path, device)
+
+
+def to_floats(weights: Weights, path: Path, device: str) -> dict[str, torch.Tensor]:
+    """Returns weights of a file in float32 on a device; raises as :func:`read_floats` does."""
     refuse_quantised(weights, path)
     if device != "meta":
         check_finite(weights, path)
@@ -173,6 +178,8 @@ def build_vision_transformer(weights: Weights, release: Release, **more: Any) ->
     embedding.load_state_dict(patches, assign=True)
     blocks = part_of(rename(weights, DINOV2), "blocks.")
     positions = weights["pos_embed"][0]
+    if "norm_after" not in more:
+        more["norm_after"] = build_norm(weights, "norm", 1e-6)
     registers = weights["register_tokens"][0] if "register_tokens" in weights else None
     refuse_other(release, width=width, registers=0 if registers is None else len(registers))
     is_square = math.isqrt(len(positions) - 1) ** 2 == len(positions) - 1
@@ -187,6 +194,5 @@ def build_vision_transformer(weights: Weights, release: Release, **more: Any) ->
         positions=positions,
         norm_before=nn.Identity(),
         blocks=build_blocks(blocks, release.heads, epsilon=1e-6),
-        norm_after=build_norm(weights, "norm", 1e-6),
         **more,
     )

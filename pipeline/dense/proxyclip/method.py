@@ -2,7 +2,7 @@
 
 import torch
 
-from pipeline.clip.attention import one_by_one
+from pipeline.clip.attention import attention_to_alike, one_by_one
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.second_encoder import unit
 from pipeline.clip.shared_pass import SharedPass
@@ -46,6 +46,4 @@ class ProxyClip(OnSecondGrid):
         if mean is None:
             mean = similarity.mean((1, 2), keepdim=True)
         logits = similarity.sub_(self.options.shift * mean).mul_(self.options.sharpness)
-        alone = logits.diagonal(dim1=1, dim2=2).clone()
-        logits.masked_fill_(logits < 0, float("-inf")).diagonal(dim1=1, dim2=2).copy_(alone)
-        return torch.softmax(logits, -1, out=logits)
+        return attention_to_alike(logits)

@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from pipeline.clip.attention import attention_weights
+from pipeline.clip.attention import attention_to_alike, attention_weights
 from pipeline.clip.block import Block
 from pipeline.clip.dimensions import block_at, block_window
 from pipeline.clip.encoder import BlockHook, ClipEncoder
@@ -71,8 +71,7 @@ class ScClip(DenseMethod):
 
     def above(self, similarity: torch.Tensor, average: torch.Tensor) -> torch.Tensor:
         """Returns the attention by those similarities that are above an average, B×N×N."""
-        logits = self.options.sharpness * (similarity - average)
-        return logits.masked_fill(logits < 0, float("-inf")).softmax(-1)
+        return attention_to_alike(self.options.sharpness * (similarity - average))
 
     def _attend(
         self, block: Block, patches: torch.Tensor, similarity: torch.Tensor

@@ -10,7 +10,7 @@ from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.shared_pass import SharedPass
 from pipeline.dense.method import DenseMethod, NameEmbeddings
 from pipeline.dense.proxyclip.method import ProxyClip
-from pipeline.dense.windows import resize_as_opencv
+from pipeline.dense.windows import mean_of_windows, resize_as_opencv, resize_to_multiples
 
 _MOST = 0.9
 """No patch needs to be more similar than this, so that each attends at least to itself."""
@@ -25,15 +25,9 @@ class Trident(ProxyClip):
     joins_windows = True
     grid, multiple = DenseMethod.grid, DenseMethod.multiple  # those of CLIP; see fit
 
-    def fit(self, pixels: torch.Tensor, patch_size: int) -> torch.Tensor:
-        """Resizes pixels, 3×H×W, to whole patches (bilinear)."""
-        sides = pixels.shape[-2:]
-        if not any(side % patch_size for side in sides):
-            return pixels
-        target = -(-max(sides) // patch_size) * patch_size
-        scaled = (int(side * target / max(sides)) for side in sides)
-        size = [max(_LEAST_SIDE, -(-side // patch_size) * patch_size) for side in scaled]
-        return F.interpolate(pixels[None], size, mode="bilinear", align_corners=False)[0]
+    def fit(self, pixels: torch.Tensor, patch_size: int, window: int, stride: int) -> torch.Tensor:
+        """Resizes pixels, 3×H×W, to whole patches."""
+        return resize_to_multiples(pixels, patch_size, _LEAST_SIDE)
 
     def similarities(
         self, encoder: ClipEncoder, shared_pass: SharedPass, names: NameEmbeddings
@@ -67,21 +61,16 @@ class Trident(ProxyClip):
             values += self.values(encoder, shared_pass).split(1)
         # One mean of all windows, as in the released code.
         mean = torch.stack([each.mean(1).square().sum() for each in features]).mean()
-        patch, coarse = encoder.patch_size, shared_pass.grid
-        fine = self.second.grid(shared_pass.pixels)
-        total = values[0].new_zeros(values[0].shape[2], *(side // patch for side in size))
-        count = total.new_zeros(total.shape[1:])
-        for (y, x), feature, value in zip(corners, features, values):
+        fine, coarse, outputs = self.second.grid(shared_pass.pixels), shared_pass.grid, []
+        for feature, value in zip(features, values):
             output = self.attended(encoder, self.attention(feature, mean), value)[0]
-            output = F.adaptive_avg_pool2d(output.mT.unflatten(-1, fine), coarse)
-            rows, columns = (slice(n // patch, n // patch + k) for n, k in zip((y, x), coarse))
-            total[:, rows, columns] += output
-            count[rows, columns] += 1
+            outputs.append(F.adaptive_avg_pool2d(output.mT.unflatten(-1, fine), coarse).float())
+        joined = mean_of_windows(outputs, corners, coarse, coarse, size, encoder.patch_size)
         rows, columns = (-(-side // 16) * 16 for side in image.shape[:2])
         grid, of_heads, heads = self.seconds["sam"].encoder.last_attention(
             resize_as_opencv(image, rows, columns)
         )
-        spliced = F.interpolate((total / count)[None], grid, mode="bilinear")[0]
+        spliced = F.interpolate(joined[None], grid, mode="bilinear")[0]
         spread = self.spread(of_heads, heads) @ spliced.flatten(1).mT
         return (names.text @ F.normalize(encoder.embed(spread), dim=-1).mT).unflatten(-1, grid)
 
