@@ -11,18 +11,20 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipeline.clip.dimensions import Dimensions
 from pipeline.clip.image_text import ImageTextModel, Release, releases
 from pipeline.configuration.registry import imported
+from tests import c_radio_files
 
-DEPTHS = {"tipsv2_b14": 4, "talk2dino_b14": 4, "dinotxt_l14": 6}
+DEPTHS = {"tipsv2_b14": 4, "talk2dino_b14": 4, "dinotxt_l14": 6, "c_radio_v3_b16": 2}
 
 
 def small_release(name: str) -> Release:
-    """Returns a release with the dimensions of the golden files, and the native size 112."""
-    dimensions = Dimensions(DEPTHS[name], 14, 112)
+    """Returns a release with the dimensions of the golden files, and a native size of 6 or 8."""
+    release = releases()[name]
+    patch = release.dimensions.patch_size
+    dimensions = type(release.dimensions)(DEPTHS[name], patch, {14: 112, 16: 96}[patch])
     small = {"dimensions": dimensions, "heads": 4, "text_heads": 4, "head_width": 16}
-    return replace(releases()[name], **small)
+    return replace(release, **small)
 
 
 def assert_close(ours: torch.Tensor, theirs: np.ndarray, tolerance: float = 2e-5) -> None:
@@ -57,11 +59,21 @@ def tips_weights(models_folder: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="session")
+def radseg_weights(models_folder: Path) -> dict[str, torch.Tensor]:
+    """C-RADIO's weights by timm's names, below "vit.", and those of the head."""
+    return load_file(models_folder / "weights_radseg.safetensors")
+
+
+@pytest.fixture(scope="session")
 def build(
-    models_folder: Path, tips_weights: dict, tmp_path_factory: pytest.TempPathFactory
+    models_folder: Path,
+    tips_weights: dict,
+    radseg_weights: dict,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Callable[[str], ImageTextModel]:
     tips = tmp_path_factory.mktemp("tips") / "model.safetensors"
     save_file(tips_weights, tips)
+    radio = c_radio_files.timm(radseg_weights, tmp_path_factory.mktemp("c_radio"))
 
     def build(name: str) -> ImageTextModel:
         dino, head = (models_folder / f"weights_{f}.safetensors" for f in ("dinov2", "talk2dino"))
@@ -71,6 +83,7 @@ def build(
                 "image": dino,
                 "head": models_folder / "weights_talk2dino.safetensors",
             },
+            "c_radio_v3_b16": {**radio, "text": Path("not read"), "tokenizer": Path("not read")},
             "dinotxt_l14": {
                 "image": dino,
                 "head": models_folder / "weights_dinotxt_head.safetensors",

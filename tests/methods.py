@@ -24,6 +24,10 @@ StageOfMethod = TypeVar("StageOfMethod", bound=MethodStage)
 DENSE = [method.name for method in methods("dense")]
 WITH_SECOND = [method.name for method in methods("dense") if method.settings().seconds()]
 """Dense methods with a second backbone."""
+ON_CLIP = [
+    m.name for m in methods("dense") if m.settings().seconds() or not m.settings.needs_more()
+]
+"""Those that do not require another model than a CLIP."""
 
 
 def dense_method(name: str, **given: object) -> DenseMethod:

@@ -92,6 +92,51 @@ def talk2dino(text_width: int, seed: int = 0) -> dict[str, dict[str, torch.Tenso
     return {"image": draw(dinov2(), seed), "head": draw(head, seed + 1)}
 
 
+def c_radio(seed: int = 0, depth: int = 3, side: int = 4) -> dict[str, torch.Tensor]:
+    """Draws C-RADIO's weights by timm's names, below "vit.", and those of its head, to 2·WIDTH."""
+    shapes = {
+        "vit.cls_token": (1, 1, WIDTH),
+        "vit.reg_token": (1, 5, WIDTH),
+        "vit.pos_embed": (1, side**2, WIDTH),
+        "vit.patch_embed.proj.weight": (WIDTH, 3, 16, 16),
+        "head.fc1.weight": (24, WIDTH),
+        "head.fc1.bias": (24,),
+    }
+    for number in range(depth):
+        blocks = block(f"vit.blocks.{number}.")
+        shapes |= {name: shape for name, shape in blocks.items() if "gamma" not in name}
+    for place, size in (("blocks.0", 24), ("blocks.1", 24), ("final", 2 * WIDTH)):
+        shapes |= {f"head.{place}.0.weight": (24,), f"head.{place}.0.bias": (24,)}
+        shapes |= {f"head.{place}.2.weight": (size, 24), f"head.{place}.2.bias": (size,)}
+    return draw(shapes, seed)
+
+
+def siglip2_text(size: int, width: int = 8, vocabulary: int = 90) -> dict[str, torch.Tensor]:
+    """Draws a text tower of SigLIP 2 by open_clip's names, beside which an image tower lies."""
+    shapes = {
+        "token_embedding.weight": (vocabulary, width),
+        "positional_embedding": (8, width),
+        "text_projection.weight": (size, width),
+        "text_projection.bias": (size,),
+        **{f"ln_final.{part}": (width,) for part in ("weight", "bias")},
+    }
+    hidden = 89  # whose ratio to the width is not exact
+    for number in range(2):
+        prefix = f"transformer.resblocks.{number}."
+        for name, shape in (
+            ("attn.in_proj_", (3 * width, width)),
+            ("attn.out_proj.", (width, width)),
+            ("mlp.c_fc.", (hidden, width)),
+            ("mlp.c_proj.", (width, hidden)),
+        ):
+            shapes |= {f"{prefix}{name}weight": shape, f"{prefix}{name}bias": shape[:1]}
+        for norm in ("ln_1", "ln_2"):
+            shapes |= {f"{prefix}{norm}.{part}": (width,) for part in ("weight", "bias")}
+    drawn = draw({f"text.{name}": shape for name, shape in shapes.items()}, seed=7)
+    image = {"visual.trunk.pos_embed": torch.full((1, 4), torch.nan)}
+    return drawn | image | {"logit_scale": torch.ones(1)}
+
+
 def dinotxt(seed: int = 0) -> dict[str, dict[str, torch.Tensor]]:
     """Draws the weights of dino.txt; its text tower has the vocabulary of CLIP."""
     head = {f"ln_final.{part}": (WIDTH,) for part in ("weight", "bias")}

@@ -32,7 +32,7 @@ DATASETS = {
 """What presets end on → data set."""
 
 PRETRAINED = {"corrclip": "metaclip_fullcc", "lposs": "laion2b_s34b_b88k"}
-MODELS = {"tipsv2": "tipsv2_b14", "talk2dino": "talk2dino_b14"}
+MODELS = {"tipsv2": "tipsv2_b14", "talk2dino": "talk2dino_b14", "radseg": "c_radio_v3_b16"}
 """Method → the weights of its CLIP if not OpenAI's, and the model if not a CLIP."""
 
 # ResCLIP: threshold of the first pass, τ_r, λ_r, τ_s, λ_s.

@@ -72,7 +72,7 @@ def test_the_leaderboard_runs_every_method_once_a_combination(name):
     found = {override for run in runs for override in run}
     assert len({tuple(run) for run in runs}) == len(runs)
     assert all({o.partition("=")[0] for o in run} == SWEPT[name] for run in runs)
-    alone = [m for m in methods() if not (m.uses_clip and m.settings().seconds())]
+    alone = [m for m in methods() if not (m.uses_clip and m.settings.needs_more())]
     wanted = {f"{m.group}={m.name}" for m in alone}
     wanted = {choice for choice in wanted - OTHERWISE if choice.partition("=")[0] in SWEPT[name]}
     # Image labels that are given are a yardstick, and masks=argmax is the CRF without a CRF.

@@ -77,13 +77,13 @@ class Block:
         key, value = self._split_heads(project_key_value(normed.to(self.precision)), 2)
         return query, key, value
 
-    def attention_output(self, attended: torch.Tensor) -> torch.Tensor:
-        """Merges and projects the heads, B×heads×T×d: what the attention adds to tokens, B×T×D."""
-        return self._block.ls_1(self.unscaled_output(attended))
+    def attention_output(self, attended: torch.Tensor, *, scaled: bool = True) -> torch.Tensor:
+        """Merges and projects the heads, B×heads×T×d: what the attention adds to tokens, B×T×D.
 
-    def unscaled_output(self, attended: torch.Tensor) -> torch.Tensor:
-        """Returns :meth:`attention_output` before the layer scale."""
-        return self._apply(self._out, attended.transpose(1, 2).flatten(2))
+        If not ``scaled``, it is returned as it is before the layer scale.
+        """
+        output = self._apply(self._out, attended.transpose(1, 2).flatten(2))
+        return self._block.ls_1(output) if scaled else output
 
     def finish(self, tokens: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
         """Completes the block after its attention: output projection, residuals and MLP.

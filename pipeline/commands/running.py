@@ -12,9 +12,11 @@ from pipeline.commands.command_line import collect_garbage, next_command, print_
 from pipeline.commands.status import nothing_to_compute, plan_table
 from pipeline.datasets.demo import without_drawing
 from pipeline.datasets.settings import RENDERED
+from pipeline.datasets.sources import find_size
 from pipeline.engine.results import FAILURES
 from pipeline.engine.run import Outcome
 from pipeline.errors import SAME_SETTINGS, NeedsStage, UserError, command, shown, tell
+from pipeline.files.download import size_text
 from pipeline.masks.stage import MaskStage
 from pipeline.report.tables.latest import tables_of_run
 from pipeline.report.tables.published import remark_on_clip
@@ -166,7 +168,10 @@ def show_plan(pipeline: Pipeline, requested: Sequence[str], console: Console) ->
         if undrawn := sum(not sample.is_there for sample in samples):
             print_notes([f"the run first draws {undrawn:,} scenes"])
         if missing := missing_weights(pipeline.builder, requested):
-            print_notes([f"the run first downloads the weights {named(missing.values())}"])
+            clip, note = pipeline.builder.config.clip, f"the weights {named(missing.values())}"
+            if any(key.startswith("clip.") for key in missing):
+                note += f" (CLIP: {size_text(find_size(clip.model, clip.pretrained or ''))})"
+            print_notes([f"the run first downloads {note}"])
     finally:
         if planned:
             Console(width=max(console.width, 120)).print(plan_table(planned))

@@ -34,7 +34,7 @@ from pipeline.errors import UserError
 from pipeline.files.images import decode_image
 from pipeline.stages.config import Config, compose, read_config
 from pipeline.stages.pipeline import Pipeline
-from tests.methods import ALONE, DENSE, RELEASED, cams_of, dense_method
+from tests.methods import ALONE, DENSE, ON_CLIP, RELEASED, cams_of, dense_method
 from tests.small_runs import draw_photograph, folder_options, latest
 from tests.tiny_second import frozen, tiny_seconds
 
@@ -196,7 +196,7 @@ def left_out(root: Path, stage: str) -> dict[str, str]:
     return {line["id"]: line["reason"] for line in map(json.loads, lines)}
 
 
-@pytest.mark.parametrize("name", DENSE)
+@pytest.mark.parametrize("name", ON_CLIP)
 @torch.no_grad()
 def test_stored_cams_are_the_methods_own(name, start, pictures, tmp_path, monkeypatch):
     passes = []

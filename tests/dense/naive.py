@@ -258,6 +258,29 @@ def feedback_of(labels: torch.Tensor, blur_sigma: float = 5.0) -> torch.Tensor:
     return blurred / blurred.max()
 
 
+def mean_of_alike(rows: torch.Tensor, values: torch.Tensor, shift: bool) -> torch.Tensor:
+    """Returns RADSeg's mean of the values of rows that are similar to each row."""
+    unit = rows / rows.norm(dim=1, keepdim=True)
+    mean = sum(float(a @ b) for a in unit for b in unit) / len(rows) ** 2 if shift else 0.0
+    found = []
+    for row in unit:
+        logits = [10 * (float(row @ other) - mean) for other in unit]
+        weights = torch.tensor([math.exp(each) if each >= 0 else 0.0 for each in logits])
+        found.append(weights / weights.sum() @ values)
+    return torch.stack(found)
+
+
+def radseg(clip: CLIP, pixels: torch.Tensor) -> torch.Tensor:
+    block, x = clip.visual.transformer.resblocks[-1], tokens_of(clip, pixels)[-1]
+    heads = heads_of(block, x)
+    output = project_out(block, [weights_of(q, k, q.shape[-1] ** -0.5) @ v for q, k, v in heads])
+    parts = output.split(block.attn.head_dim, -1)
+    again = [mean_of_alike(part, v, False) for part, (_, _, v) in zip(parts, heads)]
+    x = x + project_out(block, again)
+    patches = (x + block.mlp(block.ln_2(x)))[1:]
+    return embed(clip, mean_of_alike(patches, patches, True))
+
+
 def outliers_of(patches: torch.Tensor, neighbours: int) -> list[bool]:
     """Returns SC-CLIP's anomalous patches by its local outlier factor."""
     count, near, density = len(patches), [], []

@@ -2,16 +2,21 @@
 
 from dataclasses import replace
 
-from pipeline.clip.dimensions import Dimensions
 from pipeline.clip.image_text import register_release, releases
 
-for _name, _depth in (("tipsv2_b14", 3), ("talk2dino_b14", 3), ("dinotxt_l14", 5)):
+for _name, _depth, _patch in (
+    ("tipsv2_b14", 3, 14),
+    ("talk2dino_b14", 3, 14),
+    ("dinotxt_l14", 5, 14),
+    ("c_radio_v3_b16", 3, 16),
+):
+    _release = releases()[_name]
     register_release(
         replace(
-            releases()[_name],
+            _release,
             name=f"small_{_name}",
             module=__name__,
-            dimensions=Dimensions(_depth, 14, 56),
+            dimensions=type(_release.dimensions)(_depth, _patch, 4 * _patch),
             heads=2,
             text_heads=2,
             head_width=8,

@@ -59,7 +59,9 @@ def given(photographs, tmp_path):
 def test_a_run_names_all_that_is_missing_in_one_sentence(hub, given, run_stage, run_tool):
     planned = run_stage(*given, "dry_run=true")
     assert planned.code == 0, planned.errors
-    assert planned.errors == f"note: the run first downloads the weights {CLIP} and {NETWORK}\n"
+    size = "(CLIP: 350.8 MB)"
+    note = f"note: the run first downloads the weights {CLIP} and {NETWORK} {size}\n"
+    assert planned.errors == note
     finished = run_stage(*given)
     assert finished.code == 2 and finished.errors.count("\n") == 1
     assert f"the weights {CLIP} and {NETWORK} could not be downloaded" in finished.errors

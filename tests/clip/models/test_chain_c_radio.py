@@ -1,0 +1,127 @@
+"""C-RADIO from photographs to a report: each tagger, each ``cams=``, and RADSeg's label maps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from safetensors.torch import save_file
+
+from pipeline.configuration.registry import methods
+from tests import c_radio_files, small_models
+from tests.datasets.miniatures import build_ade20k, build_voc2012
+from tests.tiers import large_except
+from tests.tiny_second import dino_file, sam_file
+
+SECOND = {
+    name: (f"cams.{name}.model=null", f"cams.{name}.checkpoint={file()}")
+    for name, file in (("second", dino_file), ("sam", sam_file))
+}
+OWN = {
+    "tags=tagclip": ("tags.votes=2", "tags.attention_blocks=[-1,0]"),
+    "tags=piaa": ("tags.min_score=0",),
+    "cams=sc_clip": ("cams.neighbours=8",),
+    "cams=talk2dino": ("cams.cleaning=true",),
+}
+"""What some methods require on a few patches and three blocks."""
+
+CHOICES = [f"{m.group}={m.name}" for m in methods() if m.group in ("tags", "cams") and m.uses_clip]
+RADSEG = ("cams=radseg", "masks=dense", "masks.names=classes", "stage=[masks,evaluate,report]")
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch) -> dict[str, Path]:
+    reader = "pipeline.clip.models.c_radio.siglip2.read_tokenizer"
+    monkeypatch.setattr(reader, c_radio_files.read_words)
+    monkeypatch.setattr("pipeline.clip.origins.origin.find_spec", lambda name: name)
+    found = c_radio_files.timm(small_models.c_radio(), tmp_path)
+    found |= {
+        part: tmp_path / name for part, name in (("text", "t.safetensors"), ("tokenizer", "t"))
+    }
+    save_file(small_models.siglip2_text(2 * small_models.WIDTH), found["text"])
+    found["tokenizer"].write_text("words")
+    return found
+
+
+@pytest.fixture
+def model(files) -> list[str]:
+    """The settings of a small model."""
+    given = "{" + ",".join(f"{part}: {path}" for part, path in files.items()) + "}"
+    name = ["clip=c_radio_v3_b16", "clip.model=small_c_radio_v3_b16"]
+    return [*name, "plugins=[tests.plugins.small_models]", f"clip.checkpoint={given}"]
+
+
+@pytest.fixture
+def run(run_stage, photographs, model, tmp_path):
+    def run(*more: str):
+        return run_stage(
+            *("dataset=folder", f"dataset.root={photographs}", "dataset.classes=[cat,cup]"),
+            *("dataset.limit=2", *model),
+            *(f"output_dir={tmp_path / 'out'}", "stage=[tags,cams]", *more),
+        )
+
+    return run
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_tagger_and_every_cams_runs(choice, run):
+    group, _, name = choice.partition("=")
+    [method] = [m for m in methods() if (m.group, m.name) == (group, name)]
+    seconds = [each for key in method.settings().seconds() for each in SECOND[key]]
+    tagger = OWN["tags=tagclip"] if group == "cams" else ()
+    finished = run(choice, *OWN.get(choice, ()), *tagger, *seconds)
+    assert finished.code == 0, finished.errors
+    done = finished.output.count("2 images, 2 computed now")
+    assert done == (4 if name == "piaa" else 2), finished.output
+
+
+@pytest.mark.parametrize("window", [32, 0])
+def test_radseg_labels_photographs(run, window):
+    sizes = [f"masks.window={window}", "masks.stride=16", "masks.short_side=50"]
+    finished = run(*RADSEG, *sizes, "cams.denoising=0.3", "masks.confidence=0.1")
+    assert finished.code == 0 and "2 images, 2 computed now" in finished.output, finished.errors
+
+
+def test_radseg_refuses_models_without_an_adaptor(run_stage, arguments):
+    sentence = "cams=radseg needs a language adaptor: choose clip=c_radio_v3_b16 or another method"
+    for more in ((), RADSEG[1:], ("dry_run=true",), (*RADSEG[1:], "dry_run=true")):
+        refused = run_stage(*arguments, "cams=radseg", "stage=[tags,cams]", *more)
+        assert refused.code == 2 and sentence in refused.errors, refused.errors
+        assert "computed now" not in refused.output
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ("masks.background=0.4", "give masks.background=null"),
+        ("masks.window_softmax=true", "give masks.window_softmax=false"),
+        ("masks.stride=24", "multiples of 16"),
+        ("masks.enlarge=features", "give masks.enlarge=similarities"),
+    ],
+)
+def test_what_radseg_does_not_read_is_refused(run, given, sentence):
+    refused = run(*RADSEG, given, "dry_run=true")
+    assert refused.code == 2 and sentence in refused.errors, refused.errors
+
+
+def test_the_dry_run_says_how_large_the_download_is(run_stage, photographs, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.clip.origins.origin.find_spec", lambda name: name)
+    monkeypatch.setattr("pipeline.files.hugging_face.find_cached", lambda url: None)
+    given = ("dataset=folder", f"dataset.root={photographs}", "dataset.classes=[cat,cup]")
+    model = ("clip=c_radio_v3_b16", f"output_dir={tmp_path / 'out'}", "stage=tags", "dry_run=true")
+    planned = run_stage(*given, *model)
+    assert planned.code == 0, planned.errors
+    assert planned.errors.endswith("tokenizer.json (CLIP: 7.8 GB)\n")
+    assert "c-radio_v3-b_half.pth.tar" in planned.errors and "open_clip_model" in planned.errors
+
+
+@pytest.mark.parametrize(
+    "preset", large_except(["radseg_voc20"], ["radseg_voc20", "radseg_ade20k"])
+)
+def test_a_preset_of_radseg_runs_to_its_end(run_stage, model, preset, tmp_path):
+    build = {"radseg_voc20": build_voc2012, "radseg_ade20k": build_ade20k}[preset]
+    root = build(tmp_path / "data")
+    given = [f"experiment={preset}", f"dataset.root={root}", "masks.templates=piaa"]
+    sizes = ["masks.short_side=60", "masks.window=48", "masks.stride=16"]
+    finished = run_stage(*given, *sizes, *model, f"output_dir={tmp_path / 'out'}")
+    assert finished.code == 0 and "miou" in (tmp_path / "out/metrics.json").read_text()
