@@ -114,7 +114,7 @@ def test_what_is_wrong_with_a_list_is_said(labeller, images, use, message):
 def test_a_result_of_a_method_is_refused_by_the_place_of_its_image(labeller, images, monkeypatch):
     cams = labeller._model("cams")
     monkeypatch.setattr(cams, "cams_of_pass", lambda shared, tags: np.full((1, 2, 2), 7.0))
-    with pytest.raises(UserError, match=r"CAMs from 7 to 7.* for image images\[0\]: correct"):
+    with pytest.raises(UserError, match=r"from 7 to 7.* images\[0\]: correct"):
         labeller.cams(images[:2], [["cat"], ["cat"]])
 
 

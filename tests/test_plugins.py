@@ -301,20 +301,20 @@ def registered(forgotten):
 
 def test_a_method_has_a_group_and_a_name_that_is_free(registered):
     registered("tag", "colours", ScoredTagOptions)
-    with pytest.raises(UserError, match="a method of a group tag: did you mean tags?"):
+    with pytest.raises(UserError, match="group tag: did you mean tags?"):
         compose([])
 
 
 def test_a_method_does_not_take_the_name_of_a_preset(registered):
     registered("masks", "argmax", MaskOptions)
-    with pytest.raises(UserError, match="masks=argmax, which .*argmax.yaml is already"):
+    with pytest.raises(UserError, match="masks=argmax, .*argmax.yaml"):
         compose([])
 
 
 def test_a_method_has_the_settings_that_its_stage_reads(registered, arguments):
     registered("tags", "hiding", TagOptions)
     config = read_config(compose([*without_methods(arguments), "tags=hiding"]))
-    with pytest.raises(UserError, match="of tags=hiding, .* derive them from ScoredTagOptions"):
+    with pytest.raises(UserError, match="tags=hiding, .*ScoredTagOptions"):
         Pipeline.open(config).stages(["tags"])
 
 
@@ -357,7 +357,7 @@ def test_the_class_names_are_part_of_the_key(arguments):
 def test_a_plugin_that_fails_is_named(tmp_path, monkeypatch):
     (tmp_path / "broken_tagger.py").write_text("1 / 0\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(UserError, match=r"cannot be imported \(ZeroDivisionError"):
+    with pytest.raises(UserError, match=r"imported \(ZeroDivisionError"):
         import_plugins(["broken_tagger"])
     (tmp_path / "broken_tagger.py").write_text("raise SystemExit(7)  # edited\n")
     with pytest.raises(UserError, match=r"cannot be imported \(SystemExit: 7"):
@@ -482,7 +482,7 @@ def test_contents_that_cannot_be_read_are_named(registered, arguments):
 
     registered("tags", "reading", type("Reading", (ScoredTagOptions,), {"contents": contents}))
     config = read_config(compose([*without_methods(arguments), "tags=reading"]))
-    with pytest.raises(UserError, match="cannot read no/such/file: No such file or directory"):
+    with pytest.raises(UserError, match="no/such/file: No such file or"):
         _ = Pipeline.open(config).stages(["tags"])[0].key
 
 

@@ -110,7 +110,7 @@ def test_clip_es_is_built_from_its_settings_and_resources(open_border, tiny_clip
 def test_settings_and_methods_that_cannot_be_used_say_so():
     with pytest.raises(UserError, match="cams.templates=nope is unknown"):
         check(ClipEsOptions(templates="nope"), "cams")
-    with pytest.raises(UserError, match=r"cams.affinity_blocks=.* has 3 values: give 2"):
+    with pytest.raises(UserError, match="cams.affinity_blocks=.*give 2"):
         check(ClipEsOptions(affinity_blocks=[-7, -1, 0]), "cams")
     with pytest.raises(NotImplementedError):
         CamMethod().cams(np.zeros((1, 1, 3), np.uint8), [0])

@@ -295,7 +295,7 @@ def test_workers_have_all_methods_and_their_quirks(run_stage, pictures, tiny_che
 
 def test_a_dense_method_does_not_take_the_name_of_another():
     taken = type("Other", (SclipSettings,), {"__module__": __name__})
-    with pytest.raises(UserError, match="wants to be cams=sclip, which .* is already"):
+    with pytest.raises(UserError, match="cams=sclip, which .* already"):
         register("dense", "sclip", taken)(DenseMethod)
 
 

@@ -87,7 +87,7 @@ def test_a_truncated_file_is_named(name, share, files, tmp_path):
 def test_a_file_of_something_else_is_named(tmp_path):
     path = tmp_path / "resnet.pt"
     torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7)}, path)
-    with pytest.raises(UserError, match="resnet.pt holds no vision transformer, but TagCLIP needs"):
+    with pytest.raises(UserError, match="resnet.pt holds no vision transf"):
         load_clip(path)
 
 
@@ -102,7 +102,7 @@ def test_an_unknown_architecture_is_named(files):
 
 
 def test_a_missing_file_and_an_unknown_model_are_named():
-    with pytest.raises(UserError, match=r"clip.checkpoint=/no/such.pt is not a file"):
+    with pytest.raises(UserError, match="checkpoint=/no/such.pt is not"):
         OfOpenClip(None, None, "/no/such.pt").files()
     with pytest.raises(UserError, match=r"clip.checkpoint is missing"):
         OfOpenClip(None, None, None).files()
@@ -116,7 +116,7 @@ def test_weights_that_are_not_finite_name_their_file(value, weights, tmp_path):
     broken = weights["visual.proj"].clone()
     broken[3, 4] = value
     save_file({**weights, "visual.proj": broken}, path)
-    with pytest.raises(UserError, match=r"broken.safetensors holds .* not finite \(visual.proj\)"):
+    with pytest.raises(UserError, match=r"broken.*not finite \(visual.proj\)"):
         load_clip(path)
 
 
@@ -130,7 +130,7 @@ ODD = {
 @pytest.mark.parametrize("odd", ODD)
 def test_weights_of_other_dimensions_are_a_sentence(odd, weights, tmp_path):
     save_file({k: ODD[odd](v).contiguous() for k, v in weights.items()}, tmp_path / "a.safetensors")
-    with pytest.raises(UserError, match="incomplete or not built as OpenAI's are .*: give clip.mo"):
+    with pytest.raises(UserError, match="incomplete or .*: give clip.mo"):
         load_clip(tmp_path / "a.safetensors")
 
 
@@ -138,7 +138,7 @@ def test_weights_of_other_dimensions_are_a_sentence(odd, weights, tmp_path):
 def test_quantised_weights_are_refused(kind, weights, tmp_path):
     """Without their factors they would be read as whole numbers."""
     save_file({k: v.to(kind) for k, v in weights.items()}, tmp_path / "a.safetensors")
-    with pytest.raises(UserError, match=r"\.weight as torch.*: give weights that are not quantise"):
+    with pytest.raises(UserError, match=r"\.weight as .* not quantise"):
         load_clip(tmp_path / "a.safetensors")
 
 

@@ -54,5 +54,5 @@ def test_what_onednn_may_not_use_is_no_flag(limit, expected, tmp_path, monkeypat
 
 
 def test_fp16_is_refused_on_a_cpu():
-    with pytest.raises(UserError, match=r"^segmenter\.precision=fp16 is for GPUs"):
+    with pytest.raises(UserError, match=r"^segmenter\.precision=fp16 is"):
         device.settle_precision("fp16", "cpu", "segmenter.precision")

@@ -192,7 +192,7 @@ def test_nothing_is_compiled_that_is_not_used(machine, wanted, device):
 
 
 def test_a_gpu_has_no_fused_attention():
-    with pytest.raises(UserError, match="runtime.attention=fused is for CPUs: give auto"):
+    with pytest.raises(UserError, match="attention=fused .*: give auto"):
         choose_attention("fused", "cuda")
 
 
@@ -230,7 +230,7 @@ def test_without_a_compiler_attention_is_computed_by_head(machine, monkeypatch, 
         assert choose_attention("auto", "cpu") is None
     [note] = capsys.readouterr().err.splitlines()
     assert note.startswith("note: ") and "slower" in note and "no-such-compiler" in note
-    with pytest.raises(UserError, match=r"fused, but there is no C\+\+ compiler no-such-compiler"):
+    with pytest.raises(UserError, match=r"no C\+\+ compiler no-such-compiler"):
         choose_attention("fused", "cpu")
 
 
@@ -250,5 +250,5 @@ def test_without_a_kernel_that_can_be_loaded_attention_is_computed_by_head(
     monkeypatch.setattr(fused, "load", load)
     assert choose_attention("auto", "cpu") is None
     assert "slower" in capsys.readouterr().err
-    with pytest.raises(UserError, match=r"fused, but a kernel could not be loaded.*by_head"):
+    with pytest.raises(UserError, match="could not be loaded.*by_head"):
         choose_attention("fused", "cpu")

@@ -73,7 +73,7 @@ def test_a_file_for_each_part_is_given_by_its_name(folder):
     given = {"weights": folder / "model.safetensors", "tokenizer": folder / "tokenizer.model"}
     release, given = small("tipsv2_b14"), {part: str(path) for part, path in given.items()}
     assert OfRelease(release, hashable(given)).files()["weights"] == Path(given["weights"])
-    with pytest.raises(UserError, match="has no part head: give {weights: PATH,"):
+    with pytest.raises(UserError, match="no part head: give {weights: PATH,"):
         OfRelease(release, hashable({**given, "head": "x"})).files()
     with pytest.raises(UserError, match=r"clip.checkpoint=7 is not a path"):
         hashable(7)
@@ -153,7 +153,7 @@ def test_a_folder_of_the_hub_is_known_once_it_is_here(tmp_path, monkeypatch):
     url = "https://huggingface.co/org/name/resolve/main/config.json"
     origin = find_origin("hf:org/name", None, None)
     assert not origin.is_on_disk and origin.dimensions is None
-    with pytest.raises(NotDownloaded, match=r"model.safetensors could not be .*FileNotFoundError"):
+    with pytest.raises(NotDownloaded, match="model.safetensors .*NotFoundError"):
         origin.files()  # and nothing is believed to be complete
     save_file({"logit_scale": torch.tensor(1.0)}, tmp_path / "model.safetensors")
     assert origin.files().keys() == {"config", "weights", "pixels"}
@@ -243,7 +243,7 @@ def test_pixels_need_a_mean_and_a_std(tmp_path, pixels):
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     save_file({"logit_scale": torch.tensor(1.0)}, tmp_path / "model.safetensors")
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(pixels))
-    with pytest.raises(UserError, match="does not give the mean and std of pixels"):
+    with pytest.raises(UserError, match="mean and std of pixels"):
         find_origin(None, None, str(tmp_path)).dimensions  # noqa: B018
 
 
@@ -251,7 +251,7 @@ def test_pixels_need_a_mean_and_a_std(tmp_path, pixels):
     "name", ["hf:../..", "hf:a--b/c", "hf:-a/b.", "hf:a/b.git", "hf:a/b/c", "hf:a", "hf:", "hf: / "]
 )
 def test_what_names_no_repository_is_refused(name):
-    with pytest.raises(UserError, match="names no repository: give hf:org/name"):
+    with pytest.raises(UserError, match="names no repository: .*hf:org/name"):
         find_origin(name, None, None)
 
 
@@ -270,7 +270,7 @@ def test_a_folder_of_the_home_is_found(tmp_path, monkeypatch):
 
 
 def test_weights_by_a_name_are_open_clips_alone(folder):
-    with pytest.raises(UserError, match="clip.model=tipsv2_b14 has no weights called openai"):
+    with pytest.raises(UserError, match="tipsv2_b14 has no .* openai"):
         find_origin("tipsv2_b14", "openai", str(folder))
 
 
@@ -320,7 +320,7 @@ def test_parts_that_do_not_fit_each_other_are_refused(tmp_path, name, change):
     for part in ("image", "head"):
         save_file(parts[part], given[part])
     save_file({"unread": torch.zeros(1)}, given["text"])
-    with pytest.raises(UserError, match="do not hold clip.model=talk2dino_b14"):
+    with pytest.raises(UserError, match="not hold clip.model=talk2dino_b14"):
         OfRelease(small("talk2dino_b14"), hashable(given)).load("cpu")
 
 
@@ -351,7 +351,7 @@ def test_a_head_of_another_width_is_refused(tmp_path):
     given = {part: str(tmp_path / f"{part}.safetensors") for part in parts}
     for part, weights in parts.items():
         save_file(weights, given[part])
-    with pytest.raises(UserError, match="clip.model=dinotxt_l14 .width 8, not 16"):
+    with pytest.raises(UserError, match="dinotxt_l14 .width 8, not 16"):
         OfRelease(small("dinotxt_l14"), hashable(given)).load("cpu")
 
 

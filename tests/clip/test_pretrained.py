@@ -102,7 +102,7 @@ def test_a_tokenizer_that_cannot_be_loaded_is_named(monkeypatch):
         raise OSError("no network")
 
     monkeypatch.setattr(open_clip, "get_tokenizer", unreachable)
-    with pytest.raises(UserError, match=r"tokenizer of clip.model=ViT-H-14-worldwide.*OSError"):
+    with pytest.raises(UserError, match="ViT-H-14-worldwide.*OSError"):
         load_tokenizer("ViT-H-14-worldwide")
 
 
@@ -194,9 +194,9 @@ def test_a_resnets_file_in_openais_naming_is_refused_by_name(tmp_path):
     )
     path = tmp_path / "RN.pt"
     torch.save({k: v.half() for k, v in resnet.state_dict().items()}, path)
-    with pytest.raises(UserError, match=r"RN.pt holds a ResNet with 1-2-1-1 blocks, but TagCLIP"):
+    with pytest.raises(UserError, match="RN.pt holds a ResNet with 1-2-1-1"):
         load_clip(path)
-    with pytest.raises(UserError, match=r"has no class token, or blocks of another kind"):
+    with pytest.raises(UserError, match="has no class token"):
         ClipEncoder(ImageTower.of(resnet))
 
 
@@ -206,7 +206,7 @@ def test_a_file_without_the_number_of_heads_needs_the_model(tmp_path, monkeypatc
     clip = open_clip.create_model("tiny-ViT-of-80", pretrained=None)
     path = tmp_path / "h.pt"
     torch.save(clip.state_dict(), path)
-    with pytest.raises(UserError, match=r"width 160, patch 16 .*give clip.model.* tiny-ViT-of-80"):
+    with pytest.raises(UserError, match="patch 16 .*give clip.model.*tiny-"):
         load_clip(path)
     clip = load_clip(path, "tiny-ViT-of-80")
     assert clip.visual.transformer.resblocks[0].attn.num_heads == 2
@@ -290,9 +290,9 @@ def test_the_training_of_published_weights_is_open_clips():
 
 
 def test_unknown_weights_are_refused_with_a_file_too(published):
-    with pytest.raises(UserError, match=r"plain, quick, half for clip.model=tiny-ViT, not openai"):
+    with pytest.raises(UserError, match="plain, quick, half .* not openai"):
         OfOpenClip("tiny-ViT", "openai", str(published)).files()
-    with pytest.raises(UserError, match=r"clip.pretrained=openai needs the architecture"):
+    with pytest.raises(UserError, match="pretrained=openai needs the arch"):
         OfOpenClip(None, "openai", str(published)).files()
     assert OfOpenClip("tiny-ViT", None, str(published)).files() == {"weights": published}
     assert OfOpenClip("tiny-ViT", "quick", None).files() == {"weights": published}

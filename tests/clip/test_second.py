@@ -143,7 +143,7 @@ def test_published_backbones_have_an_address_and_are_refused_by_their_size(name,
     file = sam_file() if name.startswith("sam") else dino_file()
     with pytest.raises(UserError, match=f"does not hold cams.second.model={name} .width"):
         second(file, name, name).check()
-    with pytest.raises(UserError, match=r"is missing: give the folder of cams\.second\.model"):
+    with pytest.raises(UserError, match=r"missing: give .*cams\.second\.mod"):
         second(tmp_path, name, name).check()
 
 
@@ -164,13 +164,13 @@ def test_what_is_wrong_is_one_sentence(path, model, message):
 
 def test_a_file_of_another_kind_is_refused(tmp_path):
     save_file({"weight": torch.zeros(2)}, tmp_path / "other.safetensors")
-    with pytest.raises(UserError, match="does not hold a vision transformer in DINO's layout"):
+    with pytest.raises(UserError, match="not hold .* in DINO's layout"):
         second(tmp_path / "other.safetensors").check()
     with pytest.raises(UserError, match="does not hold SAM's image encoder"):
         sam(tmp_path / "other.safetensors").check()
     with pytest.raises(UserError, match="does not hold SAM's image encoder"):
         sam(dino_file()).check()
-    with pytest.raises(UserError, match="does not hold a vision transformer in DINO's layout"):
+    with pytest.raises(UserError, match="not hold .* in DINO's layout"):
         second(sam_file()).check()
 
 
@@ -213,5 +213,5 @@ def test_a_file_with_other_heads_or_layers_is_refused(kind, tmp_path):
 
 
 def test_without_a_network_a_download_is_one_sentence():
-    with pytest.raises(NotDownloaded, match=r"run .* cams\.second\.model=dino_vitb8 --output DIR"):
+    with pytest.raises(NotDownloaded, match="run .*=dino_vitb8 --output DIR"):
         second(None, "dino_vitb8").fingerprint  # noqa: B018

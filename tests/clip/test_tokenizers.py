@@ -54,5 +54,5 @@ def test_a_package_that_is_missing_is_named(tmp_path, monkeypatch):
         raise ModuleNotFoundError(name=name)
 
     monkeypatch.setattr("pipeline.clip.weights.tokenizers.import_module", missing)
-    with pytest.raises(UserError, match="requires the package sentencepiece: install the extra"):
+    with pytest.raises(UserError, match="sentencepiece: install the extra"):
         read_tokenizer(tmp_path / "tokenizer.model", 9)

@@ -194,7 +194,7 @@ def test_what_a_run_refuses_a_dry_run_refuses_too(
 
 def test_a_folder_that_cannot_be_written_to_is_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
-    with pytest.raises(UserError, match="cannot write to .*: Permission denied; choose another"):
+    with pytest.raises(UserError, match="Permission denied; choose another"):
         Store(tmp_path / "out").check([])
 
 

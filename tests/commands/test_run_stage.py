@@ -234,7 +234,7 @@ def test_settings_without_effect_are_named(notes):
     assert notes("cams=excel", "cams.clusters=5") == [
         "cams.clusters has no effect without cams.descriptors"
     ]
-    with pytest.raises(UserError, match="there is no split nope: choose from all"):
+    with pytest.raises(UserError, match="no split nope: choose from all"):
         notes("tags.fit_split=nope")
 
 

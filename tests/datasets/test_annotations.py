@@ -170,7 +170,7 @@ def test_shapes_of_labelme(tmp_path):
     write(path, labelme({"label": "cat", "shape_type": "mask", "points": [[0, 0]], "mask": data}))
     np.testing.assert_array_equal(opened(tmp_path).find("a").labels(SIZE), CAT)
     assert not drawn("linestrip", [[1, 1], [9, 9]]).any() and not drawn("point", [[1, 1]]).any()
-    with pytest.raises(ImageError, match="a.json has an entry of it .* type cloud"):
+    with pytest.raises(ImageError, match="a.json .* type cloud"):
         drawn("cloud", [[1, 1], [9, 9]])
 
 
@@ -184,11 +184,11 @@ def test_names_that_are_no_class_are_counted_or_joined(tmp_path):
     joined = opened(path, join={"dog": ["rider", "walker"]})
     assert joined.find("a").scores == {0: 1.0, 1: 1.0} and not joined.notes
     np.testing.assert_array_equal(joined.find("a").labels(SIZE), EXPECTED)
-    with pytest.raises(UserError, match=r"masks.join counts rider as two classes"):
+    with pytest.raises(UserError, match="masks.join counts rider"):
         reading(join={"dog": "rider", "cat": "rider"})
     with pytest.raises(UserError, match=r"masks.join: bird is not a class"):
         reading(join={"bird": "rider"})
-    with pytest.raises(UserError, match=r"masks.join=rider does not join names to classes"):
+    with pytest.raises(UserError, match="masks.join=rider does not join"):
         reading(join="rider")
 
 
@@ -268,7 +268,7 @@ def test_what_makes_an_entry_unusable_is_part_of_its_content(tmp_path):
 def test_masks_of_another_size_and_without_a_size_are_named(tmp_path):
     content = coco([("a.jpg", [instance("cat", CAT)])])
     found = opened(write(tmp_path / "a.json", content)).find("a")
-    with pytest.raises(ImageError, match="a.json is of 17×12 pixels, and the image of 12×17"):
+    with pytest.raises(ImageError, match="a.json is of 17×12 .* 12×17"):
         found.labels((17, 12))
     del content["images"][0]["height"], content["images"][0]["width"]
     found = opened(write(tmp_path / "a.json", content)).find("a")

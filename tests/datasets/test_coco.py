@@ -165,7 +165,7 @@ def test_damaged_shapes_are_refused_before_they_are_drawn(shape):
     if isinstance(shape, dict):
         shape = {"size": [10, 12], **shape}
     mask = InstanceMask("x", 10, 12, ((3, False, 1.0, shape),))
-    with pytest.raises(UserError, match="image x cannot be drawn in 12×10 pixels"):
+    with pytest.raises(UserError, match="image x cannot be .* 12×10"):
         mask.read()
 
 
@@ -188,7 +188,7 @@ def test_text_of_run_lengths_is_unpacked_as_pycocotools_packs_it():
 
 def test_images_larger_than_the_limit_are_refused_before_they_are_drawn(coco):
     sample = load("coco2017", coco, max_pixels=4000).splits["val"][0]
-    with pytest.raises(UserError, match=r"image .*139 .* more than dataset.max_pixels=4000"):
+    with pytest.raises(UserError, match="139 .* dataset.max_pixels=4000"):
         sample.mask.read()
 
 
@@ -235,7 +235,7 @@ def test_missing_images_of_a_split_that_is_not_used_are_ignored(coco, tmp_path):
     train.write_bytes((annotations / "instances_val2017.json").read_bytes())
     dataset = load("coco2017", root, split="val")
     assert len(dataset.splits["val"]) == 4
-    with pytest.raises(UserError, match=r"holds no train2017 or images/train2017 or .*line \d+"):
+    with pytest.raises(UserError, match=r"no train2017 .*line \d+"):
         _ = dataset.splits["train"]
 
 
@@ -277,14 +277,14 @@ def test_run_lengths_of_another_size_are_named(coco, tmp_path):
 def test_the_classes_can_be_renamed_but_not_dropped(coco):
     names = [f"my {k}" for k in range(80)]
     renamed = {"classes": names, "cam_names": None}
-    with pytest.raises(UserError, match=r"names toothbrush, which is not one of the classes"):
+    with pytest.raises(UserError, match="toothbrush, which is not"):
         _ = load("coco2017", coco, **renamed).splits["val"]
     dataset = load("coco2017", coco, **renamed, annotated_as=COCO_NAMES)
     assert dataset.splits["val"][3].ground_truth_labels == (16,)
     few = settings_of("coco2017", coco)["classes"][:20]
-    with pytest.raises(UserError, match="names toothbrush, which is not one of the classes"):
+    with pytest.raises(UserError, match="toothbrush, which is not"):
         _ = load("coco2017", coco, classes=few, cam_names=None).splits["val"]
-    with pytest.raises(UserError, match="dataset.annotated_as holds 2 names for 80 classes"):
+    with pytest.raises(UserError, match="dataset.annotated_as holds 2"):
         load("coco2017", coco, annotated_as=["cat", "dog"])
 
 

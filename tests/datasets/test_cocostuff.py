@@ -108,7 +108,7 @@ def test_maps_without_images_matter_only_to_runs_on_their_split(cocostuff, tmp_p
     (root / "stuffthingmaps" / "train2017").mkdir()
     dataset = load("cocostuff", root)
     assert len(dataset.splits["val"]) == len(STUFF_VALUES)
-    with pytest.raises(UserError, match=r"no train2017 or images/train2017 .*COCO-Stuff"):
+    with pytest.raises(UserError, match="no train2017 .*COCO-Stuff"):
         _ = dataset.splits["train"]
 
 
@@ -130,10 +130,10 @@ def test_the_content_of_a_map_is_that_of_its_labels(cocostuff, tmp_path):
 
 
 def test_values_have_to_fit_the_classes(cocostuff):
-    with pytest.raises(UserError, match="dataset.values holds 3 numbers for 171 classes"):
+    with pytest.raises(UserError, match="dataset.values holds 3 .* 171"):
         load("cocostuff", cocostuff, values=[1, 2, 3])
     names = {"classes": ["cat", "dog"], "cam_names": None, "parents": None}
-    with pytest.raises(UserError, match="dataset.values holds 171 numbers for 2 classes"):
+    with pytest.raises(UserError, match="dataset.values holds 171 .* 2 cl"):
         load("cocostuff", cocostuff, **names)
     with pytest.raises(UserError, match="dataset.values holds a number twice"):
         load("cocostuff", cocostuff, values=[1, 1], **names)

@@ -84,7 +84,7 @@ def test_splits_have_files_of_their_own(tmp_path):
     with pytest.raises(NoEntry):
         of("train").find("val")
     for path in (tmp_path, tmp_path / "val.json"):
-        with pytest.raises(UserError, match="holds neither other/ nor other.json: with several"):
+        with pytest.raises(UserError, match="neither other/ nor other.json"):
             of("other", path)
 
 

@@ -63,7 +63,7 @@ def test_tiff_bmp_and_the_first_picture_of_a_gif_are_read(tmp_path):
 
 def test_pixels_that_are_not_integers_are_refused(tmp_path):
     Image.fromarray(np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)).save(tmp_path / "a.tif")
-    with pytest.raises(ImageError, match="has floating-point pixels: save it with 8 bits"):
+    with pytest.raises(ImageError, match="floating-point pixels: save it"):
         decode_image(tmp_path / "a.tif")
 
 
@@ -107,9 +107,9 @@ def test_files_that_are_not_images_are_counted_by_suffix(photographs):
 @pytest.mark.usefixtures("without_heif")
 def test_heic_alone_is_refused_with_the_remedy(tmp_path):
     (tmp_path / "a.HEIC").write_bytes(b"a photograph of a telephone")
-    with pytest.raises(UserError, match="holds no image .*: 1 .heic; pip install pillow-heif"):
+    with pytest.raises(UserError, match="1 .heic; pip install pillow-heif"):
         load("folder", tmp_path, classes=["x"])
-    with pytest.raises(ImageError, match="is not a .*: pip install pillow-heif"):
+    with pytest.raises(ImageError, match="pip install pillow-heif"):
         decode_image(tmp_path / "a.HEIC")
 
 

@@ -31,7 +31,7 @@ def test_a_palette_of_few_colours_keeps_its_labels(tmp_path):
 def test_labels_above_the_classes_are_refused_but_not_what_is_ignored(tmp_path):
     write_labels(tmp_path / "mask.png", striped(0, [0, 3, 255]))
     assert MaskFile(tmp_path / "mask.png", 3).read().max() == 255
-    with pytest.raises(UserError, match=r"mask.png holds label 3, but dataset.classes 2 names"):
+    with pytest.raises(UserError, match="mask.png holds label 3, .* 2 names"):
         MaskFile(tmp_path / "mask.png", 2).read()
     write_labels(tmp_path / "mask.png", striped(0, [255]))
     assert (MaskFile(tmp_path / "mask.png", 2).read() == 255).all()

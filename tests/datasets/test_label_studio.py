@@ -44,7 +44,7 @@ def test_choices_are_tags_and_no_mask(tmp_path):
     found = opened(path)
     np.testing.assert_array_equal(found.find("b").labels(SIZE), CAT)
     assert not found.find("c").labels(SIZE).any(), "a person says that nothing is there"
-    with pytest.raises(NoEntry, match="has no mask in .*, which has classes alone"):
+    with pytest.raises(NoEntry, match="no mask in .* classes alone"):
         found.find("a")
     assert found.notes == [
         "tasks.json has no mask for 1 of its images, the first a (classes alone)"
@@ -59,7 +59,7 @@ def test_regions_without_an_outline_are_tags_and_no_mask(tmp_path):
     path = write(tmp_path / "tasks.json", tasks)
     assert opened(path, holds_tags=True).find("a").scores == {0: 1.0, 1: 1.0}
     assert opened(path).find("b").scores == {0: 1.0}
-    with pytest.raises(NoEntry, match="an instance without an outline, such as a box"):
+    with pytest.raises(NoEntry, match="without an outline, .* box"):
         opened(path).find("a")
 
 
@@ -92,7 +92,7 @@ def test_regions_that_cannot_be_drawn_are_tags_counted_and_no_background(tmp_pat
     ]
     path = write(tmp_path / "tasks.json", tasks)
     found = opened(path)
-    with pytest.raises(NoEntry, match="has no mask in .*, which has only regions that cannot be"):
+    with pytest.raises(NoEntry, match="no mask in .* cannot be"):
         found.find("a")
     for image_id in "bc":
         np.testing.assert_array_equal(found.find(image_id).labels(SIZE), CAT)

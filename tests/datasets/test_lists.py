@@ -69,9 +69,9 @@ def test_a_list_of_other_images_is_refused(voc2012, write):
         path = write(text)
         return load("voc2012", voc2012, image_list=path, **changes).splits
 
-    with pytest.raises(UserError, match="holds the images of one split: say which"):
+    with pytest.raises(UserError, match="images of one split: say which"):
         reading("2007_000033\n")
-    with pytest.raises(UserError, match="list.txt names 2007_000032, which split val does not"):
+    with pytest.raises(UserError, match="list.txt names 2007_000032, .* val"):
         _ = reading("2007_000033\n2007_000032\n", split=["val"])["val"]
 
 
@@ -168,9 +168,9 @@ def test_masks_of_a_folder_win_and_are_not_mixed_with_others(voc2012, tmp_path):
     assert [s.mask for s in val[1:]] == [None, None] and not val[1].has_ground_truth
 
     train = load("voc2012", voc2012, split="train", masks=str(masks)).splits
-    with pytest.raises(UserError, match=r"masks=\S+ holds the mask of none of .* split train"):
+    with pytest.raises(UserError, match=r"masks=\S+ .* none of .* split train"):
         _ = train["train"]
-    with pytest.raises(UserError, match="dataset.masks=/no/such does not exist"):
+    with pytest.raises(UserError, match="dataset.masks=/no/such does not"):
         _ = load("voc2012", voc2012, masks="/no/such").splits["train"]
 
 
@@ -189,7 +189,7 @@ def test_splits_of_equal_ids_have_masks_of_their_own(voc2012, tmp_path):
 
     both = ["train", "val"]
     assert labels("train", both, "masks") == (2,) and labels("val", both, "masks") == (6,)
-    with pytest.raises(UserError, match="holds neither train/ nor train.json: with several"):
+    with pytest.raises(UserError, match="neither train/ nor train.json"):
         labels("train", both, "one")
     assert labels("val", "val", "one") == (6,)
     assert labels("train", "val", "one") != (6,), "the masks are those of the other split"
@@ -212,7 +212,7 @@ def test_masks_of_a_folder_may_hold_other_values(photographs, tmp_path):
     mask = next(s for s in samples if s.id == "holiday 2026/e f").mask
     np.testing.assert_array_equal(mask.read(), striped(0, [0, 2, 1, 255]))
     plain = load("folder", photographs, **{**changes, "values": None}).splits["all"]
-    with pytest.raises(UserError, match="e f.png holds label 11 .* are 0 to 2 and 255"):
+    with pytest.raises(UserError, match="e f.png holds label 11 .* 0 to 2"):
         plain[-1].mask.read()
 
 
@@ -224,7 +224,7 @@ def test_masks_of_a_brush_are_refused_unless_it_is_said_what_255_is(photographs,
     write_labels(tmp_path / "masks" / "a.png", striped(0, [0]))
     assert read()[0].ground_truth_labels == (), "background alone is no brush's"
     write_labels(tmp_path / "masks" / "b.png", striped(1, [0, 255]))
-    with pytest.raises(UserError, match=r"masks holds only 0 and 255: is 255 the object\? "):
+    with pytest.raises(UserError, match=r"only 0 and 255: is 255 the object\?"):
         read()
     assert read(values=[255])[1].mask.read().max() == 1
     np.testing.assert_array_equal(read(values=[255])[1].mask.read(), striped(1, [0, 1]))
@@ -278,7 +278,7 @@ def test_labels_may_be_choices_of_label_studio(photographs, write, capsys):
 
 def test_other_json_is_named(photographs, write):
     labels = write("[1, 2]", "annotations.json")
-    with pytest.raises(UserError, match="holds neither images with COCO's annotations nor"):
+    with pytest.raises(UserError, match="neither images with COCO's annot"):
         _ = load("folder", photographs, classes=CLASSES, labels=str(labels)).splits["all"]
 
 
@@ -293,7 +293,7 @@ def test_an_image_whose_entry_is_not_its_own_has_no_labels(photographs, write, i
     images = [*images, {"id": 3, "file_name": "c.webp"}]
     labels = str(write(annotations(images=images), "annotations.json"))
     samples = load("folder", photographs, classes=CLASSES, labels=labels).splits["all"]
-    with pytest.raises(UserError, match="image a: its scores cannot be used: .* has two"):
+    with pytest.raises(UserError, match="image a: its scores .* has two"):
         _ = samples[0].ground_truth_labels
     assert samples[2].ground_truth_labels == ()
 
@@ -321,5 +321,5 @@ def test_masks_of_other_programs_are_ground_truth(photographs, tmp_path):
     np.testing.assert_array_equal(truth.mask.read(), pixels * 2)
     assert truth.ground_truth_labels == (1,) and not any(s.mask for s in found.values())
     large = next(s for s in samples(max_pixels=9) if s.mask)
-    with pytest.raises(UserError, match="2026/e f: its mask has more than dataset.max_pixels=9"):
+    with pytest.raises(UserError, match="2026/e f: .*dataset.max_pixels=9"):
         large.mask.read()

@@ -95,9 +95,9 @@ def test_classes_may_have_other_names_than_in_the_annotations(voc2012):
     changes = {"label_source": "xml", "classes": mine, "cam_names": None}
     dataset = load("voc2012", voc2012, **changes, annotated_as=list(classes))
     assert names_of(dataset, dataset.splits["train"][1]) == ["my bottle", "my tvmonitor"]
-    with pytest.raises(UserError, match=r"000039.xml names tvmonitor, which .*annotated_as"):
+    with pytest.raises(UserError, match="000039.xml .*tvmonitor.*annotated_as"):
         _ = load("voc2012", voc2012, **changes).splits["train"][1].ground_truth_labels
-    with pytest.raises(UserError, match="dataset.annotated_as holds 2 names for 20 classes"):
+    with pytest.raises(UserError, match="dataset.annotated_as holds 2"):
         load("voc2012", voc2012, **changes, annotated_as=["cat", "dog"])
 
 
@@ -105,7 +105,7 @@ def test_a_missing_annotation_is_not_replaced_by_the_mask(voc2012, tmp_path):
     root = copy_of(voc2012, tmp_path)
     (root / "Annotations" / "2007_000032.xml").unlink()
     sample = load("voc2012", root, label_source="xml").splits["train"][0]
-    with pytest.raises(UserError, match=r"000032.xml is missing: data/README.md, line \d+ \(VOC"):
+    with pytest.raises(UserError, match=r"000032.xml is .*README.md, line \d+"):
         _ = sample.ground_truth_labels
 
 
@@ -138,7 +138,7 @@ def test_test_images_have_no_ground_truth(voc2012, tmp_path):
         dataset = load("voc2012", root, label_source=source, split="test")
         [sample] = dataset.splits["test"]
         assert sample.mask is None and not sample.has_ground_truth
-        with pytest.raises(UserError, match="2008_000006 has no ground truth: choose a tagger"):
+        with pytest.raises(UserError, match="2008_000006 has no .*choose"):
             _ = sample.ground_truth_labels
 
 
@@ -193,7 +193,7 @@ def test_a_damaged_file_of_sbd_is_named(voc2012, sbd, tmp_path):
     root = copy_of(sbd, tmp_path)
     (root / "dataset" / "cls" / "2008_000008.mat").write_bytes(b"MATLAB 5.0 MAT-file")
     samples = load("voc2012", voc2012, sbd_root=str(root)).splits["train_aug"]
-    with pytest.raises(UserError, match=r"2008_000008.mat cannot be read as a mask of SBD"):
+    with pytest.raises(UserError, match="2008_000008.mat cannot be read"):
         samples[2].mask.read()
 
 
@@ -210,12 +210,12 @@ def test_lists_are_read_in_the_forms_in_which_they_go_round(tmp_path):
 
 def test_masks_with_more_labels_than_classes_are_refused(voc2012):
     dataset = load("voc2012", voc2012, classes=["cat", "dog"], cam_names=None)
-    with pytest.raises(UserError, match=r"032.png holds label 15, but dataset.classes 2 names"):
+    with pytest.raises(UserError, match="032.png holds label 15, .* 2 names"):
         _ = dataset.splits["train"][0].ground_truth_labels
 
 
 def test_an_unknown_source_of_labels_is_refused(voc2012):
-    with pytest.raises(UserError, match="label_source=boxes is unknown: choose from masks, xml"):
+    with pytest.raises(UserError, match="boxes is .*choose from masks, xml"):
         load("voc2012", voc2012, label_source="boxes")
 
 

@@ -37,7 +37,7 @@ def test_a_background_that_is_another_name_of_a_class_is_removed_too():
 def test_one_background_needs_no_list():
     assert vocabulary_of(["cat"], backgrounds="sky").backgrounds == ("sky",)
     assert vocabulary_of(["cat"], backgrounds=None).backgrounds == ()
-    with pytest.raises(UserError, match="dataset.backgrounds holds an empty name"):
+    with pytest.raises(UserError, match="dataset.backgrounds .* empty name"):
         vocabulary_of(["cat"], backgrounds=["sky", ""])
 
 
@@ -119,7 +119,7 @@ def test_unusable_names_are_answered_in_one_sentence(classes, message):
 
 def test_other_names_are_not_empty():
     for names in (["a", ""], ["a", []], ["a", ["b", ""]]):
-        with pytest.raises(UserError, match="dataset.tag_names holds an empty name"):
+        with pytest.raises(UserError, match="dataset.tag_names .* empty name"):
             vocabulary_of(["a", "b"], tag_names=names)
 
 

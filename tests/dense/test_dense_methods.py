@@ -182,7 +182,7 @@ def test_a_patch_is_repaired_by_its_sound_neighbours():
 
 
 def test_too_few_patches_are_refused():
-    with pytest.raises(ImageError, match="has 30 patches, too few for neighbours=30 of SC-CLIP"):
+    with pytest.raises(ImageError, match="30 patches, .*neighbours=30"):
         dense_method("sc_clip").anomalous(torch.randn(1, 30, 4))
     assert dense_method("sc_clip").anomalous(torch.randn(1, 31, 4)).shape == (1, 31)
 

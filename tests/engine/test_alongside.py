@@ -190,7 +190,7 @@ def test_too_many_failures_end_the_pass_and_keep_the_masks(
 ):
     (photographs / "damaged.png").write_bytes(b"no image")
     pipeline = opened("out", "runtime.max_failures=0")
-    with pytest.raises(UserError, match="1 of 6 images of split all were left out of tags"):
+    with pytest.raises(UserError, match="1 of 6 images .*left out of tags"):
         list(pipeline.run(STAGES))
     assert len(list((tmp_path / "out" / "all" / "masks").rglob("*.png"))) == 5
     finished = opened("out", "runtime.max_failures=1")

@@ -276,7 +276,7 @@ def test_what_another_run_learns_meanwhile_is_not_mixed_in(kept, monkeypatch, ex
 
     monkeypatch.setattr(Executor, "compute", refit_first)
     images = Images(Dataset(None, kept.splits, "fit"))
-    replaced = pytest.raises(UserError, match="another run replaced what stage=relative loads")
+    replaced = pytest.raises(UserError, match="another run .*stage=relative")
     with replaced, Run(images, kept.store, Executor(executor, 1)) as run:
         list(run.compute(kept.steps()))
     assert kept()["relative val"] == (2, 2) and kept.shares == [1, 0.25]
@@ -341,8 +341,8 @@ def test_without_an_image_or_a_result_there_is_one_sentence(kept):
     relative = kept.steps()[-1]
     images = Images(Dataset(None, kept.splits, "fit"))
     alone = Run(images, kept.store, Executor(ExecutorSettings(), 1))
-    with pytest.raises(UserError, match="no mean were learned from split fit: run stage=relative"):
+    with pytest.raises(UserError, match="no mean .*: run stage=relative"):
         list(alone.compute([relative]))
     kept.splits["fit"] = []
-    with pytest.raises(UserError, match="split fit has no image to learn mean from"):
+    with pytest.raises(UserError, match="split fit has no image .*mean"):
         kept()

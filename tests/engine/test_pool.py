@@ -120,7 +120,7 @@ class BreakingPool:
 
 def test_workers_that_die_of_everything_end_the_run():
     """Otherwise up to ten images would count as left out, and the run as a success."""
-    with pytest.raises(UserError, match="processes die whatever image they are given"):
+    with pytest.raises(UserError, match="processes die whatever image"):
         list(spread(BreakingPool(deaths=99), double, range(20)))
     found = dict(spread(BreakingPool(deaths=99), double, [1, 2]))
     assert all(isinstance(result, ImageError) for result in found.values())
@@ -139,7 +139,7 @@ class CancellingPool:
 
 
 def test_a_scheduler_that_ends_is_said():
-    with pytest.raises(UserError, match="the scheduler of the workers has ended: start it"):
+    with pytest.raises(UserError, match="scheduler .* ended: start it"):
         list(spread(CancellingPool(), double, [1, 2, 3]))
 
 

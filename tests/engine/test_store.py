@@ -192,7 +192,7 @@ def test_ids_that_a_disk_takes_for_one_are_refused(store, tmp_path):
     store.begin()
     store.refuse_equal_names(ids)
     (tmp_path / "STORE.JSON").touch()
-    with pytest.raises(UserError, match="images a and A have one name on the disk of .* rename"):
+    with pytest.raises(UserError, match="images a and A .* rename"):
         store.refuse_equal_names(ids)
     with pytest.raises(UserError, match="have one name"):
         store.refuse_equal_names(["\u00e9", "E\u0301"])
@@ -218,5 +218,5 @@ def test_a_disk_without_symbolic_links_is_refused_at_once(store, tmp_path, monke
 
 def test_a_folder_that_cannot_be_read_does_not_seem_empty(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may read everything
-    with pytest.raises(UserError, match="cannot be read: ask its owner, or choose another output_"):
+    with pytest.raises(UserError, match="ask its owner, or .* output_"):
         Store(tmp_path)

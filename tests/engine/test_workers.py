@@ -276,7 +276,7 @@ def test_weights_that_change_during_a_run_are_refused(weights, opened):
     pipeline = opened(path, "out")
     assert all(stage.key for stage in pipeline.stages(["tags"]))
     exchange()
-    with pytest.raises(UserError, match="does not hold the weights that the run began with"):
+    with pytest.raises(UserError, match="not hold the weights .*began with"):
         run(pipeline, ["tags"], HerePool())
 
 

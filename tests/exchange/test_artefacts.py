@@ -26,7 +26,7 @@ def test_classes_of_masks_straight_from_images_are_the_first_names_of_their_line
 
 def test_a_folder_without_names_is_refused(tmp_path):
     folder = fill(open_writer(tmp_path, "val", "masks", {"method": "crf"}), [], {})
-    with pytest.raises(UserError, match="manifest.json names no classes: run stage=masks again"):
+    with pytest.raises(UserError, match="names no classes: run stage=masks"):
         Artefact(folder.path)
 
 

@@ -138,7 +138,7 @@ def test_files_that_are_none(tmp_path):
         with pytest.raises(ImageError, match="damaged, or not a file of CLIP-ES"):
             read(path)
     np.save(path, smooth())
-    with pytest.raises(ImageError, match="an array of float16, where a dictionary is expected"):
+    with pytest.raises(ImageError, match="float16, .*dictionary is expected"):
         read(path)
     save(path, keys=np.array([0, 1]), attn_highres=smooth())
     whole = path.read_bytes()

@@ -141,7 +141,7 @@ def test_a_flipped_bit_of_a_zip_is_noticed(tmp_path, target):
 
 def test_an_archive_of_something_else_is_named(tmp_path, target):
     archive = write(tmp_path / "a", "tar", FILES)
-    with pytest.raises(UnusableArchive, match="a contains no files below COCO: download it again"):
+    with pytest.raises(UnusableArchive, match="no files below COCO: download it"):
         unpack(archive, target, "COCO")
     assert not target.exists()
 
@@ -151,7 +151,7 @@ def test_a_disk_that_fills_up_leaves_nothing(tmp_path, target):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
     try:
-        with pytest.raises(UserError, match="cannot write .*target: File too large"):
+        with pytest.raises(UserError, match="cannot write .*File too large"):
             unpack(archive, target)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

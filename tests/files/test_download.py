@@ -274,7 +274,7 @@ def test_a_disk_that_fills_up_keeps_what_can_be_resumed(web):
         refused(web, source_of(web), "cannot write .*file.tar.partial: File too large; fix this")
         assert kept_bytes(web.path) == HALF
         web.server.files["other"] = CONTENT
-        with pytest.raises(UserError, match="cannot write .*other.partial: File too large"):
+        with pytest.raises(UserError, match="other.partial: File too large"):
             fetch(Source("other", (web.server.url("other"),)), web.path.with_name("other"))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -356,7 +356,7 @@ def test_a_link_that_appears_meanwhile_is_not_followed(web, tmp_path, monkeypatc
 def test_what_is_not_a_file_is_not_taken_for_the_download(make, publish, web):
     web.path.parent.mkdir()
     make(web.path)
-    with pytest.raises(UserError, match=r"not the published file \(it is not a file\): move it"):
+    with pytest.raises(UserError, match=r"not a file\): move it"):
         fetch(publish(web), web.path)
 
 

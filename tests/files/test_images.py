@@ -24,7 +24,7 @@ def test_the_limit_of_pillow_follows_the_data_sets(tmp_path, monkeypatch):
     path = save(Image.new("L", (100, 90)), tmp_path / "x.png")
     with pytest.raises(ImageError, match="has more than 2000 pixels"):
         decode_image(path)
-    with pytest.raises(ImageError, match="more than dataset.max_pixels=1500 pixels: shrink"):
+    with pytest.raises(ImageError, match="dataset.max_pixels=1500 .*shrink"):
         decode_image(path, max_pixels=1500)
     assert Image.MAX_IMAGE_PIXELS == 1000, "it is another program's too, unless a run needs more"
     assert decode_image(path, max_pixels=9000).shape == (90, 100, 3)
@@ -88,7 +88,7 @@ def test_what_is_not_an_image_is_refused_in_one_sentence(given, what):
 
 
 def test_what_cannot_be_decoded_is_a_user_error(tmp_path):
-    with pytest.raises(UserError, match=r"image .*none.png is not there: correct its path"):
+    with pytest.raises(UserError, match="none.png is not there: correct"):
         to_image(tmp_path / "none.png")
     path = tmp_path / "i.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)).save(path)

@@ -82,7 +82,7 @@ def test_compacting_sorts_and_takes_in_what_workers_wrote(journal, tmp_path):
 def test_a_full_disk_is_said(tmp_path):
     journal = Journal(tmp_path / "entries.jsonl", OF_FILES)
     journal._file = os.open("/dev/full", os.O_WRONLY)
-    with pytest.raises(UserError, match="No space left on device; fix this and run"):
+    with pytest.raises(UserError, match="No space left on device; fix this"):
         journal.append({"id": "a", "content": "1"})
     journal.close()
 
@@ -94,7 +94,7 @@ def test_nothing_is_written_through_a_link(there, tmp_path):
         victim.write_text("own")
     journal = Journal(tmp_path / "entries.jsonl", OF_FILES)
     journal.path.symlink_to(victim)
-    with pytest.raises(UserError, match="entries.jsonl is a link, .*: remove it"):
+    with pytest.raises(UserError, match="jsonl is a link, .*: remove it"):
         journal.append({"id": "a", "content": "1"})
     assert victim.read_text() == "own" if there else not victim.exists()
 

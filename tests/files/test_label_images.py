@@ -42,7 +42,7 @@ def test_what_cannot_be_read_is_named(tmp_path):
         read_labels(path)
     Image.fromarray(LABELS, "P").save(path)
     path.write_bytes(path.read_bytes()[:60])
-    with pytest.raises(UserError, match=r"a.png cannot be decoded \(.*\): replace it"):
+    with pytest.raises(UserError, match="a.png cannot be .*: replace it"):
         read_labels(path)
     path.unlink()
     path.mkdir()

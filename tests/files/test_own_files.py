@@ -68,7 +68,7 @@ def test_other_files_stay(tmp_path, state):
         lambda: own.link(path, others),
         lambda: own.refuse_foreign([path]),
     ):
-        with pytest.raises(UserError, match=r"a\.txt exists, and tools/one\.py did not write it"):
+        with pytest.raises(UserError, match=r"a\.txt exists, .* did not write"):
             act()
     assert (path.is_dir() or path.read_text()) == before and others.read_text() == "theirs"
 

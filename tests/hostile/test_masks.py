@@ -163,7 +163,7 @@ def test_foreign_classes_of_sbd_are_named(tmp_path):
 
     savemat(tmp_path / "x.mat", {"GTcls": {"Segmentation": labels(0, 9)}})
     mask = MatlabMask(tmp_path / "x.mat", 4)
-    with pytest.raises(UserError, match="x.mat holds label 9, but dataset.classes 4 names"):
+    with pytest.raises(UserError, match="x.mat holds label 9, .* 4 names"):
         mask.read()
     mask = MatlabMask(tmp_path / "x.mat", 9)
     assert mask.read().max() == 9

@@ -32,7 +32,7 @@ def test_a_checkpoint_is_put_aside_and_the_one_before_it_resumes(pipe, capsys):
     with zipfile.ZipFile(before, "w") as archive:
         archive.writestr("data.pkl", b"")
     assert complete_checkpoints(pipe.parent) == [before]
-    with pytest.raises(UserError, match=r"iter_8.pth is damaged or not a checkpoint"):
+    with pytest.raises(UserError, match="iter_8.pth is damaged"):
         read_checkpoint(pipe)
     assert resumable_checkpoint(pipe.parent) == before
     assert {path.name for path in pipe.parent.iterdir()} == {"iter_4.pth", "iter_8.pth.damaged"}

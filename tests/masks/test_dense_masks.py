@@ -157,11 +157,11 @@ def test_windows_follow_the_clip():
     clip = Dimensions(depth=12, patch_size=16, native_size=224)
     for window, stride in ((None, None), (0, 999), (16, 16), (None, 224)):
         DenseMaskOptions(window=window, stride=stride).validate_for(clip, "masks")
-    with pytest.raises(UserError, match="masks.window=15 is smaller than a patch"):
+    with pytest.raises(UserError, match="masks.window=15 is smaller"):
         DenseMaskOptions(window=15).validate_for(clip, "masks")
-    with pytest.raises(UserError, match="masks.stride=225 leaves gaps between windows of 224"):
+    with pytest.raises(UserError, match="masks.stride=225 leaves gaps .*224"):
         DenseMaskOptions(stride=225).validate_for(clip, "masks")
-    with pytest.raises(UserError, match="masks.stride=65 leaves gaps between windows of 64"):
+    with pytest.raises(UserError, match="masks.stride=65 leaves gaps .*64"):
         check(DenseMaskOptions(window=64, stride=65), "masks")
 
 
@@ -267,7 +267,7 @@ def test_a_list_that_does_not_fit_is_refused(tmp_path, text, problem):
 
 
 def test_a_list_that_does_not_exist_is_refused():
-    with pytest.raises(UserError, match="masks.names=sclip_voc is not a file: .*sclip_voc21"):
+    with pytest.raises(UserError, match="masks.names=sclip_voc .*sclip_voc21"):
         read_name_list("sclip_voc", CLASSES)
 
 
@@ -304,14 +304,14 @@ def test_the_names_are_in_the_key_by_their_content(tmp_path):
 def test_a_background_is_given_once(tmp_path):
     path = tmp_path / "names.txt"
     path.write_text("sky\na\nb\nc\n")
-    with pytest.raises(UserError, match="makes pixels background, and so do the names"):
+    with pytest.raises(UserError, match="background, and so do the names"):
         stage_of(str(path), background=0.5)
     assert stage_of("classes", background=0.5, min_probability=0.2).names == (
         ("a",),
         ("b",),
         ("c",),
     )
-    with pytest.raises(UserError, match="masks.min_probability makes pixels background"):
+    with pytest.raises(UserError, match="masks.min_probability makes"):
         stage_of("classes", min_probability=0.2)
 
 

@@ -179,5 +179,5 @@ def test_presets_differ_in_what_they_are_named_after():
 
 
 def test_a_confidence_requires_a_crf():
-    with pytest.raises(UserError, match=r"masks.confidence requires a CRF.*masks.confidence=0"):
+    with pytest.raises(UserError, match="requires a CRF.*masks.confidence=0"):
         configured("masks=argmax", "masks.confidence=0.9")

@@ -89,7 +89,7 @@ def test_other_data_sets_and_conventions_of_labels_have_tables_of_their_own(tmp_
 
 
 def test_there_is_no_leaderboard_of_nothing():
-    with pytest.raises(UserError, match="nothing was measured: run stage=evaluate first$"):
+    with pytest.raises(UserError, match="run stage=evaluate first$"):
         write_leaderboard([])
 
 
@@ -138,7 +138,7 @@ def test_means_over_splits_are_of_what_each_of_them_has(tmp_path):
         "## crowded report_2, 500 images",
         "## crowded report_2, 9 images",
     ]
-    with pytest.raises(UserError, match=r"each of the splits report, val: run them with dataset"):
+    with pytest.raises(UserError, match="splits report, val: run .*dataset"):
         write_leaderboard(runs, ["report", "val"])
 
 
@@ -160,7 +160,7 @@ def test_a_supervised_network_is_counted_and_is_not_a_row(tmp_path):
     text = write_leaderboard(runs_of(tmp_path, plain, other))
     assert " 60.0 |" in text and "90.0" not in text
     assert "Left out are 1 result of networks that were trained on the ground truth." in text
-    with pytest.raises(UserError, match="nothing was measured but networks that were trained on"):
+    with pytest.raises(UserError, match="but networks that were trained on"):
         write_leaderboard(runs_of(tmp_path, other))
 
 

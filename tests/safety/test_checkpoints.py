@@ -253,6 +253,6 @@ def test_parts_that_are_missing_are_one_sentence(part, two_steps, learn, tmp_pat
         checkpoint[part] = {"state": 3}
     (tmp_path / "work").mkdir()
     torch.save(checkpoint, tmp_path / "work" / "iter_1.pth")
-    with pytest.raises(UserError, match="iter_1.pth is damaged or not a checkpoint") as caught:
+    with pytest.raises(UserError, match="iter_1.pth is damaged") as caught:
         learn(tmp_path / "work")
     assert "\n" not in str(caught.value) and (tmp_path / "work" / "iter_1.pth").exists()

@@ -102,7 +102,7 @@ def test_a_stage_writes_in_its_folder_alone(tmp_path):
     with open_writer(out, "all", "masks", {}) as folder:
         for name in tried:
             before = everything(tmp_path, out)
-            with pytest.raises(UserError, match="leaves the output folder: rename the image"):
+            with pytest.raises(UserError, match="output folder: rename the image"):
                 write(folder, "id", {"photograph": "key"}, {name: b"x"})
             assert everything(tmp_path, out) == before
         (folder.path / "link").symlink_to(tmp_path)

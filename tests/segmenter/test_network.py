@@ -56,7 +56,7 @@ def test_a_graph_of_one_size_resizes_images_and_scores(tmp_path):
     exact = noise(32, 40)
     np.testing.assert_allclose(segmenter.logits(exact), scores_of(exact), atol=1e-5)
     assert np.array_equal(segmenter.probabilities(image, (1,)), segmenter.probabilities(image))
-    with pytest.raises(UserError, match="resizes images to 32×40, so scales would change nothing"):
+    with pytest.raises(UserError, match="32×40, so scales would change"):
         segmenter.probabilities(image, (0.5, 1.0))
 
 
@@ -104,9 +104,7 @@ def test_an_unusable_graph_is_one_sentence(tmp_path, monkeypatch, kind):
     monkeypatch.chdir(tmp_path)
     WEIGHT.tofile("weights.bin")
     changes = {k: v() if callable(v) else v for k, v in BROKEN[kind].items()}
-    with pytest.raises(
-        UserError, match=r"m.onnx is damaged or not a segmenter of tools/"
-    ) as caught:
+    with pytest.raises(UserError, match="m.onnx is damaged or not a segm") as caught:
         Segmenter.from_run(write_graph(tmp_path / "m.onnx", **changes))
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
 
@@ -138,7 +136,7 @@ def test_other_outputs_than_the_metadata_say_are_one_sentence(tmp_path, changes,
 def test_missing_packages_are_named_with_the_remedy(tmp_path, monkeypatch):
     path = write_graph(tmp_path / "m.onnx")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(UserError, match="requires onnxruntime, of the extra export: pip install"):
+    with pytest.raises(UserError, match="extra export: pip install"):
         Segmenter.from_run(path)
 
 

@@ -235,7 +235,7 @@ def test_the_best_checkpoint_is_taken_when_asked_for(trained, tmp_path):
     torch.save(better, tmp_path / "best_mIoU_iter_4.pth")
     assert Segmenter.from_run(tmp_path, which="best").class_names[1] == "best"
     assert Segmenter.from_run(tmp_path).class_names[1] == "red"
-    with pytest.raises(UserError, match="no checkpoint which=first: .*choose from last, best"):
+    with pytest.raises(UserError, match="which=first: .*from last, best"):
         Segmenter.from_run(tmp_path, which="first")
 
 
@@ -299,12 +299,12 @@ def test_a_checkpoint_that_describes_itself_in_another_way_is_refused(trained, t
     checkpoint = torch.load(last_checkpoint(trained), weights_only=True)
     changed(change)(checkpoint["meta"]["segmenter"])
     torch.save(checkpoint, tmp_path / "c.pth")
-    with pytest.raises(UserError, match="c.pth is not a segmenter of stage=train: choose another"):
+    with pytest.raises(UserError, match="c.pth is not .*: choose another"):
         Segmenter.from_run(tmp_path / "c.pth")
 
 
 def test_a_device_that_does_not_exist_is_refused(trained):
-    with pytest.raises(UserError, match="device=gpu is not a device: give cpu, cuda or auto"):
+    with pytest.raises(UserError, match="device=gpu .*give cpu, cuda or auto"):
         Segmenter.from_run(trained, device="gpu")
 
 
@@ -321,7 +321,7 @@ def test_images_in_every_form_are_segmented_alike(segmenter, tmp_path):
     averaged = segmenter.probabilities(image)
     assert np.array_equal(segmenter.probabilities(path), averaged)
     assert np.array_equal(segmenter.refine(path, averaged), segmenter.refine(image, averaged))
-    with pytest.raises(UserError, match="this is 30×45×3 float64: convert it, or read it with"):
+    with pytest.raises(UserError, match="30×45×3 float64: convert it"):
         segmenter(image / 255)
 
 

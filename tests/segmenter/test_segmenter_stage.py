@@ -95,7 +95,7 @@ def test_a_damaged_checkpoint_is_put_aside_and_made_again(run_stage, own, tmp_pa
     last = (tmp_path / "out" / "segmenter" / "latest").resolve() / "iter_2.pth"
     whole = last.read_bytes()
     flip_a_bit(last)
-    with pytest.raises(UserError, match=r"iter_2.pth is damaged: choose another file, or run"):
+    with pytest.raises(UserError, match="iter_2.pth is damaged: choose"):
         Segmenter.from_run(last.parent)
     refused = run_stage(*own, "stage=predict")
     assert refused.code == 2 and "iter_2.pth in" in refused.errors
@@ -122,13 +122,13 @@ def test_the_advice_for_the_best_checkpoint_works(pairs, tmp_path, capfd):
         return training_stage(pairs, labelled, iterations=5, checkpoint_interval=2, **changes)
 
     folder = run_stage_in(stage(), tmp_path / "out")
-    with pytest.raises(UserError, match="best, segmenter.validation_interval=N and a split with"):
+    with pytest.raises(UserError, match="segmenter.validation_interval=N and"):
         Segmenter.from_run(folder.path, which="best")
     last = read_weights(folder.path / "iter_5.pth")
     assert stage(validation_interval=2).is_complete(folder.results)  # nobody asks for the best one
     advised = stage(checkpoint="best", validation_interval=2)
     assert advised.key == folder.key and not advised.is_complete(folder.results)
-    with pytest.raises(UserError, match="best checkpoint in .* run stage=train again"):
+    with pytest.raises(UserError, match="best .* run stage=train again"):
         advised.refuse_missing(folder.results, advised)
     run_stage_in(advised, tmp_path / "out")
     assert advised.is_complete(folder.results) and read_weights(folder.path / "iter_5.pth") == last
@@ -141,7 +141,7 @@ def test_the_advice_for_the_best_checkpoint_works(pairs, tmp_path, capfd):
     run_stage_in(advised, tmp_path / "out")
     assert f"{best} is damaged and is now {best.name}.damaged" in capfd.readouterr().err
     assert read_weights(best) == read_weights(same)
-    with pytest.raises(UserError, match="best requires segmenter.validation_interval=N and a"):
+    with pytest.raises(UserError, match="segmenter.validation_interval=N and"):
         stage(checkpoint="best").is_complete(folder.results)
 
 
@@ -188,7 +188,7 @@ def test_a_best_checkpoint_that_something_else_chose_is_not_taken(pairs, tmp_pat
     assert best() == ["best_mIoU_iter_2.pth"] and stage("best", 2).is_complete(folder.results)
     other = stage("best", 4)
     assert stage("last", 4).is_complete(folder.results) and not other.is_complete(folder.results)
-    with pytest.raises(UserError, match="best checkpoint in .* not chosen by this .* stage=train"):
+    with pytest.raises(UserError, match="not chosen by this .* stage=train"):
         other.refuse_missing(folder.results, other)
     run_stage_in(other, tmp_path / "out")
     assert best() == ["best_mIoU_iter_4.pth"] and other.is_complete(folder.results)
@@ -216,7 +216,7 @@ def test_a_best_checkpoint_that_cannot_be_found_is_one_sentence(pairs, tmp_path)
     run_stage_in(stage(), tmp_path / "out")  # the best one of these masks is not that of the next
     Image.fromarray(np.full((40, 48), 255, np.uint8)).save(labelled[0].mask.path)
     for _ in range(2):
-        with pytest.raises(UserError, match="all pixels of the validation masks are ignored: cor"):
+        with pytest.raises(UserError, match="validation masks are ignored: cor"):
             run_stage_in(stage(), tmp_path / "out")
 
 

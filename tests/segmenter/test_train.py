@@ -80,7 +80,7 @@ def test_checkpoint_holds_only_plain_values(trained):
 
 
 def test_non_finite_loss_stops(pairs, tmp_path):
-    with pytest.raises(UserError, match=r"iteration \d.*s/\d.*segmenter.learning_rate"):
+    with pytest.raises(UserError, match=r"iteration \d.*s/\d.*learning_rate"):
         train_tiny(pairs, tmp_path, tiny_settings(learning_rate=1e20, checkpoint_interval=100))
     assert not list(tmp_path.glob("iter_*.pth"))
 

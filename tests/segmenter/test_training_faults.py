@@ -141,7 +141,7 @@ def test_logs_and_curves_that_cannot_be_written(
     settings = tiny_settings(**SHORT)
     with monkeypatch.context() as patched:
         patched.setattr(place, failing)
-        with pytest.raises(UserError, match="cannot write .*: No space left on device; ") as caught:
+        with pytest.raises(UserError, match="No space left on device; ") as caught:
             train_tiny(pairs, tmp_path / "run", settings)
     assert "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", "")

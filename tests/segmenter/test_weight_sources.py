@@ -197,7 +197,7 @@ def test_imagenet_file_that_the_user_has_to_make(tmp_path):
     weights = build_network(type="MobileNetV2")[0].backbone.state_dict()
     path = saved(tmp_path, weights)
     assert load("imagenet", str(path), type="MobileNetV2")[1].source == str(path)
-    with pytest.raises(UserError, match="takes its ImageNet weights from the file nothing.pth"):
+    with pytest.raises(UserError, match="ImageNet weights .*nothing.pth"):
         load("imagenet", "nothing.pth", type="MobileNetV2")
 
 
@@ -241,7 +241,7 @@ def test_no_download_runs_code(tmp_path, monkeypatch):
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         source = f"http://127.0.0.1:{server.server_port}/malicious.pth"
-        with pytest.raises(UserError, match="is damaged or holds more than tensors") as caught:
+        with pytest.raises(UserError, match="damaged or holds more than") as caught:
             load("imagenet", source, type="MobileNetV2")
         server.shutdown()
     assert (tmp_path / "cache" / "hub" / "checkpoints" / "malicious.pth").is_file()

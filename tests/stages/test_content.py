@@ -159,7 +159,7 @@ def test_figures_are_of_the_photographs_and_the_network_that_are_there(opened, t
     (checkpoint,) = (tmp_path / "out" / "segmenter").glob("[!l]*/iter_2.pth")
     content = checkpoint.read_bytes()
     torch.save({**torch.load(checkpoint, weights_only=True), "more": 1}, checkpoint)
-    with pytest.raises(UserError, match=r"3 images: their segmenter changed\): run stage=predict"):
+    with pytest.raises(UserError, match=r"segmenter changed\): run .*predict"):
         run("evaluate")
     checkpoint.write_bytes(content)
     run("evaluate")
@@ -189,9 +189,7 @@ def test_a_later_round_refuses_masks_of_another_network(opened, tmp_path):
     (checkpoint,) = (tmp_path / "out" / "segmenter").glob("[!l]*/iter_2.pth")
     network = torch.load(checkpoint, weights_only=True)
     torch.save({**network, "more": 1}, checkpoint)
-    with pytest.raises(
-        UserError, match=r"masks for .* made from something else .* \(3 images: their segmenter"
-    ):
+    with pytest.raises(UserError, match="masks for .*3 images: their segm"):
         available(*masks())
 
 
@@ -243,13 +241,11 @@ def test_results_of_other_tags_are_neither_measured_nor_used(opened, tmp_path):
     assert figures["tags"]["all"]["f1"] == 1 and {*figures} == {"tags", "cams", "masks"}
     listed.write_text("0 0\n1 0\n2 0 1\n")
     # The tags are measured all the same.
-    with pytest.raises(UserError, match=r"not measured: cams for .* made from something else"):
+    with pytest.raises(UserError, match="not measured: cams .*something else"):
         run("tags", "evaluate")
     figures = json.loads((tmp_path / "out" / "metrics.json").read_text())["latest"]
     assert figures["tags"]["all"]["f1"] == 0.75 and {*figures} == {"tags"}, "masks are of the CAMs"
-    with pytest.raises(
-        UserError, match=r"cams for .* \(1 image: its tags changed\): run stage=cams first"
-    ):
+    with pytest.raises(UserError, match=r"its tags changed\): run stage=cams"):
         run("masks")
     assert [o.computed for o in run("cams", "masks", "evaluate")[:2]] == [1, 1]
     figures = json.loads((tmp_path / "out" / "metrics.json").read_text())["latest"]
@@ -289,7 +285,7 @@ def test_imported_cams_are_in_the_inputs_by_content(opened, tmp_path):
 def test_a_network_is_made_from_the_images_that_it_learned_from(opened, tmp_path, monkeypatch):
     """A photograph that cannot be read any more is left out of the training, and of its record."""
     monkeypatch.setattr(Training, "broken", lambda _: {"1": "is damaged"})
-    with pytest.raises(UserError, match="1 of 3 images of split all were left out of segmenter"):
+    with pytest.raises(UserError, match="1 of 3 .*left out of segmenter"):
         list(opened("runtime.max_failures=0").run(["train"]))
     (listed,) = (tmp_path / "out" / "segmenter").glob("*/failures.jsonl")
     assert json.loads(listed.read_text()) == {"id": "1", "reason": "is damaged"}

@@ -188,7 +188,7 @@ def test_a_changed_photograph_is_still_not_passed_over(root, run):
     run("tags")
     with pytest.raises(
         UserError,
-        match=r"cams for .* \(1 image: its photograph and its tags changed\): run stage=cams first",
+        match=r"photograph and its tags changed\)",
     ):
         run("evaluate")
 
@@ -241,7 +241,7 @@ def test_an_image_without_an_entry_is_no_failure(root, run, files, stage):
     assert set(outcomes[stage].left_out) == {"b"} and outcomes[stage].absent == {"b"}
     assert results(root, "masks") == IDS - {"b"}
     damage(root, "a")  # which is a failure
-    with pytest.raises(UserError, match="1 of [23] images .* left out of (tags|cams), more"):
+    with pytest.raises(UserError, match="1 of [23] .*(tags|cams), more"):
         run(stages, *given)
 
 
@@ -250,7 +250,7 @@ def test_an_image_without_ground_truth_has_no_entry_of_tags(root, run):
     (tags,) = run("tags", "tags=ground_truth", "runtime.max_failures=0")
     assert tags.computed == 2 and tags.absent == {"b"}
     (root / "truth" / "a.png").unlink()
-    with pytest.raises(UserError, match="1 of 3 images .* image a has no ground truth"):
+    with pytest.raises(UserError, match="1 of 3 .*image a has no ground truth"):
         run("tags", "tags=ground_truth")
 
 
@@ -259,7 +259,7 @@ def test_files_of_other_images_are_refused_with_an_id_of_each_side(root, run, op
     run("tags cams masks", *files[stage])
     take_away(root, stage, "a")
     take_away(root, stage, "b", instead="sub/other")
-    with pytest.raises(UserError, match=r"1 of 3 images .* image a has no .* called sub/other:"):
+    with pytest.raises(UserError, match="1 of 3 .*image a .*sub/other:"):
         run("tags cams masks", *files[stage])
     assert results(root, "masks") == IDS, "the files may be the wrong ones"
     with pytest.raises(UserError, match="sub/other"):

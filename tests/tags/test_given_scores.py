@@ -305,11 +305,11 @@ def test_several_splits_have_files_of_their_own(tmp_path):
     (tmp_path / "val.json").write_text(coco({"v": {"cup": 0.7}}))
     assert opened("train").find("a").scores == {0: 0.9, 3: 0.4}
     assert opened("val").find("v").scores == {3: 0.7}
-    with pytest.raises(UserError, match="holds neither test/ nor test.json nor test.csv"):
+    with pytest.raises(UserError, match="neither test/ nor test.json nor"):
         opened("test")
-    with pytest.raises(UserError, match="holds neither train/ nor train.json: with several"):
+    with pytest.raises(UserError, match="neither train/ nor train.json"):
         open_annotations(str(tmp_path), "masks.path", reading, "train", True)
-    with pytest.raises(UserError, match="does not exist: give a list, a table with scores, or"):
+    with pytest.raises(UserError, match="give a list, a table with scores"):
         open_annotations(str(tmp_path / "x"), "tags.path", reading, holds_tags=True)
 
 

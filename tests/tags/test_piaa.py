@@ -282,7 +282,7 @@ def test_backgrounds_and_cwr_are_extensions(opened):
 
 def test_a_least_score_is_refused():
     given = ["dataset=demo", "tags=piaa", "tags.min_score=0.3"]
-    with pytest.raises(UserError, match="scores of an image sum to 1: give tags.min_score=0"):
+    with pytest.raises(UserError, match="sum to 1: give tags.min_score=0"):
         read_config(compose(given))
 
 

@@ -187,7 +187,7 @@ def test_weights_of_another_model_are_refused(layout, release, radseg_weights, t
     ):
         weights = {k: v for k, v in radseg_weights.items() if k != name}
         files = LAYOUTS[layout](weights | ({} if change is None else {name: change}), tmp_path)
-        with pytest.raises(UserError, match="not hold clip.model=c_radio_v3_b16 .*: give that"):
+        with pytest.raises(UserError, match="c_radio_v3_b16 .*: give that"):
             load(release, files)
     files = LAYOUTS[layout]({f"vit.{k}": v for k, v in tower.items()}, tmp_path)
     if layout == "timm":
@@ -241,13 +241,13 @@ def test_prompts_are_lowered_without_punctuation_and_padded(text):
 def test_names_meet_the_patches_of_their_own_adaptor(text, release, radseg_weights, tmp_path):
     files = nvlabs(radseg_weights, tmp_path)
     model = build(release, files | text, "cpu")
-    with pytest.raises(UserError, match="text tower of siglip2-g-384, with vectors of 48: give"):
+    with pytest.raises(UserError, match="siglip2-g-384, .* 48: give"):
         model.embed_names([["cat"]], ["a {}"])
     save_file(siglip2_text(48, WIDTH), text["text"])
     found = model.embed_names([["cat", "Cats"], ["dog"]], ["a {}.", "the {}"])
     assert found.shape == (2, 48) and torch.allclose(found.norm(dim=1), torch.ones(2))
     save_file({"visual.x": torch.ones(1)}, text["text"])
-    with pytest.raises(UserError, match="does not hold the text tower of siglip2-g-384"):
+    with pytest.raises(UserError, match="text tower of siglip2-g-384"):
         model.embed_names([["cat"]], ["a {}"])
 
 
