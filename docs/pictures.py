@@ -1,6 +1,6 @@
 """Draws the pictures of README and docs/ anew, and executes the quickstart: ``make pictures``.
 
-It runs the demo, and the tags of the scenes that docs/afternoon.md corrects, in a fresh folder, and
+It runs the demo, and tags the scenes whose report is corrected in a picture, in a fresh folder, and
 takes pictures of both reports and of the app in Chromium.
 """
 

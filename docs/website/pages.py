@@ -23,15 +23,14 @@ from website.choices import REQUIRED, Choice, Setting, choices, presets, setting
 
 NAVIGATION = {
     "Use": [
-        "docs/first-look",
         "docs/installation",
-        "docs/afternoon",
-        "docs/own-photographs",
+        "docs/photographs",
+        "docs/app",
         "docs/command-line",
         "docs/python",
         "docs/published-results",
-        "docs/masks-of-other-models",
-        "docs/interoperation",
+        "docs/import",
+        "docs/export",
     ],
     "Method": [
         "docs/how-it-works",

@@ -30,7 +30,7 @@ _EXAMPLES = """examples:
   python tools/export.py outputs/folder/all/masks/latest --format labelme --images PHOTOS --output DEST
       DEST/all/<id>.json beside <id>.jpg; --format voc, yolo and hugging_face work alike
 
-Images that cannot be exported are left out and named, and the exit code is 2. See docs/interoperation.md.
+Images that cannot be exported are left out and named, and the exit code is 2. See docs/export.md.
 """  # noqa: E501
 
 

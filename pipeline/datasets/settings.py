@@ -56,7 +56,7 @@ class VocabularySettings:
 
 @dataclass(kw_only=True)
 class AnnotationSettings:
-    """How files of other programs are read as masks (docs/interoperation.md).
+    """How files of other programs are read as masks (docs/import.md).
 
     Attributes:
         values: of palette and grey PNGs, the value of each class; null for k+1. 0 is the background

@@ -63,7 +63,7 @@ def test_matches_mmsegmentation(segmenter):
 @pytest.mark.large
 def test_the_configuration_of_a_run_is_one_of_mmsegmentation(pairs, trained, segmenter, tmp_path):
     """The program that the documentation prints labels an image as our own ``Segmenter`` does."""
-    blocks = read_blocks(REPOSITORY / "docs" / "interoperation.md")
+    blocks = read_blocks(REPOSITORY / "docs" / "export.md")
     (program,) = [block.text for block in blocks if "init_model" in block.text]
     run, photograph = tmp_path / "outputs/folder/segmenter/latest", tmp_path / "photograph.jpg"
     shutil.copytree(trained, run)

@@ -1,4 +1,4 @@
-"""docs/masks-of-other-models.md: its scripts run, and each source's file goes in to the pixel."""
+"""The scripts of docs/import.md run, and each source's file goes in to the pixel."""
 
 from __future__ import annotations
 
@@ -17,31 +17,23 @@ from pycocotools import mask as run_lengths
 from pipeline.datasets.annotations import Reading, open_annotations
 from pipeline.masks.settings import MaskFileOptions
 from tests import REPOSITORY
-from tests.docs.pages import read_blocks
 from tests.extras import library
 from tests.small_runs import draw_photograph
 
-PAGE = REPOSITORY / "docs" / "masks-of-other-models.md"
-SCRIPTS = {b.options["file"]: b.text for b in read_blocks(PAGE) if b.language == "python"}
+SCRIPTS = REPOSITORY / "examples" / "masks"
 CLASSES = ["cat", "person", "cup"]
 Script = Callable[..., Mapping[str, object]]
 
 
 @pytest.fixture
 def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Script:
-    """Runs a script of the page in the folder of the test, with some of its text replaced."""
+    """Runs a script of the examples in the folder of the test, with arguments."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    (tmp_path / "coco_file.py").write_text(SCRIPTS["coco_file.py"], encoding="utf-8")
+    monkeypatch.syspath_prepend(str(SCRIPTS))
 
-    def run(name: str, **replaced: str) -> Mapping[str, object]:
-        text = SCRIPTS[name]
-        for old, new in replaced.items():
-            assert f'"{old}"' in text
-            text = text.replace(f'"{old}"', f'"{new}"')
-        (tmp_path / name).write_text(text, encoding="utf-8")
-        monkeypatch.delitem(sys.modules, "coco_file", raising=False)
-        return runpy.run_path(str(tmp_path / name))
+    def run(name: str, *arguments: str) -> Mapping[str, object]:
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        return runpy.run_path(str(SCRIPTS / name))
 
     return run
 
@@ -138,10 +130,10 @@ def test_sam_3_segments_a_folder(sam3, script, tmp_path, monkeypatch, capsys):
         return encode(model, pixel_values, **kwargs)
 
     monkeypatch.setattr(transformers.Sam3Model, "get_vision_features", count)
-    run = {"facebook/sam3": str(checkpoint)}
-    about = script("sam3.py", **run)
+    run = ["sam3.py", "PHOTOS", "--model", str(checkpoint)]
+    about = script(*run, *CLASSES)
     assert seen == [1, 1, 1], "the backbone runs once an image"
-    assert "damaged.jpg is left out" in capsys.readouterr().out
+    assert "damaged.jpg" in capsys.readouterr().out
     written = json.loads((tmp_path / "sam3.json").read_text())
     names = {each["id"]: each["name"] for each in written["categories"]}
     found = 0
@@ -165,9 +157,9 @@ def test_sam_3_segments_a_folder(sam3, script, tmp_path, monkeypatch, capsys):
     first = (tmp_path / "sam3.json").read_bytes()
     (tmp_path / "sam3" / "a.png.json").unlink()
     del seen[:]
-    script("sam3.py", **run)
+    script(*run, *CLASSES)
     assert seen == [1] and (tmp_path / "sam3.json").read_bytes() == first
-    script("sam3.py", cup="cat person", **run)
+    script(*run, "cat", "person", "cat person")
     assert seen == [1] * 4
 
 
@@ -244,7 +236,7 @@ def test_grounded_sams_files_go_in(script, tmp_path):
     for name, instances in (("a", [{**found, "score": [0.9]}]), ("b", [])):
         content = {"image_path": f"PHOTOS/x/{name}.jpg", "annotations": instances, **about}
         (tmp_path / "RESULTS" / f"{name}_results.json").write_text(json.dumps(content))
-    script("grounded.py")
+    script("grounded.py", "RESULTS", "PHOTOS", "grounded.json")
     assert np.array_equal(labels_of(tmp_path / "grounded.json", "x/a", (20, 30)), 3 * inside)
     assert not labels_of(tmp_path / "grounded.json", "x/b", (20, 30)).any()
 
