@@ -147,7 +147,7 @@ recipe: $(VENV)/installed
 	$(RUN) tools/run_stage.py -m $(RECIPE) $(SEGMENTER)
 	$(RUN) tools/make_tables.py --leaderboard --splits $(DRAWS)
 
-# The table of docs/segmenters.md, and those of losses and rounds, on the demo: under half an hour on two cores.
+# Tables of networks, losses and rounds on the demo: under half an hour on two cores.
 segmenters: $(VENV)/installed
 	$(RUN) tools/run_stage.py experiment=segmenters
 	$(RUN) tools/run_stage.py experiment=noisy_masks
