@@ -9,8 +9,10 @@ INSTALL = requirements/install.sh $(VENV)
 # Containers often forbid to write compiled modules, without which each of the many processes of tests starts slowly.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-large test-all test-extras rounding same-results docs docs-test pictures lint lock versions studies leaderboard recipe \
+.PHONY: install demo test test-large test-all test-extras rounding same-results docs docs-test pictures lint lock versions studies leaderboard recipe \
   segmenters soak clean
+
+install: $(VENV)/installed
 
 demo: $(VENV)/installed
 	$(RUN) tools/run_stage.py stage=all dataset=demo clip=demo
