@@ -14,7 +14,7 @@ RESULTS, PHOTOS, OUTPUT = sys.argv[1:]
 
 
 def read_all():
-    """Yields what each file says of its image."""
+    """Yields file name, height, width and instances of each image."""
     for path in sorted(Path(RESULTS).glob("*.json")):
         read = json.loads(path.read_text())
         instances = [
