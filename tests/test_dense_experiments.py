@@ -62,9 +62,9 @@ def cams_of(method: str) -> str:
 
 
 def read_presets() -> dict[str, dict[str, str]]:
-    """Returns preset → column → cell of the table in docs/algorithms.md."""
-    page = (REPOSITORY / "docs" / "algorithms.md").read_text(encoding="utf-8")
-    table = re.search(r"^\| `experiment=` \| names .*?\n\n", page, re.MULTILINE | re.DOTALL)[0]
+    """Returns preset → column → cell of the table of published constants."""
+    table = Path(__file__).with_name("dense_presets.md").read_text(encoding="utf-8")
+    table = table[table.index("| `experiment=`") :]
     header, _, *rows = (row.strip("| ").split(" | ") for row in table.strip().splitlines())
     return {p: dict(zip(header, row)) for row in rows for p in re.findall(r"\w+", row[0])}
 

@@ -1,4 +1,4 @@
-"""Every published experiment has the constants of docs/algorithms.md, and runs on a miniature."""
+"""Every published experiment has its authors' constants, and runs on a miniature."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ CRF = {
 }
 WHOLE = [["tags", "cams", "masks", "evaluate", "report"]]
 
-# docs/algorithms.md, sections 3 and 7: data set, split, α, blocks of DMAR, blocks of Ā, φ, number
+# Data set, split, α, blocks of DMAR, blocks of Ā, φ, number
 # of backgrounds for q, β of the CAMs, β of the masks, confidence.
 SEGMENTATION = {
     "cls_seg_voc2012": ("voc2012", "val", 0.5, (9, 11), (5, 11), 0.4, 25, [1], 1, 0),
@@ -64,7 +64,7 @@ CLASSIFICATION = {
     "tagclip_coco2014": ("coco2014", "val", 0.5, (9, 11)),
 }
 PUBLISHED = {**SEGMENTATION, **CLASSIFICATION}
-# Of no published figure: data set, split, tags, K and φ (docs/algorithms.md, section 3).
+# Of no published figure: data set, split, tags, K and φ (docs/other-methods.md, "ExCEL").
 EXCEL = {
     "excel_voc2012": ("voc2012", "train", "ground_truth", 112, 0.79),
     "excel_voc2012_tagclip": ("voc2012", "val", "tagclip", 112, 0.79),

@@ -34,12 +34,14 @@ NAVIGATION = {
     ],
     "Method": [
         "docs/how-it-works",
-        "docs/algorithms",
+        "docs/method",
+        "docs/other-methods",
+        "docs/presets",
         "docs/segmenters",
         "docs/compare-methods",
         "docs/experiments",
     ],
-    "Extend": ["docs/add-a-method", "docs/add-a-dataset"],
+    "Extend": ["docs/add-a-method", "docs/add-a-dataset", "docs/contributing"],
     "Operate": ["docs/clusters", "docs/reliability", "docs/speed"],
     "Data": [
         "data/README",
@@ -54,6 +56,7 @@ NAVIGATION = {
 """The captions of the navigation, and the pages below each; every page is in it."""
 
 COMMAND = "python tools/run_stage.py"
+DOCS = Path(__file__).parents[1]
 GROUPS = ("dataset", "tags", "cams", "masks", "segmenter")
 STAGES = {"tags": 2, "cams": 3, "masks": 4, "predictions": 5}
 """A stage whose result is measured → the number of groups that decide its metrics."""
@@ -122,13 +125,19 @@ def _traits(method: Method) -> str:
         lines.insert(0, "* Source: " + re.sub(r"arXiv (\d{4}\.\d{5})", link, method.source))
     if method.section:
         anchor = re.sub(r"[^\w\- ]", "", method.section).lower().replace(" ", "-")
-        link = f"`{method.section} <../algorithms.html#{anchor}>`__"
+        link = f"`{method.section} <../{_page_of(method.section)}.html#{anchor}>`__"
         lines.insert(1, f"* Computation: {link}")
     quirks = [quirk.name for quirk in method.quirks]
     for name, words in {"Quirks": quirks, "Variants": method.variants}.items():
         if words:
             lines.append(f"* {name}: " + ", ".join(f"``{word}``" for word in words))
     return "\n".join(lines)
+
+
+def _page_of(section: str) -> str:
+    """Returns the name of the page that defines a method."""
+    text = (DOCS / "method.md").read_text(encoding="utf-8")
+    return "method" if f"\n## {section}\n" in text else "other-methods"
 
 
 def _figures(choice: Choice) -> list[str]:

@@ -1,4 +1,4 @@
-"""Class-aware attention-based affinity (CLIP-ES, section 3.4; docs/algorithms.md, section 3)."""
+"""Class-aware attention-based affinity (CLIP-ES, section 3.4; docs/method.md, section 3)."""
 
 import numpy as np
 import torch

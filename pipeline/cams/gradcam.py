@@ -1,4 +1,4 @@
-"""Softmax Grad-CAM on CLIP's last block (CLIP-ES, section 3.2; docs/algorithms.md, section 3)."""
+"""Softmax Grad-CAM on CLIP's last block (CLIP-ES, section 3.2; docs/method.md, section 3)."""
 
 import math
 

@@ -109,7 +109,7 @@ def read_dimensions(path: Path) -> Dimensions:
 def patch_grid(
     height: int, width: int, patch_size: int, max_patches: int | None = None
 ) -> tuple[int, int]:
-    """Returns the rows and columns of patches that cover an image (docs/algorithms.md, section 1).
+    """Returns the rows and columns of patches that cover an image (docs/method.md, section 1).
 
     All sizes are in pixels. An image that needs more than ``max_patches`` is shrunk to at most as
     many; the memory of attention grows with their square.

@@ -1,6 +1,6 @@
 """A frozen vision transformer with access to the tokens and the attention of every block.
 
-Notation, as in docs/algorithms.md: B images, patch grid h×w, N = h·w patches, R registers, width D,
+Notation, as in docs/method.md: B images, patch grid h×w, N = h·w patches, R registers, width D,
 L blocks counted from 1, d channels of each attention head, embedding size E. Pixels are
 B×3×(P·h)×(P·w) float32, normalised. Tokens are B×T×D, T = 1+R+N: the class token first, then the
 registers, which CLIP does not have, and the patches.

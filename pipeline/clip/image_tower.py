@@ -122,7 +122,7 @@ class ImageTower:
         return 1 + (0 if self.registers is None else len(self.registers))
 
     def position_embedding(self, rows: int, columns: int) -> torch.Tensor:
-        """Returns a patch grid's position embedding, (1+N)×D (docs/algorithms.md, section 1)."""
+        """Returns a patch grid's position embedding, (1+N)×D (docs/method.md, section 1)."""
         if (rows, columns) == self.native_grid:
             return self.positions
         sides = (max(rows, columns),) * 2 if self.covers_square else (rows, columns)

@@ -129,7 +129,7 @@ CORE_QUIRKS["position_fp16"] = Quirk(
     "position_fp16", "the interpolated position embedding is rounded to float16"
 )
 
-_COMPAT = """``compat``: which quirks of the released code are kept; see docs/algorithms.md.
+_COMPAT = """``compat``: which quirks of the released code are kept; see docs/method.md.
 
 A quirk is in the keys of the methods that declare it, and ``exif`` in those of all stages that read
 images.

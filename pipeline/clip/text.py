@@ -79,7 +79,7 @@ def class_embeddings(
     names: Sequence[Sequence[str]],
     templates: Sequence[str],
 ) -> torch.Tensor:
-    """Embeds classes by prompt ensembling (CLIP, section 3.1.4; docs/algorithms.md, section 1).
+    """Embeds classes by prompt ensembling (CLIP, section 3.1.4; docs/method.md, section 1).
 
     Each prompt's embedding is L2-normalised, the embeddings of a name are averaged, and the mean is
     normalised again. Those of several names of a class are averaged and normalised once more. The

@@ -90,7 +90,7 @@ class Method:
         on_gpu: whether a GPU, where there is one, computes it although it does not apply CLIP.
         reads: the parts of the vocabulary that its results depend on; all of them unless declared.
         source: the publication that describes it, for its page in the documentation.
-        section: the heading in docs/algorithms.md of what it computes.
+        section: the heading in docs/method.md or docs/other-methods.md of what it computes.
         on_larger: a sentence, without its full stop, on what larger models than a ViT-B do to it;
             "" if nothing is published. Runs with one say it.
         code: what keys call what computes it; by default its qualified name.

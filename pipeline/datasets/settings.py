@@ -77,7 +77,7 @@ class AnnotationSettings:
 
 @dataclass(kw_only=True)
 class CrfOptions:
-    """The dense CRF's constants (docs/algorithms.md, section 4); the defaults are CLIP-ES's.
+    """The dense CRF's constants (docs/method.md, section 4); the defaults are CLIP-ES's.
 
     pydensecrf ends the process where a standard deviation is far below a pixel or a grey level.
 

@@ -1,7 +1,7 @@
 """Pixel-adaptive refinement: scores of pixels are averaged over neighbours of similar colour.
 
 Both methods here average each pixel over its eight neighbours at several distances ("dilations"),
-again and again. They differ in how neighbours are weighted (docs/algorithms.md, section 4).
+again and again. They differ in how neighbours are weighted (docs/other-methods.md, "Refiners").
 
 No tensor holds a value for every neighbour and every channel of the masks.
 """

@@ -1,4 +1,4 @@
-"""Average precision, F1 and its calibration, and mIoU (docs/algorithms.md, section 5)."""
+"""Average precision, F1 and its calibration, and mIoU (docs/method.md, section 5)."""
 
 import math
 from collections.abc import Iterable, Sequence

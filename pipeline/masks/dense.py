@@ -1,7 +1,7 @@
 """``masks=dense``: labels straight from a dense method's similarities, without tags and CAMs.
 
-It reads dense methods out as their authors do (docs/algorithms.md, "Dense methods as published").
-The method and its settings are those of ``cams=``.
+It reads dense methods out as their authors do (docs/other-methods.md, "Dense methods as
+published"). The method and its settings are those of ``cams=``.
 """
 
 from pathlib import Path

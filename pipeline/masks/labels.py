@@ -1,4 +1,4 @@
-"""From class activation maps to labels (docs/algorithms.md, section 4), and their files."""
+"""From class activation maps to labels (docs/method.md, section 4), and their files."""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ from pipeline.errors import UserError
 from pipeline.masks.refiner import MaskOptions
 
 _SECTION = "4. Masks: CRF and labels"
+_REFINERS = "Refiners: PAMR, PAR and regions"
 _MAX_SIDE = 16_384
 
 
@@ -105,7 +106,7 @@ register(
     on_gpu=True,
     reads=(),
     source="Araslanov and Roth, CVPR 2020, arXiv 2005.08104",
-    section=_SECTION,
+    section=_REFINERS,
 )("pipeline.masks.pixel_adaptive:Pamr")
 
 register(
@@ -116,7 +117,7 @@ register(
     on_gpu=True,
     reads=(),
     source="Ru et al., AFA, CVPR 2022, arXiv 2203.02664; as in arXiv 2503.20826",
-    section=_SECTION,
+    section=_REFINERS,
 )("pipeline.masks.pixel_adaptive:Par")
 
 
@@ -213,7 +214,7 @@ register(
     is_stage=True,
     reads=(),
     source="SLIC: Achanta et al., TPAMI 2012",
-    section=_SECTION,
+    section=_REFINERS,
 )("pipeline.masks.regions:RegionMasks")
 
 register(

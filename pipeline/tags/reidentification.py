@@ -1,4 +1,4 @@
-"""CWR, class-wise reidentification (TagCLIP, section 3.4; docs/algorithms.md, section 2).
+"""CWR, class-wise reidentification (TagCLIP, section 3.4; docs/method.md, section 2).
 
 For every class with a high local score, the whole CLIP classifies a crop around the patches
 that show the class.

@@ -62,7 +62,7 @@ def test_a_page_has_type_default_range_choices_source_presets_and_figures(pages)
         "Default: ``clip_es``; one of ``imagenet``, ",
         "*Not part of the cache key:* CAMs are measured with it, not made.",
         "`arXiv 2212.09506 <https://arxiv.org/abs/2212.09506>`__",
-        "<../algorithms.html#3-cams-clip-es>",
+        "<../method.html#3-cams-clip-es>",
         "\ncams=clip_es_voc2012\n~~~",
         "     - 64.8\n     - 64.7\n     - ``python tools/run_stage.py experiment=cls_seg_voc2012",
     ):
@@ -89,7 +89,8 @@ def test_other_groups_and_settings_within_settings_have_pages(pages):
 
 
 def test_sections_that_methods_name_are_headings():
-    text = (REPOSITORY / "docs" / "algorithms.md").read_text(encoding="utf-8")
+    pages = (REPOSITORY / "docs" / f"{name}.md" for name in ("method", "other-methods"))
+    text = "".join(page.read_text(encoding="utf-8") for page in pages)
     named = {method.section for method in OURS} - {""}
     assert named and named <= set(re.findall("^##+ (.*)", text, re.MULTILINE))
 

@@ -33,7 +33,7 @@ def bounding_box(mask: np.ndarray, *, open_border: bool) -> Box:
 def union_of_boxes(scaled: np.ndarray, threshold: float, *, open_border: bool) -> np.ndarray:
     """Returns the union of the boxes around the regions above a threshold, h×w bool.
 
-    See docs/algorithms.md, sections 2 and 3. Regions are 8-connected; without any, all is false.
+    See docs/method.md, sections 2 and 3. Regions are 8-connected; without any, all is false.
 
     Args:
         scaled: h×w float32 in [0, 1]; it is quantised to bytes first.

@@ -1,8 +1,8 @@
 """Label propagation: names spread over a graph of patches, or of pixels, that are alike.
 
-LPOSS and LPOSS+: Stojnić et al., CVPR 2025, arXiv 2503.19777 (docs/algorithms.md, "Label
-propagation"). Notation as there: S is the normalised adjacency of the graph, Y the similarities of
-its nodes and names, and P the result.
+LPOSS and LPOSS+: Stojnić et al., CVPR 2025, arXiv 2503.19777 (docs/other-methods.md, "Methods
+with a second backbone"). Notation as there: S is the normalised adjacency of the graph, Y the
+similarities of its nodes and names, and P the result.
 """
 
 from collections.abc import Callable, Sequence

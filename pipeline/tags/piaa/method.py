@@ -1,6 +1,6 @@
 """PIAA: a tagger that learns a prototype of every class from unlabelled images.
 
-Wang et al., ICML 2026, arXiv 2605.25821; docs/algorithms.md, "Tags: PIAA".
+Wang et al., ICML 2026, arXiv 2605.25821; docs/other-methods.md, "Tags: PIAA".
 """
 
 from collections.abc import Collection, Iterable, Iterator

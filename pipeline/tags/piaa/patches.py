@@ -1,7 +1,7 @@
 """Patch features of images by a dense method: the input of PIAA.
 
 Wang et al., PIAA, ICML 2026, arXiv 2605.25821. Its authors run SC-CLIP so that the features of an
-image depend on the other images of its batch: the quirk ``piaa_batch`` of docs/algorithms.md.
+image depend on the other images of its batch: the quirk ``piaa_batch`` of docs/other-methods.md.
 """
 
 from collections.abc import Iterable, Iterator

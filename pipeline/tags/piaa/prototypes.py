@@ -1,6 +1,6 @@
 """PIAA's prototypes: class means and a shared covariance, estimated from unlabelled patches.
 
-Wang et al., PIAA, ICML 2026, arXiv 2605.25821; docs/algorithms.md, section 2.
+Wang et al., PIAA, ICML 2026, arXiv 2605.25821; docs/other-methods.md, "Tags: PIAA".
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""DMAR, dual-masking attention refinement (TagCLIP, section 3.3; docs/algorithms.md, section 2).
+"""DMAR, dual-masking attention refinement (TagCLIP, section 3.3; docs/method.md, section 2).
 
 The scores of patches are averaged over the patches that they attend to. The first mask keeps the
 entries of the attention that enough blocks agree on; the second keeps the patches within boxes
