@@ -210,7 +210,7 @@ TABLES: dict[str, Callable[[], str]] = {
 
 def fill(text: str) -> str:
     """Returns a page with its generated tables up to date."""
-    return _SECTION.sub(lambda found: f"{found[1]}{TABLES[found[2]]()}{found[3]}", text)
+    return _SECTION.sub(lambda found: f"{found[1]}\n{TABLES[found[2]]()}\n{found[3]}", text)
 
 
 def outdated() -> Iterator[tuple[Path, str]]:

@@ -266,5 +266,5 @@ OTHERS = {
     "multiprocessing_context",
 }
 """Arguments of functions and tags, which look like settings."""
-OWN = {"holiday", "tiles", "colour_names", "contrast", "majority", "glob(*)"}
+OWN = {"holiday", "tiles", "colour_names", "contrast", "keys", "majority", "glob(*)"}
 """Choices that a page has its reader write."""
