@@ -15,6 +15,8 @@ from typing import Any
 
 import yaml
 
+from pipeline.clip.settings import SecondSettings
+from pipeline.configuration.registry import methods
 from pipeline.files.shipped import CONFIGS
 from pipeline.report.tables.published import PUBLISHED, Figure, PublishedTable, load_published
 
@@ -185,13 +187,24 @@ def _measured(table: PublishedTable, figure: Figure) -> str:
 def _needs(preset: Preset) -> str:
     """Returns data, weights and further files that a run of a preset reads."""
     needed = [preset.data, f"`clip={preset.choices['clip']}`"]
-    seconds = {"proxyclip": "DINO B/8", "corrclip": "DINO B/8", "trident": "DINO B/16, SAM B"}
-    needed.append((seconds | {"lposs": "DINO B/16"}).get(preset.choices.get("cams", ""), ""))
+    needed += _second_backbones().get(preset.choices.get("cams", ""), ())
     if "regions" in preset.settings.get("cams", {}):
         needed.append("SAM 2's masks (`cams.regions`)")
     if network := preset.chosen("segmenter"):
         needed.append(f"training of {network}")
     return "; ".join(filter(None, needed))
+
+
+@cache
+def _second_backbones() -> dict[str, tuple[str, ...]]:
+    """Returns a CAM method → the settings that choose its second backbones, with their defaults."""
+    found = {}
+    for method in methods():
+        if method.group == "cams":
+            parts = vars(method.settings()).items()
+            chosen = {name: part for name, part in parts if isinstance(part, SecondSettings)}
+            found[method.name] = tuple(f"`cams.{k}.model={v.model}`" for k, v in chosen.items())
+    return found
 
 
 def _plain(value: object) -> str:
