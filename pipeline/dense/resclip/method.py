@@ -14,7 +14,12 @@ from pipeline.dense.resclip.semantic_feedback import BLUR_SIGMA, semantic_feedba
 
 
 class ResClip(DenseMethod):
-    """ResCLIP: NACLIP's block L, with attention from middle blocks and from a first pass."""
+    """ResCLIP: NACLIP's block L, with attention from middle blocks and from a first pass.
+
+    The first pass attends by τ_r((1 − λ_r) softmax(KKᵀ/√d + ω) + λ_r C), with C the mean attention
+    of the middle blocks. The second has τ_s((1 − λ_s) KKᵀ/√d + λ_s F) in place of KKᵀ/√d, with F
+    from the labels of the first. The released code rounds F to float16, which this one does not.
+    """
 
     def hooks(self, encoder: ClipEncoder) -> list[BlockHook]:
         """Returns the hook of the cross-correlation."""

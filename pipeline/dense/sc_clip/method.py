@@ -14,7 +14,14 @@ from pipeline.errors import ImageError
 
 
 class ScClip(DenseMethod):
-    """SC-CLIP: patches of middle blocks say which patches attend to each other in the last one."""
+    """SC-CLIP: patches of middle blocks say which patches attend to each other in the last one.
+
+    Anomalous patches, after block −1 and after block −3, become the mean of their neighbours. The
+    similarities S of the latter aggregate the patches, and replace half of the attention of block
+    L, ½(softmax(3(S − mean S), where it is above 0) + softmax(KKᵀ/√d)); a share of the class token
+    is added. The similarities after block −8 aggregate the result. The sum of the tokens after
+    blocks −8 to −2 passes the same last two steps, and is added.
+    """
 
     def hooks(self, encoder: ClipEncoder) -> list[BlockHook]:
         """Returns the hook that keeps tokens of earlier blocks."""
