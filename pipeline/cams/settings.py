@@ -14,7 +14,7 @@ class CamFileOptions(CamOptions):
     """``cams=file``: CAMs in the format of CLIP-ES and IRN, ``<path>/<id>.npy``.
 
     Attributes:
-        path: the folder.
+        path: the folder of the CAMs.
         cell_size: finer CAMs are averaged over squares of this many pixels. 16 is the patch grid of
             a ViT-B/16, whose masks are 2 points of mIoU worse on the demo.
     """

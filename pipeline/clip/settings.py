@@ -24,8 +24,9 @@ from pipeline.datasets.vocabulary import Vocabulary
 if TYPE_CHECKING:
     from pipeline.clip.frozen import Resources
 
-_ROUNDING = "the order of sums changes, and nothing else"
+_ROUNDING = "results differ only by rounding"
 _SPEED = "results do not depend on it"
+_CONTENTS = "the key holds the fingerprint of its contents"
 
 TEMPLATES["imagenet"] = ("{}",)  # the 80 prompts of CLIP, which open_clip has
 
@@ -35,19 +36,17 @@ class ClipSettings:
     """The choice of the CLIP.
 
     Attributes:
-        name: what tables call it.
-        model: open_clip's name of the architecture; none reads it off the checkpoint.
-        pretrained: open_clip's name of the weights, which also says how pixels are normalised.
-        checkpoint: a file of weights, in place of a download; a folder, or a mapping from each part
-            of a model to its file, if it has several.
+        name: its name in tables.
+        model: open_clip's name of the architecture; null reads it from the checkpoint.
+        pretrained: open_clip's name of the weights, which also decides how pixels are normalised.
+        checkpoint: a file of weights, in place of a download; for a model with several files, their
+            folder, or a mapping from each part to its file.
     """
 
     name: str = setting("", changes="nothing", why="the model and its weights are in the key")
     model: str | None = None
     pretrained: str | None = None
-    checkpoint: Any = setting(
-        None, changes="nothing", why="the fingerprint of its contents is in the key"
-    )
+    checkpoint: Any = setting(None, changes="nothing", why=_CONTENTS, stage="tags")
 
 
 @dataclass
@@ -55,15 +54,13 @@ class SecondSettings:
     """The choice of a second backbone.
 
     Attributes:
-        model: its name; null reads any of its kind off the checkpoint: a vision transformer in
-            DINO's layout with heads of 64 channels, or SAM's encoder.
+        model: the name of the second backbone; null reads it from the checkpoint: a vision
+            transformer in DINO's layout with heads of 64 channels, or SAM's encoder.
         checkpoint: a file of weights, in place of a download.
     """
 
     model: str | None = None
-    checkpoint: str | None = setting(
-        None, changes="nothing", why="the fingerprint of its contents is in the key"
-    )
+    checkpoint: str | None = setting(None, changes="nothing", why=_CONTENTS, stage="cams")
 
 
 def second_backbone(model: str) -> Any:  # noqa: ANN401
@@ -76,10 +73,11 @@ class ImageSettings:
     """The ``images`` group of the configuration.
 
     Attributes:
-        longest_side: masks and predictions are computed at most at this size in pixels; null for no
-            limit.
-        most_patches: larger images are shrunk to so many patches for CLIP, which bounds memory and
-            time; no image of VOC or COCO has 4,096, and one of 640×480 pixels has 1,200 of 16.
+        longest_side: the longest side, in pixels, at which masks and predictions are computed; null
+            for no limit.
+        most_patches: the most patches that CLIP processes of an image. Larger images are shrunk,
+            which bounds memory and time. An image of 640×480 pixels has 1,200 patches of 16×16; no
+            image of VOC or COCO has 4,096.
     """
 
     longest_side: int | None = setting(None, at_least=1)
@@ -91,20 +89,24 @@ class RuntimeSettings:
     """The machine.
 
     Attributes:
-        device: "cpu", "cuda", "cuda:1", …; "auto" takes a GPU if there is one.
-        precision: of CLIP's image tower; "fp16" requires a GPU, and "auto" is "bf16" on CPUs that
-            multiply in it, and "fp32" elsewhere.
-        attention: of CLIP's image tower on a CPU; "auto" takes the "fused" one where the CPU has
-            AMX and there is a C++ compiler, and otherwise "by_head".
-        workers: processes and threads beside the model; none takes the number of cores.
-        batch_size: images that CLIP processes together; none takes 1 on a CPU and 16 on a GPU.
-        crop_batch_size: crops that CWR classifies together; none takes 4 on a CPU, 64 on a GPU.
-        threads: of torch in this process; none leaves the choice to torch.
-        one_pass: whether processes make the masks of images while the model computes the tags and
-            CAMs of the next ones; none does so with a GPU.
+        device: the device: "cpu", "cuda", "cuda:1", …; "auto" takes a GPU if there is one.
+        precision: the precision of CLIP's image tower. "fp16" requires a GPU; "auto" is "bf16" on
+            CPUs with native bfloat16, and otherwise "fp32".
+        attention: how CLIP's image tower computes attention on a CPU. "auto" takes "fused" if the
+            CPU has AMX and there is a C++ compiler, and otherwise "by_head".
+        workers: the number of processes and threads that work beside the model; null takes the
+            number of cores.
+        batch_size: the number of images that CLIP processes together; null takes 1 on a CPU and 16
+            on a GPU.
+        crop_batch_size: the number of crops that CWR classifies together; null takes 4 on a CPU and
+            64 on a GPU.
+        threads: the number of threads of PyTorch in this process; null leaves the choice to
+            PyTorch.
+        one_pass: whether processes compute masks while the model computes the tags and CAMs of the
+            next images; null does so with a GPU.
         wait: seconds to wait for another run that writes to the same folder.
-        max_failures: images that may fail before a run ends with exit code 2: a number, or a share
-            below 1; none takes 10 images or 1%, whichever is more, but not all.
+        max_failures: how many images may fail before a run ends with exit code 2: a number, or a
+            share below 1; null takes 10 images or 1%, whichever is more, but not all.
     """
 
     device: str = setting("auto", changes="rounding", why=_ROUNDING)
@@ -192,7 +194,7 @@ class MethodOptions(Settings):
     @classmethod
     def needs_more(cls) -> bool:
         """Tells whether the method needs more than any CLIP is, such as a second backbone."""
-        return any(hint is SecondSettings for _, _, hint in declared_settings(cls))
+        return any(each.type is SecondSettings for each in declared_settings(cls))
 
     def seconds(self) -> dict[str, SecondSettings]:
         """Returns the second backbones that these settings use, by the names of their fields."""
@@ -209,8 +211,8 @@ class CamOptions(MethodOptions):
     """Settings of all choices of ``cams=``.
 
     Attributes:
-        background_betas: β of the background when CAMs are measured, see
-            :func:`pipeline.masks.labels.stack_background`; of several, the ground truth chooses.
+        background_betas: β of the background when CAMs are measured, (1 − max cam)^β; of several,
+            the one with the highest mIoU counts.
     """
 
     background_betas: list[float | None] = setting(

@@ -16,7 +16,7 @@ from dataclasses import MISSING, dataclass, field
 from enum import Enum
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, NamedTuple, get_args, get_type_hints
 
 from pipeline.errors import UserError, check_choice, shown
 
@@ -31,9 +31,12 @@ class Rule:
     """The declaration of a field.
 
     Attributes:
-        changes: what the setting changes: a result, its rounding alone, which images are
-            processed, or neither; only "result" is part of a cache key.
+        changes: what the setting changes: a "result", only its "rounding", which "images" are
+            processed and what files say of them, or "nothing"; only "result" is part of a cache
+            key.
         why: the reason why the setting is not part of the key; required unless it is.
+        stage: the first stage that a change computes anew, where that is not the one of its group.
+            With ``why``, it says that the key holds something else for the setting.
         at_least: the smallest number allowed, in a list as well.
         above: a number that the value must exceed.
         at_most: the largest number allowed.
@@ -45,6 +48,7 @@ class Rule:
 
     changes: Literal["result", "rounding", "images", "nothing"] = "result"
     why: str = ""
+    stage: str = ""
     at_least: float | None = None
     above: float | None = None
     at_most: float | None = None
@@ -69,7 +73,8 @@ class Rule:
     def bounds(self) -> str:
         """The range in words, such as "above 0 and at most 1"; "" where there is none."""
         bounds = {"above": self.above, "at least": self.at_least, "at most": self.at_most}
-        return " and ".join(f"{word} {b:,}" for word, b in bounds.items() if b is not None)
+        given = {word: f"{b:,}".removesuffix(".0") for word, b in bounds.items() if b is not None}
+        return " and ".join(map(" ".join, given.items()))
 
 
 class Settings:
@@ -112,16 +117,33 @@ def defaults(settings: type) -> dict[str, Any]:
 _hints = cache(get_type_hints)
 
 
-def declared_settings(settings: type, prefix: str = "") -> Iterator[tuple[str, Rule, Any]]:
-    """Yields key, rule and type of every field, and of those of settings within them."""
-    hints = _hints(settings)
+class Declared(NamedTuple):
+    """A setting; the default is a value, a dictionary for a dataclass, or :data:`REQUIRED`."""
+
+    key: str
+    rule: Rule
+    type: Any
+    default: Any
+    meaning: str
+
+
+def declared_settings(
+    settings: type, prefix: str = "", stage: str = "", values: object = None
+) -> Iterator[Declared]:
+    """Yields every field, and those within it, in its ``stage``; ``values`` replace defaults."""
+    hints, meaning_of = _hints(settings), meanings(settings)
+    default_of = defaults(settings) | (values if isinstance(values, dict) else {})
     for declared in dataclasses.fields(settings):
-        key, hint = f"{prefix}.{declared.name}".lstrip("."), hints[declared.name]
-        yield key, rule_of(declared), hint
+        name, rule = declared.name, rule_of(declared)
+        if rule.changes == "result":
+            rule = dataclasses.replace(rule, stage=rule.stage or stage)
+        key, hint = f"{prefix}.{name}".lstrip("."), hints[name]
+        yield Declared(key, rule, hint, default_of[name], meaning_of.get(name, ""))
         for inner in filter(dataclasses.is_dataclass, (hint, *get_args(hint))):
-            yield from declared_settings(inner, key)
+            yield from declared_settings(inner, key, rule.stage, default_of[name])
 
 
+@cache
 def meanings(settings: type) -> dict[str, str]:
     """Returns what the attributes of a dataclass mean, by the docstrings of it and its bases."""
     found: dict[str, str] = {}

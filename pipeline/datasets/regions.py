@@ -28,10 +28,10 @@ class SlicOptions:
     """SLIC's constants, as :func:`skimage.segmentation.slic` takes them.
 
     Attributes:
-        segments: about how many superpixels an image has.
+        segments: the approximate number of superpixels of an image.
         compactness: the weight of distances against colours; higher ones give squarer superpixels.
-        sigma: standard deviation of the blur before, in pixels. Without it, noise breaks up the
-            superpixels, and most of them are then merged.
+        sigma: the standard deviation, in pixels, of the blur before. Without it, noise breaks up
+            the superpixels, and most of them are then merged.
     """
 
     segments: int = setting(500, at_least=1, at_most=1_000_000)

@@ -20,7 +20,8 @@ SELECTION = "it selects images, and every image has an entry of its own"
 
 _ground_truth = partial(setting, changes="nothing", why=GROUND_TRUTH)
 _selection = partial(setting, changes="images", why=SELECTION)
-_reading = partial(setting, changes="nothing", why="what is read is part of each image's input")
+_reading = partial(setting, changes="images", why="what is read is part of each image's input")
+_testing = partial(setting, stage="predict")
 
 RENDERED = ("demo", "demo_crowded")
 """The data sets of drawn scenes."""
@@ -41,7 +42,7 @@ class VocabularySettings:
             embeddings are averaged), ``cam_names`` (the same for CAMs) and ``parent``.
         tag_names: the names that CLIP reads when tagging, one name or a list for each class; null
             takes those of ``classes``.
-        cam_names: the same for CAMs; null takes the names for tagging.
+        cam_names: the names that CLIP reads for CAMs; null takes those for tagging.
         parents: a parent or null for each class, as a list; null takes those of ``classes``.
         backgrounds: a name or a list of names of what is not a class, which absorb probability.
             Names of classes are removed from it.
@@ -49,7 +50,7 @@ class VocabularySettings:
 
     classes: Any
     tag_names: Any = None
-    cam_names: Any = None
+    cam_names: Any = setting(None, stage="cams")
     parents: Any = setting(None, changes="nothing", why="only evaluation groups classes by parent")
     backgrounds: Any = setting([])
 
@@ -59,13 +60,13 @@ class AnnotationSettings:
     """How files of other programs are read as masks (docs/import.md).
 
     Attributes:
-        values: of palette and grey PNGs, the value of each class; null for k+1. 0 is the background
-            unless it is a class's, and pixels of other values are ignored.
-        colours: a table of the colours in coloured PNGs, a colour and a name a line; null takes
+        values: the value of each class in palette and grey PNGs; null for k+1. 0 is the background
+            unless a class has it. Pixels of other values are ignored.
+        colours: a table of the colours in coloured PNGs, one colour and name per line; null takes
             PASCAL VOC's colours.
         palette: whether the "index" or the "colour" of a pixel counts in palette PNGs.
-        join: class → a name in the files, or a list of them, that counts as it beside its own.
-        min_score: instances of a lower score are ignored pixels.
+        join: class → further names in the files, one or a list, that count as this class.
+        min_score: the pixels of instances with a lower score are ignored.
     """
 
     values: list[int] | None = _reading(None, at_least=0, at_most=65_535)
@@ -82,12 +83,12 @@ class CrfOptions:
     pydensecrf ends the process where a standard deviation is far below a pixel or a grey level.
 
     Attributes:
-        iterations: of mean-field inference.
-        gaussian_sxy: standard deviation of the smoothness kernel in pixels.
-        gaussian_compat: its weight.
-        bilateral_sxy: standard deviation of the appearance kernel in pixels.
-        bilateral_srgb: its standard deviation in colour, in units of a byte.
-        bilateral_compat: its weight.
+        iterations: the number of iterations of mean-field inference.
+        gaussian_sxy: the standard deviation of the smoothness kernel, in pixels.
+        gaussian_compat: the weight of the smoothness kernel.
+        bilateral_sxy: the standard deviation of the appearance kernel, in pixels.
+        bilateral_srgb: the standard deviation of the appearance kernel in colour, from 0 to 255.
+        bilateral_compat: the weight of the appearance kernel.
     """
 
     iterations: int = setting(10, at_least=0, at_most=1000)
@@ -106,15 +107,15 @@ class TrainingSettings:
 
     Attributes:
         pretrained: initial weights of the backbone, as ``segmenter.pretrained``.
-        iterations: steps of the optimiser.
+        iterations: the number of steps of the optimiser.
         batch_size: images per iteration, over all GPUs.
         crop_size: side of the square crops, in pixels.
         scale_range: smallest and largest factor by which images are resized before cropping.
         checkpoint_interval: iterations between checkpoints.
         validation_interval: iterations between measurements; null measures nothing.
         test_scales: scales of an image over which predictions are averaged.
-        test_flip: whether they are also averaged over the mirrored image.
-        test_crf: the CRF on the averaged probabilities; null for none.
+        test_flip: whether predictions are also averaged over the mirrored image.
+        test_crf: the CRF that refines the averaged probabilities; null leaves it out.
     """
 
     pretrained: str | None = "imagenet"
@@ -128,11 +129,11 @@ class TrainingSettings:
     validation_interval: int | None = setting(
         2000, at_least=1, changes="nothing", why="measuring does not change the training"
     )
-    test_scales: list[float] = setting(
+    test_scales: list[float] = _testing(
         [0.5, 0.75, 1.0, 1.25, 1.5], above=0, at_most=100, lengths=range(1, 100)
     )
-    test_flip: bool = True
-    test_crf: CrfOptions | None = setting(CrfOptions())
+    test_flip: bool = _testing(True)
+    test_crf: CrfOptions | None = _testing(CrfOptions())
 
 
 @dataclass(kw_only=True)
@@ -144,13 +145,14 @@ class DatasetSettings(VocabularySettings, AnnotationSettings):
         root: the folder of the images.
         split: a split or a list of splits to work on; null takes ``default_splits``, or all.
         default_splits: the splits that a run works on unless ``split`` is given.
-        report_split: the split whose figures are compared, which the experiments of the leaderboard
-            work on; null where there is one.
+        report_split: the split whose metrics are compared, and on which the experiments of the
+            leaderboard run; null if there is only one.
         limit: the first N images of each split; null for all.
         image_list: a file whose lines begin with an image id; only these images are used.
         labels: a file with the classes of images: ``.csv``, COCO's ``.json`` or TagCLIP's format.
         masks: a folder with ground-truth masks, ``<id>.png``, or another form of annotations.
-        values: those in ``masks``, as of all annotations, and in ``labels``, where null is for k.
+        values: the value of each class in ``masks`` and in ``labels``; null for k+1 in masks and k
+            in labels.
         ignore_background: whether background pixels of the ground truth are ignored, for methods
             that give every pixel a class.
         max_pixels: width × height; larger images are refused before they are decoded.
@@ -170,7 +172,7 @@ class DatasetSettings(VocabularySettings, AnnotationSettings):
     ignore_background: bool = _ground_truth(False)
     max_pixels: int | None = _selection(105_000_000, at_least=1)
     training: TrainingSettings = setting(
-        TrainingSettings(), changes="nothing", why="settings of segmenter refer to it"
+        TrainingSettings(), changes="nothing", why="segmenter refers to it", stage="train"
     )
 
 
@@ -199,7 +201,7 @@ class BenchmarkSettings(DatasetSettings):
     """Settings of data sets that are read in the layout in which they are distributed.
 
     Attributes:
-        guide: the heading in ``data/README.md`` that says where to get the data set.
+        guide: the heading in ``data/README.md`` below which the download is described.
         splits: split → its name in the data set's files.
         train_split: the split that the segmenter is trained on.
     """
@@ -215,7 +217,7 @@ class LabelMapSettings(BenchmarkSettings):
 
     Attributes:
         values: the value of each class.
-        other_values: what pixels of other values are, 255 among them: "ignored" or "background".
+        other_values: whether pixels of other values, such as 255, are "ignored" or "background".
     """
 
     values: list[int] = _ground_truth(at_least=0, at_most=255)

@@ -36,8 +36,8 @@ class PassCamOptions(CamOptions):
     """Settings of all CAM methods that compare CLIP's patches with names.
 
     Attributes:
-        templates: the set of templates; "clip_es" is "a clean origami {}.".
-        backgrounds: competitors of the tags; none takes the backgrounds of the data set.
+        templates: the set of prompt templates; "clip_es" is "a clean origami {}.".
+        backgrounds: names that compete with the tags; null takes the backgrounds of the data set.
         affinity: whether the class-aware attention-based affinity of CLIP-ES refines the CAMs.
         affinity_blocks: first and last block of Ā. A number above 0 counts from 1; 0 and below are
             offsets from the last block, which is 0.
@@ -60,7 +60,7 @@ class DenseSettings(PassCamOptions):
     """The base of the settings of all dense methods, which are those of their CAMs.
 
     Attributes:
-        temperature: the factor of cosine similarities in the softmax; none takes CLIP's own.
+        temperature: the factor of cosine similarities in the softmax; null takes CLIP's.
     """
 
     temperature: float | None = setting(None, above=0)

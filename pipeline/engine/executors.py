@@ -31,14 +31,14 @@ class WorkerSettings(ExecutorSettings):
     """``executor=processes``: processes of this machine, each with its own models.
 
     Attributes:
-        workers: how many; none for ``runtime.workers``.
-        threads: of torch in each; none for the cores divided by the workers.
+        workers: the number of worker processes; null takes ``runtime.workers``.
+        threads: threads of PyTorch in each worker; null divides the cores among the workers.
     """
 
     name: str = executor_setting("processes")
     workers: int | None = executor_setting(None, at_least=1, at_most=10_000)
     threads: int | None = setting(
-        None, at_least=1, at_most=1024, changes="rounding", why="sums are split by threads"
+        None, at_least=1, at_most=1024, changes="rounding", why="results differ only by rounding"
     )
 
     def threads_of(self, size: int) -> int | None:
@@ -59,11 +59,11 @@ class DaskSettings(WorkerSettings):
     """``executor=dask``: workers of a cluster of dask.distributed, each with its own models.
 
     Attributes:
-        address: of a scheduler, ``tcp://HOST:8786``, or the path of its scheduler file; none starts
-            a cluster. What its workers answer is unpickled.
-        timeout: seconds within which the first worker has to appear.
-        cluster: the arguments of a class of dask_jobqueue, which ``class`` names; none starts
-            processes of this machine. Some are commands of the job's script.
+        address: the address of a scheduler, ``tcp://HOST:8786``, or the path of its scheduler file;
+            null starts a cluster. Answers of its workers are unpickled.
+        timeout: how many seconds to wait for the first worker.
+        cluster: arguments of the class of dask_jobqueue that ``class`` names; null starts processes
+            on this machine. Some arguments are commands of the job script.
     """
 
     name: str = executor_setting("dask")

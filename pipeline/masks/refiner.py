@@ -27,17 +27,17 @@ class MaskOptions(MethodOptions, AnnotationSettings):
     """Settings of all choices of ``masks=``; those of annotations are for files of masks.
 
     Attributes:
-        beta: β of the background, (1 − max cam)^β; none where the classes cover everything and the
-            best CAM wins.
+        beta: β of the background, (1 − max cam)^β; null if the classes cover everything, so that
+            the best CAM wins.
         confidence: pixels below this probability become 255; CLIP-ES trains with 0.95.
-        corrections: a person's masks, which replace those of their images: files as for
-            ``masks=file``. The key holds their content, for each split, and not their name.
+        corrections: masks drawn by hand, which replace those of their images: files as for
+            ``masks=file``. The cache key holds their contents for each split, not their name.
     """
 
     beta: float | None = setting(1.0, above=0)
     confidence: float = setting(0.0, at_least=0, at_most=1)
     corrections: str | None = setting(
-        None, changes="nothing", why="the key holds what the file says of the split"
+        None, changes="images", why="the key holds the contents of the files, for each split"
     )
 
 

@@ -28,7 +28,7 @@ class PseudoMaskOptions(MaskOptions):
     """``masks=crf``: the best of the CAMs and the background for each pixel, after a dense CRF.
 
     Attributes:
-        crf: the CRF's constants; none leaves it out.
+        crf: the CRF's constants; null leaves the CRF out.
     """
 
     crf: CrfOptions | None = field(default_factory=CrfOptions)
@@ -71,7 +71,7 @@ class PamrOptions(MaskOptions):
     Attributes:
         iterations: how often scores are averaged over neighbours.
         dilations: distances of the neighbours in pixels.
-        bandwidth: by which differences of colour are divided; a smaller one tells more apart.
+        bandwidth: the divisor of differences in colour; a smaller one separates more colours.
     """
 
     iterations: int = setting(10, at_least=0, at_most=1000)
@@ -126,13 +126,13 @@ class DenseMaskOptions(MaskOptions):
     """``masks=dense``: each pixel's best name by the dense method of ``cams=``, without tags.
 
     Attributes:
-        names: what pixels are compared with: the name of a list that comes with the package, or the
-            path of a file with a line for each class, its names separated by ", "; a line more, the
-            first, is the background. Null takes the data set's names for CAMs and its backgrounds,
-            "classes" the names of its classes.
-        templates: the set of templates; "imagenet" are the 80 of CLIP.
-        short_side: to which the shorter side of an image is resized, in pixels.
-        long_side: the most that the longer side is resized to.
+        names: the names that pixels are compared with: a list that comes with the package, or the
+            path of a file with a line for each class, its names separated by ", "; an additional
+            first line is the background. Null takes the data set's names for CAMs and its
+            backgrounds, "classes" the names of its classes.
+        templates: the set of prompt templates; "imagenet" has the 80 of CLIP.
+        short_side: the shorter side, in pixels, to which an image is resized.
+        long_side: the largest longer side, in pixels, to which an image is resized.
         window: the side of the square windows in pixels; null takes the CLIP's native size, and 0
             processes the whole image.
         stride: pixels between windows; null takes half a window.
@@ -145,14 +145,14 @@ class DenseMaskOptions(MaskOptions):
         window_softmax: whether each window gives the probabilities of names instead of their
             similarities; a mean over windows then weighs them.
         enlarge: "similarities" of patches, bilinearly, or their "features", bicubic.
-        background: a similarity that pixels of a class must exceed; null if the names say what is
+        background: the similarity that pixels of a class must exceed; null if the names include the
             background.
-        temperature: the factor of cosine similarities in the softmax; null takes CLIP's own.
-        min_probability: pixels whose best probability is below become background.
+        temperature: the factor of cosine similarities in the softmax; null takes CLIP's.
+        min_probability: pixels whose highest probability is lower become background.
         min_area: classes that cover at most this share of an image's foreground are removed.
-        pamr_iterations: of the refinement of similarities by PAMR; 0 leaves it out.
+        pamr_iterations: iterations of PAMR, which refines similarities; 0 leaves it out.
         pamr_dilations: distances of the neighbours in PAMR, in pixels.
-        beta: not used, since the names say whether there is a background.
+        beta: not used, because the names decide whether there is a background.
     """
 
     names: str | None = None
@@ -173,7 +173,7 @@ class DenseMaskOptions(MaskOptions):
     pamr_iterations: int = setting(0, at_least=0, at_most=1000)
     pamr_dilations: list[int] = setting([8, 16], at_least=1, at_most=1000, lengths=range(1, 100))
     beta: float | None = setting(
-        1.0, above=0, changes="nothing", why="the names say whether there is a background"
+        1.0, above=0, changes="nothing", why="the names decide whether there is a background"
     )
 
     def validate(self, prefix: str) -> None:

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 from pipeline.clip.device import AUTO, PRECISIONS
@@ -12,6 +13,8 @@ from pipeline.errors import UserError
 
 MAX_SIZE_DIVISOR = 1024
 """Sides of images are padded to a multiple of at most so many pixels."""
+
+_training = partial(setting, changes="nothing", stage="train")
 
 SINGLE_SCALE, MULTI_SCALE, CRF = "single_scale", "multi_scale", "crf"
 
@@ -23,7 +26,7 @@ class TestSettings:
     Attributes:
         scales: factors by which an image is resized; the softmax is averaged over them.
         flip: whether to average over the mirror image as well.
-        crf: constants of the CRF that refines the probabilities; none leaves the CRF out.
+        crf: constants of the CRF that refines the probabilities; null leaves the CRF out.
     """
 
     __test__ = False  # pytest would take it for tests
@@ -60,8 +63,8 @@ class PredictionSettings:
         test: how images are segmented.
     """
 
-    checkpoint: str = setting("last", choices=("last", "best"))
-    test: TestSettings = field(default_factory=TestSettings)
+    checkpoint: str = setting("last", choices=("last", "best"), stage="predict")
+    test: TestSettings = setting(TestSettings(), stage="predict")
 
     @property
     def prediction_facts(self) -> dict[str, Any]:
@@ -83,30 +86,30 @@ class SegmenterSettings(PredictionSettings):
         backbone: a network of timm that replaces the config's backbone.
         pretrained: initial weights of the backbone: imagenet, coco (trained on masks), none, or
             the path of a file.
-        repeat_corrected: how often an epoch shows an image of ``masks.corrections``.
+        repeat_corrected: how often an epoch samples an image of ``masks.corrections``.
         loss: cross_entropy, or balanced: foreground and background are averaged separately.
-        iterations: steps of the optimiser.
+        iterations: the number of steps of the optimiser.
         batch_size: images per iteration, over all GPUs.
         accumulate: parts into which a batch is split to save memory; gradients are accumulated.
         crop_size: side of the square crops, in pixels.
         scale_range: smallest and largest factor by which images are resized before cropping.
         photometric_distortion: whether to vary brightness, contrast, saturation and hue.
-        optimizer: a class of torch.optim; none takes the optimiser of the config.
-        learning_rate: the initial rate; none takes that of the config.
-        learning_rate_from_scratch: the initial rate without pretrained weights; none takes
-            learning_rate.
+        optimizer: a class of torch.optim; null takes the optimiser of the config.
+        learning_rate: the initial rate; null takes that of the config.
+        learning_rate_from_scratch: the initial rate without pretrained weights; null takes
+            ``learning_rate``.
         minimum_learning_rate: the rate at the end, as a share of the initial rate.
         power: exponent of the "poly" schedule.
-        weight_decay: none takes that of the config.
-        momentum: of optimisers that have one.
+        weight_decay: the weight decay; null takes that of the config.
+        momentum: the momentum, for optimisers that have one.
         warmup_iterations: iterations of linear warm-up, at most a tenth of all.
-        parameter_rules: mmengine's ``paramwise_cfg``: rates and decays of parts of the network.
-        precision: of the training: fp32, bf16, fp16 (GPU only), or auto, which is bf16 on CPUs that
-            multiply in bf16, and fp32 elsewhere.
+        parameter_rules: the ``paramwise_cfg`` of mmengine: rates and decays of some layers.
+        precision: the precision of the training: fp32, bf16, fp16 (GPU only), or auto, which is
+            bf16 on CPUs with native bfloat16, and otherwise fp32.
         workers: processes that load images; 0 loads them in the process that trains.
         checkpoint_interval: iterations between checkpoints.
         validation_interval: iterations between measurements on a split that is not trained on, if
-            it has masks; none measures nothing.
+            it has masks; null measures nothing.
         size_divisor: sides of images are padded to multiples of this.
         overrides: changes to the config's ``model``.
     """
@@ -115,8 +118,8 @@ class SegmenterSettings(PredictionSettings):
     config: str = setting(file_values=r"\w[\w-]*(/\w[\w.-]*)+")
     backbone: str | None = None
     pretrained: str | None = "imagenet"
-    repeat_corrected: int = setting(
-        4, at_least=1, at_most=1000, changes="nothing", why="the key holds it with corrected masks"
+    repeat_corrected: int = _training(
+        4, at_least=1, at_most=1000, why="the key holds it only with corrected masks"
     )
 
     loss: str = setting("cross_entropy", choices=("cross_entropy", "balanced"))
@@ -145,8 +148,8 @@ class SegmenterSettings(PredictionSettings):
     checkpoint_interval: int = setting(
         changes="nothing", why="checkpoints are copies of the weights", at_least=1
     )
-    validation_interval: int | None = setting(
-        None, changes="nothing", why="the key holds it with checkpoint=best", at_least=1
+    validation_interval: int | None = _training(
+        None, at_least=1, why="the key holds it only with checkpoint=best"
     )
 
     size_divisor: int | None = setting(None, at_least=1, at_most=MAX_SIZE_DIVISOR)
@@ -168,11 +171,12 @@ class SelfTrainingSettings:
     """How predictions become tags and masks.
 
     Attributes:
-        tag_region: the share of an image, that of its surest pixels, whose mean probability is a
-            class's score.
-        tag_threshold: a class whose score reaches it is a tag.
+        tag_region: the share of an image's pixels, those with the highest probability, whose mean
+            is a class's score.
+        tag_threshold: the score at which a class becomes a tag.
         confidence: pixels below this probability become 255.
-        keep_tags: whether the tags of the first round stay, in place of those of the segmenter.
+        keep_tags: whether later rounds keep the tags of the first one; otherwise the segmenter
+            gives them.
     """
 
     tag_region: float = setting(0.002, above=0, at_most=1)

@@ -23,7 +23,7 @@ from pipeline.configuration.hydra import (
 from pipeline.configuration.registry import find_method, methods
 from pipeline.configuration.settings import (
     REQUIRED,
-    Rule,
+    Declared,
     check,
     declared_settings,
     defaults,
@@ -74,6 +74,7 @@ _RUNNABLE = Complete(
 """What is read, besides the settings themselves, to run it again."""
 
 _SHOWN = "it chooses what is done and shown, not how"
+_NEW = "a new folder has no results yet"
 
 
 @dataclass
@@ -82,11 +83,12 @@ class Config:
 
     Attributes:
         stage: a stage, a list of stages, "all", or "status".
-        experiment_name: what tables call a run; presets of ``experiment`` set it.
+        experiment_name: the name of the run in tables; presets of ``experiment`` set it.
         output_dir: the folder of the results.
         dry_run: whether to show what would be computed, and compute nothing.
-        rounds: rounds of training; after the first, masks are predictions of the segmenter before.
-        seed: of the segmenter; the stages before it are deterministic.
+        rounds: the number of rounds of training; after the first, masks are predictions of the
+            previous segmenter.
+        seed: the seed of the segmenter's training; the stages before it are deterministic.
     """
 
     dataset: Any
@@ -103,9 +105,9 @@ class Config:
     report: ReportSettings
     stage: Any = setting("all", changes="nothing", why=_SHOWN)
     experiment_name: str | None = setting(None, changes="nothing", why=_SHOWN)
-    output_dir: str = setting("outputs/${dataset.name}", changes="nothing", why=_SHOWN)
+    output_dir: str = setting("outputs/${dataset.name}", changes="nothing", why=_NEW, stage="tags")
     dry_run: bool = setting(False, changes="nothing", why=_SHOWN)
-    rounds: int = setting(1, at_least=1, changes="nothing", why="each round has keys of its own")
+    rounds: int = setting(1, at_least=1, changes="nothing", why="earlier rounds stay as they are")
     seed: int = setting(0, at_least=0, at_most=2**32 - 1)
 
 
@@ -128,8 +130,8 @@ def _register_defaults() -> None:
 _register_defaults()
 
 
-def all_settings() -> list[tuple[str, Rule, Any]]:
-    """Returns key, rule and type of every setting of every choice."""
+def all_settings() -> list[Declared]:
+    """Returns every setting of every choice."""
     groups = [("", Config), ("compat", compat_settings())]
     groups += [("executor", settings) for settings in EXECUTORS.values()]
     groups += [("dataset", settings) for _, settings in READERS.values()]

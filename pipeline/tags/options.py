@@ -27,9 +27,10 @@ class TagOptions(MethodOptions):
     Attributes:
         min_score: the score that a tag must exceed in any case.
         variants: rows of the ablation to store as well.
-        absent_as_zero: classes that no image shows count 0 in the mAP; else they are left out.
-        corrections: a table of images with the tags that they have in place of those found, as a
-            report saves it. The key holds its content, for each split, and not its name.
+        absent_as_zero: whether classes that no image shows count as 0 in the mAP; otherwise they
+            are left out.
+        corrections: a table of images with their corrected tags, which replace those found; a
+            report saves one. The cache key holds its contents for each split, not its name.
     """
 
     min_score: float = setting(0.0, at_least=0, at_most=1)
@@ -40,7 +41,7 @@ class TagOptions(MethodOptions):
         False, changes="nothing", why="scores are measured with it, not computed"
     )
     corrections: str | None = setting(
-        None, changes="nothing", why="the key holds what the file says of the split"
+        None, changes="images", why="the key holds the contents of the file, for each split"
     )
 
 
@@ -50,19 +51,20 @@ class ScoredTagOptions(TagOptions):
 
     Attributes:
         alpha: α of each image's threshold, θ_img = min + α·(max − min) of its scores.
-        fit_split: the split that is learned from, without labels, where something is learned; none
-            takes the split that a segmenter is trained on.
-        refit: whether it is learned again when the images of that split have changed.
-        standardise: over what scores are standardised before they are compared with ``z``: "image"
-            for the classes of each image, "class" for the images of ``fit_split``; empty keeps α.
-        z: what a class's standardised score must exceed to be a tag. None is published; 0 is the
-            best of ``experiment=z``.
+        fit_split: the split that methods which learn, without labels, learn from; null takes the
+            split that the segmenter is trained on.
+        refit: whether to learn again after the images of ``fit_split`` changed.
+        standardise: how scores are standardised before they are compared with ``z``: "image" over
+            the classes of each image, "class" over the images of ``fit_split``; an empty list keeps
+            the threshold of ``alpha``.
+        z: the standardised score that a tag must exceed. No value is published; 0 is the best of
+            ``experiment=z``.
     """
 
     alpha: float = setting(0.5, at_least=0, at_most=1)
     fit_split: str | None = None
     refit: bool = setting(
-        False, changes="nothing", why="a fingerprint of what was learned is part of every result"
+        False, changes="nothing", why="every result holds what was learned", stage="tags"
     )
     standardise: list[str] = setting([], choices=("image", "class"))
     z: float = setting(0.0, at_least=-1000, at_most=1000)
@@ -102,13 +104,13 @@ class TagListOptions(TagOptions):
             ``.json`` of COCO or Label Studio, or a folder of labelme's files.
         min_score: the score that a tag must exceed in any case; null for 0.5.
         alpha: α of each image's threshold; null for 0. A list has no scores, and ignores both.
-        join: class → a name in the file, or a list of them, that counts as it beside its own.
+        join: class → further names in the file, one or a list, that count as this class.
     """
 
     path: str = MISSING
     min_score: float | None = setting(None, at_least=0, at_most=1)
     alpha: float | None = setting(None, at_least=0, at_most=1)
-    join: Any = setting(None, changes="nothing", why="what is read is part of each image's input")
+    join: Any = setting(None, changes="images", why="what is read is part of each image's input")
 
     values, colours, palette = None, None, "index"  # of label PNGs, which hold no tags
 

@@ -312,7 +312,7 @@ def test_every_setting_that_can_name_code_an_address_or_a_command_is_restricted(
     """A new setting that holds text has to be put into one of the sets above."""
     texts, restricted = set(), set()
     groups = {declared.name for declared in fields(settings.Config) if declared.default is MISSING}
-    for key, rule, kind in settings.all_settings():
+    for key, rule, kind, *_ in settings.all_settings():
         if re.search(r"\bstr\b|\bAny\b", str(kind)) and not rule.choices and key not in groups:
             texts.add(key)
         if rule.file_values is not None:

@@ -109,8 +109,8 @@ def test_a_file_that_no_run_wrote_is_refused_in_a_sentence(tmp_path, change, mes
 
 def test_a_file_can_name_no_code():
     """No setting of a data set can, so that nothing of the file has to be refused."""
-    settings = [(key, rule) for key, rule, _ in all_settings() if key.startswith("dataset.")]
-    assert settings and not [key for key, rule in settings if rule.file_values is not None]
+    settings = [each for each in all_settings() if each.key.startswith("dataset.")]
+    assert settings and not [s.key for s in settings if s.rule.file_values is not None]
 
 
 def test_runs_write_it_and_dry_runs_do_not(run_stage, arguments, photographs, tmp_path):

@@ -41,13 +41,14 @@ class ExcelOptions(PassCamOptions):
         clusters: J, the number of attributes that the sentences are clustered into.
         kept: the share of attributes that count for a class, those most like it.
         blocks: the number of last blocks that have the second path.
-        size: side in pixels of the square that images are squashed to; none keeps their own grid.
+        size: the side, in pixels, of the square that images are squashed to; null keeps the grid of
+            the image.
     """
 
     affinity_blocks: list[int] = setting([-5, 0], at_least=-99, at_most=99, lengths=(2,))
     box_threshold: float = setting(0.79, at_least=0, at_most=1)
     descriptors: str | None = setting(
-        None, changes="nothing", why="the fingerprint of its sentences is in the key"
+        None, changes="nothing", why="the key holds its sentences", stage="cams"
     )
     clusters: int = setting(112, at_least=1)
     kept: float = setting(0.9, above=0, at_most=1)

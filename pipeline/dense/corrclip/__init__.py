@@ -14,8 +14,8 @@ class CorrClipSettings(RegionSettings, DenseSettings):
 
     Attributes:
         second: the second backbone.
-        merge: regions whose cosine distance, beyond that of the most similar ones, is at most this
-            are one.
+        merge: the cosine distance, beyond that of the most similar regions, up to which regions are
+            merged.
         sharpness: the factor of similarities in the attention, 1/τ.
         spatial_blocks: first and last block whose tokens are averaged for the spatial branch, as
             offsets from the last one.

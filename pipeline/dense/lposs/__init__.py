@@ -13,11 +13,11 @@ class LpossSettings(DenseSettings):
 
     Attributes:
         second: the second backbone, whose values of the last block say which patches are alike.
-        neighbours: k, of each patch.
+        neighbours: k, the number of neighbours of each patch.
         exponent: γ, the power of the similarity of two patches in the weight of their edge.
-        distance_weight: σ, by which an edge loses weight with each pixel of its length.
+        distance_weight: σ, how fast the weight of an edge falls with its length in pixels.
         alpha: α, how far names spread.
-        steps: of conjugate gradients; the published ones do not converge.
+        steps: steps of conjugate gradients; the published number does not converge.
         pixels: whether names then spread over the pixels of the image as well, as in LPOSS+.
     """
 

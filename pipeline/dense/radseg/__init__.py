@@ -13,7 +13,8 @@ class RadSegSettings(DenseSettings):
     It requires a model with a language adaptor. SAM's refinement of label maps is left out.
 
     Attributes:
-        denoising: a name whose probability is below in every pixel of an image labels none.
+        denoising: the probability that a name must reach in some pixel of an image; otherwise it
+            labels none.
     """
 
     denoising: float = setting(0.5, at_least=0, at_most=1)

@@ -11,13 +11,13 @@ class ScClipSettings(DenseSettings):
     """SC-CLIP: patches of middle blocks say which patches attend to each other in the last one.
 
     Attributes:
-        neighbours: patches that the local outlier factor compares each patch with.
+        neighbours: the number of patches that the local outlier factor compares each patch with.
         anomalies: the share of patches with the highest factor, which are repaired.
         middle_block: the block whose patch similarities act as attention, as an offset from the
             last block.
         shallow_block: the block whose patch similarities aggregate the result.
         stream_blocks: first and last block of the sum that is added to the result.
-        floor: similarities below it do not aggregate.
+        floor: similarities below this value do not aggregate.
         sharpness: the factor of similarities in the attention.
         class_token: the share of the class token that is added to every patch.
     """

@@ -10,7 +10,7 @@ class Talk2DinoSettings(DenseSettings):
     """Talk2DINO: the sigmoids of the cosine similarities of unmodified patches.
 
     Attributes:
-        cleaning: whether they are averaged with what the class token attends to, head by head.
+        cleaning: whether patches are averaged with what the class token attends to, head by head.
     """
 
     cleaning: bool = False

@@ -17,8 +17,9 @@ class TridentSettings(ProxyClipSettings):
     Attributes:
         second: the second backbone, which the attention in each window follows.
         sam: SAM's image encoder.
-        factor: by which the mean similarity of a patch is multiplied, which others must exceed.
-        negative: takes the place of such a product below 0; null leaves it.
+        factor: the factor of a patch's mean similarity; the product is what other similarities must
+            exceed.
+        negative: the value that replaces such a product below 0; null leaves it.
     """
 
     second: SecondSettings = second_backbone("dino_vitb16")

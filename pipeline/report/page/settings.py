@@ -12,10 +12,10 @@ class ReportSettings:
     """How much ``report.html`` shows.
 
     Attributes:
-        split: the split whose images are shown; none takes the last one with results.
-        images: at most so many images. Of more it shows the worst, the best, those in which mask
-            and prediction differ most, and an even sample; none shows all.
-        longest_side: the longest side of the pictures in it, in pixels.
+        split: the split whose images are shown; null takes the last one with results.
+        images: the largest number of images. Of more, the report shows the worst, the best, those
+            in which mask and prediction differ most, and an even sample; null shows all.
+        longest_side: the longest side, in pixels, of the pictures in the report.
     """
 
     split: str | None = setting(None, changes="nothing", why=_WHY)

@@ -19,7 +19,7 @@ class ClassTokenOptions(ScoredTagOptions):
     """``tags=clip``: CLIP's class token on the image squeezed to the native size.
 
     Attributes:
-        templates: the set of templates.
+        templates: the set of prompt templates.
     """
 
     templates: str = setting("tagclip", choices=TEMPLATES)

@@ -41,11 +41,11 @@ class PiaaOptions(ScoredTagOptions):
     """``tags=piaa``: PIAA (ICML 2026), with the constants of VOC.
 
     Attributes:
-        min_score: 0, since the scores of an image sum to 1: ``alpha`` is the only threshold.
-        alpha: α of each image's threshold. None is published; 0.2 is the best of
+        min_score: always 0: the scores of an image sum to 1, and ``alpha`` is the only threshold.
+        alpha: α of each image's threshold. No value is published; 0.2 is the best of
             ``experiment=alpha_piaa``.
         encoder: the dense method that gives the features of patches.
-        templates: the set of templates; "piaa" is "a photo of a {}".
+        templates: the set of prompt templates; "piaa" is "a photo of a {}".
         with_backgrounds: whether the backgrounds of the data set are learned as further classes.
         crop: whether images are cut to the centre square of CLIP's native size, as published; else
             they have their own size, and are not cropped.
@@ -53,7 +53,7 @@ class PiaaOptions(ScoredTagOptions):
         bank_size: K, the patches of least entropy that are kept for each class.
         rescoring_temperature: T, the factor of logits in the probabilities by which patches of the
             bank are kept.
-        patch_temperature: what the logits of patches are divided by in their softmax.
+        patch_temperature: the temperature of the softmax of patches.
         local_factor: α of the softmax over the classes' best patches.
         global_factor: β of the softmax over the class token's cosine similarities.
         global_share: the share of the class token in a score.

@@ -31,13 +31,13 @@ class TagClipOptions(ScoredTagOptions):
     """``tags=tagclip``: TagCLIP (AAAI 2024). CWR takes its θ from the same ``alpha``.
 
     Attributes:
-        templates: the set of templates; "tagclip" has the 80 of ImageNet and five of scenes.
+        templates: the set of prompt templates; "tagclip" has the 80 of ImageNet and five of scenes.
         attention_blocks: first and last block that DMAR averages. A number above 0 counts from 1;
             0 and below are offsets from the last block, which is 0.
-        votes: blocks that must have an attention above average.
+        votes: the number of blocks whose attention must be above average.
         reidentify: whether CWR runs.
         squeeze: whether images are squeezed to the native square; TagCLIP keeps their own size.
-        variants: rows of the ablation to store as well, of :data:`VARIANTS`.
+        variants: rows of the ablation to store as well.
     """
 
     templates: str = setting("tagclip", choices=TEMPLATES)
