@@ -141,13 +141,12 @@ def console_word(tool: str) -> str:
 def command(tool: str = "run_stage") -> str:
     """Returns how to call a tool, in the way in which this program was started.
 
-    It is "python tools/predict.py", with the folder of the tools if it lies elsewhere, "afseg
-    predict" under the console command, or "python -m pipeline predict".
+    It is "python tools/predict.py", with the folder of the tools if they are elsewhere; or "afseg
+    predict" under the console command, and in an installed package, which has no tools.
     """
     program = Path(sys.argv[0])
-    is_module = program.parts[-2:] == (__package__, "__main__.py")
-    if start := f"python -m {__package__}" if is_module else CONSOLE * (program.stem == CONSOLE):
-        return f"{start} {console_word(tool)}".rstrip()
+    if program.stem == CONSOLE or not (Path(__file__).parents[1] / "tools/run_stage.py").is_file():
+        return f"{CONSOLE} {console_word(tool)}".rstrip()
     folder = program.parent if program.parent.name == "tools" else Path("tools")
     return f"python {shlex.quote(str(folder / f'{tool}.py'))}"
 

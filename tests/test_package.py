@@ -117,7 +117,7 @@ def test_an_installed_package_runs_the_demo_from_any_folder(installed, tmp_path)
     command = [sys.executable, "-m", "pipeline", *words]
     run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    assert "next: python -m pipeline stage=cams dataset=demo" in run.stdout
+    assert "next: afseg stage=cams dataset=demo" in run.stdout
     folder = tmp_path / "outputs/demo/val/tags/latest"
     assert len((folder / "tags.txt").read_text().splitlines()) == 2
     # The commit of the build, not of a repository around the environment.

@@ -50,7 +50,7 @@ def test_the_first_word_chooses_the_tool(monkeypatch, capsys):
 
 def test_options_and_settings_are_those_of_the_stages(monkeypatch, capsys):
     code, output, _ = run(monkeypatch, capsys, "--help")
-    assert code == 0 and "usage: afseg [stage=STAGE]" in output and "tools/" not in output
+    assert code == 0 and "usage: afseg [OPTION] [stage=STAGE]" in output and "tools/" not in output
     code, _, errors = run(monkeypatch, capsys, "stage=tagz")
     assert code == 2 and "there is no stage tagz" in errors
     code, _, errors = run(monkeypatch, capsys, "stge=tags")
@@ -77,7 +77,7 @@ def test_a_wrong_word_is_answered_with_the_nearest(word, remedy, monkeypatch, ca
         ("/a b/tools/clean.py", "python '/a b/tools/predict.py' x", None),
         ("/usr/bin/afseg", "afseg predict x", "afseg s"),
         ("afseg.exe", "afseg predict x", "afseg s"),
-        ("/lib/pipeline/__main__.py", "python -m pipeline predict x", "python -m pipeline s"),
+        ("/lib/pipeline/__main__.py", "python tools/predict.py x", "python tools/run_stage.py s"),
         ("notebook.py", "python tools/predict.py x", "python tools/run_stage.py s"),
     ],
 )
@@ -102,11 +102,20 @@ def test_what_a_user_typed_is_not_rewritten(monkeypatch, capsys):
 
 def test_all_three_forms_are_helpful_without_arguments(monkeypatch, capsys):
     code, output, _ = run(monkeypatch, capsys)
-    assert code == 0 and "usage: afseg [stage=STAGE]" in output
+    assert code == 0 and "usage: afseg [OPTION] [stage=STAGE]" in output
     assert "  afseg tables " in output and "  afseg export-onnx " in output
     monkeypatch.setattr(sys, "argv", ["pipeline/__main__.py"])
     console.main()
-    assert "usage: python -m pipeline [stage=STAGE]" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "usage: python tools/run_stage.py [" in output and "-m pipeline" not in output
+
+
+@pytest.mark.parametrize("program", ["/lib/pipeline/__main__.py", "notebook.py"])
+def test_an_installed_package_has_no_tools(program, monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", [program])
+    monkeypatch.setattr("pipeline.errors.__file__", str(tmp_path / "pipeline" / "errors.py"))
+    assert as_started("python tools/predict.py x") == "afseg predict x"
+    assert as_started("python tools/run_stage.py s") == "afseg s"
 
 
 def test_the_version_is_ours(monkeypatch, capsys, tmp_path):
