@@ -5,21 +5,28 @@ They are reStructuredText, as the docstrings that they quote are, and none is co
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import shutil
 import textwrap
 from functools import cache
 from pathlib import Path
 
-import yaml
 from omegaconf import OmegaConf
 
+from pipeline.commands.settings_help import (
+    Choice,
+    as_yaml,
+    computed_anew,
+    described_choices,
+    settings_of,
+    type_of,
+)
 from pipeline.configuration.registry import Method, method_of
+from pipeline.configuration.settings import REQUIRED, Declared
 from pipeline.report.tables.published import load_published
 from pipeline.stages.config import compose
 from website.api import api_page, heading
-from website.choices import REQUIRED, Choice, Setting, choices, presets, settings_of
+from website.choices import page_of, presets, title_of
 
 NAVIGATION = {
     "Use": [
@@ -51,7 +58,7 @@ NAVIGATION = {
         "data/demo_crowded/README",
         "docs/licences",
     ],
-    "Reference": ["docs/reference/index"],
+    "Reference": ["docs/settings", "docs/reference/index"],
 }
 """The captions of the navigation, and the pages below each; every page is in it."""
 
@@ -79,14 +86,14 @@ def settings_page(choice: Choice) -> str:
     values = None
     if choice.group == "dataset":
         values = OmegaConf.to_container(compose([f"dataset={choice.name}"])).get("dataset")
-    settings = list(settings_of(choice.settings, choice.group, values))
-    parts = [heading(choice.title, "="), choice.text]
+    settings = settings_of(choice, values)
+    parts = [heading(title_of(choice), "="), choice.text]
     if choice.name:
-        needed = [f"{s.key}=…" for s in settings if s.default in REQUIRED]
-        parts.append(_code("sh", " ".join([COMMAND, choice.title, *needed])))
+        needed = [f"{s.key}=…" for s in settings if s.default == REQUIRED]
+        parts.append(_code("sh", " ".join([COMMAND, title_of(choice), *needed])))
     if choice.method:
         parts.append(_traits(choice.method))
-    parts += [heading("Settings", "-"), f".. program:: {choice.title}"]
+    parts += [heading("Settings", "-"), f".. program:: {title_of(choice)}"]
     parts += map(_setting, settings)
     if files := list(presets(choice)):
         parts.append(heading("Presets", "-"))
@@ -97,25 +104,22 @@ def settings_page(choice: Choice) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _setting(setting: Setting) -> str:
+def _setting(setting: Declared) -> str:
     rule, default = setting.rule, setting.default
-    if default in REQUIRED:
+    if default == REQUIRED:
         told = "Required"
-    elif dataclasses.is_dataclass(default) or isinstance(default, dict) and default:
-        told = "Its keys follow"
+    elif shown := as_yaml(default):
+        told = f"Default: ``{textwrap.shorten(shown, 160, placeholder=' …')}``"
     else:
-        shown = yaml.safe_dump(default, default_flow_style=True, allow_unicode=True, width=10**6)
-        shown = textwrap.shorten(shown.removesuffix("...\n"), 160, placeholder=" …")
-        told = f"Default: ``{shown}``"
+        told = "Its keys follow"
     if rule.choices:
         told += "; one of " + ", ".join(f"``{word}``" for word in rule.choices)
     told += f"; {rule.bounds}" if rule.bounds else ""
     first = setting.meaning[:1]  # α stays as it is
     lines = [(first.upper() if first.isascii() else first) + setting.meaning[1:], f"{told}."]
-    if rule.changes != "result":
-        lines.append(f"*Not part of the cache key:* {rule.why}.")
+    lines.append(f"*A change computes anew:* {computed_anew(setting)}.")
     body = textwrap.indent("\n\n".join(lines), "   ")
-    return f".. option:: {setting.key}=<{setting.type}>\n\n{body}"
+    return f".. option:: {setting.key}=<{type_of(setting) or 'value'}>\n\n{body}"
 
 
 def _traits(method: Method) -> str:
@@ -146,7 +150,7 @@ def _figures(choice: Choice) -> list[str]:
     for table in load_published():
         for figure in table.figures:
             deciding = GROUPS[: STAGES[figure.stage]] if figure.experiment else ()
-            if choice.group not in deciding or choice.title not in _chosen(figure.experiment):
+            if choice.group not in deciding or title_of(choice) not in _chosen(figure.experiment):
                 continue
             again = figure.row.rerun.get(figure.column.name, "")
             link = f"``{COMMAND} {figure.column.command}``"
@@ -179,7 +183,7 @@ def write_pages(folder: Path) -> None:
     """Writes all pages into a folder, in place of what it held."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    texts = {choice.page: settings_page(choice) for choice in choices()}
+    texts = {page_of(choice): settings_page(choice) for choice in described_choices()}
     index = INDEX + "".join(f"   {page}\n" for page in texts)
     for name, text in {**texts, "api": api_page(), "index": index}.items():
         (folder / f"{name}.rst").write_text(text, encoding="utf-8")

@@ -47,7 +47,7 @@ def main() -> None:
     if word in words:
         del sys.argv[1]
         run_tool(words[word])
-    elif word[:1].isalpha() and "=" not in word:
+    elif word[:1].isalpha() and "=" not in word and word != "help":
         answer(lambda _: _refuse(word, list(words)))
     else:
         run_stages()

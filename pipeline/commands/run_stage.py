@@ -1,29 +1,28 @@
 """Runs stages of the pipeline; ``--help`` shows the stages, the keys, and examples."""
 
 import gc
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 
 from pipeline.commands.command_line import Parser, next_command
 from pipeline.commands.composition import compose_jobs
+from pipeline.commands.settings_help import help_on, listed_choices
 from pipeline.configuration.hydra import choices, take_plugins
 from pipeline.configuration.plugins import import_plugins
-from pipeline.configuration.settings import REQUIRED, defaults, meanings
 from pipeline.errors import UserError, as_started, shown
 from pipeline.files.text import given_path
-from pipeline.stages.config import Config
 
 
 def run(arguments: Sequence[str]) -> None:
     """Does what the command line asks for, a job after the other."""
     gc.disable()  # while stages are imported, of which nothing is garbage
-    if {"-h", "--help"} & {*arguments}:
-        import_plugins(take_plugins([a for a in arguments if not a.startswith("-")])[0])
-        print(help_text(), end="")
+    if {"-h", "--help"} & {*arguments} or arguments[:1] == ["help"]:
+        plugins, words = take_plugins([a for a in arguments if not a.startswith("-")])
+        import_plugins(plugins)
+        asked = words[1:] if arguments[0] == "help" else ()
+        print("\n".join(map(help_on, asked)) or help_text(), end="")
         return
     parser = Parser("run_stage.py", "")
     parser.add_argument("overrides", nargs="*")
@@ -69,22 +68,6 @@ def _show_status(config: DictConfig, given: Sequence[str]) -> None:
 
 
 def help_text() -> str:
-    """Returns what ``--help`` shows: the keys that every run has, and the choices of each group."""
-    keys, kinds = [], get_type_hints(Config)
-    without_choices = ("images", "runtime", "self_training", "report")
-    for group, kind in {"": Config, **{name: kinds[name] for name in without_choices}}.items():
-        meaning_of = meanings(kind)
-        for name, default in defaults(kind).items():
-            if default == REQUIRED:
-                continue
-            # As in YAML.
-            value = "null" if default is None else str(default)
-            value = value.lower() if isinstance(default, bool) else value
-            key = f"{group}.{name}={value}".lstrip(".")
-            line = f"  {key:33}  {meaning_of.get(name, '').replace('``', '').removesuffix('.')}"
-            keys.append(
-                textwrap.fill(line, 100, subsequent_indent=" " * 37, break_on_hyphens=False)
-            )
-    listed = "\n".join(f"  {g}: {', '.join(sorted(n))}" for g, n in sorted(choices().items()))
-    text = Path(__file__).with_suffix(".txt").read_text(encoding="utf-8")
-    return as_started(text).replace("$SETTINGS", "\n".join(keys)).replace("$CHOICES", listed)
+    """Returns what ``--help`` shows, with the choices of each group."""
+    text = as_started(Path(__file__).with_suffix(".txt").read_text(encoding="utf-8"))
+    return text.replace("$CHOICES", "\n".join(map(listed_choices, sorted(choices()))))

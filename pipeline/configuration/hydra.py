@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import hydra
 import yaml
@@ -21,7 +20,6 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from omegaconf.resolvers import oc
 
 from pipeline.configuration.registry import COMPAT, methods, quirks
-from pipeline.configuration.settings import defaults
 from pipeline.errors import UserError, check_choice, command, did_you_mean, nearest, shown
 from pipeline.files.shipped import CONFIGS
 
@@ -316,21 +314,6 @@ def no_such_setting(key: str, error: BaseException | None, known: Sequence[str] 
     return f"there is no setting {key}: {hint}{command()} --cfg job shows them all"
 
 
-def _all_settings() -> list[str]:
-    """Returns the settings that every configuration has, and those of all methods."""
-    shared = OmegaConf.to_container(ConfigStore.instance().load(f"{DEFAULTS}.yaml").node)
-    pending: list[tuple[str, Any]] = [("", shared)]
-    pending += [(f"{method.group}.", defaults(method.settings)) for method in methods()]
-    keys = []
-    while pending:
-        prefix, node = pending.pop()
-        for name, value in node.items():
-            keys.append(f"{prefix}{name}")
-            if isinstance(value, dict):
-                pending.append((f"{prefix}{name}.", value))
-    return keys
-
-
 def explain(error: Exception) -> str:
     """Returns an error of Hydra or OmegaConf as one sentence with the remedy."""
     text = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
@@ -349,7 +332,8 @@ def explain(error: Exception) -> str:
     if match and isinstance(cause, OmegaConfBaseException):
         return _sentence(match[1].lstrip("+~"), cause)
     if match := re.search(r"Could not override '([^']+)'", text):
-        return no_such_setting(match[1], cause, _all_settings())
+        declared = importlib.import_module("pipeline.stages.config").all_settings()
+        return no_such_setting(match[1], cause, [each.key for each in declared])
     if isinstance(error, OmegaConfBaseException) and error.full_key:
         return _sentence(error.full_key, error)
     choices = r"Could not find '(\w+)/([^']*)' Available options in '\w+': (.*?) Config search"

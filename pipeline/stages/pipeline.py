@@ -47,7 +47,7 @@ def parse_stages(requested: str | Sequence[str]) -> list[str]:
         )
     for name in names:
         if name == "status":
-            raise UserError("stage=status stands alone: leave the other stages out")
+            raise UserError("stage=status cannot be combined with other stages: leave them out")
         check_choice(f"there is no stage {shown(name)}", name, (*COMMANDS, "all", "status"))
     return [command for command in COMMANDS if command in names or "all" in names]
 

@@ -52,13 +52,6 @@ def test_the_help_of_the_pipeline_names_every_stage_command_and_choice(run_tool)
     assert "dry_run=true" in text and "--config-dir" in text
 
 
-def test_the_help_has_the_keys_of_every_run_with_their_defaults(run_tool):
-    text = run_tool("run_stage.py", "--help").output
-    assert re.search(r"^  seed=0  +of the segmenter; the stages before it are", text, re.MULTILINE)
-    assert re.search(r"^  runtime\.workers=null  +processes and threads", text, re.MULTILINE)
-    assert re.search(r"^  self_training\.keep_tags=true  +whether", text, re.MULTILINE)
-
-
 @pytest.mark.parametrize("tool", [*TOOLS, "-m pipeline"])
 def test_a_python_without_the_packages_is_one_sentence(tool):
     words = tool.split() if tool.startswith("-m") else [f"tools/{tool}"]

@@ -240,7 +240,7 @@ def test_a_bad_archive_without_a_checksum_is_deleted(web):
         ("dataset=voc2021 dataset.root=d", "did you mean voc2012"),
         ("dataset=voc2012", "dataset.root is missing: give it"),
         ("dataset=coco2017 dataset.root=d dataset.split=vall", "did you mean val"),
-        ("dataset=coco2017 dataset.root=d dataset.sbd_root=s", "no setting dataset.sbd_root"),
+        ("dataset=coco2017 dataset.root=d dataset.sbd_root=s", "dataset.sbd_root is not a setting"),
         ("dataset=voc2012 dataset.root=d runtime.wait=long", "is not a number"),
         ("dataset=voc2012 dataset.root=d tags.min_scor=0", "did you mean tags.min_score"),
         ("dataset.image_list=imageset/cocostuf/val.txt", "did you mean cocostuff/val.txt"),

@@ -28,6 +28,7 @@ print("imported:", *sorted({top.partition(".")[0] for top in sys.modules}))
     ("arguments", "allowed"),
     [
         (["--help"], set()),
+        (["help", "tags.min_score"], set()),
         (["tags.alhpa=1"], set()),
         (["stage=status"], set()),
         (["stage=[tags,cams,masks]", "dry_run=true", "runtime.device=cpu"], set()),

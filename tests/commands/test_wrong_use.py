@@ -47,7 +47,7 @@ from tests.small_runs import TINY_SEGMENTER, latest
         (["tags.alpha=1,2"], "or 'tags.alpha=\"1,2\"' for one value"),
         (["dataset=folder", "dataset.root=my", "photographs"], "'dataset.root=my photographs'"),
         (["dataset=folder", "dataset.root=.", "dataset.classes={a: 1}"], "{'a': 1} is not a list"),
-        (["stage=[tags,status]"], "stage=status stands alone"),
+        (["stage=[tags,status]"], "stage=status cannot be combined with other stages: leave"),
         (["dry_run=ture"], "dry_run=ture is neither true nor false: did you mean true?"),
         (["--dry-run"], "unknown option --dry-run: give settings as KEY=VALUE; see --help"),
         (["--cfg", "jb"], "argument --cfg/-c: invalid choice: 'jb'"),

@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 
 from pipeline.commands import download
 from pipeline.commands.command_line import Parser
+from pipeline.commands.settings_help import help_on
 from pipeline.configuration.hydra import choices
 from pipeline.configuration.registry import methods
 from pipeline.stages.config import compose
@@ -78,7 +79,9 @@ def test_settings_and_arguments_exist(block: Block, line: str, tmp_path, monkeyp
     if program == RUN_STAGE[1]:
         folders = [own for own in arguments if own.startswith("--config-dir")]
         plugins = any(argument.startswith("plugins=") for argument in arguments)
-        if not {"--help", "--cfg"} & set(arguments) and not folders and not plugins:
+        if arguments[:1] == ["help"]:
+            assert all(map(help_on, arguments[1:]))
+        elif not {"--help", "--cfg"} & set(arguments) and not folders and not plugins:
             composes(arguments)
         return
     if program == "tools/download.py":  # its settings are not parsed by argparse

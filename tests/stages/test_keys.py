@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import re
 import shutil
 import typing
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import pytest
 from pipeline.clip import frozen
 from pipeline.clip.origins import origin
 from pipeline.clip.settings import SecondSettings, compat_settings
+from pipeline.commands.settings_help import computed_anew
 from pipeline.configuration.plugins import import_plugins
 from pipeline.configuration.registry import methods
 from pipeline.configuration.settings import Rule, check, rule_of
@@ -29,7 +31,7 @@ from pipeline.segmenter import mmseg
 from pipeline.segmenter.data import TrainingData, TrainingPair
 from pipeline.stages import builder
 from pipeline.stages.builder import Builder
-from pipeline.stages.config import EXECUTORS, Config, compose, read_config
+from pipeline.stages.config import EXECUTORS, Config, all_settings, compose, read_config
 from pipeline.stages.pipeline import Pipeline
 from pipeline.tags.options import GroundTruthOptions, TagListOptions
 from tests.tiny_second import dino_file, sam_file
@@ -371,6 +373,33 @@ def test_every_setting_changes_what_it_declares(walked, keys, tmp_path):
                 wrong.append(f"{key}: the {what} of {sorted(found)}, not of {sorted(expected)}")
     assert not wrong, "\n".join(wrong)
     assert used == {*BELONGS}, "lines for settings that do not exist"
+
+
+def test_help_names_the_first_stage_that_a_setting_changes():
+    """What it says follows from declarations; what is true was seen in keys above."""
+    words = {"segmenter": "train", "predictions": "predict"}
+    first = {name: f"{words.get(name, name)} and later stages" for name in (*CHAIN, *LEAVES)}
+    first |= dict.fromkeys(SEEN, "the rounds after the first")
+    order, wrong = [*CHAIN[:4], "predictions", *CHAIN[4:], *LEAVES], []
+    groups = {declared.name for declared in dataclasses.fields(Config) if declared.name != "seed"}
+    for setting in all_settings():
+        inside = setting.key in groups or setting.key.startswith("dataset.training")
+        if setting.rule.changes == "result" and not inside:
+            expected = first[min(owners(setting.key), key=order.index)]
+            if (found := computed_anew(setting)) != expected:
+                wrong.append(f"{setting.key}: {found}, not {expected}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_help_names_what_defaults_of_the_segmenter_change():
+    """Settings of ``segmenter`` take those of ``dataset.training``, some by other names."""
+    names = {"test_scales": "test.scales", "test_flip": "test.flip", "test_crf": "test.crf"}
+    declared = {s.key: s for s in all_settings()}
+    for key, setting in declared.items():
+        name = key.removeprefix("dataset.training.")
+        name = re.sub(r"^test_\w+", lambda found: names[found[0]], name)
+        if name != key and setting.rule.changes == "result":
+            assert computed_anew(setting) == computed_anew(declared[f"segmenter.{name}"]), key
 
 
 def test_every_quirk_is_in_the_keys_of_the_methods_that_read_it(keys, tmp_path):
