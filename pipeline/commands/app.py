@@ -1,6 +1,7 @@
 """The command line of ``tools/app.py``."""
 
 import os
+import re
 import shlex
 import shutil
 import tempfile
@@ -40,16 +41,16 @@ def run(arguments: Sequence[str]) -> None:
     """Serves the page until Ctrl-C, or runs what its button starts."""
     parser = Parser("app.py", "Opens a page in a browser, for this machine alone.", _EXAMPLES)
     add = parser.add_argument
-    add("words", nargs="*", metavar="FOLDER or KEY=VALUE", help="see the examples")
-    add("--limit", type=int, default=200, metavar="N", help="photographs of a folder that are read")
-    add("--port", type=int, help="where the page is; default: a free one")
-    add("--no-browser", action="store_true", help="print the address, and open nothing")
-    again = (
-        "instead of a page, what its button does: the run with these corrections, and a comparison"
-    )
+    words = "photographs or a run, and settings; classes= is short for dataset.classes="
+    add("words", nargs="*", metavar="FOLDER or KEY=VALUE", help=words)
+    add("--limit", type=int, default=200, metavar="N", help="read at most N photographs; 200")
+    add("--port", type=int, help="port of the page; default: a free one")
+    add("--no-browser", action="store_true", help="only print the address")
+    again = "run a finished run again with the corrections in FILE and compare, without a page"
     add("--run", metavar="FILE", help=again)
     options = parser.parse_intermixed_args(arguments)
     plugins, words = take_plugins(options.words)
+    words = [re.sub(r"^dataset\.(classes|backgrounds)=", r"\1=", word) for word in words]
     import_plugins(plugins)
     settings = dict(word.partition("=")[::2] for word in words if "=" in word)
     folders = [word for word in words if "=" not in word]

@@ -17,28 +17,19 @@ from pipeline.errors import UserError, tell
 from pipeline.files.text import given_path
 from pipeline.report.tables.configurations import describe_choices
 
-_EXAMPLES = """examples:
-  python tools/clean.py outputs/demo                 lists what would be removed, and asks
-  python tools/clean.py outputs/demo --dry-run       lists it, and removes nothing
-  python tools/clean.py outputs/demo --yes           does not ask
-  python tools/clean.py outputs/demo --unfinished    includes stopped runs, which could be resumed
-"""
-
 
 def run(arguments: Sequence[str]) -> None:
     """Removes folders that no current result depends on."""
     parser = Parser(
         "clean.py",
-        "Removes the results of other and older configurations, which no current result depends on,"
-        " those of images that were removed or left out, and unused text embeddings."
-        " Figures in metrics.json stay.",
-        _EXAMPLES,
+        "Removes results of other and older configurations that no current result depends on, those"
+        " of images that were removed or left out, and unused text embeddings. Metrics are kept.",
     )
     add = parser.add_argument
-    add("output_dir", help="such as outputs/demo")
-    add("--yes", action="store_true", help="do not ask")
-    add("--dry-run", action="store_true", help="remove nothing")
-    add("--unfinished", action="store_true", help="include stopped runs, which could be resumed")
+    add("output_dir", help="the folder of a run, such as outputs/demo")
+    add("--yes", action="store_true", help="do not ask before removing")
+    add("--dry-run", action="store_true", help="list what would be removed, and remove nothing")
+    add("--unfinished", action="store_true", help="also remove runs that could be resumed")
     options = parser.parse_args(arguments)
     folder = given_path(options.output_dir or "''", "output_dir")
     check_folder(folder, "", "an output_dir such as outputs/demo")

@@ -112,7 +112,7 @@ def _interrupt(number: int, _: object) -> None:
 
 
 def _explain(error: Exception) -> object:
-    """Returns the sentence for an error that the user can fix, none for a fault of ours."""
+    """Returns the sentence for an error that the user can fix, none for a bug in this program."""
     if isinstance(error, (UserError, ImageError)):
         return error
     if type(error).__module__.partition(".")[0] in ("hydra", "omegaconf"):
@@ -182,9 +182,12 @@ def next_command(arguments: Sequence[str], stage: str | None = None) -> str:
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one sentence, and whose examples keep their lines."""
+    """A parser whose errors are one sentence; examples, those of NAME.txt, keep their lines."""
 
     def __init__(self, prog: str, description: str, examples: str = "") -> None:
+        file = Path(__file__).with_name(prog).with_suffix(".txt")
+        if not examples and file.is_file():
+            examples = file.read_text(encoding="utf-8")
         super().__init__(
             prog=command(prog.removesuffix(".py")),
             description=description,
@@ -208,9 +211,10 @@ def fraction(text: str) -> float:
 def add_checkpoint(parser: Parser) -> None:
     """Adds the options that :func:`load_segmenter` reads."""
     add = parser.add_argument
-    checkpoint = "a checkpoint of stage=train, its folder, or model.onnx"
-    add("--checkpoint", required=True, type=_checkpoint, metavar="C", help=checkpoint)
-    add("--best", action="store_true", help="use the checkpoint with the highest mIoU of a folder")
+    checkpoint = "an output directory such as outputs/folder, a checkpoint, or an ONNX file"
+    add("--checkpoint", required=True, type=_checkpoint, metavar="MODEL", help=checkpoint)
+    best = "of a folder, use the checkpoint with the highest validation mIoU"
+    add("--best", action="store_true", help=best)
 
 
 def load_segmenter(options: argparse.Namespace, device: str = "cpu") -> "Segmenter":

@@ -16,28 +16,19 @@ from pipeline.exchange.paired import Pair
 from pipeline.files.own_files import OwnFiles
 from pipeline.stages.config import CONFIG, read_record
 
-_EXAMPLES = """examples:
-  python tools/compare.py outputs/folder
-      the latest results against those before them, such as after tags were corrected
-  python tools/compare.py outputs/first outputs/second
-      prints the figures of both and their differences; comparison.html also shows the classes, the
-      images that gained and lost most, and the tags that differ
-  python tools/compare.py outputs/demo/val/masks/3c1d0a52b7e9 outputs/demo/val/masks/latest
-      one stage with two settings; stage=status shows the folders
-"""
-
 
 def run(arguments: Sequence[str]) -> None:
     """Compares the two runs that the arguments name."""
-    parser = Parser("compare.py", "Compares two runs on the same images, A and B.", _EXAMPLES)
+    title = "Measures two runs, A and B, on the same images, and compares them."
+    parser = Parser("compare.py", title)
     add = parser.add_argument
     place = "an output directory, or <output_dir>/<split>/<stage>/<key or latest>"
     add("first", type=Path, metavar="A", help=place)
-    latest = "as A; without it, the latest results of A are compared with those before them"
+    latest = "as A; without B, the latest results of A are compared with the previous ones"
     add("second", nargs="?", type=Path, metavar="B", help=latest)
-    page = "where to write the page; default: comparison.html"
+    page = "the page to write; default: comparison.html"
     add("--output", type=Path, default="comparison.html", metavar="FILE", help=page)
-    splits = "the splits to compare; by default all that both have"
+    splits = "the splits to compare; default: all that both runs have"
     add("--split", type=lambda text: text.split(","), metavar="A,B", help=splits)
     options = parser.parse_args(arguments)
     output = OwnFiles(options.output.parent, "compare.py")

@@ -143,7 +143,7 @@ def _refuse_code(config: DictConfig, ours: DictConfig, typed: Sequence[Override]
             said |= flatten({each.key_or_group: each.value()}).keys()
     shipped = flatten(OmegaConf.to_container(ours))
     restricted = {PLUGINS: ""} | {
-        key: rule.file_values for key, rule, _ in all_settings() if rule.file_values is not None
+        key: rule.file_values for key, rule, *_ in all_settings() if rule.file_values is not None
     }
     for key, value in flatten(OmegaConf.to_container(config)).items():
         for name, allowed in restricted.items():

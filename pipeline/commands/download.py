@@ -28,22 +28,6 @@ from pipeline.stages.config import read_config
 from pipeline.stages.pipeline import requested_stages
 from pipeline.stages.weights import missing_weights
 
-_EXAMPLES = """examples:
-  python tools/download.py --list
-  python tools/download.py dataset=voc2012 dataset.root=DIR --dry-run
-  python tools/download.py dataset=voc2012 dataset.root=DIR dataset.sbd_root=DIR
-      with SBD, the masks of train_aug
-  python tools/download.py dataset=coco2017 dataset.root=coco dataset.split=val
-      the validation images alone
-  python tools/download.py dataset=folder dataset.root=PHOTOS dataset.classes=[cat,cup] clip=vit_b16
-      weights of CLIP and of the network; --output DIR stores them for another machine
-  python tools/download.py URL
-      a single file, such as weights for segmenter.pretrained
-
-The settings are those of tools/run_stage.py; what that run lacks is downloaded. If a checksum is
-published, the same command resumes a download that broke off; other files start over.
-"""
-
 _ROOT, _SBD = "dataset.root", "dataset.sbd_root"
 
 
@@ -107,15 +91,16 @@ def run(arguments: Sequence[str]) -> None:
 
 def _parse(arguments: Sequence[str]) -> Namespace:
     title = "Downloads data sets, image lists and weights; verifies and unpacks them."
-    parser = Parser("download.py", title, _EXAMPLES)
+    parser = Parser("download.py", title)
     add = parser.add_argument
-    add("words", nargs="*", metavar="KEY=VALUE", help="settings of a run; or a URL")
-    add("--config-dir", "-cd", type=Path, help="as for a run, like the next")
-    add("--multirun", "-m", action="store_true", help="every combination of several values")
-    where = "store weights as files, for another machine; default: where a run looks for them"
-    add("--output", metavar="DIR", help=f"{where}, and for a URL, here")
-    add("--list", action="store_true", help="show what there is, with sizes and licences")
-    add("--dry-run", action="store_true", help="show what would be downloaded, and where to")
+    add("words", nargs="*", metavar="KEY=VALUE", help="settings of the run; or a URL")
+    folder = "a folder with experiment/NAME.yaml, as for run_stage.py"
+    add("--config-dir", "-cd", type=Path, metavar="DIR", help=folder)
+    add("--multirun", "-m", action="store_true", help="for every combination of several values")
+    output = "store weights as files in DIR, for another machine; for a URL, default: this folder"
+    add("--output", metavar="DIR", help=output)
+    add("--list", action="store_true", help="list data sets and weights, with sizes and licences")
+    add("--dry-run", action="store_true", help="show what would be downloaded, and to where")
     return parser.parse_intermixed_args(arguments)  # settings may follow --output
 
 

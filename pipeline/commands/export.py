@@ -18,33 +18,19 @@ from pipeline.exchange.formats.label_studio import export_label_studio
 from pipeline.exchange.formats.polygons import Labelme, Yolo
 from pipeline.files.own_files import OwnFiles
 
-_EXAMPLES = """examples:
-  python tools/export.py outputs/voc2012/train/cams/latest --format clip_es --output cams
-      cams/<id>.npy, as CLIP-ES's eval_cam.py and eval_cam_with_crf.py read them (--cam_out_dir)
-  python tools/export.py outputs/folder/all/masks/latest --format coco --images PHOTOS --output annotations.json
-      COCO's JSON with run lengths, an annotation for every class of an image
-  python tools/export.py outputs/folder/all/masks/latest --format mmsegmentation --images PHOTOS --output DEST
-      DEST/img_dir/all, DEST/ann_dir/all and DEST/all.py, a data set for a config of mmsegmentation
-  python tools/export.py outputs/folder/all/masks/latest --format label_studio --images PHOTOS --prefix photos/ --output tasks.json
-      tasks with predictions, and tasks.xml, the labelling configuration
-  python tools/export.py outputs/folder/all/masks/latest --format labelme --images PHOTOS --output DEST
-      DEST/all/<id>.json beside <id>.jpg; --format voc, yolo and hugging_face work alike
-
-Images that cannot be exported are left out and named, and the exit code is 2. See docs/export.md.
-"""  # noqa: E501
-
 
 def run(arguments: Sequence[str]) -> None:
     """Exports a stage's folder."""
     title = "Writes CAMs, masks or predictions in the formats of other programs."
-    parser = Parser("export.py", title, _EXAMPLES)
+    parser = Parser("export.py", title)
     add = parser.add_argument
     stage = f"<output_dir>/<split>/<{'|'.join(_stages('tags', 'cams', *_LABELS))}>/<key or latest>"
     add("folder", type=Path, metavar="FOLDER", help=f"a finished stage: {stage}")
-    add("--format", required=True, choices=sorted(_FORMATS))
+    forms = "clip_es: CAMs; the others: masks or predictions; see the examples"
+    add("--format", required=True, choices=sorted(_FORMATS), help=forms)
     output = f"a folder; for {' and '.join(_FILES)}, the JSON file"
     add("--output", required=True, type=Path, metavar="DEST", help=output)
-    add("--images", type=Path, metavar="DIR", help="the folder of the images")
+    add("--images", type=Path, metavar="DIR", help="the folder with the images")
     components = f"{_having('components')}: an annotation for each connected component of a class"
     add("--components", action="store_true", help=components)
     link = f"{_having('link')}: symbolic links to images instead of copies"
@@ -53,9 +39,9 @@ def run(arguments: Sequence[str]) -> None:
     add("--grey", action="store_true", help=grey)
     prefix = f"{_having('prefix')}: the path of DIR below Label Studio's document root, as photos/"
     add("--prefix", default="", metavar="PATH", help=prefix)
-    area = f"{_having('min_area')}: no polygon for components of fewer pixels; 0"
+    area = f"{_having('min_area')}: leave out components of fewer pixels; default: 0"
     add("--min-area", type=int, default=0, metavar="N", help=area)
-    tolerance = f"{_having('tolerance')}: fewer points, which may be N pixels off; 0"
+    tolerance = f"{_having('tolerance')}: simplify outlines by at most N pixels; default: 0"
     add("--tolerance", type=float, default=0, metavar="N", help=tolerance)
     options = parser.parse_args(arguments)
     if not (options.min_area >= 0 and options.tolerance >= 0):  # the tolerance may be NaN

@@ -10,27 +10,19 @@ from pipeline.files.own_files import OwnFiles
 _DESCRIPTION = """Writes a trained segmenter as an ONNX file, which needs no mmsegmentation.
 
 The input "image" is N×3×H×W float32, RGB in [0, 255]. The outputs are "logits", N×(n+1)×H×W
-float32, and "labels", N×H×W uint8. The metadata of the file hold its size and the names and colours
-of the classes. README.md beside it has the metrics, the training data and the licences; if that
-describes something else, NAME.md has.
-"""
-_EXAMPLES = """examples:
-  python tools/export_onnx.py --checkpoint outputs/folder/segmenter/latest --output model.onnx
-      for images of 512×512
-  python tools/export_onnx.py --checkpoint DIR --output model.onnx --size 480 640
-      for images of that height and width
-  python tools/export_onnx.py --checkpoint DIR --output model.onnx --dynamic
-      for images of any size
+float32, and "labels", N×H×W uint8. The metadata of the file hold the image size and the names and
+colours of the classes. The metrics, the training data and the licences are in README.md beside it,
+or in NAME.md if README.md describes something else.
 """
 
 
 def run(arguments: Sequence[str]) -> None:
     """Writes an ONNX file, and prints the shape of its input."""
-    parser = Parser("export_onnx.py", _DESCRIPTION, _EXAMPLES)
+    parser = Parser("export_onnx.py", _DESCRIPTION)
     add_checkpoint(parser)
     add = parser.add_argument
-    add("--output", required=True, type=Path, metavar="FILE", help="model.onnx")
-    size = "of images; default: 512 512"
+    add("--output", required=True, type=Path, metavar="FILE", help="the ONNX file to write")
+    size = "height and width of the images; default: 512 512"
     add("--size", nargs=2, type=int, default=(512, 512), metavar=("H", "W"), help=size)
     dynamic = "allow any number of images of any size, if the network does"
     add("--dynamic", action="store_true", help=dynamic)

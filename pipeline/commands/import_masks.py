@@ -20,21 +20,6 @@ from pipeline.files.label_images import refuse_brush_labels
 from pipeline.files.own_files import OwnFiles
 from pipeline.files.text import given_path
 
-_EXAMPLES = """examples:
-  python tools/import_masks.py MASKS --classes cat,dog,person --output masks
-      masks/<id>.png of every MASKS/<id>.png: palette and grey PNGs hold labels (0 background, k+1 class
-      k, 255 ignore), coloured ones PASCAL VOC's colours
-  python tools/import_masks.py MASKS --classes names.txt --colours labelmap.txt --output masks
-      coloured PNGs with colours of their own: a line each, as in 64 128 64 cat or cat:64,128,64
-  python tools/import_masks.py MASKS --classes cup --values 255=1 --output masks
-      grey PNGs in which 255 is the object, as brush tools write them; one PNG an image
-  python tools/run_stage.py … masks=file masks.path=masks stage=[masks,train,predict]
-      trains on them; dataset.masks=masks evaluates with them
-
-All files are checked before the first is written. If any cannot be used, each of these is named with
-the reason, nothing is written, and the exit code is 2.
-"""  # noqa: E501
-
 
 def run(arguments: Sequence[str]) -> None:
     """Imports a folder of masks."""
@@ -91,16 +76,16 @@ def _classes(given: str) -> str | list[str]:
 
 def _parse(arguments: Sequence[str]) -> Namespace:
     title = "Turns palette, indexed, grey and coloured PNG masks into masks of this pipeline."
-    parser = Parser("import_masks.py", title, _EXAMPLES)
+    parser = Parser("import_masks.py", title)
     add = parser.add_argument
-    add("folder", type=Path, metavar="FOLDER", help="masks, at any depth")
+    add("folder", type=Path, metavar="FOLDER", help="a folder with masks, also in subfolders")
     classes = "names separated by commas, or a file as for dataset.classes"
     add("--classes", required=True, metavar="NAMES", help=classes)
-    add("--output", required=True, type=Path, metavar="FOLDER")
-    colours = "a colour and a name a line; default: PASCAL VOC's colours"
+    add("--output", required=True, type=Path, metavar="FOLDER", help="the folder to write")
+    colours = "a file with one colour and name per line; default: PASCAL VOC's colours"
     add("--colours", metavar="FILE", help=colours)
-    values = "the labels of values in grey and palette PNGs, such as 255=1 for a brush's masks"
+    values = "of grey and palette PNGs; 255=1: pixel value 255 is class 1"
     add("--values", metavar="V=K,…", help=values)
-    palette = "whether the indices or the colours of palette PNGs count; default: index"
+    palette = "read the indices or the colours of palette PNGs; default: index"
     add("--palette", choices=("index", "colour"), default="index", help=palette)
     return parser.parse_args(arguments)

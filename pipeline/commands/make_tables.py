@@ -16,22 +16,6 @@ from pipeline.report.tables.study import write_study
 
 OUTPUTS = Path("outputs")
 _TABLES = OUTPUTS / "tables.md"
-_EXAMPLES = """examples:
-  python tools/make_tables.py
-      prints all tables and writes them to outputs/tables.md; blank where nothing was measured
-  python tools/make_tables.py /data/results other/metrics.json --output docs/tables.md
-      includes results of other folders and files
-  python tools/make_tables.py --check
-      compares the runs of published experiments with the published figures; exits with 2 if one
-      differs by more than 0.2 points, or if there is nothing to compare
-  python tools/run_stage.py -m experiment_name=alpha tags.alpha=0.3,0.5,0.7 stage=[tags,evaluate]
-  python tools/make_tables.py --study alpha --output docs/alpha.md
-      the table of one experiment that was run with several settings
-  python tools/make_tables.py --leaderboard --output docs/leaderboard.md
-      combinations of taggers, CAM methods and refiners, best first, a table for each set of images
-  python tools/make_tables.py --leaderboard --splits report,report_2,report_3
-      the same as means over splits, with standard deviations
-"""
 _INTRODUCTION = (
     "# The field's tables\n\n"
     "Published figures stand as their sources, numbered below each table, give them; none of them"
@@ -43,21 +27,18 @@ _INTRODUCTION = (
 
 def run(arguments: Sequence[str]) -> None:
     """Prints and writes the tables that the arguments ask for."""
-    title = "Writes the field's tables: the published figures beside our own."
-    parser = Parser("make_tables.py", title, _EXAMPLES)
-    places = (
-        f"further folders, searched three levels down, or {METRICS} files; {OUTPUTS}/ is read in"
-        " any case if it exists"
-    )
+    title = "Writes tables of the published results, with yours beside them."
+    parser = Parser("make_tables.py", title)
+    places = f"more result folders, or {METRICS} files ({OUTPUTS}/ is always included)"
     parser.add_argument("places", nargs="*", type=Path, metavar="PATH", help=places)
     mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("--check", action="store_true", help="compare with the published figures")
-    mode.add_argument("--study", metavar="NAME", help="write only this experiment's table")
-    leaderboard = "write only combinations of methods, beside each other on the same images"
+    mode.add_argument("--check", action="store_true", help="check against published results")
+    mode.add_argument("--study", metavar="NAME", help="write only the table of this experiment")
+    leaderboard = "write only a ranking of combinations of methods on the same images"
     mode.add_argument("--leaderboard", action="store_true", help=leaderboard)
     splits = "with --leaderboard: mean and standard deviation over these splits"
     parser.add_argument("--splits", default="", metavar="A,B", help=splits)
-    output = f"where to write; default: {_TABLES}, or no file with the options above"
+    output = f"the file to write; default: {_TABLES}; with the options above, none"
     parser.add_argument("--output", type=Path, metavar="FILE", help=output)
     options = parser.parse_args(arguments)
     splits = [*dict.fromkeys(filter(None, map(str.strip, options.splits.split(","))))]

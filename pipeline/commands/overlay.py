@@ -17,34 +17,24 @@ from pipeline.files.images import decode_image
 from pipeline.files.own_files import OwnFiles
 from pipeline.report.page.sheets import draw_sheet
 
-_EXAMPLES = """examples:
-  python tools/overlay.py outputs/folder/all/masks/latest --images PHOTOS
-      writes overlays/masks/a/b.png: PHOTOS/a/b.jpg with its mask painted over it, and a legend
-  python tools/overlay.py outputs/folder/all/cams/latest --images PHOTOS --ids a/b c
-      the class activation maps of two images, a picture for each tag
-  python tools/overlay.py outputs/folder/all/{tags,cams,masks,predictions}/latest --images PHOTOS --sheet
-      contact sheets, overlays/sheet_1.png and so on: a row for every image, with a CAM for each tag
-
-The id of an image is its path below --images without the suffix. Images that cannot be read are
-listed and skipped; the exit code is then 2.
-"""  # noqa: E501
 _ROWS = 6  # in a sheet
 
 
 def run(arguments: Sequence[str]) -> None:
     """Draws the artefacts that the arguments name."""
     title = "Paints tags, CAMs, masks or predictions over their photographs, with a legend."
-    parser = Parser("overlay.py", title, _EXAMPLES)
+    parser = Parser("overlay.py", title)
     add = parser.add_argument
     stage = f"<output_dir>/<split>/<{'|'.join(measured_kinds())}>/<key or latest>"
     add("folders", nargs="+", type=Path, metavar="FOLDER", help=f"a finished stage: {stage}")
-    add("--images", required=True, type=Path, metavar="DIR", help="the folder of the photographs")
+    add("--images", required=True, type=Path, metavar="DIR", help="the folder with the photographs")
     add("--output", type=Path, default="overlays", metavar="DIR", help="default: overlays/")
     add("--ids", nargs="+", default=[], metavar="ID", help="only these images")
     add("--limit", type=int, metavar="N", help="only the first N images")
-    add("--sheet", action="store_true", help="contact sheets instead of a file for every image")
-    add("--columns", type=int, default=6, metavar="N", help="pictures in a row of a sheet; 6")
-    add("--opacity", type=fraction, default=0.5, metavar="A", help="of labels, from 0 to 1; 0.5")
+    add("--sheet", action="store_true", help="write contact sheets instead of a file per image")
+    add("--columns", type=int, default=6, metavar="N", help="pictures per row of a sheet; 6")
+    opacity = "opacity of labels, from 0 to 1; default: 0.5"
+    add("--opacity", type=fraction, default=0.5, metavar="A", help=opacity)
     options = parser.parse_args(arguments)
     artefacts = [Artefact(path) for path in options.folders]
     if len({artefact.classes for artefact in artefacts}) > 1:

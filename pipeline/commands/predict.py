@@ -29,22 +29,6 @@ from pipeline.segmenter.testing import LabelMaps, segment_all
 if TYPE_CHECKING:
     from pipeline.segmenter.predict import Segmenter
 
-_EXAMPLES = """examples:
-  python tools/predict.py --checkpoint outputs/folder/segmenter/latest PHOTOS
-      segments PHOTOS/a/b.jpg into predictions/a/b.png, a palette PNG whose values are labels, and
-      predictions/a/b_overlay.jpg, which shows the labels over the photograph
-  python tools/predict.py --checkpoint iter_20000.pth one.jpg two.png --output seen --crf
-      refines the regions along the edges of the photograph
-  python tools/predict.py --checkpoint DIR PHOTOS --scales 0.5 0.75 1 1.25 1.5 1.75 --flip
-      averages over six sizes and their mirror images, as many published results do; this takes
-      twelve times as long
-  python tools/predict.py --checkpoint pets/model.onnx PHOTOS
-      segments with an exported network, which requires no mmsegmentation
-
-Results are named by the path below the given folder, or by the name of the given file; of two equal
-names the second ends in _2. Images that cannot be read are skipped and listed. The exit code is 2
-if a given file or folder holds no image, or if more are skipped than --max-failures allows.
-"""
 _LABELS, _OVERLAY = ".png", "_overlay.jpg"  # added to a name
 _MAX_PROCESSES = 16  # each holds PyTorch and the probabilities of several images
 _JPEG = {"quality": 92, "subsampling": 0}  # chroma subsampling would blur the outlines
@@ -121,26 +105,27 @@ def _segment(
 
 def _parse(arguments: Sequence[str]) -> Namespace:
     title = "Segments images with a trained segmenter, into palette PNGs and overlays."
-    parser = Parser("predict.py", title, _EXAMPLES)
+    parser = Parser("predict.py", title)
     add = parser.add_argument
-    images = "files, or folders, which are searched at any depth"
+    images = "image files, or folders with all their subfolders"
     add("images", nargs="*", type=Path, metavar="IMAGE", help=images)
     add_checkpoint(parser)
     output = "folder of the results; default: predictions"
     add("--output", type=Path, default=Path("predictions"), metavar="DIR", help=output)
     add("--crf", action="store_true", help="refine regions with the dense CRF")
-    scales = "average over these sizes; default: 1"
+    scales = "factors of the image size to average over; default: 1"
     add("--scales", nargs="+", default=["1"], metavar="S", help=scales)
     add("--flip", action="store_true", help="average over the mirror image too")
-    side = "shrink larger images to this for the network; labels keep full size; default: 1024"
+    side = "shrink larger images to N pixels for the network; labels keep full size; default: 1024"
     add("--longest-side", type=int, default=1024, metavar="N", help=side)
-    pixels = "skip larger files, which could exhaust the memory"
+    pixels = "skip images of more than N pixels, which could exhaust the memory"
     add("--max-pixels", type=int, default=105_000_000, metavar="N", help=pixels)
-    failures = "skipped images before the exit code is 2; default: 10 or 1%%, whichever is more"
+    failures = "exit with 2 if more than N images are skipped; default: 10 or 1%%, the larger"
     add("--max-failures", type=float, metavar="N", help=failures)
-    add("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    add("--no-overlay", action="store_true", help="write labels only")
-    opacity = "of the overlay, from 0 to 1; default: 0.5"
+    device = "auto (the default) takes a GPU if there is one"
+    add("--device", choices=["auto", "cpu", "cuda"], default="auto", help=device)
+    add("--no-overlay", action="store_true", help="write no overlays, only labels")
+    opacity = "opacity of the overlay, from 0 to 1; default: 0.5"
     add("--opacity", type=fraction, default=0.5, metavar="A", help=opacity)
     options = parser.parse_args(arguments)
     given, options.scales = options.scales, []

@@ -46,7 +46,7 @@ from tools.benchmark.segmenters import segmenters, training
 from tools.benchmark.setup import Setup, load_photographs
 
 _DESCRIPTION = """
-Measures what tagging and CAMs cost on this machine, against a plain version in the same run.
+Measures seconds per image of every stage on this machine, against a plain version in the same run.
 """
 _EXAMPLES = """examples:
   python tools/benchmark.py
@@ -203,15 +203,15 @@ def _peak_memory() -> int:
 def _parse(arguments: Sequence[str]) -> Namespace:
     parser = Parser("benchmark.py", _DESCRIPTION, _EXAMPLES)
     add = parser.add_argument
-    add("--model", default="ViT-B-16-quickgelu", help="open_clip's name")
-    add("--checkpoint", type=Path, help="weights in OpenAI's format, instead")
+    add("--model", default="ViT-B-16-quickgelu", help="open_clip's name; random weights")
+    add("--checkpoint", type=Path, help="a file of weights in OpenAI's format, in place of --model")
     add("--size", default="500x375", help="width and height of the images")
-    add("--names", default="20,25", help="how many classes and backgrounds")
-    add("--images", type=int, default=8, help="that stages are measured on")
-    add("--batch-size", type=int, help="images that CLIP looks at together")
+    add("--names", default="20,25", help="number of classes, and of backgrounds")
+    add("--images", type=int, default=8, help="number of images that stages are measured on")
+    add("--batch-size", type=int, help="images that CLIP processes together")
     add("--crop-batch-size", type=int, help="crops that CWR classifies together")
-    add("--repeats", type=int, default=5, help="runs that a median is taken of")
-    add("--precision", default="fp32", choices=(*PRECISIONS, AUTO))
+    add("--repeats", type=int, default=5, help="runs, of which the median counts")
+    add("--precision", default="fp32", choices=(*PRECISIONS, AUTO), help="as runtime.precision")
     add("--attention", default=AUTO, choices=ATTENTIONS, help="as runtime.attention")
     presets = "demo,light,segformer_b0,deeplabv3plus_mobilenet,deeplabv2_r101"
     timm = "presets of configs/segmenter; timm:convnext_tiny for a backbone of timm"
