@@ -27,7 +27,7 @@ _EXAMPLES = """examples:
   python tools/app.py
       a photograph: drag it in, type names, see its tags, CAMs and mask
   python tools/app.py clip=demo
-      the same with the CLIP of the demo, which knows ten drawn objects, and without a download
+      the same with the CLIP of the demo, without a download; it recognises only ten drawn objects
   python tools/app.py PHOTOS 'classes=[cat,cup]'
       names for a folder: which photographs have which, before anything runs
   python tools/app.py outputs/folder
@@ -46,7 +46,7 @@ def run(arguments: Sequence[str]) -> None:
     add("--limit", type=int, default=200, metavar="N", help="read at most N photographs; 200")
     add("--port", type=int, help="port of the page; default: a free one")
     add("--no-browser", action="store_true", help="only print the address")
-    again = "run a finished run again with the corrections in FILE and compare, without a page"
+    again = "repeat a finished run with the corrections in FILE and compare, without a page"
     add("--run", metavar="FILE", help=again)
     options = parser.parse_intermixed_args(arguments)
     plugins, words = take_plugins(options.words)

@@ -22,8 +22,8 @@ def run(arguments: Sequence[str]) -> None:
     """Removes folders that no current result depends on."""
     parser = Parser(
         "clean.py",
-        "Removes results of other and older configurations that no current result depends on, those"
-        " of images that were removed or left out, and unused text embeddings. Metrics are kept.",
+        "Removes results of other or older configurations that no current result depends on, of\n"
+        "images that were removed or left out, and unused text embeddings. Metrics are kept.",
     )
     add = parser.add_argument
     add("output_dir", help="the folder of a run, such as outputs/demo")

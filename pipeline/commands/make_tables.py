@@ -32,7 +32,7 @@ def run(arguments: Sequence[str]) -> None:
     places = f"more result folders, or {METRICS} files ({OUTPUTS}/ is always included)"
     parser.add_argument("places", nargs="*", type=Path, metavar="PATH", help=places)
     mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("--check", action="store_true", help="check against published results")
+    mode.add_argument("--check", action="store_true", help="compare with published results")
     mode.add_argument("--study", metavar="NAME", help="write only the table of this experiment")
     leaderboard = "write only a ranking of combinations of methods on the same images"
     mode.add_argument("--leaderboard", action="store_true", help=leaderboard)

@@ -149,7 +149,7 @@ def notes_on(pipeline: Pipeline, requested: Sequence[str], given: Sequence[str])
     stages = [s for s in pipeline.stages(requested) if isinstance(s, MethodStage)]
     clip = next((stage.resources.clip for stage in stages if stage.options.method.uses_clip), None)
     if clip is not None and is_elsewhere:
-        yield "the demo CLIP knows ten drawn objects; on photographs use clip=vit_b16"
+        yield "the demo CLIP recognises only ten drawn objects; on photographs use clip=vit_b16"
     if clip is not None and clip.dimensions is not None and clip.dimensions.depth > _DEPTH_OF_BASE:
         chosen = [stage.options for stage in stages]
         chosen += [s.cams for s in stages if isinstance(s, MaskStage) and not s.from_cams]

@@ -51,6 +51,7 @@ def test_further_words_are_names_of_the_same_class():
         (["tests", "docs"], "docs is one folder too many: give one"),
         (["tags.alfa=0.4"], "tags.alfa"),
         (["classes=nowhere.txt"], "nowhere.txt"),
+        (["dataset.classes=nowhere.txt"], "nowhere.txt is not a file"),
         (["--limit", "0"], "--limit 0 leaves no photograph"),
         (["--port", "99999"], "--port 99999 cannot be used"),
         (["--port", "TAKEN"], "cannot be used (Address already in use): give another, or none"),
@@ -59,7 +60,7 @@ def test_further_words_are_names_of_the_same_class():
         (["stage=all"], "stage=all changes nothing on this page"),
         (["tests/app", "++dataset.root=x"], "dataset.root=x changes nothing on this page"),
         (["stagee=all"], "did you mean stage?"),
-        (["tests/app", "dataset.classes=[a]"], "dataset.classes=[a] changes nothing on this page"),
+        (["tests/app", "dataset.classes=[a]"], "tests/app contains no photographs"),
     ],
 )
 @pytest.mark.extras

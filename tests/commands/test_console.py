@@ -51,6 +51,8 @@ def test_the_first_word_chooses_the_tool(monkeypatch, capsys):
 def test_options_and_settings_are_those_of_the_stages(monkeypatch, capsys):
     code, output, _ = run(monkeypatch, capsys, "--help")
     assert code == 0 and "usage: afseg [OPTION] [stage=STAGE]" in output and "tools/" not in output
+    code, output, _ = run(monkeypatch, capsys, "help", "seed")
+    assert code == 0 and output.startswith("seed=0\n")
     code, _, errors = run(monkeypatch, capsys, "stage=tagz")
     assert code == 2 and "there is no stage tagz" in errors
     code, _, errors = run(monkeypatch, capsys, "stge=tags")
