@@ -139,9 +139,13 @@ def test_the_three_means_of_a_run_stand_beside_each_other(tmp_path):
     (path := tmp_path / "metrics.json").write_text(json.dumps(content))
     text = write_tables(tmp_path / "t.md", MetricsFile(path)).read_text()
     header = "| split | images | mIoU (%) | mIoU_union (%) | mIoU_images (%) |"
-    assert header in text and "| 70.0 | 50.0 | 60.0 |" in text
+    assert header in text and "| 70.0 | 50.0 | 60.0 |" in text and "In mIoU_union" in text
     (run,), _ = read_runs([path])
     assert run.notes() == ["mIoU_union 50.0, where classes that are only predicted count 0"]
+    for figures in (content["latest"]["masks"]["val"], entry):
+        figures["miou_union"] = 0.7
+    path.write_text(json.dumps(content))
+    assert "mIoU_union" not in write_tables(tmp_path / "t.md", MetricsFile(path)).read_text()
     equal = dataclasses.replace(run, figures={**run.figures, "miou_union": 0.7})
     assert not equal.notes()
     about = {"experiment": "cls_seg_voc2012", "clip": "vit_l14"}

@@ -31,10 +31,10 @@ _CALIBRATION_NOTE = (
     " {word}, which shows how far one {word} for all classes is from the best one of each."
 )
 _MEANS_NOTE = (
-    "Three conventions: mIoU is the mean over the classes of the ground truth; in mIoU_union"
-    " classes that are only predicted count 0, as in mmsegmentation; mIoU_images is the mean over"
-    " the images of each one's own mean over the classes of its ground truth."
+    "mIoU is the mean over the classes of the ground truth, and mIoU_images the mean over the"
+    " images of the mIoU of each image."
 )
+_UNION_NOTE = "In mIoU_union, classes that are only predicted count 0, as in mmsegmentation."
 
 
 def write_tables(path: Path, metrics: MetricsFile) -> Path:
@@ -150,9 +150,14 @@ def _segmentation(metrics: MetricsFile) -> Table:
                 if step in variants:
                     results[f"the same {kind.name}, {how}"] = variants[step]
             for result, values in results.items():
-                means = (percent(values.get(metric)) for metric in _MEANS)
+                means = [percent(values.get(metric)) for metric in _MEANS]
                 rows.append([result, split, _images(figures), *means])
     header = ["result", "split", "images", *(f"{METRIC_LABELS[m]} (%)" for m in _MEANS)]
+    miou, union = (header.index(f"{METRIC_LABELS[m]} (%)") for m in ("miou", "miou_union"))
+    if all(row[miou] == row[union] for row in rows):
+        header, *rows = ([*row[:union], *row[union + 1 :]] for row in (header, *rows))
+    else:
+        notes[_UNION_NOTE] = None
     return Table(header, rows, header[:1], "Segmentation", notes=[*notes])
 
 
