@@ -10,6 +10,7 @@ import numpy as np
 
 from pipeline.engine.records import PHOTOGRAPH
 from pipeline.engine.results import Results
+from pipeline.tags.remedies import advice
 
 FEW_TAGGED = 0.05
 """A smaller share of images with a tag is remarkable."""
@@ -41,28 +42,22 @@ def remarks_on_tags(results: Results, ids: Iterable[str], classes: Sequence[str]
     tags = [tuple(entries[i]["tags"]) for i in done]
     tagged = sum(map(bool, tags))
     if tags and not tagged:
-        yield f"no image {of_split} has a tag: check dataset.classes, and the settings below tags"
+        yield f"no image {of_split} has a tag: {advice('no tags')}"
     elif tagged < FEW_TAGGED * len(tags):
         yield (
-            f"only {tagged:,} of {len(tags):,} images {of_split} have a tag: lower tags.min_score,"
-            " or check dataset.classes"
+            f"only {tagged:,} of {len(tags):,} images {of_split} have a tag: {advice('no tags')}"
         )
     elif len(tags) > 1 and len({*tags}) == 1 and len(classes) > 1:
         names = ", ".join(classes[k] for k in tags[0])
         have = f"all {len(tags)} images {of_split} have the same tags ({names})"
-        yield f"{have}: check dataset.classes before a segmenter is trained on them"
+        yield f"{have}: before a network is trained on them, {advice('same tags')}"
     never = [name for name, images in statistics.get("classes", {}).items() if not images]
     if len(done) >= IMAGES_A_CLASS * len(classes) and 0 < len(never) < len(classes):
-        yield (
-            f"no image {of_split} has the tag {' or '.join(never)}: give the class further names"
-            " in dataset.classes, or leave it out"
-        )
+        yield (f"no image {of_split} has the tag {' or '.join(never)}: {advice('missing class')}")
     if pairs := [" and ".join(pair) for pair in statistics.get("near_synonyms", ())]:
         more = f", and {len(pairs) - _MAX_NAMED} more pairs" if len(pairs) > _MAX_NAMED else ""
-        yield (
-            f"CLIP hardly tells apart {', '.join(pairs[:_MAX_NAMED])}{more}: make them names of one"
-            " class in dataset.classes, or choose other names"
-        )
+        named = ", ".join(pairs[:_MAX_NAMED])
+        yield f"CLIP hardly tells apart {named}{more}: {advice('near-synonyms')}"
     if copies := len(done) - len({entries[i]["inputs"].get(PHOTOGRAPH) for i in done}):
         are = "1 photograph is a copy" if copies == 1 else f"{copies:,} photographs are copies"
         yield f"{are} of another one {of_split}"

@@ -29,8 +29,8 @@ def run_on_tags(run_stage, arguments, photographs, tmp_path):
 @pytest.mark.parametrize(
     ("tags", "note"),
     [
-        (("",), "no image of split all has a tag: check dataset.classes"),
-        (("0 2",), "all 5 images of split all have the same tags (cat, rocket): check"),
+        (("",), "no image of split all has a tag: lower tags.min_score"),
+        (("0 2",), "all 5 images of split all have the same tags (cat, rocket): before a network"),
         (("0", "2"), ""),
         (("0", ""), ""),
     ],
