@@ -79,11 +79,11 @@ class Finished:
         get, post = self.routes.get, self.routes.post
         get("")(lambda: self._page("report.html", script_of(*REPORT_SCRIPTS), _SCRIPT))
         get("/comparison")(lambda: self._page("comparison.html", script_of("tables.js")))
-        get("/state")(self._state)
+        get("/state")(self.state)
         post("/kept")(self._acting(self._keep))
         post("/save")(self._acting(self._save))
         post("/run")(self._acting(self._start))
-        post("/stop")(self._acting(self._stop))
+        post("/stop")(self._acting(lambda _: self.stop()))
 
     def _page(self, name: str, script: str, *more: str) -> Response:
         path = self._folder / name
@@ -139,25 +139,31 @@ class Finished:
     # The next run
 
     @property
-    def _is_running(self) -> bool:
+    def is_running(self) -> bool:
+        """Whether a run goes on that this object started."""
         return self._process is not None and self._process.poll() is None
 
     def _start(self, body: str) -> dict[str, Any]:
-        if self._is_running:
-            raise UserError("a run is under way: wait for its end, or stop it")
         file = self._folder / body
         if not _FILE.fullmatch(body) or not file.is_file():
             raise UserError("these corrections are not saved: save them first")
         _, directory, _ = read_run(self._folder)
         if not directory.is_absolute() or not directory.is_dir():
             raise UserError(f"{directory}, where the run was started, is gone: use the command")
+        self.start([*_RUN, str(self._folder), "--run", str(file), *self._words], directory)
+        return {}
+
+    def start(self, words: Sequence[str], directory: Path) -> None:
+        """Starts Python with these words in a directory; a UserError if a run is under way."""
+        if self.is_running:
+            raise UserError("a run is under way: wait for its end, or stop it")
         with FolderLock(self._own):  # which a run holds, whatever app has started it
             log = open_own(self._own / _LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         paths = [path for path in searched("PYTHONPATH") if not self._is_theirs(path, directory)]
         with os.fdopen(log, "wb"):
             # In a session of its own: it goes on when the page or the app is closed.
             self._process = subprocess.Popen(
-                [sys.executable, *_RUN, str(self._folder), "--run", str(file), *self._words],
+                [sys.executable, *words],
                 cwd=directory,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join([str(_CODE), *paths])},
                 stdin=subprocess.DEVNULL,
@@ -165,7 +171,6 @@ class Finished:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        return {}
 
     def _is_theirs(self, path: str, directory: Path) -> bool:
         """Tells whether a folder of PYTHONPATH lies where somebody started the run."""
@@ -174,8 +179,12 @@ class Finished:
         is_trusted = any(word.lstrip("+").startswith("plugins=") for word in self._words)
         return is_inside and not is_trusted
 
-    def _stop(self, body: str) -> dict[str, Any]:
-        words, is_found = [*_RUN, str(self._folder), "--run"], False
+    def stop(self) -> dict[str, Any]:
+        """Ends the run of this app, or of an earlier one, as Ctrl-C does."""
+        words, is_found = [*_RUN, str(self._folder), "--run"], self.is_running
+        if is_found:
+            self._process.send_signal(signal.SIGINT)
+            return {}
         for process in psutil.process_iter(["cmdline"]):  # an earlier app may have started it
             if (process.info["cmdline"] or [])[1 : 1 + len(words)] == words:
                 with suppress(psutil.Error):  # it has ended, or is another person's
@@ -185,9 +194,10 @@ class Finished:
             raise UserError("no app of this machine started this run: stop it where it was started")
         return {}
 
-    def _state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Any]:
+        """Returns whether a run goes on, its last line, its exit code and the path of its log."""
         own = self._process
-        running = self._is_running or (own is None and self._is_running_elsewhere())
+        running = self.is_running or (own is None and self._is_running_elsewhere())
         said, log = [""], self._own / _LOG
         if log.is_file() and not log.is_symlink():
             with log.open("rb") as file:

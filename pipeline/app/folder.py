@@ -3,15 +3,18 @@
 import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import numpy as np
+from fastapi import FastAPI
 
 from pipeline.api.labeller import load_image
 from pipeline.api.labelling import Labelling
-from pipeline.app.names import LEAST, Names, catch_up, classes_of, lines, press
+from pipeline.app.finished import Finished
+from pipeline.app.names import LEAST, Names, classes_of, lines
 from pipeline.datasets.folder import find_images
 from pipeline.errors import ImageError, UserError, command
 from pipeline.files.images import limit_longest_side
@@ -21,20 +24,21 @@ from pipeline.report.page.painting import embed
 _SIDE = 448
 """Pixels of the longer side of a photograph; the features of 200 take less than a gigabyte."""
 
-_PICTURE, _QUALITY = 144, 70
+_PICTURE, _QUALITY = 320, 70
 _ABOUT_COMMAND = (
-    "Type this command in a terminal, in the folder in which this page was started. It trains a"
-    " network, whose first weights are downloaded; with `stage=[tags,cams,masks]` it ends with"
-    " masks."
+    "*Run* starts this command. It goes on if you close the page. You can also type it in a"
+    " terminal, in the folder in which this page was started. It trains a network, whose first"
+    " weights are downloaded; with `stage=[tags,cams,masks,report]` it ends with masks."
 )
-_SHOWN = 9  # photographs of a name
+_SHOWN = 12  # photographs of a name
 
 
 class Folder:
     """The part of the page with the first photographs of a folder."""
 
-    def __init__(self, names: Names, root: str, limit: int):
-        self._names, self._root = names, root
+    def __init__(self, names: Names, root: str, limit: int, app: FastAPI, output: Path):
+        self._names, self._root, self._app, self._output = names, root, app, output
+        self._run: Finished | None = None  # what this page has started
         found, _, _ = find_images(Path(root).absolute())
         if not found:
             raise UserError(f"{root} contains no photographs: give another folder")
@@ -71,7 +75,7 @@ class Folder:
                 raise UserError(f"no photograph can be read ({next(iter(self._unread.values()))})")
             unread = "".join(f"; {self._paths[i].name} {why}" for i, why in self._unread.items())
             page = self._page(found, labeller.near_synonyms())
-            told = self._command(names, backgrounds, min_score)
+            told = f"{command()} {shlex.join(self._settings(names, backgrounds, min_score))}"
             yield [f"{len(found)} photographs{unread}", page, told]
         except UserError as error:
             yield [str(error), "", ""]
@@ -93,29 +97,23 @@ class Folder:
         classes, index = [], {name: k for k, name in enumerate(first.classes)}
         for name, k in index.items():
             best = sorted(found, key=lambda i, k=k: -found[i].scores[k])
-            nearest = sorted(found, key=lambda i, k=k: abs(found[i].scores[k] - found[i].threshold))
-            count = sum(name in each.names for each in found.values())
-            classes.append(
-                (name, count, self._strip(best, found, k), self._strip(nearest, found, k))
-            )
+            nearest = sorted(found, key=lambda i, k=k: abs(_margin(found[i], k)))
+            # Half of them are the best, and half the nearest; each is listed once.
+            listed = [*dict.fromkeys(chain(*zip(best, nearest)))][:_SHOWN]
+            listed.sort(key=lambda i, k=k: -_margin(found[i], k))
+            classes.append((name, sum(k in each.tags for each in found.values()), listed, k))
         pairs = []
         for pair in alike:
             differing = [i for i, each in found.items() if len({*pair} & {*each.names}) == 1]
-            pairs.append((pair, self._strip(differing, found, index[pair[0]])))
+            pairs.append((pair, differing[:_SHOWN], index[pair[0]]))
+        files = {
+            i: (path.name, self._photographs[i][1]) for i, path in self._paths.items() if i in found
+        }
         template = load_template("folder.html", folder=Path(__file__).parent)
-        return template.render(classes=classes, alike=pairs, total=len(found))
+        return template.render(classes=classes, alike=pairs, found=found, files=files)
 
-    def _strip(
-        self, ids: Sequence[str], found: Mapping[str, Labelling], k: int
-    ) -> list[tuple[str, str, str, bool]]:
-        """Returns id, picture and score of the first photographs, and whether it is a tag's."""
-        return [
-            (i, self._photographs[i][1], f"{found[i].scores[k]:.2f}", k in found[i].tags)
-            for i in ids[:_SHOWN]
-        ]
-
-    def _command(self, names: str, backgrounds: str, min_score: float) -> str:
-        """Returns the command of the run with these names."""
+    def _settings(self, names: str, backgrounds: str, min_score: float) -> list[str]:
+        """Returns the settings of the run with these names."""
         words = ["dataset=folder", f"dataset.root={self._root}", f"clip={self._names.clip}"]
         words.append(f"dataset.classes={_written(classes_of(names))}")
         if given := lines(backgrounds):
@@ -123,34 +121,65 @@ class Folder:
         words += [*self._names.choices, *self._names.overrides]
         if min_score != self._names.min_score:
             words.append(f"tags.min_score={min_score:g}")
-        return f"{command()} {shlex.join(words)}"
+        return words
+
+    def run(self, names: str, backgrounds: str, min_score: float) -> str:
+        """Starts the run of the command; returns why it cannot, or nothing."""
+        try:
+            words = self._settings(names, backgrounds, min_score)
+            if self._run is None:
+                self._output.mkdir(parents=True, exist_ok=True)
+                self._run = Finished(self._output, ())
+                self._app.router.routes[:0] = self._run.routes.routes  # Gradio takes the others
+            self._run.start(["-P", "-m", "pipeline", *words], Path.cwd())
+        except (UserError, OSError) as error:
+            return str(error)
+        return ""
 
     def build(
         self, blocks: gr.Blocks, tab: gr.Tab, names: gr.Textbox, backgrounds: gr.Textbox
-    ) -> None:
-        """Adds the part to the page that is being built; names that are given are tried at once."""
-        tab.select(None, js=catch_up("look"))
+    ) -> list[Any]:
+        """Adds the part to the page that is being built; returns what a person sets by hand.
+
+        Names that are given are tried at once.
+        """
+        tab.select(None, js="() => catchUp('look')")
         least = self._names.min_score
         min_score = gr.Slider(
             0, 1, least, label="Minimum score", info=LEAST, elem_id="folder_min_score"
         )
         button = gr.Button("Look at the photographs", variant="primary", elem_id="look")
         status = gr.Markdown(self._about, elem_id="folder_status")
-        told = gr.Textbox(
-            label="The run with these names", buttons=["copy"], interactive=False, elem_id="command"
-        )
+        with gr.Row(equal_height=True):
+            told = gr.Textbox(
+                label="The run with these names",
+                buttons=["copy"],
+                interactive=False,
+                elem_id="command",
+                scale=8,
+            )
+            run = gr.Button("Run", min_width=90)
         gr.Markdown(_ABOUT_COMMAND)
+        refused = gr.Markdown()
+        gr.HTML('<p class="ours" id="run_status" role="status"></p>')
         page = gr.HTML(elem_id="folder")
         gr.on(
             [button.click, blocks.load] if names.value else [button.click],
             self.choose,
-            [names, backgrounds, min_score],
+            given := [names, backgrounds, min_score],
             [status, page, told],
             concurrency_limit=None,
             trigger_mode="multiple",
         )
-        gr.on([names.change, backgrounds.change], None, js=press("look", typed=True))
-        gr.on([min_score.change], None, js=press("look"))
+        gr.on([names.change, backgrounds.change], None, js="() => press('look', TYPED)")
+        gr.on([min_score.change], None, js="() => press('look', CHOSEN)")
+        run.click(self.run, given, refused, concurrency_limit=None).then(None, js="watchRun")
+        blocks.load(None, js="watchRun")
+        return [min_score]
+
+
+def _margin(found: Labelling, k: int) -> float:
+    return found.scores[k] - found.threshold
 
 
 def _written(entry: Any) -> str:  # noqa: ANN401

@@ -14,25 +14,11 @@ from pipeline.errors import UserError
 MEMORY = 1 << 30
 """Bytes of CLIP's features that are kept."""
 
-LEAST = "The least threshold of tags; that of a photograph can be higher."
-"""What the page says of ``tags.min_score``."""
+WORLD = "demo"
+"""The CLIP of the demo, and the world of its scenes."""
 
-_TYPING, _CHOOSING = 800, 100  # milliseconds
-_PRESS = """() => {{
-  const button = document.getElementById("{button}");
-  if (!button) return;  // nobody has opened its tab
-  clearTimeout(button.waiting);
-  button.waiting = setTimeout(() => {{
-    button.isMissed = !button.offsetParent;  // another tab is open
-    if (!button.isMissed) button.click();
-  }}, {pause});
-}}"""
-_CATCH_UP = """() => {{
-  const button = document.getElementById("{button}");
-  if (!button?.isMissed) return;
-  button.isMissed = false;
-  button.click();
-}}"""
+LEAST = "The lowest threshold. The threshold of a photograph, a line on its bars, can be higher."
+"""What the page says of ``tags.min_score``."""
 
 
 @dataclass
@@ -101,13 +87,3 @@ def classes_of(text: str) -> list[Any]:
     if not classes:
         raise UserError("no names are given: write at least one")
     return classes
-
-
-def press(button: str, typed: bool = False) -> str:
-    """Returns a script that presses a button when a person pauses."""
-    return _PRESS.format(button=button, pause=_TYPING if typed else _CHOOSING)
-
-
-def catch_up(button: str) -> str:
-    """Returns a script that presses a button if that was due while another tab was open."""
-    return _CATCH_UP.format(button=button)

@@ -1,5 +1,6 @@
 """The page: its parts, and how Gradio serves them."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from threading import Thread
@@ -7,17 +8,20 @@ from typing import Any
 
 import gradio as gr
 from fastapi import FastAPI
-from fastapi.responses import RedirectResponse
+from fastapi.responses import PlainTextResponse, RedirectResponse
 from gradio import processing_utils
 
 from pipeline.app.finished import Finished
 from pipeline.app.folder import Folder
-from pipeline.app.names import Names
+from pipeline.app.names import WORLD, Names
 from pipeline.app.photograph import GROUPS, Photograph
 from pipeline.app.server import MAX_UPLOAD
+from pipeline.datasets.scenes import load_world
 from pipeline.datasets.vocabulary import as_names, build_vocabulary
 from pipeline.errors import UserError, shown
+from pipeline.report.page.page import script_of
 from pipeline.stages.config import CONFIG, Config, compose, read_config
+from pipeline.tags.remedies import remedies_table
 
 _CLIP = "vit_b16"
 _NAMES = ("classes", "backgrounds")
@@ -27,16 +31,12 @@ _TRIED = (
     *("dataset.tag_names", "dataset.cam_names"),
 )
 """Settings that change what is tried; those of a folder are also in the command of its run."""
-_TITLE = "Segmentation from names"
-_STYLE = """
-#scores table, #scores meter { width: 100% } #scores th, #scores caption { text-align: left }
-#scores th { width: 40%; font-weight: inherit } #scores td:last-child { width: 5em }
-#scores .tag { font-weight: bold }
-#folder h2 { margin-top: 1.5rem; font-size: 1.15rem } #folder h3 { margin: .5rem 0 }
-#folder ul, #cams ul { display: flex; flex-wrap: wrap; gap: .5rem; padding: 0; list-style: none }
-#folder li, #cams li { display: grid; margin: 0; text-align: center }
-#folder img { height: 6rem } #cams img { height: 10rem }
-"""
+_TITLE = "afseg"
+_HERE = Path(__file__).parent
+_GUIDE = _HERE.parents[1] / "docs" / "photographs.md"  # which a checkout has
+_ABOUT = "Type the names of what your photographs show, and see tags, CAMs and masks."
+_EXAMPLE = "cat\nsofa, couch\ncup"
+_SYMPTOMS = "What to do about missed and wrong classes"
 
 
 def build_app(
@@ -69,29 +69,49 @@ def build_app(
     known = {"clip", *GROUPS, *_NAMES}
     others = [f"{key}={value}" for key, value in settings.items() if key not in known]
     names = Names(usual["clip"], chosen, others, getattr(config.tags, "min_score", 0.0))
-    folder = Folder(names, folders[0], limit) if folders else None
+    output = Path(config.output_dir)
+    folder = Folder(names, folders[0], limit, app, output) if folders else None
     words_of_classes, background_names = [], ()
+    if usual["clip"] == WORLD:
+        words_of_classes, background_names = (
+            load_world(WORLD)["classes"],
+            load_world(WORLD)["grounds"],
+        )
     if "classes" in settings:
         vocabulary = build_vocabulary(config.dataset)
         each = zip(vocabulary.classes, vocabulary.tag_names)
         words_of_classes = [", ".join(dict.fromkeys([name, *more])) for name, more in each]
     if "backgrounds" in settings:
         background_names = as_names(config.dataset.backgrounds, "backgrounds")
+    if _GUIDE.is_file():
+        app.get("/guide")(lambda: PlainTextResponse(_GUIDE.read_text(encoding="utf-8")))
     processing_utils.async_ssrf_protected_download = _refuse_download
     with gr.Blocks(title=_TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
         gr.Markdown(f"# {_TITLE}")
+        guide = " [The guide](guide) has more." if _GUIDE.is_file() else ""
+        gr.Markdown(_ABOUT + guide, elem_id="about")
         with gr.Row():
             label = "Names, one a line; further words after commas"
-            given = [gr.Textbox("\n".join(words_of_classes), label=label, lines=5, min_width=320)]
+            shape = {"lines": 5, "min_width": 320}
+            written = "\n".join(words_of_classes)
+            given = [gr.Textbox(written, label=label, placeholder=_EXAMPLE, **shape)]
             label = "Backgrounds, one a line; if empty, the usual ones"
             written = "\n".join(background_names)
-            given.append(gr.Textbox(written, label=label, lines=5, min_width=320))
+            given.append(gr.Textbox(written, label=label, placeholder="floor\nwall", **shape))
+        kept = [*given]
         if folder:
             with gr.Tab("The folder") as tab:
-                folder.build(blocks, tab, *given)
+                kept += folder.build(blocks, tab, *given)
         with gr.Tab("A photograph") as tab:
-            Photograph(names).build(tab, *given)
+            kept += Photograph(names).build(tab, *given)
+        with gr.Accordion(_SYMPTOMS, open=False):
+            gr.Markdown(remedies_table(), elem_id="remedies")
+        blocks.load(None, kept, kept, js="(...given) => restore(...given)")
+        gr.on([each.change for each in kept], None, kept, js="(...values) => keep(...values)")
     Thread(target=names.warm_up, daemon=True).start()
+    style = script_of("theme.css") + (_HERE / "app.css").read_text(encoding="utf-8")
+    kept_as = json.dumps(json.dumps(["afseg", *words])).replace("<", r"\u003c")
+    script = f"const keptAs = {kept_as};" + (_HERE / "page.js").read_text(encoding="utf-8")
     options: dict[str, Any] = {
         "footer_links": [],
         "run_history": False,
@@ -101,7 +121,7 @@ def build_app(
         "mcp_server": False,
         "max_file_size": MAX_UPLOAD,
         "theme": gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
-        "css": _STYLE,
+        "head": f"<style>{style}</style><script>{script}</script>",
         "app_kwargs": {"docs_url": None, "redoc_url": None, "openapi_url": None},
     }
     app = gr.mount_gradio_app(app, blocks, "/", **options)

@@ -1,29 +1,42 @@
 """Names on one photograph: its tags, a CAM of each, and its mask."""
 
+import base64
 from collections.abc import Iterator, Sequence
-from html import escape
+from functools import lru_cache
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import gradio as gr
 import numpy as np
+import skimage.data
 
 from pipeline.api.labeller import load_image
 from pipeline.api.labelling import Labelling
-from pipeline.app.names import LEAST, Names, catch_up, press
+from pipeline.app.names import LEAST, WORLD, Names
 from pipeline.cams.cams import Cams
 from pipeline.configuration.registry import methods
+from pipeline.datasets.scenes import load_world, render_scene
 from pipeline.errors import ImageError, UserError
-from pipeline.files.images import limit_longest_side, to_image
+from pipeline.files.images import encode_png, limit_longest_side
 from pipeline.files.label_images import BACKGROUND
-from pipeline.report.page.painting import embed, overlay
+from pipeline.report.page.page import load_template
+from pipeline.report.page.painting import (
+    drawing_colours,
+    embed,
+    label_shares,
+    paint_labels,
+    resize_labels,
+)
 from pipeline.report.page.sheets import cam_tiles
 
 GROUPS = {"tags": "Tagger", "cams": "CAMs", "masks": "Refiner"}
 STEPS = ("tags", "CAMs", "mask")
-_LONGEST_SIDE = 1024  # pixels, of a picture
+_LONGEST_SIDE = 800  # pixels, of a picture
 _QUALITY = 80
+_EXAMPLE_NAMES = "coffee cup, cup\nspoon\ntable"
+_START = "Add a photograph, or try the example."
+_PAGE = load_template("photograph.html", folder=Path(__file__).parent).module
 
 
 def choices_of(group: str, chosen: str) -> list[tuple[str, str]]:
@@ -62,8 +75,8 @@ class Photograph:
         settings.append(f"tags.min_score={float(min_score)}")
         try:
             if image is None:
-                raise UserError("no photograph is given: add one")
-            pixels = load_image(image)
+                raise UserError("no photograph is given: add one, or try the example")
+            pixels, *shown = _read(image)
             with self._names.lock:
                 labeller = self._names.labeller(names, backgrounds, *settings)
             steps = labeller.step_by_step(pixels)
@@ -75,17 +88,23 @@ class Photograph:
                     found = next(steps)
                     seconds.append(perf_counter() - began)
                 if self._names.is_newest(part, number):
-                    yield as_shown(found, seconds)
+                    yield as_shown(found, seconds, *shown, min_score)
         except ImageError as error:
-            yield [f"{Path(image).name} {error}", "", "", None]
+            yield [f"{Path(image).name} {error}", "", "", ""]
         except UserError as error:
-            yield [str(error), "", "", None]
+            yield [str(error), "", "", ""]
         if not self._names.is_newest(part, number):
             yield [gr.skip()] * 4  # Gradio sends what came last once more
 
-    def build(self, tab: gr.Tab, names: gr.Textbox, backgrounds: gr.Textbox) -> None:
-        """Adds the part to the page that is being built."""
-        tab.select(None, js=catch_up("segment"))
+    def example(self, names: str) -> tuple[np.ndarray, str]:
+        """Returns an example photograph, H×W×3 uint8, and names for it if none are given."""
+        if self._names.clip == WORLD:
+            return render_scene(load_world(WORLD), "val", 15).image, names
+        return skimage.data.coffee(), names.strip() and names or _EXAMPLE_NAMES
+
+    def build(self, tab: gr.Tab, names: gr.Textbox, backgrounds: gr.Textbox) -> list[Any]:
+        """Adds the part to the page that is being built; returns what a person sets by hand."""
+        tab.select(None, js="() => catchUp('segment')")
         with gr.Row():
             with gr.Column(scale=2):
                 image = gr.Image(
@@ -96,6 +115,7 @@ class Photograph:
                 )
                 # Gradio would decode the file, and fail without a sentence.
                 image.preprocess = lambda given: given and given.path
+                example = gr.Button("Try an example", elem_id="example")
                 least = gr.Slider(0, 1, self._names.min_score, label="Minimum score", info=LEAST)
                 set_by_hand: list[Any] = [least]
                 for group, label in GROUPS.items():
@@ -104,11 +124,12 @@ class Photograph:
                     set_by_hand.append(gr.Dropdown(choices, value=chosen, label=label))
                 button = gr.Button("Segment", variant="primary", elem_id="segment")
             with gr.Column(scale=3):
-                status = gr.Markdown(elem_id="status")
-                mask = gr.Image(label="Mask", interactive=False, format="png", buttons=["download"])
+                status = gr.Markdown(_START, elem_id="status")
+                mask = gr.HTML(elem_id="mask")
                 bars = gr.HTML(elem_id="scores")
                 cams = gr.HTML(elem_id="cams")
         given = [image, names, backgrounds, *set_by_hand]
+        example.click(self.example, names, [image, names], concurrency_limit=None)
         # A request ends the one before it, for which it may not wait.
         button.click(
             self.segment,
@@ -117,35 +138,39 @@ class Photograph:
             concurrency_limit=None,
             trigger_mode="multiple",
         )
-        gr.on([names.change, backgrounds.change], None, js=press("segment", typed=True))
-        gr.on([each.change for each in (image, *set_by_hand)], None, js=press("segment"))
+        gr.on([names.change, backgrounds.change], None, js="() => press('segment', TYPED)")
+        gr.on(
+            [each.change for each in (image, *set_by_hand)],
+            None,
+            js="() => press('segment', CHOSEN)",
+        )
+        return set_by_hand
 
 
-def as_shown(found: Labelling, seconds: Sequence[float]) -> list[Any]:
-    """Returns the seconds of the steps, scores, CAMs and mask as the page shows them."""
-    image = limit_longest_side(to_image(found.image), _LONGEST_SIDE)
+@lru_cache(maxsize=2)
+def _read(path: str) -> tuple[np.ndarray, np.ndarray, str]:
+    """Returns a photograph, a smaller one, and its ``data:`` address, for the next name, too."""
+    pixels = load_image(path)
+    small = limit_longest_side(pixels, _LONGEST_SIDE)
+    return pixels, small, embed(small, _QUALITY)
+
+
+def as_shown(
+    found: Labelling, seconds: Sequence[float], small: np.ndarray, address: str, least: float
+) -> list[Any]:
+    """Returns the seconds of the steps, scores, CAMs and mask over ``small``, h×w×3 uint8."""
     steps = ", ".join(f"{step} {second:.2f} s" for step, second in zip(STEPS, seconds))
-    cams, mask = "", None
+    cams, mask, palette = "", "", drawing_colours(found.palette)
     if found.cams is not None:
-        keys = Cams(np.array(found.tags, np.int64), found.cams, image.shape[:2])
-        tiles = cam_tiles(image, keys, found.classes)
-        pictures = ((embed(each.picture, _QUALITY), escape(each.caption)) for each in tiles)
-        items = (f'<li><img src="{picture}" alt="">{words}</li>' for picture, words in pictures)
-        cams = f"<ul>{''.join(items)}</ul>"
+        keys = Cams(np.array(found.tags, np.int64), found.cams, small.shape[:2])
+        tiles = cam_tiles(small, keys, found.classes)
+        cams = _PAGE.cams([(embed(each.picture, _QUALITY), each.caption) for each in tiles])
     if found.mask is not None and not (found.tags or found.mask.any()):
         steps += "; no name was found: lower the minimum score, or write other names"
     elif found.mask is not None:
-        mask = overlay(image, found.mask, (BACKGROUND, *found.classes), found.palette)
-    return [steps, score_bars(found), cams, mask]
-
-
-def score_bars(found: Labelling) -> str:
-    """Returns a table of the scores as HTML, the highest first."""
-    rows = []
-    for k in np.argsort(-found.scores, kind="stable").tolist():
-        name, score = escape(found.classes[k]), found.scores[k]
-        bar = f'<meter value="{score:.3f}" aria-label="{name}">{score:.3f}</meter>'
-        mark = ' class="tag"' if k in found.tags else ""
-        rows.append(f"<tr{mark}><th scope=row>{name}</th><td>{bar}</td><td>{score:.3f}</td></tr>")
-    caption = f"Scores; tags, in bold, are above {found.threshold:.3f}"
-    return f"<table><caption>{caption}</caption>{''.join(rows)}</table>"
+        labels = resize_labels(found.mask, *small.shape[:2])
+        layer = embed(paint_labels(labels, found.palette, line=1))
+        png = base64.b64encode(encode_png(found.mask, found.palette)).decode()
+        names = (BACKGROUND, *found.classes)
+        mask = _PAGE.mask(address, small, layer, label_shares(found.mask), names, palette, png)
+    return [steps, _PAGE.scores(found, least, palette), cams, mask]

@@ -9,8 +9,9 @@ import sys
 from collections.abc import Callable
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
+from pipeline.datasets.scenes import load_world
 from tests import REPOSITORY
 from tests.app.conftest import SCENES
 from tests.extras import library
@@ -18,7 +19,7 @@ from tests.extras import library
 pytestmark = pytest.mark.extras
 
 NAMES = "disc\nsquare\nstar\nring"
-WAIT = 120_000  # milliseconds: the machine may be busy
+WAIT = 30_000  # milliseconds: the machine may be busy
 DESK, PHONE = {"width": 1440, "height": 1000}, {"width": 390, "height": 844}
 
 
@@ -55,6 +56,49 @@ def segment(page: Page, image) -> None:
     expect(page.locator("#status")).to_contain_text("mask", timeout=WAIT)
 
 
+def style(element: Locator, name: str) -> str:
+    return element.evaluate(f"element => getComputedStyle(element)['{name}']")
+
+
+def threshold_of(bar: Locator) -> float:
+    return float(bar.evaluate("bar => bar.style.getPropertyValue('--threshold')"))
+
+
+@pytest.mark.parametrize(("viewport", "scheme"), [(DESK, "light"), (PHONE, "dark")])
+def test_the_start_has_names_an_example_and_remedies(start, visit, viewport, scheme):
+    page = visit(start("clip=demo").address, viewport=viewport, color_scheme=scheme)
+    expect(page).to_have_title("afseg")
+    names = page.get_by_label("Names, one a line")
+    assert names.input_value().split() == [*load_world("demo")["classes"]]
+    assert names.get_attribute("placeholder")
+    page.get_by_role("button", name="Try an example").click()
+    expect(page.locator("#mask .legend")).to_contain_text("background", timeout=WAIT)
+    # Our parts follow the theme, and the legend can be read on a phone.
+    dark = scheme == "dark"
+    for part in ("#scores table", "#mask figcaption"):
+        red = int(re.findall(r"\d+", style(page.locator(part), "color"))[0])
+        assert (red > 128) == dark, part
+    size = style(page.locator("#mask .legend"), "fontSize")
+    assert float(size.removesuffix("px")) >= 14
+    page.get_by_text("What to do about missed and wrong classes").click()
+    expect(page.locator("#remedies")).to_contain_text("tags.reidentify=false")
+    assert not [each for part in ("#scores", "#cams", "#mask") for each in barriers(page, part)]
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_what_was_typed_stays_after_a_reload(start, visit):
+    address = start("clip=demo", "classes=[disc]").address
+    page = visit(address)
+    page.get_by_label("Names, one a line").fill("star\nring")
+    page.get_by_label("Backgrounds, one a line").fill("grass")
+    page.get_by_label("number input for Minimum score").fill("0.6")
+    page.wait_for_function("Object.values(localStorage).join().includes('0.6')")
+    page.reload()
+    expect(page.get_by_label("Names, one a line")).to_have_value("star\nring")
+    expect(page.get_by_label("Backgrounds, one a line")).to_have_value("grass")
+    expect(page.get_by_label("number input for Minimum score")).to_have_value("0.6")
+
+
 def test_a_photograph_without_a_tag_has_no_mask(start, visit, scenes):
     page = visit(start("clip=demo", "tags.min_score=1", "classes=[disc,star]").address)
     menu = page.get_by_label("Refiner")
@@ -66,7 +110,7 @@ def test_a_photograph_without_a_tag_has_no_mask(start, visit, scenes):
     segment(page, scenes / "1.png")
     expect(page.locator("#status")).to_contain_text("no name was found", timeout=WAIT)
     expect(page.locator("#scores tr.tag")).to_have_count(0)
-    expect(page.get_by_label("Mask").locator("img")).to_have_count(0)
+    expect(page.locator("#mask img")).to_have_count(0)
 
 
 def test_names_are_tried_on_a_photograph(start, visit, scenes):
@@ -78,7 +122,14 @@ def test_names_are_tried_on_a_photograph(start, visit, scenes):
     assert page.get_by_label("Names, one a line").input_value() == NAMES
     assert re.fullmatch(r"tags [\d.]+ s, CAMs [\d.]+ s, mask [\d.]+ s", page.inner_text("#status"))
     expect(page.locator("#cams li")).to_have_text(["CAM of square"])
-    assert not barriers(page, "#scores") and not barriers(page, "#cams")
+    assert not [each for part in ("#scores", "#cams", "#mask") for each in barriers(page, part)]
+    # The mask is drawn over grey, its legend is text, and every bar has the photograph's threshold.
+    assert "grayscale" in style(page.locator("#mask .photograph"), "filter")
+    expect(page.locator("#mask .legend")).to_contain_text("square")
+    assert page.get_by_role("link", name="Download the mask").get_attribute("download")
+    bars = scores.locator(".meter").all()
+    assert len(bars) == 4 and len({threshold_of(bar) for bar in bars}) == 1
+    before = threshold_of(bars[0])
     # A name is changed by the keyboard, and computed after a pause.
     page.get_by_label("Names, one a line").fill("disc\nhexagon, hex\n<b>star</b>")
     expect(scores).to_contain_text("hexagon", timeout=WAIT)
@@ -86,6 +137,7 @@ def test_names_are_tried_on_a_photograph(start, visit, scenes):
     # The threshold makes no tag of what is below it.
     page.get_by_label("number input for Minimum score").fill("1")
     expect(scores.locator("tr.tag")).to_have_count(0, timeout=WAIT)
+    assert before < threshold_of(scores.locator(".meter").first) == 1
     page.get_by_label("Names, one a line").fill("")
     expect(page.locator("#status")).to_contain_text("no names are given", timeout=WAIT)
 
@@ -128,7 +180,10 @@ def test_names_are_chosen_for_a_folder(start, visit, scenes, viewport, scheme):
         f"{SCENES} photographs; broken.png cannot be decoded", timeout=WAIT
     )
     expect(shown.get_by_role("heading", name=re.compile("^square: 1 of"))).to_be_visible()
-    assert shown.locator("img").count() == 3 * 2 * SCENES
+    assert shown.locator("img").count() == 3 * SCENES, "each photograph is listed once a name"
+    files = shown.locator("ul").first.locator(".file").all_inner_texts()
+    assert sorted(files) == [f"{index}.png" for index in range(SCENES)]
+    assert len({threshold_of(bar) for bar in shown.locator("ul").first.locator(".meter").all()}) > 1
     assert not barriers(page, "#folder")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     page.get_by_label("Names, one a line").fill("disc\ncross, plus sign\nstar")
@@ -141,6 +196,17 @@ def test_names_are_chosen_for_a_folder(start, visit, scenes, viewport, scheme):
         f"{python} dry_run=true", shell=True, cwd=REPOSITORY, capture_output=True
     )
     assert planned.returncode == 0, planned.stderr
+
+
+def test_the_run_with_these_names_is_started_from_the_page(start, visit, scenes, tmp_path):
+    settings = ("stage=[tags,report]", "runtime.workers=1", f"output_dir={tmp_path / 'out'}")
+    page = visit(start(scenes, "clip=demo", "classes=[disc,star]", *settings).address)
+    expect(page.locator("#command textarea")).to_have_value(re.compile("stage="), timeout=WAIT)
+    page.get_by_role("button", name="Run", exact=True).click()
+    expect(page.locator("#run_status")).to_contain_text("The run has finished", timeout=WAIT)
+    assert not barriers(page, "#run_status")
+    page.get_by_role("link", name="Open its report").click()
+    expect(page.locator("#cards .card")).to_have_count(SCENES)
 
 
 @pytest.fixture

@@ -85,7 +85,7 @@ def test_a_folder_of_damaged_photographs_is_a_sentence(tmp_path):
     from pipeline.app.folder import Folder
 
     (tmp_path / "a.png").write_bytes(b"nothing")
-    folder = Folder(Names("demo", {}, [], 0.3), str(tmp_path), 5)
+    folder = Folder(Names("demo", {}, [], 0.3), str(tmp_path), 5, None, tmp_path / "out")
     before, *_, (said, page, told) = folder.choose(
         "disc", "", 0.3, SimpleNamespace(session_hash="s")
     )

@@ -97,7 +97,7 @@ def write_page(path: Path, inputs: ReportInputs, metrics: MetricsFile) -> Path:
 
 
 def script_of(*names: str) -> str:
-    """Returns the script of a page, which is made of these files."""
+    """Returns the script, or the style, of a page, which is made of these files."""
     return "".join((_HERE / each).read_text(encoding="utf-8") for each in names)
 
 
@@ -122,7 +122,7 @@ def load_template(name: str, *scripts: str, folder: Path = _HERE) -> Template:
     }
     script = script_of(*scripts)
     environment.globals |= {
-        "style": (_HERE / "page.css").read_text(encoding="utf-8"),
+        "style": script_of("theme.css", "page.css"),
         "script": script,
         # The browser runs no other script, whatever its origin, and fetches nothing.
         "script_digest": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),

@@ -1,0 +1,51 @@
+/* The page of tools/app.py: requests after a pause in typing, and what was typed is kept when the page is reloaded. */
+
+const TYPED = 350, CHOSEN = 100;  // milliseconds until a changed name, or another choice, is tried
+
+function press(id, pause) {
+  const button = document.getElementById(id);
+  if (!button) return;  // nobody has opened its tab
+  clearTimeout(button.waiting);
+  button.waiting = setTimeout(() => {
+    button.isMissed = !button.offsetParent;  // another tab is open
+    if (!button.isMissed) button.click();
+  }, pause);
+}
+
+function catchUp(id) {
+  const button = document.getElementById(id);
+  if (!button?.isMissed) return;
+  button.isMissed = false;
+  button.click();
+}
+
+// Values are kept by the command line (keptAs): another app on this port has other ones.
+function restore(...given) {
+  try {
+    const kept = JSON.parse(localStorage.getItem(keptAs));
+    return kept?.length === given.length ? kept : given;
+  } catch { return given; }
+}
+
+function keep(...values) {
+  try { localStorage.setItem(keptAs, JSON.stringify(values)); } catch { /* the browser keeps nothing */ }
+}
+
+// The run that the page has started; the server has no such address before the first one.
+async function watchRun() {
+  const shown = document.getElementById("run_status");
+  const answer = await fetch("report/state").catch(() => null);
+  if (!shown || !answer?.ok) return;
+  const { running, line, code, log } = await answer.json();
+  if (running) {
+    const stop = document.createElement("button");
+    [stop.type, stop.className, stop.textContent] = ["button", "chip", "Stop"];
+    stop.onclick = () => fetch("report/stop", { method: "POST" });
+    shown.replaceChildren(`${line || "The run starts …"} `, stop);
+    setTimeout(watchRun, 1000);
+  } else if (code === 0) {
+    const link = document.createElement("a");
+    [link.href, link.textContent] = ["report", "Open its report"];
+    shown.replaceChildren("The run has finished. ", link);
+  } else if (code !== null) shown.textContent = `The run has ended: ${line} (the log is ${log})`;
+}
