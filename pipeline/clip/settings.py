@@ -33,7 +33,7 @@ TEMPLATES["imagenet"] = ("{}",)  # the 80 prompts of CLIP, which open_clip has
 
 @dataclass
 class ClipSettings:
-    """The choice of the CLIP.
+    """The CLIP; presets give its settings.
 
     Attributes:
         name: its name in tables.
@@ -70,7 +70,7 @@ def second_backbone(model: str) -> Any:  # noqa: ANN401
 
 @dataclass
 class ImageSettings:
-    """The ``images`` group of the configuration.
+    """The sizes at which images are processed.
 
     Attributes:
         longest_side: the longest side, in pixels, at which masks and predictions are computed; null
@@ -86,7 +86,7 @@ class ImageSettings:
 
 @dataclass
 class RuntimeSettings:
-    """The machine.
+    """How the machine is used; results differ at most by rounding, except for the precision.
 
     Attributes:
         device: the device: "cpu", "cuda", "cuda:1", …; "auto" takes a GPU if there is one.
@@ -131,7 +131,7 @@ CORE_QUIRKS["position_fp16"] = Quirk(
     "position_fp16", "the interpolated position embedding is rounded to float16"
 )
 
-_COMPAT = """``compat``: which quirks of the released code are kept; see docs/method.md.
+_COMPAT = """Which quirks of the released code are kept; see docs/method.md.
 
 A quirk is in the keys of the methods that declare it, and ``exif`` in those of all stages that read
 images.

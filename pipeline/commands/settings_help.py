@@ -65,7 +65,7 @@ def described_choices() -> list[Choice]:
     kinds = {**get_type_hints(Config), "compat": compat_settings()}
     found += [Choice("executor", name, kind, prose(kind)) for name, kind in EXECUTORS.items()]
     groups = {name: kind for name, kind in kinds.items() if dataclasses.is_dataclass(kind)}
-    found += [Choice(group, "", kind, prose(kind)) for group, kind in groups.items()]
+    found += [Choice(g, "", kind, prose(kind).split("\n\n")[0]) for g, kind in groups.items()]
     found.sort(key=lambda choice: [*kinds].index(choice.group))
     return [*found, Choice("", "", Config, "Keys that belong to no group.")]
 

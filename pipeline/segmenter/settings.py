@@ -74,7 +74,7 @@ class PredictionSettings:
 
 @dataclass(kw_only=True)
 class SegmenterSettings(PredictionSettings):
-    """The group ``segmenter``. Fields without a default come from its presets or the data set.
+    """The network and its training; presets and the data set give what has no default here.
 
     What this class adds to :class:`PredictionSettings` changes the weights, unless it is declared
     otherwise. Hence :attr:`training_facts` and :attr:`prediction_facts` need no list of names.

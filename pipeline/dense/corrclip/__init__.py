@@ -10,7 +10,7 @@ from pipeline.dense.settings import DenseSettings, register_dense
 
 @dataclass
 class CorrClipSettings(RegionSettings, DenseSettings):
-    """CorrCLIP: regions, and a second backbone, say which patches attend to each other.
+    """CorrCLIP: regions, and a second backbone, decide which patches attend to each other.
 
     Attributes:
         second: the second backbone.

@@ -20,7 +20,7 @@ from pipeline.dense.windows import resize_nearest
 
 
 class CorrClip(OnSecondGrid):
-    """CorrCLIP: regions, and a second backbone, say which patches attend to each other.
+    """CorrCLIP: regions, and a second backbone, decide which patches attend to each other.
 
     Three branches are added: the values of block L, those of the mean over earlier blocks, and a
     token of each region. The first two have neither a residual connection nor an MLP.

@@ -12,7 +12,7 @@ class LpossSettings(DenseSettings):
     """LPOSS: the similarities of the value path spread over patches that are alike.
 
     Attributes:
-        second: the second backbone, whose values of the last block say which patches are alike.
+        second: the second backbone, whose values of the last block decide which patches are alike.
         neighbours: k, the number of neighbours of each patch.
         exponent: γ, the power of the similarity of two patches in the weight of their edge.
         distance_weight: σ, how fast the weight of an edge falls with its length in pixels.

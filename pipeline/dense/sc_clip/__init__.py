@@ -8,7 +8,7 @@ from pipeline.dense.settings import DenseSettings, register_dense
 
 @dataclass
 class ScClipSettings(DenseSettings):
-    """SC-CLIP: patches of middle blocks say which patches attend to each other in the last one.
+    """SC-CLIP: patches of middle blocks decide which patches attend to each other in the last one.
 
     Attributes:
         neighbours: the number of patches that the local outlier factor compares each patch with.

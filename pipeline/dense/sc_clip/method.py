@@ -14,7 +14,7 @@ from pipeline.errors import ImageError
 
 
 class ScClip(DenseMethod):
-    """SC-CLIP: patches of middle blocks say which patches attend to each other in the last one.
+    """SC-CLIP: patches of middle blocks decide which patches attend to each other in the last one.
 
     Anomalous patches, after block −1 and after block −3, become the mean of their neighbours. The
     similarities S of the latter aggregate the patches, and replace half of the attention of block
