@@ -106,9 +106,7 @@ class Folder:
         for pair in alike:
             differing = [i for i, each in found.items() if len({*pair} & {*each.names}) == 1]
             pairs.append((pair, differing[:_SHOWN], index[pair[0]]))
-        files = {
-            i: (path.name, self._photographs[i][1]) for i, path in self._paths.items() if i in found
-        }
+        files = {i: (self._paths[i].name, self._photographs[i][1]) for i in found}
         template = load_template("folder.html", folder=Path(__file__).parent)
         return template.render(classes=classes, alike=pairs, found=found, files=files)
 

@@ -73,10 +73,8 @@ def build_app(
     folder = Folder(names, folders[0], limit, app, output) if folders else None
     words_of_classes, background_names = [], ()
     if usual["clip"] == WORLD:
-        words_of_classes, background_names = (
-            load_world(WORLD)["classes"],
-            load_world(WORLD)["grounds"],
-        )
+        world = load_world(WORLD)
+        words_of_classes, background_names = world["classes"], world["grounds"]
     if "classes" in settings:
         vocabulary = build_vocabulary(config.dataset)
         each = zip(vocabulary.classes, vocabulary.tag_names)

@@ -20,14 +20,9 @@ from pipeline.datasets.scenes import load_world, render_scene
 from pipeline.errors import ImageError, UserError
 from pipeline.files.images import encode_png, limit_longest_side
 from pipeline.files.label_images import BACKGROUND
+from pipeline.report.page import painting
 from pipeline.report.page.page import load_template
-from pipeline.report.page.painting import (
-    drawing_colours,
-    embed,
-    label_shares,
-    paint_labels,
-    resize_labels,
-)
+from pipeline.report.page.painting import embed
 from pipeline.report.page.sheets import cam_tiles
 
 GROUPS = {"tags": "Tagger", "cams": "CAMs", "masks": "Refiner"}
@@ -120,8 +115,7 @@ class Photograph:
                 set_by_hand: list[Any] = [least]
                 for group, label in GROUPS.items():
                     chosen = self._names.chosen[group]
-                    choices = choices_of(group, chosen)
-                    set_by_hand.append(gr.Dropdown(choices, value=chosen, label=label))
+                    set_by_hand.append(gr.Dropdown(choices_of(group, chosen), chosen, label=label))
                 button = gr.Button("Segment", variant="primary", elem_id="segment")
             with gr.Column(scale=3):
                 status = gr.Markdown(_START, elem_id="status")
@@ -130,20 +124,12 @@ class Photograph:
                 cams = gr.HTML(elem_id="cams")
         given = [image, names, backgrounds, *set_by_hand]
         example.click(self.example, names, [image, names], concurrency_limit=None)
+        shown = [status, bars, cams, mask]
         # A request ends the one before it, for which it may not wait.
-        button.click(
-            self.segment,
-            given,
-            [status, bars, cams, mask],
-            concurrency_limit=None,
-            trigger_mode="multiple",
-        )
+        button.click(self.segment, given, shown, concurrency_limit=None, trigger_mode="multiple")
         gr.on([names.change, backgrounds.change], None, js="() => press('segment', TYPED)")
-        gr.on(
-            [each.change for each in (image, *set_by_hand)],
-            None,
-            js="() => press('segment', CHOSEN)",
-        )
+        changes = [each.change for each in (image, *set_by_hand)]
+        gr.on(changes, None, js="() => press('segment', CHOSEN)")
         return set_by_hand
 
 
@@ -160,7 +146,7 @@ def as_shown(
 ) -> list[Any]:
     """Returns the seconds of the steps, scores, CAMs and mask over ``small``, h×w×3 uint8."""
     steps = ", ".join(f"{step} {second:.2f} s" for step, second in zip(STEPS, seconds))
-    cams, mask, palette = "", "", drawing_colours(found.palette)
+    cams, mask, palette = "", "", painting.drawing_colours(found.palette)
     if found.cams is not None:
         keys = Cams(np.array(found.tags, np.int64), found.cams, small.shape[:2])
         tiles = cam_tiles(small, keys, found.classes)
@@ -168,9 +154,11 @@ def as_shown(
     if found.mask is not None and not (found.tags or found.mask.any()):
         steps += "; no name was found: lower the minimum score, or write other names"
     elif found.mask is not None:
-        labels = resize_labels(found.mask, *small.shape[:2])
-        layer = embed(paint_labels(labels, found.palette, line=1))
+        labels = painting.resize_labels(found.mask, *small.shape[:2])
+        layer = embed(painting.paint_labels(labels, found.palette, line=1))
         png = base64.b64encode(encode_png(found.mask, found.palette)).decode()
         names = (BACKGROUND, *found.classes)
-        mask = _PAGE.mask(address, small, layer, label_shares(found.mask), names, palette, png)
+        mask = _PAGE.mask(
+            address, small, layer, painting.label_shares(found.mask), names, palette, png
+        )
     return [steps, _PAGE.scores(found, least, palette), cams, mask]

@@ -23,23 +23,12 @@ from pipeline.files.text import given_path
 from pipeline.report.tables.configurations import flatten
 from pipeline.stages.config import CONFIG, Config, read_config, read_run
 
-_EXAMPLES = """examples:
-  python tools/app.py
-      a photograph: drag it in, type names, see its tags, CAMs and mask
-  python tools/app.py clip=demo
-      the same with the CLIP of the demo, without a download; it recognises only ten drawn objects
-  python tools/app.py PHOTOS 'classes=[cat,cup]'
-      names for a folder: which photographs have which, before anything runs
-  python tools/app.py outputs/folder
-      a finished run: its report, in which tags are corrected and the next run is started
-"""
-
 _UPLOADS = "afseg-app-"
 
 
 def run(arguments: Sequence[str]) -> None:
     """Serves the page until Ctrl-C, or runs what its button starts."""
-    parser = Parser("app.py", "Opens a page in a browser, for this machine alone.", _EXAMPLES)
+    parser = Parser("app.py", "Opens a page in a browser, which only this machine can reach.")
     add = parser.add_argument
     words = "photographs or a run, and settings; classes= is short for dataset.classes="
     add("words", nargs="*", metavar="FOLDER or KEY=VALUE", help=words)

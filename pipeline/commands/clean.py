@@ -20,11 +20,7 @@ from pipeline.report.tables.configurations import describe_choices
 
 def run(arguments: Sequence[str]) -> None:
     """Removes folders that no current result depends on."""
-    parser = Parser(
-        "clean.py",
-        "Removes results of other or older configurations that no current result depends on, of\n"
-        "images that were removed or left out, and unused text embeddings. Metrics are kept.",
-    )
+    parser = Parser("clean.py", "Removes results that no current result depends on.")
     add = parser.add_argument
     add("output_dir", help="the folder of a run, such as outputs/demo")
     add("--yes", action="store_true", help="do not ask before removing")

@@ -44,16 +44,14 @@ def remarks_on_tags(results: Results, ids: Iterable[str], classes: Sequence[str]
     if tags and not tagged:
         yield f"no image {of_split} has a tag: {advice('no tags')}"
     elif tagged < FEW_TAGGED * len(tags):
-        yield (
-            f"only {tagged:,} of {len(tags):,} images {of_split} have a tag: {advice('no tags')}"
-        )
+        yield f"only {tagged:,} of {len(tags):,} images {of_split} have a tag: {advice('no tags')}"
     elif len(tags) > 1 and len({*tags}) == 1 and len(classes) > 1:
         names = ", ".join(classes[k] for k in tags[0])
         have = f"all {len(tags)} images {of_split} have the same tags ({names})"
         yield f"{have}: before a network is trained on them, {advice('same tags')}"
     never = [name for name, images in statistics.get("classes", {}).items() if not images]
     if len(done) >= IMAGES_A_CLASS * len(classes) and 0 < len(never) < len(classes):
-        yield (f"no image {of_split} has the tag {' or '.join(never)}: {advice('missing class')}")
+        yield f"no image {of_split} has the tag {' or '.join(never)}: {advice('missing class')}"
     if pairs := [" and ".join(pair) for pair in statistics.get("near_synonyms", ())]:
         more = f", and {len(pairs) - _MAX_NAMED} more pairs" if len(pairs) > _MAX_NAMED else ""
         named = ", ".join(pairs[:_MAX_NAMED])
