@@ -94,7 +94,7 @@ def pictures_of_app(browser: Browser, scenes: Path, output: Path) -> dict[str, b
     page = browser.new_context(viewport=VIEWPORT, device_scale_factor=SCALE).new_page()
     page.set_default_timeout(WAIT)
     page.goto(app.address)
-    page.get_by_text("Highest scores").first.wait_for()
+    page.locator("#folder h2").first.wait_for()
     page.set_viewport_size({**VIEWPORT, "height": 1100})
     pictures = {"first-look-folder": page.screenshot(animations="disabled")}
     page.get_by_role("tab", name="A photograph").click()
