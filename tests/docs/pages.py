@@ -12,7 +12,7 @@ from tests import REPOSITORY
 PAGES = [
     REPOSITORY / "README.md",
     REPOSITORY / "data" / "README.md",
-    *sorted((REPOSITORY / "docs").glob("[!_]*.md")),
+    *sorted((REPOSITORY / "docs").glob("*.md")),
 ]
 
 _FENCE = re.compile(r"^```(\S*)[ \t]*(.*?)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
