@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.engine.records import PHOTOGRAPH
 from pipeline.engine.results import Results
-from pipeline.tags.remedies import advice
+from pipeline.tags.remedies import ADVICE
 
 FEW_TAGGED = 0.05
 """A smaller share of images with a tag is remarkable."""
@@ -42,20 +42,20 @@ def remarks_on_tags(results: Results, ids: Iterable[str], classes: Sequence[str]
     tags = [tuple(entries[i]["tags"]) for i in done]
     tagged = sum(map(bool, tags))
     if tags and not tagged:
-        yield f"no image {of_split} has a tag: {advice('no tags')}"
+        yield f"no image {of_split} has a tag: {ADVICE['no tags']}"
     elif tagged < FEW_TAGGED * len(tags):
-        yield f"only {tagged:,} of {len(tags):,} images {of_split} have a tag: {advice('no tags')}"
+        yield f"only {tagged:,} of {len(tags):,} images {of_split} have a tag: {ADVICE['no tags']}"
     elif len(tags) > 1 and len({*tags}) == 1 and len(classes) > 1:
         names = ", ".join(classes[k] for k in tags[0])
         have = f"all {len(tags)} images {of_split} have the same tags ({names})"
-        yield f"{have}: before a network is trained on them, {advice('same tags')}"
+        yield f"{have}: before a network is trained on them, {ADVICE['same tags']}"
     never = [name for name, images in statistics.get("classes", {}).items() if not images]
     if len(done) >= IMAGES_A_CLASS * len(classes) and 0 < len(never) < len(classes):
-        yield f"no image {of_split} has the tag {' or '.join(never)}: {advice('missing class')}"
+        yield f"no image {of_split} has the tag {' or '.join(never)}: {ADVICE['missing class']}"
     if pairs := [" and ".join(pair) for pair in statistics.get("near_synonyms", ())]:
         more = f", and {len(pairs) - _MAX_NAMED} more pairs" if len(pairs) > _MAX_NAMED else ""
         named = ", ".join(pairs[:_MAX_NAMED])
-        yield f"CLIP hardly tells apart {named}{more}: {advice('near-synonyms')}"
+        yield f"CLIP hardly tells apart {named}{more}: {ADVICE['near-synonyms']}"
     if copies := len(done) - len({entries[i]["inputs"].get(PHOTOGRAPH) for i in done}):
         are = "1 photograph is a copy" if copies == 1 else f"{copies:,} photographs are copies"
         yield f"{are} of another one {of_split}"

@@ -7,10 +7,11 @@ import yaml
 REMEDIES = yaml.safe_load(Path(__file__).with_name("remedies.yaml").read_text(encoding="utf-8"))
 
 
-def advice(note: str) -> str:
-    """Returns what a remark should advise, without a full stop: "lower tags.min_score, or …"."""
-    found = (row["remedy"] for row in REMEDIES if note in row.get("notes", ()))
-    return ", or ".join(found).replace("`", "")
+ADVICE = {
+    note: ", or ".join(r["remedy"] for r in REMEDIES if note in r.get("notes", ())).replace("`", "")
+    for note in ("no tags", "same tags", "missing class", "near-synonyms")
+}
+"""A remark → what it should advise, without a full stop: "lower tags.min_score, or …"."""
 
 
 def remedies_table() -> str:

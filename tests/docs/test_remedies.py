@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from pipeline.configuration.hydra import compose_config
-from pipeline.tags.remedies import REMEDIES, advice, remedies_table
+from pipeline.tags.remedies import ADVICE, REMEDIES, remedies_table
 from tests import REPOSITORY
 
 GUIDE = REPOSITORY / "docs" / "photographs.md"
@@ -42,4 +42,4 @@ def test_notes_advise_in_one_sentence():
     notes = {note for remedy in REMEDIES for note in remedy.get("notes", ())}
     assert notes == {"no tags", "same tags", "missing class", "near-synonyms"}
     for note in notes:
-        assert advice(note) and "`" not in advice(note) and not advice(note).endswith(".")
+        assert ADVICE[note] and "`" not in ADVICE[note] and not ADVICE[note].endswith(".")
