@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,8 +54,17 @@ def _documented(name: str) -> str:
     module, _, attribute = name.rpartition(".")
     found = getattr(importlib.import_module(module), attribute)
     if not callable(found):
-        return f".. autodata:: {name}\n   :no-value:"
+        return f".. autodata:: {_defined(name)}\n   :no-value:"
     if not isinstance(found, type):
         return f".. autofunction:: {name}"
     kind = "autoexception" if issubclass(found, Exception) else "autoclass"
     return f".. {kind}:: {name}\n   :members:\n   :special-members: __call__"
+
+
+def _defined(name: str) -> str:
+    """Returns the name in the module that defines it: Sphinx finds the text of data only there."""
+    module, _, attribute = name.rpartition(".")
+    for node in ast.parse(inspect.getsource(importlib.import_module(module))).body:
+        if isinstance(node, ast.ImportFrom) and attribute in {each.name for each in node.names}:
+            return _defined(f"{node.module}.{attribute}")
+    return name

@@ -29,6 +29,8 @@ extensions = [
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
 ]
+# A name that a module hands on is documented there; its source is elsewhere.
+viewcode_follow_imported_members = False
 root_doc = "README"
 include_patterns = ["README.md", "docs/**", "data/**"]
 exclude_patterns = [".*", "site", "outputs", "data/*/scenes"]
