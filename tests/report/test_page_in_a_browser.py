@@ -212,8 +212,9 @@ def test_what_stages_were_made_with_is_readable_on_a_laptop(visit, tmp_path):
         "method": "crf_confident",
         "cams": {"method": "clip_es", "tags": {"method": "tagclip"}},
     }
-    for folder in inputs.stages:
-        folder.configuration = {"name": "deeplabv3plus_r101", "seed": 12, "masks": chain}
+    made = {"name": "deeplabv3plus_r101", "seed": 12, "masks": chain}
+    for results in inputs.stages:
+        results.manifest = {**results.manifest, "configuration": made}
     page = visit(write(inputs), viewport={"width": 1440, "height": 900}).page
     cell = page.locator(".stages tbody td").last
     expect(cell).to_have_text("deeplabv3plus_r101, seed 12, crf_confident, clip_es, tagclip")

@@ -127,7 +127,7 @@ def test_the_advice_for_the_best_checkpoint_works(pairs, tmp_path, capfd):
     last = read_weights(folder.path / "iter_5.pth")
     assert stage(validation_interval=2).is_complete(folder.results)  # nobody asks for the best one
     advised = stage(checkpoint="best", validation_interval=2)
-    assert advised.key == folder.key and not advised.is_complete(folder.results)
+    assert advised.key == folder.results.key and not advised.is_complete(folder.results)
     with pytest.raises(UserError, match="best .* run stage=train again"):
         advised.refuse_missing(folder.results, advised)
     run_stage_in(advised, tmp_path / "out")

@@ -239,7 +239,7 @@ def test_sound_runs_give_no_remark(notes):
     [
         (["dataset.classes=[cat,dog,person,car]"], "tags", r"hardly tells apart cat and person"),
         (["dataset.classes=[disc,circle,round,star]"], "tags", r"apart circle and round"),
-        (["tags.min_score=0.99"], "tags", r"no image of split all has a tag: check"),
+        (["tags.min_score=0.99"], "tags", r"no image of split all has a tag: lower tags.min_score"),
         (["masks.beta=0.05"], "[tags,cams,masks]", r"half of the masks .* are background in"),
         (["tags.alpha=0"], "[tags,cams]", r"\d+% of the CAMs of split all are flat"),
     ],
