@@ -463,7 +463,22 @@ def any_edits(fresh, tmp_path, monkeypatch) -> type[Edits]:
 
 @pytest.mark.parametrize("what", SEQUENCES)
 def test_sequences(what, any_edits):
-    (tags, *steps), state = SEQUENCES[what], any_edits()
+    follow(SEQUENCES[what], any_edits())
+
+
+@pytest.mark.large
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="no result names other splits' tags")
+def test_a_corrected_image_of_a_split_that_did_not_run_again(any_edits):
+    """A known fault: tags of train without its correction are compared beside newer CAMs of val."""
+    steps = [
+        (["correction", (0, 2), "c"], ["out", "two"], (*TO_MASKS, "evaluate")),
+        (["out", "one"], ["cell_size", 8], ["split", "val"], ("tags", "cams")),
+    ]
+    follow(["file", *steps], any_edits())
+
+
+def follow(sequence: list, state: Edits) -> None:
+    tags, *steps = sequence
     state.begin(tags=tags)
     for *edits, stages in steps:
         chosen = [((name, value), "".join(ids)) for name, value, *ids in edits]
@@ -484,5 +499,9 @@ def test_any_order(any_edits):
         phases=[Phase.generate],  # to shrink what fails takes minutes
         suppress_health_check=[*HealthCheck],
     )
-    run_state_machine_as_test(any_edits, settings=chosen)
+
+    def begin() -> Edits:  # Hypothesis draws by its text: a new name in the class draws no others
+        return any_edits()
+
+    run_state_machine_as_test(begin, settings=chosen)
     assert all(any_edits.checked[what] > 100 for what in ("tables", "reports", "rows", "pairs"))
