@@ -117,7 +117,7 @@ class Labeller:
                 Fewer images are padded to it.
             overrides: further settings as the command line takes them, as ``"masks=argmax"``,
                 ``"tags.min_score=0"``, ``"runtime.device=cuda"``, ``"compat=released"``.
-            plugins: modules with methods of your own, which ``overrides`` can choose.
+            plugins: modules with your own methods, which ``overrides`` can choose.
             keep: bytes of memory for what CLIP finds in images and names. A labeller with other
                 names or thresholds that is given this one shares its CLIP, and what is kept is not
                 computed again.

@@ -112,7 +112,8 @@ class Folder:
 
     def _settings(self, names: str, backgrounds: str, min_score: float) -> list[str]:
         """Returns the settings of the run with these names."""
-        words = ["dataset=folder", f"dataset.root={self._root}", f"clip={self._names.clip}"]
+        words = [*self._names.plugins, "dataset=folder", f"dataset.root={self._root}"]
+        words.append(f"clip={self._names.clip}")
         words.append(f"dataset.classes={_written(classes_of(names))}")
         if given := lines(backgrounds):
             words.append(f"dataset.backgrounds={_written(given)}")
@@ -127,7 +128,7 @@ class Folder:
             words = self._settings(names, backgrounds, min_score)
             if self._run is None:
                 self._output.mkdir(parents=True, exist_ok=True)
-                self._run = Finished(self._output, ())
+                self._run = Finished(self._output, self._names.plugins)
                 self._app.router.routes[:0] = self._run.routes.routes  # Gradio takes the others
             self._run.start(["-P", "-m", "pipeline", *words], Path.cwd())
         except (UserError, OSError) as error:

@@ -30,6 +30,7 @@ class Names:
         chosen: the methods of the command line, by group.
         overrides: its other settings.
         min_score: the minimum score with these settings.
+        plugins: the words of the command line that name plug-ins.
         lock: is held by the request that computes.
     """
 
@@ -37,6 +38,7 @@ class Names:
     chosen: Mapping[str, str]
     overrides: Sequence[str]
     min_score: float
+    plugins: Sequence[str] = ()
     lock: Lock = field(default_factory=Lock)
     _last: Labeller | None = None
     _newest: dict[str, int] = field(default_factory=dict)  # part of a page → its last request

@@ -68,19 +68,23 @@ def build_app(
     chosen = {group: settings.get(group, name) for group, name in methods.items()}
     known = {"clip", *GROUPS, *_NAMES}
     others = [f"{key}={value}" for key, value in settings.items() if key not in known]
-    names = Names(usual["clip"], chosen, others, getattr(config.tags, "min_score", 0.0))
+    plugins = [word for word in words if word.lstrip("+").startswith("plugins=")]
+    names = Names(usual["clip"], chosen, others, getattr(config.tags, "min_score", 0.0), plugins)
     output = Path(config.output_dir)
     folder = Folder(names, folders[0], limit, app, output) if folders else None
     words_of_classes, background_names = [], ()
     if usual["clip"] == WORLD:
         world = load_world(WORLD)
         words_of_classes, background_names = world["classes"], world["grounds"]
+    if "backgrounds" in settings:
+        background_names = as_names(config.dataset.backgrounds, "backgrounds")
     if "classes" in settings:
         vocabulary = build_vocabulary(config.dataset)
         each = zip(vocabulary.classes, vocabulary.tag_names)
         words_of_classes = [", ".join(dict.fromkeys([name, *more])) for name, more in each]
-    if "backgrounds" in settings:
-        background_names = as_names(config.dataset.backgrounds, "backgrounds")
+        usual_backgrounds = as_names(config.dataset.backgrounds, "backgrounds")
+        if {*vocabulary.backgrounds, *vocabulary.dropped} != {*usual_backgrounds}:
+            background_names = vocabulary.backgrounds  # of the file
     if _GUIDE.is_file():
         app.get("/guide")(lambda: PlainTextResponse(_GUIDE.read_text(encoding="utf-8")))
     processing_utils.async_ssrf_protected_download = _refuse_download
@@ -89,11 +93,11 @@ def build_app(
         guide = " [The guide](guide) has more." if _GUIDE.is_file() else ""
         gr.Markdown(_ABOUT + guide, elem_id="about")
         with gr.Row():
-            label = "Names, one a line; further words after commas"
+            label = "Class names, one per line; synonyms after commas"
             shape = {"lines": 5, "min_width": 320}
             written = "\n".join(words_of_classes)
             given = [gr.Textbox(written, label=label, placeholder=_EXAMPLE, **shape)]
-            label = "Backgrounds, one a line; if empty, the usual ones"
+            label = "Backgrounds, one per line; if empty, the defaults"
             written = "\n".join(background_names)
             given.append(gr.Textbox(written, label=label, placeholder="floor\nwall", **shape))
         kept = [*given]

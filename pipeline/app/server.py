@@ -83,7 +83,7 @@ class Guard:
         host, origin = headers.get("host"), headers.get("origin")
         own = {f"http://{host}" for host in self._hosts}
         if scope["type"] != "http" or host not in self._hosts or origin not in {None, *own}:
-            return PlainTextResponse("This page answers this machine alone.", status_code=403)
+            return PlainTextResponse("This page answers only this machine.", status_code=403)
         if scope["path"].lower().startswith(_REFUSED):
             return PlainTextResponse("This page fetches nothing.", status_code=404)
         if int(headers.get("content-length") or 0) > MAX_UPLOAD:

@@ -85,8 +85,8 @@ def find_pretrained(model: str, pretrained: str | None) -> dict[str, Any]:
         known = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "no weights"
         raise UserError(
             f"open_clip knows {known} for clip.model={model}, not {pretrained or 'null'}: give one"
-            " of these as clip.pretrained, or clip.checkpoint=PATH clip.pretrained=null for weights"
-            " of your own"
+            " of these as clip.pretrained, or clip.checkpoint=PATH clip.pretrained=null for your"
+            " weights"
         )
     return settings
 

@@ -104,7 +104,7 @@ def run_again(folder: Path, corrections: str, allowed: Mapping[str, str]) -> Non
     if Path(directory, composed.output_dir).resolve() != folder:
         raise UserError(f"{folder} was moved since it was written: use the command")
     if not directory.is_absolute():
-        raise UserError(f"{folder / CONFIG} says of no folder that the run was started there")
+        raise UserError(f"{folder / CONFIG} does not record where the run was started")
     os.chdir(directory)
     composed.dry_run, composed.tags.corrections = False, str(file)
     if composed.stage != "all" and "tags" not in composed.stage:

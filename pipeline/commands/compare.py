@@ -71,7 +71,7 @@ def run(arguments: Sequence[str]) -> None:
             what = f"{pair.a.kind.stage} of split {pair.a.split}"
             tell(
                 f"note: {what}: {len(pair.images):,} images were compared; {pair.others:,} are in"
-                " one run alone, have another photograph there, or were removed"
+                " only one run, have another image there, or were removed"
             )
     Export(left_out=problems).refuse_left_out("images were left out: repair those listed above")
 

@@ -70,7 +70,7 @@ def run(arguments: Sequence[str]) -> None:
     elif options.output.exists():
         check_folder(options.output, "--output", "another")
     if "link" in allowed and options.output.resolve().is_relative_to(options.images.resolve()):
-        raise UserError(f"--output {options.output} lies in the folder of the images: give another")
+        raise UserError(f"--output {options.output} is in the folder of the images: give another")
     if not artefact.entries:
         raise UserError(f"{artefact.path} holds no image: run stage={artefact.kind.stage} first")
     export = export_as(artefact, options.output, **{name: given[name] for name in allowed})

@@ -31,7 +31,7 @@ def run(arguments: Sequence[str]) -> None:
         reading = replace(reading, values=parse_values(options.values, len(vocabulary.classes)))
     check_folder(options.folder, "", "the one that holds the masks")
     if options.output.resolve().is_relative_to(options.folder.resolve()):
-        raise UserError(f"--output {options.output} lies in the folder of the masks: give another")
+        raise UserError(f"--output {options.output} is in the folder of the masks: give another")
     if options.output.exists():
         check_folder(options.output, "--output", "another")
     files = [path for path in sorted(options.folder.rglob("*")) if path.suffix.lower() in SUFFIXES]
@@ -56,7 +56,7 @@ def run(arguments: Sequence[str]) -> None:
     remedy = "cannot be imported, and nothing was written: fix those that are named above"
     checked.refuse_left_out(f"of {len(masks)} masks {remedy}", prefix="")
     if reading.values is None:
-        remedy = "--values 255=1 says so, and --values 1=1 that its pixels are ignored"
+        remedy = "if so, give --values 255=1; if its pixels are ignored, --values 1=1"
         refuse_brush_labels(found, str(options.folder), remedy)
     with track("import", len(masks)) as advance:
         for path, target in targets.items():  # read again, since all may not fit into memory

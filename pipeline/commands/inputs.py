@@ -66,7 +66,7 @@ def find_inputs(given: Sequence[Path], output: Path, endings: Sequence[str] = ()
         folder = (results_below / sample.id).parent
         if folder in folders:
             raise UserError(
-                f"the results of {sample.image} would lie among the images in {folder}: give"
+                f"the results of {sample.image} would be among the images in {folder}: give"
                 " another --output"
             )
     parents = {str(p).casefold() for s in samples.values() for p in PurePosixPath(s.id).parents}

@@ -320,7 +320,7 @@ def explain(error: Exception) -> str:
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key} is missing: give it, {error.full_key}=…"
     if isinstance(error, AssertionError):  # OmegaConf's, for a setting below one that is null
-        return f"{text or 'a setting'} lies below one that is null: leave it out"
+        return f"{text or 'a setting'} is inside one that is null: leave it out"
     if isinstance(error, RecursionError):
         return "the configuration is nested too deeply: give flatter values"
     if isinstance(error, yaml.YAMLError):
@@ -340,7 +340,7 @@ def explain(error: Exception) -> str:
     if match := re.search(choices, text):
         group, choice, known = match.groups()
         names = [name for name in known.split() if name != "default"]  # what the others build on
-        own = ", or give plugins=[MODULE] for a method of your own" * bool(methods(group))
+        own = ", or give plugins=[MODULE] for your own method" * bool(methods(group))
         hint = nearest(choice, names)
         return f"there is no {group}={choice}: {hint}choose from {', '.join(names)}{own}"
     preset = r"In '([^']+)': ConfigKeyError raised while composing config: .* full_key: (\S+)"

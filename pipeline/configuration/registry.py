@@ -246,7 +246,7 @@ def _refuse_what_is_taken(method: Method) -> None:
             )
         if other.settings is method.settings:
             raise UserError(
-                f"{code} shares the settings of {other.code}: give {choice} a dataclass of its own"
+                f"{code} shares the settings of {other.code}: give {choice} its own dataclass"
             )
     for trait in ("quirks", "presets", "reads"):
         if not isinstance(getattr(method, trait), tuple | list):

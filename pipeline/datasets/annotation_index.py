@@ -114,7 +114,7 @@ class AnnotationIndex:
             row.undrawn = "an instance without an outline, such as a box"
         elif row.instances and not any(each.can_be_drawn for each in row.instances):
             is_region = any(each.shape for each in row.instances)
-            row.undrawn = "only regions that cannot be drawn" if is_region else "classes alone"
+            row.undrawn = "only regions that cannot be drawn" if is_region else "only classes"
         self.add(name, row)
         return row
 

@@ -267,10 +267,10 @@ def open_annotations(
 
 
 def refuse_brush(annotations: Annotations, ids: Iterable[str], key: str) -> None:
-    """Refuses label PNGs of images that hold 0 and 255 alone; ``key`` is the setting."""
+    """Refuses label PNGs of images that hold only 0 and 255; ``key`` is the setting."""
     reading = annotations.reading
     if isinstance(annotations, LabelImages) and reading.values is None and not reading.by_colour:
         values = f"{key.partition('.')[0]}.values"
-        remedy = f"{values}=[255] says so of a single class, and {values}=[1] that it is not"
+        remedy = f"if so, give {values}=[255]; if not, {values}=[1]"
         masks = (annotations.path / f"{image_id}.png" for image_id in ids)
         refuse_brush_masks(masks, f"{key}={annotations.path}", remedy)

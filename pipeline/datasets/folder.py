@@ -46,7 +46,7 @@ def load_folder(settings: DatasetSettings) -> Dataset[Vocabulary]:
     for image_id in list(samples) if results else ():
         folders = [f for f in map(str, PurePosixPath(image_id).parents) if f in results]
         if folders:
-            reason = f"lies in {folders[0]}, which is the name of a result: rename the folder"
+            reason = f"is in {folders[0]}, which is the name of a result: rename the folder"
             rejected.append((image_id, reason))
             del samples[image_id]
     if not samples:

@@ -88,4 +88,4 @@ def how_to_get(guide: str) -> str:
     """Returns where ``data/README.md`` says how to get a data set: the section ``guide``."""
     lines = DATA_GUIDE.read_text(encoding="utf-8").splitlines()
     line = lines.index(f"## {guide}") + 1
-    return f"data/README.md, line {line} ({guide}), says how to get and lay it out"
+    return f"data/README.md, line {line} ({guide}), tells how to get it and where to put it"

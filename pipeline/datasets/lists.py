@@ -87,8 +87,7 @@ def apply_lists(dataset: Dataset[Vocabulary], settings: DatasetSettings) -> Data
             refuse_brush(found, ids, "dataset.masks")
             samples = [replace(s, mask=mask) for s, mask in zip(samples, given)]
         if paths := [s.mask.path for s in samples if isinstance(s.mask, MaskFile)]:
-            of_one_class = "dataset.values=[255] says so of a single class"
-            remedy = f"{of_one_class}, and dataset.values=[1] that it is not"
+            remedy = "if so, give dataset.values=[255]; if not, dataset.values=[1]"
             refuse_brush_masks(paths, "the ground truth", remedy)
         return samples
 

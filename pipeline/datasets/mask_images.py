@@ -153,7 +153,7 @@ class Reading:
             require_each(f"{group}.values", settings.values, classes, "numbers")
             if len({*settings.values}) < len(classes):
                 raise UserError(
-                    f"{group}.values holds a number twice: give each class one of its own"
+                    f"{group}.values holds a number twice: give each class its own number"
                 )
             # Label maps have no background.
             values = {} if isinstance(settings, LabelMapSettings) else {0: 0}

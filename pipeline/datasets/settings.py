@@ -15,7 +15,7 @@ from pipeline.errors import check_choice
 GROUND_TRUTH = "evaluation reads it; labels and masks that a stage uses are part of its inputs"
 """Why settings of the ground truth are not part of a cache key."""
 
-SELECTION = "it selects images, and every image has an entry of its own"
+SELECTION = "it selects images, and each image has its own entry"
 """Why settings that select images are not part of a cache key."""
 
 _ground_truth = partial(setting, changes="nothing", why=GROUND_TRUTH)

@@ -119,7 +119,7 @@ def _kept(kernel: Path) -> bytes:
 def _compile(command: Sequence[str], place: Path) -> bytes:
     """Compiles a kernel, and keeps it or the error of the compiler; a RuntimeError if it fails."""
     log = place.with_suffix(".log")
-    refused = RuntimeError(f"{log} says why; remove it to try again")
+    refused = RuntimeError(f"the reason is in {log}; remove it to try again")
     if log.is_file():
         raise refused
     say("compiling a kernel for this machine")

@@ -94,7 +94,7 @@ class Run:
                 raise UserError(
                     f"{len(failed)} of {images} images of split {outcome.split} were left out of"
                     f" {outcome.stage}, more than runtime.max_failures allows:"
-                    f" {outcome.path / FAILURES} says why, such as {shown(first)}: {reason}"
+                    f" {outcome.path / FAILURES} has the reasons, such as {shown(first)}: {reason}"
                 )
 
     def _run_split(self, stage: OfSplit) -> Outcome:

@@ -106,8 +106,8 @@ class Evaluation:
             yield replace(outcome, note="; ".join(notes) if outcome is outcomes[0] else "")
         if unmeasured:
             raise UserError(
-                f"none of the ground truth for {', '.join(unmeasured)} can be used: correct it as"
-                f" {reasons} says"
+                f"none of the ground truth for {', '.join(unmeasured)} can be used: {reasons}"
+                " tells what to correct"
             )
         if changed := dict.fromkeys(filter(None, changes.values())):
             raise UserError(f"some results were not measured: {'; '.join(changed)}")

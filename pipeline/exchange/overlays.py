@@ -36,7 +36,7 @@ def draw_overlay(
     if artefact.kind.holds == "tags":
         return _draw_tags(artefact, image_id, image)
     if artefact.kind.holds == "cams":
-        tiles = [photograph_tile(image, "photograph"), *make_tiles(artefact, image_id, image)]
+        tiles = [photograph_tile(image, "image"), *make_tiles(artefact, image_id, image)]
         images = [(image_id if tile is tiles[0] else "", [tile]) for tile in tiles]
         return draw_sheet(images, artefact.names, artefact.palette, min(len(tiles), _MAX_COLUMNS))
     labels = read_labels(artefact.path / f"{image_id}.png")

@@ -56,7 +56,7 @@ def comparison_tables(pairs: Sequence[Pair], settings: Sequence[Sequence[str]]) 
     """Returns the figures of two chains, and the settings that differ."""
     interval = (
         "In percent. Brackets hold the 95% interval of the difference by a paired bootstrap over"
-        " the images; it says nothing of other seeds."
+        " the images; it does not cover other seeds."
     )
     header, words = ["figure", *_SIDES, "images", "split"], ["setting", *_SIDES[:2]]
     figures = [row for pair in pairs for row in pair.rows()]
@@ -120,7 +120,7 @@ def _images(
     def build(sample: Sample) -> dict[str, Any]:
         image, _ = reader(sample)
         image = limit_longest_side(image, ReportSettings().longest_side)
-        size, panels = image.shape[:2], [Panel("photograph", "photograph", "", "")]
+        size, panels = image.shape[:2], [Panel("photograph", "image", "", "")]
         if not last.of_tags:
             labels = dict(zip(_SIDES, last.labels(sample)))
             panels.append(difference_panel("difference", between, [*labels.values()], size))

@@ -237,7 +237,7 @@ class Training(OfSplit):
         if until is None or ids:
             return ""
         return (
-            f"after {until} iterations the network predicted background alone: look at its masks"
+            f"after {until} iterations the network predicted only background: check its masks"
             " in the report; if they are sound, raise segmenter.iterations or give"
             " segmenter.loss=balanced"
         )

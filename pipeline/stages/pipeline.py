@@ -110,7 +110,7 @@ class Pipeline:
         """
         if process_count() > 1 and list(commands) != ["train"]:
             raise UserError(
-                "torchrun is for stage=train alone: run the other stages without it, and without"
+                "torchrun is only for stage=train: run the other stages without it, and without"
                 " its RANK and WORLD_SIZE in the environment"
             )
         builder, config = self.builder, self.builder.config

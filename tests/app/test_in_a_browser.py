@@ -69,7 +69,7 @@ def threshold_of(bar: Locator) -> float:
 def test_the_start_has_names_an_example_and_remedies(start, visit, viewport, scheme):
     page = visit(start("clip=demo").address, viewport=viewport, color_scheme=scheme)
     expect(page).to_have_title("afseg")
-    names = page.get_by_label("Names, one a line")
+    names = page.get_by_label("Class names")
     assert names.input_value().split() == [*load_world("demo")["classes"]]
     assert names.get_attribute("placeholder")
     page.get_by_role("button", name="Try an example").click()
@@ -88,16 +88,19 @@ def test_the_start_has_names_an_example_and_remedies(start, visit, viewport, sch
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
-def test_what_was_typed_stays_after_a_reload(start, visit):
-    address = start("clip=demo", "classes=[disc]").address
+def test_what_was_typed_stays_after_a_reload(start, visit, tmp_path):
+    (tmp_path / "names.yaml").write_text("{classes: [disc, star], backgrounds: [lawn]}")
+    address = start("clip=demo", f"classes={tmp_path / 'names.yaml'}").address
     page = visit(address)
-    page.get_by_label("Names, one a line").fill("star\nring")
-    page.get_by_label("Backgrounds, one a line").fill("grass")
+    expect(page.get_by_label("Class names")).to_have_value("disc\nstar")
+    expect(page.get_by_label("Backgrounds")).to_have_value("lawn")
+    page.get_by_label("Class names").fill("star\nring")
+    page.get_by_label("Backgrounds").fill("grass")
     page.get_by_label("number input for Minimum score").fill("0.6")
     page.wait_for_function("Object.values(localStorage).join().includes('0.6')")
     page.reload()
-    expect(page.get_by_label("Names, one a line")).to_have_value("star\nring")
-    expect(page.get_by_label("Backgrounds, one a line")).to_have_value("grass")
+    expect(page.get_by_label("Class names")).to_have_value("star\nring")
+    expect(page.get_by_label("Backgrounds")).to_have_value("grass")
     expect(page.get_by_label("number input for Minimum score")).to_have_value("0.6")
 
 
@@ -121,7 +124,7 @@ def test_names_are_tried_on_a_photograph(start, visit, scenes):
     segment(page, scenes / "1.png")
     scores = page.locator("#scores")
     expect(scores.locator("tr.tag")).to_contain_text("square")
-    assert page.get_by_label("Names, one a line").input_value() == NAMES
+    assert page.get_by_label("Class names").input_value() == NAMES
     assert re.fullmatch(r"tags [\d.]+ s, CAMs [\d.]+ s, mask [\d.]+ s", page.inner_text("#status"))
     expect(page.locator("#cams li")).to_have_text(["CAM of square"])
     assert not [each for part in ("#scores", "#cams", "#mask") for each in barriers(page, part)]
@@ -133,14 +136,14 @@ def test_names_are_tried_on_a_photograph(start, visit, scenes):
     assert len(bars) == 4 and len({threshold_of(bar) for bar in bars}) == 1
     before = threshold_of(bars[0])
     # A name is changed by the keyboard, and computed after a pause.
-    page.get_by_label("Names, one a line").fill("disc\nhexagon, hex\n<b>star</b>")
+    page.get_by_label("Class names").fill("disc\nhexagon, hex\n<b>star</b>")
     expect(scores).to_contain_text("hexagon", timeout=WAIT)
     expect(scores).to_contain_text("<b>star</b>")
     # The threshold makes no tag of what is below it.
     page.get_by_label("number input for Minimum score").fill("1")
     expect(scores.locator("tr.tag")).to_have_count(0, timeout=WAIT)
     assert before < threshold_of(scores.locator(".meter").first) == 1
-    page.get_by_label("Names, one a line").fill("")
+    page.get_by_label("Class names").fill("")
     expect(page.locator("#status")).to_contain_text("no names are given", timeout=WAIT)
 
 
@@ -150,7 +153,7 @@ def test_a_changed_name_is_answered_soon(start, visit, scenes):
     seconds = []
     for name in ("star", "ring", "cross", "heart"):
         began = perf_counter()
-        page.get_by_label("Names, one a line").fill(f"square\n{name}")
+        page.get_by_label("Class names").fill(f"square\n{name}")
         expect(page.locator("#scores")).to_contain_text(name, timeout=WAIT)
         expect(page.locator("#status")).to_contain_text("mask", timeout=WAIT)
         seconds.append(perf_counter() - began)
@@ -178,16 +181,16 @@ def test_names_are_chosen_for_a_folder(start, visit, scenes, viewport, scheme):
     given = 'classes=["disc",{name: square, names: [square, box]},star]'
     address = start(scenes, "clip=demo", "cams=sclip", given).address
     page = visit(address, viewport=viewport, color_scheme=scheme)
-    written = page.get_by_label("Names, one a line").input_value()
+    written = page.get_by_label("Class names").input_value()
     assert written == "disc\nsquare, box\nstar"
     status, shown = page.locator("#folder_status"), page.locator("#folder")
     # Names that are given are tried at once; other ones do not wait for them.
     expect(status).to_contain_text(f"{SCENES + 1} photographs of", timeout=WAIT)
-    page.get_by_label("Names, one a line").fill("heart\nring")
+    page.get_by_label("Class names").fill("heart\nring")
     expect(shown.get_by_role("heading", name=re.compile("^ring: "))).to_be_visible(timeout=WAIT)
     # Those that were changed in the other tab are tried when this one is opened again.
     page.get_by_role("tab", name="A photograph").click()
-    page.get_by_label("Names, one a line").fill(written)
+    page.get_by_label("Class names").fill(written)
     expect(page.get_by_role("button", name="Segment")).to_be_visible()
     page.wait_for_timeout(2000)
     page.get_by_role("tab", name="The folder").click()
@@ -201,7 +204,7 @@ def test_names_are_chosen_for_a_folder(start, visit, scenes, viewport, scheme):
     assert len({threshold_of(bar) for bar in shown.locator("ul").first.locator(".meter").all()}) > 1
     assert not barriers(page, "#folder")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    page.get_by_label("Names, one a line").fill("disc\ncross, plus sign\nstar")
+    page.get_by_label("Class names").fill("disc\ncross, plus sign\nstar")
     expect(shown).to_contain_text("cross: ", timeout=WAIT)
     command = page.locator("#command textarea").input_value()
     assert "cams=sclip" in command
@@ -214,7 +217,8 @@ def test_names_are_chosen_for_a_folder(start, visit, scenes, viewport, scheme):
 
 
 def test_the_run_with_these_names_is_started_from_the_page(start, visit, scenes, tmp_path):
-    settings = ("stage=[tags,report]", "runtime.workers=1", f"output_dir={tmp_path / 'out'}")
+    own = ("plugins=[tests.plugins.keys]", "cams=key_key")
+    settings = (*own, "stage=[tags,report]", "runtime.workers=1", f"output_dir={tmp_path / 'out'}")
     page = visit(start(scenes, "clip=demo", "classes=[disc,star]", *settings).address)
     expect(page.locator("#command textarea")).to_have_value(re.compile("stage="), timeout=WAIT)
     page.get_by_role("button", name="Run", exact=True).click()
@@ -252,14 +256,14 @@ def test_two_windows_lose_no_correction(start, visit, finished_run):
     expect(later.get_by_text("reload this page")).to_be_visible()
     mark(later, "1")  # as it was, as far as this window knows
     count = later.locator("#changes-count")
-    expect(count).to_have_text("2 images looked at and right")
+    expect(count).to_have_text("2 images confirmed")
     later.wait_for_load_state("networkidle")
     later.reload()
-    expect(count).to_have_text("4 images looked at and right")
+    expect(count).to_have_text("4 images confirmed")
     later.wait_for_load_state("networkidle")
     assert later.evaluate("sessionStorage.length") == 0, "the server has it"
     first.reload()
-    expect(first.locator("#changes-count")).to_have_text("4 images looked at and right")
+    expect(first.locator("#changes-count")).to_have_text("4 images confirmed")
 
 
 @pytest.mark.parametrize(("viewport", "scheme"), [(DESK, "light"), (PHONE, "dark")])

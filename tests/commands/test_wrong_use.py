@@ -39,7 +39,7 @@ from tests.small_runs import TINY_SEGMENTER, latest
         (["runtime=null"], "runtime is missing: give a choice or its settings"),
         (["~tags"], "tags is missing: give a choice or its settings"),
         (["tags="], "there is no tags=: choose from "),
-        (["tags=unheard_of"], "or give plugins=[MODULE] for a method of your own"),
+        (["tags=unheard_of"], "or give plugins=[MODULE] for your own method"),
         (["stage=status", "output_dir=null"], "output_dir is not the name of a folder"),
         (["stage=status", "output_dir=/etc/passwd"], "/etc/passwd is not a folder"),
         (["output_dir=/etc/passwd"], "/etc/passwd is not a folder"),

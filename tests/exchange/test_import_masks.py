@@ -229,7 +229,7 @@ def test_masks_of_a_brush_are_refused_unless_it_is_said_what_255_is(run_tool, fo
     Image.fromarray(np.zeros_like(brush)).save(folder / "b.png")
     finished = run(run_tool, folder, tmp_path)
     assert finished.code == 2 and not (tmp_path / "imported").exists()
-    assert "theirs holds only 0 and 255: is 255 the object? --values 255=1" in finished.errors
+    assert "only 0 and 255: is 255 the object? if so, give --values 255=1" in finished.errors
     assert run(run_tool, folder, tmp_path, "--values", "255=2").code == 0
     assert np.array_equal(imported(tmp_path / "imported/a.png"), np.where(brush, 2, 0))
     assert run(run_tool, folder, tmp_path, "--values", "1=1").code == 0

@@ -68,7 +68,7 @@ def test_two_corrections_cost_two_images_and_one_taken_back_costs_none(
     add(page, other, added)
     right = page.locator(".card").nth(2).locator(".name bdi").text_content()
     page.locator(".card").nth(2).locator(".seen").click()
-    counted = "2 changes in 2 images, 1 image looked at and right"
+    counted = "2 changes in 2 images, 1 image confirmed"
     expect(page.locator("#changes-count")).to_have_text(counted)
     page.reload()
     expect(page.locator("#changes-count")).to_have_text(counted)

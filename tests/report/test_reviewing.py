@@ -18,7 +18,7 @@ def names(page: Page) -> list[str]:
 
 def mark(page: Page, image: str):
     """Returns the button that marks an image as looked at and right."""
-    return page.locator(".card").get_by_role("button", name=f"✓ looked at, right {image}")
+    return page.locator(".card").get_by_role("button", name=f"✓ confirm {image}")
 
 
 def test_search_filters_and_order_follow_corrections_at_once(open_run):  # noqa: F811
@@ -91,13 +91,13 @@ def test_a_correction_leaves_the_overlay_as_a_person_chose_it(open_run):  # noqa
     page.get_by_role("button", name="Close").click()
     expect(over).to_be_visible()
     page.get_by_role("button", name="fig 1", exact=False).first.click()
-    page.get_by_label("Photograph alone").check()
+    page.get_by_label("Image only").check()
     expect(panels).to_have_count(1)
     expect(panels).to_have_attribute("data-layer", "photograph")
     page.get_by_role("button", name="Close").click()
     expect(over).to_be_hidden()
     page.get_by_role("button", name="fig 1", exact=False).first.click()
-    page.get_by_label("Photograph alone").uncheck()
+    page.get_by_label("Image only").uncheck()
     assert panels.count() > 5
     page.get_by_role("button", name="Close").click()
     expect(over).to_be_visible()
@@ -171,9 +171,9 @@ def test_an_image_that_is_right_is_marked_counted_apart_and_taken_back(open_run,
     page = open_run()
     count = page.locator("#changes-count")
     mark(page, "kiwi 3").click()
-    expect(count).to_have_text("1 image looked at and right")
+    expect(count).to_have_text("1 image confirmed")
     chip(page, "fig 1", "cup").click()
-    expect(count).to_have_text("1 change in 1 image, 1 image looked at and right")
+    expect(count).to_have_text("1 change in 1 image, 1 image confirmed")
     expect(mark(page, "fig 1")).to_be_disabled()
     page.get_by_role("button", name="lime 5", exact=True).click()
     page.keyboard.press("0")
@@ -182,7 +182,7 @@ def test_an_image_that_is_right_is_marked_counted_apart_and_taken_back(open_run,
     page.get_by_label("Wanted number").fill("50")
     page.wait_for_function("location.hash === '#gallery'")  # or it opens the image again
     page.reload()
-    expect(count).to_have_text("1 change in 1 image, 2 images looked at and right")
+    expect(count).to_have_text("1 change in 1 image, 2 images confirmed")
     expect(page.get_by_label("Wanted number")).to_have_value("20")
     page.get_by_label("Wanted number").fill("50")
     page.get_by_label("Wanted number").press("Enter")

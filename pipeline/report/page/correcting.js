@@ -198,7 +198,7 @@ function showChanges() {
   byId("changes").hidden = !wanted.size;
   byId("changes-count").textContent = [
     changed && `${count(switched, "change")} in ${count(changed, "image")}`,
-    right && `${count(right, "image")} looked at and right`,
+    right && `${count(right, "image")} confirmed`,
     back && `${count(back, "mark")} taken back`,
   ].filter(Boolean).join(", ");
   byId("looked-at").textContent = linesNow().size;

@@ -151,7 +151,7 @@ def build_cards(
         image = limit_longest_side(full_size, inputs.settings.longest_side)
         height, width = image.shape[:2]
         photograph = painting.embed(image, painting.PHOTOGRAPH_QUALITY)
-        panels = [Panel("photograph", "photograph", "", f"{original[1]} × {original[0]} pixels")]
+        panels = [Panel("photograph", "image", "", f"{original[1]} × {original[0]} pixels")]
         panels += _panels(cams, layers, inputs, (height, width))
         reason, rows = selection.reasons.get(sample.id, ""), tag_rows(figures[sample.id])
         return Card(figures[sample.id], reason, width, height, photograph, rows, panels)

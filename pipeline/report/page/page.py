@@ -72,7 +72,7 @@ def write_report(inputs: ReportInputs) -> list[Path]:
             label_tile(image, layers[layer], vocabulary.palette, title) if layer in layers else None
             for layer, title in titles.items()
         )
-        return f"{sample.id}: {tags}", [photograph_tile(image, "photograph"), heat, *labels]
+        return f"{sample.id}: {tags}", [photograph_tile(image, "image"), heat, *labels]
 
     # The page says why others cannot be read.
     readable = for_each_readable(samples, example, inputs.workers, {})
