@@ -215,7 +215,7 @@ def test_what_a_plugin_declares_is_checked(with_preset, run_stage, arguments, fo
             register(*choice.split("="), settings, **declared)(lambda options, resources: None)
 
     refused("tags=colour, which .*ColourTagger is already", "tags=colour")
-    refused("give tags=another a dataclass of its own", settings=ColourOptions)
+    refused("give tags=another its own dataclass", settings=ColourOptions)
     refused("declares a quirk exif, but that name is taken", quirks=(Quirk("exif", "ignored"),))
     refused("quirk a, but", quirks=(Quirk("a", "one"), Quirk("a", "two")))
     refused("declares a template set imagenet, but", templates={"imagenet": ("a {}",)})

@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from pipeline.api.labeller import load_image
 from pipeline.api.labelling import Labelling
 from pipeline.app.finished import Finished
-from pipeline.app.names import LEAST, Names, classes_of, lines
+from pipeline.app.names import SLIDER, Names, classes_of, lines
 from pipeline.datasets.folder import find_images
 from pipeline.errors import ImageError, UserError, command
 from pipeline.files.images import limit_longest_side
@@ -143,10 +143,8 @@ class Folder:
         Names that are given are tried at once.
         """
         tab.select(None, js="() => catchUp('look')")
-        least = self._names.min_score
-        min_score = gr.Slider(
-            0, 1, least, label="Minimum score", info=LEAST, elem_id="folder_min_score"
-        )
+        value = self._names.min_score
+        min_score = gr.Slider(**SLIDER, value=value, elem_id="folder_min_score")
         button = gr.Button("Look at the photographs", variant="primary", elem_id="look")
         status = gr.Markdown(self._about, elem_id="folder_status")
         with gr.Row(equal_height=True):

@@ -17,8 +17,9 @@ MEMORY = 1 << 30
 WORLD = "demo"
 """The CLIP of the demo, and the world of its scenes."""
 
-LEAST = "The lowest threshold. The threshold of a photograph, a line on its bars, can be higher."
-"""What the page says of ``tags.min_score``."""
+_LEAST = "The lowest threshold. The threshold of a photograph, a line on its bars, can be higher."
+SLIDER = {"minimum": 0, "maximum": 1, "label": "Minimum score", "info": _LEAST}
+"""Arguments of Gradio's slider for ``tags.min_score``."""
 
 
 @dataclass

@@ -7,9 +7,10 @@ from threading import Thread
 from typing import Any
 
 import gradio as gr
-from fastapi import FastAPI
-from fastapi.responses import PlainTextResponse, RedirectResponse
+from fastapi import FastAPI, HTTPException
+from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response
 from gradio import processing_utils
+from markdown_it import MarkdownIt
 
 from pipeline.app.finished import Finished
 from pipeline.app.folder import Folder
@@ -19,7 +20,7 @@ from pipeline.app.server import MAX_UPLOAD
 from pipeline.datasets.scenes import load_world
 from pipeline.datasets.vocabulary import as_names, build_vocabulary
 from pipeline.errors import UserError, shown
-from pipeline.report.page.page import script_of
+from pipeline.report.page.page import load_template, script_of
 from pipeline.stages.config import CONFIG, Config, compose, read_config
 from pipeline.tags.remedies import remedies_table
 
@@ -33,8 +34,9 @@ _TRIED = (
 """Settings that change what is tried; those of a folder are also in the command of its run."""
 _TITLE = "afseg"
 _HERE = Path(__file__).parent
-_GUIDE = _HERE.parents[1] / "docs" / "photographs.md"  # which a checkout has
+_DOCS = _HERE.parents[1] / "docs"  # which a checkout has
 _ABOUT = "Type the names of what your photographs show, and see tags, CAMs and masks."
+_ABOUT_GUIDE = " [The guide](docs/photographs.md) has more."
 _EXAMPLE = "cat\nsofa, couch\ncup"
 _SYMPTOMS = "What to do about missed and wrong classes"
 
@@ -85,21 +87,19 @@ def build_app(
         usual_backgrounds = as_names(config.dataset.backgrounds, "backgrounds")
         if {*vocabulary.backgrounds, *vocabulary.dropped} != {*usual_backgrounds}:
             background_names = vocabulary.backgrounds  # of the file
-    if _GUIDE.is_file():
-        app.get("/guide")(lambda: PlainTextResponse(_GUIDE.read_text(encoding="utf-8")))
+    app.get("/docs/{name}")(_page_of_docs)
     processing_utils.async_ssrf_protected_download = _refuse_download
     with gr.Blocks(title=_TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
         gr.Markdown(f"# {_TITLE}")
-        guide = " [The guide](guide) has more." if _GUIDE.is_file() else ""
-        gr.Markdown(_ABOUT + guide, elem_id="about")
+        gr.Markdown(_ABOUT + _ABOUT_GUIDE * _DOCS.is_dir(), elem_id="about")
         with gr.Row():
             label = "Class names, one per line; synonyms after commas"
             shape = {"lines": 5, "min_width": 320}
             written = "\n".join(words_of_classes)
-            given = [gr.Textbox(written, label=label, placeholder=_EXAMPLE, **shape)]
+            given = [gr.Textbox(value=written, label=label, placeholder=_EXAMPLE, **shape)]
             label = "Backgrounds, one per line; if empty, the defaults"
             written = "\n".join(background_names)
-            given.append(gr.Textbox(written, label=label, placeholder="floor\nwall", **shape))
+            given.append(gr.Textbox(value=written, label=label, placeholder="floor\nwall", **shape))
         kept = [*given]
         if folder:
             with gr.Tab("The folder") as tab:
@@ -129,6 +129,17 @@ def build_app(
     app = gr.mount_gradio_app(app, blocks, "/", **options)
     blocks.has_launched = True  # else Gradio takes any path of this machine as an upload
     return app
+
+
+def _page_of_docs(name: str) -> Response:
+    """Returns a page of docs/ as HTML, or one of its pictures."""
+    if not (path := _DOCS / name).is_file():
+        raise HTTPException(404)
+    if path.suffix != ".md":
+        return FileResponse(path)
+    text = MarkdownIt("commonmark").enable("table").render(path.read_text(encoding="utf-8"))
+    page = load_template("docs.html", folder=_HERE).render(text=text, style=script_of("theme.css"))
+    return HTMLResponse(page)
 
 
 async def _refuse_download(url: str, cache_dir: str) -> str:

@@ -13,7 +13,7 @@ import skimage.data
 
 from pipeline.api.labeller import load_image
 from pipeline.api.labelling import Labelling
-from pipeline.app.names import LEAST, WORLD, Names
+from pipeline.app.names import SLIDER, WORLD, Names
 from pipeline.cams.cams import Cams
 from pipeline.configuration.registry import methods
 from pipeline.datasets.scenes import load_world, render_scene
@@ -111,11 +111,11 @@ class Photograph:
                 # Gradio would decode the file, and fail without a sentence.
                 image.preprocess = lambda given: given and given.path
                 example = gr.Button("Try an example", elem_id="example")
-                least = gr.Slider(0, 1, self._names.min_score, label="Minimum score", info=LEAST)
-                set_by_hand: list[Any] = [least]
+                set_by_hand: list[Any] = [gr.Slider(**SLIDER, value=self._names.min_score)]
                 for group, label in GROUPS.items():
-                    chosen = self._names.chosen[group]
-                    set_by_hand.append(gr.Dropdown(choices_of(group, chosen), chosen, label=label))
+                    value = self._names.chosen[group]
+                    offered = choices_of(group, value)
+                    set_by_hand.append(gr.Dropdown(offered, value=value, label=label))
                 button = gr.Button("Segment", variant="primary", elem_id="segment")
             with gr.Column(scale=3):
                 status = gr.Markdown(_START, elem_id="status")

@@ -17,7 +17,6 @@ from pipeline.engine.results import FAILURES
 from pipeline.engine.run import Outcome
 from pipeline.errors import SAME_SETTINGS, NeedsStage, UserError, command, shown, tell
 from pipeline.files.download import size_text
-from pipeline.masks.stage import MaskStage
 from pipeline.report.tables.latest import tables_of_run
 from pipeline.report.tables.published import remark_on_clip
 from pipeline.segmenter.distributed import process_rank
@@ -26,7 +25,6 @@ from pipeline.stages.config import METHODS, read_config
 from pipeline.stages.pipeline import Pipeline, parse_stages, requested_stages
 from pipeline.stages.weights import missing_weights, named
 
-_DEPTH_OF_BASE = 12  # blocks of a ViT-B
 _MAX_NAMED = 5  # skipped images of a step
 
 
@@ -146,14 +144,9 @@ def notes_on(pipeline: Pipeline, requested: Sequence[str], given: Sequence[str])
         if remark := remark_on_clip(preset, config.clip.name):
             yield remark
     is_elsewhere = config.clip.name == "demo" and config.dataset.name not in RENDERED
-    stages = [s for s in pipeline.stages(requested) if isinstance(s, MethodStage)]
-    clip = next((stage.resources.clip for stage in stages if stage.options.method.uses_clip), None)
-    if clip is not None and is_elsewhere:
+    stages = (s for s in pipeline.stages(requested) if isinstance(s, MethodStage))
+    if is_elsewhere and any(stage.options.method.uses_clip for stage in stages):
         yield "the demo CLIP recognises only ten drawn objects; on photographs use clip=vit_b16"
-    if clip is not None and clip.dimensions is not None and clip.dimensions.depth > _DEPTH_OF_BASE:
-        chosen = [stage.options for stage in stages]
-        chosen += [s.cams for s in stages if isinstance(s, MaskStage) and not s.from_cams]
-        yield from dict.fromkeys(filter(None, (each.method.on_larger for each in chosen)))
 
 
 def show_plan(pipeline: Pipeline, requested: Sequence[str], console: Console) -> None:

@@ -91,8 +91,6 @@ class Method:
         reads: the parts of the vocabulary that its results depend on; all of them unless declared.
         source: the publication that describes it, for its page in the documentation.
         section: the heading in docs/method.md or docs/other-methods.md of what it computes.
-        on_larger: a sentence, without its full stop, on what larger models than a ViT-B do to it;
-            "" if nothing is published. Runs with one say it.
         code: what keys call what computes it; by default its qualified name.
         family: the group that it was registered in, if that is a part of its own.
     """
@@ -115,7 +113,6 @@ class Method:
     reads: Sequence[str] = ("classes", "tag_names", "cam_names", "backgrounds")
     source: str = ""
     section: str = ""
-    on_larger: str = ""
     code: str = ""
     family: str = ""
 

@@ -72,6 +72,8 @@ def test_the_start_has_names_an_example_and_remedies(start, visit, viewport, sch
     names = page.get_by_label("Class names")
     assert names.input_value().split() == [*load_world("demo")["classes"]]
     assert names.get_attribute("placeholder")
+    for label, default in {"Tagger": "TagCLIP", "CAMs": "CLIP-ES", "Refiner": "CRF"}.items():
+        expect(page.get_by_label(label)).to_have_value(default)
     page.get_by_role("button", name="Try an example").click()
     expect(page.locator("#mask .legend")).to_contain_text("background", timeout=WAIT)
     # Our parts follow the theme, and the legend can be read on a phone.
@@ -85,6 +87,11 @@ def test_the_start_has_names_an_example_and_remedies(start, visit, viewport, sch
     expect(page.locator("#remedies")).to_contain_text("tags.reidentify=false")
     for part in ("#scores", "#cams", "#mask", "#about", "#remedies"):
         assert not barriers(page, part)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    page.goto(page.get_by_role("link", name="The guide").evaluate("link => link.href"))
+    expect(page.get_by_role("heading", name="Missed and wrong classes")).to_be_visible()
+    assert page.locator("img").first.evaluate("picture => picture.naturalWidth")
+    assert not barriers(page, "main")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 

@@ -79,7 +79,7 @@ def test_figures_settings_images_and_tags_of_two_runs(compare, runs, tmp_path):
     assert cards(page.html) == {"Gained most": ["5", "4"], "Lost most": ["1"]}
     titles = re.findall(r"<figcaption><strong><bdi>([^<]*)", page.html)
     assert titles == 3 * [
-        "photograph",
+        "image",
         "A",
         "B",
         "ground truth",
@@ -259,7 +259,7 @@ def test_images_of_one_run_alone_are_counted(compare, runs):
     finished = compare(*runs)
     assert finished.code == 0, finished.errors
     assert rows_of(finished.output, "masks: mIoU")[0][4:] == ["3", "all"]
-    assert "masks of split all: 3 images were compared; 4 are in one run alone" in finished.errors
+    assert "masks of split all: 3 images were compared; 4 are in only one run" in finished.errors
     assert "predictions of split all: 5 images were compared; 1 are in" in finished.errors
 
 

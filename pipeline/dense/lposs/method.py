@@ -46,10 +46,7 @@ class Lposs(ValuePath):
         image: np.ndarray,
         names: NameEmbeddings,
     ) -> torch.Tensor:
-        """Returns the similarities of an image's pixels and C names, C×H×W float32.
-
-        They are the mean over windows; arguments as of the base class.
-        """
+        """Returns the mean of windows of the similarities of pixels and C names, C×H×W float32."""
         corners, found, window = self.spread(encoder, windows, names)
         inside = min(window[0], size[0]), min(window[1], size[1])
         joined = mean_of_windows(found, corners, window, inside, size)

@@ -26,7 +26,6 @@ class SclipSettings(DenseSettings):
     label="SCLIP",
     presets=("experiment/sclip_*",),
     source="Wang et al., SCLIP, ECCV 2024, arXiv 2312.01597",
-    on_larger="published mIoUs of SCLIP on VOC20 are 81.5 with ViT-B/16 and 50.4 with ViT-L/14@336",
 )
 class Sclip(DenseMethod):
     """SCLIP: the attention of block L is softmax(QQᵀ/√d) + softmax(KKᵀ/√d), whose rows sum to 2."""

@@ -49,10 +49,7 @@ class Trident(ProxyClip):
         image: np.ndarray,
         names: NameEmbeddings,
     ) -> torch.Tensor:
-        """Returns the cosine similarities of an image's pixels and C names, C×h×w float32.
-
-        They are on SAM's grid; arguments as of the base class.
-        """
+        """Returns the cosine similarities of places of SAM's grid and C names, C×h×w float32."""
         corners: list[tuple[int, int]] = []
         features, values = [], []
         for places, shared_pass in windows:
