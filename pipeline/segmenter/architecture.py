@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -58,7 +59,7 @@ def adapt_model(
     if settings.backbone:
         use_timm_backbone(base.model, settings.backbone)
     try:
-        base.merge_from_dict({"model": settings.overrides})
+        base.merge_from_dict({"model": deepcopy(settings.overrides)})  # it takes out _delete_
     except MISFITS as error:
         raise UserError(
             f"segmenter.overrides do not fit segmenter.config={settings.config}"

@@ -1,5 +1,6 @@
 """Every preset of configs/segmenter builds a network that learns."""
 
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -94,6 +95,14 @@ def test_preset_learns(preset):
     assert any(p.grad.abs().sum() > 0 for p in list(learning.values())[:3] if p.grad is not None)
     optimizer = config.optim_wrapper.optimizer
     assert optimizer.lr > 0 and optimizer.type
+
+
+@pytest.mark.parametrize("preset", [p for p in PRESETS if p != "default"])
+def test_a_network_can_be_built_twice(preset):
+    settings = settings_of(preset, *NEEDS.get(preset, []))
+    before = deepcopy(settings)
+    first, second = (build_config(settings, CLASS_NAMES, PALETTE, 0).model for _ in range(2))
+    assert first == second and settings == before
 
 
 def test_one_word_swaps_the_network_and_nothing_else():
