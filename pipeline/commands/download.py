@@ -40,7 +40,7 @@ def run(arguments: Sequence[str]) -> None:
     if not options.words:
         raise UserError(
             "nothing to download is named: give dataset=NAME dataset.root=DIR, clip=NAME, or"
-            " --list, which shows what there is"
+            " --list, which shows all of them"
         )
     urls = [word for word in options.words if word.startswith(("http://", "https://"))]
     settings = [word for word in options.words if word not in urls]
@@ -53,6 +53,7 @@ def run(arguments: Sequence[str]) -> None:
     jobs = compose_jobs(overrides, options.config_dir, options.multirun) if settings else []
     for composed, _ in jobs:
         config = read_config(composed)
+        fetches &= not config.dry_run
         wait, config.runtime.device = config.runtime.wait, "cpu"  # a GPU may be elsewhere
         tasks += [*_archives(config.dataset), *_lists(config.dataset)]
         run_of_job = Builder(config, build_vocabulary(config.dataset)), requested_stages(config)
@@ -90,8 +91,7 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def _parse(arguments: Sequence[str]) -> Namespace:
-    title = "Downloads data sets, image lists and weights; verifies and unpacks them."
-    parser = Parser("download.py", title)
+    parser = Parser("download.py", "Downloads and verifies data sets, image lists and weights.")
     add = parser.add_argument
     add("words", nargs="*", metavar="KEY=VALUE", help="settings of the run; or a URL")
     folder = "a folder with experiment/NAME.yaml, as for run_stage.py"
@@ -153,7 +153,7 @@ def _print_list() -> None:
     lists, licence = sources.read_lists()
     print(f"dataset.image_list=imageset/NAME  licence: {licence}; no checksum is published")
     print(f"    {', '.join(lists)}")
-    print("clip=NAME  a download is held against the size and SHA-256 that its host states")
+    print("clip=NAME  a download is checked against the size and SHA-256 that its host states")
     for path in sorted((CONFIGS / "clip").glob("*.yaml")):
         name, preset = path.stem, yaml.safe_load(path.read_text(encoding="utf-8"))
         if preset["model"] in (None, REQUIRED):

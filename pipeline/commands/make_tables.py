@@ -18,9 +18,9 @@ OUTPUTS = Path("outputs")
 _TABLES = OUTPUTS / "tables.md"
 _INTRODUCTION = (
     "# The field's tables\n\n"
-    "Published figures stand as their sources, numbered below each table, give them; none of them"
-    " was measured by us. Ours carry the number of images where that is not the published split's,"
-    ' and below each table where they are from. "Latest of N" stands where N settings were run;'
+    "Published metrics are those of their sources, which are numbered below each table; we measured"
+    " none of them. Our rows give the number of images if it differs from the published split, and"
+    ' the notes below a table where they are from. "Latest of N" means that N settings were run;'
     " `--study EXPERIMENT` shows them all. `tools/make_tables.py` writes this file.\n"
 )
 

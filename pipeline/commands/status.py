@@ -85,7 +85,7 @@ def nothing_to_compute(planned: Sequence["PlannedStage"]) -> str:
 def what_to_compute(row: "PlannedStage") -> str:
     """Says how many images a stage would compute, as "all, after tags" or "8, with tags"."""
     if row.to_compute is None:
-        return "what there is"
+        return "all results"
     if not row.to_compute:
         return "0"
     count = "all" if row.to_compute == row.images else f"{row.to_compute:,}"

@@ -116,12 +116,12 @@ def test_a_training_is_planned_too(dry_run, run_stage, arguments, tmp_path):
     assert [row[:5] for row in first[3:]] == [
         ["segmenter", "all", "5", "–", "up to all, after masks"],
         ["predictions", "all", "5", "–", "up to all, after masks"],
-        ["evaluate", "–", "–", "–", "what there is"],
-        ["report", "–", "–", "–", "what there is"],
+        ["evaluate", "–", "–", "–", "all results"],
+        ["report", "–", "–", "–", "all results"],
     ]
     assert first[3][5] == "known after masks"
     assert run_stage(*arguments, *TINY_SEGMENTER).code == 0
-    assert all(row[4] in ("0", "what there is") for row in dry_run(*TINY_SEGMENTER))
+    assert all(row[4] in ("0", "all results") for row in dry_run(*TINY_SEGMENTER))
     # Another seed is another training.
     train, predict = dry_run(*TINY_SEGMENTER, "seed=4", "stage=[train,predict]")
     assert train[3:5] == ["0", "all"] and predict[3:5] == ["0", "all, after segmenter"]

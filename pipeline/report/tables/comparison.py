@@ -63,7 +63,7 @@ def write_comparison(table: PublishedTable, runs: Sequence[MeasuredRun]) -> str:
     for settings, columns in grouped(missing, lambda column: column.command).items():
         labels = dict.fromkeys(column.split.label for column in columns)
         lines.append(f"- {', '.join(labels)}: `{command()} {settings}`\n")
-    parts += ["Not measured here yet; this would:\n", "".join(lines)] if lines else []
+    parts += ["Not measured yet. To measure, run:\n", "".join(lines)] if lines else []
     return "\n".join(parts)
 
 
