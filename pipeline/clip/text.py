@@ -74,10 +74,7 @@ def of_clip(clip: ClipModel, normalisation: Normalisation, tokenizer: Tokenizer)
 
 @torch.inference_mode()
 def class_embeddings(
-    clip: nn.Module,
-    tokenizer: Tokenizer,
-    names: Sequence[Sequence[str]],
-    templates: Sequence[str],
+    clip: nn.Module, tokenizer: Tokenizer, names: Sequence[Sequence[str]], templates: Sequence[str]
 ) -> torch.Tensor:
     """Embeds classes by prompt ensembling (CLIP, section 3.1.4; docs/method.md, section 1).
 
@@ -111,10 +108,7 @@ def join_names(embeddings: torch.Tensor, names: Sequence[Sequence[str]]) -> torc
 
 @torch.inference_mode()
 def prompt_features(
-    tower: nn.Module,
-    tokenizer: Tokenizer,
-    names: Sequence[str],
-    templates: Sequence[str],
+    tower: nn.Module, tokenizer: Tokenizer, names: Sequence[str], templates: Sequence[str]
 ) -> torch.Tensor:
     """Returns the features of prompts by a text tower, templates×names×E float32, of any length."""
     prompts = [template.format(name) for template in templates for name in names]

@@ -172,11 +172,7 @@ class Executor:
         self._pool: Pool | None = None
 
     def compute(
-        self,
-        stage: PerImage,
-        needs: Needs,
-        writers: Mapping[str, Writer],
-        items: Sequence[Item],
+        self, stage: PerImage, needs: Needs, writers: Mapping[str, Writer], items: Sequence[Item]
     ) -> Done:
         """Computes and stores results, wherever the stage is to be computed.
 
@@ -267,10 +263,7 @@ def _compute_in(
 
 
 def compute_shard(
-    pickled: bytes,
-    places: Places,
-    threads: int | None,
-    items: Sequence[Item],
+    pickled: bytes, places: Places, threads: int | None, items: Sequence[Item]
 ) -> ShardResult:
     """Computes images in a worker with so many ``threads`` of torch; none leaves them to torch.
 

@@ -38,11 +38,7 @@ class DenseLabeller:
     """Labels the pixels of images by a dense method."""
 
     def __init__(
-        self,
-        method: DenseMethod,
-        options: DenseMaskOptions,
-        names: Names,
-        resources: Resources,
+        self, method: DenseMethod, options: DenseMaskOptions, names: Names, resources: Resources
     ):
         """Embeds the names and prepares the image tower.
 
@@ -98,14 +94,7 @@ class DenseLabeller:
             regions = resize_nearest(torch.from_numpy(numbers).to(pixels.device), size)
             seen = resize_nearest(regions, pixels.shape[-2:])
         found = similarity_map(
-            method,
-            self._encoder,
-            pixels,
-            names,
-            self._windows,
-            self._batch_size,
-            seen,
-            image,
+            method, self._encoder, pixels, names, self._windows, self._batch_size, seen, image
         )
         if options.pamr_iterations:
             guide = resize(pixels, image.shape[:2])

@@ -92,10 +92,7 @@ class Parts:
         return self.config.runtime.workers or count_cores()
 
     def by_method(
-        self,
-        options: MethodOptions,
-        more: Sequence[Quirk] = (),
-        files: MethodOptions | None = None,
+        self, options: MethodOptions, more: Sequence[Quirk] = (), files: MethodOptions | None = None
     ) -> OfMethod:
         """Returns what a stage takes that a method computes, which is found by its options.
 

@@ -21,13 +21,7 @@ from pipeline.engine.writer import Writer
 from pipeline.errors import ImageError
 from pipeline.tags.remarks import find_near_synonyms, remarks_on_tags
 from pipeline.tags.scores import decode_scores, summarise, tags_output
-from pipeline.tags.tagger import (
-    Scored,
-    ScoredTagOptions,
-    TagOptions,
-    choose_tags,
-    image_threshold,
-)
+from pipeline.tags.tagger import Scored, ScoredTagOptions, TagOptions, choose_tags, image_threshold
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

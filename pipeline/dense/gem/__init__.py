@@ -18,8 +18,5 @@ class GemSettings(DenseSettings):
 
 
 register_dense(
-    "gem",
-    GemSettings,
-    label="GEM",
-    source="Bousselham et al., GEM, CVPR 2024, arXiv 2312.00878",
+    "gem", GemSettings, label="GEM", source="Bousselham et al., GEM, CVPR 2024, arXiv 2312.00878"
 )("pipeline.dense.gem.method:Gem")

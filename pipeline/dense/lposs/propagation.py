@@ -19,10 +19,7 @@ _VALUES = 2**26  # of pixels and names that are propagated together: 512 MB
 
 
 def solve(
-    spread: Callable[[torch.Tensor], torch.Tensor],
-    given: torch.Tensor,
-    alpha: float,
-    steps: int,
+    spread: Callable[[torch.Tensor], torch.Tensor], given: torch.Tensor, alpha: float, steps: int
 ) -> torch.Tensor:
     """Solves (I − αS) P = Y by conjugate gradients from 0, each column on its own.
 

@@ -31,10 +31,7 @@ def project_text(weights: Weights, vectors: torch.Tensor) -> torch.Tensor:
 def build(release: Release, files: Mapping[str, Path], device: str) -> ImageTextModel:
     """Builds the model from its files, on a device."""
     tower = build_vision_transformer(
-        read_floats(files["image"], device),
-        release,
-        stretch=BICUBIC,
-        temperature=_TEMPERATURE,
+        read_floats(files["image"], device), release, stretch=BICUBIC, temperature=_TEMPERATURE
     )
     head = read_floats(files["head"], device)
     text_width = head["linear_layer.weight"].shape[1]
