@@ -19,6 +19,7 @@ from joblib.externals.loky import get_reusable_executor
 from skimage.measure import regionprops
 
 from pipeline import Labeller
+from pipeline.cams.method import CamMethod, CamOptions
 from pipeline.configuration import plugins, registry
 from pipeline.configuration.hydra import take_plugins
 from pipeline.configuration.plugins import import_plugins
@@ -39,7 +40,7 @@ from pipeline.masks.refiner import MaskOptions
 from pipeline.stages import builder, pipeline
 from pipeline.stages.config import compose, read_config
 from pipeline.stages.pipeline import Pipeline
-from pipeline.tags.tagger import ScoredTagOptions, TagOptions
+from pipeline.tags.tagger import ScoredTagOptions, Tagger, TagOptions
 from tests import REPOSITORY
 from tests.plugins.colour_tagger import ColourOptions
 from tests.small_runs import Finished, folder_options
@@ -119,6 +120,9 @@ def test_methods_outside_the_package_have_all_that_ours_have(
 def test_figures_of_such_methods_name_them_and_no_clip(run_stage, tmp_path):
     given = [PLUGINS, "dataset=demo", "dataset.limit=2", "tags=colour", "stage=[tags,evaluate]"]
     assert run_stage(*given, f"output_dir={tmp_path}").code == 0
+    # Fewer images take the place of more, and the run tells it.
+    fewer = run_stage(*given, f"output_dir={tmp_path}", "dataset.limit=1")
+    assert fewer.code == 0 and "metrics of 1 images replace those of 2: tags" in fewer.errors
     for run in json.loads((tmp_path / "metrics.json").read_text())["runs"]:
         assert (run["about"]["tags"], run["about"]["clip"]) == ("colour", "")
 
@@ -303,6 +307,28 @@ def test_a_method_has_a_group_and_a_name_that_is_free(registered):
     registered("tag", "colours", ScoredTagOptions)
     with pytest.raises(UserError, match="group tag: did you mean tags?"):
         compose([])
+
+
+def test_a_method_that_computes_nothing_is_named(forgotten, run_stage, arguments):
+    for group, base, settings in (
+        ("tags", Tagger, ScoredTagOptions),
+        ("cams", CamMethod, CamOptions),
+    ):
+        forgotten(group, "empty")
+        method = type("Empty", (base,), {"__init__": lambda self, options, resources: None})
+        options = make_dataclass("EmptyOptions", [], bases=(settings,))
+        register(group, "empty", options)(method)
+        given = [f"{group}=empty", f"stage=[tags,{group}]"]
+        finished = run_stage(PLUGINS, "tags=colour", *without_methods(arguments), *given)
+        assert finished.code == 2 and "Empty has no method " in finished.errors
+
+
+def test_help_on_settings_of_a_plugin_in_any_order(registered, run_tool):
+    registered("tags", "bare", ScoredTagOptions, gain=2.0)
+    for words in (["help", "tags=bare", PLUGINS], [PLUGINS, "tags=bare", "help"]):
+        finished = run_tool("run_stage.py", *words)
+        assert finished.code == 0 and "tags.gain=2" in finished.output
+        assert "Options(" not in finished.output, "a dataclass without a docstring"
 
 
 def test_a_method_does_not_take_the_name_of_a_preset(registered):

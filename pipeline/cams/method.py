@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline.clip.settings import CamOptions  # noqa: F401  which authors import from here
-from pipeline.errors import ImageError
+from pipeline.errors import ImageError, UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,7 +20,7 @@ class CamMethod:
 
         They are K×h×w float32 in [0, 1] on a grid of any size; tags are class indices.
         """
-        raise NotImplementedError
+        raise UserError(f"{type(self).__name__} has no method cams(image, tags): add it")
 
     def stream(
         self, images: Iterable[tuple[Any, np.ndarray, Sequence[int]]]

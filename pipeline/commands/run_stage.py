@@ -18,10 +18,10 @@ from pipeline.files.text import given_path
 def run(arguments: Sequence[str]) -> None:
     """Does what the command line asks for, a job after the other."""
     gc.disable()  # while stages are imported, of which nothing is garbage
-    if {"-h", "--help"} & {*arguments} or arguments[:1] == ["help"]:
+    if {"-h", "--help", "help"} & {*arguments}:
         plugins, words = take_plugins([a for a in arguments if not a.startswith("-")])
         import_plugins(plugins)
-        asked = words[1:] if arguments[0] == "help" else ()
+        asked = [word for word in words if word != "help"] if "help" in words else ()
         print("\n".join(map(help_on, asked)) or help_text(), end="")
         return
     parser = Parser("run_stage.py", "")

@@ -122,7 +122,8 @@ def as_yaml(default: Any) -> str:  # noqa: ANN401
 
 def prose(documented: Any) -> str:  # noqa: ANN401
     """Returns a docstring up to its first section, such as ``Attributes:``."""
-    return re.split(r"(?m)^\w+:$", inspect.getdoc(documented) or "")[0].strip()
+    signature = rf"\A{documented.__name__}\("  # which a dataclass without a docstring has
+    return re.split(rf"(?m)^\w+:$|{signature}", inspect.getdoc(documented) or "")[0].strip()
 
 
 def unmarked(text: str, mark: str = "") -> str:
@@ -151,7 +152,7 @@ def help_on(word: str) -> str:
     if is_choice and key in known:
         check_choice(f"there is no {shown(word)}", name, sorted(known[key]))
         own, parts = [each for each in own if each.name == name], [word]
-        parts += [unmarked(each.text) for each in own]
+        parts += [unmarked(each.text) for each in own if each.text]
         parts += [f"Source: {m.source}" for *_, m in own if m and m.source]
         files = [folder / key / f"{name}.yaml" for folder in (CONFIGS, *preset_folders())]
         parts += [file.read_text(encoding="utf-8").strip() for file in files if file.is_file()]

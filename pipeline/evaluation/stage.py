@@ -120,7 +120,7 @@ class Evaluation:
         The latest figures of a split belong together: those of other results are withdrawn.
         """
         places = {(results.split, results.name) for results in measured}
-        known = {(results.split, results.name) for results in self.results}
+        ours = {(results.split, results.name) for results in self.results}
         absent = []
         with changing_metrics(self.store.root / "metrics.json") as metrics:
             for stage in self._measurable:
@@ -128,11 +128,15 @@ class Evaluation:
                     continue
                 latest = metrics.latest.get(stage.name, {})
                 is_withdrawn = stage.round == 1 and latest.pop(stage.split, None) is not None
-                if place not in known and (is_withdrawn or stage.command in asked):
+                if place not in ours and (is_withdrawn or stage.command in asked):
                     absent.append(f"{stage.name} of split {stage.split}")
-            for results, each in measured.items():
-                metrics.put(results, *each)
-        notes = [metrics.damage] if metrics.damage else []
+            notes = [metrics.damage] if metrics.damage else []
+            for results, (figures, about) in measured.items():
+                known = metrics.find(results.name, results.split, results.key) or {}
+                metrics.put(results, figures, about)
+                if (before := known.get("images", 0)) > (now := figures["images"]):
+                    what = f"{results.name} of split {results.split}"
+                    notes.append(f"metrics of {now:,} images replace those of {before:,}: {what}")
         if absent:
             notes.append(f"not measured, since there are no results: {', '.join(absent)}")
         return notes

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.errors import ImageError
+from pipeline.errors import ImageError, UserError
 from pipeline.tags.options import (
     ScoredTagOptions as ScoredTagOptions,  # beside Tagger, for plug-ins
 )
@@ -39,7 +39,7 @@ class Tagger:
 
     def scores(self, image: np.ndarray) -> np.ndarray:
         """Returns how much each class is in an image, H×W×3 uint8, RGB: n float32 in [0, 1]."""
-        raise NotImplementedError
+        raise UserError(f"the tagger {type(self).__name__} has no method scores(image): add it")
 
     def stream(
         self, images: Iterable[tuple[Any, np.ndarray]], variants: Collection[str] = ()

@@ -269,5 +269,5 @@ OTHERS = {
     "multiprocessing_context",
 }
 """Arguments of functions and tags, which look like settings."""
-OWN = {"holiday", "tiles", "colour_names", "contrast", "keys", "majority", "glob(*)"}
+OWN = {"holiday", "tiles", "best_patches", "contrast", "keys", "majority", "glob(*)"}
 """Choices that a page has its reader write."""
