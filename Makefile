@@ -123,7 +123,7 @@ studies: $(VENV)/installed
 	done
 	for study in $(STUDIES) quirks; do $(RUN) tools/make_tables.py --study $$study || exit; done
 
-# The leaderboard of docs/compare-methods.md, about two hours on two cores; OVERRIDES='dataset=voc2012 dataset.root=…
+# The leaderboard of docs/compare-methods.md, hours on two cores; OVERRIDES='dataset=voc2012 dataset.root=…
 # clip=vit_b16' for that of other data and another CLIP.
 LEADERBOARD = leaderboard leaderboard_tags leaderboard_cams leaderboard_masks
 leaderboard: $(VENV)/installed

@@ -90,5 +90,6 @@ def fetch_to_cache(url: str) -> Path | None:
 
 
 def _torch_cache() -> Path:
-    home = os.environ.get("TORCH_HOME") or "~/.cache/torch"
+    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    home = os.environ.get("TORCH_HOME") or f"{caches}/torch"
     return Path(home).expanduser() / "hub" / "checkpoints"

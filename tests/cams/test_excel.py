@@ -258,6 +258,7 @@ def without(*names: str) -> dict[str, list[str]]:
         ([1], "has no class names: give a YAML or JSON file"),
         ("no: [x]", "has False, not a name: write names in quotes, as 'no'"),
         ("a: [x", "is not YAML: "),
+        ("[a, b]: [x]", "is not YAML: "),
         ("!!python/object/apply:os.getcwd []", "is not YAML: "),
         ("cup: [x]\nsea: [x]\ncat: [x]\nsea: [y]", "is not YAML: sea occurs twice"),
         ({**SENTENCES, "Sea ": ["x"]}, "has Sea  twice: put all sentences into one list"),

@@ -237,13 +237,14 @@ def test_no_download_runs_code(tmp_path, monkeypatch):
     handler = partial(SimpleHTTPRequestHandler, directory=tmp_path)
     monkeypatch.setattr(SimpleHTTPRequestHandler, "log_message", lambda *_: None)
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("TORCH_HOME", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         source = f"http://127.0.0.1:{server.server_port}/malicious.pth"
         with pytest.raises(UserError, match="damaged or holds more than") as caught:
             load("imagenet", source, type="MobileNetV2")
         server.shutdown()
-    assert (tmp_path / "cache" / "hub" / "checkpoints" / "malicious.pth").is_file()
+    assert (tmp_path / "cache" / "torch" / "hub" / "checkpoints" / "malicious.pth").is_file()
     assert not mark.exists()
     assert_one_sentence(caught, 600)

@@ -51,7 +51,8 @@ def _parse(text: str, is_json: bool, name: str, classes: tuple[str, ...]) -> Sen
             content = json.loads(text, object_pairs_hook=_without_repetition)
         else:
             content = yaml.load(text, _OnceEach)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: JSON, a 13th month
+    # TypeError: a list as a key; ValueError: JSON, a 13th month.
+    except (yaml.YAMLError, TypeError, ValueError, RecursionError) as error:
         reason = shown(" ".join(str(error).split()))
         raise UserError(f"{name} is not {'JSON' if is_json else 'YAML'}: {reason}") from error
     if not isinstance(content, Mapping):
