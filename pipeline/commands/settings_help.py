@@ -169,7 +169,7 @@ def help_on(word: str) -> str:
 
 def listed_choices(group: str) -> str:
     """Returns the choices of a group at the terminal's width, experiments by publication."""
-    names, of_one = sorted(choices()[group]), {}
+    names, of_one = sorted(choices()[group] - {"default"}), {}  # on which the others build
     for name in names:
         published = _PUBLICATION.match(name) if group == "experiment" else None
         of_one.setdefault(published[1] if published else "", []).append(name)

@@ -334,6 +334,8 @@ def explain(error: Exception) -> str:
     if match := re.search(r"Could not override '([^']+)'", text):
         declared = importlib.import_module("pipeline.stages.config").all_settings()
         return no_such_setting(match[1], cause, [each.key for each in declared])
+    if match := re.search(r"Missing mandatory value: (\S+)", text):  # of an interpolation
+        return f"{match[1]} is missing: give it, {match[1]}=…"
     if isinstance(error, OmegaConfBaseException) and error.full_key:
         return _sentence(error.full_key, error)
     choices = r"Could not find '(\w+)/([^']*)' Available options in '\w+': (.*?) Config search"
@@ -341,6 +343,9 @@ def explain(error: Exception) -> str:
         group, choice, known = match.groups()
         names = [name for name in known.split() if name != "default"]  # what the others build on
         own = ", or give plugins=[MODULE] for your own method" * bool(methods(group))
+        own = (
+            ", or give segmenter=mmsegmentation segmenter.config=…" * (group == "segmenter") or own
+        )
         hint = nearest(choice, names)
         return f"there is no {group}={choice}: {hint}choose from {', '.join(names)}{own}"
     preset = r"In '([^']+)': ConfigKeyError raised while composing config: .* full_key: (\S+)"

@@ -185,5 +185,5 @@ def build_model(model: Mapping[str, Any]) -> nn.Module:
     except MISFITS as error:
         raise UserError(
             f"{subject} cannot be built ({first_line(error)}): {remedy} or correct"
-            " segmenter.overrides"
+            " segmenter.backbone or segmenter.overrides"
         ) from error

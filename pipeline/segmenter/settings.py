@@ -83,7 +83,8 @@ class SegmenterSettings(PredictionSettings):
         name: the network's name in tables.
         config: a config of mmsegmentation, by its path inside the package; another file, by its
             absolute path, is a program that runs.
-        backbone: a network of timm that replaces the config's backbone.
+        backbone: a network of timm that replaces the config's backbone; timm, timm_mlp and light
+            take any.
         pretrained: initial weights of the backbone: imagenet, coco (trained on masks), none, or
             the path of a file.
         repeat_corrected: how often an epoch samples an image of ``masks.corrections``.

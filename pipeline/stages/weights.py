@@ -87,10 +87,10 @@ def missing_weights(
     from pipeline.segmenter.pretrained import load_pretrained
 
     built = build_config(config.segmenter, *names, 0, builder.device, process_count())
+    backbone = build_model(built.model).backbone  # now, not after hours, if it cannot be built
     if config.segmenter.starts_from_scratch:
         return found
     given = config.segmenter.pretrained, built.model, built.pretrained_source
-    backbone = build_model(built.model).backbone
     try:
         place = load_pretrained(backbone, *given, download=False).source
         is_missing = everything and "://" in place

@@ -10,6 +10,8 @@ import pytest
 from tests.hostile.examples import TOO_LONG
 from tests.small_runs import TINY_SEGMENTER, latest
 
+_MASK2FORMER = "mask2former/mask2former_r50_8xb2-90k_cityscapes-512x1024.py"  # needs mmdet
+
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
@@ -40,6 +42,10 @@ from tests.small_runs import TINY_SEGMENTER, latest
         (["~tags"], "tags is missing: give a choice or its settings"),
         (["tags="], "there is no tags=: choose from "),
         (["tags=unheard_of"], "or give plugins=[MODULE] for your own method"),
+        (["segmenter=pspnet"], "or give segmenter=mmsegmentation segmenter.config="),
+        (["segmenter=mmsegmentation"], "segmenter.config is missing: give it"),
+        (["segmenter.backbone=resnet18"], "or correct segmenter.backbone"),
+        (["segmenter=mmsegmentation", f"segmenter.config={_MASK2FORMER}"], "needs mmdet."),
         (["stage=status", "output_dir=null"], "output_dir is not the name of a folder"),
         (["stage=status", "output_dir=/etc/passwd"], "/etc/passwd is not a folder"),
         (["output_dir=/etc/passwd"], "/etc/passwd is not a folder"),
