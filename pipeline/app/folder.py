@@ -26,9 +26,9 @@ _SIDE = 448
 
 _PICTURE, _QUALITY = 320, 70
 _ABOUT_COMMAND = (
-    "*Run* starts this command. It goes on if you close the page. You can also type it in a"
-    " terminal, in the folder in which this page was started. It trains a network, whose first"
-    " weights are downloaded; with `stage=[tags,cams,masks,report]` it ends with masks."
+    "*Run* starts this command, which goes on if you close the page. It trains a network and may"
+    " download weights. To stop at the masks, copy the command to a terminal, in the folder in"
+    " which you started this page, and add `'stage=[tags,cams,masks,report]'`."
 )
 _SHOWN = 12  # photographs of a name
 
@@ -106,7 +106,8 @@ class Folder:
         for pair in alike:
             differing = [i for i, each in found.items() if len({*pair} & {*each.names}) == 1]
             pairs.append((pair, differing[:_SHOWN], index[pair[0]]))
-        files = {i: (self._paths[i].name, self._photographs[i][1]) for i in found}
+        # With the folders in between, as several may have files of one name.
+        files = {i: (i + self._paths[i].suffix, self._photographs[i][1]) for i in found}
         template = load_template("folder.html", folder=Path(__file__).parent)
         return template.render(classes=classes, alike=pairs, found=found, files=files)
 
@@ -155,7 +156,7 @@ class Folder:
                 elem_id="command",
                 scale=8,
             )
-            run = gr.Button("Run", min_width=90)
+            run = gr.Button("Run", min_width=90, elem_id="run")
         gr.Markdown(_ABOUT_COMMAND)
         refused = gr.Markdown()
         gr.HTML('<p class="ours" id="run_status" role="status"></p>')

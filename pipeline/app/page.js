@@ -37,6 +37,7 @@ async function watchRun() {
   const answer = await fetch("report/state").catch(() => null);
   if (!shown || !answer?.ok) return;
   const { running, line, code, log } = await answer.json();
+  document.getElementById("run").disabled = running;
   if (running) {
     const stop = document.createElement("button");
     [stop.type, stop.className, stop.textContent] = ["button", "chip", "Stop"];
@@ -47,5 +48,6 @@ async function watchRun() {
     const link = document.createElement("a");
     [link.href, link.textContent] = ["report", "Open its report"];
     shown.replaceChildren("The run has finished. ", link);
-  } else if (code !== null) shown.textContent = `The run has ended: ${line} (the log is ${log})`;
+  } else if (code === 130) shown.textContent = "The run is stopped. Run goes on where it was.";
+  else if (code !== null) shown.textContent = `The run has ended: ${line} (the log is ${log})`;
 }

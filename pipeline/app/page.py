@@ -1,6 +1,7 @@
 """The page: its parts, and how Gradio serves them."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from threading import Thread
@@ -137,7 +138,8 @@ def _page_of_docs(name: str) -> Response:
         raise HTTPException(404)
     if path.suffix != ".md":
         return FileResponse(path)
-    text = MarkdownIt("commonmark").enable("table").render(path.read_text(encoding="utf-8"))
+    text = re.sub(r"\[([^]]+)\]\(\.\./[^)]+\)", r"\1", path.read_text(encoding="utf-8"))
+    text = MarkdownIt("commonmark").enable("table").render(text)  # without links out of docs/
     page = load_template("docs.html", folder=_HERE).render(text=text, style=script_of("theme.css"))
     return HTMLResponse(page)
 

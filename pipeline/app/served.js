@@ -78,9 +78,9 @@ async function watch() {
   runButton.disabled = running;
   stopButton.hidden = !running;
   if (isStopped && !running && code !== 0) told("The run is stopped. Run goes on where it was.");
-  else if (running || wasRunning || code) told((line || "The run starts …") + (running || !code ? "" : ` (${log})`));
+  else if (running || wasRunning || code !== null) told((line || "The run starts …") + (running || !code ? "" : ` (${log})`));
   if (running) { wasRunning = true; setTimeout(telling(watch), 1000); return; }
-  if (code === 0 && wasRunning) {
+  if (code === 0) {
     const links = [["/report", "the new report"], ["/report/comparison", "the comparison with the run before"]];
     runState.replaceChildren("The run has finished: ", ...links.flatMap(([address, words], place) => {
       const link = document.createElement("a");

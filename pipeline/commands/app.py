@@ -49,7 +49,9 @@ def run(arguments: Sequence[str]) -> None:
         run_again(given_path("".join(folders), "the folder"), options.run, settings)
         return
     if find_spec("gradio") is None:
-        raise UserError("the app requires gradio: install the extra app, or run pip install gradio")
+        raise UserError(
+            "the app requires gradio: run pip install --editable '.[app]', or pip install gradio"
+        )
     if options.limit < 1:
         raise UserError(f"--limit {options.limit} leaves no photograph: give a larger number")
     if settings and folders and Path(folders[0], CONFIG).is_file():

@@ -9,14 +9,14 @@ from collections.abc import Sequence
 
 gc.disable()  # while the tool is imported, of which nothing is garbage
 
-from pipeline.commands.command_line import RESUMABLE, answer  # noqa: E402
+from pipeline.commands.command_line import answer  # noqa: E402
 from pipeline.errors import UserError, command, console_word, did_you_mean, shown  # noqa: E402
 
 _WRITERS = ("export", "import_masks", "overlay", "predict")
 _OTHERS = ("benchmark", "clean", "compare", "export_onnx", "make_tables")
 
 WHEN_INTERRUPTED = {
-    "app": RESUMABLE,
+    "app": "ended: the same command starts it again",
     "download": "interrupted: run the same command again",
     **dict.fromkeys(_WRITERS, "interrupted: the files written so far are complete"),
     **dict.fromkeys(_OTHERS, "interrupted"),

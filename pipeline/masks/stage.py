@@ -119,9 +119,8 @@ class MaskStage(CorrectableMasks, MethodStage):
         if share <= ALL_BACKGROUND:
             return ""
         return (
-            f"half of the masks of split {results.split} are background in at least {share:.1%} of"
-            " their pixels, from which a segmenter learns little else: look at the masks"
-            " in the report, and at what they are made from"
+            f"half of the masks of split {results.split} are at least {share:.1%} background, and a"
+            " segmenter may learn nothing else: look at the masks and tags in the report"
         )
 
     def checked(self, found: Labelled, size: Size, image_id: str = "") -> Labelled:

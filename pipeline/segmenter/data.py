@@ -92,8 +92,9 @@ def check_pairs(
     """Returns id → what would end or spoil a training, by decoding images and masks.
 
     Of n classes without the background, labels 0 to n and 255 are allowed. The limit of pixels of
-    ``decode`` holds for masks, too.
+    ``decode`` holds for masks, too. Raises a UserError if no mask shows a class.
     """
+    shown: set[int] = set()
 
     def check(pair: TrainingPair) -> str:
         problems, size = [], None
@@ -109,9 +110,16 @@ def check_pairs(
         if size is not None and labels.shape != size:
             (rows, columns), (height, width) = labels.shape, size
             problems += [f"mask is {columns}×{rows}, its image {width}×{height} pixels"]
-        if wrong := [k for k in np.unique(labels).tolist() if num_classes < k != IGNORE]:
+        shown.update(found := np.unique(labels).tolist())
+        if wrong := [k for k in found if num_classes < k != IGNORE]:
             problems += [f"mask has labels {wrong} outside 0 to {num_classes} and 255"]
         return "; ".join(problems)
 
     checked = prefetch(pairs, check, decode.threads, 2 * decode.threads)
-    return {pair.id: problems for pair, problems in checked if problems}
+    refused = {pair.id: problems for pair, problems in checked if problems}
+    if shown and not shown - {0, IGNORE}:
+        raise UserError(
+            "no mask shows a class, so a network would learn only the background: lower"
+            " tags.min_score, or give other names in dataset.classes"
+        )
+    return refused

@@ -61,7 +61,8 @@ class Segmenter:
         path = Path(path)
         if not path.exists():
             raise UserError(
-                f"checkpoint {path} does not exist: give the file of a trained segmenter"
+                f"checkpoint {path} does not exist: run stage=train first, or give the file of a"
+                " segmenter"
             )
         if path.suffix.lower() == ".onnx" and path.is_file():
             graph = OnnxGraph(path.read_bytes(), path, device)

@@ -96,4 +96,4 @@ def test_a_folder_of_damaged_photographs_is_a_sentence(tmp_path):
 def test_the_app_names_the_package_that_it_requires(run_tool, monkeypatch):
     monkeypatch.setattr("pipeline.commands.app.find_spec", lambda name: None)
     done = run_tool("app.py", "clip=demo")
-    assert done.code == 2 and "the app requires gradio: install the extra app" in done.errors
+    assert done.code == 2 and "the app requires gradio: run pip install" in done.errors

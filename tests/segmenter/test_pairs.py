@@ -6,6 +6,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
 from pipeline.engine.sample import ImageReader
+from pipeline.errors import UserError
 from pipeline.segmenter.data import check_pairs
 from tests.segmenter.tiny_training import write_pairs
 
@@ -22,6 +23,14 @@ def test_sound_pairs(fresh):
 def test_labels_out_of_range(fresh):
     problems = check_pairs(fresh, 1)  # the second mask holds label 2
     assert problems == {"s/1": "mask has labels [2] outside 0 to 1 and 255"}
+
+
+def test_masks_without_a_class_are_refused(fresh):
+    for pair in fresh:
+        Image.fromarray(np.full((40, 48), 255, np.uint8)).save(pair.mask)
+    Image.fromarray(np.zeros((40, 48), np.uint8)).save(fresh[0].mask)
+    with pytest.raises(UserError, match=r"no mask shows a class.* tags\.min_score"):
+        check_pairs(fresh, 2)
 
 
 def test_all_problems_are_listed(fresh):

@@ -139,7 +139,7 @@ def test_masks_of_background_are_remarkable(rows, is_said, tmp_path):
     mask[:rows] = 1
     files = {name: encode_png(mask) for name in "abc"}
     remark = remark_of(Masks, *folder_of(tmp_path, "masks", files))
-    said = "half of the masks of split val are background in at least 98.0% of their pixels"
+    said = "half of the masks of split val are at least 98.0% background"
     assert remark.startswith(said) if is_said else not remark
 
 
