@@ -88,11 +88,12 @@ def check_pairs(
     pairs: Sequence[TrainingPair],
     num_classes: int,
     decode: ImageReader = ImageReader(),  # noqa: B008
+    needs_class: bool = True,
 ) -> dict[str, str]:
     """Returns id → what would end or spoil a training, by decoding images and masks.
 
     Of n classes without the background, labels 0 to n and 255 are allowed. The limit of pixels of
-    ``decode`` holds for masks, too. Raises a UserError if no mask shows a class.
+    ``decode`` holds for masks, too. Raises a UserError if no mask shows a class and one is needed.
     """
     shown: set[int] = set()
 
@@ -117,7 +118,7 @@ def check_pairs(
 
     checked = prefetch(pairs, check, decode.threads, 2 * decode.threads)
     refused = {pair.id: problems for pair, problems in checked if problems}
-    if shown and not shown - {0, IGNORE}:
+    if needs_class and shown and not shown - {0, IGNORE}:
         raise UserError(
             "no mask shows a class, so a network would learn only the background: lower"
             " tags.min_score, or give other names in dataset.classes"

@@ -73,7 +73,9 @@ class Training(OfSplit):
 
     def broken(self) -> Mapping[str, str]:
         """Returns id → reason, of the images that cannot be trained on, or whose masks cannot."""
-        return check_pairs(self.pairs, len(self.vocabulary.classes), self.decode)
+        # Later masks are predictions, of which the training before has told.
+        given = self.pairs, len(self.vocabulary.classes), self.decode, self.round == 1
+        return check_pairs(*given)
 
     def own_settings(self) -> dict[str, Any]:
         """Returns what the weights depend on: the images and masks, too."""

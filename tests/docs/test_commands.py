@@ -79,9 +79,9 @@ def test_settings_and_arguments_exist(block: Block, line: str, tmp_path, monkeyp
     if program == RUN_STAGE[1]:
         folders = [own for own in arguments if own.startswith("--config-dir")]
         plugins = any(argument.startswith("plugins=") for argument in arguments)
-        if arguments[:1] == ["help"]:
+        if arguments[:1] == ["help"] and not plugins:
             assert all(map(help_on, arguments[1:]))
-        elif not {"--help", "--cfg"} & set(arguments) and not folders and not plugins:
+        elif not {"help", "--help", "--cfg"} & set(arguments) and not folders and not plugins:
             composes(arguments)
         return
     if program == "tools/download.py":  # its settings are not parsed by argparse
