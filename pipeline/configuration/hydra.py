@@ -343,9 +343,6 @@ def explain(error: Exception) -> str:
         group, choice, known = match.groups()
         names = [name for name in known.split() if name != "default"]  # what the others build on
         own = ", or give plugins=[MODULE] for your own method" * bool(methods(group))
-        own = (
-            ", or give segmenter=mmsegmentation segmenter.config=…" * (group == "segmenter") or own
-        )
         hint = nearest(choice, names)
         return f"there is no {group}={choice}: {hint}choose from {', '.join(names)}{own}"
     preset = r"In '([^']+)': ConfigKeyError raised while composing config: .* full_key: (\S+)"

@@ -120,7 +120,7 @@ def check_pairs(
     refused = {pair.id: problems for pair, problems in checked if problems}
     if needs_class and shown and not shown - {0, IGNORE}:
         raise UserError(
-            "no mask shows a class, so a network would learn only the background: lower"
-            " tags.min_score, or give other names in dataset.classes"
+            "no mask shows a class, so a network would learn only the background: check the masks,"
+            " and the tags that they are made from"
         )
     return refused

@@ -112,5 +112,5 @@ def test_settings_and_methods_that_cannot_be_used_say_so():
         check(ClipEsOptions(templates="nope"), "cams")
     with pytest.raises(UserError, match="cams.affinity_blocks=.*give 2"):
         check(ClipEsOptions(affinity_blocks=[-7, -1, 0]), "cams")
-    with pytest.raises(NotImplementedError):
+    with pytest.raises(UserError, match="CamMethod has no method cams"):
         CamMethod().cams(np.zeros((1, 1, 3), np.uint8), [0])

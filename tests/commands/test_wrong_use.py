@@ -42,7 +42,6 @@ _MASK2FORMER = "mask2former/mask2former_r50_8xb2-90k_cityscapes-512x1024.py"  # 
         (["~tags"], "tags is missing: give a choice or its settings"),
         (["tags="], "there is no tags=: choose from "),
         (["tags=unheard_of"], "or give plugins=[MODULE] for your own method"),
-        (["segmenter=pspnet"], "or give segmenter=mmsegmentation segmenter.config="),
         (["segmenter=mmsegmentation"], "segmenter.config is missing: give it"),
         (["segmenter.backbone=resnet18"], "or correct segmenter.backbone"),
         (["segmenter=mmsegmentation", f"segmenter.config={_MASK2FORMER}"], "needs mmdet."),

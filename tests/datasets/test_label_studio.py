@@ -44,11 +44,9 @@ def test_choices_are_tags_and_no_mask(tmp_path):
     found = opened(path)
     np.testing.assert_array_equal(found.find("b").labels(SIZE), CAT)
     assert not found.find("c").labels(SIZE).any(), "a person says that nothing is there"
-    with pytest.raises(NoEntry, match="no mask in .* classes alone"):
+    with pytest.raises(NoEntry, match="no mask in .* only classes"):
         found.find("a")
-    assert found.notes == [
-        "tasks.json has no mask for 1 of its images, the first a (classes alone)"
-    ]
+    assert found.notes == ["tasks.json has no mask for 1 of its images, the first a (only classes)"]
 
 
 def test_regions_without_an_outline_are_tags_and_no_mask(tmp_path):

@@ -42,7 +42,7 @@ def told(error: pytest.ExceptionInfo, section: str) -> str:
 def test_every_guide_is_a_section(preset, tmp_path):
     guide = settings_of(preset, tmp_path).get("guide")
     assert (guide is None) == (preset in ("demo", "demo_crowded", "folder"))
-    assert guide is None or f"({guide}), says how" in how_to_get(guide)
+    assert guide is None or f"({guide}), tells how" in how_to_get(guide)
 
 
 @pytest.mark.parametrize(

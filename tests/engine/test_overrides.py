@@ -47,7 +47,7 @@ def test_a_choice_of_a_users_folder_is_no_hindrance():
 @pytest.mark.parametrize(
     ("typed", "message"),
     [
-        (["masks=argmax", "masks.crf.iterations=4"], "lies below one that is null: leave it out"),
+        (["masks=argmax", "masks.crf.iterations=4"], "is inside one that is null: leave it out"),
         (["masks=regions", "masks.slick.segments=3"], "masks.slick: did you mean masks.slic?"),
         (["cams.affinity=2"], "cams.affinity=2 is neither true nor false: give one of them"),
         (["executor=dask", "executor.cluster.x=3"], r"give \+executor.cluster.x="),

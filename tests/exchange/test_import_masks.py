@@ -205,7 +205,7 @@ def test_tables_that_cannot_be_used(text, message, tmp_path):
     [
         ({"classes": "cat,cat"}, "names cat twice"),
         ({"classes": "/no/names.txt"}, "is not a file"),
-        ({"output": "theirs/inside"}, "lies in the folder of the masks"),
+        ({"output": "theirs/inside"}, "is in the folder of the masks"),
         ({"folder": "nowhere"}, "is not a folder: give the one that holds the masks"),
         ({"folder": "empty"}, "holds no PNG"),
     ],

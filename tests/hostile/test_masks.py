@@ -113,7 +113,7 @@ def test_broken_masks_are_named_and_the_rest_is_measured(evaluate, add, masks, o
     assert_one_sentence(
         strict,
         "11 of 15 images of split all cams were left out of evaluate, more than"
-        f" runtime.max_failures allows: {out / 'failures.jsonl'} says why",
+        f" runtime.max_failures allows: {out / 'failures.jsonl'} has the reasons",
     )
     assert figures(out) == found, "they are written before the run ends"
 
@@ -129,7 +129,7 @@ def test_without_any_mask_that_can_be_used_there_is_no_figure(evaluate, masks, o
         path.write_bytes(b"no mask")
     finished = evaluate()
     assert_one_sentence(finished, "none of the ground truth for tags of split all, cams of split")
-    assert f"correct it as {out / 'failures.jsonl'} says" in finished.errors
+    assert f"{out / 'failures.jsonl'} tells what to correct" in finished.errors
     assert len(failures(out)) == 4 and figures(out) == {}
 
 

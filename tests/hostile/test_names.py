@@ -157,7 +157,7 @@ def test_a_folder_that_is_named_like_a_result_is_no_place_for_images(root, tmp_p
     samples, rejected = found(root)
     assert samples.keys() == {"x", "y.png/x"}
     assert rejected == {
-        f"x.{ending}": f"lies in {folder}, which is the name of a result: rename the folder"
+        f"x.{ending}": f"is in {folder}, which is the name of a result: rename the folder"
         for ending, folder in (("png/y", "x.png"), ("npz/z/y", "x.npz"))
     }
 

@@ -256,7 +256,8 @@ def test_of_several_splits_each_has_a_file_or_the_one_that_is_trained_on(run_sta
         assert finished.code == 0, finished.errors
         return [line.split()[3] for line in finished.output.splitlines() if line.startswith("│")]
 
-    content = coco([("00000.png", []), ("00001.png", [])], size=(320, 240))
+    disc = {"category_id": 7, "segmentation": [[10, 10, 90, 10, 90, 90]]}
+    content = coco([("00000.png", [disc]), ("00001.png", [])], ["disc"], size=(320, 240))
     folder = tmp_path / "masks"
     path = write_json(folder / "train.json", content)
     refused = run(folder, "stage=masks", "dry_run=true")

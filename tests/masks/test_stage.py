@@ -115,7 +115,8 @@ def test_unsure_pixels_are_ignored_and_the_mask_before_is_kept(maps, tmp_path, w
         path = kept / f"{sample.id}.png"
         np.testing.assert_array_equal(read_labels(path), expected)
         np.testing.assert_array_equal(read_labels(kept / UNFILTERED / f"{sample.id}.png"), labels)
-        assert check_pairs([TrainingPair(sample.id, sample.image, path)], 3) == {}
+        pair = TrainingPair(sample.id, sample.image, path)
+        assert check_pairs([pair], 3, needs_class=False) == {}
     assert (read_labels(path) == 0).all()  # of the image without tags
 
     # The mask before belongs to the result: where it is damaged, the image is computed again.

@@ -29,7 +29,7 @@ def test_masks_without_a_class_are_refused(fresh):
     for pair in fresh:
         Image.fromarray(np.full((40, 48), 255, np.uint8)).save(pair.mask)
     Image.fromarray(np.zeros((40, 48), np.uint8)).save(fresh[0].mask)
-    with pytest.raises(UserError, match=r"no mask shows a class.* tags\.min_score"):
+    with pytest.raises(UserError, match="no mask shows a class"):
         check_pairs(fresh, 2)
 
 

@@ -150,7 +150,7 @@ def test_files_that_correct_nothing_are_named(runs, given, mine, tmp_path):
     choices = [{"data": {"image": "a.jpg"}, "annotations": [{"result": [choice]}]}]
     (tmp_path / "tasks.json").write_text(json.dumps(choices))
     runs("stage=masks", f"masks.corrections={tmp_path / 'tasks.json'}", code=2)
-    assert "has no mask for 1 of its images, the first a (classes alone)" in runs.errors
+    assert "has no mask for 1 of its images, the first a (only classes)" in runs.errors
     assert "tasks.json holds no mask: save one there" in runs.errors
 
 

@@ -65,7 +65,7 @@ def test_a_tagger_gives_scores_for_each_image_or_says_that_it_cannot():
     assert name == "a" and list(scored.scores) == ["scores"]
     found = stage(TagClipOptions()).checked(scored)["scores"]
     np.testing.assert_array_equal(found, np.array([0.2, 0], np.float32))
-    with pytest.raises(NotImplementedError):
+    with pytest.raises(UserError, match="Tagger has no method scores"):
         Tagger().scores(np.zeros((1, 1, 3), np.uint8))
 
 

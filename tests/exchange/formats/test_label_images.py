@@ -29,7 +29,7 @@ def test_images_of_one_name_are_refused(export, stage_folder, images, tmp_path):
 
 def test_a_data_set_is_not_written_among_the_images(export, masks, images):
     finished = export("labelme", masks, images / "set", images)
-    assert finished.code == 2 and "lies in the folder of the images" in finished.errors
+    assert finished.code == 2 and "is in the folder of the images" in finished.errors
 
 
 def test_voc_holds_every_label(export, noisy, tmp_path):
