@@ -19,6 +19,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from pipeline.app import own_folder
+from pipeline.configuration.hydra import take_plugins
 from pipeline.engine.children import searched
 from pipeline.errors import UserError
 from pipeline.files.atomic import (
@@ -176,8 +177,7 @@ class Finished:
         """Tells whether a folder of PYTHONPATH lies where somebody started the run."""
         is_inside = Path(os.path.realpath(path)).is_relative_to(os.path.realpath(directory))
         # Plug-ins that the app's own command line names may lie there.
-        is_trusted = any(word.lstrip("+").startswith("plugins=") for word in self._words)
-        return is_inside and not is_trusted
+        return is_inside and not take_plugins(self._words)[0]
 
     def stop(self) -> dict[str, Any]:
         """Ends the run of this app, or of an earlier one, as Ctrl-C does."""

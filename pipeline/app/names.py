@@ -31,7 +31,7 @@ class Names:
         chosen: the methods of the command line, by group.
         overrides: its other settings.
         min_score: the minimum score with these settings.
-        plugins: the words of the command line that name plug-ins.
+        plugins: what the command line names as plug-ins, in its own form.
         lock: is held by the request that computes.
     """
 

@@ -18,6 +18,7 @@ from pipeline.app.folder import Folder
 from pipeline.app.names import WORLD, Names
 from pipeline.app.photograph import GROUPS, Photograph
 from pipeline.app.server import MAX_UPLOAD
+from pipeline.configuration.hydra import take_plugins
 from pipeline.datasets.scenes import load_world
 from pipeline.datasets.vocabulary import as_names, build_vocabulary
 from pipeline.errors import UserError, shown
@@ -71,7 +72,8 @@ def build_app(
     chosen = {group: settings.get(group, name) for group, name in methods.items()}
     known = {"clip", *GROUPS, *_NAMES}
     others = [f"{key}={value}" for key, value in settings.items() if key not in known]
-    plugins = [word for word in words if word.lstrip("+").startswith("plugins=")]
+    modules, _ = take_plugins(words)
+    plugins = [f"plugins=[{','.join(modules)}]"] if modules else []
     names = Names(usual["clip"], chosen, others, getattr(config.tags, "min_score", 0.0), plugins)
     output = Path(config.output_dir)
     folder = Folder(names, folders[0], limit, app, output) if folders else None

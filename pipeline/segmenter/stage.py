@@ -73,9 +73,9 @@ class Training(OfSplit):
 
     def broken(self) -> Mapping[str, str]:
         """Returns id → reason, of the images that cannot be trained on, or whose masks cannot."""
-        # Later masks are predictions, of which the training before has told.
-        given = self.pairs, len(self.vocabulary.classes), self.decode, self.round == 1
-        return check_pairs(*given)
+        # The masks of later rounds are predictions, on which the earlier training has remarked.
+        classes, is_first = len(self.vocabulary.classes), self.round == 1
+        return check_pairs(self.pairs, classes, self.decode, needs_class=is_first)
 
     def own_settings(self) -> dict[str, Any]:
         """Returns what the weights depend on: the images and masks, too."""
