@@ -13,6 +13,7 @@ from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import numpy as np
@@ -56,9 +57,11 @@ class Options:
 
     tags: str = "colour"  # or file
     alpha: float = 0.5
-    corrections: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    corrections: tuple[tuple[str, tuple[int, ...]], ...] = ()  # of tags
+    drawn: tuple[tuple[str, int], ...] = ()  # corrected masks
     cell_size: int = 4
     rounds: int = 1
+    learning_rate: float = 0.01  # names the network
     absent_as_zero: bool = False
     background_betas: tuple[float, ...] = (1.0,)
     labelled: bool = False
@@ -148,6 +151,17 @@ class Workspace:
             (path := folder / "mine.csv").write_text("\n".join(["id,split,classes", *rows]))
             os.utime(path, (1e9, 1e9))  # tables show its date
             config.tags.corrections = str(path)
+        if options.drawn:
+            rmtree(below := folder / "drawn", ignore_errors=True)
+            for image_id, content in options.drawn:
+                split = next(s for s, ids in SPLITS.items() if image_id in ids)
+                (path := below / split / f"{image_id}.png").parent.mkdir(
+                    parents=True, exist_ok=True
+                )
+                Picture.fromarray(draw(content)[1]).save(path)
+                os.utime(path, (1e9, 1e9))
+            config.masks.corrections = str(below)
+        config.segmenter.learning_rate = options.learning_rate
         config.cams.cell_size = options.cell_size
         config.cams.background_betas = [*options.background_betas]
         return pipeline.Pipeline.open(config)
@@ -195,14 +209,16 @@ class Fresh:
         splits = [s for s, ids in SPLITS.items() if training or not images.keys().isdisjoint(ids)]
         ids = "".join(SPLITS[split] for split in splits)
         corrections = tuple(pair for pair in options.corrections if pair[0] in ids)
-        corrected = {i: Image() for i, _ in corrections}  # keys hold those of other images, too
+        drawn = tuple(pair for pair in options.drawn if pair[0] in ids)
+        corrected = {i: Image() for i, _ in corrections + drawn}  # keys hold other images', too
         every = sorted({**corrected, **unmeasured, **images}.items())
         # What is not read, or no image has, changes nothing.
         labelled = options.labelled and any(image.labels is not None for image in images.values())
         ignored = {} if labelled else {"labels": None}
         ignored |= {} if options.tags == "file" else {"line": None}
         every = [(i, replace(image, listed=True, **ignored)) for i, image in every]
-        options = replace(options, corrections=corrections, labelled=labelled, limit=None)
+        options = replace(options, corrections=corrections, drawn=drawn, labelled=labelled)
+        options = replace(options, limit=None)
         options = replace(options, split=splits[0] if len(splits) == 1 else None)
         if training is None:
             options = replace(options, rounds=1)

@@ -6,6 +6,7 @@ Stand-ins make three machines of this one: with AMX, without it, and with a GPU.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +22,9 @@ from pipeline.clip import attention, device, frozen
 from pipeline.clip.compute import fused
 from pipeline.commands import compare, run_stage
 from pipeline.engine import workers
+from pipeline.engine.results import Results
 from pipeline.errors import UserError
+from pipeline.evaluation.about import found_precision
 from pipeline.segmenter import stage as segmenting
 from pipeline.stages.config import compose, read_config
 from pipeline.stages.pipeline import Pipeline
@@ -165,6 +168,25 @@ def test_a_folder_of_several_machines_says_so(made, opened, tmp_path, capsys):
     for text in (capsys.readouterr().out, (tmp_path / "page.html").read_text()):
         assert "tags for split all were computed in ways" in text
         assert "4 with attention=fused, 4 with precision=bf16, 2 with attention=by_head, " in text
+
+
+def test_a_run_says_what_was_computed_in_several_ways(made, opened, tmp_path):
+    """A folder that was continued on another machine, then CAMs in bf16 of tags in fp32."""
+    with standing_in("amx"):
+        (alone,) = opened(tmp_path / "a", "dataset.limit=1").run(["tags"])
+    with standing_in("plain"):
+        (continued,) = opened(tmp_path / "a").run(["tags"])
+        (tags,) = opened(tmp_path / "b").run(["tags"])
+    with standing_in("amx"):
+        (cams,) = opened(tmp_path / "b").run(["cams"])
+    assert not {"precision=bf16", "precision=fp32"} & {*re.findall(r"precision=\w+", alone.note)}
+    assert "rounding" not in tags.note
+    assert "tags for split all" in continued.note and "1 with precision=bf16" in continued.note
+    assert "tags and cams for split all" in cams.note and "3 with precision=bf16" in cams.note
+    found = [Results(latest(tmp_path / out, stage)) for out in "ab" for stage in ("tags", "cams")]
+    wanted = ["auto (bf16, fp32)", "auto (fp32)", "auto (bf16, fp32)"]
+    assert [found_precision("auto", results) for results in found if results.manifest] == wanted
+    assert found_precision("fp32", found[0]) == "fp32"
 
 
 def test_only_what_is_given_explicitly_is_refused(made, opened):

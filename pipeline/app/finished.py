@@ -21,6 +21,7 @@ from fastapi.responses import JSONResponse, Response
 from pipeline.app import own_folder
 from pipeline.configuration.hydra import take_plugins
 from pipeline.engine.children import searched
+from pipeline.engine.store import refuse_other_format
 from pipeline.errors import UserError
 from pipeline.files.atomic import (
     Complete,
@@ -71,6 +72,7 @@ class Finished:
 
     def __init__(self, folder: Path, words: Sequence[str]):
         """Takes the folder, and the settings of the app's own command line."""
+        refuse_other_format(folder)
         self._folder, self._words = folder.resolve(), words  # by which a later app finds a run
         self._own = own_folder(self._folder)
         # A run holds the lock of the folder itself, and people correct tags while it goes on.

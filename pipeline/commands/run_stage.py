@@ -50,7 +50,7 @@ def _show_status(config: DictConfig, given: Sequence[str]) -> None:
     from rich.console import Console
 
     from pipeline.commands.status import status_table
-    from pipeline.engine.records import describe_machines
+    from pipeline.engine.results import Results, describe_ways
     from pipeline.engine.store import Store
 
     if not isinstance(root := config.output_dir, str) or not root or "\0" in root:
@@ -59,7 +59,7 @@ def _show_status(config: DictConfig, given: Sequence[str]) -> None:
     folders, console = Store(root).folders(), Console(soft_wrap=True, markup=False)
     if folders:
         Console(width=max(console.width, 160)).print(status_table(root, folders))
-        for text in filter(None, (describe_machines(manifest) for _, manifest in folders)):
+        for text in filter(None, (describe_ways(Results(path)) for path, _ in folders)):
             console.print(f"note: {text}", highlight=False)
     else:
         given_in = (name for name in ("masks", "cams") if "path" in config[name])

@@ -147,7 +147,12 @@ def for_hydra(overrides: Sequence[str]) -> list[str]:
             whole = shlex.quote(" ".join([*read[-1:], text]))
             hint = f"quote a value that has spaces, {whole}" if read else "give, say, seed=1"
             raise UserError(f"{shown(text)} is not KEY=VALUE: {hint}")
-        for form in _forms(text):
+        # As it is, then with each value of a list in quotes, and as one text.
+        key, _, value = text.partition("=")
+        values = [_quoted(each.strip()) for each in value[1:-1].split(",")]
+        is_list = value.startswith("[") and value.endswith("]")
+        as_list = [f"{key}=[{','.join(values)}]"] if is_list else []
+        for form in (text, *as_list, f"{key}={_quoted(value)}"):
             try:
                 override = parser.parse_override(form)
             except (HydraException, ValueError):
@@ -195,16 +200,6 @@ def _holds_text(override: str, composed: object) -> bool:
     if isinstance(composed, list):
         return not any(isinstance(value, int | float) for value in composed)
     return composed is None or isinstance(composed, str)
-
-
-def _forms(text: str) -> Iterator[str]:
-    """Yields an override as it is, with each value of a list in quotes, and as one text."""
-    yield text
-    key, _, value = text.partition("=")
-    if value.startswith("[") and value.endswith("]"):
-        values = [_quoted(each.strip()) for each in value[1:-1].split(",")]
-        yield f"{key}=[{','.join(values)}]"
-    yield f"{key}={_quoted(value)}"
 
 
 def _quoted(text: str) -> str:

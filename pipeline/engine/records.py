@@ -1,12 +1,11 @@
 """The records in a stage's folder: an entry for each image, with its files, and the manifest."""
 
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import UserError, shown
+from pipeline.errors import UserError
 from pipeline.files.atomic import Complete, cannot_write, read_json, write_atomically
 from pipeline.files.fingerprints import fingerprint
 
@@ -108,6 +107,7 @@ _SHAPE = {
     **dict.fromkeys(("versions", "files"), {str: str}),
     "machines": {str: int},
     "made_from": {str: [str]},
+    "counterparts": [{str: [str]}],
     "legend": {str: Complete(file=str, images=int, date=str)},
     "statistics": {
         **dict.fromkeys(("tagged", "corrected", "background_until"), int),
@@ -123,6 +123,22 @@ def read_manifest(folder: Path) -> dict:
     return read_json(folder / MANIFEST, _SHAPE) or {}
 
 
+Counterparts = Mapping[str, Sequence[str]]
+"""Split → what a run is there, up to a stage: "stage/key" of that stage and those before it.
+
+The last stage comes first. Splits on which the run did not work are named too, as far as the keys
+that it would have there are known."""
+
+
+UNNAMED = "name no results of other splits: run their stages again, which computes nothing"
+"""What is said of results of an earlier version."""
+
+
+def named_in(runs: Iterable[Counterparts], split: str, stage: str, key: str) -> bool:
+    """Tells whether one of the runs that made or confirmed a result has another on a split."""
+    return any(f"{stage}/{key}" in run.get(split, ()) for run in runs)
+
+
 def finished_at(manifest: Mapping[str, Any]) -> str:
     """Returns the date and time (UTC) at which a stage was completed; "" if it was not."""
     return manifest.get("finished", "")[:16].replace("T", " ")
@@ -133,15 +149,3 @@ def describe_legend(legend: Mapping[str, Any]) -> str:
     images = "1 image" if legend["images"] == 1 else f"{legend['images']:,} images"
     what = f"{legend['what']} of " if "what" in legend else ""
     return f"{what}{images} in {legend['file']} of {legend['date']}"
-
-
-def describe_machines(*manifests: Mapping[str, Any]) -> str:
-    """Returns in which ways results of one stage and split were computed, if in several; or ""."""
-    images = sum((Counter(manifest.get("machines", {})) for manifest in manifests), Counter())
-    values = Counter(trait.split("=")[0] for trait in images)
-    several = [
-        f"{n:,} with {shown(t)}" for t, n in images.most_common() if values[t.split("=")[0]] > 1
-    ]
-    what = f"{manifests[0].get('stage')} for split {manifests[0].get('split')}"
-    ways = f"{what} were computed in ways that differ by rounding (images: {', '.join(several)})"
-    return ways if several else ""

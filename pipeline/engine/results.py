@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from typing import Any
 from pipeline.engine.records import (
     ENTRIES,
     PHOTOGRAPH,
+    Counterparts,
     Inputs,
     holds,
     photograph_and_result,
@@ -99,6 +100,11 @@ class Results:
     def statistics(self) -> Mapping[str, Any]:
         """What the manifest says of the results; {} where it says nothing."""
         return self.manifest.get("statistics", {})
+
+    @property
+    def counterparts(self) -> Sequence[Counterparts]:
+        """What each run that made or confirmed them is on every split, the latest last."""
+        return self.manifest.get("counterparts", ())
 
     @cached_property
     def entries(self) -> dict[str, dict[str, Any]]:
@@ -296,3 +302,24 @@ class Results:
             f"{which} made from something else than there is now ({images}{what}): run"
             f" stage={first.command} first"
         )
+
+
+def describe_ways(*results: Results) -> str:
+    """Returns in which ways results of one split were computed, if in several; or "".
+
+    Those of one stage may have been made from earlier ones that were computed in another way.
+    """
+    images = sum((Counter(each.manifest.get("machines", {})) for each in results), Counter())
+    values = Counter(trait.split("=")[0] for trait in images)
+    several = [
+        f"{n:,} with {shown(t)}" for t, n in images.most_common() if values[t.split("=")[0]] > 1
+    ]
+    if not several:
+        is_made = images and results[0].manifest.get("made_from")
+        behind = results[0].chain_of_images if is_made else ()
+        return describe_ways(*behind) if len(behind) > len(results) else ""
+    stages = dict.fromkeys(each.name for each in results if each.manifest.get("machines"))
+    return (
+        f"{' and '.join(stages)} for split {results[0].split} were computed in ways that differ by"
+        f" rounding (images: {', '.join(several)})"
+    )

@@ -1,7 +1,7 @@
 """Computes what a scan finds missing, one stage after the other."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -9,7 +9,8 @@ from pathlib import Path
 
 from pipeline.engine.alongside import Alongside
 from pipeline.engine.progress import track
-from pipeline.engine.results import FAILURES
+from pipeline.engine.records import Counterparts
+from pipeline.engine.results import FAILURES, describe_ways
 from pipeline.engine.sample import Images
 from pipeline.engine.scan import Compute, LeftOut, Reuse, Scan, key_unknown_until, scan
 from pipeline.engine.stage import Folders, OfSplit, PerImage, Stage
@@ -54,6 +55,7 @@ class Run:
     max_failures: float | None = None  # see :func:`allowed_failures`
     files: Sequence[str] = ()  # the names of further files that it writes in the output directory
     writes: bool = True  # whether this process writes; of several that train together, one does
+    counterparts: Callable[[Stage], Counterparts] = lambda _: {}  # what the run is on each split
     _scans: dict[Stage, Scan] = field(default_factory=dict)
     _from_riding: Counter[Stage] = field(default_factory=Counter)
     _asked: Sequence[Stage] = ()
@@ -142,7 +144,8 @@ class Run:
                     each.begin(len(before.ids))
                 beside = self._go_alongside(made, opened, locks)
                 names = stage.name if beside is None else f"{stage.name} and {beside.stage.name}"
-                work = stage, self._folders_read(stage), writers, missing
+                read = {name: need.results(self.store).path for name, need in stage.needs.items()}
+                work = stage, read, writers, missing
                 with track(f"{names} {split}", len(missing)) as advance:
                     for sample, reason in self.executor.compute(*work):
                         if reason is not None:
@@ -162,7 +165,8 @@ class Run:
                 writer.fail(image_id, reason)
             done = [sample for sample in before.samples if sample.id in results.entries]
             summary, known = stage.summary(results, done), self.images.known_ids(split)
-            writer.finish(before.ids, summary, known, stage.statistics(writer, done))
+            about = stage.statistics(writer, done), self.counterparts(stage)
+            writer.finish(before.ids, summary, known, *about)
 
         # Tell the stages after it, and the user.
         self._scans[stage] = before.after_run(failures)
@@ -170,7 +174,8 @@ class Run:
         absent = {image_id for image_id, state in skipped.items() if state.error}
         left_out = {i: reason for i, reason in sorted(results.failures.items()) if i in ids}
         computed = min(writer.computed, len(ids) - len(left_out))
-        facts = computed, left_out, writer.path, writer.reused, stage.remark(results, ids)
+        notes = stage.remark(results, ids), describe_ways(stage.results(self.store))
+        facts = computed, left_out, writer.path, writer.reused, "; ".join(filter(None, notes))
         return Outcome(stage.name, stage.where, len(ids), *facts, absent=absent)
 
     def _go_alongside(
@@ -186,12 +191,10 @@ class Run:
                 continue
             before = {name: opened[need.name] for name, need in other.before.items()}
             writer, images = other.writer(self.store), len(self.images.of(other.split))
-            work = other, self._folders_read(other), before, writer
-            beside = self.executor.go_alongside(*work, stage, images)
+            read = {name: need.results(self.store).path for name, need in other.needs.items()}
+            work = other, read, before, writer, stage, images
+            beside = self.executor.go_alongside(*work)
             if beside is not None:
                 locks.enter_context(writer)
                 return beside
         return None
-
-    def _folders_read(self, stage: Stage) -> dict[str, Path]:
-        return {name: need.results(self.store).path for name, need in stage.needs.items()}

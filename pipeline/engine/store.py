@@ -63,7 +63,7 @@ class Store:
             age = "an older" if isinstance(layout, int) and layout < FORMAT else "a newer"
             raise UserError(
                 f"{root} was written by {age} version of this program (format {layout}, this one"
-                f" reads {FORMAT}): choose another output_dir, or use that version"
+                f" reads {FORMAT}): run it anew in another output_dir, or use that version"
             )
 
     def check(self, files: Iterable[str]) -> None:
@@ -161,6 +161,13 @@ class Store:
             if (path / LOCK).is_file() and not path.is_symlink()
         ]
         return sorted(folders, key=lambda f: f[1].get("finished") or f[1].get("began", ""))
+
+
+def refuse_other_format(*places: Path) -> None:
+    """Refuses output directories, or folders and files in them, as :class:`Store` does."""
+    for folder in (each for place in places for each in (place, *place.resolve().parents[:3])):
+        if (folder / _FORMAT_FILE).is_file():
+            Store(folder)
 
 
 def read_kept(path: Path) -> tuple[np.ndarray, list[str]]:

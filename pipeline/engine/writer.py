@@ -5,12 +5,18 @@ import platform
 import sys
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from pipeline.engine.records import ENTRIES, LATEST, MANIFEST, read_manifest, remove_files
+from pipeline.engine.records import (
+    ENTRIES,
+    LATEST,
+    MANIFEST,
+    read_manifest,
+    remove_files,
+)
 from pipeline.engine.results import FAILURES, REMOVED, Results
 from pipeline.engine.store import Store
 from pipeline.engine.versions import versions
@@ -112,7 +118,7 @@ class Writer:
 
     def begin(self, images: int) -> None:
         """Marks the folder as incomplete until :meth:`finish`; ``images`` is their number."""
-        kept = ("computed", "seconds", "statistics")
+        kept = ("computed", "seconds", "statistics", "counterparts")
         before = {k: v for k, v in self.results.manifest.items() if k in kept}
         self.write_manifest(complete=False, images=images, **before)
 
@@ -122,6 +128,7 @@ class Writer:
         files: Mapping[str, bytes | str] = {},
         known: Collection[str] | None = None,
         statistics: Mapping[str, Any] = {},
+        counterparts: Mapping[str, Sequence[str]] = {},
     ) -> None:
         """Ends a pass over images: writes entries, failures and summaries, and the manifest last.
 
@@ -131,6 +138,7 @@ class Writer:
             known: all images of the split. Others were removed: their failures are dropped, and
                 those with results are listed in ``removed.jsonl``.
             statistics: what the manifest says of the results.
+            counterparts: what the run is on each split, which the manifest says of every run.
         """
         entries, failures, old = self.results.entries, self.results.failures, self.results.manifest
         for name, data in files.items():
@@ -145,11 +153,13 @@ class Writer:
         traits = (t for i in image_ids if i in entries for t in entries[i].get("machine", ()))
         left_out = sum(i in failures for i in image_ids)
         seconds = round(time.monotonic() - self._began, 3)
+        runs = [run for run in old.get("counterparts", ()) if run != counterparts]
         # An image may have been computed twice, when a worker died.
         computed = min(self.computed, len(image_ids) - left_out)
         self.write_manifest(
             complete=True,
             **({"statistics": dict(statistics)} if statistics else {}),
+            counterparts=[*runs, *filter(None, [counterparts])],
             inputs=fingerprint([[i, entries[i]["inputs"]] for i in image_ids if i in entries]),
             machines=Counter(traits),
             images=len(image_ids),

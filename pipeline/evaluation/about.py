@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline.cams.method import CamOptions
+from pipeline.clip.device import AUTO
 from pipeline.clip.method_stage import MethodStage
 from pipeline.clip.settings import ClipSettings, RuntimeSettings
 from pipeline.configuration.registry import COMPAT, methods, quirks
 from pipeline.datasets.settings import DatasetSettings
 from pipeline.engine.kinds import CAMS, Kind, groups
 from pipeline.engine.records import describe_legend
+from pipeline.engine.results import Results
 from pipeline.engine.stage import Stage
 from pipeline.masks.settings import method_word
 from pipeline.segmenter.settings import SegmenterSettings
@@ -113,6 +115,15 @@ def choices_behind(stage: Stage, config: Configuration) -> About:
         round=str(stage.round) if stage.round > 1 else "",
         corrections=", ".join(map(describe_legend, stage.legend.values())),
     )
+
+
+def found_precision(precision: str, results: Results) -> str:
+    """Returns a precision, and where it is "auto" those that features were computed in."""
+    if precision != AUTO:
+        return precision
+    traits = [t for each in results.chain if each.split for t in each.manifest.get("machines", {})]
+    found = {trait.removeprefix("precision=") for trait in traits if trait.startswith("precision=")}
+    return f"{precision} ({', '.join(sorted(found))})" if found else precision
 
 
 def _describe_quirks(compat: object, kind: Kind) -> str:

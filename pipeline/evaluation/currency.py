@@ -95,11 +95,12 @@ class Currency:
     Attributes:
         root: the output directory.
         now: split, stage and key of the run's results → what they would be measured on now, or why
-            they cannot be. Without a run, the folders tell what figures were measured on.
+            they cannot be; none for results of the same run on a split that it does not work on.
+            Without a run, the folders tell what figures were measured on.
     """
 
     root: Path
-    now: Mapping[tuple[str, str, str], MeasuredOn | str] = field(default_factory=dict)
+    now: Mapping[tuple[str, str, str], MeasuredOn | str | None] = field(default_factory=dict)
     _changes: dict[Path, tuple[str, str]] = field(default_factory=dict)
 
     def remark(self, stage: str, split: str, figures: Mapping[str, Any]) -> str:
@@ -118,11 +119,11 @@ class Currency:
         return f"{change}: run stage=evaluate" if change else ""
 
     def refuse_other(self, stage: str, split: str, figures: Mapping[str, Any]) -> str:
-        """Returns why figures are not those of the run, if it has any of this stage and split."""
-        keys = [key for *place, key in self.now if place == [split, stage]]
-        if keys and figures.get("key") not in keys:
-            return "measured with other settings than those of this run: run stage=evaluate"
-        return ""
+        """Returns why figures are not those of the run, or of the same run on another split."""
+        if not self.now or (split, stage, figures.get("key")) in self.now:
+            return ""
+        where = "" if (split, stage, "") in self.now else f" with dataset.split={split}"
+        return f"measured with other settings than those of this run: run stage=evaluate{where}"
 
 
 def _find_change(folder: Path, now: MeasuredOn | None) -> tuple[str, str]:

@@ -55,6 +55,7 @@ _RUN = {
     "versions": {str: str},
     "experiments": [str],
     "made_from": {str: [str]},
+    "counterparts": [{str: [str]}],
     "legend": {str: Complete(file=str, images=int, date=str)},
 }
 _REQUIRED = ("stage", "split", "key", "images", "about", "configuration")
@@ -162,6 +163,7 @@ class MetricsFile:
             "split": split,
             "key": key,
             **{k: v for k, v in results.stage.about.items() if k != "command"},
+            "counterparts": results.counterparts,
             # One configuration may belong to several experiments, and to none ("") as well; a later
             # one must not take it away.
             "experiments": sorted({*old.get("experiments", ()), about.experiment}),

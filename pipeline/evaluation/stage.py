@@ -1,6 +1,6 @@
 """The stage ``evaluate``: measures the existing results against the ground truth."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +10,7 @@ from pipeline.configuration.settings import plain
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.kinds import MASKS, NETWORK
 from pipeline.engine.lineage import RunResults
+from pipeline.engine.records import Counterparts
 from pipeline.engine.results import FAILURES, Results
 from pipeline.engine.run import Outcome
 from pipeline.engine.sample import Images, Sample
@@ -17,7 +18,7 @@ from pipeline.engine.stage import PerImage, Stage
 from pipeline.engine.store import Store
 from pipeline.errors import NeedsStage, UserError
 from pipeline.evaluation import measures
-from pipeline.evaluation.about import About, Configuration, choices_behind
+from pipeline.evaluation.about import About, Configuration, choices_behind, found_precision
 from pipeline.evaluation.currency import MeasuredOn
 from pipeline.evaluation.record import changing_metrics
 from pipeline.files.atomic import write_json_lines
@@ -36,6 +37,7 @@ class Evaluation:
     vocabulary: Vocabulary
     config: Configuration
     store: Store
+    counterparts: Callable[[Stage], Counterparts]  # what the run is on each split
 
     def require_results(self, planned: Collection[str]) -> None:
         """Raises a UserError where there is, and will be, nothing that can be measured."""
@@ -78,6 +80,7 @@ class Evaluation:
                     unmeasured.append(f"{result.name} of split {result.split}")
                 continue
             about, measured_on = choices_behind(stage, self.config), self._measured_on(result)
+            about = replace(about, precision=found_precision(about.precision, Results(result.path)))
             if about.corrections:
                 figures["corrections"] = about.corrections
             if any(each.is_ground_truth for each in stage.chain):
@@ -141,11 +144,14 @@ class Evaluation:
             notes.append(f"not measured, since there are no results: {', '.join(absent)}")
         return notes
 
-    def now(self) -> dict[tuple[str, str, str], MeasuredOn | str]:
+    def now(self) -> dict[tuple[str, str, str], MeasuredOn | str | None]:
         """Returns what figures would be measured on now, for a Currency."""
-        found: dict[tuple[str, str, str], MeasuredOn | str] = {
+        found: dict[tuple[str, str, str], MeasuredOn | str | None] = {
             (stage.split, stage.name, ""): "" for stage in self._measurable
         }
+        for stage in self._measurable:  # of splits that the run does not work on, folders tell
+            for split, (same, *_) in self.counterparts(stage).items():
+                found.setdefault((split, *same.split("/")), None)
         for result in self.results:
             place = result.split, result.name, result.key
             found[place] = self._change(result) or self._measured_on(result)

@@ -15,6 +15,7 @@ from pipeline.engine.kinds import TAGS, measured_kinds
 from pipeline.engine.progress import track
 from pipeline.engine.records import MANIFEST, PHOTOGRAPH
 from pipeline.engine.results import FAILURES, REMOVED, Results
+from pipeline.engine.store import refuse_other_format
 from pipeline.errors import ImageError, UserError, tell
 from pipeline.files.atomic import fits
 from pipeline.files.fingerprints import fingerprint_image
@@ -40,6 +41,7 @@ class Artefact(Results):
 
     def __init__(self, path: Path):
         """Reads the manifest in a stage's folder; raises a UserError if it is not one."""
+        refuse_other_format(path)
         *_, split, _, _ = (folder := path.resolve()).parts
         super().__init__(folder, split=split)
         self.root = folder.parents[2]

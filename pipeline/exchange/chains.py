@@ -1,4 +1,4 @@
-"""Chains: the results of all splits that belong together, as manifests say what was made from what.
+"""Chains: the results of all splits that belong together, as their manifests say.
 
 A and B of a comparison are chains. Where ``latest`` points to results of several, such as new tags
 beside masks of the tags before, the newest results decide, and what contradicts them is left out.
@@ -6,13 +6,12 @@ beside masks of the tags before, the newest results decide, and what contradicts
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from pipeline.engine.kinds import NETWORK, measured_kinds
-from pipeline.engine.records import LATEST, MANIFEST, read_manifest
+from pipeline.engine.records import LATEST, MANIFEST, UNNAMED, read_manifest
 from pipeline.engine.results import Results
-from pipeline.errors import UserError
-from pipeline.report.tables.configurations import flatten, last_part
+from pipeline.engine.store import refuse_other_format
+from pipeline.errors import UserError, tell
 
 Place = tuple[str, str]
 """A split, and the name of a stage."""
@@ -35,14 +34,12 @@ class Chain:
         chain = result.chain
         new = [each for each in chain if each.path not in self._members]
         before = {each.path for each in chain}
-        for each in new:
-            known = self.results.get(_place(each))
-            if known is not None and known.path not in before:
-                return
-            others = (known for (_, name), known in self.results.items() if name == each.name)
-            rounds = [_settings(result) for result in chain if result.name == each.name]
-            if known is None and any(_settings(other) not in rounds for other in others):
-                return
+        known = (self.results.get(_place(each)) for each in new)
+        if any(each is not None and each.path not in before for each in known):
+            return
+        others = (each for each in self.results.values() if each.split and each.path not in before)
+        if new and not all(_are_of_one_run(result, other) for other in others):
+            return
         for each in reversed(new):
             known = self.results.get(_place(each))
             if known is None or known.path in {earlier.path for earlier in each.chain}:
@@ -64,10 +61,17 @@ def _place(result: Results) -> Place:
     return result.path.parents[1].name, result.name
 
 
-def _settings(result: Results) -> dict[str, Any]:
-    """Returns the settings that the results of a chain share on all splits."""
-    settings = flatten(result.manifest.get("configuration", {}))
-    return {name: value for name, value in settings.items() if last_part(name) != "corrections"}
+def _are_of_one_run(result: Results, other: Results) -> bool:
+    """Tells whether a run made or confirmed both, or would on a split where it did not work.
+
+    Those of one split belong together unless one names others of the other's stage.
+    """
+    found = []
+    for a, b in ((result, other), (other, result)):
+        names = {name for run in a.counterparts for name in run.get(b.split, ())}
+        if any(name.startswith(f"{b.name}/") for name in names):
+            found.append(f"{b.name}/{b.key}" in names)
+    return any(found) if found else result.split == other.split
 
 
 def _finished(root: Path) -> list[Results]:
@@ -75,7 +79,7 @@ def _finished(root: Path) -> list[Results]:
     stages = [*measured_kinds()]
     paths = (p.parent for p in root.glob(f"*/*/*/{MANIFEST}") if p.parent.name != LATEST)
     known: dict[Path, Results] = {}
-    results = [Results(path, known) for path in paths if path.parent.name in stages]
+    results = [Results(path, known=known) for path in paths if path.parent.name in stages]
     done = (result for result in results if result.manifest.get("complete"))
     order = {stage: place for place, stage in enumerate(stages)}
     return sorted(done, key=lambda r: (r.manifest.get("finished", ""), order[r.name]), reverse=True)
@@ -86,6 +90,7 @@ def find_chain(path: Path) -> Chain:
 
     Raises a UserError if there are none.
     """
+    refuse_other_format(path)
     path = path.resolve()
     chain = Chain()
     if manifest := read_manifest(path):
@@ -93,7 +98,10 @@ def find_chain(path: Path) -> Chain:
             result = Results(path)
             chain.results[_place(result)] = result
     else:
-        chain = Chain(r for r in _finished(path) if (r.path.parent / LATEST).resolve() == r.path)
+        latest = [r for r in _finished(path) if (r.path.parent / LATEST).resolve() == r.path]
+        chain = Chain(latest)
+        if any(not each.counterparts and _place(each) not in chain.results for each in latest):
+            tell(f"note: {path} holds results that {UNNAMED}, so that they are not compared")
     if not chain.results:
         raise UserError(
             f"{path} contains no finished results: run a stage to its end, or {_REMEDY}"

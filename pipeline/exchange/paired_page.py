@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.engine.records import describe_machines
+from pipeline.engine.results import describe_ways
 from pipeline.engine.sample import ImageReader, Sample
 from pipeline.evaluation.bootstrap import class_figures
 from pipeline.exchange.paired import Pair, points
@@ -69,7 +69,7 @@ def comparison_tables(pairs: Sequence[Pair], settings: Sequence[Sequence[str]]) 
         if any(image.changed for pair in pairs for image in pair.images):
             which += " The results do: the runs were given something else, such as another list of"
             which += " tags, or the machine was another."
-    machines = (describe_machines(pair.a.manifest, pair.both[1].manifest) for pair in pairs)
+    machines = (describe_ways(*pair.both) for pair in pairs)
     which += "".join(f" In A and B, {text}." for text in filter(None, machines))
     return [
         Table(header, figures, ["figure", "split"], "Figures", interval),

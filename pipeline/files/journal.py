@@ -64,7 +64,7 @@ class Journal:
         is_collecting = gc.isenabled()
         gc.disable()  # nothing that is read is garbage, and a look for it takes a third of the time
         try:
-            paths = (self._old, self.path, *self._parts())
+            paths = (self._old, self.path, *sorted(self.path.parent.glob(_PARTS)))
             found = [read_entries(path, self._kind) for path in paths]
         finally:
             if is_collecting:
@@ -95,7 +95,7 @@ class Journal:
         new = b"".join(encode_line(self.entries[key]) for key in sorted(self.entries))
         if new != (self.path.read_bytes() if self.path.is_file() else b""):
             write_atomically(self.path, new)
-        for part in self._parts():
+        for part in self.path.parent.glob(_PARTS):
             part.unlink(missing_ok=True)
 
     def shrink(self, keep: Callable[[dict], bool]) -> None:
@@ -117,9 +117,6 @@ class Journal:
         if self._file is not None:
             os.close(self._file)
             self._file = None
-
-    def _parts(self) -> list[Path]:
-        return sorted(self.path.parent.glob(_PARTS))
 
 
 def part_path(folder: Path) -> Path:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from pipeline.clip.device import choose_device, to_host
+from pipeline.engine.store import refuse_other_format
 from pipeline.errors import UserError, check_choice
 from pipeline.files.images import AnyImage, to_image
 from pipeline.masks.crf import CrfOptions, dense_crf
@@ -59,6 +60,7 @@ class Segmenter:
         check_choice(f"there is no checkpoint which={which}", which, ("last", "best"))
         device = choose_device(device)
         path = Path(path)
+        refuse_other_format(path)
         if not path.exists():
             raise UserError(
                 f"checkpoint {path} does not exist: run stage=train first, or give the file of a"

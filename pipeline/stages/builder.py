@@ -1,6 +1,7 @@
 """Builds the stages of a configuration, each from what it needs."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from typing import Any
@@ -10,7 +11,9 @@ from pipeline.clip.settings import OPEN_BORDER
 from pipeline.configuration.registry import imported
 from pipeline.datasets.corrected import Corrections, saved
 from pipeline.engine.sample import Sample
+from pipeline.engine.scan import key_unknown_until
 from pipeline.engine.stage import PerImage, Stage
+from pipeline.errors import UserError
 from pipeline.files.text import given_path
 from pipeline.masks.stage import CorrectableMasks, Masks, MaskStage
 from pipeline.segmenter.data import masks_of_stage
@@ -21,6 +24,9 @@ from pipeline.stages.parts import Parts
 from pipeline.tags.options import ScoredTagOptions, TagOptions
 from pipeline.tags.stage import ScoredTags, Tags
 from pipeline.tags.standardised import ScoreStatistics, StandardisedTags
+
+_Place = tuple[str, int, str]
+"""The name, round and title of a stage, which are one on each split."""
 
 _PREFETCHED = 4  # images that are decoded ahead of a segmenter
 
@@ -196,6 +202,37 @@ class Builder(Parts):
         }
         masks = SegmenterMasks(**shared, corrected=self.corrected_masks(split))
         return SegmenterTags(**shared, rider=masks), masks
+
+    # Other splits
+
+    @cached_property
+    def _on_splits(self) -> dict[str, dict[_Place, PerImage]]:
+        """The stages on each split whose files can be read, whether the run works on it or not."""
+        found = {}
+        for split in self.images.dataset.splits:
+            with suppress(UserError):
+                stages = [*(first := self.per_split(split)).values()]
+                for training in (each for each in self.stages if isinstance(each, Training)):
+                    stages.append(self.predictions(split, training))
+                    if training.round < self.config.rounds:
+                        stages += self.relabelled(split, training, first["tags"])
+                every = (each for stage in stages for each in stage.chain if each.split == split)
+                found[split] = {(each.name, each.round, each.title): each for each in every}
+        return found
+
+    def counterparts(self, stage: Stage) -> dict[str, list[str]]:
+        """Returns what the run is on each split up to a stage, where all keys are known.
+
+        Corrections belong to splits, so keys differ. A network is one for all, and not named; its
+        masks are those of each split. See :data:`~pipeline.engine.records.Counterparts`.
+        """
+        found, places = {}, [(each.name, each.round, each.title) for each in stage.chain]
+        for split, stages in self._on_splits.items():
+            same = [stages[place] for place in places if place in stages]
+            with suppress(UserError):
+                if same and not any(key_unknown_until(each, {}) for each in same):
+                    found[split] = [*dict.fromkeys(f"{each.name}/{each.key}" for each in same)]
+        return found
 
     # The list
 

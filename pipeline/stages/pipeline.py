@@ -127,6 +127,7 @@ class Pipeline:
             config.runtime.max_failures,
             files=_FILES,
             writes=process_rank() == 0,
+            counterparts=builder.counterparts,
         ) as run:
             if run.writes:
                 write_atomically(builder.store.root / CONFIG, record(config, self.command))
@@ -169,6 +170,7 @@ class Pipeline:
             vocabulary=builder.vocabulary,
             config=builder.config,
             store=builder.store,
+            counterparts=builder.counterparts,
         )
 
     def _rounds(self, commands: Collection[str]) -> list[tuple[int, list[Stage]]]:
@@ -202,21 +204,17 @@ class Pipeline:
         return stages
 
 
-def with_needs(stages: Iterable[Stage]) -> list[Stage]:
+def with_needs(stages: Iterable[Stage], found: dict[Stage, None] | None = None) -> list[Stage]:
     """Returns stages, each after those stages of its own command that it needs.
 
-    What is only needed to learn something that need not be learned is not among them.
+    What is only needed to learn something that need not be learned is not among them. Those
+    ``found`` already come first.
     """
-    found: dict[Stage, None] = {}
-
-    def visit(stage: Stage) -> None:
+    found = {} if found is None else found
+    for stage in stages:
         if stage not in found:
             is_settled = isinstance(stage, Learned) and stage.is_settled()
-            for need in () if is_settled else stage.needs.values():
-                if need.command == stage.command:
-                    visit(need)
+            needs = () if is_settled else stage.needs.values()
+            with_needs((need for need in needs if need.command == stage.command), found)
             found[stage] = None
-
-    for stage in stages:
-        visit(stage)
     return [*found]

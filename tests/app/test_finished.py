@@ -44,6 +44,12 @@ def new_client(out):
     return make
 
 
+def test_a_folder_of_an_older_version_is_refused(new_client, tmp_path):
+    (tmp_path / "store.json").write_text('{"format": 1}')
+    with pytest.raises(UserError, match="format 1"):
+        new_client(tmp_path)
+
+
 @pytest.fixture
 def client(new_client):
     return new_client()

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import shlex
+from importlib import import_module
 
 import pytest
+from PIL import Image
 
+from pipeline.errors import UserError
 from tests.hostile.examples import TOO_LONG
 from tests.small_runs import TINY_SEGMENTER, latest
 
@@ -170,3 +173,22 @@ def test_files_in_an_output_dir_that_no_run_wrote_stay(run_stage, arguments, pho
     assert finished.code == 2
     assert f"{name} exists, and no run wrote it: choose another output_dir" in finished.errors
     assert (photographs / name).read_bytes() == b"theirs" and not (photographs / "all").exists()
+
+
+@pytest.mark.parametrize(
+    "tool", ["clean", "compare", "export", "make_tables", "overlay", "predict"]
+)
+def test_an_output_folder_of_an_older_version_is_refused_in_one_sentence(tool, tmp_path):
+    (old := tmp_path / "old" / "val" / "masks" / "key").mkdir(parents=True)
+    (tmp_path / "old" / "store.json").write_text('{"format": 1}')
+    (old / "manifest.json").write_text("{}")
+    (tmp_path / "old" / "metrics.json").write_text("{}")
+    Image.new("RGB", (8, 8)).save(photograph := tmp_path / "a.png")
+    given = {
+        "export": [str(old), "--format=voc", f"--images={tmp_path}", f"--output={tmp_path / 'o'}"],
+        "overlay": [str(old), f"--images={tmp_path}", f"--output={tmp_path / 'o'}"],
+        "predict": [str(photograph), f"--checkpoint={tmp_path / 'old'}"],
+    }
+    run = import_module(f"pipeline.commands.{tool}").run
+    with pytest.raises(UserError, match=r"format 1.*another output_dir"):
+        run(given.get(tool, [str(tmp_path / "old")]))

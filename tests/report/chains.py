@@ -10,6 +10,7 @@ from pipeline.report.tables.runs import MeasuredRun, read_runs
 from tests.report.measured import measured, rows_of, write_runs
 
 ABOUT = {"dataset": "crowded", "clip": "demo", "pretrained": "demo", "commit": "c0ffee"}
+SPLITS = ("choose", "easy", "hard", "report", "report_2")  # on which a run has the same keys
 CLIP = {"weights": "f00", "precision": "fp32"}
 
 
@@ -21,6 +22,7 @@ class Chain:
         self.shared = {"image_set": image_set, "per_class": {"cat": {}, "dog": {}}}
         self.entries: list[dict] = []
         self.settings: dict = {}
+        self.names: list[str] = []  # of the last stage first
 
     def then(
         self, stage: str, settings: dict, named: dict | None = None, **figures: object
@@ -34,7 +36,9 @@ class Chain:
         entry = measured(stage, figures.pop("split", "report"), images, self.about, **figures)
         shared = {name: value for name, value in self.shared.items() if name not in figures}
         key = json.dumps(self.settings, sort_keys=True)
-        self.entries.append({**entry, **shared, "key": key, "configuration": self.settings})
+        self.names = [f"{stage}/{key}", *self.names]
+        same = {"counterparts": [dict.fromkeys(SPLITS, self.names)], "configuration": self.settings}
+        self.entries.append({**entry, **shared, "key": key, **same})
         return self
 
     def tags(self, value: float, alpha: float = 0.5, **figures: object) -> Chain:

@@ -111,6 +111,58 @@ def test_seeds_alone_are_merged_and_the_latest_of_a_key_counts(tmp_path):
     assert [row[-1] for row in rows if "demo" in row] == ["70.0 ± 10.0 (3 seeds)", "10.0"]
 
 
+def test_results_of_several_precisions_are_no_row_and_no_mean_of_one(tmp_path):
+    chains = [
+        Chain(precision=p).tags(v, split=s).cams("gem", v, split=s)
+        for p, s, v in (("auto (bf16)", "easy", 0.8), ("auto (bf16, fp32)", "easy", 0.6))
+    ]
+    rows = cells(write_leaderboard(runs_of(tmp_path, *chains)))
+    assert [row[2:] for row in rows] == [
+        ["precision", "mAP", "F1", "mIoU CAMs"],
+        ["auto (bf16)", "**80.0**", "**40.0**", "**80.0**"],
+        ["auto (bf16, fp32)", "60.0", "30.0", "60.0"],
+    ]
+    chains.append(
+        Chain(precision="auto (bf16)").tags(0.4, split="hard").cams("gem", 0.4, split="hard")
+    )
+    (row,) = cells(write_leaderboard(runs_of(tmp_path, *chains), ["easy", "hard"]))[1:]
+    assert row[-1] == "60.0 ± 28.3"
+
+
+def test_a_mean_joins_a_correction_with_what_the_same_run_gives_elsewhere(tmp_path):
+    """Corrections belong to a split, and are in its keys; another split's keys are without."""
+    raw, corrected = (
+        Chain(image_set="easy").tags(v, alpha=a, split="easy").cams("gem", v, split="easy")
+        for a, v in ((0.5, 0.8), (0.6, 0.9))
+    )
+    other = Chain(image_set="hard").tags(0.4, split="hard")
+    run = {"easy": corrected.names, "hard": other.names}
+    for chain in (corrected, other):
+        for entry in chain.entries:
+            entry["counterparts"] = [run]
+    raw.entries[-1]["counterparts"] = [{"easy": raw.names, "hard": ["tags/another"]}]
+    runs = runs_of(tmp_path, raw, corrected, other)
+    assert [row[-2] for row in cells(write_leaderboard(runs, ["easy"]))] == [
+        "F1",
+        "**45.0**",
+        "40.0",
+    ]
+    with pytest.raises(UserError, match="no combination"):  # the CAMs of one split are no mean
+        write_leaderboard(runs, ["easy", "hard"])
+    other.cams("gem", 0.5, split="hard")
+    run |= {"hard": other.names}
+    other.entries[-1]["counterparts"] = [run]
+    (row,) = cells(write_leaderboard(runs_of(tmp_path, raw, corrected, other), ["easy", "hard"]))[
+        1:
+    ]
+    assert row[-3:] == ["65.0 ± 35.4", "32.5 ± 17.7", "70.0 ± 28.3"]
+    for chain in (corrected, other):
+        for entry in chain.entries:
+            entry["counterparts"] = []
+    with pytest.raises(UserError, match="no combination.* run their stages again"):
+        write_leaderboard(runs_of(tmp_path, corrected, other), ["easy", "hard"])
+
+
 def test_means_over_splits_are_of_what_each_of_them_has(tmp_path):
     def of(split: str, value: float, seeds: int = 1, tagger: str = "tagclip") -> list[Chain]:
         chains = []

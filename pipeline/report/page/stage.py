@@ -7,8 +7,7 @@ from itertools import filterfalse
 from pipeline.configuration.registry import label_of
 from pipeline.datasets.corrections import BySplit
 from pipeline.engine.kinds import MASKS, NETWORK, PREDICTIONS, TAGS, measured_kinds
-from pipeline.engine.records import describe_machines
-from pipeline.engine.results import Results
+from pipeline.engine.results import Results, describe_ways
 from pipeline.engine.run import Outcome
 from pipeline.engine.sample import ImageReader
 from pipeline.engine.stage import PerImage, Stage
@@ -117,7 +116,7 @@ def _remarks(found: Mapping[Stage, Results], every: Evaluation, splits: Sequence
         stage.remark(results, ids[stage.split] if isinstance(stage, PerImage) else ())
         for stage, results in found.items()
     ]
-    remarks += [describe_machines(results.manifest) for results in found.values()]
+    remarks += map(describe_ways, found.values())
     for current in every.results:
         known = [image_id for image_id in ids[current.split] if image_id in current.entries]
         remarks.append(current.describe_change(known))

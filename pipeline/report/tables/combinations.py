@@ -16,12 +16,14 @@ from pipeline.engine.kinds import (
     kinds,
     measured_kinds,
 )
-from pipeline.files.atomic import canonical_json
 from pipeline.masks.settings import method_word
 from pipeline.report.tables.configurations import flatten, readable
 from pipeline.report.tables.grouping import grouped, without_seed
 from pipeline.report.tables.markdown import Notes, percent_of_several
 from pipeline.report.tables.runs import MeasuredRun, map_notes
+
+_Chain = Sequence[MeasuredRun]
+"""The run of a result, then those of the stages before it."""
 
 _GIVEN = "ground_truth"  # the choice of ``tags=`` that takes the image labels of the ground truth
 
@@ -32,8 +34,8 @@ class Combination:
     There are several of a stage where seeds differ, or splits that a mean is taken over.
     """
 
-    def __init__(self, chains: Sequence[Sequence[MeasuredRun]]):
-        self.chains = chains  # the last stage of each first
+    def __init__(self, chains: Sequence[_Chain]):
+        self.chains = chains
         self.last = chains[-1][0]
         found = grouped((run for chain in chains for run in chain), lambda run: run.stage)
         self.runs = {
@@ -95,8 +97,10 @@ class Combination:
         kind, metric = figure_columns()[column]
         if kind.holds == "tags" and self.has_given_tags:
             return []
-        values = [run.value(metric) for run in self.runs.get(kind.stage, ())]
-        return [value for value in values if value is not None]
+        runs = [run for run in self.runs.get(kind.stage, ()) if run.value(metric) is not None]
+        # A mean over splits needs a figure of each.
+        is_of_all = {run.split for run in runs} == {run.split for run, *_ in self.chains}
+        return [run.value(metric) for run in runs] if is_of_all else []
 
     def cell(self, column: str, notes: Notes) -> str:
         """Returns a figure in percent with the marks of its notes."""
@@ -108,7 +112,7 @@ class Combination:
         remarks = map_notes(run.figures) if metric == "map" else run.help_by_ground_truth()
         removed = (each.figures["remark"] for each in runs if "remark" in each.figures)
         marks = "".join(map(notes.mark, dict.fromkeys([*remarks, *removed])))
-        count = len({run.key for run in runs})
+        count = len({each.key for each in runs if each.split == run.split})
         seeds = f" ({count} seeds)" if count > 1 else ""
         return f"{percent_of_several(values)}{marks}{seeds}"
 
@@ -120,34 +124,43 @@ class Combination:
 
 def combinations(runs: Sequence[MeasuredRun]) -> Iterator[Combination]:
     """Yields the runs that no later one is made from, each with those that it is made from."""
-    by_settings = {(run.stage, canonical_json(run.configuration)): run for run in runs}
-    leaves = {run.key for run in runs}
+    by_name = grouped(runs, lambda run: f"{run.stage}/{run.key}")
+    leaves = {run.order for run in runs}
     chains = []
     for run in runs:
-        chain = [run]
-        for stage, settings in [*run.chain.items()][1:]:
-            earlier = by_settings.get((stage, canonical_json(settings)))
-            if earlier is None:
+        chain, names = [run], dict[str, str]()
+        for name in run.counterparts[-1].get(run.split, ()) if run.counterparts else ():
+            names.setdefault(name.partition("/")[0], name)  # those of the last round come first
+        for stage in [*run.chain][1:]:
+            if not (same := by_name.get(names.get(stage, ""))):
                 continue
-            # Equal settings do not tell: what was learned, or the images, may have changed since.
+            # Keys do not tell: what was learned, or the images, may have changed since.
             results = chain[-1].figures.get("read", {}).get(stage)
-            if results not in (None, earlier.figures.get("results")):
+            same = [each for each in same if results in (None, each.figures.get("results"))]
+            if not same:
                 break
-            chain.append(earlier)
-            leaves.discard(earlier.key)
+            chain.append(
+                max(same, key=lambda r: (r.about.precision == run.about.precision, r.order))
+            )
+            leaves.discard(chain[-1].order)
         chains.append(chain)
-    ends = (chain for chain in chains if chain[0].key in leaves)
+    ends = (chain for chain in chains if chain[0].order in leaves)
     yield from map(Combination, grouped(ends, lambda chain: without_seed(chain[0])).values())
 
 
 def merge_splits(by_split: Sequence[Sequence[Combination]]) -> Iterator[Combination]:
-    """Yields the rows that every split has, with the runs of all, of the seeds that all have."""
-    every = (row for rows in by_split for row in rows)
-    for rows in grouped(every, lambda row: without_seed(row.last)).values():
-        if len(rows) < len(by_split):
-            continue
-        # A split with more seeds than another would count more often.
-        common = set.intersection(*({chain[0].key for chain in row.chains} for row in rows))
-        chains = [chain for row in rows for chain in row.chains if chain[0].key in common]
-        if chains:
-            yield Combination(chains)
+    """Yields the rows that every split has of the same runs, of the seeds that all have."""
+    for row in by_split[0]:
+        alike = [[[chain] for chain in row.chains]]  # of each row that may come: chains by seed
+        for rows in by_split[1:]:
+            more = (
+                [_with_counterpart(each, r) for each in chains] for chains in alike for r in rows
+            )
+            alike = [kept for chains in more if (kept := [*filter(None, chains)])]
+        yield from (Combination([chain for same in chains for chain in same]) for chains in alike)
+
+
+def _with_counterpart(chains: list[_Chain], row: Combination) -> list[_Chain]:
+    """Returns chains of one run on several splits with that of a row; [] if it has none."""
+    found = (chain for chain in row.chains if all(chain[0].is_of_run(each[0]) for each in chains))
+    return next(([*chains, chain] for chain in found), [])

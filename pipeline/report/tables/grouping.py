@@ -57,20 +57,26 @@ def by_place(runs: Iterable[MeasuredRun]) -> dict[Place, list[MeasuredRun]]:
             its = {True: tag_truth, False: mask_truth}
             same = [run for run in place_runs if run.figures["ground_truth"] == its[run.has_tags]]
             # What two folders hold, or two experiments share, counts once: the latest of them.
-            latest = {(run.stage, run.key): run for run in same}
-            kept = [run for run in same if latest[run.stage, run.key] is run]
+            latest = {result_name(run): run for run in same}
+            kept = [run for run in same if latest[result_name(run)] is run]
             places[place._replace(ground_truth=truth)] = kept
     ordered = sorted(places, key=lambda p: (p.dataset, p.split, p.data, -p.images, p))
     return {place: places[place] for place in ordered}
 
 
-# The same settings but for the seed
+# The same results, and the same settings but for the seed
+
+
+def result_name(run: MeasuredRun) -> tuple[str, str, str]:
+    """Returns what results of one split share that are the same; "auto" is in keys as such."""
+    return run.stage, run.key, run.about.precision
 
 
 def without_seed(run: MeasuredRun) -> str:
     """Returns what runs of a stage share that differ in nothing but the seed."""
     has_seed = any(last_part(name) == "seed" for name in flatten(run.configuration))
-    return f"{run.stage} {identity(run.configuration) if has_seed else run.key}"
+    settings = identity(run.configuration) if has_seed else run.key
+    return f"{run.stage} {run.about.precision} {settings}"
 
 
 class Shown(NamedTuple):

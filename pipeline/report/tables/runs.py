@@ -1,11 +1,13 @@
 """The measured runs: entries of ``metrics.json`` files, and the configurations behind them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.engine.kinds import CAMS, Kind, kinds, measured_kinds
+from pipeline.engine.records import Counterparts, named_in
+from pipeline.engine.store import refuse_other_format
 from pipeline.errors import UserError
 from pipeline.evaluation.about import About
 from pipeline.evaluation.currency import Currency
@@ -76,6 +78,17 @@ class MeasuredRun:
             if isinstance(before := settings.get(kind.stage), Mapping):
                 settings = chain[kind.stage] = before
         return chain
+
+    @property
+    def counterparts(self) -> Sequence[Counterparts]:
+        """What each run that made or confirmed the results is on every split, the latest last."""
+        return self.figures.get("counterparts", ())
+
+    def is_of_run(self, other: "MeasuredRun") -> bool:
+        """Tells whether one run gave both on different splits, computed in the same precision."""
+        pairs, alike = ((self, other), (other, self)), self.stage == other.stage
+        alike &= self.about.precision == other.about.precision
+        return alike and any(named_in(a.counterparts, b.split, b.stage, b.key) for a, b in pairs)
 
     @property
     def backbone(self) -> str:
@@ -167,13 +180,14 @@ def find_files(places: Iterable[Path]) -> list[Path]:
     return sorted(files.values(), key=lambda path: (path.stat().st_mtime_ns, path))
 
 
-def read_runs(files: Iterable[Path]) -> tuple[list[MeasuredRun], list[str]]:
+def read_runs(files: Sequence[Path]) -> tuple[list[MeasuredRun], list[str]]:
     """Returns the runs of metrics files, oldest first, and sentences on what is left out of them.
 
     Figures that are not of what lies beside a file are left out.
     """
     runs: list[MeasuredRun] = []
     problems = []
+    refuse_other_format(*files)
     for file in files:
         metrics = MetricsFile(file)
         if metrics.damage:
