@@ -24,7 +24,7 @@ class Block:
     """A fenced block of a page.
 
     Its info string says what a test does with it: ``sh run`` executes it on stand-ins for data and
-    weights, ``sh compose`` has its settings or arguments checked, ``sh norun reason="…"`` neither;
+    weights, ``sh compose reason="…"`` has its settings or arguments checked, ``sh norun`` neither;
     ``yaml file=NAME`` is written to a file for the commands after it.
 
     Attributes:

@@ -27,13 +27,7 @@ from pipeline.stages.config import compose
 from pipeline.stages.pipeline import parse_stages
 from tests import REPOSITORY
 from tests.docs.pages import MODES, PAGES, Block, read_blocks, read_prose
-from tests.docs.workspace import (
-    TINY_LIGHT,
-    TINY_TRAINING,
-    build_workspace,
-    stand_in,
-    words_of,
-)
+from tests.docs.workspace import TINY_LIGHT, TINY_TRAINING, build_workspace, stand_in, words_of
 
 EVERYTHING = os.environ.get("DOCS") == "all"
 QUICK = ("add-a-method.md",)
@@ -66,7 +60,7 @@ def test_every_block_says_what_is_done_with_it():
             if block.language == "sh" or block.mode:
                 assert block.language in ("sh", "python"), block.place
                 assert block.mode in MODES, block.place
-            if block.mode == "norun":
+            if block.mode in ("norun", "compose"):
                 assert block.options.get("reason"), f"{block.place}: say why it is not run"
 
 
@@ -134,6 +128,11 @@ def test_what_a_sketched_command_says_exists(line: str):
     composes([word for word in words if "=" in word])
 
 
+@pytest.mark.parametrize("line", ["", "--help", "help tags.min_score", "stage=status"])
+def test_a_command_without_a_choice_is_typed_as_it_stands(line):
+    assert stand_in(line.split(), Path("clip.pt")) == line.split()
+
+
 @pytest.mark.parametrize("wrong", ["tags.alfa=1", "dataset=voc2013", "experiment=no_such"])
 def test_a_wrong_setting_in_a_page_would_be_found(wrong):
     with pytest.raises(Exception, match="there is no"):
@@ -199,10 +198,7 @@ def test_a_page_names_no_file_of_the_repository_that_is_not_there():
                 assert (REPOSITORY / name).exists(), f"{page.name} names {name}"
 
 
-TO_BE_WRITTEN = {
-    "pipeline/datasets/tiles.py",
-    "configs/dataset/tiles.yaml",
-}
+TO_BE_WRITTEN = {"pipeline/datasets/tiles.py", "configs/dataset/tiles.yaml"}
 """What a page tells its reader to write."""
 
 

@@ -1,8 +1,8 @@
 """A folder in which the commands of a page can be typed as they stand.
 
 The repository's own folders are there, and small stand-ins for what nobody has at hand:
-photographs, VOC, COCO, a CLIP. Commands are changed in nothing but that CLIP, and in how long they
-train.
+photographs, VOC, COCO, masks, a CLIP. A command that chooses what to run gets that CLIP in place of
+its own, and limits of images and training; one without such a choice is typed as it stands.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from tests import REPOSITORY
@@ -28,7 +29,7 @@ TINY_TRAINING = (
 )
 TINY_LIGHT = ("++segmenter.overrides.decode_head.channels=16",)
 _WEIGHTS = ("clip", "clip.model", "clip.checkpoint", "clip.pretrained")
-_LOOKING = ("stage=status", "--help", "--cfg")
+_LOOKING = ("help", "stage=status", "--help", "--cfg")
 
 
 def build_workspace(folder: Path) -> Path:
@@ -44,6 +45,7 @@ def build_workspace(folder: Path) -> Path:
         path = folder / "PHOTOS" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(draw_photograph(index, 64, 96 - 16 * (index % 2))).save(path)
+    (folder / "names.txt").write_text("cat\nperson\ncup\n")
     (folder / "MORE_PHOTOS").mkdir()
     Image.fromarray(draw_photograph(9, 70, 90)).save(folder / "MORE_PHOTOS" / "b.jpg")
     Image.fromarray(draw_photograph(8, 64, 96)).save(folder / "photograph.jpg")
@@ -53,6 +55,16 @@ def build_workspace(folder: Path) -> Path:
     miniatures.build_voc2012(folder, augmented=True)
     shutil.move(str(miniatures.build_voc2007(folder / "older") / "VOC2007"), folder / "VOCdevkit")
     miniature_coco.build_coco(folder / "coco_files")
+    miniatures.build_sbd(folder)
+    voc = folder / "VOCdevkit" / "VOC2012"
+    miniatures.write_list(voc / "ImageSets" / "Segmentation" / "test.txt", ["2008_000015"])
+    for name in ("MASKS", "SAM"):
+        (folder / name).symlink_to(voc / "SegmentationClass")
+    (folder / "CAMS").mkdir()
+    for index, name in enumerate(miniatures.VOC2012_LISTS["train"]):
+        found = {"keys": np.array([3]), "cam": np.full((1, *miniatures.size_of(index)), 0.5)}
+        np.save(folder / "CAMS" / f"{name}.npy", found)
+    (folder / "scores.csv").write_text("id,class,score\nimg_18,cat,0.9\nimg_19,cup,0.8\n")
     return folder
 
 
@@ -64,23 +76,21 @@ def words_of(line: str) -> list[str]:
 
 
 def stand_in(arguments: list[str], checkpoint: Path) -> list[str]:
-    """Returns the arguments of ``run_stage.py`` with a tiny CLIP and a short training."""
-    if any(word in arguments for word in _LOOKING):
+    """Returns the arguments of ``run_stage.py`` with a tiny CLIP and a short training.
+
+    Those without a setting, and those that run nothing, stay as they are.
+    """
+    keys = {a.lstrip("+").partition("=")[0]: a for a in arguments if "=" in a}
+    if not keys or any(word in arguments for word in _LOOKING):
         return arguments
-    keys = {argument.lstrip("+").partition("=")[0]: argument for argument in arguments}
-    rendered = keys.get("dataset", "").startswith("dataset=demo")
-    if rendered or not {"dataset", "experiment"} & keys.keys():  # which have a CLIP of their own
-        return [*arguments, "dataset.limit=3", "runtime.workers=1", *TINY_TRAINING]
-    kept = [a for a in arguments if a.lstrip("+").partition("=")[0] not in _WEIGHTS]
-    takes_tags = "tags" in keys or "experiment=clip_es" in keys.get("experiment", "")
-    is_light = "segmenter" not in keys and keys.get("dataset") == "dataset=folder"
-    return [
-        *kept,
-        "clip=file",
-        f"clip.checkpoint={checkpoint}",
-        *(() if takes_tags else ("tags.templates=piaa",)),
-        "++tags.min_score=0",
-        "runtime.workers=1",
-        *TINY_TRAINING,
-        *(TINY_LIGHT if is_light else ()),
-    ]
+    given = [*arguments, "runtime.workers=1", *TINY_TRAINING]
+    if keys.get("dataset", "dataset=demo").startswith("dataset=demo") and "experiment" not in keys:
+        return [*given, "dataset.limit=3"]  # with a CLIP of their own
+    if "segmenter" not in keys and keys.get("dataset") == "dataset=folder":
+        given += TINY_LIGHT
+    if {"clip", "experiment"} & keys.keys():
+        given = [a for a in given if a.lstrip("+").partition("=")[0] not in _WEIGHTS]
+        given += ["clip=file", f"clip.checkpoint={checkpoint}"]
+        if not {"tags", "tags.min_score"} & keys.keys():
+            given += ["tags.min_score=0"]  # random weights are sure of nothing
+    return given
