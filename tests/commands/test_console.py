@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 import pytest
@@ -40,6 +41,10 @@ for module in ("PIL.TiffImagePlugin", "mine"):
 def test_every_tool_is_a_word_of_the_command():
     tools = {path.stem for path in (REPOSITORY / "tools").glob("[a-z]*.py")}
     assert {*console.WHEN_INTERRUPTED} == tools - {*SCRIPTS}
+    page = (REPOSITORY / "docs" / "installation.md").read_text(encoding="utf-8")
+    needing = re.search(r"Only\s`(.*)` and `(.*)` need a clone", page).groups()
+    for tool in ("benchmark", *SCRIPTS[1:]):  # which run code of tools/
+        assert any(map((REPOSITORY / f"tools/{tool}.py").match, needing)), tool
 
 
 def test_the_first_word_chooses_the_tool(monkeypatch, capsys):
