@@ -116,13 +116,8 @@ RENAMED: dict[str, str] = {}
 """Overrides, or keys of them, of this tree → what the other commit calls them."""
 
 KNOWN: dict[str, dict[str, str]] = {
-    "289e871871": {
-        r"configuration\.(align_corners|background|enlarge|resize|window_softmax): new": "in keys",
-    },
-    "64f3d40003": {
-        r"/metrics\.json: \S+(measured_on|results|read\.\w+): '\w{16}' became": "inputs have names",
-        r"code: 'pipeline\.cams\.settings\.\w+\.build' became": "methods keep their names",
-        r"made_from\.cams\.2: '\w{12}' became": "and so another key",
+    "ae2647da6b": {
+        r"/(manifest|metrics)\.json: \S*counterparts\b.*new": "results name those of other splits",
     },
 }
 """Base, as ``git rev-parse --short=10`` names it → expression that finds "configuration/file: what
