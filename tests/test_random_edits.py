@@ -43,6 +43,7 @@ from hypothesis.stateful import (
 
 from pipeline.commands import compare
 from pipeline.engine.kinds import figure_columns
+from pipeline.engine.records import read_manifest
 from pipeline.engine.stage import Stage
 from pipeline.errors import UserError
 from pipeline.evaluation.record import MetricsFile
@@ -135,8 +136,11 @@ class Edits(RuleBasedStateMachine):
         self.workspace, self.options, self.out = Workspace(next(self.folders)), Options(), "one"
         self.images = {i: Image(k % 3, k % 3, line=(k % 3,)) for k, i in enumerate("abcde")}
         self.made: dict[Place, Made] = {}
+        self.learned_from: dict[str, Images] = {}  # by the key of a network
         self.runs: list[set[Place]] = []  # the results of each, which belong together
         self.measured: dict[tuple[str, Place], tuple[Options, Images]] = {}
+        self.confirmed: dict[tuple[str, Place], tuple[str, Options]] = {}  # by which run, how
+        self.row_of: dict[tuple[str, Place], Options] = {}  # as they were when it was measured
         self.new: set[Place] = set()  # what the last step measured
 
     # What is edited and run
@@ -156,10 +160,16 @@ class Edits(RuleBasedStateMachine):
         for (name, value), image_id in edits:
             if name == "out":
                 self.out = value
-            elif option := {"correction": "corrections", "drawn": "drawn"}.get(name):
-                every = {**dict(getattr(self.options, option)), image_id: value}
-                kept = sorted((i, found) for i, found in every.items() if found is not None)
-                self.options = replace(self.options, **{option: tuple(kept)})
+            elif name in ("correction", "drawn"):  # of one image, both may contradict
+                tags, masks = dict(self.options.corrections), dict(self.options.drawn)
+                given, other = (tags, masks) if name == "correction" else (masks, tags)
+                given[image_id] = value
+                other.pop(image_id, None)
+                tags, masks = (
+                    tuple(sorted((i, found) for i, found in each.items() if found is not None))
+                    for each in (tags, masks)
+                )
+                self.options = replace(self.options, corrections=tags, drawn=masks)
             elif image_id:
                 self.images[image_id] = replace(self.images[image_id], **{name: value})
                 self.workspace.write(self.images)
@@ -167,6 +177,8 @@ class Edits(RuleBasedStateMachine):
                 self.options = replace(self.options, **{name: value})
         if "train" in stages and not all(m.photograph in (0, 1, 2) for m in self.images.values()):
             stages = dict.fromkeys((*TO_MASKS, *stages))  # keys hold images that cannot be read
+            if self.options.split == "val":  # whose masks of train are those of before
+                stages = dict.fromkeys(TO_MASKS)
         if stages:
             self.run(*stages)
 
@@ -181,17 +193,28 @@ class Edits(RuleBasedStateMachine):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(MetricsFile, "put", note)
             problem = self.workspace.run(self.options, *stages, out=self.out)
-        found = self.places(replace(self.options, split=None))
+        found = self.everywhere()
         self.runs.append({*found.values()})
         tags = {p[1]: p for stage, p in found.items() if stage.name == "tags" and stage.round == 1}
         for stage, place in found.items():
+            if stage.name == "segmenter":
+                self.learned_from.setdefault(place[2], self.listed("train"))
             if self.entries(place, self.out):
-                is_learned = stage.round > 1 or stage.name == "predictions"
-                training = self.listed("train") if is_learned else None
+                network = stage.uses.get("segmenter")
+                training = self.learned_from[network.key] if network else None
                 self.made.setdefault(place, Made(self.options, tags[stage.split], training))
+            path = self.workspace.folder.joinpath(self.out, place[1], place[0], place[2])
+            run = read_manifest(path).get("run", "")
+            if run != self.confirmed.get((self.out, place), ("",))[0]:
+                self.confirmed[self.out, place] = run, self.options
         for place in self.new:
             self.measured[self.out, place] = self.options, self.with_results(place)
+            self.row_of[self.out, place] = self.confirmed[self.out, place][1]
         return problem
+
+    def everywhere(self) -> dict[Stage, Place]:
+        """Returns where the results are on every split, unless one of them cannot be read."""
+        return self.places(replace(self.options, split=None)) or self.places(self.options)
 
     def places(self, options: Options) -> dict[Stage, Place]:
         """Returns where the results of a run with these options are."""
@@ -225,10 +248,13 @@ class Edits(RuleBasedStateMachine):
         """Returns those that have results; photographs that are gone may be elsewhere."""
         made, listed = self.made[place], self.listed(place[1])
         first = self.photographs(made.tags if made.training is None else place, self.out)
+        there = {*self.photographs(place, self.out)}
+        if place[0] != "predictions":  # masks and tags of a later round keep the first tags
+            there &= {*self.photographs(made.tags, self.out)} if made.training else there
         return {
             i: replace(m, photograph=first.get(i)) if m.photograph is None else m
             for i, m in listed.items()
-            if i in self.photographs(place, self.out)
+            if i in there
         }
 
     def as_made(self, place: Place, images: Images, out: str) -> Images:
@@ -252,7 +278,13 @@ class Edits(RuleBasedStateMachine):
     def expected(self, place: Place, made: Made, is_of_this_run: bool) -> Metrics:
         """Returns what a fresh folder gives for figures that are shown, and beside them."""
         if is_of_this_run:
-            return self.metrics(made, self.options, self.with_results(place), self.listed("train"))
+            then = made.training or {}  # photographs that could not be read had no masks
+            now = {
+                i: m
+                for i, m in self.listed("train").items()
+                if then.get(i, m).photograph != DAMAGED
+            }
+            return self.metrics(made, self.options, self.with_results(place), now)
         options, then = self.measured[self.out, place]
         images = {}
         for i, before in then.items():
@@ -284,7 +316,7 @@ class Edits(RuleBasedStateMachine):
                 return  # the run was refused, such as for a list of labels of no image
         tables = (self.workspace.folder / self.out / "tables.md").read_text()
         ours = {*self.places(self.options).values()}
-        everywhere = {*self.places(replace(self.options, split=None)).values()}
+        everywhere = {*self.everywhere().values()}
         for _, _, metrics in seen:
             latest = {
                 (stage, split, figures["key"]): figures
@@ -336,7 +368,7 @@ class Edits(RuleBasedStateMachine):
         rows = [(b, *row) for b in collect_boards(runs) for row in zip(b.keys, b.rows)]
         for board, key, row in rows:
             place = next(p for p in shown if p[1:] == (board.split, key))
-            made = self.made[place]
+            made = replace(self.made[place], options=self.row_of[self.out, place])
             fresh = self.expected(place, made, place in ours)
             same = {p for p in fresh.keys() & shown.keys() if p[1] == board.split}
             same = {p for p in same if fresh[p]["results"] == shown[p]["results"]}

@@ -217,6 +217,7 @@ class Builder(Parts):
                     if training.round < self.config.rounds:
                         stages += self.relabelled(split, training, first["tags"])
                 every = (each for stage in stages for each in stage.chain if each.split == split)
+                every = (each for each in every if isinstance(each, PerImage))
                 found[split] = {(each.name, each.round, each.title): each for each in every}
         return found
 
