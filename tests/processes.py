@@ -10,6 +10,7 @@ by the number of the process, and at its end by its exit code, negative for a si
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import importlib
@@ -181,6 +182,7 @@ def main(preloaded: Sequence[str]) -> None:
     for name in preloaded:
         call(name)
     gc.freeze()
+    atexit.register(gc.unfreeze)  # in each fork: else libraries complain of what they see alive
     gc.enable()
     for line in sys.stdin:
         order = json.loads(line)
