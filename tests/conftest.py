@@ -10,13 +10,14 @@ import os
 import random
 import sys
 from collections.abc import Callable, Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from PIL import Image
 
-from tests import IN_CI, REPOSITORY, SHARED
+from tests import IN_CI, NOT_HERE, REPOSITORY, SHARED
 from tests.small_runs import Finished, copy_results, draw_photograph, folder_options
 
 if TYPE_CHECKING:  # the process that only distributes the tests need not wait for it
@@ -60,13 +61,18 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Tells in CI what was skipped: a line for each reason."""
-    skipped: dict[str, list[str]] = {}
+    """Tells in CI what was skipped, a line for each reason; what this processor lacks, last."""
+    skipped: dict[tuple[bool, str], list[str]] = {}
     for report in terminalreporter.getreports("skipped") if IN_CI else ():
-        skipped.setdefault(report.longrepr[2], []).append(report.nodeid.partition("::")[0])
-    for reason, files in sorted(skipped.items()):
-        where = ", ".join(sorted({*files}))
-        terminalreporter.write_line(f"{len(files)} {reason[0].lower()}{reason[1:]} ({where})")
+        reason = report.longrepr[2].removeprefix("Skipped: ")
+        files = skipped.setdefault((reason.startswith(NOT_HERE), reason), [])
+        files.append(report.nodeid.partition("::")[0])
+    for is_not_here, lines in groupby(sorted(skipped.items()), lambda line: line[0][0]):
+        terminalreporter.section(NOT_HERE if is_not_here else "skipped")
+        for (_, reason), files in lines:
+            where = ", ".join(sorted({*files}))
+            reason = reason.removeprefix(f"{NOT_HERE}: ")
+            terminalreporter.write_line(f"{len(files)} skipped: {reason} ({where})")
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ from pipeline.evaluation.about import found_precision
 from pipeline.segmenter import stage as segmenting
 from pipeline.stages.config import compose, read_config
 from pipeline.stages.pipeline import Pipeline
+from tests import conftest
 from tests.small_runs import TINY_SEGMENTER, draw_photograph, folder_options, latest
 
 AMX = {"amx_tile", "amx_bf16", "avx512_bf16"}
@@ -223,3 +224,16 @@ def test_a_worker_computes_as_its_own_machine_can(opened, tmp_path, monkeypatch)
         "precision=bf16": 2,
         "precision=fp32": 1,
     }
+
+
+def test_ci_lists_last_what_another_processor_runs(monkeypatch):
+    monkeypatch.setattr(conftest, "IN_CI", True)
+    reasons = ("x", "not run on this processor: AVX-512 is missing", "y")
+    reports = [SimpleNamespace(nodeid="a.py::b", longrepr=("", 1, f"Skipped: {r}")) for r in reasons]
+    said: list[str] = []
+    reporter = SimpleNamespace(
+        getreports=lambda _: reports, section=said.append, write_line=said.append
+    )
+    conftest.pytest_terminal_summary(reporter)
+    lines = [f"1 skipped: {reason} (a.py)" for reason in ("x", "y", "AVX-512 is missing")]
+    assert said == ["skipped", *lines[:2], "not run on this processor", lines[2]]

@@ -98,7 +98,8 @@ def trace(folder: str, checkpoint: str) -> None:
     photographs = Path(folder) / "photographs"
     photographs.mkdir()
     Image.fromarray(draw_photograph(0, 64, 96)).save(photographs / "0.png")
-    words = [*folder_options(photographs, checkpoint), "stage=tags"]
+    # By head on every processor: the kernel has functions of its own.
+    words = [*folder_options(photographs, checkpoint), "stage=tags", "runtime.attention=by_head"]
     run([*words, f"output_dir={folder}/imports"])
     with counting() as calls:
         run([*words, f"output_dir={folder}/out"])
