@@ -26,8 +26,8 @@ if TYPE_CHECKING:  # the process that only distributes the tests need not wait f
     from pipeline.clip.encoder import ClipEncoder
 
 pytest_plugins = ["tests.costs"]
-SEARCHED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "PYTHONSAFEPATH")
-SEARCH_PATHS = {name: os.environ.get(name) for name in SEARCHED}
+CHANGED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "PYTHONSAFEPATH", "GOMP_SPINCOUNT")
+ENVIRONMENT = {name: os.environ.get(name) for name in CHANGED}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -144,14 +144,14 @@ def working_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def processes_start_as_a_person_starts_them() -> Iterator[None]:
-    """Gives search paths back what a tool changed, which a test runs in this process."""
-    _restore_search_paths()  # a fixture of a whole session may have run one
+    """Undoes what a tool changed of the environment, which a test runs in this process."""
+    _restore_environment()  # a fixture of a whole session may have run one
     yield
-    _restore_search_paths()
+    _restore_environment()
 
 
-def _restore_search_paths() -> None:
-    for name, value in SEARCH_PATHS.items():
+def _restore_environment() -> None:
+    for name, value in ENVIRONMENT.items():
         if value is None:
             os.environ.pop(name, None)
         else:

@@ -5,16 +5,21 @@ import os
 from pipeline.files.shipped import HOME
 
 _SEARCHED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH")
+_SPIN_COUNT = "10000"  # turns in which a thread of OpenMP waits before it sleeps: docs/speed.md
 
 
 def protect_children() -> None:
     """Keeps the processes that this one starts from running code of their working directory.
 
     It changes the environment of this process, which libraries pass on to the processes they start.
-    Empty entries of search paths, which mean that directory, are removed, and relative ones become
-    absolute. Jobs of a batch system then need the path of a checkout, which is added.
+    Entries of search paths that mean that directory are removed, and relative ones become absolute.
+    Jobs of a batch system then need the path of a checkout, which is added. Unless the user chose
+    otherwise, OpenMP's threads soon leave their cores to others, here too if torch is imported
+    later.
     """
     os.environ["PYTHONSAFEPATH"] = "1"
+    if not os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
+        os.environ["GOMP_SPINCOUNT"] = _SPIN_COUNT
     found = {name: searched(name) for name in _SEARCHED if name in os.environ}
     if (HOME / "pipeline").is_dir():
         found["PYTHONPATH"] = [*found.get("PYTHONPATH", ()), str(HOME)]
@@ -22,5 +27,10 @@ def protect_children() -> None:
 
 
 def searched(name: str) -> list[str]:
-    """Returns the folders of a search path, as absolute paths, without empty entries."""
-    return [*map(os.path.abspath, filter(None, os.environ.get(name, "").split(os.pathsep)))]
+    """Returns the folders of a search path, as absolute paths, without empty entries.
+
+    Nor is there any other name of the working directory, but in PYTHONPATH: plug-ins may lie there.
+    """
+    entries = filter(None, os.environ.get(name, "").split(os.pathsep))
+    kept = (e for e in entries if name == "PYTHONPATH" or os.path.normpath(e) != os.curdir)
+    return [*map(os.path.abspath, kept)]

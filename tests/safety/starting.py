@@ -8,6 +8,7 @@ import webbrowser
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+SPINS = "GOMP_SPINCOUNT"  # what every process that may import torch inherits
 
 
 def kernel() -> None:
@@ -27,7 +28,8 @@ def commit() -> None:
 def pool() -> None:
     from pipeline.engine.pool import in_processes
 
-    assert {result for _, result in in_processes(range(-2, 0), abs, 2)} == {1, 2}
+    found = in_processes([SPINS, "OMP_NUM_THREADS"], os.getenv, 2)
+    assert {result for _, result in found} == {os.environ[SPINS], "1"}
 
 
 def plugin() -> None:
@@ -42,7 +44,7 @@ def cluster(jobs: dict[str, object] | None = None) -> None:
     from pipeline.engine.dask_pool import DaskPool
 
     workers = DaskPool(1, None, jobs, 60)
-    assert workers.submit(abs, -1).result(60) == 1
+    assert workers.submit(os.getenv, SPINS).result(60) == os.environ[SPINS]
     workers.close()
 
 
@@ -54,11 +56,12 @@ def jobs() -> None:
 def loader() -> None:
     from pipeline.segmenter.samples import build_loader
 
-    class Ones:
+    class Spins:
         def __getitem__(self, place: int) -> int:
-            return 1
+            return int(os.environ[SPINS])
 
-    assert sum(len(batch) for batch in build_loader(Ones(), range(4), 2, 2)) == 4
+    found = [int(spins) for batch in build_loader(Spins(), range(4), 2, 2) for spins in batch]
+    assert found == [int(os.environ[SPINS])] * 4
 
 
 def browser() -> None:

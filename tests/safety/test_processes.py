@@ -96,9 +96,30 @@ def test_an_unprotected_process_does_run_them(theirs, mark):
 def test_search_paths_keep_what_they_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("PYTHONSAFEPATH", *children._SEARCHED):
-        monkeypatch.setenv(name, f":code:{tmp_path / 'code'}::/usr/bin:")
+        monkeypatch.setenv(name, f":code:{tmp_path / 'code'}::/usr/bin:.:./:code/..:")
     for _ in range(2):
         children.protect_children()
-        assert os.environ["PATH"] == f"{tmp_path / 'code'}:/usr/bin"
-        assert os.environ["PYTHONPATH"] == f"{os.environ['PATH']}:{REPOSITORY}"
+        assert os.environ["PATH"] == os.environ["LD_LIBRARY_PATH"] == f"{tmp_path}/code:/usr/bin"
+        assert os.environ["PYTHONPATH"] == f"{os.environ['PATH']}:{tmp_path}:{REPOSITORY}"
         assert os.environ["PYTHONSAFEPATH"] == "1"
+
+
+def test_threads_that_wait_leave_their_core_unless_the_user_chose(monkeypatch):
+    policy, spins = "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"
+    for chosen, expected in (({}, "10000"), ({spins: "7"}, "7"), ({policy: "ACTIVE"}, None)):
+        with monkeypatch.context() as patched:
+            for name in (policy, spins):
+                patched.delenv(name, raising=False)
+            for name, value in chosen.items():
+                patched.setenv(name, value)
+            children.protect_children()
+            assert os.environ.pop(spins, None) == expected
+
+
+def test_openmp_reads_it_in_every_tool(monkeypatch):
+    """A tool's module, which imports torch, comes after the environment of its processes."""
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+    program = "from pipeline.commands.command_line import answer; answer('torch:tensor')"
+    done = run_python("-c", program, OMP_DISPLAY_ENV="VERBOSE")
+    assert done.returncode == 0 and "GOMP_SPINCOUNT = '10000'" in done.stderr, done.stderr
