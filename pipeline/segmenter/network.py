@@ -19,6 +19,7 @@ Names = tuple[str, ...]
 Palette = tuple[tuple[int, int, int], ...]
 
 _EXTERNAL_WEIGHTS = "session.model_external_initializers_file_folder_path"
+_SPINNING = "session.intra_op.allow_spinning"
 _CPU, _GPU = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 
@@ -50,6 +51,8 @@ class OnnxGraph:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 4  # failures raise exceptions
+        # Waiting threads would take cores from PyTorch's, and from other processes: docs/speed.md.
+        options.add_session_config_entry(_SPINNING, "0")
         # Weights in other files would be looked for in the working directory.
         options.add_session_config_entry(_EXTERNAL_WEIGHTS, os.devnull)
         try:
