@@ -13,8 +13,6 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 IN_CI = bool(os.environ.get("CI"))
-NOT_HERE = "not run on this processor"
-"""How the reason begins for which a test is skipped that a processor of another kind runs."""
-
+NOT_HERE = "not run on this processor"  # how the reason begins why such a test is skipped
 SHARED = Path(os.environ.get("SHARED_DATA", REPOSITORY.parent / "shared" / "data"))
 """Reference data that a user does not have; .ci/run sets the variable where it finds them."""

@@ -231,8 +231,7 @@ def test_ci_lists_last_what_another_processor_runs(monkeypatch):
     said: list[str] = []
     reasons = ("x", "not run on this processor: AVX-512 is missing", "y")
     reports = [SimpleNamespace(nodeid="a::b", longrepr=("", 1, f"Skipped: {r}")) for r in reasons]
-    reporter = SimpleNamespace(getreports=lambda _: reports, section=said.append)
-    reporter.write_line = said.append
-    conftest.pytest_terminal_summary(reporter)
+    writes = {"section": said.append, "write_line": said.append}
+    conftest.pytest_terminal_summary(SimpleNamespace(getreports=lambda _: reports, **writes))
     lines = [f"1 skipped: {reason} (a)" for reason in ("x", "y", "AVX-512 is missing")]
     assert said == ["skipped", *lines[:2], "not run on this processor", lines[2]]

@@ -10,7 +10,6 @@ import torch
 from torch.nn import functional
 
 from pipeline.errors import UserError
-from pipeline.segmenter.network import OnnxGraph
 from pipeline.segmenter.predict import Segmenter, scale_image
 from tests.segmenter.tiny_graphs import METADATA, WEIGHT, scores_of, write_graph
 from tests.segmenter.tiny_segmenters import noise
@@ -64,11 +63,7 @@ def test_a_graph_of_one_size_resizes_images_and_scores(tmp_path):
 def test_a_graph_can_be_sent_to_another_process(segmenter):
     sent = pickle.loads(pickle.dumps(segmenter))
     assert np.array_equal(sent.logits(noise(9, 9)), segmenter.logits(noise(9, 9)))
-
-
-def test_threads_that_wait_for_a_graph_sleep(tmp_path):
-    graph = OnnxGraph(write_graph(tmp_path / "model.onnx").read_bytes())
-    options = graph._session.get_session_options()
+    options = sent.network._session.get_session_options()
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
 
 
