@@ -13,9 +13,8 @@ def protect_children() -> None:
 
     It changes the environment of this process, which libraries pass on to the processes they start.
     Entries of search paths that mean that directory are removed, and relative ones become absolute.
-    Jobs of a batch system then need the path of a checkout, which is added. Unless the user chose
-    otherwise, OpenMP's threads soon leave their cores to others, here too if torch is imported
-    later.
+    Jobs of a batch system then need the path of a checkout, which is added. Waiting threads of
+    OpenMP soon sleep, unless the user chose otherwise; here too, if torch is imported later.
     """
     os.environ["PYTHONSAFEPATH"] = "1"
     if not os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
@@ -29,7 +28,8 @@ def protect_children() -> None:
 def searched(name: str) -> list[str]:
     """Returns the folders of a search path, as absolute paths, without empty entries.
 
-    Nor is there any other name of the working directory, but in PYTHONPATH: plug-ins may lie there.
+    Other names of the working directory, such as ".", are removed too, except from PYTHONPATH:
+    plug-ins may lie there.
     """
     entries = filter(None, os.environ.get(name, "").split(os.pathsep))
     kept = (e for e in entries if name == "PYTHONPATH" or os.path.normpath(e) != os.curdir)
