@@ -95,8 +95,8 @@ def build_vocabulary(settings: VocabularySettings) -> Vocabulary:
     Raises a UserError if there are no classes, a missing file, an empty or repeated name, or too
     many names.
     """
-    given, backgrounds = _read_classes(settings.classes)
-    entries = [_entry(item) for item in given]
+    items, backgrounds = _read_classes(settings.classes)
+    entries = [_entry(item) for item in items]
     classes = tuple(entry["name"] for entry in entries)
     _check(classes)
 
@@ -109,14 +109,13 @@ def build_vocabulary(settings: VocabularySettings) -> Vocabulary:
             require_each(f"dataset.{key}", values, classes, more=f", or dataset.{key}=null")
         return values or ()
 
-    def names_of(key: str) -> Names:
-        names = tuple(as_names(item, f"dataset.{key}") for item in per_class(key))
-        if not all(names):
+    given: dict[str, Names] = {}
+    for key in ("tag_names", "cam_names"):
+        given[key] = tuple(as_names(item, f"dataset.{key}") for item in per_class(key))
+        if not all(given[key]):
             raise UserError(f"dataset.{key} holds an empty name: give every class a name")
-        return names
-
-    tag_names = names_of("tag_names") or tuple(e["names"] or (e["name"],) for e in entries)
-    cam_names = names_of("cam_names") or tuple(
+    tag_names = given["tag_names"] or tuple(e["names"] or (e["name"],) for e in entries)
+    cam_names = given["cam_names"] or tuple(
         entry["cam_names"] or names for entry, names in zip(entries, tag_names)
     )
     parents = tuple(

@@ -25,9 +25,6 @@ from pipeline.tags.options import ScoredTagOptions, TagOptions
 from pipeline.tags.stage import ScoredTags, Tags
 from pipeline.tags.standardised import ScoreStatistics, StandardisedTags
 
-_Place = tuple[str, int, str]
-"""The name, round and title of a stage, which are one on each split."""
-
 _PREFETCHED = 4  # images that are decoded ahead of a segmenter
 
 
@@ -203,22 +200,46 @@ class Builder(Parts):
         masks = SegmenterMasks(**shared, corrected=self.corrected_masks(split))
         return SegmenterTags(**shared, rider=masks), masks
 
-    # Other splits
+    # The lists
 
     @cached_property
-    def _on_splits(self) -> dict[str, dict[_Place, PerImage]]:
-        """The stages on each split whose files can be read, whether the run works on it or not."""
+    def trainings(self) -> list[Training]:
+        """The training of each round."""
+        first, found = self.per_split(self.train_split), list[Training]()
+        for number in range(1, self.config.rounds + 1):
+            # A segmenter is trained on the masks of its split, whatever splits the run works on.
+            before = self.relabelled(self.train_split, found[-1], first["tags"]) if found else ()
+            found.append(self.training(before[1] if before else first["masks"], number))
+        return found
+
+    def of_split(self, split: str) -> list[PerImage]:
+        """Returns the stages of all rounds on a split, whether the run works on it or not."""
+        first = self.per_split(split)
+        stages = [
+            s for s in first.values() if s.name != "masks" or self.only_split in (None, split)
+        ]
+        for training in self.trainings:
+            stages.append(self.predictions(split, training))
+            if training.round < self.config.rounds:
+                stages += self.relabelled(split, training, first["tags"])
+        return stages
+
+    @cached_property
+    def stages(self) -> list[Stage]:
+        """All stages of all rounds on all splits, in their order."""
+        found = [*self.trainings, *(s for split in self.splits for s in self.of_split(split))]
+        order = [*PER_SPLIT, Training.command, Predictions.command]
+        return sorted(found, key=lambda stage: (stage.round, order.index(stage.command)))
+
+    @cached_property
+    def _on_splits(self) -> dict[str, dict[tuple[str, int, str], PerImage]]:
+        """Split → the stages by what is one on each: name, round, title; if they can be built."""
         found = {}
         for split in self.images.dataset.splits:
             with suppress(UserError):
-                stages = [*(first := self.per_split(split)).values()]
-                for training in (each for each in self.stages if isinstance(each, Training)):
-                    stages.append(self.predictions(split, training))
-                    if training.round < self.config.rounds:
-                        stages += self.relabelled(split, training, first["tags"])
-                every = (each for stage in stages for each in stage.chain if each.split == split)
-                every = (each for each in every if isinstance(each, PerImage))
-                found[split] = {(each.name, each.round, each.title): each for each in every}
+                every = (each for stage in self.of_split(split) for each in stage.chain)
+                own = [each for each in every if each.split == split and isinstance(each, PerImage)]
+                found[split] = {(each.name, each.round, each.title): each for each in own}
         return found
 
     def counterparts(self, stage: Stage) -> dict[str, list[str]]:
@@ -234,31 +255,6 @@ class Builder(Parts):
                 if same and not any(key_unknown_until(each, {}) for each in same):
                     found[split] = [*dict.fromkeys(f"{each.name}/{each.key}" for each in same)]
         return found
-
-    # The list
-
-    @cached_property
-    def stages(self) -> list[Stage]:
-        """All stages of all rounds on all splits, in their order."""
-        # A segmenter is trained on the masks of its split, whatever splits the run works on.
-        splits = dict.fromkeys([*self.splits, self.train_split])
-        first = {split: self.per_split(split) for split in splits}
-        stages: list[Stage] = [
-            first[split][command]
-            for command in PER_SPLIT
-            for split in self.splits
-            if command != "masks" or self.only_split in (None, split)
-        ]
-        masks = {split: first[split]["masks"] for split in splits}
-        training: Training | None = None
-        for number in range(1, self.config.rounds + 1):
-            if training is not None:
-                pairs = {s: self.relabelled(s, training, first[s]["tags"]) for s in splits}
-                masks = {split: pair[1] for split, pair in pairs.items()}
-                stages += [stage for split in self.splits for stage in pairs[split]]
-            training = self.training(masks[self.train_split], number)
-            stages += [training, *(self.predictions(split, training) for split in self.splits)]
-        return stages
 
 
 def masks_stage(config: Config) -> type[MaskStage]:

@@ -118,7 +118,7 @@ class Pipeline:
             one_pass = not is_cpu(builder.device)
         if is_cpu(builder.device):
             keep_freed_memory()
-        rounds = self._rounds(commands)
+        stages = self.stages(commands)
         fetch_weights(builder, commands)
         with Run(
             builder.images,
@@ -131,8 +131,8 @@ class Pipeline:
         ) as run:
             if run.writes:
                 write_atomically(builder.store.root / CONFIG, record(config, self.command))
-            for number, stages in rounds:
-                yield from run.compute(stages)
+            for number in range(1, config.rounds + 1):
+                yield from run.compute(stage for stage in stages if stage.round == number)
                 if "evaluate" in commands:
                     outcomes = []
                     for outcome in self._evaluation(number).measure(commands):
@@ -154,8 +154,10 @@ class Pipeline:
         """Yields what a run would do, writing nothing; raises the UserError that would stop it."""
         builder, scans = self.builder, {}
         builder.store.check(_FILES)
-        for number, stages in self._rounds(commands):
-            yield from plan(stages, builder.images, builder.store, scans)
+        stages = self.stages(commands)
+        for number in range(1, builder.config.rounds + 1):
+            of_round = [stage for stage in stages if stage.round == number]
+            yield from plan(of_round, builder.images, builder.store, scans)
             if "evaluate" in commands:
                 self._evaluation(number).require_results(commands)
                 yield PlannedStage("evaluate", in_round("", number))
@@ -172,11 +174,6 @@ class Pipeline:
             store=builder.store,
             counterparts=builder.counterparts,
         )
-
-    def _rounds(self, commands: Collection[str]) -> list[tuple[int, list[Stage]]]:
-        """Returns the stages of :meth:`stages`, by the round of training that they belong to."""
-        stages, numbers = self.stages(commands), range(1, self.builder.config.rounds + 1)
-        return [(n, [stage for stage in stages if stage.round == n]) for n in numbers]
 
     def stages(self, commands: Collection[str]) -> list[Stage]:
         """Returns the stages that were asked for, in their order; they are checked once.
