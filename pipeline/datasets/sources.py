@@ -42,10 +42,10 @@ class Download:
     def needed(self, splits: Sequence[str]) -> list[Archive]:
         """Returns the archives that splits need; without splits, those that are not optional.
 
-        Raises a UserError if the data set does not have one of the splits.
+        Raises a UserError if the data set does not have one of the splits, where archives name any.
         """
         known = dict.fromkeys(split for each in self.archives for split in each.splits)
-        for split in splits:
+        for split in splits if known else ():
             check_choice(f"there is no split {split}", split, list(known))
         if not splits:
             return [each for each in self.archives if not each.optional]

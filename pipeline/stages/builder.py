@@ -44,8 +44,8 @@ class Builder(Parts):
     def tags(self, split: str, before: Mapping[str, PerImage]) -> Tags:
         """Returns the stage of a split's tags, with what is learned for them."""
         options, corrections = self.config.tags, self._corrections(split)
-        is_scored = isinstance(options, ScoredTagOptions)
-        if is_scored and options.fit_split and self.images is not None:
+        is_scored = isinstance(options, ScoredTagOptions) and self.images is not None
+        if is_scored and options.fit_split:
             self.images.of(options.fit_split)  # which refuses an unknown split
         if not is_scored or not options.standardise:
             return self._tags_by_method(split, options, corrections)

@@ -19,14 +19,16 @@ from torchvision.datasets.voc import DATASET_YEAR_DICT
 from pipeline.clip.origins.origin import find_origin
 from pipeline.commands.download import run
 from pipeline.datasets import sources
-from pipeline.datasets.sources import read_downloads, whose_files
+from pipeline.datasets.sources import read_downloads
 from pipeline.errors import UserError
+from pipeline.stages.config import compose
 from pipeline.stages.weights import missing_weights
 from tests import REPOSITORY
 from tests.datasets import miniature_coco, miniatures
 from tests.files.server import Answer, serving
 
 SBD = "benchmark.tgz"
+EXPERIMENTS = sorted(path.stem for path in (REPOSITORY / "configs" / "experiment").glob("*.yaml"))
 
 
 def zipped(path: Path, root: Path, *folders: str) -> None:
@@ -240,6 +242,7 @@ def test_a_bad_archive_without_a_checksum_is_deleted(web):
         ("dataset=voc2021 dataset.root=d", "did you mean voc2012"),
         ("dataset=voc2012", "dataset.root is missing: give it"),
         ("dataset=coco2017 dataset.root=d dataset.split=vall", "did you mean val"),
+        ("dataset=ade20k dataset.root=d dataset.split=training", "did you mean train"),
         ("dataset=coco2017 dataset.root=d dataset.sbd_root=s", "dataset.sbd_root is not a setting"),
         ("dataset=voc2012 dataset.root=d runtime.wait=long", "is not a number"),
         ("dataset=voc2012 dataset.root=d tags.min_scor=0", "did you mean tags.min_score"),
@@ -382,7 +385,19 @@ def test_every_checksum_is_complete_and_says_where_it_is_published():
             assert source.digest or all(url.endswith(".zip") for url in source.urls), source.name
 
 
-def test_every_data_set_with_a_guide_can_be_downloaded():
-    for path in (REPOSITORY / "configs" / "dataset").glob("*.yaml"):
-        if "guide" in yaml.safe_load(path.read_text())["dataset"]:
-            assert whose_files(path.stem) in read_downloads()
+def test_every_split_with_a_guide_can_be_downloaded(tmp_path, capsys):
+    for path in sorted((REPOSITORY / "configs" / "dataset").glob("*.yaml")):
+        settings = yaml.safe_load(path.read_text())["dataset"]
+        for split in settings["splits"] if "guide" in settings else ():
+            given = [f"dataset={path.stem}", f"dataset.split={split}", "dataset.sbd_root=sbd"]
+            given = given if split == "train_aug" else given[:2]
+            run([*given, f"dataset.root={tmp_path}", "stage=tags", "clip=demo", "--dry-run"])
+            assert f"→ {tmp_path}" in capsys.readouterr().out, given
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_preset_shows_what_an_empty_root_lacks(name, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("pipeline.commands.composition.product", zip)  # a study's first job
+    run([f"experiment={name}", f"dataset.root={tmp_path}", "dry_run=true"])
+    is_drawn = compose([f"experiment={name}"]).dataset.name.startswith("demo")
+    assert (f"→ {tmp_path}" in capsys.readouterr().out) != is_drawn
