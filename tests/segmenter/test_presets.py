@@ -27,6 +27,7 @@ NEEDS = {
     # Everything is as it will be trained, but with fewer of the same blocks.
     "segformer_b5": ["+segmenter.overrides.backbone.num_layers=[1,1,2,1]"],
     "deeplabv2_r101": ["+segmenter.overrides.backbone.depth=50"],
+    "deeplabv2_r101_clip_es": ["+segmenter.overrides.backbone.depth=50"],
     "deeplabv3_r101": ["+segmenter.overrides.backbone.depth=50"],
     "deeplabv3plus_r101": ["+segmenter.overrides.backbone.depth=50"],
 }
@@ -52,6 +53,7 @@ def test_presets_that_are_promised():
         "demo",
         "light",
         "deeplabv2_r101",
+        "deeplabv2_r101_clip_es",
         "deeplabv3_r101",
         "deeplabv3plus_r50",
         "deeplabv3plus_r101",
@@ -112,6 +114,18 @@ def test_one_word_swaps_the_network_and_nothing_else():
     voc = settings_of("segformer_b0", "dataset=voc2012", "dataset.root=/")
     assert (voc.iterations, voc.batch_size, voc.crop_size) == (20000, 10, 321)
     assert voc.pretrained == "imagenet" and segformer.pretrained == "none"
+
+
+@pytest.mark.parametrize("network", ["deeplabv2_r101", "deeplabv3plus_r50", "segformer_b0"])
+@pytest.mark.parametrize("preset", ["clip_es_voc2012", "clip_es_coco2014", "cls_seg_voc2012"])
+def test_a_preset_leaves_a_network_what_belongs_to_it(preset, network):
+    alone = settings_of(network)
+    beside = settings_of(network, f"experiment={preset}_segmenter", "dataset.root=/")
+    of_the_data_set = ("pretrained", "iterations", "batch_size", "crop_size", "scale_range", "test")
+    of_the_data_set += ("checkpoint_interval", "validation_interval")
+    assert beside == replace(alone, **{key: getattr(beside, key) for key in of_the_data_set})
+    own = compose([f"experiment={preset}_segmenter"]).segmenter
+    assert (own.name, own.learning_rate) == ("deeplabv2_r101", 2.0e-4)  # CLIP-ES's
 
 
 def test_weights_that_are_trained_already_get_the_smaller_rate():
