@@ -203,8 +203,10 @@ def classes_of(dataset: str) -> Vocabulary:
 
 OF_CLEARCLIP = {"boat": "ship", "diningtable": "table"}
 OF_SCLIP = {**OF_CLEARCLIP, "tvmonitor": "television monitor"}
+OF_CORRCLIP = {"person": "people"}
 OTHER_WORDS = {"sclip_voc21": OF_SCLIP, "sclip_voc20": OF_SCLIP, "clearclip_voc21": OF_CLEARCLIP}
-"""List → class of VOC → the first of its names there."""
+OTHER_WORDS |= {"corrclip_ade20k": OF_CORRCLIP, "corrclip_coco_stuff": OF_CORRCLIP}
+"""List → class → the first of its names there."""
 
 
 @pytest.mark.parametrize(
@@ -215,6 +217,8 @@ OTHER_WORDS = {"sclip_voc21": OF_SCLIP, "sclip_voc20": OF_SCLIP, "clearclip_voc2
         ("clearclip_voc21", "voc2012", 21, 21),
         ("sclip_ade20k", "ade20k", 150, 150),
         ("sclip_coco_stuff", "cocostuff", 171, 171),
+        ("corrclip_ade20k", "ade20k", 150, 150),
+        ("corrclip_coco_stuff", "cocostuff", 171, 171),
     ],
 )
 def test_shipped_lists_are_in_the_order_of_the_classes(name, dataset, lines, names):
