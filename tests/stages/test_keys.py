@@ -9,7 +9,7 @@ import shutil
 import typing
 from collections.abc import Iterator
 from functools import cache
-from types import NoneType
+from types import NoneType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +18,7 @@ from pipeline.clip import frozen
 from pipeline.clip.origins import origin
 from pipeline.clip.settings import SecondSettings, compat_settings
 from pipeline.commands.settings_help import computed_anew
+from pipeline.configuration import registry
 from pipeline.configuration.plugins import import_plugins
 from pipeline.configuration.registry import methods
 from pipeline.configuration.settings import Rule, check, rule_of
@@ -34,6 +35,8 @@ from pipeline.stages.builder import Builder
 from pipeline.stages.config import EXECUTORS, Config, all_settings, compose, read_config
 from pipeline.stages.pipeline import Pipeline
 from pipeline.tags.options import GroundTruthOptions, TagListOptions
+from pipeline.tags.piaa import PiaaOptions
+from pipeline.tags.piaa.bank import SurePatches
 from tests.tiny_second import dino_file, sam_file
 
 PLUGINS = ("colour_tagger", "colour_cams", "superpixels")
@@ -80,6 +83,14 @@ BELONGS: dict[str, tuple[str, ...]] = {
     "seed": TRAINING,
 }
 """A setting that changes a result, or the group of it → the stages that it belongs to."""
+
+AFTER_PATCHES = {"compat.cwr_stop", "compat.empty_class", "compat.open_border"}
+AFTER_PATCHES |= {
+    f"tags.{name}"
+    for name in ("alpha", "z", "standardise", "bank_size", "reidentify", "rescoring_temperature")
+    + ("patch_temperature", "local_factor", "global_factor", "global_share")
+}
+"""What tags=piaa reads after the stage that stores features of patches, and this stage does not."""
 
 OF_OTHERS = {
     "compat.empty_class": ("tags=piaa",),
@@ -141,6 +152,9 @@ def keys(tmp_path, monkeypatch, tiny_checkpoint):
             }.get(stage.name, (stage.name, ""))
             found[first if stage.round == 1 else second] = stage
         assert {*found} == {*ALL}
+        learned = found["tags"].uses.get("learned")
+        if learned and learned.source.name == "patches":
+            found["patches"] = learned.source
         return {n: (stage.key, getattr(stage, "own_key", "")) for n, stage in found.items()}
 
     return keys
@@ -322,6 +336,8 @@ def choices() -> dict[tuple[str, ...], tuple[str, ...]]:
         if method.code.startswith(("pipeline.", "tests.plugins.")):
             chosen = (f"{method.group}={method.name}",)
             found[chosen + ("cams=sclip",) * (chosen == ("masks=dense",))] = (method.group,)
+    # What it learns from has a stage of its own.
+    found["tags=piaa",] += ("dataset", "images", "runtime", "clip", "compat")
     return found
 
 
@@ -365,6 +381,8 @@ def test_every_setting_changes_what_it_declares(walked, keys, tmp_path):
             used |= {line for line in BELONGS if f"{key}.".startswith(f"{line}.")}
             in_keys = with_later(owners(key))
             in_own_keys = {*owners(key)} if computes_with(config, key) else set()
+            if "patches" in after and "tags" in owners(key) and key not in AFTER_PATCHES:
+                in_keys, in_own_keys = in_keys | {"patches"}, in_own_keys | {"patches"}
         for part, expected in ((0, in_keys), (1, in_own_keys - {*TRAINING})):
             found = {name for name in after if after[name][part] != before[1][name][part]}
             found -= {*TRAINING} if part else set()  # nothing reads the own key of a network
@@ -373,6 +391,24 @@ def test_every_setting_changes_what_it_declares(walked, keys, tmp_path):
                 wrong.append(f"{key}: the {what} of {sorted(found)}, not of {sorted(expected)}")
     assert not wrong, "\n".join(wrong)
     assert used == {*BELONGS}, "lines for settings that do not exist"
+
+
+@dataclasses.dataclass
+class BlurredPiaa(PiaaOptions):
+    blur: int = 0
+
+
+def test_a_setting_that_piaa_may_gain_is_in_the_key_of_its_patches(monkeypatch):
+    monkeypatch.setitem(registry._BY_SETTINGS, BlurredPiaa, PiaaOptions().method)
+    resources = SimpleNamespace(vocabulary=None, seconds={})
+
+    def facts(**given: object) -> dict[str, Any]:
+        options = BlurredPiaa(**given)
+        return SurePatches(
+            split="all", options=options, resources=resources, reader=None
+        ).option_facts()
+
+    assert facts() == facts(alpha=0.7, bank_size=3) != facts(blur=1)
 
 
 def test_help_names_the_first_stage_that_a_setting_changes():

@@ -29,6 +29,10 @@ from pipeline.tags.piaa import PiaaOptions, batch_of
 from pipeline.tags.piaa.patches import PatchEncoder, build_patches
 from pipeline.tags.piaa.prototypes import Prototypes, choose_bank, entropy, learn
 
+# What follows the features and entropies. The size of the bank is an input of each image.
+_AFTER = {"alpha", "z", "standardise", "bank_size", "rescoring_temperature", "patch_temperature"}
+_AFTER |= {"local_factor", "global_factor", "global_share", "reidentify"}
+
 
 class Candidates:
     """Chooses the patches of images that may be in the bank, by the least entropies that were seen.
@@ -84,10 +88,9 @@ class SurePatches(MethodStage):
     images: Images
 
     def option_facts(self) -> dict[str, Any]:
-        """Returns the settings that features and entropies depend on, and the split."""
-        options = super().option_facts()
-        names = ("encoder", "templates", "with_backgrounds", "crop", "temperature")
-        return {"fit_split": self.split, **{name: options[name] for name in names}}
+        """Returns the settings, but for those of what follows the features, and the split."""
+        found = super().option_facts() | {"fit_split": self.split}
+        return {name: value for name, value in found.items() if name not in _AFTER}
 
     def item(self, sample: Sample, folders: Folders) -> Item:
         """Returns an image, whose candidates depend on all other images and on the bank's size."""
