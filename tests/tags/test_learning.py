@@ -67,3 +67,9 @@ def test_learning_that_ends_early_leaves_an_incomplete_folder(tag, out):
     assert (about["complete"], about["images"]) == (False, 5)
     (folder / BANK).rmdir()
     assert computed(tag(), "prototypes") == 5
+
+
+def test_what_images_of_an_older_bank_lack_is_called_by_its_name(tag):
+    tag()
+    tag("dataset.limit=3", "tags.refit=true")
+    assert "2 images: their prototypes changed" in tag("stage=cams").errors
