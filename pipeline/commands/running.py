@@ -74,6 +74,9 @@ def run_job(composed: DictConfig, combination: Sequence[str], given: Sequence[st
     if outcome.path.suffix == ".html":
         console.print(f"next: open {outcome.path} in a browser")
     elif following := every[every.index(requested[-1]) + 1 :]:
+        of_run = (s for split in pipeline.builder.splits for s in pipeline.builder.images.of(split))
+        if following[0] == "evaluate" and not any(s.has_ground_truth for s in of_run):
+            del following[0]
         console.print(f"next: {next_command(given, following[0])}")
 
 

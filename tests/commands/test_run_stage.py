@@ -51,6 +51,11 @@ def test_all_stages_run_on_a_folder_and_again_find_everything(run_stage, argumen
     assert second.code == 0, second.errors
     assert second.output.count(" 0 computed now") == 5
     assert artefacts(out) == before
+    (tmp_path / "labels.csv").write_text("a,cat\n")
+    labelled = f"dataset.labels={tmp_path / 'labels.csv'}"
+    for more, stage in (((), "report"), ((labelled,), "evaluate")):  # where there is ground truth
+        predicted = run_stage(*arguments, *TINY_SEGMENTER, "stage=predict", *more)
+        assert f" stage={stage} " in predicted.output.splitlines()[-1]
     status = run_stage("stage=status", f"output_dir={out}")
     assert status.code == 0
     for stage in ("tags", "cams", "masks", "segmenter", "predictions"):
