@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 import yaml
 
+from pipeline.report.tables.grouping import describe_images
 from pipeline.report.tables.published import load_published, published_experiments, remark_on_clip
 from tests import REPOSITORY
 
@@ -58,6 +59,13 @@ def test_every_published_figure_has_a_source_and_says_what_it_learned_from():
     assert all(figure.row.source and figure.row.supervision for figure in figures)
     coco = [f for f in figures if f.row.backbone.endswith(", COCO")]
     assert coco and all("COCO's masks" in figure.row.supervision for figure in coco)
+
+
+def test_two_images_are_part_of_every_split_that_an_experiment_is_measured_on():
+    for table in load_published():
+        for figure in table.figures:
+            images = describe_images(2, figure.column.split.images)
+            assert not figure.experiment or images == "partial: 2 images", figure
 
 
 def test_every_experiment_is_a_study_or_of_a_publication():
