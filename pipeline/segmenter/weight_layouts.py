@@ -131,18 +131,21 @@ def _layouts(
     if kind in _CONVERTERS:
         layout, module, function = _CONVERTERS[kind]
         # mmsegmentation's wheel installs its tools as plain files.
-        yield layout, runpy.run_path(shipped(f"tools/model_converters/{module}.py"))[function]
+        convert = runpy.run_path(shipped(f"tools/model_converters/{module}.py"))[function]
+        yield layout, convert
+        if kind == "SwinTransformer":
+            yield "timm Swin Transformer", lambda weights: convert(_move_mergings(weights))
     if kind == "TIMMBackbone":
         given = {key: value for key, value in settings.items() if key not in ("type", "init_cfg")}
         given |= {"checkpoint_path": "", "pretrained": True}
 
-        def convert(weights: Weights) -> Weights:
+        def rebuild(weights: Weights) -> Weights:
             """Builds a second network, for which timm renames and reshapes the weights."""
             given["pretrained_cfg_overlay"] = {"state_dict": dict(weights)}
             with quietly():  # timm warns about heads that it skips
                 return type(backbone)(**given).state_dict()
 
-        yield "timm", convert
+        yield "timm", rebuild
 
 
 def _rename_deep_stem(weights: Weights) -> Weights:
@@ -151,6 +154,12 @@ def _rename_deep_stem(weights: Weights) -> Weights:
         return {}
     pairs = ((re.sub(r"^conv1\.", "stem.", name), value) for name, value in weights.items())
     return {re.sub(r"^bn1\.", "stem.7.", name): value for name, value in pairs}
+
+
+def _move_mergings(weights: Weights) -> Weights:
+    """Ends a stage of Swin with the merging of patches, with which the next one begins in timm."""
+    pattern = re.compile(r"(?<=^layers\.)\d(?=\.downsample)")
+    return {pattern.sub(lambda n: str(int(n[0]) - 1), name): v for name, v in weights.items()}
 
 
 def _trace(

@@ -156,7 +156,8 @@ def test_random_tensors_of_timm_do_not_count(tmp_path):
         load(saved(tmp_path, weights), **VIT)
 
 
-def test_official_swin_transformer(tmp_path):
+@pytest.mark.parametrize("layout", ["Swin Transformer's own", "timm Swin Transformer"])
+def test_swin_transformer(layout, tmp_path):
     settings = {"window_size": 2, "depths": (2, 2, 6, 2), "num_heads": (1, 2, 4, 8)}
     network = stirred(
         timm.create_model("swin_tiny_patch4_window7_224", img_size=128, embed_dim=16, **settings)
@@ -164,15 +165,17 @@ def test_official_swin_transformer(tmp_path):
     official = {}
     for name, value in network.state_dict().items():
         # In timm a stage begins with its reduction; officially one ends with it.
-        name = re.sub(r"layers\.(\d)\.down", lambda m: f"layers.{int(m[1]) - 1}.down", name)
-        official[name.replace("head.fc", "head")] = value
+        if not layout.startswith("timm"):
+            name = re.sub(r"layers\.(\d)\.down", lambda m: f"layers.{int(m[1]) - 1}.down", name)
+            name = name.replace("head.fc", "head")
+        official[name] = value
     official["layers.0.blocks.0.attn.relative_position_index"] = torch.zeros(4, 4).long()
     official["layers.0.blocks.1.attn_mask"] = torch.zeros(256, 4, 4)
     path = saved(tmp_path, {"model": official})
     backbone, report = load(
         path, type="SwinTransformer", embed_dims=16, window_size=2, num_heads=(1, 2, 4, 8)
     )
-    assert report.layout == "Swin Transformer's own"
+    assert report.layout == layout
     assert report.unused == ("norm.weight", "norm.bias")
     # mmsegmentation normalises each map, which the classifier does not.
     assert all(re.match(r"norm\d", name) for name in report.unmatched)
