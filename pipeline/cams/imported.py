@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.cams.stage import CamStage
 from pipeline.clip.dimensions import patch_grid
-from pipeline.engine.sample import Sample, ids_below
+from pipeline.engine.sample import Sample, file_of, ids_below
 from pipeline.engine.stage import Computed, Decoded, Folders, Item
 from pipeline.errors import ImageError, NoEntry
 from pipeline.files.fingerprints import fingerprint_file
@@ -45,7 +45,7 @@ class ImportedCams(CamStage):
 
     def item(self, sample: Sample, folders: Folders) -> Item:
         """Returns an image with its file; a NoEntry without it, a UserError without the folder."""
-        path = self._path / f"{sample.id}.npy"
+        path = file_of(self._path, sample.id, ".npy")
         if not path.is_file():
             self.check()
             raise NoEntry(f"has no CAMs: {path} is missing", ids_below(self._path, ".npy"))

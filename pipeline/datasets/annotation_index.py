@@ -215,6 +215,8 @@ def _read_coco(path: Path, annotated: Mapping, described: Mapping) -> Annotation
             )
     for number in annotations:
         index.remark("images with annotations that it does not list", f"id {shown(number)}")
+    if index.rows and not isinstance(annotated.get("annotations"), list):
+        raise UserError(f"{shown(path)} has no list of annotations: {_REMEDY}")
     return index
 
 

@@ -22,7 +22,7 @@ from pipeline.datasets.annotation_index import (
 from pipeline.datasets.instances import draw
 from pipeline.datasets.mask_images import Reading, refuse_parts_of_masks
 from pipeline.datasets.score_tables import read_table
-from pipeline.engine.sample import Labels, Size, ids_below
+from pipeline.engine.sample import Labels, Size, file_of, ids_below, spellings
 from pipeline.errors import ImageError, NoEntry, UserError, shown
 from pipeline.files.fingerprints import fingerprint_image
 from pipeline.files.label_images import IGNORE, refuse_brush_masks
@@ -146,7 +146,7 @@ class LabelImages:
 
     def find(self, image_id: str) -> LabelImage:
         """Returns the PNG of an image; raises a NoEntry if there is none."""
-        path = self.path / f"{image_id}.png"
+        path = file_of(self.path, image_id, ".png")
         if not os.path.lexists(path):  # what is there and is not a file is damaged
             raise NoEntry(f"has no mask: {path} is missing", ids_below(self.path, ".png"))
         return LabelImage(path, self.reading)
@@ -192,16 +192,18 @@ class Drawings:
         if self.index.form != LABEL_STUDIO:
             return {name: [name] for name in self.index.rows}
         found = defaultdict[str, list[str]](list)
+        known = {name for image_id in self.known for name in spellings(image_id)}
         for name in self.index.rows:
             parts = name.split("/")
             ends = ("/".join(parts[start:]) for start in range(len(parts)))
-            found[next((end for end in ends if end in self.known), name)].append(name)
+            found[next((end for end in ends if end in known), name)].append(name)
         return dict(found)
 
     def find(self, image_id: str) -> Drawing:
         """Returns the instances of an image; raises a NoEntry if the file does not list them."""
         rows, path = self.index.rows, self.path
-        names = self.entries.get(image_id, [image_id])
+        found = (self.entries[name] for name in spellings(image_id) if name in self.entries)
+        names = next(found, [image_id])
         if names[0] not in rows:
             raise NoEntry(f"has no entry in {path}", rows)
         row = rows[names[0]]
@@ -210,7 +212,7 @@ class Drawings:
         if len(names) > 1:
             row = replace(row, problem=f"has several entries of it, such as {shown(names[1])}")
         if self.index.form == LABELME:
-            path /= f"{image_id}.json"
+            path /= f"{names[0]}.json"
         return Drawing(path, self.reading, row)
 
 

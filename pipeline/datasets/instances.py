@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
 
-from pipeline.datasets.rasterise import FIGURES, MIN_COORDINATES, rasterise
+from pipeline.datasets.rasterise import FIGURES, MIN_COORDINATES, rasterise, read_polygons
 from pipeline.errors import shown
 from pipeline.files.images import SUFFIXES
 from pipeline.files.label_images import IGNORE
@@ -51,6 +51,7 @@ class Instance(NamedTuple):
         if self.is_crowd:
             yield "crowds (iscrowd), whose pixels are ignored"
         if isinstance(self.shape, list) and min(map(len, self.shape), default=0) < MIN_COORDINATES:
+            read_polygons(self.shape)  # shapes that no polygon is are damaged
             yield "shapes that cover nothing, such as polygons of two corners"
         if isinstance(self.shape, tuple) and self.shape != BOX:
             yield f"regions of the type {shown(*self.shape)}, which cannot be drawn"

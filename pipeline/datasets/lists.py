@@ -15,7 +15,7 @@ from pipeline.datasets.mask_images import Reading
 from pipeline.datasets.settings import DatasetSettings, splits_of_run
 from pipeline.datasets.vocabulary import Vocabulary, same_name
 from pipeline.engine.progress import note
-from pipeline.engine.sample import Dataset, Labels, Sample, Splits
+from pipeline.engine.sample import Dataset, Labels, Sample, Splits, spellings
 from pipeline.errors import NoEntry, UserError, shown
 from pipeline.files.label_images import refuse_brush_masks
 from pipeline.files.text import given_path, read_rows, read_text
@@ -116,15 +116,16 @@ def apply_lists(dataset: Dataset[Vocabulary], settings: DatasetSettings) -> Data
 
 def _by_name(samples: Sequence[Sample]) -> dict[str, Sample]:
     """Returns the images by the names that a list may give: an id, or a file, which wins."""
-    return {s.id: s for s in samples} | {s.file: s for s in samples}
+    others = {name: s for s in samples for own in (s.id, s.file) for name in spellings(own)}
+    return others | {s.id: s for s in samples} | {s.file: s for s in samples}
 
 
 def _listed_labels(
     known: Mapping[str, Labels], by_name: Mapping[str, Sample], sample: Sample
 ) -> Labels | None:
     """Returns the labels of an image in a list, if it has any there."""
-    named = (n for n in (sample.id, sample.file) if n in known and by_name[n] is sample)
-    names = {known[name]: name for name in named}
+    named = [name for own in (sample.id, sample.file) for name in spellings(own)]
+    names = {known[n]: n for n in named if n in known and by_name[n] is sample}
     if len(names) > 1:
         first, second = map(shown, names.values())
         raise UserError(

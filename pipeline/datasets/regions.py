@@ -9,7 +9,7 @@ import numpy as np
 from pipeline.configuration.settings import setting
 from pipeline.datasets.annotations import naming, refuse_other_size
 from pipeline.datasets.rasterise import rasterise
-from pipeline.engine.sample import Sample, ids_below
+from pipeline.engine.sample import Sample, file_of, ids_below
 from pipeline.errors import ImageError, NoEntry
 from pipeline.files.images import MODES_OF_16_BITS
 from pipeline.files.label_images import GREY, PALETTE, decode_png
@@ -61,7 +61,7 @@ class RegionSettings:
 
 def find_regions(folder: Path, sample: Sample) -> Path:
     """Returns an image's file of regions; an ImageError if it has two, or (NoEntry) none."""
-    paths = [folder / f"{sample.id}{suffix}" for suffix in SUFFIXES]
+    paths = [file_of(folder, sample.id, suffix) for suffix in SUFFIXES]
     found = [path for path in paths if path.is_file()]
     if not found:
         raise NoEntry(f"has no regions: {paths[0]} is missing", ids_below(folder, *SUFFIXES))

@@ -1,5 +1,6 @@
 """Samples, splits and data sets."""
 
+import os
 from abc import ABC, abstractmethod
 from collections import UserDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -7,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
+from unicodedata import normalize
 
 import numpy as np
 
@@ -40,6 +42,17 @@ def ids_below(folder: Path, *suffixes: str) -> Iterator[str]:
     for path in sorted(folder.rglob("*")):
         if path.suffix in suffixes:
             yield path.relative_to(folder).with_suffix("").as_posix()
+
+
+def spellings(name: str) -> list[str]:
+    """Returns a name and its further Unicode normalisations, by which other systems call it."""
+    return [*dict.fromkeys([name, normalize("NFC", name), normalize("NFD", name)])]
+
+
+def file_of(folder: Path, image_id: str, suffix: str) -> Path:
+    """Returns an image's file below a folder, in the spelling that exists there, if one does."""
+    paths = [folder / f"{name}{suffix}" for name in spellings(image_id)]
+    return next(filter(os.path.lexists, paths), paths[0])
 
 
 class GroundTruthMask(ABC):

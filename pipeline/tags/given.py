@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.datasets.lists import read_class_list
 from pipeline.engine.progress import note
-from pipeline.engine.sample import Labels, Sample
+from pipeline.engine.sample import Labels, Sample, spellings
 from pipeline.engine.stage import Computed, Decoded, Folders, Item
 from pipeline.errors import ImageError, NoEntry, UserError
 from pipeline.files.fingerprints import fingerprint
@@ -120,9 +120,9 @@ class ListedTags(GivenTags):
         try:
             if self.threshold:
                 return self.annotations("path").find(sample.id).scores
-            if sample.id not in self._listed:
-                raise NoEntry(f"has no line in {self.options.path}", self._listed)
-            return dict.fromkeys(self._listed[sample.id], 1.0)
+            for name in filter(self._listed.__contains__, spellings(sample.id)):
+                return dict.fromkeys(self._listed[name], 1.0)
+            raise NoEntry(f"has no line in {self.options.path}", self._listed)
         except NoEntry:
             if sample.id in self.corrections.tags:
                 return {}

@@ -15,6 +15,8 @@ from pycocotools import mask as coco_mask
 
 from pipeline.datasets.ground_truth import AnnotatedMask
 from pipeline.datasets.instances import Instance, draw
+from pipeline.datasets.regions import find_regions
+from pipeline.engine.sample import Sample
 from pipeline.errors import ImageError, NoEntry, UserError
 from pipeline.files.images import encode_png
 from tests.datasets.annotated import (
@@ -36,6 +38,8 @@ from tests.datasets.annotated import (
     task,
     write,
 )
+
+NFC, NFD = "caf\u00e9", "cafe\u0301"
 
 
 def painted(instances, size, min_score=0.0) -> np.ndarray:
@@ -311,3 +315,21 @@ def test_ground_truth_of_too_many_pixels_is_refused_before_it_is_drawn(tmp_path)
     np.testing.assert_array_equal(replace(mask, max_pixels=None).read(), CAT)
     joined = opened(path, join={"dog": "hound"}).find("a")
     assert replace(mask, annotation=joined).contents != mask.contents
+
+
+@pytest.mark.parametrize(("own", "theirs"), [(NFC, NFD), (NFD, NFC)], ids=["nfc", "nfd"])
+def test_a_name_may_have_another_unicode_normalisation_in_a_file(own, theirs, tmp_path):
+    json_files = {
+        "coco.json": coco([(f"{theirs}.jpg", [instance("cat", CAT)])]),
+        "tasks.json": [task(f"upload/{theirs}.jpg", stroke("cat", CAT))],
+        f"labelme/{theirs}.json": labelme(labelme_mask("cat", CAT)),
+    }
+    for name, content in json_files.items():
+        write(tmp_path / name, content)
+    (tmp_path / "pngs").mkdir()
+    (tmp_path / "pngs" / f"{theirs}.png").write_bytes(encode_png(CAT.astype(np.uint8)))
+    for name in ("coco.json", "tasks.json", "labelme", "pngs"):
+        found = opened(tmp_path / name, known=[own]).find(own)
+        np.testing.assert_array_equal(found.labels(SIZE), CAT)
+    regions = find_regions(tmp_path / "pngs", Sample(own, tmp_path / "a.jpg"))
+    assert regions.name == f"{theirs}.png"

@@ -43,6 +43,9 @@ def test_files_of_no_form_are_refused(tmp_path):
     wrong = [[], {}, {"images": []}, [5], [{"label": 5}], {"shapes": []}, [[]], {"images": [[]]}]
     for content in [*wrong, [{"a": float("nan")}]]:
         assert "holds neither images with COCO's" in refusal(write(path, content)), content
+    listed = coco([("a.jpg", [])])
+    for without in ({**listed, "annotations": None}, {"images": listed["images"]}):
+        assert "has no list of annotations" in refusal(write(path, without))
     for content in (b"", b"[" * 10**5, b'{"images": [', b"\xff\xfe"):
         path.write_bytes(content)
         assert "is not readable JSON (" in refusal(path)
@@ -101,6 +104,10 @@ BOMB = base64.b64encode(
 ).decode()
 
 
+RUNS = {"size": [*SIZE], "counts": [SIZE[0] * SIZE[1]]}
+NO_POLYGONS = ("abc", [RUNS], [[[0, 0], [9, 0], [9, 9]]], [[0, 0, 9, 0, 9, 9], RUNS])
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -122,7 +129,7 @@ BOMB = base64.b64encode(
         ({"segmentation": [[0, 0, 1e300, 5, 5, 5]]}, "a corner far from the image"),
         ({"segmentation": [["a"] * 8]}, "is damaged .ValueError"),
         ({"segmentation": 5}, "is damaged .TypeError"),
-        ({"segmentation": "abc"}, "text in place of a shape"),
+        *(({"segmentation": shape}, "not a list of polygons") for shape in NO_POLYGONS),
         ({"segmentation": [[0, 0, 5, 0, 5, 5, 5]]}, "an odd number of coordinates"),
     ],
 )
@@ -131,7 +138,7 @@ def test_a_damaged_annotation_leaves_out_its_image_alone(change, reason, tmp_pat
     path = write(tmp_path / "a.json", coco(images))
     np.testing.assert_array_equal(opened(path).find("b").labels(SIZE), DOG * 2)
     pytest.raises(ImageError, opened(path).find("a").labels, SIZE).match(reason)
-    assert problem_of(path)
+    assert problem_of(path) and not opened(path).notes
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,7 @@ def test_annotations_of_coco_that_hold_anything_are_named(coco_with):
         lambda c: c["annotations"][0].update(segmentation=5),
         lambda c: c["annotations"][0].update(segmentation={"counts": [-5, 9], "size": [1, 1]}),
         lambda c: c["annotations"][0].update(segmentation=[["a"] * 8]),
+        lambda c: c["annotations"][0].update(segmentation=[{"counts": [9], "size": [3, 3]}]),
         lambda c: c["annotations"][0].update(area="x"),
         lambda c: c.update(images={"a": 1}),
         lambda c: c.update(images=3, annotations=3, categories=3),
