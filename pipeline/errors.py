@@ -129,7 +129,7 @@ def check_choice(wrong: str, given: object, known: Collection[str]) -> None:
 
     ``wrong`` says what is wrong otherwise, such as "there is no executor local2".
     """
-    if given not in known:
+    if given not in [*known]:
         raise UserError(f"{wrong}: {did_you_mean(given, known)}choose from {', '.join(known)}")
 
 

@@ -16,7 +16,7 @@ import open_clip
 import torch
 from open_clip.model import CLIP, CLIPVisionCfg, CustomTextCLIP
 
-from pipeline.errors import UserError, did_you_mean
+from pipeline.errors import UserError, did_you_mean, shown
 
 ClipModel = CLIP | CustomTextCLIP
 """open_clip's two classes of CLIPs: the text tower is part of the model, or a module of its own."""
@@ -84,9 +84,9 @@ def find_pretrained(model: str, pretrained: str | None) -> dict[str, Any]:
     if not settings:
         known = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "no weights"
         raise UserError(
-            f"open_clip knows {known} for clip.model={model}, not {pretrained or 'null'}: give one"
-            " of these as clip.pretrained, or clip.checkpoint=PATH clip.pretrained=null for your"
-            " weights"
+            f"open_clip knows {known} for clip.model={shown(model)}, not"
+            f" {shown(pretrained or 'null')}: give one of these as clip.pretrained, or"
+            " clip.checkpoint=PATH clip.pretrained=null for your weights"
         )
     return settings
 

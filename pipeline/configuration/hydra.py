@@ -258,7 +258,7 @@ def composing(
             key, _, value = text.lstrip("+").partition("=")
             is_number = re.fullmatch(r"[-+]?\d+", value) and int(value) not in (0, 1)
             if is_number and isinstance(OmegaConf.select(config, key), bool):
-                raise UserError(f"{key}={value} is neither true nor false: give one of them")
+                raise UserError(f"{key}={shown(value)} is neither true nor false: give one of them")
         return config
 
     try:
@@ -277,7 +277,7 @@ def _sentence(key: str, error: OmegaConfBaseException) -> str:
     """Returns what is wrong with the value of a key."""
     if type(error).__name__ in ("ConfigKeyError", "ConfigAttributeError"):
         return no_such_setting(key, error)
-    text = str(error).splitlines()[0]
+    text = " ".join(map(shown, str(error).splitlines()[0].split()))
     if "is not Optional" in text or "Incompatible value 'None'" in text:
         return f"{key} is missing: give it, {key}=…"
     if match := re.match(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", text):
@@ -311,7 +311,7 @@ def no_such_setting(key: str, error: BaseException | None, known: Sequence[str] 
 
 def explain(error: Exception) -> str:
     """Returns an error of Hydra or OmegaConf as one sentence with the remedy."""
-    text = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
+    text = " ".join(map(shown, str(error).split()))
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key} is missing: give it, {error.full_key}=…"
     if isinstance(error, AssertionError):  # OmegaConf's, for a setting below one that is null

@@ -183,7 +183,7 @@ def check(settings: object, prefix: str = "") -> None:
             is_number = isinstance(each, int | float) and not isinstance(each, bool)
             if is_number and not rule.allows(each):
                 raise UserError(
-                    f"{key}={each} is out of range: give a number {rule.bounds}".rstrip()
+                    f"{key}={shown(each)} is out of range: give a number {rule.bounds}".rstrip()
                 )
     if isinstance(settings, Settings):
         settings.validate(prefix)

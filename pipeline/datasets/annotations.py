@@ -201,9 +201,8 @@ class Drawings:
 
     def find(self, image_id: str) -> Drawing:
         """Returns the instances of an image; raises a NoEntry if the file does not list them."""
-        rows, path = self.index.rows, self.path
-        found = (self.entries[name] for name in spellings(image_id) if name in self.entries)
-        names = next(found, [image_id])
+        entries, rows, path = self.entries, self.index.rows, self.path
+        names = next((entries[n] for n in spellings(image_id) if n in entries), [image_id])
         if names[0] not in rows:
             raise NoEntry(f"has no entry in {path}", rows)
         row = rows[names[0]]

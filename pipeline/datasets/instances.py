@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
 
-from pipeline.datasets.rasterise import FIGURES, MIN_COORDINATES, rasterise, read_polygons
+from pipeline.datasets.rasterise import FIGURES, MIN_COORDINATES, rasterise
 from pipeline.errors import shown
 from pipeline.files.images import SUFFIXES
 from pipeline.files.label_images import IGNORE
@@ -50,8 +50,8 @@ class Instance(NamedTuple):
         """What the user should know about it; damaged shapes raise nearly anything."""
         if self.is_crowd:
             yield "crowds (iscrowd), whose pixels are ignored"
-        if isinstance(self.shape, list) and min(map(len, self.shape), default=0) < MIN_COORDINATES:
-            read_polygons(self.shape)  # shapes that no polygon is are damaged
+        few = type(self.shape) is list and min(map(len, self.shape), default=0) < MIN_COORDINATES
+        if few and {*map(np.ndim, self.shape)} <= {1}:  # else it is damaged
             yield "shapes that cover nothing, such as polygons of two corners"
         if isinstance(self.shape, tuple) and self.shape != BOX:
             yield f"regions of the type {shown(*self.shape)}, which cannot be drawn"

@@ -42,8 +42,11 @@ def rasterise(shape: Sequence | Mapping, height: int, width: int) -> np.ndarray:
         return pixels.reshape((height, width), order="F")
     from pycocotools import mask as coco_mask
 
+    polygons = [np.asarray(each) for each in shape]
+    if isinstance(shape, str) or any(polygon.ndim != 1 for polygon in polygons):
+        raise ValueError("a shape that is not a list of polygons, each a list of coordinates")
     # Fewer than three corners cover nothing, but pycocotools would draw a box.
-    polygons = [p for p in read_polygons(shape) if p.size >= MIN_COORDINATES]
+    polygons = [p.astype(np.float64) for p in polygons if p.size >= MIN_COORDINATES]
     if not polygons:
         return np.zeros((height, width), bool)
     for polygon in polygons:
@@ -52,14 +55,6 @@ def rasterise(shape: Sequence | Mapping, height: int, width: int) -> np.ndarray:
         _refuse_far_corners(polygon, height, width)
     runs = coco_mask.merge(coco_mask.frPyObjects([p.tolist() for p in polygons], height, width))
     return coco_mask.decode(runs).view(bool)
-
-
-def read_polygons(shape: Sequence) -> list[np.ndarray]:
-    """Returns the coordinates x, y, x, y, … of each polygon, float64; raises a ValueError."""
-    polygons = [np.asarray(each) for each in shape]
-    if isinstance(shape, str) or any(polygon.ndim != 1 for polygon in polygons):
-        raise ValueError("a shape that is not a list of polygons, each a list of coordinates")
-    return [polygon.astype(np.float64) for polygon in polygons]
 
 
 def _refuse_far_corners(polygon: np.ndarray, height: int, width: int) -> None:

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from pipeline.configuration.settings import setting
-from pipeline.errors import check_choice
+from pipeline.errors import check_choice, shown
 
 GROUND_TRUTH = "evaluation reads it; labels and masks that a stage uses are part of its inputs"
 """Why settings of the ground truth are not part of a cache key."""
@@ -192,7 +192,7 @@ def splits_of_run(settings: DatasetSettings, splits: Iterable[str]) -> list[str]
     defaults = [split for split in settings.default_splits if split in available]
     chosen = split_names(settings.split) or defaults or available
     for split in chosen:
-        check_choice(f"there is no split {split}", split, available)
+        check_choice(f"there is no split {shown(split)}", split, available)
     return chosen
 
 

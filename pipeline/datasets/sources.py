@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 import yaml
 
-from pipeline.errors import check_choice
+from pipeline.errors import check_choice, shown
 from pipeline.files.download import Source
 
 SOURCES = Path(__file__).with_suffix(".yaml")
@@ -46,7 +46,7 @@ class Download:
         """
         known = dict.fromkeys(split for each in self.archives for split in each.splits)
         for split in splits if known else ():
-            check_choice(f"there is no split {split}", split, list(known))
+            check_choice(f"there is no split {shown(split)}", split, list(known))
         if not splits:
             return [each for each in self.archives if not each.optional]
         return [each for each in self.archives if not each.splits or {*splits} & {*each.splits}]

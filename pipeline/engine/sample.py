@@ -12,7 +12,7 @@ from unicodedata import normalize
 
 import numpy as np
 
-from pipeline.errors import UserError, check_choice
+from pipeline.errors import UserError, check_choice, shown
 from pipeline.files.fingerprints import fingerprint, fingerprint_image
 from pipeline.files.images import decode_image, limit_longest_side
 from pipeline.files.label_images import IGNORE
@@ -212,7 +212,7 @@ class Images:
 
     def of(self, split: str) -> list[Sample]:
         """Returns the images of a split, or raises a UserError if the data set does not have it."""
-        check_choice(f"there is no split {split}", split, self.dataset.splits)
+        check_choice(f"there is no split {shown(split)}", split, self.dataset.splits)
         return self.dataset.splits[split][: self.limit]
 
     def rejected(self, split: str) -> dict[str, str]:

@@ -9,7 +9,7 @@ import torch
 from mmengine.config import Config, ConfigDict
 from torch import nn
 
-from pipeline.errors import UserError, did_you_mean
+from pipeline.errors import UserError, did_you_mean, shown
 from pipeline.files.label_images import IGNORE
 from pipeline.segmenter.settings import SegmenterSettings
 
@@ -107,7 +107,7 @@ def use_timm_backbone(model: ConfigDict, name: str) -> None:
     if not timm.is_model(name):
         hint = did_you_mean(name, timm.list_models())
         raise UserError(
-            f"segmenter.backbone={name} is not a network of timm: {hint}give a name that"
+            f"segmenter.backbone={shown(name)} is not a network of timm: {hint}give a name that"
             " timm.list_models() returns"
         )
     try:

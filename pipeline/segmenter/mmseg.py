@@ -15,7 +15,7 @@ from mmengine.registry import MODELS, TASK_UTILS, WEIGHT_INITIALIZERS, DefaultSc
 from torch import nn
 
 from pipeline.clip.device import settle_precision
-from pipeline.errors import UserError, did_you_mean
+from pipeline.errors import UserError, did_you_mean, shown
 from pipeline.files.fingerprints import fingerprint
 from pipeline.segmenter.architecture import MISFITS, adapt_model, dictionaries, first_line
 from pipeline.segmenter.losses import choose_loss
@@ -60,7 +60,7 @@ def find_config(name: str) -> Path:
     import modules. Raises a UserError for both, and for a file that is not there; it names the
     nearest.
     """
-    wrong = f"segmenter.config={name} is not a config of mmsegmentation"
+    wrong = f"segmenter.config={shown(name)} is not a config of mmsegmentation"
     if Path(name).suffix != ".py":
         raise UserError(f"{wrong}: give one of its files, which end in .py")
     if Path(name).is_absolute():

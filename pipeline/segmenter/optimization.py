@@ -12,7 +12,7 @@ from mmengine.registry import OPTIM_WRAPPERS, OPTIMIZERS
 from torch import nn
 
 from pipeline.clip.device import is_cpu
-from pipeline.errors import UserError, check_choice
+from pipeline.errors import UserError, check_choice, shown
 from pipeline.segmenter.losses import heads_of
 from pipeline.segmenter.settings import SegmenterSettings
 
@@ -30,7 +30,7 @@ def configure_optimizer(base: Config, settings: SegmenterSettings, device: str) 
     given = base.get("optim_wrapper", {})
     optimizer = dict(given.get("optimizer", {}))
     if settings.optimizer is not None:
-        wrong = f"segmenter.optimizer={settings.optimizer} is unknown"
+        wrong = f"segmenter.optimizer={shown(settings.optimizer)} is unknown"
         check_choice(wrong, settings.optimizer, OPTIMIZERS.module_dict)
         optimizer = {"type": settings.optimizer}
         if settings.optimizer in ("SGD", "RMSprop"):

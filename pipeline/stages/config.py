@@ -33,7 +33,7 @@ from pipeline.datasets import READERS, settings_of
 from pipeline.datasets.settings import DatasetSettings
 from pipeline.engine.executors import DaskSettings, ExecutorSettings, WorkerSettings
 from pipeline.engine.kinds import groups
-from pipeline.errors import UserError, check_choice
+from pipeline.errors import UserError, check_choice, shown
 from pipeline.files.atomic import Complete, fits
 from pipeline.files.text import given_path, read_text
 from pipeline.report.page.settings import ReportSettings
@@ -151,7 +151,7 @@ def read_config(composed: DictConfig) -> Config:
     try:
         plain = OmegaConf.to_object(composed)  # in which the settings of methods are typed
         executor = plain["executor"]["name"]
-        check_choice(f"there is no executor {executor}", executor, EXECUTORS)
+        check_choice(f"there is no executor {shown(executor)}", executor, EXECUTORS)
         kinds = {"executor": EXECUTORS[executor], "compat": compat_settings()}
         kinds["dataset"] = settings_of(plain["dataset"]["name"])
         try:
@@ -185,7 +185,7 @@ def _typed(value: Any, kind: Any, key: str = "") -> Any:  # noqa: ANN401
     if get_origin(kind) is found is dict:
         return {_typed(n, inner[0]): _typed(each, inner[1], key) for n, each in value.items()}
     if kind is bool and found is int and value not in (0, 1):  # OmegaConf would take it for true
-        raise UserError(f"{key.lstrip('.')}={value} is neither true nor false: give one of them")
+        raise UserError(f"{key.lstrip('.')}={shown(value)} is neither true nor false: give one")
     if kind not in (Any, found) and (kind, found) != (float, int) or "${" in str(value):
         raise TypeError(kind)
     return float(value) if kind is float else value

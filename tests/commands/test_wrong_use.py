@@ -14,6 +14,7 @@ from tests.hostile.examples import TOO_LONG
 from tests.small_runs import TINY_SEGMENTER, latest
 
 _MASK2FORMER = "mask2former/mask2former_r50_8xb2-90k_cityscapes-512x1024.py"  # needs mmdet
+_LONG = ("clip.model", "clip.pretrained", "segmenter.backbone", "segmenter.config")
 
 
 @pytest.mark.parametrize(
@@ -65,6 +66,8 @@ _MASK2FORMER = "mask2former/mask2former_r50_8xb2-90k_cityscapes-512x1024.py"  # 
         (["seed=one"], "seed=one is not an integer"),
         (["tags=file", f"tags.path='{'x' * 5000}'"], f"x {TOO_LONG}: give"),
         ([f"output_dir={'x' * 5000}"], "File name too long; fix this"),
+        *(([f"{key}={'1' * 3000}"], "1…1") for key in ("seed", "compat.exif", "tags", *_LONG)),
+        *(([f"{key}=[{'1' * 3000}]"], "1…1") for key in ("tags.templates", "dataset.split")),
     ],
 )
 def test_wrong_use_is_answered_with_one_sentence(run_stage, wrong, message, tmp_path):

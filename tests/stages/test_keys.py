@@ -84,12 +84,10 @@ BELONGS: dict[str, tuple[str, ...]] = {
 }
 """A setting that changes a result, or the group of it → the stages that it belongs to."""
 
-AFTER_PATCHES = {"compat.cwr_stop", "compat.empty_class", "compat.open_border"}
-AFTER_PATCHES |= {
-    f"tags.{name}"
-    for name in ("alpha", "z", "standardise", "bank_size", "reidentify", "rescoring_temperature")
-    + ("patch_temperature", "local_factor", "global_factor", "global_share")
-}
+AFTER_PATCHES = "alpha z standardise bank_size rescoring_temperature patch_temperature"
+AFTER_PATCHES += " local_factor global_factor global_share reidentify"
+AFTER_PATCHES = {f"tags.{name}" for name in AFTER_PATCHES.split()}
+AFTER_PATCHES |= {"compat.cwr_stop", "compat.empty_class", "compat.open_border"}
 """What tags=piaa reads after the stage that stores features of patches, and this stage does not."""
 
 OF_OTHERS = {
@@ -400,13 +398,10 @@ class BlurredPiaa(PiaaOptions):
 
 def test_a_setting_that_piaa_may_gain_is_in_the_key_of_its_patches(monkeypatch):
     monkeypatch.setitem(registry._BY_SETTINGS, BlurredPiaa, PiaaOptions().method)
-    resources = SimpleNamespace(vocabulary=None, seconds={})
+    built_from = {"resources": SimpleNamespace(vocabulary=None, seconds={}), "reader": None}
 
     def facts(**given: object) -> dict[str, Any]:
-        options = BlurredPiaa(**given)
-        return SurePatches(
-            split="all", options=options, resources=resources, reader=None
-        ).option_facts()
+        return SurePatches(split="all", options=BlurredPiaa(**given), **built_from).option_facts()
 
     assert facts() == facts(alpha=0.7, bank_size=3) != facts(blur=1)
 

@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from pipeline.clip.dimensions import SHIPPED, Normalisation, Pretraining
-from pipeline.errors import UserError
+from pipeline.errors import UserError, shown
 
 
 def find_pretraining(model: str | None, pretrained: str | None) -> Pretraining:
@@ -30,9 +30,8 @@ def find_pretraining(model: str | None, pretrained: str | None) -> Pretraining:
     """
     if model is None:
         if pretrained not in (None, SHIPPED):
-            raise UserError(
-                f"clip.pretrained={pretrained} needs the architecture: give clip.model=NAME too"
-            )
+            wrong = f"clip.pretrained={shown(pretrained)} needs the architecture"
+            raise UserError(f"{wrong}: give clip.model=NAME too")
         return Pretraining()
     from pipeline.clip.architectures import find_architecture, find_pretrained
 
