@@ -296,10 +296,9 @@ class Results:
             images, its = f"{changes[first]} images", "their"
         found = (first.entries.get(i) for i in ids if self.first_change(i) == first)
         entries = (entry for entry in found if entry is not None)  # a network has none
-        needs = first.manifest.get("made_from", {})
-        stages = {name: place[1] for name, place in needs.items() if place[1:]}
-        changed = (name for entry in entries for name in first.changed(entry))
-        names = {stages.get(name, name.rpartition(".")[2]): "" for name in changed}
+        made_from = first.manifest.get("made_from", {})  # name → split, stage and key
+        inputs = (name for entry in entries for name in first.changed(entry))
+        names = {"".join(made_from.get(n, ())[1:2]) or n.rpartition(".")[2]: "" for n in inputs}
         what = f": {' and '.join(f'{its} {name}' for name in names)} changed" if names else ""
         return (
             f"{which} made from something else than there is now ({images}{what}): run"
