@@ -389,10 +389,10 @@ def test_every_split_with_a_guide_can_be_downloaded(tmp_path, capsys):
     for path in sorted((REPOSITORY / "configs" / "dataset").glob("*.yaml")):
         settings = yaml.safe_load(path.read_text())["dataset"]
         for split in settings["splits"] if "guide" in settings else ():
-            given = [f"dataset={path.stem}", f"dataset.split={split}", "dataset.sbd_root=sbd"]
-            given = given if split == "train_aug" else given[:2]
-            run([*given, f"dataset.root={tmp_path}", "stage=tags", "clip=demo", "--dry-run"])
-            assert f"→ {tmp_path}" in capsys.readouterr().out, given
+            sbd = ["dataset.sbd_root=sbd"] * (split == "train_aug")
+            words = f"dataset={path.stem} dataset.split={split} dataset.root={tmp_path} --dry-run"
+            run([*words.split(), *sbd, "stage=tags", "clip=demo"])
+            assert f"→ {tmp_path}" in capsys.readouterr().out, words
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

@@ -57,6 +57,7 @@ _LONG = ("clip.model", "clip.pretrained", "segmenter.backbone", "segmenter.confi
         (["dataset=folder", "dataset.root=my", "photographs"], "'dataset.root=my photographs'"),
         (["dataset=folder", "dataset.root=.", "dataset.classes={a: 1}"], "{'a': 1} is not a list"),
         (["stage=[tags,status]"], "stage=status cannot be combined with other stages: leave"),
+        (["executor.name=[x]"], "no executor ['x']: choose from local"),
         (["dry_run=ture"], "dry_run=ture is neither true nor false: did you mean true?"),
         (["--dry-run"], "unknown option --dry-run: give settings as KEY=VALUE; see --help"),
         (["--cfg", "jb"], "argument --cfg/-c: invalid choice: 'jb'"),
