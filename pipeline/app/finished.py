@@ -162,7 +162,10 @@ class Finished:
             raise UserError("a run is under way: wait for its end, or stop it")
         with FolderLock(self._own):  # which a run holds, whatever app has started it
             log = open_own(self._own / _LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        paths = [path for path in searched("PYTHONPATH") if not self._is_theirs(path, directory)]
+        # Not what lies where somebody started the run, unless our command line names plug-ins.
+        inside, named = os.path.realpath(directory), take_plugins(self._words)[0]
+        real = {path: Path(os.path.realpath(path)) for path in searched("PYTHONPATH")}
+        paths = [path for path in real if named or not real[path].is_relative_to(inside)]
         with os.fdopen(log, "wb"):
             # In a session of its own: it goes on when the page or the app is closed.
             self._process = subprocess.Popen(
@@ -174,12 +177,6 @@ class Finished:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-
-    def _is_theirs(self, path: str, directory: Path) -> bool:
-        """Tells whether a folder of PYTHONPATH lies where somebody started the run."""
-        is_inside = Path(os.path.realpath(path)).is_relative_to(os.path.realpath(directory))
-        # Plug-ins that the app's own command line names may lie there.
-        return is_inside and not take_plugins(self._words)[0]
 
     def stop(self) -> dict[str, Any]:
         """Ends the run of this app, or of an earlier one, as Ctrl-C does."""

@@ -60,7 +60,10 @@ def run(arguments: Sequence[str]) -> None:
         check_folder(given_path(folder, "the folder"), "", "photographs, or outputs of a run")
     # Gradio reads these when it is imported.
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
-    _remove_uploads_of_killed_apps()
+    for uploads in Path(tempfile.gettempdir()).glob(f"{_UPLOADS}[0-9]*-*"):  # of killed apps
+        number = uploads.name.removeprefix(_UPLOADS).partition("-")[0]
+        if number.isdigit() and not pid_exists(int(number)):
+            shutil.rmtree(uploads, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=f"{_UPLOADS}{os.getpid()}-") as uploads:
         os.environ["GRADIO_TEMP_DIR"] = uploads
         from pipeline.app.page import build_app
@@ -80,13 +83,6 @@ def run(arguments: Sequence[str]) -> None:
             raise UserError(
                 f"--port {options.port} cannot be used ({reason}): give another, or none"
             ) from error
-
-
-def _remove_uploads_of_killed_apps() -> None:
-    for folder in Path(tempfile.gettempdir()).glob(f"{_UPLOADS}[0-9]*-*"):
-        number = folder.name.removeprefix(_UPLOADS).partition("-")[0]
-        if number.isdigit() and not pid_exists(int(number)):
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def run_again(folder: Path, corrections: str, allowed: Mapping[str, str]) -> None:

@@ -7,7 +7,7 @@ plug-ins are data: a value that can name code, an address or a command is ours, 
 
 import re
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import filterfalse, product
 from pathlib import Path
 
@@ -96,22 +96,16 @@ def _combinations(overrides: Sequence[Override]) -> Iterator[Sequence[str]]:
             # Readable once more, since choice(…) takes quotes away.
             values[key] = for_hydra([f"{key}={value}" for value in each.sweep_string_iterator()])
             if each.value_type is ValueType.GLOB_CHOICE_SWEEP:
-                values[key] = [*filterfalse(_needing_more(), values[key])]
+                # Presets, which are called after their method, need more than a CLIP as it does.
+                names = [f"{m.group}={m.name}" for m in methods() if m.settings.needs_more()]
+                more = re.compile(rf"({'|'.join(map(re.escape, names))})(_.*)?").fullmatch
+                values[key] = [*filterfalse(more, values[key])]
                 if not values[key]:
                     raise UserError(
                         f"{shown(each.input_line)} stands for no choice that runs on every CLIP:"
                         " give those that need more by their names"
                     )
     return product(*values.values())
-
-
-def _needing_more() -> Callable[[str], bool]:
-    """Returns what tells choices that need more than a CLIP; a pattern does not stand for them.
-
-    A preset is called after its method.
-    """
-    names = [f"{m.group}={m.name}" for m in methods() if m.settings.needs_more()]
-    return re.compile(rf"({'|'.join(map(re.escape, names))})(_.*)?").fullmatch
 
 
 def _refuse_hydra(overrides: Sequence[Override]) -> None:

@@ -168,15 +168,11 @@ def for_hydra(overrides: Sequence[str]) -> list[str]:
         else:
             raise UserError(f"{shown(text)} cannot be read: quote its value, as in KEY='VALUE'")
     if (quoted := [*map(_quote_numbers, read)]) != read:
-        composed = OmegaConf.to_container(_compose_choices(read))
+        # By those overrides that choose what comes with the package.
+        shipped = {f"{group}={name}" for group, names in choices().items() for name in names}
+        composed = OmegaConf.to_container(compose_config([t for t in read if t in shipped]))
         return [q if _holds_text(q, composed) else text for q, text in zip(quoted, read)]
     return read
-
-
-def _compose_choices(read: Sequence[str]) -> DictConfig:
-    """Returns the configuration by those overrides that choose what comes with the package."""
-    shipped = {f"{group}={name}" for group, names in choices().items() for name in names}
-    return compose_config([text for text in read if text in shipped])
 
 
 def _quote_numbers(override: str) -> str:

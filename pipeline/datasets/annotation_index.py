@@ -237,7 +237,7 @@ def _read_label_studio(tasks: Iterable[Any]) -> AnnotationIndex:
         if annotation is None:
             index.remark("tasks without a submitted annotation", f"image {shown(name)}")
         else:
-            index.add_image(name, partial(_task, task))
+            index.add_image(name, lambda t=task: (stated_size(t), label_studio_instances(t)))
     return index
 
 
@@ -246,10 +246,6 @@ def _coco_image(
 ) -> SizeAndInstances:
     size = checked_size(image.get("height"), image.get("width"))
     return size, [coco_instance(each, names) for each in annotations]
-
-
-def _task(task: Mapping) -> SizeAndInstances:
-    return stated_size(task), label_studio_instances(task)
 
 
 def _read_labelme(file: Path) -> SizeAndInstances:

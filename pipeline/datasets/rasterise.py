@@ -101,7 +101,11 @@ def _unpacked(text: str) -> list[int]:
 
 def _placed(data: str, corner: Sequence[float] | None, height: int, width: int) -> np.ndarray:
     left, top = (round(place) for place in corner or (0, 0))
-    with _decoded(data) as image:
+    try:
+        picture = Image.open(io.BytesIO(base64.b64decode(data)), formats=["PNG"])
+    except UnidentifiedImageError:
+        raise ValueError("a mask that is not a PNG") from None
+    with picture as image:
         if not (0 <= top <= height - image.height and 0 <= left <= width - image.width):
             raise ValueError("a mask that leaves the image")
         if corner is None and image.size != (width, height):
@@ -111,13 +115,6 @@ def _placed(data: str, corner: Sequence[float] | None, height: int, width: int) 
         is_clear = corner is None and image.has_transparency_data
         values = image.convert("LA").getchannel("A") if is_clear else image.convert("L")
         return np.pad(np.asarray(values) > 0, margins)
-
-
-def _decoded(data: str) -> Image.Image:
-    try:
-        return Image.open(io.BytesIO(base64.b64decode(data)), formats=["PNG"])
-    except UnidentifiedImageError:
-        raise ValueError("a mask that is not a PNG") from None
 
 
 def _brush_strokes(data: Sequence[int], pixels: int) -> np.ndarray:

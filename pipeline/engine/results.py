@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,6 @@ from typing import Any
 from pipeline.engine.records import (
     ENTRIES,
     PHOTOGRAPH,
-    Counterparts,
     Inputs,
     holds,
     photograph_and_result,
@@ -100,11 +99,6 @@ class Results:
     def statistics(self) -> Mapping[str, Any]:
         """What the manifest says of the results; {} where it says nothing."""
         return self.manifest.get("statistics", {})
-
-    @property
-    def counterparts(self) -> Sequence[Counterparts]:
-        """What each run that made or confirmed them is on every split, the latest last."""
-        return self.manifest.get("counterparts", ())
 
     @cached_property
     def entries(self) -> dict[str, dict[str, Any]]:

@@ -163,7 +163,7 @@ class MetricsFile:
             "split": split,
             "key": key,
             **{k: v for k, v in results.stage.about.items() if k != "command"},
-            "counterparts": results.counterparts,
+            "counterparts": results.manifest.get("counterparts", ()),
             # One configuration may belong to several experiments, and to none ("") as well; a later
             # one must not take it away.
             "experiments": sorted({*old.get("experiments", ()), about.experiment}),

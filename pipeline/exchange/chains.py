@@ -68,7 +68,8 @@ def _are_of_one_run(result: Results, other: Results) -> bool:
     """
     found = []
     for a, b in ((result, other), (other, result)):
-        names = {name for run in a.counterparts for name in run.get(b.split, ())}
+        runs = a.manifest.get("counterparts", ())
+        names = {name for run in runs for name in run.get(b.split, ())}
         if any(name.startswith(f"{b.name}/") for name in names):
             found.append(f"{b.name}/{b.key}" in names)
     return any(found) if found else result.split == other.split
@@ -100,7 +101,8 @@ def find_chain(path: Path) -> Chain:
     else:
         latest = [r for r in _finished(path) if (r.path.parent / LATEST).resolve() == r.path]
         chain = Chain(latest)
-        if any(not each.counterparts and _place(each) not in chain.results for each in latest):
+        lacking = (r for r in latest if not r.manifest.get("counterparts"))
+        if any(_place(each) not in chain.results for each in lacking):
             tell(f"note: {path} holds results that {UNNAMED}, so that they are not compared")
     if not chain.results:
         raise UserError(
