@@ -43,7 +43,7 @@ def test_check_compares_only_what_claims_to_be_published(make_tables, tmp_path):
 
 def test_check_takes_each_file_s_latest_run_and_the_level_of_the_figure(make_tables, tmp_path):
     about = {"dataset": "cocostuff", "experiment": "cls_seg_cocostuff"}
-    stuff = measured("masks", "val", 9, about, miou=0.1, levels=[{"miou": 0.3105}])
+    stuff = measured("masks", "val", 4172, about, miou=0.1, levels=[{"miou": 0.3105}])
     write_runs(tmp_path / "outputs" / "a" / "metrics.json", voc2007(0.5), voc2007(0.928), stuff)
     write_runs(tmp_path / "outputs" / "b" / "metrics.json", voc2007(0.929))
     finished = make_tables("--check", "--output", "check.md")
