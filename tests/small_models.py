@@ -36,76 +36,83 @@ def block(prefix: str, width: int = WIDTH) -> dict[str, tuple[int, ...]]:
     return shapes | {f"{prefix}ls{number}.gamma": (width,) for number in (1, 2)}
 
 
-def dinov2(depth: int = 3, registers: int = 4, side: int = 4) -> dict[str, tuple[int, ...]]:
+def dinov2(
+    depth: int = 3, width: int = WIDTH, registers: int = 4, side: int = 4
+) -> dict[str, tuple[int, ...]]:
     """Returns the shapes of a vision transformer of DINOv2, or TIPSv2, with patches of 14."""
     shapes = {
-        "cls_token": (1, 1, WIDTH),
-        "mask_token": (1, WIDTH),
-        "register_tokens": (1, registers, WIDTH),
-        "pos_embed": (1, 1 + side**2, WIDTH),
-        "patch_embed.proj.weight": (WIDTH, 3, 14, 14),
-        "patch_embed.proj.bias": (WIDTH,),
-        "norm.weight": (WIDTH,),
-        "norm.bias": (WIDTH,),
+        "cls_token": (1, 1, width),
+        "mask_token": (1, width),
+        "register_tokens": (1, registers, width),
+        "pos_embed": (1, 1 + side**2, width),
+        "patch_embed.proj.weight": (width, 3, 14, 14),
+        "patch_embed.proj.bias": (width,),
+        "norm.weight": (width,),
+        "norm.bias": (width,),
     }
     for number in range(depth):
-        shapes |= block(f"blocks.{number}.")
+        shapes |= block(f"blocks.{number}.", width)
     return shapes
 
 
-def tips_text(depth: int = 2, vocabulary: int = 150) -> dict[str, tuple[int, ...]]:
+def tips_text(depth: int = 2, width: int = WIDTH) -> dict[str, tuple[int, ...]]:
     """Returns the shapes of TIPSv2's text tower."""
-    shapes = {"token_embedding.weight": (vocabulary, WIDTH)}
-    shapes |= {f"ln_final.{part}": (WIDTH,) for part in ("weight", "bias")}
+    shapes = {"token_embedding.weight": (150, width)}
+    shapes |= {f"ln_final.{part}": (width,) for part in ("weight", "bias")}
     for number in range(depth):
         prefix = f"transformer.resblocks.{number}."
         shapes |= {
-            f"{prefix}attn.in_proj_weight": (3 * WIDTH, WIDTH),
-            f"{prefix}attn.in_proj_bias": (3 * WIDTH,),
-            f"{prefix}attn.out_proj.weight": (WIDTH, WIDTH),
-            f"{prefix}attn.out_proj.bias": (WIDTH,),
-            f"{prefix}mlp.c_fc.weight": (4 * WIDTH, WIDTH),
-            f"{prefix}mlp.c_fc.bias": (4 * WIDTH,),
-            f"{prefix}mlp.c_proj.weight": (WIDTH, 4 * WIDTH),
-            f"{prefix}mlp.c_proj.bias": (WIDTH,),
+            f"{prefix}attn.in_proj_weight": (3 * width, width),
+            f"{prefix}attn.in_proj_bias": (3 * width,),
+            f"{prefix}attn.out_proj.weight": (width, width),
+            f"{prefix}attn.out_proj.bias": (width,),
+            f"{prefix}mlp.c_fc.weight": (4 * width, width),
+            f"{prefix}mlp.c_fc.bias": (4 * width,),
+            f"{prefix}mlp.c_proj.weight": (width, 4 * width),
+            f"{prefix}mlp.c_proj.bias": (width,),
         }
         for norm in ("ln_1", "ln_2"):
-            shapes |= {f"{prefix}{norm}.{part}": (WIDTH,) for part in ("weight", "bias")}
+            shapes |= {f"{prefix}{norm}.{part}": (width,) for part in ("weight", "bias")}
     return shapes
 
 
-def tips(seed: int = 0) -> dict[str, torch.Tensor]:
+def tips(seed: int = 0, depth: int = 3, width: int = WIDTH) -> dict[str, torch.Tensor]:
     """Draws TIPSv2's weights in the layout of its release."""
-    image = {f"vision_encoder.{name}": shape for name, shape in dinov2(registers=1).items()}
-    text = {f"text_encoder.{name}": shape for name, shape in tips_text().items()}
+    shapes = dinov2(depth, width, registers=1)
+    image = {f"vision_encoder.{name}": shape for name, shape in shapes.items()}
+    text = {f"text_encoder.{name}": shape for name, shape in tips_text(width=width).items()}
     return draw(image | text, seed)
 
 
-def talk2dino(text_width: int, seed: int = 0) -> dict[str, dict[str, torch.Tensor]]:
+def talk2dino(
+    text_width: int, seed: int = 0, depth: int = 3, width: int = WIDTH
+) -> dict[str, dict[str, torch.Tensor]]:
     """Draws the weights of Talk2DINO's image tower and of its head, for text vectors of a width."""
     head = {
-        "linear_layer.weight": (WIDTH, text_width),
-        "linear_layer.bias": (WIDTH,),
-        "hidden_layers.0.weight": (WIDTH, WIDTH),
-        "hidden_layers.0.bias": (WIDTH,),
+        "linear_layer.weight": (width, text_width),
+        "linear_layer.bias": (width,),
+        "hidden_layers.0.weight": (width, width),
+        "hidden_layers.0.bias": (width,),
     }
-    return {"image": draw(dinov2(), seed), "head": draw(head, seed + 1)}
+    return {"image": draw(dinov2(depth, width), seed), "head": draw(head, seed + 1)}
 
 
-def c_radio(seed: int = 0, depth: int = 3, side: int = 4) -> dict[str, torch.Tensor]:
-    """Draws C-RADIO's weights by timm's names, below "vit.", and those of its head, to 2·WIDTH."""
+def c_radio(
+    seed: int = 0, depth: int = 3, side: int = 4, width: int = WIDTH
+) -> dict[str, torch.Tensor]:
+    """Draws C-RADIO's weights by timm's names, below "vit.", and those of its head, to 2·width."""
     shapes = {
-        "vit.cls_token": (1, 1, WIDTH),
-        "vit.reg_token": (1, 5, WIDTH),
-        "vit.pos_embed": (1, side**2, WIDTH),
-        "vit.patch_embed.proj.weight": (WIDTH, 3, 16, 16),
-        "head.fc1.weight": (24, WIDTH),
+        "vit.cls_token": (1, 1, width),
+        "vit.reg_token": (1, 5, width),
+        "vit.pos_embed": (1, side**2, width),
+        "vit.patch_embed.proj.weight": (width, 3, 16, 16),
+        "head.fc1.weight": (24, width),
         "head.fc1.bias": (24,),
     }
     for number in range(depth):
-        blocks = block(f"vit.blocks.{number}.")
+        blocks = block(f"vit.blocks.{number}.", width)
         shapes |= {name: shape for name, shape in blocks.items() if "gamma" not in name}
-    for place, size in (("blocks.0", 24), ("blocks.1", 24), ("final", 2 * WIDTH)):
+    for place, size in (("blocks.0", 24), ("blocks.1", 24), ("final", 2 * width)):
         shapes |= {f"head.{place}.0.weight": (24,), f"head.{place}.0.bias": (24,)}
         shapes |= {f"head.{place}.2.weight": (size, 24), f"head.{place}.2.bias": (size,)}
     return draw(shapes, seed)
@@ -137,33 +144,34 @@ def siglip2_text(size: int, width: int = 8, vocabulary: int = 90) -> dict[str, t
     return drawn | image | {"logit_scale": torch.ones(1)}
 
 
-def dinotxt(seed: int = 0) -> dict[str, dict[str, torch.Tensor]]:
+def dinotxt(
+    seed: int = 0, depth: int = 3, width: int = WIDTH, text_width: int = 8
+) -> dict[str, dict[str, torch.Tensor]]:
     """Draws the weights of dino.txt; its text tower has the vocabulary of CLIP."""
-    head = {f"ln_final.{part}": (WIDTH,) for part in ("weight", "bias")}
+    head = {f"ln_final.{part}": (width,) for part in ("weight", "bias")}
     for number in range(2):
         prefix = f"block_list.{number}."
-        shapes = block(prefix)
+        shapes = block(prefix, width)
         for name in ("attn.qkv.bias", "mlp.fc1.weight", "mlp.fc1.bias", "mlp.fc2.weight"):
             del shapes[prefix + name]
         del shapes[f"{prefix}mlp.fc2.bias"]
-        for name, size in (("w1", (64, WIDTH)), ("w2", (64, WIDTH)), ("w3", (WIDTH, 64))):
+        for name, size in (("w1", (64, width)), ("w2", (64, width)), ("w3", (width, 64))):
             shapes |= {f"{prefix}mlp.{name}.weight": size, f"{prefix}mlp.{name}.bias": size[:1]}
         head |= shapes
-    width = 8
     text = {
-        "backbone.token_embedding.weight": (49408, width),
-        "backbone.positional_embedding": (77, width),
-        "head.linear_projection.weight": (2 * WIDTH, width),
+        "backbone.token_embedding.weight": (49408, text_width),
+        "backbone.positional_embedding": (77, text_width),
+        "head.linear_projection.weight": (2 * width, text_width),
     }
-    text |= {f"backbone.ln_final.{part}": (width,) for part in ("weight", "bias")}
+    text |= {f"backbone.ln_final.{part}": (text_width,) for part in ("weight", "bias")}
     for number in range(2):
-        for name, shape in block(f"backbone.blocks.{number}.", width).items():
+        for name, shape in block(f"backbone.blocks.{number}.", text_width).items():
             if not name.endswith(("gamma", "qkv.bias")):
                 renamed = name.replace("attn.", "attention.").replace("mlp.", "feed_forward.")
                 renamed = renamed.replace("norm1", "attention_norm").replace("norm2", "ffn_norm")
                 text[renamed] = shape
     return {
-        "image": draw(dinov2(), seed),
+        "image": draw(dinov2(depth, width), seed),
         "head": draw(head, seed + 1),
         "text": draw(text, seed + 2),
     }

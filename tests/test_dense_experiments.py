@@ -1,26 +1,19 @@
-"""The presets of dense methods as published: their constants, and runs on miniatures."""
+"""The presets of dense methods as published: their constants, and what they need."""
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
 import pytest
-from safetensors.torch import save_file
 
 from pipeline.configuration.registry import method_of
-from pipeline.files.label_images import read_labels
 from pipeline.masks.name_lists import names_in
 from pipeline.report.tables.published import load_published
 from pipeline.stages.config import compose, read_config
 from tests import REPOSITORY
-from tests.datasets import miniature_coco, miniatures
 from tests.small_runs import folder_options
-from tests.test_experiments import count_ious
 from tests.tiers import large_except
-from tests.tiny_clip import build_tiny_clip
-from tests.tiny_second import dino_file, sam_file
 
 DATASETS = {
     "voc21": "voc2012",
@@ -43,11 +36,6 @@ RESCLIP = {
     "ade20k": (0.25, 2, 0.3, 2.1, 0.7),
     "coco_stuff": (0.11, 2, 0.4, 1.8, 0.7),
 }
-
-
-ONE_OF_EACH_METHOD = ("clearclip_voc21", "sc_clip_coco_stuff", "sclip_voc20", "resclip_ade20k")
-ONE_OF_EACH_METHOD += ("naclip_coco_object", "proxyclip_ade20k", "corrclip_voc21")
-ONE_OF_EACH_METHOD += ("trident_voc20", "lposs_voc21")
 
 
 def parts_of(preset: str) -> tuple[str, str]:
@@ -93,7 +81,10 @@ def test_names_of_tipsv2_are_those_of_sclip_in_words():
 OF_MODELS = [preset for preset in PRESETS if preset.startswith(tuple(MODELS))]
 
 
-@pytest.mark.parametrize("preset", large_except([*ONE_OF_EACH_METHOD, *OF_MODELS], PRESETS))
+SMALL = [preset for preset in PRESETS if preset.endswith("voc21") or preset in OF_MODELS]
+
+
+@pytest.mark.parametrize("preset", large_except(SMALL, PRESETS))
 def test_a_preset_holds_the_authors_constants(preset):
     method, last = parts_of(preset)
     config = read_config(compose([f"experiment={preset}", "dataset.root=unused"]))
@@ -151,102 +142,10 @@ def test_published_figures_are_of_presets_on_whole_splits():
             assert split.split == "val" and split.images in ([1449], [2000], [5000])
 
 
-# Runs on miniatures: every method, and every data set
-
-
-@pytest.fixture(scope="module")
-def deep_checkpoint(tmp_path_factory) -> Path:
-    """A tiny CLIP that is as deep as a ViT-B/16."""
-    path = tmp_path_factory.mktemp("clip") / "deep.safetensors"
-    weights = build_tiny_clip(layers=12).state_dict()
-    save_file({k: v.half().contiguous() for k, v in weights.items()}, path)
-    return path
-
-
-BUILDERS = {
-    "voc2012": miniatures.build_voc2012,
-    "voc20": miniatures.build_voc2012,
-    "ade20k": miniatures.build_ade20k,
-    "coco_object": miniature_coco.build_cocostuff,
-    "cocostuff": miniature_coco.build_cocostuff,
-}
-
-
-def second(key: str, file: object) -> tuple[str, str]:
-    return f"{key}.model=null", f"{key}.checkpoint={file}"
-
-
-SMALL = {
-    "sc_clip": ("cams.neighbours=8",),
-    "naclip": ("masks.pamr_dilations=[1,2]",),
-    "proxyclip": second("cams.second", dino_file()),
-    "corrclip": (*second("cams.second", dino_file()), "cams.regions=slic"),
-    "trident": (*second("cams.second", dino_file()), *second("cams.sam", sam_file())),
-    "lposs": (*second("cams.second", dino_file()), "cams.pixels=true"),
-}
-"""What a method requires on a grid of 16 patches, and small second backbones."""
-
-
-# Of every method, data set, list of names and kind of model.
-@pytest.mark.parametrize(
-    "preset",
-    large_except(
-        ONE_OF_EACH_METHOD[:2],
-        [*ONE_OF_EACH_METHOD, "talk2dino_voc21", "tipsv2_ade20k", "tipsv2_voc21"],
-    ),
-)
-def test_a_preset_runs_to_its_end(run_stage, deep_checkpoint, preset, tmp_path):
-    method, last = parts_of(preset)
-    dataset = DATASETS[last]
-    root = BUILDERS[dataset](tmp_path / "data")
-    before = miniatures.contents(root)
-    arguments = [
-        f"experiment={preset}",
-        f"dataset.root={root}",
-        "clip=file",
-        f"clip.checkpoint={deep_checkpoint}",
-        "masks.short_side=80",
-        "masks.templates=piaa",
-        "runtime.workers=1",
-        f"output_dir={tmp_path / 'out'}",
-        *SMALL.get(method, ()),
-    ]
-    planned = run_stage(*arguments, "dry_run=true")
-    assert planned.code == 0 and "tags" not in planned.output, planned.errors
-    finished = run_stage(*arguments)
-    usual = {"corrclip": "vit_b16_metaclip", "lposs": "vit_b16_laion2b"}.get(method, "vit_b16")
-    model = MODELS.get(method, usual)
-    note = f"note: the constants of {preset} were chosen for clip={model}, not for clip=file"
-    # Of a CLIP of random weights, masks may be all background, which is said as well.
-    notes = finished.errors.splitlines()
-    assert finished.code == 0 and notes[0] == note, finished.errors
-    assert all("% background, and" in line for line in notes[1:]), finished.errors
-    assert miniatures.contents(root) == before
-    if method == "sclip":
-        assert "dense, sclip" in run_stage(*arguments, "stage=status").output
-
-    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    assert list(metrics["latest"]) == ["masks"]
-    [run] = metrics["runs"]
-    about = run["about"]
-    chosen = {"experiment": preset, "tags": "", "cams": cams_of(method), "masks": "dense"}
-    assert {key: about[key] for key in chosen} == chosen
-    samples = miniatures.load(dataset, root).splits["val"]
-    assert run["images"] == len(samples)
-    folder = tmp_path / "out" / "val" / "masks" / "latest"
-    masks = [read_labels(folder / f"{sample.id}.png") for sample in samples]
-    if last not in ("voc21", "coco_object"):  # there is no background
-        assert all((mask > 0).all() for mask in masks)
-    truths = [sample.mask.read() for sample in samples]
-    expected = count_ious(truths, masks, len(run["per_class"]))
-    found = [each["iou"] for each in run["per_class"].values()]
-    assert found == [None if each is None else pytest.approx(each) for each in expected]
-
-
 @pytest.mark.large
-def test_all_spares_what_nobody_needs(run_stage, deep_checkpoint, photographs, tmp_path):
+def test_all_spares_what_nobody_needs(run_stage, tiny_checkpoint, photographs, tmp_path):
     given = "cams=sclip", "masks=dense", f"output_dir={tmp_path / 'out'}", "dry_run=true"
-    arguments = folder_options(photographs, deep_checkpoint, *given)
+    arguments = folder_options(photographs, tiny_checkpoint, *given)
 
     def planned(*more: str) -> list[str]:
         finished = run_stage(*arguments, *more)

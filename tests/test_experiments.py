@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
-import numpy as np
 import pytest
 from omegaconf import DictConfig, OmegaConf
-from PIL import Image
 
 from pipeline.cams.pass_method import competitors_of
 from pipeline.clip.dimensions import block_window
 from pipeline.configuration.registry import methods
 from pipeline.datasets.vocabulary import build_vocabulary
-from pipeline.dense.sc_clip import ScClipSettings
 from pipeline.report.tables.configurations import flatten
 from pipeline.stages.config import compose, read_config
 from tests import REPOSITORY
-from tests.datasets import miniature_coco, miniatures
-from tests.tiers import large_except
+from tests.datasets import miniatures
+from tests.presets import check_figures, described
 
 CONFIGS = REPOSITORY / "configs"
 QUIRKS = ("exif", "position_fp16", "open_border", "cwr_stop", "crf_bgr", "crf_fp16")
@@ -70,18 +64,10 @@ EXCEL = {
     "excel_voc2012_tagclip": ("voc2012", "val", "tagclip", 112, 0.79),
     "excel_coco2014": ("coco2014", "train", "ground_truth", 224, 0.88),
 }
-PIAA = {
-    f"piaa_{dataset}{encoder}": (dataset, split)
-    for dataset, split in (("voc2007", "test"), ("coco2014", "val"))
-    for encoder in ("", "_sc_clip")
-}
 STUDIES = ("precision", "quirks", "input_size", "alpha", "scene_names", "classes_in_classes")
 STUDIES += ("dmar_blocks", "dmar_votes", "dmar_windows", "alpha_piaa", "z")
-BUILDERS = {
-    "voc2007": miniatures.build_voc2007,
-    "voc2012": miniatures.build_voc2012,
-    "cocostuff": miniature_coco.build_cocostuff,
-}
+QUICK = ("tagclip_voc2007", "cls_seg_voc2012", "clip_es_voc2012", "clearclip_voc21")
+BUILDERS = {"voc2007": miniatures.build_voc2007, "voc2012": miniatures.build_voc2012}
 
 
 def composed(*overrides: str) -> DictConfig:
@@ -222,179 +208,6 @@ def test_the_recipe_differs_from_the_defaults_in_what_its_page_tells():
     assert found == {*changes, "experiment_name", "stage"}
 
 
-@pytest.fixture(scope="session")
-def built(tmp_path_factory):
-    """Returns the root of a miniature of a data set's split, built when it is first asked for."""
-    roots: dict[tuple[str, str], Path] = {}
-
-    def build(dataset: str, split: str) -> Path:
-        if (dataset, split) not in roots:
-            folder = tmp_path_factory.mktemp(dataset)
-            if dataset.startswith("coco2"):
-                roots[dataset, split] = miniature_coco.build_coco(folder, split + dataset[-4:])
-            else:
-                roots[dataset, split] = BUILDERS[dataset](folder)
-        return roots[dataset, split]
-
-    return build
-
-
-@pytest.fixture
-def run_experiment(run_stage, built, tiny_checkpoint, tmp_path):
-    """Runs an experiment on its miniature and returns the latest figures of its split."""
-
-    def run(name: str) -> dict[str, dict]:
-        dataset, split = {**PUBLISHED, **EXCEL, **PIAA}[name][:2]
-        root = built(dataset, split)
-        before = miniatures.contents(root)
-        given = [f"experiment={name}", f"dataset.root={root}", f"output_dir={tmp_path}"]
-        given += ["clip=file", f"clip.checkpoint={tiny_checkpoint}", "runtime.workers=1"]
-        finished = run_stage(*given)
-        assert finished.code == 0, finished.errors
-        assert miniatures.contents(root) == before
-        metrics = json.loads((tmp_path / "metrics.json").read_text())
-        assert {r["about"]["experiment"] for r in metrics["runs"]} == {name}
-        assert (tmp_path / "tables.md").is_file()
-        assert all(list(splits) == [split] for splits in metrics["latest"].values())
-        return {stage: splits[split] for stage, splits in metrics["latest"].items()}
-
-    return run
-
-
-def labels_in(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
-        return np.asarray(image)
-
-
-def count_ious(
-    truths: list[np.ndarray], predictions: list[np.ndarray], count: int
-) -> list[float | None]:
-    """Returns the IoU of each label, pooled over the images; none without ground truth."""
-    truth, predicted = (
-        np.concatenate([a.ravel() for a in arrays]) for arrays in (truths, predictions)
-    )
-    truth, predicted = truth[truth != 255], predicted[truth != 255]
-    scores = []
-    for label in range(count):
-        both = ((truth == label) & (predicted == label)).sum()
-        either = ((truth == label) | (predicted == label)).sum()
-        scores.append(float(both / either) if (truth == label).any() else None)
-    return scores
-
-
-def miou(truths: list[np.ndarray], predictions: list[np.ndarray], count: int) -> float:
-    """Returns the mean over the labels in the ground truth."""
-    scores = count_ious(truths, predictions, count)
-    return float(np.mean([score for score in scores if score is not None]))
-
-
-def assert_masks_were_measured(name: str, figures: dict, root: Path, tmp_path: Path) -> None:
-    """Compares the masks' figure with one that is counted from the files."""
-    dataset, split = SEGMENTATION[name][:2]
-    samples = miniatures.load(dataset, root).splits[split]
-    folder = tmp_path / split / "masks" / "latest"
-    unfiltered = folder / ".unfiltered"
-    folder = unfiltered if unfiltered.is_dir() else folder
-    truths = [s.mask.read() for s in samples]
-    predictions = [labels_in(folder / f"{s.id}.png") for s in samples]
-    assert all((p != 255).all() for p in predictions)
-    count = len(figures["per_class"])
-    assert figures["images"] == len(samples)
-    assert figures["miou"] == pytest.approx(miou(truths, predictions, count))
-
-
-@pytest.mark.parametrize("name", large_except(["tagclip_voc2007"], CLASSIFICATION))
-def test_a_classification_runs_to_its_end(run_experiment, name):
-    figures = run_experiment(name)
-    images, classes = {"tagclip_voc2007": (3, 20), "tagclip_coco2014": (4, 80)}[name]
-    assert list(figures) == ["tags"]
-    tags = figures["tags"]
-    assert tags["images"] == images and len(tags["per_class"]) == classes
-    assert all(0 <= tags[key] <= 1 for key in ("map", "f1", "precision", "recall"))
-    assert sorted(tags["variants"]) == ["coarse", "cwr", "dmar"]
-    assert tags["variants"]["cwr"]["map"] == tags["map"] > 0
-    positives = sum(row["positives"] for row in tags["per_class"].values())
-    assert positives == {"tagclip_voc2007": 5, "tagclip_coco2014": 7}[name]
-
-
-@pytest.mark.parametrize(
-    "name", large_except(["cls_seg_voc2012"], ["cls_seg_voc2012", "cls_seg_coco2017"])
-)
-def test_an_annotation_free_segmentation_runs_to_its_end(run_experiment, built, name, tmp_path):
-    figures = run_experiment(name)
-    assert sorted(figures) == ["cams", "masks", "tags"]
-    images, classes = {"cls_seg_voc2012": (3, 20), "cls_seg_coco2017": (4, 80)}[name]
-    for stage in ("cams", "masks"):
-        assert figures[stage]["images"] == images
-        assert len(figures[stage]["per_class"]) == classes + 1
-        assert 0 < figures[stage]["miou"] < 1
-        assert "background_beta" not in figures[stage] and "levels" not in figures[stage]
-    assert figures["masks"]["kept"] == 1
-    root = built(*SEGMENTATION[name][:2])
-    assert_masks_were_measured(name, figures["masks"], root, tmp_path)
-
-
-@pytest.mark.large
-def test_cocostuff_is_scored_in_27_classes_too(run_experiment, built, tmp_path):
-    figures = run_experiment("cls_seg_cocostuff")
-    assert len(figures["tags"]["per_class"]) == 171
-    assert len(figures["tags"]["levels"][0]["per_class"]) == 27
-    for stage in ("cams", "masks"):
-        [coarse] = figures[stage]["levels"]
-        assert len(figures[stage]["per_class"]) == 172 and len(coarse["per_class"]) == 28
-        assert coarse["per_class"]["background"]["iou"] is None
-        assert 0 <= figures[stage]["miou"] <= 1 and 0 <= coarse["miou"] <= 1
-
-    root = built("cocostuff", "val")
-    assert_masks_were_measured("cls_seg_cocostuff", figures["masks"], root, tmp_path)
-    dataset = miniatures.load("cocostuff", root)
-    parents = sorted(set(dataset.vocabulary.parents))
-    table = np.full(256, 255)
-    table[1:172] = [parents.index(name) for name in dataset.vocabulary.parents]
-    samples = dataset.splits["val"]
-    masks = [labels_in(tmp_path / "val" / "masks" / "latest" / f"{s.id}.png") for s in samples]
-    assert all(mask.min() > 0 for mask in masks), "its classes cover everything"
-    wanted = miou([table[s.mask.read()] for s in samples], [table[mask] for mask in masks], 27)
-    assert figures["masks"]["levels"][0]["miou"] == pytest.approx(wanted)
-
-
-@pytest.mark.parametrize(
-    "name", large_except(["clip_es_voc2012"], ["clip_es_voc2012", "clip_es_coco2014"])
-)
-def test_clip_es_runs_to_its_end(run_experiment, built, name, tmp_path):
-    figures = run_experiment(name)
-    assert sorted(figures) == ["cams", "masks", "tags"]
-    assert figures["tags"]["f1"] == 1
-    chosen = figures["cams"]["chosen_by_ground_truth"]
-    assert sorted(chosen) == ["1", "2"]
-    assert figures["cams"]["miou"] == max(chosen.values())
-    assert figures["cams"]["miou"] == chosen[str(figures["cams"]["background_beta"])]
-    assert 0 < figures["masks"]["kept"] < 1
-    root = built(*SEGMENTATION[name][:2])
-    assert_masks_were_measured(name, figures["masks"], root, tmp_path)
-
-
-@pytest.mark.large
-def test_clip_es_takes_the_objects_and_not_the_masks(run_experiment, tmp_path):
-    run_experiment("clip_es_voc2012")
-    lines = (tmp_path / "train" / "tags" / "latest" / "tags.txt").read_text().splitlines()
-    # The bottles (4) are in the annotations alone.
-    assert lines == ["2007_000032 0 4 14", "2007_000039 4 19"]
-
-
-@pytest.mark.large
-@pytest.mark.parametrize("name", PIAA)
-def test_piaa_runs_to_its_end(run_experiment, built, name, tmp_path, monkeypatch):
-    few = ScClipSettings(neighbours=9)  # of 16
-    monkeypatch.setattr("pipeline.tags.piaa.patches.ScClipSettings", lambda: few)
-    if "coco2014" in name:
-        miniature_coco.build_coco(built("coco2014", "val").parent, "train2014")
-    figures = run_experiment(name)
-    assert list(figures) == ["tags"] and figures["tags"]["map"] > 0
-    [prototypes] = tmp_path.glob("*/prototypes/latest")
-    assert prototypes.parents[1].name == ("train" if "coco2014" in name else "trainval")
-
-
 @pytest.mark.parametrize("name", EXCEL)
 def test_excel_has_its_authors_constants(name):
     config = composed(f"experiment={name}")
@@ -408,10 +221,14 @@ def test_excel_has_its_authors_constants(name):
     assert_holds(config, {f"compat.{quirk}": True for quirk in OF_EXCEL})
 
 
-@pytest.mark.large
-@pytest.mark.parametrize("name", EXCEL)
-def test_excel_runs_to_its_end(run_experiment, name):
-    figures = run_experiment(name)
-    assert sorted(figures) == ["cams", "masks", "tags"]
-    assert (figures["tags"]["f1"] == 1) == (EXCEL[name][2] == "ground_truth")
-    assert 0 < figures["cams"]["miou"] < 1 and 0 < figures["masks"]["miou"] < 1
+@pytest.mark.parametrize("name", QUICK)
+def test_an_experiment_runs_to_its_end(run_stage, tiny_checkpoint, name, tmp_path):
+    preset = described(f"experiment={name}")
+    root = BUILDERS[preset.config.dataset.name](tmp_path / "data")
+    before = miniatures.contents(root)
+    given = [f"experiment={name}", f"dataset.root={root}", f"output_dir={tmp_path / 'out'}"]
+    given += ["clip=file", f"clip.checkpoint={tiny_checkpoint}", "runtime.workers=1"]
+    finished = run_stage(*given, "dataset.limit=2")
+    assert finished.code == 0, finished.errors
+    check_figures(preset, tmp_path / "out", {"root": root})
+    assert miniatures.contents(root) == before and (tmp_path / "out" / "tables.md").is_file()

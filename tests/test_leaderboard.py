@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
@@ -19,8 +18,6 @@ from pipeline.configuration.registry import methods
 from pipeline.stages.config import compose
 from tests.datasets import miniatures
 from tests.report.measured import rows_of
-from tests.test_experiments import STUDIES
-from tests.tiers import large_except
 
 SWEPT = {
     "leaderboard": {"tags", "cams", "cams.affinity", "masks"},
@@ -122,22 +119,3 @@ def test_the_leaderboard_of_a_miniature(
         ["CLIP, class token", "MaskCLIP", affinity, "argmax"] for affinity in ("no", "yes")
     ]
     assert "## voc2012 val, 3 images" in tables.output and "Left out" not in tables.output
-
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory):
-    """Where the scenes are rendered, once."""
-    return tmp_path_factory.mktemp("scenes")
-
-
-@pytest.mark.parametrize(
-    "name",
-    large_except(["recipe"], sorted({*SWEPT, *STUDIES, "recipe"})),
-)
-def test_an_experiment_of_ours_runs_to_its_end(run_stage, scenes, name, tmp_path):
-    given = [f"experiment={name}", *sweep_of(name)[-1], f"dataset.root={scenes}"]
-    given += ["dataset.limit=2", "runtime.workers=1", f"output_dir={tmp_path / 'out'}"]
-    finished = run_stage(*given)
-    assert finished.code == 0, finished.errors
-    runs = json.loads((tmp_path / "out" / "metrics.json").read_text())["runs"]
-    assert runs and all(r["images"] == 2 and r["about"]["experiment"] for r in runs)

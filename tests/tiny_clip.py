@@ -8,9 +8,9 @@ from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
 
 def build_tiny_clip(
-    seed: int = 0, *, layers: int = 4, patch_size: int = 16, head_width: int = 64
+    seed: int = 0, *, layers: int = 4, patch_size: int = 16, head_width: int = 64, grid: int = 4
 ) -> CLIP:
-    """Returns a CLIP with few random weights: ViT of width 64, native grid 4×4."""
+    """Returns a CLIP with few random weights: ViT of width 64, whose native grid is a square."""
     torch.manual_seed(seed)
     clip = CLIP(
         embed_dim=32,
@@ -18,7 +18,7 @@ def build_tiny_clip(
             layers=layers,
             width=64,
             patch_size=patch_size,
-            image_size=4 * patch_size,
+            image_size=grid * patch_size,
             head_width=head_width,
         ),
         text_cfg=CLIPTextCfg(context_length=77, vocab_size=49408, width=64, heads=1, layers=2),

@@ -182,6 +182,11 @@ def test_a_dry_run_asks_nobody_and_writes_nothing(web, tmp_path, capsys):
     assert not web.requests and {*tmp_path.rglob("*")} == before
 
 
+def test_tags_that_learn_are_planned_without_images(tmp_path):
+    run(["experiment=z", f"dataset.root={tmp_path}", "--dry-run"])
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_second_run_asks_nobody(web, capsys):
     words = ["dataset=ade20k", "dataset.root=ADEChallengeData2016"]
     run(words)

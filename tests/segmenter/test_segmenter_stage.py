@@ -14,7 +14,6 @@ from pipeline.segmenter.predict import Segmenter
 from pipeline.segmenter.stage import Predictions
 from pipeline.segmenter.validation import ValidationIoU
 from tests.processes import TORCHRUN, run_python
-from tests.segmenter.test_presets import NEEDS, PRESETS
 from tests.segmenter.tiny_training import (
     CLASS_NAMES,
     pretend_to_measure,
@@ -36,18 +35,6 @@ def own(tmp_path):
     given = f"dataset.classes=[{','.join(CLASS_NAMES)}]", "masks=file", f"masks.path={masks}"
     given += f"output_dir={tmp_path / 'out'}", "clip=demo", "tags=tagclip", *TINY_SEGMENTER
     return folder_options(tmp_path / "images", None, *given)
-
-
-@pytest.mark.large
-@pytest.mark.parametrize("preset", [p for p in PRESETS if p not in ("default", "demo")])
-def test_every_preset_trains_and_predicts(run_stage, own, preset):
-    """A job looks for initial weights with the settings that it then trains with."""
-    given = [word for word in own if not word.startswith("segmenter")]
-    sizes = (f"segmenter.{key}=2" for key in ("iterations", "batch_size"))
-    given += [f"segmenter={preset}", *sizes, "segmenter.crop_size=64", "segmenter.pretrained=none"]
-    finished = run_stage(*given, *NEEDS.get(preset, ()), "stage=[masks,train,predict]")
-    assert finished.code == 0, finished.errors
-    assert "5 images, 5 computed now" in finished.output.splitlines()[-2]
 
 
 @pytest.mark.large

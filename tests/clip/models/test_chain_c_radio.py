@@ -9,8 +9,6 @@ from safetensors.torch import save_file
 
 from pipeline.configuration.registry import methods
 from tests import c_radio_files, small_models
-from tests.datasets.miniatures import build_ade20k, build_voc2012
-from tests.tiers import large_except
 from tests.tiny_second import dino_file, sam_file
 
 SECOND = {
@@ -113,15 +111,3 @@ def test_the_dry_run_says_how_large_the_download_is(run_stage, photographs, tmp_
     assert planned.code == 0, planned.errors
     assert planned.errors.endswith("tokenizer.json (CLIP: 7.8 GB)\n")
     assert "c-radio_v3-b_half.pth.tar" in planned.errors and "open_clip_model" in planned.errors
-
-
-@pytest.mark.parametrize(
-    "preset", large_except(["radseg_voc20"], ["radseg_voc20", "radseg_ade20k"])
-)
-def test_a_preset_of_radseg_runs_to_its_end(run_stage, model, preset, tmp_path):
-    build = {"radseg_voc20": build_voc2012, "radseg_ade20k": build_ade20k}[preset]
-    root = build(tmp_path / "data")
-    given = [f"experiment={preset}", f"dataset.root={root}", "masks.templates=piaa"]
-    sizes = ["masks.short_side=60", "masks.window=48", "masks.stride=16"]
-    finished = run_stage(*given, *sizes, *model, f"output_dir={tmp_path / 'out'}")
-    assert finished.code == 0 and "miou" in (tmp_path / "out/metrics.json").read_text()
