@@ -176,13 +176,14 @@ def check_figures(preset: Preset, out: Path, data: Mapping[str, Path]) -> None:
 def check_masks(figures: dict, folder: Path, dataset: Dataset, split: str) -> None:
     """Fails unless the figures of masks are those of the files in a folder, label for label."""
     folder = folder / ".unfiltered" if (folder / ".unfiltered").is_dir() else folder
-    files = {s: path for s in dataset.splits[split] if (path := folder / f"{s.id}.png").is_file()}
+    samples = [s for s in dataset.splits[split] if (folder / f"{s.id}.png").is_file()]
+    predictions = [read_labels(folder / f"{sample.id}.png").ravel() for sample in samples]
     names, levels = dataset.vocabulary, figures.get("levels", ())
     for level, of in [(figures, names.classes), *((level, names.parents) for level in levels)]:
         numbers = np.full(256, 255)
         numbers[: len(of) + 1] = [0, *([*level["per_class"]].index(name) for name in of)]
-        truth = numbers[np.concatenate([sample.mask.read().ravel() for sample in files])]
-        masks = numbers[np.concatenate([read_labels(path).ravel() for path in files.values()])]
+        truth = numbers[np.concatenate([sample.mask.read().ravel() for sample in samples])]
+        masks = numbers[np.concatenate(predictions)]
         expected = []
         for label in range(len(level["per_class"])):
             inside, found = truth == label, (masks == label) & (truth != 255)

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.evaluation.about import About
+from pipeline.masks.name_lists import read_name_list
 from pipeline.report.tables.grouping import choose_run
 from pipeline.report.tables.runs import MeasuredRun, read_runs
+from pipeline.stages.config import compose, read_config
 from tests.report.measured import voc2007, write_runs
 
 
@@ -37,6 +42,16 @@ def test_a_level_that_was_not_measured_has_no_figure(tmp_path):
         [0.3, None, None],
         [0.3, 0.4, None],
     ]
+
+
+@pytest.mark.parametrize("experiment", ["lposs_ade20k", "sclip_ade20k"])
+def test_names_are_held_against_those_of_the_experiment(experiment):
+    given = read_config(compose([f"experiment={experiment}", "dataset.root=unused"]))
+    names = [*map(list, read_name_list(given.masks.names, build_vocabulary(given.dataset)))]
+    for found, changed in ((names, []), ([["wall"]], ["masks.names=[[wall]]"])):
+        settings = {"method": "dense", "names": found}
+        run = MeasuredRun(Path("m"), 0, "masks", "val", "", 2, About(experiment), settings, {})
+        assert run.changes() == changed
 
 
 def test_settings_are_held_against_the_experiment_s_own():

@@ -151,7 +151,9 @@ class MeasuredRun:
             for name, expected in experiment[kind.group].items() if kind.group else ():
                 # Without a list of its own an experiment takes the data set's backgrounds.
                 inherited = name == "backgrounds" and expected is None
-                if (kind.group, name) == ("masks", "names"):
+                if (kind.group, name, expected) == ("masks", "names", "classes"):
+                    expected = [[each] for each in experiment["dataset"]["classes"]]
+                elif (kind.group, name) == ("masks", "names"):
                     expected = [*map(list, names_in(expected))] if expected else settings.get(name)
                 if name in settings and name not in _NOT_COMPARABLE and not inherited:
                     changes += differences(f"{kind.group}.{name}", settings[name], expected)
