@@ -214,6 +214,7 @@ class Trial:
     folder: Path
     data: Miniatures
     forks: Forks
+    exports: bool = True
 
     def use(self, tool: str, *words: object, first: Sequence = (), log: str = "") -> str:
         """Uses a tool, and returns what it printed; fails unless it succeeds."""
@@ -252,7 +253,7 @@ class Trial:
         again = self.use("run_stage", *given, first=first, log="again")
         assert {*re.findall(r"(\d+) computed now", again)} == {"0"}, "not all of it was cached"
         assert artefacts(out) == before, "results have changed"
-        if self.preset.name.startswith("segmenter="):
+        if self.exports and self.preset.name.startswith("segmenter="):
             size = "--output", out / "network.onnx", "--size", 64, 96
             self.use("export_onnx", "--checkpoint", out / "segmenter" / "latest", *size)
 
@@ -267,7 +268,9 @@ class Trial:
         assert "downloads" not in planned, "weights are missing"
 
 
-def go_through(presets: Sequence[Preset], folder: Path, jobs: int = 2) -> dict[str, str]:
+def go_through(
+    presets: Sequence[Preset], folder: Path, jobs: int = 2, exports: bool = True
+) -> dict[str, str]:
     """Goes through presets, some at a time; prints a line for each, and returns what fell, why."""
     data, fallen = Miniatures(folder), {}
     nowhere = dict.fromkeys(("HF_HOME", "TORCH_HOME", "XDG_CACHE_HOME"), str(folder / "nowhere"))
@@ -281,7 +284,7 @@ def go_through(presets: Sequence[Preset], folder: Path, jobs: int = 2) -> dict[s
             own, began = folder / "results" / preset.name.replace("=", "_"), time.monotonic()
             own.mkdir(parents=True)
             try:
-                Trial(preset, own, data, forks).go_through()
+                Trial(preset, own, data, forks, exports).go_through()
             except Exception as error:
                 is_expected = isinstance(error, AssertionError)
                 fallen[preset.name] = str(error) if is_expected else repr(error)
