@@ -10,13 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from pipeline.engine.records import (
-    ENTRIES,
-    LATEST,
-    MANIFEST,
-    read_manifest,
-    remove_files,
-)
+from pipeline.engine.records import ENTRIES, LATEST, MANIFEST, read_manifest, remove_files
 from pipeline.engine.results import FAILURES, REMOVED, Results
 from pipeline.engine.store import Store
 from pipeline.engine.versions import versions
