@@ -189,6 +189,24 @@ def voc_sample(shared_data: Callable[[str], Path]) -> Path:
     return shared_data("voc_sample")
 
 
+@pytest.fixture(scope="module")
+def ours_alone() -> Iterator[None]:
+    """Hides the plug-ins that other tests have registered, as studies run all that there is."""
+    from hydra.core.config_store import ConfigStore
+
+    from pipeline.configuration import registry
+
+    repo = ConfigStore.instance().repo
+    assert registry.methods()  # which imports ours
+    registered = registry._METHODS.items()
+    with pytest.MonkeyPatch.context() as patch:
+        ours = {key: method for key, method in registered if method.is_ours}
+        for group, name in registry._METHODS.keys() - ours.keys():
+            patch.delitem(repo.get(group, {}), f"{name}.yaml", raising=False)
+        patch.setattr(registry, "_METHODS", ours)
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_clip() -> CLIP:
     """A CLIP with few random weights."""

@@ -112,9 +112,6 @@ CONFIGURATIONS: dict[str, Sequence[Sequence[str]]] = {
 REUSING = ("corrected", "threshold")
 """Those of which the last run takes over results of the one before."""
 
-RENAMED: dict[str, str] = {}
-"""Overrides, or keys of them, of this tree → what the other commit calls them."""
-
 KNOWN: dict[str, dict[str, str]] = {
     "ae2647da6b": {
         r"/(manifest|metrics)\.json: \S*counterparts\b.*new": "results name those of other splits",
@@ -151,16 +148,14 @@ def describe(configuration: str, found: Comparison, known: Mapping[str, str]) ->
     return "\n".join([first, *lines, *purposes]), not lines
 
 
-def compute(
-    tree: Path, outputs: Path, names: Sequence[str], base: bool, jobs: int
-) -> dict[str, str]:
+def compute(tree: Path, outputs: Path, names: Sequence[str], jobs: int) -> dict[str, str]:
     """Runs configurations with the code of a tree, unless a run that succeeded was kept.
 
     Returns:
         configuration → why its run failed.
     """
     outputs.mkdir(parents=True, exist_ok=True)
-    names = [name for name in names if not _is_kept(outputs, name, base)]
+    names = [name for name in names if not _is_kept(outputs, name)]
     if not names:
         return {}
     idle: SimpleQueue[Forks] = SimpleQueue()
@@ -173,7 +168,7 @@ def compute(
         (outputs / f"{name}.log").unlink(missing_ok=True)
         folders = [f"output_dir={outputs / name}", f"dataset.root={outputs / 'scenes'}"]
         forks, code = idle.get(), 0
-        for words in overrides(name, base):
+        for words in overrides(name):
             program = [tree / "tools" / "run_stage.py"]
             if words[0] in PROGRAMS:
                 program, words = [compared_programs.__file__, words[0]], words[1:]
@@ -198,20 +193,14 @@ def compute(
         elif name in REUSING and not _has_reused(outputs / name):
             failures[name] = "its last run computed everything anew"
         else:
-            (outputs / f"{name}.json").write_text(json.dumps(overrides(name, base)))
+            (outputs / f"{name}.json").write_text(json.dumps(overrides(name)))
     return failures
 
 
-def overrides(name: str, base: bool) -> list[list[str]]:
-    """Returns the words of each run of a configuration, as this tree or the other calls them."""
-    runs = []
-    for words in CONFIGURATIONS[name]:
-        is_program = words[0] in PROGRAMS
-        found = [*words[:is_program], *EVERY, *words[is_program:]]
-        for now, then in RENAMED.items() if base else ():
-            found = [re.sub(f"^{re.escape(now)}(?==|$)", then, each) for each in found]
-        runs.append(found)
-    return runs
+def overrides(name: str) -> list[list[str]]:
+    """Returns the words of each run of a configuration."""
+    runs = [(words[0] in PROGRAMS, words) for words in CONFIGURATIONS[name]]
+    return [[*words[:program], *EVERY, *words[program:]] for program, words in runs]
 
 
 def _has_reused(root: Path) -> bool:
@@ -219,9 +208,9 @@ def _has_reused(root: Path) -> bool:
     return any(manifest.get("last", {}).get("reused") for manifest in manifests)
 
 
-def _is_kept(outputs: Path, name: str, base: bool) -> bool:
+def _is_kept(outputs: Path, name: str) -> bool:
     record = outputs / f"{name}.json"
-    return record.is_file() and json.loads(record.read_text()) == overrides(name, base)
+    return record.is_file() and json.loads(record.read_text()) == overrides(name)
 
 
 def _git(folder: Path, *arguments: str) -> str:
@@ -257,18 +246,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given.base and _git(given.base, "status", "--porcelain"):
             base = Path(temporary) / "changed"  # which no commit describes
         shutil.rmtree(new, ignore_errors=True)
-        if all(_is_kept(base, name, base=True) for name in given.only):
+        if all(_is_kept(base, name) for name in given.only):
             failures = {}
         elif given.base:
-            failures = compute(given.base.absolute(), base, given.only, True, given.jobs)
+            failures = compute(given.base.absolute(), base, given.only, given.jobs)
         else:
             with _checkout(commit, Path(temporary) / "code") as tree:
-                failures = compute(tree, base, given.only, True, given.jobs)
+                failures = compute(tree, base, given.only, given.jobs)
         for name, why in failures.items():
             print(f"{name} of {commit}: {why}", file=sys.stderr)
         if failures:
             return 2
-        failures = compute(given.tree.absolute(), new, given.only, False, given.jobs)
+        failures = compute(given.tree.absolute(), new, given.only, given.jobs)
         all_same = not failures
         for name in given.only:
             found = compare_outputs(base / name, new / name)

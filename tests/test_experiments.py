@@ -1,4 +1,4 @@
-"""Every published experiment has its authors' constants, and runs on a miniature."""
+"""Every published experiment has its authors' constants; tests/presets.py runs them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.report.tables.configurations import flatten
 from pipeline.stages.config import compose, read_config
 from tests import REPOSITORY
-from tests.datasets import miniatures
-from tests.presets import check_figures, described
 
 CONFIGS = REPOSITORY / "configs"
 QUIRKS = ("exif", "position_fp16", "open_border", "cwr_stop", "crf_bgr", "crf_fp16")
@@ -66,8 +64,6 @@ EXCEL = {
 }
 STUDIES = ("precision", "quirks", "input_size", "alpha", "scene_names", "classes_in_classes")
 STUDIES += ("dmar_blocks", "dmar_votes", "dmar_windows", "alpha_piaa", "z")
-QUICK = ("tagclip_voc2007", "cls_seg_voc2012", "clip_es_voc2012", "clearclip_voc21")
-BUILDERS = {"voc2007": miniatures.build_voc2007, "voc2012": miniatures.build_voc2012}
 
 
 def composed(*overrides: str) -> DictConfig:
@@ -219,16 +215,3 @@ def test_excel_has_its_authors_constants(name):
     expected |= {"affinity_blocks": [-5, 0], "box_threshold": threshold, "templates": "clip_es"}
     assert_holds(config, {f"cams.{key}": value for key, value in expected.items()})
     assert_holds(config, {f"compat.{quirk}": True for quirk in OF_EXCEL})
-
-
-@pytest.mark.parametrize("name", QUICK)
-def test_an_experiment_runs_to_its_end(run_stage, tiny_checkpoint, name, tmp_path):
-    preset = described(f"experiment={name}")
-    root = BUILDERS[preset.config.dataset.name](tmp_path / "data")
-    before = miniatures.contents(root)
-    given = [f"experiment={name}", f"dataset.root={root}", f"output_dir={tmp_path / 'out'}"]
-    given += ["clip=file", f"clip.checkpoint={tiny_checkpoint}", "runtime.workers=1"]
-    finished = run_stage(*given, "dataset.limit=2")
-    assert finished.code == 0, finished.errors
-    check_figures(preset, tmp_path / "out", {"root": root})
-    assert miniatures.contents(root) == before and (tmp_path / "out" / "tables.md").is_file()

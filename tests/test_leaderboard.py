@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
 import hydra
 import pytest
-from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from pipeline.clip.image_text import releases
 from pipeline.commands.composition import compose_jobs
-from pipeline.configuration import registry
 from pipeline.configuration.registry import methods
 from pipeline.stages.config import compose
-from tests.datasets import miniatures
-from tests.report.measured import rows_of
+
+pytestmark = pytest.mark.usefixtures("ours_alone")
 
 SWEPT = {
     "leaderboard": {"tags", "cams", "cams.affinity", "masks"},
@@ -29,20 +26,6 @@ SWEPT = {
 
 OTHERWISE = {"tags=file", "cams=file", "masks=file", "masks=dense", "masks=ground_truth"}
 """Methods that need no photographs or no tags."""
-
-
-@pytest.fixture(autouse=True, scope="module")
-def ours_alone() -> Iterator[None]:
-    """Hides the plug-ins that other tests have registered, as the leaderboard would run them."""
-    repo = ConfigStore.instance().repo
-    assert registry.methods()  # which imports ours
-    registered = registry._METHODS.items()
-    with pytest.MonkeyPatch.context() as patch:
-        ours = {key: method for key, method in registered if method.is_ours}
-        for group, name in registry._METHODS.keys() - ours.keys():
-            patch.delitem(repo.get(group, {}), f"{name}.yaml", raising=False)
-        patch.setattr(registry, "_METHODS", ours)
-        yield
 
 
 @cache
@@ -102,20 +85,3 @@ def test_the_leaderboard_is_of_any_data_set_by_one_override(dataset):
         folder = f"outputs/leaderboard/{dataset}" if product else f"outputs/{dataset}"
         assert config.output_dir == folder
         assert {key: OmegaConf.select(config, key) for key in expected} == expected
-
-
-def test_the_leaderboard_of_a_miniature(
-    run_stage, run_tool, tiny_checkpoint, tmp_path, monkeypatch
-):
-    given = ["experiment=leaderboard", "dataset=voc2012", "clip=file", "runtime.workers=1"]
-    given += [f"clip.checkpoint={tiny_checkpoint}", f"output_dir={tmp_path / 'out'}"]
-    given += [f"dataset.root={miniatures.build_voc2012(tmp_path / 'voc')}", "cams=maskclip"]
-    finished = run_stage(*given, "cams.affinity=false,true", "tags=clip", "masks=argmax")
-    assert finished.code == 0, finished.errors
-    monkeypatch.chdir(tmp_path)  # a folder without other runs
-    tables = run_tool("make_tables.py", "--leaderboard", tmp_path / "out")
-    assert tables.code == 0, tables.errors
-    assert sorted(row[:4] for row in rows_of(tables.output, "CLIP, class token")) == [
-        ["CLIP, class token", "MaskCLIP", affinity, "argmax"] for affinity in ("no", "yes")
-    ]
-    assert "## voc2012 val, 3 images" in tables.output and "Left out" not in tables.output

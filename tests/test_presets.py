@@ -12,6 +12,7 @@ from tests.segmenter.test_presets import NEEDS
 
 
 @pytest.mark.large
+@pytest.mark.usefixtures("ours_alone")
 def test_all_that_presets_use_runs_to_its_end(tmp_path):
     every = every_preset()
     used = {fact for preset in every for fact in preset.facts}
@@ -19,13 +20,9 @@ def test_all_that_presets_use_runs_to_its_end(tmp_path):
     assert ours - used == {"tags=file", "cams=file", "masks=file"}, "make presets misses them"
     chosen = cover(every)
     assert {fact for preset in chosen for fact in preset.facts} == used
-    one_scale = ["segmenter.test.scales=[1.0]"]
-    less = [
-        (
-            *NEEDS.get(each.name.removeprefix("segmenter="), ()),
-            *one_scale * ("train" in each.stages),
-        )
-        for each in chosen
-    ]
-    small = [replace(each, words=(*each.words, *more)) for each, more in zip(chosen, less)]
+    small = []
+    for each in chosen:
+        less = NEEDS.get(each.name.removeprefix("segmenter="), ())
+        less = (*less, *["segmenter.test.scales=[1.0]"] * ("train" in each.stages))
+        small.append(replace(each, words=(*each.words, *less)))
     assert go_through(small, tmp_path, jobs=1, exports=False) == {}

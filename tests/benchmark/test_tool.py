@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 
@@ -23,48 +22,44 @@ def benchmark(run_tool, tiny_checkpoint):
     return run
 
 
+def table(finished: Finished) -> dict[str, list[str]]:
+    """Returns the cells after the first one of each row that a section printed, by the first."""
+    assert finished.code == 0, finished.errors
+    rows = [line for line in finished.output.splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    return {first: rest for first, *rest in cells}
+
+
 @pytest.mark.large
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_stages_are_held_against_the_plain_version(benchmark, precision):
-    finished = benchmark("--sections", "stages", "--precision", precision)
-    assert finished.code == 0, finished.errors
-    pattern = r"^\| (tags.*?|CAMs.*?) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|"
-    rows = re.findall(pattern, finished.output, re.MULTILINE)
-    assert [row[0] for row in rows] == [
-        "tags, 4.5 crops",
-        "CAMs, 2 tags",
-        "tags and CAMs together",
-    ]
-    for plain, ours, rate, times in (map(float, row[1:]) for row in rows):
+    rows = table(benchmark("--sections", "stages", "--precision", precision))
+    for name in ("tags, 4.5 crops", "CAMs, 2 tags", "tags and CAMs together"):
+        plain, ours, rate, times = map(float, rows[name][:4])
         assert 1 / rate == pytest.approx(ours, abs=6e-4)
         assert times / rate == pytest.approx(plain, abs=6e-4 + 6e-3 / rate)
 
 
 def test_other_cams_are_held_against_clip_es(benchmark):
-    finished = benchmark("--sections", "cams", "--size", "112x96")
-    assert finished.code == 0, finished.errors
-    rows = re.findall(r"^\| (\w+) \| +\d+ \| +\d+ \| +[\d.]+ \| +(\d) \|", finished.output, re.M)
+    rows = table(benchmark("--sections", "cams", "--size", "112x96"))
     alone = [m.name for m in methods("dense") if not m.settings.needs_more()]  # plug-ins as well
     passes = {name: str(dense_method(name).passes) for name in alone}
-    assert dict(rows) == {"excel": "1", **passes}
+    wanted = {"excel": "1", **passes}
+    assert {name: rows[name][3] for name in wanted} == wanted
 
 
 @pytest.mark.large
 def test_other_refiners_are_held_against_the_crf(benchmark):
-    finished = benchmark("--sections", "refiners", "--repeats", "3")
-    assert finished.code == 0, finished.errors
-    rows = re.findall(r"^\| (\w+) \| +(\d+) \| +(\d+) \| +([\d.]+) \|", finished.output, re.M)
-    assert [row[0] for row in rows] == ["pamr", "par", "regions"]
-    for ours, crf, ratio in (map(float, row[1:]) for row in rows):
+    rows = table(benchmark("--sections", "refiners", "--repeats", "3"))
+    for name in ("pamr", "par", "regions"):
+        ours, crf, ratio = map(float, rows[name][:3])
         assert ratio * crf == pytest.approx(ours, abs=0.51 + 0.51 * ratio)
-    assert "| crf by pydensecrf |" in finished.output
+    assert "crf by pydensecrf" in rows
 
 
 @pytest.mark.large
 def test_steps_and_text_are_told(benchmark):
-    finished = benchmark("--sections", "steps")
-    assert finished.code == 0, finished.errors
-    assert "| DMAR |" in finished.output and "| CWR, 4 crops |" in finished.output
+    assert table(benchmark("--sections", "steps")).keys() >= {"DMAR", "CWR, 4 crops"}
     finished = benchmark("--sections", "text")
     assert finished.code == 0, finished.errors
     assert "6 names × 85 prompts" in finished.output
@@ -72,61 +67,39 @@ def test_steps_and_text_are_told(benchmark):
 
 @pytest.mark.large
 def test_segmenters_are_measured(benchmark):
-    finished = benchmark("--sections", "segmenters", "--segmenters", "demo,timm_mlp:resnet10t")
-    assert finished.code == 0, finished.errors
-    (demo, timm) = (
-        [cell.strip() for cell in line.strip("|").split("|")]
-        for line in finished.output.splitlines()
-        if line.startswith(("| demo", "| timm"))
-    )
-    assert timm[0] == "timm_mlp:resnet10t"
-    assert [demo[1], demo[2], demo[5]] == ["3.1", "14.3", "0.1"]
-    assert [timm[1], timm[2], timm[5]] == ["5.4", "26.1", "0.3"]
-    for crops, share in (demo[3:5], timm[3:5]):  # both of the same time
-        assert float(crops) > 0 and 0 < int(share.rstrip("%")) < 120
+    names = ("demo", "timm_mlp:resnet10t")
+    rows = table(benchmark("--sections", "segmenters", "--segmenters", ",".join(names)))
+    demo, timm = (rows[name] for name in names)
+    assert [demo[0], demo[1], demo[4]] == ["3.1", "14.3", "0.1"]
+    assert [timm[0], timm[1], timm[4]] == ["5.4", "26.1", "0.3"]
+    peaks = [float(row[1]) * float(row[2]) / float(row[3].rstrip("%")) for row in (demo, timm)]
+    assert peaks[0] > 0 and peaks[0] == pytest.approx(peaks[1], rel=0.2)  # of percent, rounded
 
 
 @pytest.mark.large
 def test_masks_are_measured_alone_and_in_one_pass(benchmark, monkeypatch):
     monkeypatch.setattr("tools.benchmark.masks._IMAGES", 12)
-    finished = benchmark("--sections", "masks")
-    assert finished.code == 0, finished.errors
-    rows = re.findall(r"^\| ([^|]+?) \| +([\d.]+) \| +[\d.]+ \| +[\d.]+ \|", finished.output, re.M)
-    names, seconds = zip(*rows)
-    assert names[2:] == (
-        "stand-in for a GPU: tags and CAMs",
-        "one after the other",
-        "in one pass",
-    )
-    crf, stand_in, both = map(float, seconds[1:4])
+    rows = table(benchmark("--sections", "masks"))
+    names = ("stand-in for a GPU: tags and CAMs", "one after the other", "in one pass")
+    assert [*rows][-3:] == [*names]
+    crf, stand_in, both = (float(cells[0]) for cells in [*rows.values()][-4:-1])
     assert stand_in >= 0.03 and both == pytest.approx(crf + stand_in, abs=2e-3)
 
 
 @pytest.mark.large
 def test_a_step_of_the_training_is_held_against_a_plain_one(benchmark, monkeypatch):
     monkeypatch.setattr("tools.benchmark.segmenters._DEMO_CROP", 64)
-    finished = benchmark("--sections", "training")
-    assert finished.code == 0, finished.errors
-    number = r" +([\d.]+) \|"
-    rows = re.findall(rf"^\| (fp32|bf16) \|{3 * number}", finished.output, re.M)
-    assert rows[0][0] == "fp32"
-    for plain, ours, times in (map(float, row[1:]) for row in rows):
+    rows = table(benchmark("--sections", "training"))
+    assert "fp32" in rows
+    for name in rows.keys() & {"fp32", "bf16"}:
+        plain, ours, times = map(float, rows[name])
         assert times * ours == pytest.approx(plain, abs=6e-4 * (1 + times) + 6e-3 * ours)
 
 
 @pytest.mark.large
 def test_what_millions_come_to_is_worked_out(benchmark, monkeypatch):
     monkeypatch.setattr("tools.benchmark.scale._IMAGES", 40)
-    finished = benchmark("--sections", "scale")
-    assert finished.code == 0, finished.errors
-    rows = {
-        cells[0]: cells[1:]
-        for cells in (
-            [cell.strip() for cell in line.strip("|").split("|")]
-            for line in finished.output.splitlines()
-            if line.startswith("|")
-        )
-    }
+    rows = table(benchmark("--sections", "scale"))
     assert rows["1,300,000"][2] == "2,600,000"
     seconds = float(rows["tags and CAMs"][0].split()[0])
     few, many = (float(rows[count][0]) for count in ("10,582", "1,300,000"))

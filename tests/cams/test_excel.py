@@ -29,6 +29,7 @@ from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.errors import UserError
 from pipeline.files.images import decode_image
 from tests.cams import naive_excel as naive
+from tests.golden_models import assert_close
 from tests.methods import ALONE, cams_of, resources_of, stage_of
 from tests.small_runs import draw_photograph, latest, replaced
 from tests.tiny_clip import build_tiny_clip
@@ -54,12 +55,6 @@ def seen_by(method: Excel, image: np.ndarray) -> SharedPass:
     """Returns what the method's own pass over an image gives."""
     pixels = method.encoder.prepare(image)[None]
     return SharedPass.over(method.encoder, pixels, cam_hooks=method.hooks())
-
-
-def assert_close(ours: torch.Tensor, theirs: np.ndarray) -> None:
-    """Asserts that the largest difference is within 1e-5 of the largest value."""
-    assert ours.shape == theirs.shape
-    assert np.abs(ours.numpy() - theirs).max() <= 1e-5 * np.abs(theirs).max()
 
 
 @torch.no_grad()

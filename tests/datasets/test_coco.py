@@ -239,13 +239,38 @@ def test_missing_images_of_a_split_that_is_not_used_are_ignored(coco, tmp_path):
         _ = dataset.splits["train"]
 
 
+OTHER = "is not an annotation file of COCO: download it again"
+
+
+def test_annotations_that_are_cut_are_refused(coco, tmp_path):
+    path = copy_of(coco, tmp_path) / "annotations" / "instances_val2017.json"
+    whole = path.read_text()
+    contents = [whole[: len(whole) * tenth // 10] for tenth in range(10)]
+    contents += ["[]", "{", "null", '{"images": []}', '{"images": ' + "[" * 100_000, "[" * 100_000]
+    for content in contents:
+        path.write_text(content)
+        with pytest.raises(UserError, match=f"instances_val2017.json {OTHER}"):
+            _ = load("coco2017", path.parents[1]).splits["val"]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.pop("categories"), "is not an annotation file of COCO: download it again"),
-        (lambda c: c["annotations"][0].pop("segmentation"), "is not an annotation file of COCO"),
-        (lambda c: c["annotations"][0].update(category_id=12), "is not an annotation file of COCO"),
-        (lambda c: c["images"][0].pop("height"), "is not an annotation file of COCO"),
+        (lambda c: c.pop("categories"), OTHER),
+        (lambda c: c["annotations"][0].pop("segmentation"), OTHER),
+        (lambda c: c["annotations"][0].update(category_id=12), OTHER),
+        (lambda c: c["annotations"][0].update(segmentation=5), OTHER),
+        (lambda c: c["annotations"][0].update(area="x"), OTHER),
+        (lambda c: c["images"][0].pop("height"), OTHER),
+        (lambda c: c["images"][0].update(height=10**9), OTHER),
+        (lambda c: c["images"][0].update(width=-1), OTHER),
+        (lambda c: c["images"][0].update(width="56"), OTHER),
+        (lambda c: c["images"][0].update(file_name=5), OTHER),
+        (lambda c: c["images"].append(c["images"][0] | {"id": 10**6}), OTHER),
+        (lambda c: c.update(images={"a": 1}), OTHER),
+        (lambda c: c.update(images=3, annotations=3, categories=3), OTHER),
+        (lambda c: c.update(images=[3], annotations=[], categories=[]), OTHER),
+        (lambda c: c.update(categories=[5]), OTHER),
         (
             lambda c: c["categories"].pop(0) and c["annotations"].clear(),
             "has no category toothbrush: give the annotations of the instances",
@@ -255,7 +280,7 @@ def test_missing_images_of_a_split_that_is_not_used_are_ignored(coco, tmp_path):
             "names tooth brush, which is not one of the classes: .* dataset.annotated_as",
         ),
         (lambda c: c["categories"].append({"id": 99, "name": "Cat"}), "names one class twice"),
-        (lambda c: c["categories"][0].update(name=5), "is not an annotation file of COCO"),
+        (lambda c: c["categories"][0].update(name=5), OTHER),
     ],
 )
 def test_other_annotations_are_refused(coco, tmp_path, change, message):
@@ -264,13 +289,22 @@ def test_other_annotations_are_refused(coco, tmp_path, change, message):
         _ = load("coco2017", root).splits["val"]
 
 
-def test_run_lengths_of_another_size_are_named(coco, tmp_path):
-    def shrink(content):
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        run_lengths(np.ones((5, 5), bool)),
+        {"counts": [-5, 9], "size": [1, 1]},
+        [["a"] * 8],
+        [{"counts": [9], "size": [3, 3]}],
+    ],
+)
+def test_regions_that_cannot_be_drawn_are_named(segmentation, coco, tmp_path):
+    def change(content):
         crowd = next(a for a in content["annotations"] if a["iscrowd"])
-        crowd["segmentation"] = run_lengths(np.ones((5, 5), bool))
+        crowd["segmentation"] = segmentation
 
-    sample = load("coco2017", damaged_copy(coco, tmp_path, shrink)).splits["val"][1]
-    with pytest.raises(UserError, match=rf"image {sample.id} cannot be drawn in 56×80 pixels"):
+    sample = load("coco2017", damaged_copy(coco, tmp_path, change)).splits["val"][1]
+    with pytest.raises(UserError, match=rf"image {sample.id} cannot be drawn in 56×80 .*download"):
         sample.mask.read()
 
 

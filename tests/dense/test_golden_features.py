@@ -17,6 +17,7 @@ from pipeline.dense.sc_clip import ScClipSettings
 from pipeline.dense.windows import with_scaled_positions
 from pipeline.tags.piaa.patches import BatchedScClip
 from tests.dense.naive import embed_patches
+from tests.golden_models import assert_close
 from tests.methods import dense_method
 
 
@@ -29,12 +30,6 @@ def golden(golden_folder: Path) -> dict[str, np.ndarray]:
 @pytest.fixture(scope="module")
 def encoder(golden_folder: Path) -> ClipEncoder:
     return ClipEncoder(ImageTower.of(load_clip(golden_folder / "tiny_clip_openai_format.pt")))
-
-
-def assert_close(ours: torch.Tensor, theirs: np.ndarray, tolerance: float = 1e-5) -> None:
-    """Asserts that the largest difference is within a share of the largest value."""
-    assert ours.shape == theirs.shape
-    assert np.abs(ours.numpy() - theirs).max() <= tolerance * np.abs(theirs).max()
 
 
 @pytest.mark.parametrize("size", ["224", "wide"])

@@ -22,6 +22,7 @@ from pipeline.dense.best_name import best_classes
 from pipeline.dense.lposs.propagation import propagate_over_pixels
 from pipeline.dense.method import DenseMethod, NameEmbeddings
 from pipeline.dense.windows import Windows, resize, similarity_map, with_scaled_positions
+from tests.golden_models import assert_close
 
 ID, SIZE = "2011_000003", (224, 320)
 _MEAN, _STD = [122.771, 116.746, 104.094], [68.501, 66.632, 70.323]
@@ -74,13 +75,6 @@ def names(read) -> NameEmbeddings:
 
 def method_of(name: str, *, seconds: dict, **given: object) -> DenseMethod:
     return find_method("dense", name).settings(**given).dense_method(seconds=seconds)
-
-
-def assert_close(ours: torch.Tensor, theirs: np.ndarray, tolerance: float = 1e-5) -> None:
-    tolerance = 4e-4 if theirs.dtype == np.float16 else tolerance
-    theirs = theirs.astype(np.float32)
-    assert ours.shape == theirs.shape
-    assert np.abs(ours.numpy() - theirs).max() <= tolerance * np.abs(theirs).max()
 
 
 def best_of_labels(similarities: torch.Tensor, names: NameEmbeddings) -> torch.Tensor:

@@ -7,7 +7,6 @@ import runpy
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -72,7 +71,7 @@ def save_photographs(folder: Path) -> dict[str, tuple[int, int]]:
 
 
 @pytest.fixture(scope="module")
-def sam3(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModuleType, Path]:
+def sam3(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small random SAM 3, saved with a tokenizer that spells names."""
     transformers, torch = library("transformers"), pytest.importorskip("torch")
     letters = sorted(set("".join(CLASSES)))
@@ -84,12 +83,8 @@ def sam3(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModuleType, Path]:
     vision = {**width, "num_hidden_layers": 1, "intermediate_size": 32, "image_size": 112}
     vision |= {"window_size": 4, "global_attn_indexes": [0], "pretrain_image_size": 56}
     text = {**width, "num_hidden_layers": 1, "intermediate_size": 32, "projection_dim": 16}
-    text |= {
-        "max_position_embeddings": 32,
-        "vocab_size": len(vocabulary),
-        "eos_token_id": end,
-        "bos_token_id": end - 1,
-    }
+    text |= {"max_position_embeddings": 32, "vocab_size": len(vocabulary)}
+    text |= {"eos_token_id": end, "bos_token_id": end - 1}
     config = transformers.Sam3Config(
         vision_config={
             "backbone_config": {"model_type": "sam3_vit_model", **vision},
@@ -115,52 +110,26 @@ def sam3(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModuleType, Path]:
     folder = tmp_path_factory.mktemp("sam3")
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
-    return transformers, folder
+    return folder
 
 
 @pytest.mark.extras
-def test_sam_3_segments_a_folder(sam3, script, tmp_path, monkeypatch, capsys):
-    transformers, checkpoint = sam3
+def test_sam_3_segments_a_folder(sam3, script, tmp_path):
     sizes = save_photographs(tmp_path / "PHOTOS")
     (tmp_path / "PHOTOS" / "damaged.jpg").write_bytes(b"no image")
-    seen, encode = [], transformers.Sam3Model.get_vision_features
-
-    def count(model, pixel_values, **kwargs):
-        seen.append(len(pixel_values))
-        return encode(model, pixel_values, **kwargs)
-
-    monkeypatch.setattr(transformers.Sam3Model, "get_vision_features", count)
-    run = ["sam3.py", "PHOTOS", "--model", str(checkpoint)]
+    run = ["sam3.py", "PHOTOS", "--model", str(sam3)]
     about = script(*run, *CLASSES)
-    assert seen == [1, 1, 1], "the backbone runs once an image"
-    assert "damaged.jpg" in capsys.readouterr().out
-    written = json.loads((tmp_path / "sam3.json").read_text())
-    names = {each["id"]: each["name"] for each in written["categories"]}
-    found = 0
-    for image in written["images"]:
-        image_id, size = image["file_name"].rpartition(".")[0], (image["height"], image["width"])
-        assert sizes.pop(image_id) == size
-        known = instances_of(about, tmp_path / "PHOTOS" / image["file_name"], size)
-        mine = [each for each in written["annotations"] if each["image_id"] == image["id"]]
-        assert len(mine) == len(known)
-        found += len(mine)
-        expected, best = np.zeros(size, np.uint8), np.zeros(size)
-        for each, (name, score, inside) in zip(mine, known):
-            assert (names[each["category_id"]], each["score"]) == (name, pytest.approx(score))
-            assert np.array_equal(run_lengths.decode(each["segmentation"]), inside)
+    for path in ("a.png", "holiday/b c.png", "turned.jpg"):
+        image_id = path.rpartition(".")[0]
+        expected, best = np.zeros(size := sizes[image_id], np.uint8), np.zeros(size)
+        for name, score, inside in instances_of(about, tmp_path / "PHOTOS" / path, size):
             won = (inside > 0) & (best < score)
             expected[won], best[won] = CLASSES.index(name) + 1, score
         assert np.array_equal(labels_of(tmp_path / "sam3.json", image_id, size), expected)
-    assert not sizes and found > 3
-
-    # What is done is kept, unless names change.
     first = (tmp_path / "sam3.json").read_bytes()
-    (tmp_path / "sam3" / "a.png.json").unlink()
-    del seen[:]
+    (tmp_path / "sam3" / "a.png.json").unlink()  # the others are kept
     script(*run, *CLASSES)
-    assert seen == [1] and (tmp_path / "sam3.json").read_bytes() == first
-    script(*run, "cat", "person", "cat person")
-    assert seen == [1] * 4
+    assert (tmp_path / "sam3.json").read_bytes() == first
 
 
 def instances_of(about, path, size):

@@ -27,13 +27,9 @@ from pipeline.clip.weights.layouts import (
 )
 from tests import small_models
 from tests.extras import library
+from tests.golden_models import draw_pixels
 
 GRIDS = [(4, 4), (3, 5), (7, 6)]
-
-
-def draw_pixels(grid: tuple[int, int], patch: int = 14) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(1)
-    return torch.randn(2, 3, patch * grid[0], patch * grid[1], generator=generator)
 
 
 @pytest.mark.parametrize("grid", GRIDS)

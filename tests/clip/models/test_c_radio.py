@@ -22,7 +22,7 @@ from pipeline.errors import UserError
 from tests import c_radio_files, small_models
 from tests.c_radio_files import LAYOUTS, NUMBER, TEACHERS, hub, nvlabs, timm
 from tests.extras import library
-from tests.golden_models import assert_close, small_release
+from tests.golden_models import assert_close, draw_pixels, small_release
 from tests.small_models import siglip2_text
 
 READER = "pipeline.clip.models.c_radio.siglip2.read_tokenizer"
@@ -34,11 +34,6 @@ WIDTH, SIZE, VOCABULARY, LENGTH = 24, 20, 90, 8
 @pytest.fixture
 def release() -> Release:
     return small_release("c_radio_v3_b16")
-
-
-def draw_pixels(rows: int, columns: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(3)
-    return torch.randn(1, 3, 16 * rows, 16 * columns, generator=generator)
 
 
 def plainly(weights: dict[str, torch.Tensor], pixels: torch.Tensor) -> torch.Tensor:
@@ -70,7 +65,7 @@ def plainly(weights: dict[str, torch.Tensor], pixels: torch.Tensor) -> torch.Ten
 def test_a_picture_means_the_same_in_each_layout(layout, release, radseg_weights, tmp_path):
     files = LAYOUTS[layout](radseg_weights, tmp_path)
     encoder = ClipEncoder(build(release, files | UNREAD, "cpu").image)
-    pixels = draw_pixels(3, 5)
+    pixels = draw_pixels((3, 5), 16)[:1]
     inputs = encoder.backbone(pixels)
     head = Adaptor({k: v.float() for k, v in part_of(radseg_weights, "head.").items()})
     expected = head(plainly(radseg_weights, pixels))
