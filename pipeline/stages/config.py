@@ -1,7 +1,7 @@
 """The complete configuration as typed settings; ``configuration/`` declares and composes them."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from types import NoneType
@@ -157,7 +157,7 @@ def read_config(composed: DictConfig) -> Config:
         try:
             typed = {group: _typed(plain[group], kind, group) for group, kind in kinds.items()}
             config = _typed(plain | typed, Config)
-        except (TypeError, OverflowError):
+        except TypeError:
             merged = OmegaConf.unsafe_merge(OmegaConf.structured(Config), kinds, plain)
             config = OmegaConf.to_object(merged)
     except (OmegaConfBaseException, AssertionError) as error:
@@ -188,7 +188,9 @@ def _typed(value: Any, kind: Any, key: str = "") -> Any:  # noqa: ANN401
         raise UserError(f"{key.lstrip('.')}={shown(value)} is neither true nor false: give one")
     if kind not in (Any, found) and (kind, found) != (float, int) or "${" in str(value):
         raise TypeError(kind)
-    return float(value) if kind is float else value
+    with suppress(OverflowError):
+        return float(value) if kind is float else value
+    raise UserError(f"{key.lstrip('.')}={shown(value)} is too large: give a smaller number")
 
 
 # config.yaml
