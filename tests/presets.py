@@ -111,7 +111,7 @@ def every_preset() -> list[Preset]:
         found.append(described(*words, known=[fact for each in found for fact in each.facts]))
     whole = described("experiment=leaderboard_clip")
     for name in clips.keys() - {"demo", "file", "hugging_face"}:
-        words = (f"clip={name}", *whole.words[:1])
+        words = (f"clip={name}", "experiment=leaderboard_clip")
         found.append(replace(whole, name=words[0], words=words, facts=frozenset()))
     return found
 
