@@ -43,7 +43,8 @@ CONFIGS, TOOLS = REPOSITORY / "configs", REPOSITORY / "tools"
 NETWORK = ("experiment_name=networks", "dataset=voc2012", "dataset.split=[train,val]")
 NETWORK += ("masks=ground_truth", "stage=[masks,train,predict,evaluate]")
 NEEDED = {"mmsegmentation": ["segmenter.config=fcn/fcn_r18-d8_4xb2-80k_cityscapes-512x1024.py"]}
-SHORT = ("segmenter.iterations=3", "segmenter.batch_size=2", "segmenter.crop_size=97")
+NEEDED["frozen_vit"] = ["segmenter.backbone=dino_vits8"]  # Talk2DINO has the usual one's file
+SHORT = ("segmenter.iterations=3", "segmenter.batch_size=2", "dataset.training.crop_size=97")
 WEIGHTS = "tests.published_weights"
 PRELOADED = (
     *(f"pipeline.commands.{name}" for name in ("running", "download", "make_tables")),

@@ -133,6 +133,8 @@ def place_backbone(*words: str) -> None:
 
     config = read_config(compose(words))
     settings, names = config.segmenter, build_vocabulary(config.dataset)
+    if settings.decoder:
+        return  # a CLIP, or a second backbone
     built = build_config(settings, names.classes, names.palette, 0)
     backbone = build_model(built.model).backbone
     given = settings.pretrained, built.model, built.pretrained_source

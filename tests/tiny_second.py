@@ -82,7 +82,8 @@ def frozen(chosen: dict[str, SecondSettings]) -> dict[str, FrozenSecond]:
     """Returns backbones of settings, on the CPU."""
     return {
         name: FrozenSecond(
-            *(f"cams.{name}", "sam_vit_b" if name == "sam" else "dino_vitb8"),
+            (f"cams.{name}.model", f"cams.{name}.checkpoint"),
+            "sam_vit_b" if name == "sam" else "dino_vitb8",
             *(each.model, each.checkpoint, "cpu", "fp32"),
         )
         for name, each in chosen.items()

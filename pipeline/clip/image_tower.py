@@ -27,8 +27,37 @@ AS_DINO = {"stretch": {"mode": "bicubic", "align_corners": False}, "offset": 0.1
 """Attributes of a tower whose positions are stretched as DINO's code does."""
 
 
+class Positions:
+    """What has positions that are stretched to any patch grid: see :class:`ImageTower`."""
+
+    positions: torch.Tensor
+    stretch: dict[str, Any]
+    offset: float
+    covers_square: bool
+
+    @property
+    def native_grid(self) -> tuple[int, int]:
+        """The patch grid that the positions are of."""
+        side = math.isqrt(len(self.positions) - 1)
+        return side, side
+
+    def position_embedding(self, rows: int, columns: int) -> torch.Tensor:
+        """Returns a patch grid's position embedding, (1+N)×D (docs/method.md, section 1)."""
+        # A graph of any size has no branch for one.
+        if not torch.compiler.is_exporting() and (rows, columns) == self.native_grid:
+            return self.positions
+        sides = (torch.sym_max(rows, columns),) * 2 if self.covers_square else (rows, columns)
+        wanted: dict[str, Any] = {"size": sides}
+        if self.offset:
+            sides = zip((rows, columns), self.native_grid)
+            wanted = {"scale_factor": tuple((side + self.offset) / own for side, own in sides)}
+        grid = self.positions[1:].unflatten(0, self.native_grid).permute(2, 0, 1).unsqueeze(0)
+        stretched = F.interpolate(grid, **wanted, **self.stretch)[..., :rows, :columns]
+        return torch.cat([self.positions[:1], stretched[0].flatten(1).mT])
+
+
 @dataclass(frozen=True, eq=False)
-class ImageTower:
+class ImageTower(Positions):
     """A frozen vision transformer whose patches are compared with names.
 
     Attributes:
@@ -106,12 +135,6 @@ class ImageTower:
         return self.patch_embedding.kernel_size[0]
 
     @property
-    def native_grid(self) -> tuple[int, int]:
-        """The patch grid that the positions are of."""
-        side = math.isqrt(len(self.positions) - 1)
-        return side, side
-
-    @property
     def is_stretched_as_clip(self) -> bool:
         """Whether positions are stretched as those of CLIP, to which the quirks of these apply."""
         return self.stretch == BILINEAR and not self.covers_square
@@ -120,19 +143,6 @@ class ImageTower:
     def prefix(self) -> int:
         """The number of tokens before the patches: the class token and the registers, 1+R."""
         return 1 + (0 if self.registers is None else len(self.registers))
-
-    def position_embedding(self, rows: int, columns: int) -> torch.Tensor:
-        """Returns a patch grid's position embedding, (1+N)×D (docs/method.md, section 1)."""
-        if (rows, columns) == self.native_grid:
-            return self.positions
-        sides = (max(rows, columns),) * 2 if self.covers_square else (rows, columns)
-        wanted: dict[str, Any] = {"size": sides}
-        if self.offset:
-            sides = zip((rows, columns), self.native_grid)
-            wanted = {"scale_factor": tuple((side + self.offset) / own for side, own in sides)}
-        grid = self.positions[1:].unflatten(0, self.native_grid).permute(2, 0, 1).unsqueeze(0)
-        stretched = F.interpolate(grid, **wanted, **self.stretch)[..., :rows, :columns]
-        return torch.cat([self.positions[:1], stretched[0].flatten(1).mT])
 
     def project(self, features: torch.Tensor) -> torch.Tensor:
         """Projects features after the last norm, …×D: …×E, of any length."""

@@ -47,7 +47,7 @@ class FrozenSecond:
     """A second backbone whose weights never change; can be pickled, and loads nothing until used.
 
     Attributes:
-        key: the key of its settings.
+        keys: those of the settings that name the model, and the checkpoint.
         usual: the model that the method usually takes; others are of its kind.
         model: as in :class:`~pipeline.clip.settings.SecondSettings`, like the next.
         checkpoint: a file of weights; none for a download.
@@ -60,7 +60,7 @@ class FrozenSecond:
         UserError: the model does not exist, or none is named.
     """
 
-    key: str = field(compare=False)  # in messages alone
+    keys: tuple[str, str] = field(compare=False)  # in messages alone
     usual: str
     model: str | None
     checkpoint: str | None
@@ -74,11 +74,12 @@ class FrozenSecond:
         kind = SECONDS[self.usual].build
         known = [name for name, release in SECONDS.items() if release.build == kind]
         if self.model is not None:
-            check_choice(f"{self.key}.model={shown(self.model)} is unknown", self.model, known)
+            check_choice(f"{self.keys[0]}={shown(self.model)} is unknown", self.model, known)
         elif self.checkpoint is None:
+            key = self.keys[0].removesuffix(".model")
             raise UserError(
-                f"{self.key} names no backbone: give {self.key}.model=NAME, one of"
-                f" {', '.join(known)}, or the file of another one, {self.key}.checkpoint=PATH"
+                f"{key} names no backbone: give {self.keys[0]}=NAME, one of {', '.join(known)},"
+                f" or the file of another one, {self.keys[1]}=PATH"
             )
 
     @cached_property
@@ -87,7 +88,7 @@ class FrozenSecond:
         of_file = _OF_FILES[SECONDS[self.usual].build]
         release = of_file if self.model is None else SECONDS[self.model]
         given = _SHIPPED.get(release.name) if self.checkpoint is None else self.checkpoint
-        return OfRelease(release, given, self.key)
+        return OfRelease(release, given, self.keys)
 
     @cached_property
     def fingerprint(self) -> str:

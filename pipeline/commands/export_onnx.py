@@ -26,6 +26,7 @@ def run(arguments: Sequence[str]) -> None:
     add("--size", nargs=2, type=int, default=(512, 512), metavar=("H", "W"), help=size)
     dynamic = "allow any number of images of any size, if the network does"
     add("--dynamic", action="store_true", help=dynamic)
+    add("--half", action="store_true", help="round weights to fp16: a file of half the size")
     options = parser.parse_args(arguments)
     segmenter = load_segmenter(options)
     from pipeline.exchange.model_card import write_card  # takes seconds to import
@@ -36,7 +37,8 @@ def run(arguments: Sequence[str]) -> None:
         card = options.output.with_suffix(".md")
     output = OwnFiles(options.output.parent, "export_onnx.py")
     output.refuse_foreign([card])
-    shape = export_onnx(segmenter, options.output, *options.size, dynamic=options.dynamic)
+    how = {"dynamic": options.dynamic, "half": options.half}
+    shape = export_onnx(segmenter, options.output, *options.size, **how)
     text = write_card(options.output.name, segmenter, shape, options.checkpoint, options.best)
     output.write(card, text)
     if options.dynamic and None not in shape:

@@ -46,6 +46,7 @@ def write_card(file: str, segmenter: Segmenter, shape: Shape, checkpoint: Path, 
     return Template(_TEMPLATE.read_text(encoding="utf-8"), keep_trailing_newline=True).render(
         file=file,
         shape=shape,
+        patches=segmenter.network.patches,
         is_free=None in shape[1:],
         classes=Table(["label", "class", "colour"], [*classes], ["class", "colour"]).text,
         metrics=Table(header, [*map(_row, runs)], words).text if runs else "",

@@ -1,14 +1,16 @@
 """Adapts the networks of mmsegmentation's configs to pseudo masks, and names their licences."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from copy import deepcopy
+from functools import cache
 from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict
 from torch import nn
 
+from pipeline.clip.image_tower import ImageTower
 from pipeline.errors import UserError, did_you_mean, shown
 from pipeline.files.label_images import IGNORE
 from pipeline.segmenter.settings import SegmenterSettings
@@ -38,15 +40,21 @@ _SLIDING_WINDOW = frozenset({"mode", "crop_size", "stride"})  # unused: images a
 
 
 def adapt_model(
-    base: Config, settings: SegmenterSettings, num_classes: int, *, synchronise: bool = False
+    base: Config,
+    settings: SegmenterSettings,
+    num_classes: int,
+    *,
+    synchronise: bool = False,
+    tower: ImageTower | None = None,
 ) -> ConfigDict:
     """Returns a config's ``model``, adapted to our classes, to its devices and to whole images.
 
     Args:
         base: a config of mmsegmentation; its model is changed in place.
-        settings: of these config, backbone, overrides, crop_size and size_divisor.
+        settings: how the network differs from the config's.
         num_classes: the number of classes, including the background.
         synchronise: whether batch norm is synchronised over several GPUs.
+        tower: a frozen vision transformer, as the backbone; none for other networks, and timm's.
 
     Raises:
         UserError: the config has no model, or the model learns from unlabelled pixels.
@@ -56,8 +64,26 @@ def adapt_model(
             f"segmenter.config={settings.config} has no network with a backbone: choose another"
             " segmenter.config"
         )
-    if settings.backbone:
-        use_timm_backbone(base.model, settings.backbone)
+    patch_size = None
+    if tower is not None:
+        from pipeline.segmenter.frozen_tower import describe
+
+        patch_size, width = tower.patch_size, len(tower.class_token)
+        backbone = {
+            "type": "FrozenTower",
+            "tower": describe(tower),
+            "enlarge": float(settings.enlarge),
+        }
+        read_tokens(base.model, backbone, len(tower.blocks), width, settings.decoder)
+        _normalise(base.model, *tower.normalisation)
+    elif settings.enlarge != "1":
+        raise UserError(
+            "segmenter.enlarge is for segmenter=frozen_clip, and for frozen_vit with a second"
+            " backbone: leave it out"
+        )
+    elif settings.backbone:
+        _, patch_size, _ = timm_maps(settings.backbone)
+        use_timm_backbone(base.model, settings.backbone, settings.decoder)
     try:
         base.merge_from_dict({"model": deepcopy(settings.overrides)})  # it takes out _delete_
     except MISFITS as error:
@@ -68,11 +94,14 @@ def adapt_model(
     model = base.model
     model.setdefault("data_preprocessor", ConfigDict(base.get("data_preprocessor", {})))
     model.data_preprocessor.size = (settings.crop_size, settings.crop_size)
-    if divisor := settings.size_divisor or _SIZE_DIVISORS.get(model.backbone.get("type")):
+    divisor = patch_size or _SIZE_DIVISORS.get(model.backbone.get("type"))
+    if divisor := settings.size_divisor or divisor:
         model.data_preprocessor.test_cfg = ConfigDict(size_divisor=divisor)
     # Some networks keep other settings here (PointRend's refinement).
     kept = {k: v for k, v in (model.get("test_cfg") or {}).items() if k not in _SLIDING_WINDOW}
     model.test_cfg = ConfigDict(kept, mode="whole")
+    if settings.decoder:
+        model.test_cfg.patches = [patch_size, settings.most_patches]
     for part in dictionaries(model):
         if part.get("type") in ("BN", "SyncBN", "MMSyncBN"):
             part.type = "SyncBN" if synchronise else "BN"
@@ -95,12 +124,31 @@ def adapt_model(
     return model
 
 
-def use_timm_backbone(model: ConfigDict, name: str) -> None:
-    """Replaces the backbone of a config by a network of timm, such as "convnext_tiny".
+def read_tokens(
+    model: ConfigDict, backbone: Mapping[str, Any], depth: int, width: int, decoder: str
+) -> None:
+    """Replaces a network by a vision transformer and a decoder of the tokens of its blocks."""
+    read = {"tokens": range(depth), "weclip": range(depth - 1), "linear": [depth - 1]}[decoder]
+    model.backbone = ConfigDict(backbone, out_indices=[*read])
+    head = {name: model.decode_head[name] for name in ("num_classes", "loss_decode", "norm_cfg")}
+    head |= {"type": f"{decoder.capitalize()}Head", "in_channels": [width] * len(read)}
+    model.decode_head = ConfigDict(head, in_index=[*range(len(read))], align_corners=False)
+    model.auxiliary_head = None
 
-    The heads, which must read several feature maps (as UPerNet's do), read its last ones, four at
-    most. Images are normalised as they were when its weights were trained. Raises a UserError if
-    timm has no such network, or the network returns no feature maps.
+
+def _normalise(model: ConfigDict, mean: Sequence[float], std: Sequence[float]) -> None:
+    """Has a network normalise images by a mean and a deviation of values in [0, 1]."""
+    model.data_preprocessor.mean = [255 * value for value in mean]
+    model.data_preprocessor.std = [255 * value for value in std]
+
+
+@cache
+def timm_maps(name: str) -> tuple[Any, int | None, dict[str, Any]]:
+    """Describes a network of timm by what timm says of its feature maps.
+
+    With it come the patch size of a vision transformer, whose maps are all of one size, or none,
+    and options to build it for images of any size. Raises a UserError if there is no such network,
+    or it returns no feature maps.
     """
     import timm  # takes seconds
 
@@ -113,41 +161,84 @@ def use_timm_backbone(model: ConfigDict, name: str) -> None:
     try:
         with torch.device("meta"):  # no weights, only the description
             maps = timm.create_model(name, features_only=True).feature_info
+            strides, options = {each["reduction"] for each in maps.info}, {}
+            if is_vit := len(strides) == 1 and len(maps.info) > 1:
+                with suppress(TypeError):  # of those whose positions fit a single size
+                    timm.create_model(name, features_only=True, dynamic_img_size=True)
+                    options = {"dynamic_img_size": True}
     except MISFITS as error:
         raise UserError(
             f"segmenter.backbone={name} returns no feature maps ({first_line(error)}):"
             " choose another, such as convnext_tiny"
         ) from error
-    levels = list(maps.out_indices)[-4:]
-    channels = [maps.info[level]["num_chs"] for level in levels]
-    model.backbone = ConfigDict(
-        type="TIMMBackbone", model_name=name, pretrained=False, out_indices=tuple(levels)
-    )
-    model.decode_head.in_channels, model.decode_head.in_index = channels, list(range(len(levels)))
-    if model.get("auxiliary_head"):
-        position = max(len(levels) - 2, 0)
-        model.auxiliary_head.in_channels = channels[position]
-        model.auxiliary_head.in_index = position
+    return maps, strides.pop() if is_vit else None, options
+
+
+def use_timm_backbone(model: ConfigDict, name: str, decoder: str | None) -> None:
+    """Replaces the backbone of a config by a network of timm, such as "convnext_tiny".
+
+    The heads, which must read several feature maps (as UPerNet's do), read its last ones, four at
+    most; a decoder reads the tokens of all blocks of a vision transformer. Images are normalised as
+    they were when its weights were trained. Raises a UserError as :func:`timm_maps`, and for a
+    decoder of another network.
+    """
+    import timm
+
+    maps, patch_size, options = timm_maps(name)
+    backbone = {"type": "TIMMBackbone", "model_name": name, "pretrained": False, **options}
+    if decoder and patch_size is None:
+        raise UserError(
+            f"segmenter.backbone={name} is not a vision transformer, whose tokens"
+            f" segmenter.decoder={decoder} reads: choose one, such as dinov2_vitb14_reg"
+        )
+    if decoder:
+        read_tokens(model, backbone, len(maps.info), maps.info[0]["num_chs"], decoder)
+    else:
+        levels = list(maps.out_indices)[-4:]
+        channels = [maps.info[level]["num_chs"] for level in levels]
+        model.backbone = ConfigDict(backbone, out_indices=tuple(levels))
+        head = model.decode_head
+        head.in_channels, head.in_index = channels, list(range(len(levels)))
+        if model.get("auxiliary_head"):
+            position = max(len(levels) - 2, 0)
+            model.auxiliary_head.in_channels = channels[position]
+            model.auxiliary_head.in_index = position
     if statistics := timm.get_pretrained_cfg(name):
-        model.data_preprocessor.mean = [255 * value for value in statistics.mean]
-        model.data_preprocessor.std = [255 * value for value in statistics.std]
+        _normalise(model, statistics.mean, statistics.std)
 
 
-@torch.no_grad()
-def smallest_side(model: nn.Module) -> int:
-    """Returns the side, a power of two in pixels, to which smaller images have to be padded.
+def smallest_side(model: nn.Module, divisor: int = 1) -> int:
+    """Returns the side in pixels, a multiple of a divisor, to which smaller images are padded.
 
     It is tried out: SegFormer's attention reduces its keys by convolutions that must fit into the
     image, and ConvNeXt its feature maps. The model is put into evaluation mode.
     """
+    sides = (divisor * 2**doublings for doublings in range(8))
+    return next((side for side in sides if not _refusal(model, side, side)), 1)
+
+
+def check_sizes(model: nn.Module, settings: SegmenterSettings, patch_size: int) -> None:
+    """Refuses a vision transformer of timm that does not take crops, or images of other sizes."""
+    described, side = deepcopy(model).to("meta"), settings.crop_size
+    for size in ((side, side), (side + patch_size, side + 3 * patch_size)):
+        if why := _refusal(described, *size):
+            raise UserError(
+                f"segmenter.backbone={settings.backbone} does not take images of"
+                f" {'×'.join(map(str, size))} pixels ({why}): choose another, such as"
+                " dinov2_vitb14_reg"
+            )
+
+
+@torch.no_grad()
+def _refusal(model: nn.Module, *size: int) -> str:
+    """Returns why a model does not take images of a height and a width, or nothing."""
+    meta = {"ori_shape": size, "img_shape": size, "pad_shape": size}
     device = next(model.eval().parameters()).device
-    for side in (1, 2, 4, 8, 16, 32, 64, 128):
-        size = (side, side)
-        meta = {"ori_shape": size, "img_shape": size, "pad_shape": size}
-        with suppress(*MISFITS):
-            model.encode_decode(torch.zeros(1, 3, *size, device=device), [meta])
-            return side
-    return 1
+    try:
+        model.encode_decode(torch.zeros(1, 3, *size, device=device), [meta])
+    except MISFITS as error:
+        return first_line(error)
+    return ""
 
 
 def dictionaries(value: object) -> Iterator[ConfigDict]:

@@ -4,13 +4,13 @@ import importlib.util
 import json
 import warnings
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, tell
 from pipeline.files.own_files import OwnFiles
 from pipeline.segmenter.architecture import first_line
 from pipeline.segmenter.network import IMAGE, LABELS, LOGITS, OnnxGraph
@@ -19,9 +19,10 @@ from pipeline.segmenter.predict import Segmenter
 _MAX_PIXELS = 4096 * 4096
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _AXES = {0: "batch", 2: "height", 3: "width"}  # of the input
-# ONNX Runtime and PyTorch round differently.
-_MIN_AGREEMENT = 0.999  # share of labels
-_MAX_DIFFERENCE = 0.001  # of logits, relative to the largest
+_MAX_BYTES = 2**31 - 2**24  # of a single file, less what describes the graph
+# ONNX Runtime and PyTorch round differently, and weights may be rounded to fp16.
+_MIN_AGREEMENT = {False: 0.999, True: 0.99}  # share of labels, by whether they are
+_MAX_DIFFERENCE = {False: 0.001, True: 0.02}  # of logits, relative to the largest
 
 
 class Shape(NamedTuple):
@@ -33,7 +34,13 @@ class Shape(NamedTuple):
 
 
 def export_onnx(
-    segmenter: Segmenter, path: Path, height: int, width: int, *, dynamic: bool = False
+    segmenter: Segmenter,
+    path: Path,
+    height: int,
+    width: int,
+    *,
+    dynamic: bool = False,
+    half: bool = False,
 ) -> Shape:
     """Writes a segmenter as an ONNX graph that includes pre- and postprocessing.
 
@@ -48,8 +55,9 @@ def export_onnx(
 
     Returns the shape of the graph's input: one image of ``height`` and ``width``, in pixels. If
     ``dynamic``, it takes any number and size of images; if the network does not allow that, one
-    image of any size, or else of this size. Raises a UserError if packages are missing, the size is
-    not positive or too large, or the network cannot be written.
+    image of any size, or else of this size. If ``half``, weights are rounded to fp16, and what this
+    changes is printed. Raises a UserError if packages are missing, the size is not positive or too
+    large, or the network cannot be written, or not as a single file.
     """
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
@@ -70,9 +78,16 @@ def export_onnx(
     output = OwnFiles(path.parent, "export_onnx.py")
     output.refuse_foreign([path])
     network = _WithLabels(segmenter.network).eval()
+    size = sum(each.nbytes for each in network.state_dict().values()) / (1 + half)
+    tell(f"note: the file will hold about {size / 1e6:.0f} MB")
+    if size > _MAX_BYTES:
+        raise UserError(
+            f"a network of {size / 1e9:.1f} GB does not fit into an ONNX file, which holds 2.1 GB:"
+            f" {'choose a smaller backbone' if half else 'give --half'}"
+        )
     for shape in [*wanted, fixed]:
         try:
-            content = _export(network, segmenter, shape, fixed)
+            content = _export(network, segmenter, shape, fixed, half)
         except Exception as error:  # the exporter and ONNX Runtime raise many types
             if shape != fixed:
                 continue
@@ -101,7 +116,9 @@ class _WithLabels(nn.Module):
         return logits, logits.argmax(1).to(torch.uint8)
 
 
-def _export(network: nn.Module, segmenter: Segmenter, shape: Shape, example: Shape) -> bytes:
+def _export(
+    network: nn.Module, segmenter: Segmenter, shape: Shape, example: Shape, half: bool
+) -> bytes:
     """Returns a file with classes and colours, whose outputs agree with the network."""
     import onnx
 
@@ -123,12 +140,15 @@ def _export(network: nn.Module, segmenter: Segmenter, shape: Shape, example: Sha
         )
     model = program.model_proto
     del model.graph.value_info[:]  # shapes of intermediate values, by generated names
+    if half:
+        _round_weights(model.graph)
     onnx.helper.set_model_props(
         model,
         {
             "class_names": json.dumps(segmenter.class_names, ensure_ascii=False),
             "palette": json.dumps(segmenter.palette),
             "size": json.dumps(shape._asdict()),  # null stands for any
+            "patches": json.dumps(segmenter.network.patches),
             "align_corners": json.dumps(segmenter.network.align_corners),
             "input": "image: N×3×H×W float32, RGB in [0, 255]",
             "output": "logits: N×(n+1)×H×W float32; labels: N×H×W uint8, 0 the first class name",
@@ -142,19 +162,38 @@ def _export(network: nn.Module, segmenter: Segmenter, shape: Shape, example: Sha
     if shape.height is None:
         sizes += [(height // 2 + 3, width + 21), (height + 13, width // 2 + 5)]
     for size in sizes:
-        _compare(content, segmenter, rng.integers(0, 256, (count, *size, 3), dtype=np.uint8))
+        images = rng.integers(0, 256, (count, *size, 3), dtype=np.uint8)
+        found = _compare(content, segmenter, images, half)
+        if half:
+            tell(f"note: on images of {'×'.join(map(str, size))} pixels {found}")
     return content
 
 
-def _compare(content: bytes, segmenter: Segmenter, images: np.ndarray) -> None:
+def _round_weights(graph: Any) -> None:  # noqa: ANN401
+    """Rounds the weights of a graph to fp16, from which it makes fp32 when it is read."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    casts, fp32 = [], TensorProto.FLOAT
+    for weight in graph.initializer:
+        if weight.data_type == fp32 and len(weight.dims) > 1:
+            name, rounded = weight.name, numpy_helper.to_array(weight).astype(np.float16)
+            casts.append(helper.make_node("Cast", [f"{name}_fp16"], [name], to=fp32))
+            weight.CopyFrom(numpy_helper.from_array(rounded, f"{name}_fp16"))
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _compare(content: bytes, segmenter: Segmenter, images: np.ndarray, half: bool) -> str:
     pixels = np.ascontiguousarray(images.transpose(0, 3, 1, 2), np.float32)
     logits, labels = OnnxGraph(content).run(pixels)
-    wanted = np.stack([segmenter.logits(image) for image in images])
+    with torch.inference_mode():  # of images as large as they are, see Segmenter.logits
+        taken = [segmenter.network(torch.from_numpy(each[None])) for each in pixels]
+    wanted = torch.cat(taken).cpu().numpy()
     difference = np.abs(logits - wanted).max() / np.abs(wanted).max()
     agreement = float((labels == wanted.argmax(1)).mean())
+    found = f"{1 - agreement:.2%} of its labels differ, and scores by up to {difference:.2%}"
     # Labels alone would not do: a network may give all pixels of random images the same label.
-    if agreement < _MIN_AGREEMENT or not difference < _MAX_DIFFERENCE:
-        raise ValueError(
-            f"{100 * (1 - agreement):.2g} % of its labels would differ, and scores by up to"
-            f" {100 * difference:.2g} %"
-        )
+    if agreement < _MIN_AGREEMENT[half] or not difference < _MAX_DIFFERENCE[half]:
+        raise ValueError(found)
+    return found

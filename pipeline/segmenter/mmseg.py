@@ -15,6 +15,7 @@ from mmengine.registry import MODELS, TASK_UTILS, WEIGHT_INITIALIZERS, DefaultSc
 from torch import nn
 
 from pipeline.clip.device import settle_precision
+from pipeline.clip.image_tower import ImageTower
 from pipeline.errors import UserError, did_you_mean, shown
 from pipeline.files.fingerprints import fingerprint
 from pipeline.segmenter.architecture import MISFITS, adapt_model, dictionaries, first_line
@@ -40,7 +41,10 @@ def import_mmseg() -> None:
             warnings.simplefilter("ignore")
             for name in ("models", "datasets", "evaluation", "engine", "visualization"):
                 importlib.import_module(f"mmseg.{name}")
-            import pipeline.segmenter.heads  # noqa: F401  registers ours
+            # Ours, which register themselves.
+            import pipeline.segmenter.frozen_tower
+            import pipeline.segmenter.heads
+            import pipeline.segmenter.token_heads  # noqa: F401
     except ImportError as error:
         raise UserError(
             f"mmsegmentation cannot be imported ({error}): install mmsegmentation or"
@@ -101,11 +105,12 @@ def build_config(
     seed: int,
     device: str = "cpu",
     processes: int = 1,
+    tower: ImageTower | None = None,
 ) -> Config:
     """Builds the configuration of one training from a config of mmsegmentation.
 
-    The arguments are those of :func:`pipeline.segmenter.train.train`, and the number of processes
-    that train together, each on a part of every batch.
+    The arguments are those of :func:`pipeline.segmenter.train.train`, the number of processes that
+    train together, each on a part of every batch, and the tower of a frozen vision transformer.
 
     Returns a config of model, optimiser and schedule, with ``class_names`` and ``palette`` (both
     with the background first), the settings, and ``pretrained_source``, the place from which
@@ -119,12 +124,13 @@ def build_config(
             f"segmenter.batch_size={settings.batch_size} cannot be divided into {parts} equal"
             " parts: choose a multiple of segmenter.accumulate times the number of processes"
         )
-    check_pretrained(settings.pretrained)
+    check_pretrained(settings)
     precision = settle_precision(settings.precision, device, "segmenter.precision")
     settings = replace(settings, precision=precision)
     base = load_config(settings.config)
     synchronise = processes > 1 and torch.device(device).type == "cuda"
-    model = adapt_model(base, settings, len(class_names) + 1, synchronise=synchronise)
+    count = len(class_names) + 1
+    model = adapt_model(base, settings, count, synchronise=synchronise, tower=tower)
     source = strip_pretrained(model)
     choose_loss(model, settings.loss)
     optimizer = configure_optimizer(base, settings, device)

@@ -16,7 +16,7 @@ from pipeline.files.weight_files import Uninitialised, check_finite
 from pipeline.segmenter.architecture import MISFITS, smallest_side
 from pipeline.segmenter.checkpoints import best_checkpoint, last_checkpoint, read_checkpoint
 from pipeline.segmenter.mmseg import build_model, import_mmseg
-from pipeline.segmenter.network import Names, Palette, check_classes, resize_scores
+from pipeline.segmenter.network import Names, Palette, check_classes, check_patches, resize_scores
 from pipeline.segmenter.openmmlab import swaps_channels
 from pipeline.segmenter.pretrained import strip_pretrained
 from pipeline.segmenter.settings import MAX_SIZE_DIVISOR
@@ -38,8 +38,9 @@ class MmsegNetwork(nn.Module):
         before = model.data_preprocessor
         self.swaps_channels = not swaps_channels(before)  # the network expects BGR
         self.divisor = (before.test_cfg or {}).get("size_divisor") or 1
+        self.patches = model.test_cfg.get("patches")
         self.padding = float(before.pad_val)
-        self.min_side = smallest_side(model)
+        self.min_side = smallest_side(model, self.divisor)
         zeros, ones = torch.zeros(3, 1, 1, device=device), torch.ones(3, 1, 1, device=device)
         self.register_buffer("mean", getattr(before, "mean", zeros).clone())
         self.register_buffer("std", getattr(before, "std", ones).clone())
@@ -88,6 +89,7 @@ def read_network(path: Path, device: str, which: str) -> tuple[MmsegNetwork, Nam
         divisor = padding.pop("size_divisor", 1)
         if padding or type(divisor) is not int or not 1 <= divisor <= MAX_SIZE_DIVISOR:
             raise foreign
+        check_patches(architecture.get("test_cfg", {}).get("patches"))
     except MISFITS as error:
         raise foreign from error
     with Uninitialised():

@@ -2,13 +2,16 @@
 
 import json
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.nn import functional
 
 from pipeline.clip.device import is_cpu
+from pipeline.clip.dimensions import patch_grid
 from pipeline.errors import UserError, shown, tell
 from pipeline.files.label_images import IGNORE
 
@@ -17,6 +20,9 @@ IMAGE, LOGITS, LABELS = "image", "logits", "labels"
 
 Names = tuple[str, ...]
 Palette = tuple[tuple[int, int, int], ...]
+
+Patches = Sequence[int] | None
+"""The patch size of a network and the most patches that it takes of an image; none has no limit."""
 
 _EXTERNAL_WEIGHTS = "session.model_external_initializers_file_folder_path"
 _SPINNING = "session.intra_op.allow_spinning"
@@ -61,6 +67,7 @@ class OnnxGraph:
             described = [json.loads(facts[key]) for key in ("class_names", "palette")]
             self.class_names, self.palette = check_classes(*described)
             self.align_corners = facts.get("align_corners") == "true"
+            self.patches = check_patches(json.loads(facts.get("patches", "null")))
             (image,), outputs = self._session.get_inputs(), self._session.get_outputs()
             batch, _, *size = [side if isinstance(side, int) else None for side in image.shape]
             if batch not in (None, 1) or not {LOGITS, LABELS} <= {each.name for each in outputs}:
@@ -118,6 +125,24 @@ def check_classes(names: object, palette: object) -> tuple[Names, Palette]:
         raise ValueError("no names with a colour each")
     "".join(names).encode()  # half a surrogate pair is a ValueError
     return tuple(names), tuple(map(tuple, colours.tolist()))
+
+
+def check_patches(patches: Any) -> Patches:  # noqa: ANN401
+    """Returns the limit of a file; a ValueError unless there are two numbers above 0, or none."""
+    if patches is not None and ([*map(type, patches)] != [int, int] or min(patches) < 1):
+        raise ValueError("no limit on patches")
+    return patches
+
+
+def shrink_image(image: np.ndarray, patches: Patches) -> np.ndarray:
+    """Returns an image, H×W×3 uint8, shrunk if it has more patches than a network takes."""
+    if patches is None:
+        return image
+    sides = zip(image.shape, patch_grid(*image.shape[:2], *patches))
+    size = tuple(min(side, count * patches[0]) for side, count in sides)
+    if size == image.shape[:2]:
+        return image
+    return np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BICUBIC))
 
 
 def resize_scores(scores: torch.Tensor, size: tuple[int, int], align_corners: bool) -> torch.Tensor:

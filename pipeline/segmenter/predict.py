@@ -17,7 +17,7 @@ from pipeline.engine.store import refuse_other_format
 from pipeline.errors import UserError, check_choice
 from pipeline.files.images import AnyImage, to_image
 from pipeline.masks.crf import CrfOptions, dense_crf
-from pipeline.segmenter.network import Names, OnnxGraph, Palette, resize_scores
+from pipeline.segmenter.network import Names, OnnxGraph, Palette, resize_scores, shrink_image
 from pipeline.segmenter.settings import check_scales
 
 if TYPE_CHECKING:
@@ -89,8 +89,9 @@ class Segmenter:
     @torch.inference_mode()
     def logits(self, image: AnyImage) -> np.ndarray:
         """Computes the logits of the whole image at its own size, (n+1)×H×W float32."""
-        (scores,) = self._scores([to_image(image)])
-        return self.finite(scores)
+        image = to_image(image)
+        (scores,) = self._scores([shrink_image(image, self.network.patches)])
+        return self.finite(self._resized(scores, image))
 
     @torch.inference_mode()
     def probabilities(
@@ -116,20 +117,22 @@ class Segmenter:
         is H×W×3 uint8, RGB. For the scales, see :func:`check_scales`.
         """
         check_scales(scales)
-        corners = self.network.align_corners
         if self.network.size != (None, None) and {*scales} != {1}:
             raise UserError(
                 f"the network resizes images to {'×'.join(map(str, self.network.size))}, so scales"
                 " would change nothing: leave them out, or take a graph that was written with"
                 " --dynamic"
             )
+        shrunk = shrink_image(image, self.network.patches)
         for scale in scales:
-            scaled = scale_image(image, scale)
+            scaled = scale_image(shrunk, scale)
             pictures = [scaled, scaled[:, ::-1]] if flip else [scaled]
             for mirrored, scores in enumerate(self._scores(pictures)):
                 scores = scores.flip(2) if mirrored else scores
-                whole = resize_scores(scores[None], image.shape[:2], corners)[0].softmax(0)
-                yield scale == 1 and not mirrored, whole
+                yield scale == 1 and not mirrored, self._resized(scores, image).softmax(0)
+
+    def _resized(self, scores: torch.Tensor, image: np.ndarray) -> torch.Tensor:
+        return resize_scores(scores[None], image.shape[:2], self.network.align_corners)[0]
 
     @staticmethod
     def finite(scores: torch.Tensor) -> np.ndarray:

@@ -10,6 +10,7 @@ from pipeline.errors import UserError
 from pipeline.files.text import given_path
 from pipeline.files.weight_files import check_finite, refuse_quantised
 from pipeline.segmenter.architecture import dictionaries
+from pipeline.segmenter.settings import OF_CLIP, PUBLISHED, SegmenterSettings
 from pipeline.segmenter.weight_layouts import Fit, fit_weights, quietly
 
 
@@ -27,14 +28,18 @@ def strip_pretrained(model: ConfigDict) -> str | None:
     return sources[0] if sources else None
 
 
-def check_pretrained(choice: str | None) -> None:
-    """Refuses a ``segmenter.pretrained`` that is neither imagenet, coco or none nor a file."""
-    is_known = choice in (None, "none", "imagenet", "coco")
-    if is_known or given_path(choice, "segmenter.pretrained").is_file():
+def check_pretrained(settings: SegmenterSettings) -> None:
+    """Refuses a ``segmenter.pretrained`` that is neither a word for such a network nor a file."""
+    choice = "none" if settings.pretrained is None else settings.pretrained
+    words = ["imagenet", "coco", "none"]
+    if settings.decoder:
+        words = [PUBLISHED if settings.backbone else OF_CLIP]
+    takes_file, words = words != [OF_CLIP], words[: 2 if settings.freeze else 3]
+    if choice in words or (takes_file and given_path(choice, "segmenter.pretrained").is_file()):
         return
     raise UserError(
-        f"segmenter.pretrained={choice} is neither imagenet, coco, none nor a file: give one of"
-        " these words, or the path of a weights file"
+        f"segmenter.pretrained={choice} is not what this backbone can start from: give"
+        f" {', '.join(words)}{', or the path of a weights file' * takes_file}"
     )
 
 
@@ -64,7 +69,6 @@ def load_pretrained(
             more than 5 % of them.
         NotLocal: they are not on this machine, and ``download`` is false.
     """
-    check_pretrained(choice)
     if choice in (None, "none"):
         return None
     # It imports torchvision and timm, which take seconds.
@@ -74,7 +78,7 @@ def load_pretrained(
     # Backbones like ICNet and BiSeNet have a network of that name inside.
     names = (name for name, _ in backbone.named_modules() if name.split(".")[-1] == "backbone")
     inner = backbone.get_submodule(next(names, ""))
-    if choice == "imagenet":
+    if choice in ("imagenet", PUBLISHED):
         weights, origin = weight_sources.fetch_imagenet(inner, settings, source, download)
     elif choice == "coco":
         weights, origin = weight_sources.fetch_coco(inner, settings, download)

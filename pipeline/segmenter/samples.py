@@ -21,6 +21,7 @@ from pipeline.errors import ImageError, UserError
 from pipeline.files.label_images import IGNORE, read_labels
 from pipeline.segmenter.data import TrainingPair
 from pipeline.segmenter.mmseg import import_mmseg
+from pipeline.segmenter.network import Patches, shrink_image
 from pipeline.segmenter.settings import SegmenterSettings
 
 _MAX_CLASS_SHARE = 0.75  # of a crop; as in mmsegmentation's configs for VOC and ADE20K
@@ -35,7 +36,8 @@ class PseudoLabelled(Dataset):
 
     The sequence is endless. Each sample depends only on the seed, which is not negative, and its
     position, so that a resumed training sees the same samples as an uninterrupted one. Masks are
-    resized to the image that ``read`` returns; mmengine writes ``metainfo`` into checkpoints.
+    resized to the image that ``read`` returns, shrunk to the ``patches`` that a network takes;
+    mmengine writes ``metainfo`` into checkpoints.
     """
 
     def __init__(
@@ -45,8 +47,10 @@ class PseudoLabelled(Dataset):
         seed: int,
         metainfo: Mapping[str, Any],
         read: ImageReader = ImageReader(),  # noqa: B008
+        patches: Patches = None,
     ) -> None:
         self.metainfo = dict(metainfo)
+        self._patches = patches
         self._pairs = [pair for pair in pairs for _ in range(pair.repeats)]
         self._seed = seed
         self._read = read
@@ -103,6 +107,7 @@ class PseudoLabelled(Dataset):
         """
         try:
             image, _ = self._read(Sample(pair.id, pair.image))
+            image = shrink_image(image, self._patches)
             mask = Image.fromarray(read_labels(pair.mask, max_pixels=self._read.max_pixels))
             labels = np.array(mask.resize(image.shape[1::-1], Image.Resampling.NEAREST))
         except (ImageError, UserError, OSError) as error:
@@ -126,11 +131,15 @@ class Labelled(Dataset):
     """Whole images with their ground truth; those without a ground-truth mask are skipped."""
 
     def __init__(
-        self, samples: Sequence[Sample], read: ImageReader, metainfo: dict[str, Any]
+        self,
+        samples: Sequence[Sample],
+        read: ImageReader,
+        metainfo: dict[str, Any],
+        patches: Patches = None,
     ) -> None:
         self.metainfo = metainfo
         self._samples = [s for s in samples if s.mask is not None]
-        self._read = read
+        self._read, self._patches = read, patches
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -154,6 +163,7 @@ class Labelled(Dataset):
                 " remove it"
             ) from error
         # mmsegmentation resizes predictions to ori_shape, also if the image was shrunk.
+        image = shrink_image(image, self._patches)
         metainfo = {"ori_shape": size, "img_shape": image.shape[:2], "img_id": sample.id}
         labelled = SegDataSample(metainfo=metainfo, gt_sem_seg=PixelData(data=truth[None]))
         bgr = np.ascontiguousarray(image[:, :, ::-1].transpose(2, 0, 1))

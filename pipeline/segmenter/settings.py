@@ -16,6 +16,9 @@ MAX_SIZE_DIVISOR = 1024
 
 _training = partial(setting, changes="nothing", stage="train")
 
+OF_CLIP, PUBLISHED = "clip", "published"
+"""Values of ``segmenter.pretrained``: the run's own CLIP, and what ``segmenter.backbone`` names."""
+
 SINGLE_SCALE, MULTI_SCALE, CRF = "single_scale", "multi_scale", "crf"
 
 
@@ -84,9 +87,14 @@ class SegmenterSettings(PredictionSettings):
         config: a config of mmsegmentation, by its path inside the package; another file, by its
             absolute path, is a program that runs.
         backbone: a network of timm that replaces the config's backbone; timm, timm_mlp and light
-            take any.
-        pretrained: initial weights of the backbone: imagenet, coco (trained on masks), none, or
-            the path of a file.
+            take any, and frozen_vit any vision transformer, and the second backbones of CAMs.
+        decoder: of the tokens of a frozen vision transformer: tokens, weclip, or linear; null for
+            other networks.
+        enlarge: the factor by which the patch grid of a decoder is finer: 1, 1.5 or 2.
+        most_patches: a network with a decoder shrinks larger images to as many patches.
+        freeze: whether the backbone keeps its initial weights, as it does with a decoder.
+        pretrained: initial weights of the backbone: imagenet, coco (trained on masks), none, or the
+            path of a file; with a decoder clip (the run's own), published, or a file.
         repeat_corrected: how often an epoch samples an image of ``masks.corrections``.
         loss: cross_entropy, or balanced: foreground and background are averaged separately.
         iterations: the number of steps of the optimiser.
@@ -118,6 +126,10 @@ class SegmenterSettings(PredictionSettings):
     name: str
     config: str = setting(file_values=r"\w[\w-]*(/\w[\w.-]*)+")
     backbone: str | None = None
+    decoder: str | None = setting(None, choices=("tokens", "weclip", "linear"))
+    enlarge: str = setting("1", choices=("1", "1.5", "2"))
+    most_patches: int = setting(4096, at_least=1)
+    freeze: bool = False
     pretrained: str | None = "imagenet"
     repeat_corrected: int = _training(
         4, at_least=1, at_most=1000, why="the key holds it only with corrected masks"
@@ -164,7 +176,28 @@ class SegmenterSettings(PredictionSettings):
     @property
     def training_facts(self) -> dict[str, Any]:
         """The settings on which the weights depend, as plain values for a cache key."""
-        return key_facts(self, without=[declared.name for declared in fields(PredictionSettings)])
+        others = [declared.name for declared in fields(PredictionSettings)]
+        # Other networks keep the keys that they had before there were these settings.
+        if self.decoder is None:
+            others += ["decoder", "enlarge", "most_patches"]
+        others += ["freeze"] * (not self.freeze)
+        return key_facts(self, without=others)
+
+
+def whole_patches(crop_size: int, patch_size: int | None, usual: int) -> int:
+    """Returns the side of crops that hold whole patches: the nearest to that of the data set.
+
+    A UserError refuses a side that was given, not the ``usual`` one, and is no multiple.
+    """
+    if not patch_size or crop_size % patch_size == 0:
+        return crop_size
+    if crop_size != usual:
+        below = crop_size // patch_size * patch_size
+        raise UserError(
+            f"segmenter.crop_size={crop_size} does not hold whole patches of {patch_size} pixels:"
+            f" give {f'{below} or ' * (below > 0)}{below + patch_size}"
+        )
+    return max(1, round(crop_size / patch_size)) * patch_size
 
 
 @dataclass

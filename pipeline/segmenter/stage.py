@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.clip.device import device_kind
+from pipeline.clip.frozen import FrozenClip
+from pipeline.clip.origins.origin import refuse_changed
+from pipeline.clip.second import FrozenSecond
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.kinds import NETWORK, PREDICTIONS
 from pipeline.engine.progress import say, track
@@ -28,10 +31,21 @@ from pipeline.segmenter.settings import PredictionSettings, SegmenterSettings
 from pipeline.segmenter.testing import segment_all
 
 if TYPE_CHECKING:
+    from pipeline.clip.image_tower import ImageTower
     from pipeline.segmenter.predict import Segmenter
 
 CHOSEN_BY = "chosen_by.json"
 """In the folder of a training that was measured: what :attr:`Training.chosen_by` was."""
+
+
+_OF_FEATURES = ("precision", "most_patches", "position_fp16")  # of a tower, not of its weights
+
+
+def load_tower(tower: FrozenClip | FrozenSecond) -> "ImageTower":
+    """Reads a frozen tower anew; a UserError if its files changed since the run began."""
+    refuse_changed(tower.origin.files(), tower.fingerprint)
+    model = tower.origin.load("cpu")
+    return getattr(model, "image", model)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -41,6 +55,8 @@ class Training(OfSplit):
     Attributes:
         seed: of the initial weights, the order of images and their transforms.
         source: returns what it is trained on.
+        tower: the frozen vision transformer of a decoder; none for other networks, and for timm's.
+        fitted: returns the options, whose crops hold whole patches of a vision transformer.
         validation: returns images that the network is measured on while it trains.
     """
 
@@ -55,6 +71,8 @@ class Training(OfSplit):
     vocabulary: Vocabulary
     decode: ImageReader
     source: Callable[[], TrainingData]
+    fitted: Callable[[], SegmenterSettings]
+    tower: FrozenClip | FrozenSecond | None = None
     validation: Callable[[], Sequence[Sample]] = tuple
 
     @cached_property
@@ -84,10 +102,14 @@ class Training(OfSplit):
         initial: dict[str, Any] = {"pretrained": None}
         if not self.options.starts_from_scratch:
             path = given_path(self.options.pretrained, "segmenter.pretrained")
-            content = {"weights": fingerprint_file(path)} if path.is_file() else {}
+            is_file = self.tower is None and path.is_file()
+            content = {"weights": fingerprint_file(path)} if is_file else {}
             initial = {"pretrained": path.name, **content}
+        if self.tower is not None:
+            facts = self.tower.key_facts().items()
+            initial["tower"] = {name: fact for name, fact in facts if name not in _OF_FEATURES}
         return {
-            **self.options.training_facts,
+            **self.fitted().training_facts,
             "config_content": fingerprint_config(self.options.config),
             **initial,
             "seed": self.seed,
@@ -96,6 +118,10 @@ class Training(OfSplit):
             "data": training_data_key(self.pairs),
             **self.data.key_facts,
         }
+
+    def unknown_until(self) -> str:
+        """Returns "download" where weights of a frozen tower, which are in the key, are missing."""
+        return "download" if self.tower and not self.tower.origin.is_on_disk else ""
 
     def is_complete(self, results: Results) -> bool:
         """Tells whether the training came to its end, and its checkpoints are intact."""
@@ -198,13 +224,14 @@ class Training(OfSplit):
         with bar if writes else nullcontext() as advance:
             say("loading the network and the first batch")
             task = train.Task(
-                settings=self.options,
+                settings=self.fitted(),
                 pairs=pairs,
                 class_names=self.vocabulary.classes,
                 palette=self.vocabulary.palette,
                 seed=self.seed,
                 device=self.device,
                 read=self.decode,
+                tower=self.tower and partial(load_tower, self.tower),
                 validation=self.validation(),
             )
             checkpoint = train.train(task, folder, train.Listener(report, remark))

@@ -4,7 +4,7 @@ import importlib.util
 import json
 import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -20,6 +20,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.clip.device import is_cpu
+from pipeline.clip.image_tower import ImageTower
 from pipeline.engine.sample import ImageReader, Sample
 from pipeline.errors import UserError, tell
 from pipeline.files.atomic import MENDABLE, cannot_write, write_atomically
@@ -34,7 +35,7 @@ from pipeline.segmenter.optimization import arrange_for_cpu
 from pipeline.segmenter.pretrained import load_pretrained
 from pipeline.segmenter.runner import Listener, QuietRunner
 from pipeline.segmenter.samples import Labelled, PseudoLabelled, build_loader, positions
-from pipeline.segmenter.settings import SegmenterSettings
+from pipeline.segmenter.settings import OF_CLIP, SegmenterSettings
 
 INITIAL_WEIGHTS = "initial_weights.json"
 """Describes the pretrained weights of the backbone; not written without them."""
@@ -55,6 +56,7 @@ class Task:
         seed: not negative.
         device: "cpu", "cuda", "cuda:1"…
         read: decodes the images.
+        tower: loads a frozen vision transformer; none for other networks, and for those of timm.
         validation: images with ground truth on which the network is measured every
             ``settings.validation_interval`` iterations. The best checkpoint is kept; no weight
             depends on the measurement.
@@ -67,6 +69,7 @@ class Task:
     seed: int
     device: str = "cpu"
     read: ImageReader = ImageReader()
+    tower: Callable[[], ImageTower] | None = None
     validation: Sequence[Sample] = ()
 
 
@@ -92,11 +95,14 @@ def train(task: Task, folder: Path, listener: Listener = Listener()) -> Path:  #
     # It may have begun on a machine where "auto" was another precision.
     precision = checkpoints.precision_of(task.settings.precision, resume_from)
     settings = replace(task.settings, precision=precision)
-    config = build_config(settings, task.class_names, task.palette, task.seed, device, processes)
+    tower = task.tower and task.tower()
+    about = settings, task.class_names, task.palette, task.seed, device, processes
+    config = build_config(*about, tower)
     iterations = settings.iterations
     start = checkpoints.iteration_of(resume_from) if resume_from else 0
     metainfo = {"classes": config.class_names, "palette": config.palette}
-    labelled = Labelled(task.validation, task.read, metainfo)
+    patches = config.model.test_cfg.get("patches")
+    labelled = Labelled(task.validation, task.read, metainfo, patches)
     is_measured = settings.validation_interval and len(labelled)
     if start == iterations and not is_measured:
         return resume_from  # else its last measurement may be missing
@@ -120,12 +126,20 @@ def train(task: Task, folder: Path, listener: Listener = Listener()) -> Path:  #
     # Modules draw random weights when they are built, before the runner seeds anything.
     torch.manual_seed(task.seed)
     model = build_model(config.model)
+    if settings.freeze or settings.decoder:
+        _freeze(model.backbone)
+        size = sum(p.numel() * p.element_size() for p in model.backbone.parameters()) / 1e6
+        if resume_from is None and not process_rank():
+            tell(
+                f"note: each checkpoint (three are kept) holds the frozen backbone, {size:.0f} MB,"
+                " to which the terms of its weights apply: see docs/licences.md"
+            )
     _check_parts(model, settings, processes, device)
     if is_cpu(device):
         arrange_for_cpu(model)
     description = {key: config.to_dict()[key] for key in ("model", "class_names", "palette")}
     description["precision"] = config.settings.precision
-    samples = PseudoLabelled(task.pairs, settings, task.seed, metainfo, task.read)
+    samples = PseudoLabelled(task.pairs, settings, task.seed, metainfo, task.read, patches)
     indices = positions(settings.batch_size, start, iterations, process_rank(), processes)
     best = {"save_best": checkpoints.METRIC, "rule": "greater"} if is_measured else {}
     measured = _measured_by(model, labelled, settings.workers) if is_measured else {}
@@ -142,7 +156,7 @@ def train(task: Task, folder: Path, listener: Listener = Listener()) -> Path:  #
     interval = settings.checkpoint_interval
     # A sound network predicts objects after this share of its training; from scratch, after 0.2.
     first = min(interval * ceil(0.3 * iterations / interval), iterations)
-    initialise = partial(_initialise, model, settings.pretrained, config, folder, device)
+    initialise = partial(_initialise, model, settings, tower, config, folder, device)
     # mmengine keeps loggers, visualisers and counters by name until the process ends.
     name = f"segmenter-{uuid.uuid4().hex}"
     with _explain_faults(folder), only_device(device), in_mmseg():
@@ -223,14 +237,29 @@ def _check_parts(
         )
 
 
+def _freeze(backbone: nn.Module) -> None:
+    """Has a backbone learn nothing, not even the statistics of its batch norms."""
+    backbone.requires_grad_(requires_grad=False).eval()
+    backbone.train = lambda _=True: backbone
+
+
 def _initialise(
-    model: nn.Module, pretrained: str | None, config: Config, work_dir: Path, device: str
+    model: nn.Module,
+    settings: SegmenterSettings,
+    tower: ImageTower | None,
+    config: Config,
+    work_dir: Path,
+    device: str,
 ) -> None:
     """Initialises a network at random, and its backbone with pretrained weights if given."""
     # Random numbers are drawn in the order of memory, which on a GPU is this one.
     model.to(memory_format=torch.contiguous_format)
     model.init_weights()
-    initial = load_pretrained(model.backbone, pretrained, config.model, config.pretrained_source)
+    if tower is None:
+        given = settings.pretrained, config.model, config.pretrained_source
+        initial = load_pretrained(model.backbone, *given)
+    else:
+        initial = model.backbone.load_tower(tower, settings.backbone or OF_CLIP)
     if is_cpu(device):
         model.to(memory_format=torch.channels_last)
     if initial is not None and not process_rank():

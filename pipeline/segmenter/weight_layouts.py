@@ -41,7 +41,7 @@ class Fit:
     """The match between the tensors of a file and a backbone."""
 
     source: str  # path or URL of the file
-    layout: str  # its naming, for example "torchvision ResNet"
+    layout: str  # its naming, for example "torchvision ResNet"; "frozen" stays as it is
     matched: int  # the number of tensors of the backbone that the file holds
     total: int  # the number of tensors of the backbone, except counters and computed buffers
     unmatched: tuple[str, ...]  # names of those that the file does not hold in the same shape

@@ -7,6 +7,9 @@ from functools import cache, cached_property, partial
 from typing import Any
 
 from pipeline.cams.stage import CamStage, ComputedCams
+from pipeline.clip.frozen import FrozenClip
+from pipeline.clip.image_text import releases
+from pipeline.clip.second import SECONDS, FrozenSecond
 from pipeline.clip.settings import OPEN_BORDER
 from pipeline.configuration.registry import imported
 from pipeline.datasets.corrected import Corrections, saved
@@ -18,6 +21,7 @@ from pipeline.files.text import given_path
 from pipeline.masks.stage import CorrectableMasks, Masks, MaskStage
 from pipeline.segmenter.data import masks_of_stage
 from pipeline.segmenter.self_training import SegmenterMasks, SegmenterTags
+from pipeline.segmenter.settings import PUBLISHED, SegmenterSettings, whole_patches
 from pipeline.segmenter.stage import Predictions, Training
 from pipeline.stages.config import Config
 from pipeline.stages.parts import Parts
@@ -151,6 +155,31 @@ class Builder(Parts):
                     return labelled
         return ()
 
+    @cached_property
+    def tower(self) -> FrozenClip | FrozenSecond | None:
+        """The frozen vision transformer that a decoder reads; none if it is one of timm's."""
+        options, _ = self.config.segmenter, releases()  # which registers second backbones as well
+        if options.decoder is None or options.backbone is None:
+            return self.clip if options.decoder else None
+        if options.backbone not in SECONDS:
+            return None
+        given = None if options.pretrained == PUBLISHED else options.pretrained
+        keys, kind = ("segmenter.backbone", "segmenter.pretrained"), "dino_vitb8"
+        return FrozenSecond(keys, kind, options.backbone, given, self.device, precision="fp32")
+
+    @cached_property
+    def network(self) -> SegmenterSettings:
+        """The segmenter's settings, whose crops hold whole patches of a vision transformer."""
+        options, patch_size = self.config.segmenter, None
+        if self.tower is not None:
+            patch_size = self.tower.origin.dimensions.patch_size
+        elif options.backbone:
+            from pipeline.segmenter.architecture import timm_maps  # takes seconds to import
+
+            _, patch_size, _ = timm_maps(options.backbone)
+        usual = self.config.dataset.training.crop_size
+        return replace(options, crop_size=whole_patches(options.crop_size, patch_size, usual))
+
     def training(self, masks: CorrectableMasks, number: int) -> Training:
         """Returns the stage that trains a segmenter on masks."""
         options = self.config.segmenter
@@ -165,6 +194,8 @@ class Builder(Parts):
             vocabulary=self.vocabulary,
             decode=self.reader,
             source=partial(masks_of_stage, masks, self.images, self.store, repeats),
+            tower=self.tower if options.decoder else None,
+            fitted=lambda: self.network,
             validation=self._validation_samples,
         )
 

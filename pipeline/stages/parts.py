@@ -107,8 +107,9 @@ class Parts:
         if method.uses_clip:
             reader = replace(reader, prefetch=self.clip.batches.waiting)
             for name, chosen in files.seconds().items():
+                key = f"{files.method.group}.{name}"
                 seconds[name] = FrozenSecond(
-                    key=f"{files.method.group}.{name}",
+                    keys=(f"{key}.model", f"{key}.checkpoint"),
                     usual=files.usual_second(name),
                     model=chosen.model,
                     checkpoint=chosen.checkpoint,

@@ -10,7 +10,7 @@ from pipeline.engine.stage import Stage
 from pipeline.errors import SAME_SETTINGS, NotDownloaded, NotLocal, UserError, command
 from pipeline.files.download import Source, source_at
 from pipeline.segmenter.distributed import process_count
-from pipeline.segmenter.stage import Training
+from pipeline.segmenter.stage import Training, load_tower
 from pipeline.stages.builder import Builder
 
 
@@ -78,26 +78,38 @@ def missing_weights(
             origin.files()
     for second in (each for stage in used for each in stage.resources.seconds.values()):
         if second.origin.checkpoint is None and (everything or not second.origin.is_on_disk):
-            [found[f"{second.key}.checkpoint"]] = second.origin.published().values()
+            [found[second.keys[1]]] = second.origin.published().values()
             if download:
                 second.origin.files()
     if not trains or "train" not in commands:
         return found
+    from pipeline.segmenter.architecture import check_sizes, timm_maps
     from pipeline.segmenter.mmseg import build_config, build_model
     from pipeline.segmenter.pretrained import load_pretrained
 
-    built = build_config(config.segmenter, *names, 0, builder.device, process_count())
-    backbone = build_model(built.model).backbone  # now, not after hours, if it cannot be built
-    if config.segmenter.starts_from_scratch:
+    tower = None
+    if (frozen := builder.tower) is not None:
+        if not frozen.origin.is_on_disk:
+            if config.segmenter.backbone:
+                [found["segmenter.pretrained"]] = frozen.origin.published().values()
+            if not download:
+                return found
+        tower = load_tower(frozen)
+    settings = builder.network
+    built = build_config(settings, *names, 0, builder.device, process_count(), tower)
+    model = build_model(built.model)  # now, not after hours, if it cannot be built
+    if tower is None and settings.backbone and (patch := timm_maps(settings.backbone)[1]):
+        check_sizes(model, settings, patch)
+    if settings.starts_from_scratch or tower is not None:
         return found
-    given = config.segmenter.pretrained, built.model, built.pretrained_source
+    given = settings.pretrained, built.model, built.pretrained_source
     try:
-        place = load_pretrained(backbone, *given, download=False).source
+        place = load_pretrained(model.backbone, *given, download=False).source
         is_missing = everything and "://" in place
     except NotLocal as address:
         place, is_missing = str(address), True
         if download:
-            load_pretrained(backbone, *given)
+            load_pretrained(model.backbone, *given)
     return found | ({"segmenter.pretrained": source_at(place)} if is_missing else {})
 
 

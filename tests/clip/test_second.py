@@ -29,7 +29,9 @@ def second(
     path: object = None, model: str | None = None, usual: str = "dino_vitb8"
 ) -> FrozenSecond:
     given = None if path is None else str(path)
-    return FrozenSecond("cams.second", usual, model, given, "cpu", "fp32")
+    return FrozenSecond(
+        ("cams.second.model", "cams.second.checkpoint"), usual, model, given, "cpu", "fp32"
+    )
 
 
 def sam(path: object, model: str | None = None) -> FrozenSecond:
@@ -191,7 +193,7 @@ def test_a_release_says_how_many_registers_it_has(tmp_path):
         path = tmp_path / f"{registers}.safetensors"
         save_file(small_models.draw(shapes | more, 0), path)
         second(path).check()  # of any number, where no model is named
-        origin = OfRelease(declared, str(path), "cams.second")
+        origin = OfRelease(declared, str(path), ("cams.second.model", ""))
         if registers == 4:
             assert origin.load("cpu").prefix == 5
             continue

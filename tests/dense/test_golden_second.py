@@ -51,7 +51,7 @@ def encoder(plain) -> ClipEncoder:
 def backbone(golden_folder) -> Callable[[int], FrozenSecond]:
     def backbone(patch: int) -> FrozenSecond:
         path = str(golden_folder / "second" / f"tiny_vit_p{patch}.pt")
-        return FrozenSecond("cams.second", "dino_vitb8", None, path, "cpu", "fp32")
+        return FrozenSecond(("cams.second.model", ""), "dino_vitb8", None, path, "cpu", "fp32")
 
     return backbone
 

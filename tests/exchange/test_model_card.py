@@ -43,7 +43,7 @@ MANIFEST = {
 @pytest.fixture
 def segmenter():
     names = ("background", "red|ish", "blue")
-    return Segmenter(SimpleNamespace(modules=list), names, tuple(PALETTE))
+    return Segmenter(SimpleNamespace(modules=list, patches=None), names, tuple(PALETTE))
 
 
 @pytest.fixture

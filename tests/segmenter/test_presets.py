@@ -8,6 +8,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from pipeline.clip.image_tower import ImageTower
 from pipeline.configuration.settings import check
 from pipeline.errors import UserError
 from pipeline.segmenter.architecture import dictionaries
@@ -16,6 +17,7 @@ from pipeline.segmenter.settings import SegmenterSettings
 from pipeline.stages.config import compose
 from tests.segmenter.tiny_training import CLASS_NAMES, PALETTE
 from tests.tiers import large_except
+from tests.tiny_clip import build_tiny_clip
 from tests.typed import to_settings
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -42,8 +44,13 @@ def settings_of(preset, *overrides):
     return settings
 
 
+def tower_of(settings):
+    return ImageTower.of(build_tiny_clip()) if settings.decoder else None
+
+
 def network_of(preset, *overrides, class_names=CLASS_NAMES, palette=PALETTE):
-    config = build_config(settings_of(preset, *overrides), class_names, palette, 0)
+    settings = settings_of(preset, *overrides)
+    config = build_config(settings, class_names, palette, 0, tower=tower_of(settings))
     torch.manual_seed(0)
     return config, build_model(config.model)
 
@@ -51,13 +58,13 @@ def network_of(preset, *overrides, class_names=CLASS_NAMES, palette=PALETTE):
 def test_presets_that_are_promised():
     promised = "demo light deeplabv2_r101 deeplabv2_r101_clip_es deeplabv3_r101 deeplabv3plus_r50"
     promised += " deeplabv3plus_r101 deeplabv3plus_mobilenet segformer_b0 segformer_b5"
-    promised += " upernet_swin_t timm timm_mlp mmsegmentation"
+    promised += " frozen_clip frozen_vit upernet_swin_t timm timm_mlp mmsegmentation"
     assert {*promised.split()} == {*PRESETS} - {"default"}
 
 
 @pytest.mark.parametrize(
     "preset",
-    large_except(("demo", "timm_mlp"), (p for p in PRESETS if p != "default")),
+    large_except(("demo", "frozen_clip", "timm_mlp"), (p for p in PRESETS if p != "default")),
 )
 def test_preset_learns(preset):
     from mmengine.structures import PixelData
@@ -91,7 +98,8 @@ def test_preset_learns(preset):
 def test_a_network_can_be_built_twice(preset):
     settings = settings_of(preset, *NEEDS.get(preset, []))
     before = deepcopy(settings)
-    first, second = (build_config(settings, CLASS_NAMES, PALETTE, 0).model for _ in range(2))
+    given, tower = (settings, CLASS_NAMES, PALETTE, 0), tower_of(settings)
+    first, second = (build_config(*given, tower=tower).model for _ in range(2))
     assert first == second and settings == before
 
 

@@ -17,7 +17,10 @@ from pipeline.segmenter.samples import Labelled, PseudoLabelled, build_loader
 from tests.segmenter.tiny_training import tiny_settings, write_labelled
 
 
-def test_large_images_and_their_masks_are_shrunk_alike(tmp_path):
+@pytest.mark.parametrize(
+    ("longest_side", "patches"), [(40, None), (None, [4, 50]), (40, [4, 5000])]
+)
+def test_large_images_and_their_masks_are_shrunk_alike(longest_side, patches, tmp_path):
     image = np.zeros((200, 400, 3), np.uint8)
     image[:, 200:] = 255
     labels = np.zeros((200, 400), np.uint8)
@@ -26,7 +29,8 @@ def test_large_images_and_their_masks_are_shrunk_alike(tmp_path):
     Image.fromarray(labels).save(tmp_path / "m.png")
     pair = TrainingPair("i", tmp_path / "i.png", tmp_path / "m.png")
     settings = tiny_settings(crop_size=64, scale_range=[1.0, 1.0], photometric_distortion=False)
-    sample = PseudoLabelled([pair], settings, 0, {}, ImageReader(longest_side=40))[0]
+    read = ImageReader(longest_side=longest_side)
+    sample = PseudoLabelled([pair], settings, 0, {}, read, patches)[0]
     assert sample["inputs"].shape == (3, 20, 40)
     truth = sample["data_samples"].gt_sem_seg.data[0].numpy()
     bright = sample["inputs"][0].numpy() > 127

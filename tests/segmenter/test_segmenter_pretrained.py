@@ -14,6 +14,7 @@ from pipeline.segmenter.mmseg import find_config, import_mmseg
 from pipeline.segmenter.pretrained import check_pretrained, load_pretrained, strip_pretrained
 from pipeline.segmenter.weight_layouts import Fit
 from tests.segmenter.foreign_backbones import CONVNEXT, DILATED, build_network, load, saved, stirred
+from tests.segmenter.tiny_training import tiny_settings
 from tests.tiers import large_except
 
 
@@ -89,13 +90,13 @@ def test_source_is_the_backbones_own():
 
 def test_known_choices(tmp_path):
     for choice in (None, "none", "imagenet", "coco", str(saved(tmp_path, {}))):
-        check_pretrained(choice)
+        check_pretrained(tiny_settings(pretrained=choice))
 
 
 @pytest.mark.parametrize("choice", ["", "ImageNet", "imagnet", "/nowhere/weights.pth", "/"])
 def test_unknown_choices(choice):
-    with pytest.raises(UserError, match="imagenet, coco, none nor a file") as caught:
-        check_pretrained(choice)
+    with pytest.raises(UserError, match="give imagenet, coco, none, or the path") as caught:
+        check_pretrained(tiny_settings(pretrained=choice))
     assert "\n" not in str(caught.value)
 
 

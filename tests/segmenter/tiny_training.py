@@ -125,9 +125,11 @@ def training_stage(pairs, labelled, **changes):
     from pipeline.segmenter.data import TrainingData
     from pipeline.segmenter.stage import Training
 
+    options = tiny_settings(**changes)
     return Training(
         split="train",
-        options=tiny_settings(**changes),
+        options=options,
+        fitted=lambda: options,
         seed=3,
         device="cpu",
         vocabulary=Vocabulary(tuple(CLASS_NAMES), (), ()),

@@ -263,6 +263,12 @@ def prepared(config: Config, key: str, tmp_path) -> tuple[Config, Any]:
     if key == "clip.pretrained":
         config.clip.model = "ViT-B-32"
         return config, "openai"
+    if key == "segmenter.backbone":
+        return config, "resnet34"
+    if key in ("segmenter.enlarge", "segmenter.most_patches"):  # of frozen networks alone
+        config.segmenter.decoder = "tokens"
+        config.segmenter.pretrained = "clip"
+        return config, None
     if key == "segmenter.config":
         return config, "pspnet/pspnet_r50-d8_4xb4-20k_voc12aug-512x512.py"
     if key in ("dataset.tag_names", "dataset.cam_names", "dataset.parents"):

@@ -81,12 +81,12 @@ class OfRelease:
     Attributes:
         release: what is published.
         checkpoint: the setting ``checkpoint``.
-        key: the key of the settings.
+        keys: those of the settings that name the model, and the checkpoint.
     """
 
     release: Release
     checkpoint: Checkpoint
-    key: str = "clip"
+    keys: tuple[str, str] = ("clip.model", "clip.checkpoint")
 
     @property
     def has_whole_image(self) -> bool:
@@ -107,7 +107,7 @@ class OfRelease:
         release = self.release
         if missing := [name for name in release.packages if find_spec(name) is None]:
             raise UserError(
-                f"{self.key}.model={release.name} requires {' and '.join(missing)}: install the"
+                f"{self.keys[0]}={release.name} requires {' and '.join(missing)}: install the"
                 f" extra backbones, or run pip install {' '.join(missing)}"
             )
         if release.about:
@@ -171,13 +171,13 @@ class OfRelease:
         except Exception as error:  # the hub's client raises many types
             raise NotDownloaded(
                 f"{urls[0]} could not be downloaded ({type(error).__name__}): run"
-                f" {command('download')} {self.key}.model={self.release.name} --output DIR where"
-                f" there is a network, and give {self.key}.checkpoint=DIR here"
+                f" {command('download')} {self.keys[0]}={self.release.name} --output DIR where"
+                f" there is a network, and give {self.keys[1]}=DIR here"
             ) from error
 
     def _given(self, part: str, urls: Sequence[str]) -> Path | None:
         """Returns the file of a part that ``checkpoint`` names, itself or by its folder."""
-        parts, name, key = self.release.files.keys(), self.release.name, self.key
+        parts, name, (model, key) = self.release.files.keys(), self.release.name, self.keys
         if isinstance(self.checkpoint, tuple):
             given = dict(self.checkpoint)
             wrong = [f"has no part {other}" for other in given if other not in parts]
@@ -185,12 +185,12 @@ class OfRelease:
                 wrong.append(f"lacks {' and '.join(lacking)}")
             if wrong:
                 raise UserError(
-                    f"{key}.checkpoint {' and '.join(wrong)}: give"
+                    f"{key} {' and '.join(wrong)}: give"
                     f" {{{', '.join(f'{part}: PATH' for part in parts)}}}, or a folder"
                 )
-            paths = [given_path(given[part], f"{key}.checkpoint.{part}")] if part in given else []
+            paths = [given_path(given[part], f"{key}.{part}")] if part in given else []
         else:
-            given = given_path(self.checkpoint, f"{key}.checkpoint")
+            given = given_path(self.checkpoint, key)
             paths = [given / PurePosixPath(urlsplit(url).path).name for url in urls]
             if len(parts) == 1 and not given.is_dir():
                 paths = [given]
@@ -200,7 +200,7 @@ class OfRelease:
             return None
         raise UserError(
             f"{' or '.join(map(str, paths))} is missing: give the folder of"
-            f" {f'{key}.model={name}' if name else 'the model'} as {key}.checkpoint"
+            f" {f'{model}={name}' if name else 'the model'} as {key}"
         )
 
     def load(self, device: str) -> ImageTextModel | ImageTower:
@@ -221,7 +221,7 @@ class OfRelease:
             yield
         except _MISSHAPEN as error:
             name, verb = self.release.name, "does" if len(files) == 1 else "do"
-            what = f"{self.key}.model={name}" if name else self.release.what
+            what = f"{self.keys[0]}={name}" if name else self.release.what
             raise UserError(
                 f"{' and '.join(map(str, files.values()))} {verb} not hold {what}"
                 f" ({shown(' '.join(str(error).split()))}): give that model's files"

@@ -1,0 +1,126 @@
+"""A frozen vision transformer as a backbone of mmsegmentation; importing this module registers it.
+
+It is built from a description, plain values that :func:`describe` reads off an image tower. So a
+checkpoint holds all that it needs, and no file of the tower.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from open_clip.transformer import LayerNorm, QuickGELU, ResidualAttentionBlock
+from torch import nn
+from torch.nn import functional
+
+from pipeline.clip.image_tower import ImageTower, Positions
+from pipeline.clip.weights.layouts import SwiGlu
+from pipeline.segmenter.openmmlab import importable
+from pipeline.segmenter.weight_layouts import Fit
+
+with importable():
+    from mmseg.registry import MODELS
+
+_ACTIVATIONS = {kind.__name__: kind for kind in (nn.GELU, QuickGELU, SwiGlu)}
+
+
+def describe(tower: ImageTower) -> dict[str, Any]:
+    """Returns what :class:`FrozenTower` is built from."""
+    return {
+        "width": len(tower.class_token),
+        "patch_size": tower.patch_size,
+        "patch_bias": tower.patch_embedding.bias is not None,
+        "positions": len(tower.positions),
+        "registers": tower.prefix - 1,
+        "stretch": tower.stretch,
+        "offset": tower.offset,
+        "covers_square": tower.covers_square,
+        "norm_before": getattr(tower.norm_before, "eps", None),
+        "blocks": [*map(_describe_block, tower.blocks)],
+    }
+
+
+def _describe_block(block: ResidualAttentionBlock) -> dict[str, Any]:
+    return {
+        "heads": block.attn.num_heads,
+        "expanded": block.mlp.c_fc.out_features,
+        "hidden": block.mlp.c_proj.in_features,
+        "activation": type(block.mlp.gelu).__name__,
+        "epsilon": block.ln_1.eps,
+        "scaled": not isinstance(block.ls_1, nn.Identity),
+        "norm_after": getattr(getattr(block, "norm_after", None), "eps", None),
+    }
+
+
+def _norm(width: int, epsilon: float | None) -> nn.Module:
+    return nn.Identity() if epsilon is None else LayerNorm(width, eps=epsilon)
+
+
+def _build_block(width: int, described: Mapping[str, Any]) -> ResidualAttentionBlock:
+    norm = partial(LayerNorm, eps=described["epsilon"])
+    scale = 1.0 if described["scaled"] else None
+    block = ResidualAttentionBlock(width, described["heads"], 1.0, scale, norm_layer=norm)
+    block.mlp.c_fc = nn.Linear(width, described["expanded"])
+    block.mlp.gelu = _ACTIVATIONS[described["activation"]]()
+    block.mlp.c_proj = nn.Linear(described["hidden"], width)
+    block.norm_after = _norm(width, described["norm_after"])
+    return block
+
+
+@MODELS.register_module()
+class FrozenTower(nn.Module, Positions):
+    """A vision transformer whose tokens after some blocks are feature maps.
+
+    Args:
+        tower: what :func:`describe` returns.
+        out_indices: the blocks whose tokens are returned, counted from 0.
+        enlarge: the factor by which the patch grid is finer than that of the images.
+    """
+
+    def __init__(
+        self, tower: Mapping[str, Any], out_indices: Sequence[int], enlarge: float = 1.0
+    ) -> None:
+        super().__init__()
+        width, self.patch_size = tower["width"], tower["patch_size"]
+        self.out_indices, self.enlarge = (*out_indices,), enlarge
+        self.stretch, self.offset = dict(tower["stretch"]), tower["offset"]
+        self.covers_square = tower["covers_square"]
+        self.patch_embedding = nn.Conv2d(
+            3, width, self.patch_size, self.patch_size, bias=tower["patch_bias"]
+        )
+        self.class_token = nn.Parameter(torch.zeros(width))
+        self.positions = nn.Parameter(torch.zeros(tower["positions"], width))
+        self.registers = nn.Parameter(torch.zeros(tower["registers"], width))
+        self.norm_before = _norm(width, tower["norm_before"])
+        used = tower["blocks"][: max(out_indices) + 1]
+        self.blocks = nn.ModuleList(_build_block(width, each) for each in used)
+
+    def load_tower(self, tower: ImageTower, name: str) -> Fit:
+        """Copies the weights of the tower that was described, and returns what has this name."""
+        parts = {"patch_embedding": tower.patch_embedding, "norm_before": tower.norm_before}
+        parts["blocks"] = nn.ModuleList(tower.blocks[: len(self.blocks)])
+        state = nn.ModuleDict(parts).state_dict()
+        state |= {"class_token": tower.class_token, "positions": tower.positions}
+        state["registers"] = self.registers if tower.registers is None else tower.registers
+        self.load_state_dict(state)
+        return Fit(name, "frozen", len(state), len(state), (), (), seen_masks=False)
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Returns B×D×h×w of each block, of B×3×H×W; sides are multiples of the patch size."""
+        rows, columns = (side // self.patch_size for side in images.shape[-2:])
+        if self.enlarge != 1:
+            rows, columns = (int(2 * self.enlarge) * side // 2 for side in (rows, columns))
+            size = rows * self.patch_size, columns * self.patch_size
+            images = functional.interpolate(images, size, mode="bilinear", align_corners=False)
+        tokens = self.patch_embedding(images).flatten(2).mT
+        positions = self.position_embedding(rows, columns)
+        prefix = torch.cat([self.class_token + positions[:1], self.registers])
+        prefix = prefix.expand(len(images), -1, -1)
+        tokens = self.norm_before(torch.cat([prefix, tokens + positions[1:]], 1))
+        maps = []
+        for number, block in enumerate(self.blocks):
+            tokens = block.norm_after(block(tokens))
+            if number in self.out_indices:
+                patches = tokens[:, prefix.shape[1] :]
+                maps.append(patches.mT.unflatten(-1, (rows, columns)))
+        return tuple(maps)
