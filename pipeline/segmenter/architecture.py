@@ -1,6 +1,6 @@
 """Adapts the networks of mmsegmentation's configs to pseudo masks, and names their licences."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from copy import deepcopy
 from functools import cache
@@ -64,18 +64,15 @@ def adapt_model(
             f"segmenter.config={settings.config} has no network with a backbone: choose another"
             " segmenter.config"
         )
-    patch_size = None
+    patch_size = statistics = None
     if tower is not None:
         from pipeline.segmenter.frozen_tower import describe
 
-        patch_size, width = tower.patch_size, len(tower.class_token)
-        backbone = {
-            "type": "FrozenTower",
-            "tower": describe(tower),
-            "enlarge": float(settings.enlarge),
-        }
+        patch_size, statistics = tower.patch_size, tower.normalisation
+        backbone = {"type": "FrozenTower", "tower": describe(tower)}
+        backbone["enlarge"] = float(settings.enlarge)
+        width = len(tower.class_token)
         read_tokens(base.model, backbone, len(tower.blocks), width, settings.decoder)
-        _normalise(base.model, *tower.normalisation)
     elif settings.enlarge != "1":
         raise UserError(
             "segmenter.enlarge is for segmenter=frozen_clip, and for frozen_vit with a second"
@@ -83,7 +80,10 @@ def adapt_model(
         )
     elif settings.backbone:
         _, patch_size, _ = timm_maps(settings.backbone)
-        use_timm_backbone(base.model, settings.backbone, settings.decoder)
+        statistics = use_timm_backbone(base.model, settings.backbone, settings.decoder)
+    if statistics:  # of the images that the backbone was trained on
+        base.model.data_preprocessor.mean = [255 * value for value in statistics.mean]
+        base.model.data_preprocessor.std = [255 * value for value in statistics.std]
     try:
         base.merge_from_dict({"model": deepcopy(settings.overrides)})  # it takes out _delete_
     except MISFITS as error:
@@ -136,12 +136,6 @@ def read_tokens(
     model.auxiliary_head = None
 
 
-def _normalise(model: ConfigDict, mean: Sequence[float], std: Sequence[float]) -> None:
-    """Has a network normalise images by a mean and a deviation of values in [0, 1]."""
-    model.data_preprocessor.mean = [255 * value for value in mean]
-    model.data_preprocessor.std = [255 * value for value in std]
-
-
 @cache
 def timm_maps(name: str) -> tuple[Any, int | None, dict[str, Any]]:
     """Describes a network of timm by what timm says of its feature maps.
@@ -174,13 +168,13 @@ def timm_maps(name: str) -> tuple[Any, int | None, dict[str, Any]]:
     return maps, strides.pop() if is_vit else None, options
 
 
-def use_timm_backbone(model: ConfigDict, name: str, decoder: str | None) -> None:
+def use_timm_backbone(model: ConfigDict, name: str, decoder: str | None) -> Any:  # noqa: ANN401
     """Replaces the backbone of a config by a network of timm, such as "convnext_tiny".
 
     The heads, which must read several feature maps (as UPerNet's do), read its last ones, four at
-    most; a decoder reads the tokens of all blocks of a vision transformer. Images are normalised as
-    they were when its weights were trained. Raises a UserError as :func:`timm_maps`, and for a
-    decoder of another network.
+    most; a decoder reads the tokens of all blocks of a vision transformer. Returns how images were
+    normalised when its weights were trained, if timm has some. Raises a UserError as
+    :func:`timm_maps`, and for a decoder of another network.
     """
     import timm
 
@@ -203,8 +197,7 @@ def use_timm_backbone(model: ConfigDict, name: str, decoder: str | None) -> None
             position = max(len(levels) - 2, 0)
             model.auxiliary_head.in_channels = channels[position]
             model.auxiliary_head.in_index = position
-    if statistics := timm.get_pretrained_cfg(name):
-        _normalise(model, statistics.mean, statistics.std)
+    return timm.get_pretrained_cfg(name)
 
 
 def smallest_side(model: nn.Module, divisor: int = 1) -> int:

@@ -41,10 +41,7 @@ def import_mmseg() -> None:
             warnings.simplefilter("ignore")
             for name in ("models", "datasets", "evaluation", "engine", "visualization"):
                 importlib.import_module(f"mmseg.{name}")
-            # Ours, which register themselves.
-            import pipeline.segmenter.frozen_tower
-            import pipeline.segmenter.heads
-            import pipeline.segmenter.token_heads  # noqa: F401
+            from pipeline.segmenter import frozen_tower, heads, token_heads  # noqa: F401  register
     except ImportError as error:
         raise UserError(
             f"mmsegmentation cannot be imported ({error}): install mmsegmentation or"

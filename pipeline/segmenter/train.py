@@ -127,7 +127,7 @@ def train(task: Task, folder: Path, listener: Listener = Listener()) -> Path:  #
     torch.manual_seed(task.seed)
     model = build_model(config.model)
     if settings.freeze or settings.decoder:
-        _freeze(model.backbone)
+        freeze(model.backbone)
         size = sum(p.numel() * p.element_size() for p in model.backbone.parameters()) / 1e6
         if resume_from is None and not process_rank():
             tell(
@@ -237,7 +237,7 @@ def _check_parts(
         )
 
 
-def _freeze(backbone: nn.Module) -> None:
+def freeze(backbone: nn.Module) -> None:
     """Has a backbone learn nothing, not even the statistics of its batch norms."""
     backbone.requires_grad_(requires_grad=False).eval()
     backbone.train = lambda _=True: backbone

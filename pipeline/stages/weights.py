@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from pipeline.clip.method_stage import MethodStage
 from pipeline.clip.origins.origin import find_origin, hashable
+from pipeline.clip.second import FrozenSecond
 from pipeline.engine.scan import key_unknown_until, scan
 from pipeline.engine.stage import Stage
 from pipeline.errors import SAME_SETTINGS, NotDownloaded, NotLocal, UserError, command
@@ -76,26 +77,21 @@ def missing_weights(
             found = {"clip.checkpoint": found.popitem()[1]}
         if download:
             origin.files()
-    for second in (each for stage in used for each in stage.resources.seconds.values()):
+    seconds = [each for stage in used for each in stage.resources.seconds.values()]
+    trains = trains and "train" in commands
+    tower = builder.tower if trains else None
+    for second in (*seconds, *[tower] * isinstance(tower, FrozenSecond)):
         if second.origin.checkpoint is None and (everything or not second.origin.is_on_disk):
             [found[second.keys[1]]] = second.origin.published().values()
             if download:
                 second.origin.files()
-    if not trains or "train" not in commands:
+    if not trains or (tower is not None and not tower.origin.is_on_disk):
         return found
     from pipeline.segmenter.architecture import check_sizes, timm_maps
     from pipeline.segmenter.mmseg import build_config, build_model
     from pipeline.segmenter.pretrained import load_pretrained
 
-    tower = None
-    if (frozen := builder.tower) is not None:
-        if not frozen.origin.is_on_disk:
-            if config.segmenter.backbone:
-                [found["segmenter.pretrained"]] = frozen.origin.published().values()
-            if not download:
-                return found
-        tower = load_tower(frozen)
-    settings = builder.network
+    settings, tower = builder.network, tower and load_tower(tower)
     built = build_config(settings, *names, 0, builder.device, process_count(), tower)
     model = build_model(built.model)  # now, not after hours, if it cannot be built
     if tower is None and settings.backbone and (patch := timm_maps(settings.backbone)[1]):

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from unittest.mock import patch
 
+import open_clip
 import torch
 
 from pipeline.clip.device import AUTO, is_cpu, settle_precision
+from pipeline.clip.image_tower import ImageTower
 from pipeline.datasets.vocabulary import voc_palette
 from pipeline.segmenter.mmseg import build_config, build_model, import_mmseg
 from pipeline.segmenter.mmseg_network import MmsegNetwork
 from pipeline.segmenter.optimization import arrange_for_cpu
 from pipeline.segmenter.predict import Segmenter
-from pipeline.segmenter.settings import SegmenterSettings
+from pipeline.segmenter.settings import OF_CLIP, SegmenterSettings, whole_patches
+from pipeline.segmenter.train import freeze
 from pipeline.stages.config import compose, read_config
 from tools.benchmark.costs import Cost, measure
 from tools.benchmark.setup import in_turn, load_photographs, section
 
 _CLASSES = 20
+_CLIP = "ViT-B-16"
+"""The tower of ``frozen_clip``."""
+
 _BATCH, _CROP = 2, 321
 """Of a step of training. The crop is the convention's; a batch of two is what batch norm needs."""
 
@@ -36,9 +43,10 @@ def segmenters(
 ) -> str:
     """Returns what presets of ``configs/segmenter`` cost, with random weights, as Markdown.
 
-    The name "timm:convnext_tiny" is segmenter=timm segmenter.backbone=convnext_tiny. ``precision``
-    is that of the training, and of the matrix product of ``machine_peak``, in operations a second;
-    an image of width and height ``size`` is segmented in fp32.
+    The name "timm:convnext_tiny" is segmenter=timm segmenter.backbone=convnext_tiny; the CLIP of
+    frozen_clip is a ViT-B/16. ``precision`` is that of the training, and of the matrix product of
+    ``machine_peak``, in operations a second; an image of width and height ``size`` is segmented in
+    fp32.
     """
     rows = []
     for name in names:
@@ -47,7 +55,12 @@ def segmenters(
         given |= {"pretrained": "null", **({"backbone": backbone} if backbone else {})}
         overrides = [f"segmenter.{key}={value}" for key, value in given.items()]
         settings = read_config(compose([f"segmenter={preset}", *overrides])).segmenter
-        training, prediction, parameters = _costs(settings, size, device, repeats)
+        tower = None
+        if settings.decoder and settings.backbone is None:
+            tower = ImageTower.of(open_clip.create_model(_CLIP))
+            crop_size = whole_patches(_CROP, tower.patch_size, _CROP)
+            settings = replace(settings, pretrained=OF_CLIP, crop_size=crop_size)
+        training, prediction, parameters = _costs(settings, tower, size, device, repeats)
         share = training.operations / training.seconds / machine_peak
         rows.append(
             [
@@ -130,19 +143,25 @@ def _batch(count: int, side: int, labels: int) -> dict[str, list]:
 
 
 def _costs(
-    settings: SegmenterSettings, size: tuple[int, int], device: str, repeats: int
+    settings: SegmenterSettings,
+    tower: ImageTower | None,
+    size: tuple[int, int],
+    device: str,
+    repeats: int,
 ) -> tuple[Cost, Cost, int]:
     """Returns the costs of a step of training and of an image, and the number of parameters."""
     from mmengine.optim import build_optim_wrapper
 
     names, palette = _named(_CLASSES)
-    config = build_config(settings, names, palette, 0, device)
+    config = build_config(settings, names, palette, 0, device, tower=tower)
     torch.manual_seed(0)
     model = build_model(config.model).to(device)
+    if settings.freeze or settings.decoder:
+        freeze(model.backbone)
     if is_cpu(device):
         arrange_for_cpu(model)  # as a training does
     wrapper = build_optim_wrapper(model, config.optim_wrapper)
-    batch = _batch(_BATCH, _CROP, _CLASSES + 1)
+    batch = _batch(_BATCH, settings.crop_size, _CLASSES + 1)
     model.train()
     training = measure("train", lambda: model.train_step(batch, wrapper), repeats)
     model.to(memory_format=torch.contiguous_format)
