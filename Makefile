@@ -142,7 +142,7 @@ RECIPE = experiment=recipe
 PUBLISHED = dataset=demo_crowded
 TAGS = dataset.split=[$(DRAWS)] stage=[tags,evaluate]
 MASKS = dataset.split=[$(DRAWS)] stage=[tags,cams,masks,evaluate]
-SEGMENTER = dataset.split=[train,$(DRAWS)] stage=[tags,cams,masks,train,predict,evaluate] seed=0,1,2
+SEGMENTER = segmenter=demo dataset.split=[train,$(DRAWS)] stage=[tags,cams,masks,train,predict,evaluate] seed=0,1,2
 recipe: $(VENV)/installed
 	$(RUN) tools/run_stage.py $(PUBLISHED) $(MASKS)
 	$(RUN) tools/run_stage.py $(PUBLISHED) $(TAGS) tags.reidentify=false

@@ -108,6 +108,7 @@ class TrainingSettings:
     Attributes:
         pretrained: initial weights of the backbone, as ``segmenter.pretrained``.
         iterations: the number of steps of the optimiser.
+        frozen_iterations: the same where only a decoder learns, by default as many.
         batch_size: images per iteration, over all GPUs.
         crop_size: side of the square crops, in pixels.
         scale_range: smallest and largest factor by which images are resized before cropping.
@@ -120,6 +121,7 @@ class TrainingSettings:
 
     pretrained: str | None = "imagenet"
     iterations: int = setting(20000, at_least=1)
+    frozen_iterations: int = setting("${.iterations}", at_least=1)
     batch_size: int = setting(10, at_least=1)
     crop_size: int = setting(321, at_least=1, at_most=16_384)
     scale_range: list[float] = setting([0.5, 1.5], above=0, at_most=100, lengths=(2,))

@@ -433,7 +433,7 @@ def test_help_names_what_defaults_of_the_segmenter_change():
     names = {"test_scales": "test.scales", "test_flip": "test.flip", "test_crf": "test.crf"}
     declared = {s.key: s for s in all_settings()}
     for key, setting in declared.items():
-        name = key.removeprefix("dataset.training.")
+        name = key.removeprefix("dataset.training.").removeprefix("frozen_")
         name = re.sub(r"^test_\w+", lambda found: names[found[0]], name)
         if name != key and setting.rule.changes == "result":
             assert computed_anew(setting) == computed_anew(declared[f"segmenter.{name}"]), key
