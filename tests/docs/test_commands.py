@@ -27,7 +27,14 @@ from pipeline.stages.config import compose
 from pipeline.stages.pipeline import parse_stages
 from tests import REPOSITORY
 from tests.docs.pages import MODES, PAGES, Block, read_blocks, read_prose
-from tests.docs.workspace import TINY_LIGHT, TINY_TRAINING, build_workspace, stand_in, words_of
+from tests.docs.workspace import (
+    SCRATCH,
+    TINY_LIGHT,
+    TINY_TRAINING,
+    build_workspace,
+    stand_in,
+    words_of,
+)
 
 EVERYTHING = os.environ.get("DOCS") == "all"
 QUICK = ("add-a-method.md",)
@@ -186,7 +193,9 @@ def run_python(block: Block, checkpoint: Path) -> None:
     if "overrides=" not in block.text:
         standin += ', overrides=["tags.min_score=0"]'  # a random CLIP is sure of nothing
     program = block.text.replace('clip="vit_b16"', standin)
-    program = program.replace("iterations=1000", f"overrides={[*TINY_TRAINING, *TINY_LIGHT]}")
+    program = program.replace(
+        "iterations=1000", f"overrides={[*TINY_TRAINING, SCRATCH, *TINY_LIGHT]}"
+    )
     exec(compile(program, block.place, "exec"), {"__name__": "__main__"})
 
 

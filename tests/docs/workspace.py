@@ -20,13 +20,13 @@ from tests.small_runs import draw_photograph
 
 PHOTOGRAPHS = ("img_18.jpg", "img_19.png", "holiday/img_17.jpg", "holiday/a cup.jpg")
 TINY_TRAINING = (
-    "segmenter.pretrained=none",
     "segmenter.iterations=2",
     "segmenter.batch_size=2",
     "segmenter.crop_size=32",
     "segmenter.validation_interval=null",
     "segmenter.test.scales=[1.0]",  # at half their size the pictures are too small for SegFormer
 )
+SCRATCH = "segmenter.pretrained=none"
 TINY_LIGHT = ("++segmenter.overrides.decode_head.channels=16",)
 _WEIGHTS = ("clip", "clip.model", "clip.checkpoint", "clip.pretrained")
 _LOOKING = ("help", "stage=status", "--help", "--cfg")
@@ -85,7 +85,8 @@ def stand_in(arguments: list[str], checkpoint: Path) -> list[str]:
         return arguments
     given = [*arguments, "runtime.workers=1", *TINY_TRAINING]
     if keys.get("dataset", "dataset=demo").startswith("dataset=demo") and "experiment" not in keys:
-        return [*given, "dataset.limit=3"]  # with a CLIP of their own
+        return [*given, "dataset.limit=3"]  # with a CLIP of their own, from scratch or frozen
+    given.append(SCRATCH)
     if "segmenter" not in keys and keys.get("dataset") == "dataset=folder":
         given += TINY_LIGHT
     if {"clip", "experiment"} & keys.keys():
