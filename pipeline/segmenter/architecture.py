@@ -4,16 +4,18 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from copy import deepcopy
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from mmengine.config import Config, ConfigDict
 from torch import nn
 
-from pipeline.clip.image_tower import ImageTower
 from pipeline.errors import UserError, did_you_mean, shown
 from pipeline.files.label_images import IGNORE
 from pipeline.segmenter.settings import SegmenterSettings
+
+if TYPE_CHECKING:
+    from pipeline.clip.image_tower import ImageTower
 
 MISFITS = (
     AssertionError,
@@ -45,7 +47,7 @@ def adapt_model(
     num_classes: int,
     *,
     synchronise: bool = False,
-    tower: ImageTower | None = None,
+    tower: "ImageTower | None" = None,
 ) -> ConfigDict:
     """Returns a config's ``model``, adapted to our classes, to its devices and to whole images.
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from mmengine.config import Config, ConfigDict
@@ -15,7 +15,6 @@ from mmengine.registry import MODELS, TASK_UTILS, WEIGHT_INITIALIZERS, DefaultSc
 from torch import nn
 
 from pipeline.clip.device import settle_precision
-from pipeline.clip.image_tower import ImageTower
 from pipeline.errors import UserError, did_you_mean, shown
 from pipeline.files.fingerprints import fingerprint
 from pipeline.segmenter.architecture import MISFITS, adapt_model, dictionaries, first_line
@@ -25,6 +24,10 @@ from pipeline.segmenter.optimization import configure_optimizer, configure_sched
 from pipeline.segmenter.pretrained import check_pretrained, strip_pretrained
 from pipeline.segmenter.settings import SegmenterSettings
 
+if TYPE_CHECKING:
+    from pipeline.clip.image_tower import ImageTower
+
+_ON_TOKENS = {"FrozenTower", "TokensHead", "WeclipHead", "LinearHead"}  # ours, with open_clip
 _AVERAGED_GRADIENTS = {
     "type": "MMDistributedDataParallel",
     "device_ids": None,  # the model is already on its device; a CPU has no id
@@ -41,7 +44,7 @@ def import_mmseg() -> None:
             warnings.simplefilter("ignore")
             for name in ("models", "datasets", "evaluation", "engine", "visualization"):
                 importlib.import_module(f"mmseg.{name}")
-            from pipeline.segmenter import frozen_tower, heads, token_heads  # noqa: F401  register
+            import pipeline.segmenter.heads  # noqa: F401  registers ours
     except ImportError as error:
         raise UserError(
             f"mmsegmentation cannot be imported ({error}): install mmsegmentation or"
@@ -102,7 +105,7 @@ def build_config(
     seed: int,
     device: str = "cpu",
     processes: int = 1,
-    tower: ImageTower | None = None,
+    tower: "ImageTower | None" = None,
 ) -> Config:
     """Builds the configuration of one training from a config of mmsegmentation.
 
@@ -166,6 +169,8 @@ def build_model(model: Mapping[str, Any]) -> nn.Module:
     subject, remedy = "the segmenter's network", "choose another segmenter.config"
     registries = [MODELS, TASK_UTILS, WEIGHT_INITIALIZERS]
     registries += [child for root in registries for child in root.children.values()]
+    if {str(part.get("type")) for part in dictionaries(model)} & _ON_TOKENS:
+        from pipeline.segmenter import frozen_tower, token_heads  # noqa: F401  register; slow
     for part in dictionaries(model):
         if "_scope_" in part:
             raise UserError(f"{subject} has parts of {part['_scope_']}: {remedy}")

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from mmengine.config import Config
@@ -20,7 +20,6 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.clip.device import is_cpu
-from pipeline.clip.image_tower import ImageTower
 from pipeline.engine.sample import ImageReader, Sample
 from pipeline.errors import UserError, tell
 from pipeline.files.atomic import MENDABLE, cannot_write, write_atomically
@@ -36,6 +35,9 @@ from pipeline.segmenter.pretrained import load_pretrained
 from pipeline.segmenter.runner import Listener, QuietRunner
 from pipeline.segmenter.samples import Labelled, PseudoLabelled, build_loader, positions
 from pipeline.segmenter.settings import OF_CLIP, SegmenterSettings
+
+if TYPE_CHECKING:
+    from pipeline.clip.image_tower import ImageTower
 
 INITIAL_WEIGHTS = "initial_weights.json"
 """Describes the pretrained weights of the backbone; not written without them."""
@@ -69,7 +71,7 @@ class Task:
     seed: int
     device: str = "cpu"
     read: ImageReader = ImageReader()
-    tower: Callable[[], ImageTower] | None = None
+    tower: "Callable[[], ImageTower] | None" = None
     validation: Sequence[Sample] = ()
 
 
@@ -246,7 +248,7 @@ def freeze(backbone: nn.Module) -> None:
 def _initialise(
     model: nn.Module,
     settings: SegmenterSettings,
-    tower: ImageTower | None,
+    tower: "ImageTower | None",
     config: Config,
     work_dir: Path,
     device: str,
