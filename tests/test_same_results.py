@@ -122,12 +122,18 @@ def test_values_of_manifests(base, new, change, found):
 
 def test_weights_are_compared_as_tensors(base, new):
     torch = pytest.importorskip("torch")
-    for root, weights in ((base, [0.5, 0.5]), (new, [0.5, 1.5])):
-        folder = root / "segmenter/4d"
-        folder.mkdir(parents=True)
+
+    def save(root: Path, weights: list[float]) -> None:
+        (folder := root / "segmenter/4d").mkdir(parents=True, exist_ok=True)
         write_manifest(folder)
         meta, layer = {"time": root.name}, torch.tensor(weights)
         torch.save({"state_dict": {"layer": layer}, "meta": meta}, folder / "iter_3.pth")
+
+    save(base, [0.5, 0.5])
+    save(new, [0.5, 0.5])
+    found = compare_outputs(base, new)
+    assert not found.differences and found.equal["weights"] == 1
+    save(new, [0.5, 1.5])
     what = "layer: 1 of 2 values, largest difference 1"
     assert differences(base, new) == {"segmenter/iter_3.pth": [what]}
 

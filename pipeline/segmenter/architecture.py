@@ -142,9 +142,9 @@ def read_tokens(
 def timm_maps(name: str) -> tuple[Any, int | None, dict[str, Any]]:
     """Describes a network of timm by what timm says of its feature maps.
 
-    With it come the patch size of a vision transformer, whose maps are all of one size, or none,
-    and options to build it for images of any size. Raises a UserError if there is no such network,
-    or it returns no feature maps.
+    Also returns the patch size of a vision transformer, whose maps are all of one size, else none;
+    and the options with which it takes images of any size. Raises a UserError if timm has no such
+    network, or the network returns no feature maps.
     """
     import timm  # takes seconds
 

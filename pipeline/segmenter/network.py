@@ -22,7 +22,7 @@ Names = tuple[str, ...]
 Palette = tuple[tuple[int, int, int], ...]
 
 Patches = Sequence[int] | None
-"""The patch size of a network and the most patches that it takes of an image; none has no limit."""
+"""A network's patch size, and how many patches of an image it takes at most; None: no limit."""
 
 _EXTERNAL_WEIGHTS = "session.model_external_initializers_file_folder_path"
 _SPINNING = "session.intra_op.allow_spinning"

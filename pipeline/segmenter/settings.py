@@ -187,7 +187,7 @@ class SegmenterSettings(PredictionSettings):
 def whole_patches(crop_size: int, patch_size: int | None, usual: int) -> int:
     """Returns the side of crops that hold whole patches: the nearest to that of the data set.
 
-    A UserError refuses a side that was given, not the ``usual`` one, and is no multiple.
+    Raises a UserError for any other side than the ``usual`` one that is not a multiple of a patch.
     """
     if not patch_size or crop_size % patch_size == 0:
         return crop_size

@@ -158,7 +158,8 @@ class Builder(Parts):
     @cached_property
     def tower(self) -> FrozenClip | FrozenSecond | None:
         """The frozen vision transformer that a decoder reads; none if it is one of timm's."""
-        options, _ = self.config.segmenter, releases()  # which registers second backbones as well
+        options = self.config.segmenter
+        releases()  # which registers second backbones as well
         if options.decoder is None or options.backbone is None:
             return self.clip if options.decoder else None
         if options.backbone not in SECONDS:

@@ -34,7 +34,9 @@ def table(finished: Finished) -> dict[str, list[str]]:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_stages_are_held_against_the_plain_version(benchmark, precision):
     rows = table(benchmark("--sections", "stages", "--precision", precision))
-    for name in ("tags, 4.5 crops", "CAMs, 2 tags", "tags and CAMs together"):
+    names = [name for name in rows if name.startswith(("tags", "CAMs"))]
+    assert names == ["tags, 4.5 crops", "CAMs, 2 tags", "tags and CAMs together"]
+    for name in names:
         plain, ours, rate, times = map(float, rows[name][:4])
         assert 1 / rate == pytest.approx(ours, abs=6e-4)
         assert times / rate == pytest.approx(plain, abs=6e-4 + 6e-3 / rate)
@@ -45,13 +47,15 @@ def test_other_cams_are_held_against_clip_es(benchmark):
     alone = [m.name for m in methods("dense") if not m.settings.needs_more()]  # plug-ins as well
     passes = {name: str(dense_method(name).passes) for name in alone}
     wanted = {"excel": "1", **passes}
-    assert {name: rows[name][3] for name in wanted} == wanted
+    assert {n: cells[3] for n, cells in rows.items() if "".join(cells[3:4]).isdecimal()} == wanted
 
 
 @pytest.mark.large
 def test_other_refiners_are_held_against_the_crf(benchmark):
     rows = table(benchmark("--sections", "refiners", "--repeats", "3"))
-    for name in ("pamr", "par", "regions"):
+    measured = [n for n, cells in rows.items() if n.isidentifier() and cells[0].isdecimal()]
+    assert measured == ["pamr", "par", "regions"]
+    for name in measured:
         ours, crf, ratio = map(float, rows[name][:3])
         assert ratio * crf == pytest.approx(ours, abs=0.51 + 0.51 * ratio)
     assert "crf by pydensecrf" in rows

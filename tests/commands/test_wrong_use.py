@@ -178,7 +178,7 @@ def test_files_in_an_output_dir_that_no_run_wrote_stay(run_stage, arguments, pho
     ("key", "value", "words"),
     [
         *((key, _LONG, "1…1") for key in ("seed", "compat.exif", "tags", "segmenter.config")),
-        *((key, _LONG, "1…1") for key in ("clip.model", "clip.pretrained")),
+        *((key, _LONG, "1…1") for key in ("clip.model", "clip.pretrained", "segmenter.backbone")),
         *((key, _LONG, "is too large") for key in ("segmenter.power", "dataset.min_score")),
         *((key, f"[{_LONG}]", "1…1") for key in ("tags.templates", "dataset.split")),
         ("executor.name", "[x]", "no executor ['x']: choose from local"),
