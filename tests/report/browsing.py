@@ -67,6 +67,12 @@ class Watched:
         return self.page.locator(".card:visible .name").all_text_contents()
 
 
+def reload(page: Page) -> None:
+    """Reloads a page whose choices stay: Chromium stores them in another process, a bit later."""
+    page.wait_for_timeout(200)
+    page.reload()
+
+
 @pytest.fixture
 def visit(browser: Browser) -> Iterator[Callable[..., Watched]]:
     """Opens pages, and in the end checks what none of them may do."""

@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from pipeline.datasets.corrections import read_corrections
-from tests.report.browsing import PHONE
+from tests.report.browsing import PHONE, reload
 from tests.report.small_run import CLASSES, HOSTILE_CLASSES, build_run
 from tests.report.test_page_in_a_browser import IDS, write
 
@@ -70,7 +70,7 @@ def test_two_corrections_cost_two_images_and_one_taken_back_costs_none(
     page.locator(".card").nth(2).locator(".seen").click()
     counted = "2 changes in 2 images, 1 image confirmed"
     expect(page.locator("#changes-count")).to_have_text(counted)
-    page.reload()
+    reload(page)
     expect(page.locator("#changes-count")).to_have_text(counted)
     expect(first.locator(f'.chip[data-name="{tag}"]')).to_have_attribute("aria-pressed", "false")
     with page.expect_download() as download:
@@ -126,7 +126,7 @@ def test_the_file_holds_earlier_corrections_and_those_of_images_not_shown(open_r
     assert found == earlier and fig == (2,)
     chip(page, "fig 1", "dog").click()
     expect(page.locator("#changes")).to_be_hidden()
-    page.reload()
+    reload(page)
     expect(page.locator("#changes")).to_be_hidden()
 
 
@@ -217,7 +217,7 @@ def test_hostile_classes_are_switched_as_text(open_run, tmp_path):
 def test_what_a_browser_kept_may_be_anything(kept, open_run):
     page = open_run()
     page.evaluate("kept => localStorage.setItem(facts.key, kept)", kept)
-    page.reload()
+    reload(page)
     expect(page.locator("#changes")).to_be_hidden()
     chip(page, "fig 1", "dog").click()
     expect(page.locator("#changes-count")).to_have_text("1 change in 1 image")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import Page, expect
 
+from tests.report.browsing import reload
 from tests.report.small_run import CLASSES, build_run
 from tests.report.test_correcting import add, chip, open_run, save  # noqa: F401  a fixture
 from tests.report.test_page_in_a_browser import IDS, write
@@ -102,12 +103,12 @@ def test_a_correction_leaves_the_overlay_as_a_person_chose_it(open_run):  # noqa
     page.get_by_role("button", name="Close").click()
     expect(over).to_be_visible()
     page.wait_for_function("location.hash === '#gallery'")  # or it opens the image again
-    page.reload()
+    reload(page)
     expect(page.locator("#changes")).to_be_visible()
     expect(over).to_be_visible()
     page.get_by_label("Overlay").select_option("")
     page.get_by_role("button", name="Undo all").click()
-    page.reload()
+    reload(page)
     expect(over).to_be_hidden()
 
 
@@ -180,7 +181,7 @@ def test_an_image_that_is_right_is_marked_counted_apart_and_taken_back(open_run,
     page.keyboard.press("Escape")
     expect(page.locator("#looked-at")).to_have_text("3")
     page.wait_for_function("location.hash === '#gallery'")  # or it opens the image again
-    page.reload()
+    reload(page)
     expect(count).to_have_text("1 change in 1 image, 2 images confirmed")
     expect(page.get_by_label("Wanted number")).to_have_value("20")
     page.get_by_label("Wanted number").fill("50")
@@ -190,7 +191,7 @@ def test_an_image_that_is_right_is_marked_counted_apart_and_taken_back(open_run,
     mark(page, "lime 5").click()
     assert names(page) == ["kiwi 3"]
     assert save(page, tmp_path / "saved.csv") == {"": {"kiwi 3": (0,), "fig 1": (1,)}}
-    page.reload()
+    reload(page)
     expect(page.get_by_label("Wanted number")).to_have_value("50")
     expect(page.locator("#looked-at")).to_have_text("2")
 
@@ -206,7 +207,7 @@ def test_a_mark_of_an_earlier_file_stays_until_it_is_taken_back(visit, tmp_path)
     expect(mark(page, "kiwi 3")).to_have_attribute("aria-pressed", "true")
     mark(page, "kiwi 3").click()
     expect(page.locator("#changes-count")).to_have_text("1 mark taken back")
-    page.reload()
+    reload(page)
     expect(page.locator("#changes-count")).to_have_text("1 mark taken back")
     assert save(page, tmp_path / "saved.csv") == {"": {"fig 1": (1,)}}
     add(page, "fig 1", "cup")
