@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType, SimpleNamespace
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,6 +33,18 @@ class NameEmbeddings(NamedTuple):
     text: torch.Tensor
     labels: torch.Tensor
     temperature: float
+
+
+Passes: TypeAlias = "Iterable[tuple[Sequence[tuple[int, int]], SharedPass]]"
+"""The top and left pixel of some windows, and the pass over them."""
+
+
+class Windowed(NamedTuple):
+    """The windows of an image, H×W×3 uint8, RGB, cut out of it at a height and a width."""
+
+    passes: Passes
+    size: tuple[int, int]
+    image: np.ndarray
 
 
 class DenseMethod(ABC):
@@ -114,22 +126,9 @@ class DenseMethod(ABC):
         return similarities
 
     def similarities_of_windows(
-        self,
-        encoder: ClipEncoder,
-        windows: Iterable[tuple[Sequence[tuple[int, int]], SharedPass]],
-        size: tuple[int, int],
-        image: np.ndarray,
-        names: NameEmbeddings,
+        self, encoder: ClipEncoder, windowed: Windowed, names: NameEmbeddings
     ) -> torch.Tensor:
-        """Returns the similarities of the places of an image and C names, C×h×w float32.
-
-        Args:
-            encoder: CLIP's.
-            windows: the top and left pixel of some windows, and the pass over them.
-            size: height and width of the image that they are cut out of.
-            image: the original, H×W×3 uint8, RGB.
-            names: what places are compared with.
-        """
+        """Returns the similarities of the places of an image and C names, C×h×w float32."""
         raise NotImplementedError
 
     def run_pass(self, encoder: ClipEncoder, pixels: torch.Tensor) -> SharedPass:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.image_tower import AS_DINO
 from pipeline.clip.shared_pass import SharedPass
-from pipeline.dense.method import DenseMethod, NameEmbeddings
+from pipeline.dense.method import DenseMethod, NameEmbeddings, Windowed
 
 BESIDE = 1 << 20
 """The number of the region of zeros beside a window."""
@@ -140,7 +140,8 @@ def similarity_map(
 
     if method.joins_windows:
         passes = ((batch, pass_over(batch)) for batch in batches)
-        return method.similarities_of_windows(encoder, passes, (height, width), image, names)
+        windowed = Windowed(passes, (height, width), image)
+        return method.similarities_of_windows(encoder, windowed, names)
 
     compare = _similarities_of_pixels if windows.of_features else _similarities
     found = (s for batch in batches for s in compare(method, encoder, pass_over(batch), names))

@@ -1,7 +1,5 @@
 """LPOSS: names spread over a graph of the patches of all windows (Stojnić et al., CVPR 2025)."""
 
-from collections.abc import Iterable, Sequence
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -11,7 +9,7 @@ from pipeline.clip.second_encoder import unit
 from pipeline.clip.shared_pass import SharedPass
 from pipeline.dense.as_trained import ValuePath
 from pipeline.dense.lposs.propagation import centres, propagate, propagate_over_pixels
-from pipeline.dense.method import NameEmbeddings
+from pipeline.dense.method import NameEmbeddings, Passes, Windowed
 from pipeline.dense.windows import mean_of_windows, resize, resize_as_opencv
 
 
@@ -39,35 +37,26 @@ class Lposs(ValuePath):
         return torch.stack(found)
 
     def similarities_of_windows(
-        self,
-        encoder: ClipEncoder,
-        windows: Iterable[tuple[Sequence[tuple[int, int]], SharedPass]],
-        size: tuple[int, int],
-        image: np.ndarray,
-        names: NameEmbeddings,
+        self, encoder: ClipEncoder, windowed: Windowed, names: NameEmbeddings
     ) -> torch.Tensor:
         """Returns the mean of windows of the similarities of pixels and C names, C×H×W float32."""
-        corners, found, window = self.spread(encoder, windows, names)
-        inside = min(window[0], size[0]), min(window[1], size[1])
-        joined = mean_of_windows(found, corners, window, inside, size)
-        return self.over_pixels(joined, image) if self.options.pixels else joined
+        corners, found, window = self.spread(encoder, windowed.passes, names)
+        inside = min(window[0], windowed.size[0]), min(window[1], windowed.size[1])
+        joined = mean_of_windows(found, corners, window, inside, windowed.size)
+        return self.over_pixels(joined, windowed.image) if self.options.pixels else joined
 
     def spread(
-        self,
-        encoder: ClipEncoder,
-        windows: Iterable[tuple[Sequence[tuple[int, int]], SharedPass]],
-        names: NameEmbeddings,
+        self, encoder: ClipEncoder, passes: Passes, names: NameEmbeddings
     ) -> tuple[list[tuple[int, int]], torch.Tensor, tuple[int, int]]:
         """Returns the similarities of W windows after the propagation, which are one graph.
 
-        The arguments are those of :meth:`similarities_of_windows`. Returns the top and left pixel
-        of every window; P, W×C×h×w float32 on the second backbone's grid; and the height and width
-        of a window in pixels.
+        Returns the top and left pixel of every window; P, W×C×h×w float32 on the second backbone's
+        grid; and the height and width of a window in pixels.
         """
         corners: list[tuple[int, int]] = []
         given, features = [], []
         second = self.seconds["second"].encoder
-        for places, shared_pass in windows:
+        for places, shared_pass in passes:
             corners += places
             cosines = super().similarities(encoder, shared_pass, names)
             values = second.projections(shared_pass.pixels, encoder.normalisation)[2]

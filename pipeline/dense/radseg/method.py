@@ -1,8 +1,7 @@
 """RADSeg: patches attend to those with alike outputs (2025, arXiv 2511.19704)."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -10,7 +9,7 @@ from pipeline.clip.attention import attention_to_alike
 from pipeline.clip.dimensions import Dimensions
 from pipeline.clip.encoder import BlockHook, ClipEncoder
 from pipeline.clip.shared_pass import SharedPass
-from pipeline.dense.method import DenseMethod, NameEmbeddings
+from pipeline.dense.method import DenseMethod, NameEmbeddings, Windowed
 from pipeline.dense.windows import mean_of_windows, resize_to_multiples
 from pipeline.errors import UserError
 
@@ -42,20 +41,15 @@ class RadSeg(DenseMethod):
         return resize_to_multiples(pixels, stride if window else patch_size, window)
 
     def similarities_of_windows(
-        self,
-        encoder: ClipEncoder,
-        windows: Iterable[tuple[Sequence[tuple[int, int]], SharedPass]],
-        size: tuple[int, int],
-        image: np.ndarray,
-        names: NameEmbeddings,
+        self, encoder: ClipEncoder, windowed: Windowed, names: NameEmbeddings
     ) -> torch.Tensor:
         """Returns the probabilities of C names on the patch grid of an image, C×h×w float32."""
         corners, features = [], []
-        for places, shared_pass in windows:
+        for places, shared_pass in windowed.passes:
             corners += places
             features += run_last_block(encoder, shared_pass).mT.unflatten(-1, shared_pass.grid)
         grid = shared_pass.grid
-        joined = mean_of_windows(features, corners, grid, grid, size, encoder.patch_size)
+        joined = mean_of_windows(features, corners, grid, grid, windowed.size, encoder.patch_size)
         embedded = encoder.embed(aggregate(joined.flatten(1).mT[None]))[0]
         logits = names.temperature * F.normalize(embedded, dim=-1) @ names.text.mT
         return logits.softmax(-1).mT.unflatten(-1, joined.shape[1:])

@@ -1,14 +1,13 @@
 """Trident: windows are spliced, and spread by SAM's attention (Shi et al., ICCV 2025)."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.shared_pass import SharedPass
-from pipeline.dense.method import DenseMethod, NameEmbeddings
+from pipeline.dense.method import DenseMethod, NameEmbeddings, Windowed
 from pipeline.dense.proxyclip.method import ProxyClip
 from pipeline.dense.windows import mean_of_windows, resize_as_opencv, resize_to_multiples
 
@@ -36,23 +35,18 @@ class Trident(ProxyClip):
         found = []
         for row, image in enumerate(encoder.to_images(shared_pass.pixels)):
             own = shared_pass.copy_image(row)
-            size, place = own.pixels.shape[-2:], ([(0, 0)], own)
-            whole = self.similarities_of_windows(encoder, [place], size, image, names)
+            windowed = Windowed([([(0, 0)], own)], own.pixels.shape[-2:], image)
+            whole = self.similarities_of_windows(encoder, windowed, names)
             found.append(F.adaptive_avg_pool2d(whole, own.grid).flatten(1).mT)
         return torch.stack(found)
 
     def similarities_of_windows(
-        self,
-        encoder: ClipEncoder,
-        windows: Iterable[tuple[Sequence[tuple[int, int]], SharedPass]],
-        size: tuple[int, int],
-        image: np.ndarray,
-        names: NameEmbeddings,
+        self, encoder: ClipEncoder, windowed: Windowed, names: NameEmbeddings
     ) -> torch.Tensor:
         """Returns the cosine similarities of places of SAM's grid and C names, C×h×w float32."""
         corners: list[tuple[int, int]] = []
         features, values = [], []
-        for places, shared_pass in windows:
+        for places, shared_pass in windowed.passes:
             corners += places
             features += self.features(encoder, shared_pass).split(1)
             values += self.values(encoder, shared_pass).split(1)
@@ -62,10 +56,11 @@ class Trident(ProxyClip):
         for feature, value in zip(features, values):
             output = self.attended(encoder, self.attention(feature, mean), value)[0]
             outputs.append(F.adaptive_avg_pool2d(output.mT.unflatten(-1, fine), coarse).float())
+        size = windowed.size
         joined = mean_of_windows(outputs, corners, coarse, coarse, size, encoder.patch_size)
-        rows, columns = (-(-side // 16) * 16 for side in image.shape[:2])
+        rows, columns = (-(-side // 16) * 16 for side in windowed.image.shape[:2])
         grid, of_heads, heads = self.seconds["sam"].encoder.last_attention(
-            resize_as_opencv(image, rows, columns)
+            resize_as_opencv(windowed.image, rows, columns)
         )
         spliced = F.interpolate(joined[None], grid, mode="bilinear")[0]
         spread = self.spread(of_heads, heads) @ spliced.flatten(1).mT
