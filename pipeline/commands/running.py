@@ -168,6 +168,8 @@ def show_plan(pipeline: Pipeline, requested: Sequence[str], console: Console) ->
             if any(key.startswith("clip.") for key in missing):
                 note += f" (CLIP: {size_text(find_size(clip.model, clip.pretrained or ''))})"
             print_notes([f"the run first downloads {note}"])
+        if any(row.stage == "segmenter" and row.to_compute for row in planned):
+            print_notes([f"the network is {pipeline.builder.config.segmenter.name}"])
     finally:
         if planned:
             Console(width=max(console.width, 120)).print(plan_table(planned))

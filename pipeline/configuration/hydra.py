@@ -245,6 +245,11 @@ def composing(
     def compose(read: Sequence[str]) -> DictConfig:
         try:
             config = hydra.compose("config", [*more, *read], return_hydra_config=True)
+            if (chosen := config.hydra.runtime.choices)["segmenter"] == "default":
+                # The demo's CLIP, which knows ten drawings, is no network of photographs.
+                network = "light" if chosen["clip"] == "demo" else "frozen_clip"
+                given = [*more, *read, f"segmenter={network}"]
+                config = hydra.compose("config", given, return_hydra_config=True)
         except (*COMPOSING, AssertionError) as error:
             raise UserError(explain(error)) from error
         except (AttributeError, KeyError) as error:  # for a file that spoils Hydra's own settings

@@ -82,6 +82,29 @@ def test_zero_and_one_are_false_and_true():
     assert compose_config(["cams.affinity=0"]).cams.affinity is False
 
 
+@pytest.mark.parametrize(
+    ("typed", "network"),
+    [
+        ("", "light"),
+        ("clip=demo", "light"),
+        ("clip=vit_b16", "frozen_clip"),
+        ("clip=vit_b16 segmenter.iterations=7", "frozen_clip"),
+        ("clip=vit_b16 segmenter=light", "light"),
+        ("clip=vit_b16 experiment=segformer", "segformer_b0"),
+    ],
+)
+def test_the_network_of_photographs_is_the_clip_itself_unless_it_knows_ten_drawings(
+    typed, network, tmp_path
+):
+    (tmp_path / "experiment").mkdir()
+    choice = "# @package _global_\ndefaults: [{override /segmenter: segformer_b0}]\n"
+    (tmp_path / "experiment" / "segformer.yaml").write_text(choice)
+    for overrides in (["dataset=folder", *typed.split()], [*typed.split(), "dataset=folder"]):
+        [(composed, _)] = compose_jobs(overrides, tmp_path)
+        assert composed.segmenter.name == network
+    assert composed.segmenter.iterations == (7 if "=7" in typed else 1000)
+
+
 def test_a_name_that_reads_as_a_number_stays_as_typed():
     typed = ["output_dir=2024_10", "dataset=folder", "dataset.root=1e3", "runtime.workers=1_0"]
     composed = compose_config([*typed, "seed=1_0", "self_training.confidence=5e-1"])
