@@ -60,9 +60,8 @@ def find_architecture(model: str) -> dict[str, Any]:
     config = open_clip.get_model_config(model)
     if config is None:
         hint = did_you_mean(model, open_clip.list_models(), count=3)
-        raise UserError(
-            f"open_clip has no model {shown(model)}: {hint}open_clip.list_models() shows all names"
-        )
+        wrong = f"open_clip has no model {shown(model)}"
+        raise UserError(f"{wrong}: {hint}open_clip.list_models() shows all names")
     if reason := _unsuitable(config):
         raise UserError(f"clip.model={model} {reason}, but {REMEDY}")
     text = config["text_cfg"]

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 CHOSEN_BY = "chosen_by.json"
 """In the folder of a training that was measured: what :attr:`Training.chosen_by` was."""
 
-
 _OF_FEATURES = ("precision", "most_patches", "position_fp16")  # of a tower, not of its weights
 
 
