@@ -12,6 +12,8 @@ from pipeline.segmenter import export
 from pipeline.segmenter.export import Shape, export_onnx
 from pipeline.segmenter.network import OnnxGraph
 from pipeline.segmenter.predict import Segmenter
+from tests.extras import library
+from tests.segmenter.test_frozen_tower import SETTINGS, load_tower
 from tests.segmenter.tiny_graphs import write_graph
 from tests.segmenter.tiny_segmenters import UNET, balanced_segmenter, noise
 
@@ -44,6 +46,24 @@ def test_any_number_of_images_of_any_size(tmp_path):
     assert json.loads(properties["size"]) == {"batch": None, "height": None, "width": None}
     sides = model.graph.input[0].type.tensor_type.shape.dim
     assert [side.dim_param or side.dim_value for side in sides] == ["batch", 3, "height", "width"]
+
+
+@pytest.mark.extras
+@pytest.mark.parametrize("half", [False, True])
+def test_openvino_reads_a_frozen_tower_of_any_size(tmp_path, half):
+    core = library("openvino").Core()
+    segmenter = balanced_segmenter(load_tower(), **SETTINGS)
+    export_onnx(segmenter, tmp_path / "m.onnx", 40, 48, dynamic=True, half=half)
+    graph = core.compile_model(
+        core.read_model(tmp_path / "m.onnx"), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+    )
+    for size in [(40, 48), (33, 90)]:
+        image = noise(*size)
+        found = graph({"image": image.transpose(2, 0, 1)[None].astype(np.float32)})
+        expected = segmenter.logits(image)
+        tolerance = (0.02 if half else 1e-3) * np.abs(expected).max()
+        assert np.abs(found["logits"][0] - expected).max() < tolerance
+        assert (found["labels"][0] == expected.argmax(0)).mean() > (0.99 if half else 0.999)
 
 
 def test_a_padded_network_of_one_size(tmp_path):

@@ -16,6 +16,7 @@ from pipeline.segmenter.checkpoints import best_checkpoint, last_checkpoint
 from pipeline.segmenter.predict import Segmenter
 from tests import REPOSITORY
 from tests.processes import TORCHRUN, run_python
+from tests.segmenter.test_frozen_tower import SETTINGS, load_tower
 from tests.segmenter.test_train import assert_same_weights, weights
 from tests.segmenter.tiny_training import (
     figures_of,
@@ -29,12 +30,21 @@ DISTRIBUTED_RUN = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from tests.segmenter.tiny_training import frozen_norms, train_tiny, write_labelled, write_pairs
+from tests.segmenter.test_training_features import of_kind
+from tests.segmenter.tiny_training import train_tiny, write_labelled, write_pairs
 
 pairs = write_pairs(Path(sys.argv[2]))
 labelled = write_labelled(Path(sys.argv[2]) / "val")
-train_tiny(pairs, Path(sys.argv[3]), frozen_norms(validation_interval=2), validation=labelled)
+given = of_kind(sys.argv[4], validation_interval=2)
+train_tiny(pairs, Path(sys.argv[3]), validation=labelled, **given)
 """
+
+
+def of_kind(kind: str, **changes) -> dict:
+    """Returns what trains a network without batch norm's statistics of a batch."""
+    if kind == "frozen tower":
+        return {"settings": tiny_settings(**SETTINGS, **changes), "tower": load_tower}
+    return {"settings": frozen_norms(**changes)}
 
 
 def validated(pairs, work_dir, labelled, **changes):
@@ -164,17 +174,19 @@ def test_resuming_a_batch_in_parts(pairs, tmp_path):
 
 
 @pytest.mark.large
-def test_two_processes_train_as_one(pairs, tmp_path):
+@pytest.mark.parametrize("kind", ["convolutions", "frozen tower"])
+def test_two_processes_train_as_one(pairs, tmp_path, kind):
     """torchrun with two processes on the CPU (gloo) ends where one process in two parts does."""
     folder = pairs[0].image.parent
     labelled = write_labelled(folder / "val")  # before two processes look for them
     together, alone = tmp_path / "together", tmp_path / "alone"
     script = tmp_path / "distributed_run.py"
     script.write_text(DISTRIBUTED_RUN)
-    done = run_python(*TORCHRUN, script, REPOSITORY, folder, together, PYTHONPATH=str(REPOSITORY))
+    arguments = script, REPOSITORY, folder, together, kind
+    done = run_python(*TORCHRUN, *arguments, PYTHONPATH=str(REPOSITORY))
     assert done.returncode == 0, done.stderr
-    settings = frozen_norms(validation_interval=2, accumulate=2)
-    train_tiny(pairs, alone, settings, validation=labelled)
+    given = of_kind(kind, validation_interval=2, accumulate=2)
+    train_tiny(pairs, alone, validation=labelled, **given)
     for name, values in weights(together).items():
         assert torch.allclose(values.float(), weights(alone)[name].float(), atol=1e-5), name
     assert figures_of(together) == pytest.approx(figures_of(alone), abs=0.5)

@@ -23,10 +23,13 @@ def noise(height, width, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def balanced_segmenter(**changes):
+def balanced_segmenter(tower=None, **changes):
     """No class wins everywhere, as one usually does with fresh weights."""
     torch.manual_seed(0)
-    model = build_model(build_config(tiny_settings(**changes), CLASS_NAMES, PALETTE, 0).model)
+    config = build_config(tiny_settings(**changes), CLASS_NAMES, PALETTE, 0, tower=tower)
+    model = build_model(config.model)
+    if tower is not None:
+        model.backbone.load_tower(tower, "clip")
     segmenter = Segmenter(MmsegNetwork(model), ("background", *CLASS_NAMES), tuple(PALETTE))
     classifier = model.decode_head.conv_seg
     with torch.no_grad():
