@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.torch import save_file
-from skimage.io import imsave
+from skimage.io import imread, imsave
 
 from tests import small_models
 from tests.extras import library
@@ -83,6 +83,39 @@ def as_transformers(weights: dict) -> dict:
 
 def given(files: dict[str, Path]) -> str:
     return "{" + ",".join(f"{part}: {path}" for part, path in files.items()) + "}"
+
+
+def frozen_network(folder: Path) -> list[str]:
+    """Writes masks of two photographs; returns what trains the model itself on them."""
+    folder.mkdir()
+    for name, height, width in (("a", 90, 70), ("b", 64, 96)):
+        labels = np.random.default_rng(height).integers(0, 3, (height, width), dtype=np.uint8)
+        imsave(folder / f"{name}.png", labels, check_contrast=False)
+    sizes = ["segmenter.iterations=2", "segmenter.batch_size=2", "dataset.training.crop_size=60"]
+    return [
+        *("masks=file", f"masks.path={folder}", "stage=[masks,train,predict]"),
+        *(*sizes, "+segmenter.overrides.decode_head.channels=32"),
+    ]
+
+
+def assert_trained(run, tmp_path: Path, patch_size: int) -> None:
+    """The default network of photographs, whose tower is the model's."""
+    assert run.code == 0, run.errors
+    manifest = tmp_path / "out/segmenter/latest/manifest.json"
+    facts = json.loads(manifest.read_text())
+    assert facts["configuration"]["name"] == "frozen_clip"
+    assert facts["configuration"]["crop_size"] == round(60 / patch_size) * patch_size
+    assert facts["initial_weights"]["source"] == "clip"
+    for name, size in (("a", (90, 70)), ("b", (64, 96))):
+        [file] = (tmp_path / "out/all/predictions").glob(f"[!l]*/{name}.png")
+        assert imread(file).shape[:2] == size
+
+
+@pytest.mark.large
+@pytest.mark.parametrize("name", ["dinotxt_l14", "talk2dino_b14"])
+def test_a_network_is_the_model_itself_frozen(chain, dino, tmp_path, name):
+    run = chain(name, given(dino[name]), *frozen_network(tmp_path / "truth"))
+    assert_trained(run, tmp_path, 14)
 
 
 def test_dinotxt_labels_photographs(chain, dino, tmp_path):
@@ -187,3 +220,4 @@ def test_tipsv2_labels_photographs_in_both_layouts(chain, tmp_path, layout):
     save_file(weights, folder / "model.safetensors")
     run = chain("tipsv2_b14", folder, "tags.templates=tips", "cams=value_path", VOTES)
     assert run.code == 0 and (tmp_path / "out/report.html").is_file(), run.errors
+    assert_trained(chain("tipsv2_b14", folder, *frozen_network(tmp_path / "truth")), tmp_path, 14)

@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from pipeline.configuration.registry import methods
 from tests import c_radio_files, small_models
+from tests.clip.models.test_chain import assert_trained, frozen_network
 from tests.tiny_second import dino_file, sam_file
 
 SECOND = {
@@ -71,6 +72,11 @@ def test_every_tagger_and_every_cams_runs(choice, run):
     assert finished.code == 0, finished.errors
     done = finished.output.count("2 images, 2 computed now")
     assert done == (4 if name == "piaa" else 2), finished.output
+
+
+@pytest.mark.large
+def test_a_network_is_the_model_itself_frozen(run, tmp_path):
+    assert_trained(run(*frozen_network(tmp_path / "truth")), tmp_path, 16)
 
 
 @pytest.mark.parametrize("window", [32, 0])
