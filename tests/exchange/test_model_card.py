@@ -95,6 +95,14 @@ def test_given_masks_are_named(masks, segmenter, folder):
     assert "Masks that it was" not in write_card("m.onnx", segmenter, FREE, folder.parent, False)
 
 
+@pytest.mark.parametrize("own", [{}, {"decoder": "tokens"}, {"freeze": True}])
+def test_weights_that_the_file_holds_are_named(own, segmenter, folder):
+    manifest = MANIFEST | {"configuration": {"name": "light", **own}}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    card = write_card("m.onnx", segmenter, FREE, folder / "iter_20.pth", best=False)
+    assert ("resnet18.pth, which this file holds" in card) == bool(own)
+
+
 def test_figures_of_another_checkpoint_are_not_shown(segmenter, folder):
     def figures(path, best=False):
         return re.findall(r"\| +(\d\d\.\d) \|", write_card("m.onnx", segmenter, FREE, path, best))
