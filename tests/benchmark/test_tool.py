@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from pipeline.configuration.registry import methods
+from pipeline.stages.config import compose, read_config
 from tests import REPOSITORY
 from tests.methods import dense_method
 from tests.small_runs import Finished
@@ -78,6 +79,17 @@ def test_segmenters_are_measured(benchmark):
     assert [timm[0], timm[1], timm[4]] == ["5.4", "26.1", "0.3"]
     peaks = [float(row[1]) * float(row[2]) / float(row[3].rstrip("%")) for row in (demo, timm)]
     assert peaks[0] > 0 and peaks[0] == pytest.approx(peaks[1], rel=0.2)  # of percent, rounded
+
+
+@pytest.mark.large
+def test_networks_of_photographs_are_measured(benchmark):
+    given = ["--networks", "timm_mlp,frozen_clip:ViT-B-32", "--size", "96x64", "--repeats", "1"]
+    rows = table(benchmark("--sections", "networks", *given))
+    assert rows["timm_mlp"][2] == "–" and 0 < int(rows["frozen_clip:ViT-B-32"][2].rstrip("%")) < 100
+    precision, step, _, minutes, _ = rows["frozen_clip:ViT-B-32"]
+    assert precision in ("fp32", "bf16")
+    iterations = read_config(compose(["dataset=folder", "clip=vit_b32"])).segmenter.iterations
+    assert int(minutes) == pytest.approx(iterations * float(step) / 60, abs=1)
 
 
 @pytest.mark.large

@@ -42,7 +42,7 @@ from tools.benchmark.costs import peak, steps
 from tools.benchmark.masks import masks
 from tools.benchmark.photographs import photographs
 from tools.benchmark.scale import scale
-from tools.benchmark.segmenters import segmenters, training
+from tools.benchmark.segmenters import networks, segmenters, training
 from tools.benchmark.setup import Setup, load_photographs
 
 _DESCRIPTION = """
@@ -66,6 +66,7 @@ _SECTIONS = (
     "masks",
     "refiners",
     "segmenters",
+    "networks",
     "training",
     "memory",
     "scale",
@@ -128,6 +129,9 @@ def run(arguments: Sequence[str]) -> None:
             options.precision,
             machine_peak,
             options.repeats,
+        ),
+        "networks": lambda: networks(
+            options.networks.split(","), size, str(device), options.repeats
         ),
         "training": lambda: training(str(device), options.precision, options.repeats),
         "memory": lambda: _memory(again),
@@ -216,6 +220,8 @@ def _parse(arguments: Sequence[str]) -> Namespace:
     presets = "demo,light,segformer_b0,deeplabv3plus_mobilenet,deeplabv2_r101"
     timm = "presets of configs/segmenter; timm:convnext_tiny for a backbone of timm"
     add("--segmenters", default=presets, help=timm)
+    towers = "light,frozen_clip:ViT-B-32,frozen_clip:ViT-B-16,frozen_clip:ViT-L-14"
+    add("--networks", default=towers, help="presets, frozen_clip with a model of open_clip")
     add("--device", default="auto", help="cpu, cuda or auto")
     add("--sections", default=",".join(_SECTIONS), help=f"any of {', '.join(_SECTIONS)}")
     return parser.parse_args(arguments)

@@ -29,6 +29,8 @@ _CLIP = "ViT-B-16"
 _BATCH, _CROP = 2, 321
 """Of a step of training. The crop is the convention's; a batch of two is what batch norm needs."""
 
+_PHOTOGRAPHS = 5000
+
 _DEMO_BATCH, _DEMO_CROP = 8, 192
 """As ``dataset=demo`` has them."""
 
@@ -57,10 +59,8 @@ def segmenters(
         settings = read_config(compose([f"segmenter={preset}", *overrides])).segmenter
         tower = None
         if settings.decoder and settings.backbone is None:
-            tower = ImageTower.of(open_clip.create_model(_CLIP))
-            crop_size = whole_patches(_CROP, tower.patch_size, _CROP)
-            settings = replace(settings, pretrained=OF_CLIP, crop_size=crop_size)
-        training, prediction, parameters = _costs(settings, tower, size, device, repeats)
+            settings, tower = _on_tower(settings, _CLIP)
+        training, _, prediction, parameters = _costs(settings, tower, size, device, repeats)
         share = training.operations / training.seconds / machine_peak
         rows.append(
             [
@@ -77,6 +77,40 @@ def segmenters(
     header += ["GFLOP an image", "images/s"]
     title = f"Segmenters: training in batches of {_BATCH} crops of {_CROP}², {precision}; one image"
     return section(title, header, rows)
+
+
+def networks(names: Sequence[str], size: tuple[int, int], device: str, repeats: int) -> str:
+    """Returns what a network of ``dataset=folder`` takes, in the precisions of a training.
+
+    The name "frozen_clip:ViT-L-14" is segmenter=frozen_clip on that model of open_clip, with random
+    weights. Images of width and height ``size`` are segmented in fp32.
+    """
+    rows = []
+    for name in names:
+        preset, _, model = name.partition(":")
+        for precision in dict.fromkeys(("fp32", settle_precision(AUTO, device))):
+            given = [f"segmenter={preset}", f"segmenter.precision={precision}"]
+            folder = ["dataset=folder", "dataset.root=unused", "dataset.classes=[]"]
+            settings, tower = read_config(compose([*folder, *given])).segmenter, None
+            if settings.decoder:
+                settings, tower = _on_tower(settings, model or _CLIP)
+            elif settings.pretrained == "imagenet":
+                settings = replace(settings, pretrained=None)
+            step, backbone, image, _ = _costs(settings, tower, size, device, repeats)
+            share = f"{1 - backbone.seconds / step.seconds:.0%}" if tower else "–"
+            minutes = settings.iterations * step.seconds / 60
+            times = [f"{step.seconds:.2f}", share, f"{minutes:.0f}"]
+            rows.append([name, precision, *times, f"{_PHOTOGRAPHS * image.seconds / 60:.0f}"])
+    header = ["segmenter", "precision", "s/step", "of it the decoder", "training, min"]
+    header.append(f"{_PHOTOGRAPHS:,} photographs of {'×'.join(map(str, size))}, min")
+    return section("Networks of photographs: the training of dataset=folder", header, rows)
+
+
+def _on_tower(settings: SegmenterSettings, model: str) -> tuple[SegmenterSettings, ImageTower]:
+    """Returns a random tower of open_clip's, and settings whose crops hold its patches."""
+    tower = ImageTower.of(open_clip.create_model(model).requires_grad_(requires_grad=False))
+    crop_size = whole_patches(settings.crop_size, tower.patch_size, settings.crop_size)
+    return replace(settings, pretrained=OF_CLIP, crop_size=crop_size), tower
 
 
 def training(device: str, precision: str, repeats: int) -> str:
@@ -148,8 +182,11 @@ def _costs(
     size: tuple[int, int],
     device: str,
     repeats: int,
-) -> tuple[Cost, Cost, int]:
-    """Returns the costs of a step of training and of an image, and the number of parameters."""
+) -> tuple[Cost, Cost, Cost, int]:
+    """Returns the costs of a step of training, of the backbone in it, and of an image.
+
+    The last is the number of parameters.
+    """
     from mmengine.optim import build_optim_wrapper
 
     names, palette = _named(_CLASSES)
@@ -161,12 +198,19 @@ def _costs(
     if is_cpu(device):
         arrange_for_cpu(model)  # as a training does
     wrapper = build_optim_wrapper(model, config.optim_wrapper)
-    batch = _batch(_BATCH, settings.crop_size, _CLASSES + 1)
+    batch = _batch(settings.batch_size, settings.crop_size, _CLASSES + 1)
     model.train()
     training = measure("train", lambda: model.train_step(batch, wrapper), repeats)
+    pixels = torch.stack(batch["inputs"]).float().to(device)
+
+    def embed() -> None:
+        with torch.no_grad(), wrapper.optim_context(model):
+            model.backbone(pixels)
+
+    backbone = measure("backbone", embed, repeats)
     model.to(memory_format=torch.contiguous_format)
     network = MmsegNetwork(model, device)
     segmenter = Segmenter(network, ("background", *names), tuple(palette))
     (image,) = load_photographs(1, *size)
     prediction = measure("predict", lambda: segmenter(image), repeats)
-    return training, prediction, sum(p.numel() for p in model.parameters())
+    return training, backbone, prediction, sum(p.numel() for p in model.parameters())
