@@ -150,10 +150,23 @@ def _folder_of_kernels() -> Path:
         with suppress(OSError, RuntimeError):  # it cannot be made, or there is no home
             folder = folder.expanduser().absolute()
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # A link is not ours: whoever can change it chooses what is loaded.
-            if _is_ours(folder.lstat()) and os.access(folder, os.W_OK):
+            is_closed = _is_fixed(folder / "kernel") and _is_ours(folder.stat())
+            if is_closed and os.access(folder, os.W_OK):
                 return folder
     return Path(os.devnull)  # in which nothing can be kept
+
+
+def _is_fixed(path: Path) -> bool:
+    """Tells whether nobody else can put another folder in the place of one that a path names."""
+    owners = os.getuid(), Path(path.anchor).stat().st_uid
+    for folder in reversed(path.parents):  # each fixes the next
+        about = folder.lstat()
+        is_open = about.st_mode & _OTHERS_WRITE and not about.st_mode & stat.S_ISVTX
+        if folder.is_symlink():
+            is_open = not _is_fixed(folder.parent / folder.readlink() / path.name)
+        if is_open or about.st_uid not in owners:
+            return False
+    return True
 
 
 def _is_ours(about: os.stat_result) -> bool:

@@ -123,8 +123,9 @@ def test_what_is_loaded_is_what_was_checked(machine):
 
 
 @pytest.mark.parametrize("mode", [0o770, 0o707])
-@pytest.mark.parametrize("what", ["cache/afseg/{}", "cache/afseg"])
+@pytest.mark.parametrize("what", ["cache/afseg/{}", "cache/afseg", "cache", "."])
 def test_nothing_is_loaded_where_others_may_write(machine, what, mode):
+    """Others could exchange every folder on the way, perhaps for another one of the user's."""
     source = machine.source(42)
     kernel = exchange(machine, source)
     machine.temporary.chmod(mode)
@@ -132,10 +133,18 @@ def test_nothing_is_loaded_where_others_may_write(machine, what, mode):
     assert answer(source) == 42
 
 
-def test_a_link_in_place_of_the_folder_is_not_followed(machine):
+def test_links_are_followed_only_where_nobody_else_can_change_them(machine):
     source = machine.source(42)
-    evil = exchange(machine, source).parent.rename(machine.cache / "evil")
+    kernel = exchange(machine, source)
+    evil = kernel.parent.rename(machine.cache / "evil")
     (machine.cache / "afseg").symlink_to(evil)
+    assert answer(source) == 13, "this user's own link is not followed"
+    shared = machine.temporary / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)
+    (shared / "link").symlink_to(evil)
+    (machine.cache / "afseg").unlink()
+    (machine.cache / "afseg").symlink_to(shared / "link")
     assert answer(source) == 42
 
 
@@ -147,10 +156,11 @@ def test_a_link_is_no_kernel(machine):
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder to another user")
-def test_a_folder_of_another_user_is_not_used(machine):
+@pytest.mark.parametrize("what", ["cache/afseg", "cache", "."])
+def test_a_folder_of_another_user_is_not_used(machine, what):
     source = machine.source(42)
     exchange(machine, source)
-    os.chown(machine.cache / "afseg", 12345, 12345)
+    os.chown(machine.cache.parent / what, 12345, 12345)
     assert answer(source) == 42
 
 
@@ -158,6 +168,8 @@ def test_without_a_home_kernels_are_kept_in_the_folder_for_temporary_files(machi
     monkeypatch.setenv("XDG_CACHE_HOME", "~no-such-user/cache")
     for _ in range(2):
         assert answer(machine.source(42)) == 42 and machine.compilations == 1
+    machine.temporary.chmod(0o770)
+    assert answer(machine.source(42)) == 42 and machine.compilations == 2
 
 
 @pytest.mark.parametrize("damage", ["empty", "half", "one byte", "foreign", "a pipe", "a folder"])
