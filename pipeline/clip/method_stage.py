@@ -122,7 +122,8 @@ class MethodStage(PerImage):
         if "backgrounds" in options:
             read.pop("backgrounds", None)
         clip = {"clip": self.resources.clip.key_facts()} if self.resources.clip else {}
-        quirks, decoding = vars(self.resources.quirks), self.reader.key_facts
+        decoding = self.reader.key_facts if self.reads_images else {}
+        quirks = vars(self.resources.quirks)
         return joined(self.options.method.key_facts, options, decoding, quirks, read, clip)
 
     def with_files(self, found: dict[str, Any]) -> dict[str, Any]:

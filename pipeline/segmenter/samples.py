@@ -131,13 +131,9 @@ class Labelled(Dataset):
     """Whole images with their ground truth; those without a ground-truth mask are skipped."""
 
     def __init__(
-        self,
-        samples: Sequence[Sample],
-        read: ImageReader,
-        metainfo: dict[str, Any],
-        patches: Patches = None,
+        self, samples: Sequence[Sample], read: ImageReader, about: dict[str, Any], patches: Patches
     ) -> None:
-        self.metainfo = metainfo
+        self.metainfo = about
         self._samples = [s for s in samples if s.mask is not None]
         self._read, self._patches = read, patches
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from mmengine.config import Config
 from mmengine.dataset import DefaultSampler
 from mmengine.dist import barrier
 from torch import nn
@@ -158,7 +157,11 @@ def train(task: Task, folder: Path, listener: Listener = Listener()) -> Path:  #
     interval = settings.checkpoint_interval
     # A sound network predicts objects after this share of its training; from scratch, after 0.2.
     first = min(interval * ceil(0.3 * iterations / interval), iterations)
-    initialise = partial(_initialise, model, settings, tower, config, folder, device)
+    given = settings.pretrained, config.model, config.pretrained_source
+    load = partial(load_pretrained, model.backbone, *given)
+    if tower is not None:
+        load = partial(model.backbone.load_tower, tower, settings.backbone or OF_CLIP)
+    initialise = partial(_initialise, model, load, folder, device)
     # mmengine keeps loggers, visualisers and counters by name until the process ends.
     name = f"segmenter-{uuid.uuid4().hex}"
     with _explain_faults(folder), only_device(device), in_mmseg():
@@ -245,23 +248,12 @@ def freeze(backbone: nn.Module) -> None:
     backbone.train = lambda _=True: backbone
 
 
-def _initialise(
-    model: nn.Module,
-    settings: SegmenterSettings,
-    tower: "ImageTower | None",
-    config: Config,
-    work_dir: Path,
-    device: str,
-) -> None:
-    """Initialises a network at random, and its backbone with pretrained weights if given."""
+def _initialise(model: nn.Module, load: Callable[[], Any], work_dir: Path, device: str) -> None:
+    """Initialises a network at random, and loads the weights that its backbone starts from."""
     # Random numbers are drawn in the order of memory, which on a GPU is this one.
     model.to(memory_format=torch.contiguous_format)
     model.init_weights()
-    if tower is None:
-        given = settings.pretrained, config.model, config.pretrained_source
-        initial = load_pretrained(model.backbone, *given)
-    else:
-        initial = model.backbone.load_tower(tower, settings.backbone or OF_CLIP)
+    initial = load()
     if is_cpu(device):
         model.to(memory_format=torch.channels_last)
     if initial is not None and not process_rank():

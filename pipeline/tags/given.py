@@ -30,11 +30,6 @@ class GivenTags(Tags):
 
     reads_images = False
 
-    def own_settings(self) -> dict[str, Any]:
-        """Returns what tags depend on, except the tags: there are no scores and no pixels."""
-        decoding = self.reader.key_facts
-        return {k: v for k, v in super().own_settings().items() if k not in decoding}
-
     @abstractmethod
     def given(self, sample: Sample) -> Mapping[int, float]:
         """Returns class → score; raises a NoEntry where there is nothing, or another ImageError."""

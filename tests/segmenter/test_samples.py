@@ -143,7 +143,7 @@ def test_the_limit_on_pixels_holds_for_masks_of_a_training(tmp_path):
 )
 def test_a_validation_image_that_cannot_be_used_is_named(tmp_path, file, reason):
     labelled = write_labelled(tmp_path, 1)
-    assert Labelled(labelled, ImageReader(max_pixels=2000), {})[0]
+    assert Labelled(labelled, ImageReader(max_pixels=2000), {}, None)[0]
     Image.fromarray(np.zeros((100, 60), np.uint8)).save(tmp_path / file)
     with pytest.raises(UserError, match=f"validation image s/0 or its mask .*{reason}.*: repair"):
-        Labelled(labelled, ImageReader(max_pixels=2000), {})[0]
+        Labelled(labelled, ImageReader(max_pixels=2000), {}, None)[0]

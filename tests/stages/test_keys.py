@@ -183,7 +183,7 @@ def _base(tmp_path, dataset: str) -> Config:
     given = [f"dataset={dataset}", "tags=tagclip", "cams=clip_es", "clip=file", "rounds=2"]
     given += [f"clip.checkpoint={tmp_path / 'one.safetensors'}", f"output_dir={tmp_path / 'out'}"]
     given += [f"dataset.root={tmp_path}", "segmenter.test.scales=[1.0,0.5]"]
-    given += ["dataset.classes=[cat,person,cup]"] if dataset == "folder" else []
+    given += ["dataset.classes=[cat,person,cup]", "segmenter=light"] if dataset == "folder" else []
     return read_config(compose(given))
 
 
