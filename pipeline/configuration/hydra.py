@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import hydra
 import yaml
@@ -35,6 +36,11 @@ REMOVED: dict[str, str] = yaml.safe_load(
     Path(__file__).with_name("removed_keys.yaml").read_text(encoding="utf-8")
 )
 """Settings that went → what to give instead."""
+
+DEFAULT_CHOICES: dict[str, Any] = yaml.safe_load(
+    Path(__file__).with_name("default_choices.yaml").read_text(encoding="utf-8")
+)
+"""Group → what its choice "default" becomes: by the choice of another, usually, and for some."""
 
 _WORD = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[^][(){},]+""")
 """A text in quotes, or a word, of a list or of several values."""
@@ -245,11 +251,11 @@ def composing(
     def compose(read: Sequence[str]) -> DictConfig:
         try:
             config = hydra.compose("config", [*more, *read], return_hydra_config=True)
-            if (chosen := config.hydra.runtime.choices)["segmenter"] == "default":
-                # The demo's CLIP, which knows ten drawings, is no network of photographs.
-                network = "light" if chosen["clip"] == "demo" else "frozen_clip"
-                given = [*more, *read, f"segmenter={network}"]
-                config = hydra.compose("config", given, return_hydra_config=True)
+            chosen = OmegaConf.select(config, "hydra.runtime.choices") or {}
+            for group, (other, usual, special) in DEFAULT_CHOICES.items():
+                if chosen.get(group) == "default":
+                    read = [*read, f"{group}={special.get(chosen[other], usual)}"]
+                    config = hydra.compose("config", [*more, *read], return_hydra_config=True)
         except (*COMPOSING, AssertionError) as error:
             raise UserError(explain(error)) from error
         except (AttributeError, KeyError) as error:  # for a file that spoils Hydra's own settings

@@ -101,9 +101,9 @@ class Training(OfSplit):
         initial: dict[str, Any] = {"pretrained": None}
         if not self.options.starts_from_scratch:
             path = given_path(self.options.pretrained, "segmenter.pretrained")
-            is_file = self.tower is None and path.is_file()
-            content = {"weights": fingerprint_file(path)} if is_file else {}
-            initial = {"pretrained": path.name, **content}
+            initial["pretrained"] = path.name
+            if self.tower is None and path.is_file():
+                initial["weights"] = fingerprint_file(path)
         if self.tower is not None:
             facts = self.tower.key_facts().items()
             initial["tower"] = {name: fact for name, fact in facts if name not in _OF_FEATURES}

@@ -22,8 +22,6 @@ with importable():
 class _HeadOnTokens(BaseDecodeHead):
     """A head whose parts start from PyTorch's own initial weights."""
 
-    projections: nn.ModuleList  # one of each block
-
     def __init__(self, in_channels: Sequence[int], channels: int, **settings: Any) -> None:  # noqa: ANN401
         settings = {"dropout_ratio": 0, **settings, "input_transform": "multiple_select"}
         super().__init__(in_channels, channels=channels, **settings, init_cfg=[])

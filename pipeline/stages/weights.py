@@ -7,7 +7,6 @@ from pipeline.clip.method_stage import MethodStage
 from pipeline.clip.origins.origin import find_origin, hashable
 from pipeline.clip.second import FrozenSecond
 from pipeline.engine.scan import key_unknown_until, scan
-from pipeline.engine.stage import Stage
 from pipeline.errors import SAME_SETTINGS, NotDownloaded, NotLocal, UserError, command
 from pipeline.files.download import Source, source_at
 from pipeline.segmenter.distributed import process_count
@@ -60,11 +59,10 @@ def missing_weights(
     config, names = builder.config, (builder.vocabulary.classes, builder.vocabulary.palette)
     trains = reads_clip = True
     if builder.images is not None:
-        stages = [stage for stage in builder.stages if stage.command in commands]
-        used = [stage for stage in stages if isinstance(stage, MethodStage)]
-        # A copy of a training: it remembers the masks that it has read.
-        trains = any(_starts(replace(stage), builder, commands) for stage in stages)
-        reads_clip = any(key_unknown_until(stage, {}) == "download" for stage in stages)
+        asked = [stage for stage in builder.stages if stage.command in commands]
+        used = [stage for stage in asked if isinstance(stage, MethodStage)]
+        trains = any(_starts(s, builder, commands) for s in asked if isinstance(s, Training))
+        reads_clip = any(key_unknown_until(stage, {}) == "download" for stage in asked)
     else:
         used = [s for s in builder.per_split("").values() if s.command in commands]
     clip, found = config.clip, {}
@@ -109,14 +107,13 @@ def missing_weights(
     return found | ({"segmenter.pretrained": source_at(place)} if is_missing else {})
 
 
-def _starts(stage: Stage, builder: Builder, commands: Collection[str]) -> bool:
-    """Tells whether a stage is a training that would start from its initial weights."""
-    if not isinstance(stage, Training):
-        return False
+def _starts(training: Training, builder: Builder, commands: Collection[str]) -> bool:
+    """Tells whether a training would start from its initial weights."""
     try:
-        found = scan(stage, builder.images, builder.store, {})
+        # Of a copy, since a training remembers the masks that it has read.
+        found = scan(replace(training), builder.images, builder.store, {})
     except UserError:
-        if any(need.command in commands for need in stage.needs.values()):
+        if any(need.command in commands for need in training.needs.values()):
             return True  # the run computes the masks first
         raise
     begun = found.results is not None and any(found.results.path.glob("iter_*.pth"))
