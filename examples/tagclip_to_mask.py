@@ -350,7 +350,7 @@ def main() -> None:
         count = len(given.classes)
         scores = score_classes(clip, pixels, text, count, propose_crops)
         tags = choose_tags(scores)
-        print("tags:", *(f"{given.classes[k]} ({scores[k]:.3f})" for k in tags))
+        print("tags:", ", ".join(f"{given.classes[k]} {scores[k]:.3f}" for k in tags))
 
         text = torch.stack([embed(clip, tokenizer, name, CAM_PROMPTS) for name in names])
         cams = activation_maps(clip, pixels, text[tags], text[count:])

@@ -103,7 +103,7 @@ def run(arguments: Sequence[str]) -> None:
     size = _two_numbers(options.size, "x", "--size", "500x375")
     names = _two_numbers(options.names, ",", "--names", "20,25")
     batches = choose_batches(vars(options), device.type)
-    plain_encoder = ClipEncoder(ImageTower.of(deepcopy(clip))) if "stages" in wanted else None
+    plain_clip = deepcopy(clip).cpu() if "stages" in wanted else None
     kernel = choose_attention(options.attention, str(device))
     setup = Setup(
         ClipEncoder(ImageTower.of(clip), precision=precision, kernel=kernel), names, batches
@@ -116,7 +116,7 @@ def run(arguments: Sequence[str]) -> None:
     machine_peak = peak(device, precision)
     work = {
         "steps": lambda: steps(setup, size, machine_peak, options.repeats),
-        "stages": lambda: sections.stages(setup, plain_encoder, size, options.images),
+        "stages": lambda: sections.stages(setup, plain_clip, size, options.images),
         "cams": lambda: sections.cam_methods(setup, size, options.repeats),
         "text": lambda: sections.text(clip, load_tokenizer(None), sum(names)),
         "growth": lambda: sections.growth(setup, size),

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import runpy
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import cycle
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import numpy as np
+import torch
 import yaml
+from PIL import Image
 
 from pipeline.cams.cams import Cams
 from pipeline.clip.architectures import ClipModel
 from pipeline.clip.device import keep_freed_memory
-from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.text import class_embeddings, prompts_of
 from pipeline.configuration.registry import imported, methods
 from pipeline.engine.store import Store
-from pipeline.files.shipped import CONFIGS
-from tools.benchmark import plain
+from pipeline.files.shipped import CONFIGS, HOME
 from tools.benchmark.masks import random_cams
 from tools.benchmark.setup import (
+    CROPS_OF_TWO_IMAGES,
     TAGS,
     Setup,
     in_turn,
@@ -34,20 +38,38 @@ from tools.benchmark.setup import (
     timed,
 )
 
-_PLAIN_NAMES = 3  # that the plain version embeds; it takes as long for each
+_PLAIN = SimpleNamespace(**runpy.run_path(str(HOME / "examples" / "tagclip_to_mask.py")))
+"""The method in one file: on a CPU in float32, one class, one crop and one tag at a time."""
+
+_PLAIN_NAMES = 3  # that it embeds; it takes as long for each
 _SIDES = (256, 384, 512, 768, 1024)  # pixels of images that tagging grows with
 
 
-def stages(setup: Setup, encoder: ClipEncoder, size: tuple[int, int], count: int) -> str:
+def stages(setup: Setup, clip: ClipModel, size: tuple[int, int], count: int) -> str:
     """Returns images a second of tags and CAMs, and how many times the plain version's that is.
 
-    ``encoder`` is the image tower of the plain version, in float32.
+    ``clip`` is the model of the plain version, on the CPU.
     """
-    images, tagger, method = load_photographs(count, *size), setup.tagger(), setup.cam_method()
-    plain_tags = seconds_an_image(lambda few: [plain.tag(encoder, tagger, i) for i in few], images)
-    plain_cams = seconds_an_image(
-        lambda few: [plain.cams(encoder, method, i, TAGS) for i in few], images
-    )
+    images, text, classes = load_photographs(count, *size), setup.text.cpu(), setup.names[0]
+    counts = cycle(CROPS_OF_TWO_IMAGES)
+
+    def propose(_: ClipModel, pixels: torch.Tensor, *__: object) -> Iterator[tuple]:
+        for each in setup.proposals(pixels, next(counts)):
+            yield each.class_index, each.crop, each.inside
+
+    def tag_plainly(image: np.ndarray) -> None:
+        pixels = _PLAIN.to_pixels(clip, Image.fromarray(image))
+        _PLAIN.score_classes(clip, pixels, text, classes, propose)
+
+    def cams_plainly(image: np.ndarray) -> None:
+        pixels = _PLAIN.to_pixels(clip, Image.fromarray(image))
+        _PLAIN.activation_maps(clip, pixels, text[list(TAGS)], text[classes:])
+
+    with torch.no_grad():
+        plain_tags, plain_cams = (
+            seconds_an_image(lambda few, work=work: [*map(work, few)], images)
+            for work in (tag_plainly, cams_plainly)
+        )
     # The plain version runs as the reference implementation does, so that this comes after it.
     keep_freed_memory()
     rows = []
@@ -119,12 +141,13 @@ def text(clip: ClipModel, tokenizer: Callable, count: int) -> str:
 
     def embed_plainly() -> None:
         for name in names[:_PLAIN_NAMES]:
-            plain.embed_name(clip, tokenizer, name, templates)
+            _PLAIN.embed(clip, tokenizer, name, templates)
 
     def embed() -> np.ndarray:
         return class_embeddings(clip, tokenizer, [*zip(names)], templates).cpu().numpy()
 
-    before = timed(embed_plainly) * len(names) / _PLAIN_NAMES
+    with torch.no_grad():
+        before = timed(embed_plainly) * len(names) / _PLAIN_NAMES
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
         read_or_embed = partial(Store(Path(folder)).array, "key", embed)
