@@ -13,7 +13,7 @@ what the released code does, and its paper does not say.
 
     python examples/tagclip_to_mask.py data/demo/scenes/v1/val/00000.png mask.png
     python examples/tagclip_to_mask.py cat.jpg mask.png --model ViT-B-16-quickgelu \\
-      --pretrained openai --classes cat person cup --backgrounds grass wall sky
+      --checkpoint openai --classes cat person cup --backgrounds grass wall sky
 
 Notation: h×w patches of P pixels on a side, N = h·w; T = 1 + N tokens of width D, the first of the
 class; L blocks; E numbers in an embedding; C names, of which the first n are classes.
@@ -31,15 +31,13 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file
 from scipy.ndimage import find_objects, label
-from torch import Tensor
+from torch import Tensor, nn
 
 DEMO = Path(__file__).resolve().parents[1] / "data" / "demo" / "clip.safetensors"
 CLASSES = "disc square triangle star heart ring cross crescent arrow hexagon".split()
 BACKGROUNDS = "grass gravel brick sky sand water".split()
-SCENES = [
-    f"{start} {{}} in the scene."
-    for start in ("there is a", "there is the", "this is a", "this is the", "this is one")
-]
+STARTS = "there is a", "there is the", "this is a", "this is the", "this is one"
+SCENES = [f"{start} {{}} in the scene." for start in STARTS]
 TAG_PROMPTS = [*(prompt("{}") for prompt in open_clip.OPENAI_IMAGENET_TEMPLATES), *SCENES]
 CAM_PROMPTS = ["a clean origami {}."]
 ALPHA = 0.5  # α of TagCLIP's thresholds
@@ -48,42 +46,39 @@ ALPHA = 0.5  # α of TagCLIP's thresholds
 # 1. CLIP
 
 
-def load_clip(model: str | None, pretrained: str | None) -> tuple[torch.nn.Module, Callable]:
+def load_clip(model: str | None, checkpoint: str | None) -> tuple[nn.Module, Callable]:
     """Returns a CLIP with a ViT, and its tokenizer; without a name that of the demo.
 
-    ``pretrained`` is a word that open_clip knows, or a file. OpenAI's weights need the models whose
+    ``checkpoint`` is a word that open_clip knows, or a file. OpenAI's weights need the models whose
     names end in -quickgelu.
     """
     if model is None:
-        clip = open_clip.model.build_model_from_openai_state_dict(
-            load_file(DEMO), cast_dtype=torch.float32
-        )
+        build = open_clip.model.build_model_from_openai_state_dict
+        clip = build(load_file(DEMO), cast_dtype=torch.float32)
     else:
-        clip = open_clip.create_model(model, pretrained=pretrained)
+        clip = open_clip.create_model(model, pretrained=checkpoint)
     clip = clip.float().eval().requires_grad_(requires_grad=False)
     return clip, open_clip.get_tokenizer(model or "ViT-B-16")
 
 
-def embed(clip: torch.nn.Module, tokenizer: Callable, name: str, prompts: Sequence[str]) -> Tensor:
+def embed(clip: nn.Module, tokenizer: Callable, name: str, prompts: Sequence[str]) -> Tensor:
     """Embeds a name: the mean over prompts (CLIP, section 3.1.4); E, of length 1."""
     features = clip.encode_text(tokenizer([prompt.format(name) for prompt in prompts]))
     return F.normalize(F.normalize(features, dim=-1).mean(0), dim=-1)
 
 
-def to_pixels(clip: torch.nn.Module, image: Image.Image) -> Tensor:
+def to_pixels(clip: nn.Module, image: Image.Image) -> Tensor:
     """Resizes an image to whole patches, rounded up, and normalises it: 3×hP×wP."""
     patch = clip.visual.patch_size[0]
     width, height = (-(-side // patch) * patch for side in image.size)
     resized = np.array(image.resize((width, height), Image.Resampling.BICUBIC))
     pixels = torch.from_numpy(resized).permute(2, 0, 1).float() / 255
-    mean, std = (
-        torch.tensor(each).view(3, 1, 1)
-        for each in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
-    )
+    of_openai = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
+    mean, std = (torch.tensor(each).view(3, 1, 1) for each in of_openai)
     return (pixels - mean) / std
 
 
-def to_tokens(clip: torch.nn.Module, pixels: Tensor) -> Tensor:
+def to_tokens(clip: nn.Module, pixels: Tensor) -> Tensor:
     """Returns the tokens that enter the first block, 1×T×D, of 3×H×W pixels."""
     visual = clip.visual
     patches = visual.conv1(pixels[None])
@@ -102,9 +97,7 @@ def positions(trained: Tensor, h: int, w: int) -> Tensor:
     return found.half().float()  # quirk position_fp16: stretched ones are rounded
 
 
-def run(
-    block: torch.nn.Module, tokens: Tensor, bias: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+def run(block: nn.Module, tokens: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Runs a block; returns its tokens and its attention, T×T, the mean over heads.
 
     ``bias``, T×T, is added to the logits of the attention.
@@ -115,7 +108,7 @@ def run(
     return tokens + block.mlp(block.ln_2(tokens)), attention[0]
 
 
-def look(clip: torch.nn.Module, pixels: Tensor) -> tuple[Tensor, Tensor]:
+def look(clip: nn.Module, pixels: Tensor) -> tuple[Tensor, Tensor]:
     """Returns the tokens that enter block L, and the attention of all blocks among patches.
 
     They are 1×T×D and L×N×N; the attention that block L would have is among them.
@@ -129,7 +122,7 @@ def look(clip: torch.nn.Module, pixels: Tensor) -> tuple[Tensor, Tensor]:
     return tokens, torch.stack(attentions)
 
 
-def classify(clip: torch.nn.Module, tokens: Tensor, text: Tensor) -> Tensor:
+def classify(clip: nn.Module, tokens: Tensor, text: Tensor) -> Tensor:
     """Returns the probabilities of C names, a softmax over them, for each of the tokens: …×C."""
     features = F.normalize(clip.visual.ln_post(tokens) @ clip.visual.proj, dim=-1)
     return (clip.logit_scale.exp() * features @ text.T).softmax(-1)
@@ -139,16 +132,12 @@ def classify(clip: torch.nn.Module, tokens: Tensor, text: Tensor) -> Tensor:
 
 
 def score_classes(
-    clip: torch.nn.Module, pixels: Tensor, text: Tensor, num_classes: int, propose: Callable
+    clip: nn.Module, pixels: Tensor, text: Tensor, num_classes: int, propose: Callable
 ) -> np.ndarray:
     """Scores n classes in [0, 1], n float32.
 
-    Args:
-        clip: see :func:`load_clip`.
-        pixels: 3×hP×wP.
-        text: C×E, of the classes and then the backgrounds.
-        num_classes: n.
-        propose: :func:`propose_crops`.
+    ``pixels`` are 3×hP×wP; ``text`` is C×E, of the classes and then of the backgrounds; ``propose``
+    is :func:`propose_crops`.
     """
     tokens, attentions = look(clip, pixels)
     coarse = classify(clip, run_alone(clip, tokens)[0, 1:], text)
@@ -160,7 +149,7 @@ def score_classes(
     return scores.numpy()
 
 
-def run_alone(clip: torch.nn.Module, tokens: Tensor) -> Tensor:
+def run_alone(clip: nn.Module, tokens: Tensor) -> Tensor:
     """Runs block L with every token attending to itself alone (section 3.2); 1×T×D.
 
     CLIP was trained to gather the image in the class token, so that its last attention blurs what
@@ -188,7 +177,7 @@ def refine_scores(attentions: Tensor, coarse: Tensor, grid: Sequence[int]) -> Te
 
 
 def propose_crops(
-    clip: torch.nn.Module, pixels: Tensor, scores: Tensor, num_classes: int
+    clip: nn.Module, pixels: Tensor, scores: Tensor, num_classes: int
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
     """Yields a crop for each class that may be there (CWR, section 3.4).
 
@@ -210,7 +199,7 @@ def propose_crops(
         yield k, crop, F.interpolate(inside, size // patch, mode="nearest")[0, 0] > 0
 
 
-def look_again(clip: torch.nn.Module, crop: Tensor, inside: Tensor, text: Tensor) -> Tensor:
+def look_again(clip: nn.Module, crop: Tensor, inside: Tensor, text: Tensor) -> Tensor:
     """Classifies a crop by the whole CLIP, whose class token sees the object's patches alone; C."""
     tokens = to_tokens(clip, crop)
     bias = torch.zeros((tokens.shape[1],) * 2)
@@ -236,9 +225,8 @@ def union_of_boxes(scaled: np.ndarray, threshold: float) -> np.ndarray:
     """Marks the boxes around the regions, 8-connected, above a share of the peak; h×w bool."""
     levels = (scaled * 255).astype(np.uint8)
     union = np.zeros(scaled.shape, bool)
-    for top, left, bottom, right in boxes_of(
-        label(levels > int(float(threshold) * levels.max()), np.ones((3, 3)))[0]
-    ):
+    regions, _ = label(levels > int(float(threshold) * levels.max()), np.ones((3, 3)))
+    for top, left, bottom, right in boxes_of(regions):
         union[top:bottom, left:right] = True
     return union
 
@@ -255,7 +243,7 @@ def boxes_of(regions: np.ndarray) -> Iterator[tuple[int, int, int, int]]:
 
 
 def activation_maps(
-    clip: torch.nn.Module, pixels: Tensor, tags: Tensor, backgrounds: Tensor
+    clip: nn.Module, pixels: Tensor, tags: Tensor, backgrounds: Tensor
 ) -> np.ndarray:
     """Returns a class activation map for each of K tags, K×h×w float32 in [0, 1].
 
@@ -272,7 +260,7 @@ def activation_maps(
     return torch.stack(maps).numpy()
 
 
-def softmax_gradcam(clip: torch.nn.Module, tokens: Tensor, text: Tensor, k: int) -> Tensor:
+def softmax_gradcam(clip: nn.Module, tokens: Tensor, text: Tensor, k: int) -> Tensor:
     """Returns the CAM of name k in [0, 1], N (softmax-GradCAM, section 3.2).
 
     The score is a probability among tags and backgrounds, so that similar names suppress each
@@ -337,12 +325,12 @@ def main() -> None:
     parser.add_argument("photograph", type=Path)
     parser.add_argument("mask", type=Path)
     parser.add_argument("--model", help="open_clip's name of a CLIP with a ViT; the demo's")
-    parser.add_argument("--pretrained", help="a word that open_clip knows, or a file")
+    parser.add_argument("--checkpoint", help="its weights: a word that open_clip knows, or a file")
     parser.add_argument("--classes", nargs="+", default=CLASSES)
     parser.add_argument("--backgrounds", nargs="+", default=BACKGROUNDS)
     given = parser.parse_args()
     with torch.no_grad():
-        clip, tokenizer = load_clip(given.model, given.pretrained)
+        clip, tokenizer = load_clip(given.model, given.checkpoint)
         image = Image.open(given.photograph).convert("RGB")  # quirk exif: as it lies in the file
         pixels, names = to_pixels(clip, image), [*given.classes, *given.backgrounds]
 
@@ -354,7 +342,7 @@ def main() -> None:
 
         text = torch.stack([embed(clip, tokenizer, name, CAM_PROMPTS) for name in names])
         cams = activation_maps(clip, pixels, text[tags], text[count:])
-    mask = Image.fromarray(draw_mask(np.array(image), cams, tags), mode="P")
+    mask = Image.fromarray(draw_mask(np.array(image), cams, tags))
     bits = ((k >> 3 * i + c & 1) << 7 - i for k in range(256) for c in range(3) for i in range(8))
     mask.putpalette([sum(each) for each in zip(*[bits] * 8)])
     mask.save(given.mask)
