@@ -82,14 +82,14 @@ def test_tags_and_masks_of_the_demo_are_those_of_a_run(
     plain, run_stage, tmp_path, monkeypatch, capsys
 ):
     given = ["dataset=demo", "clip=demo", "dataset.split=val", "dataset.limit=3", "compat=released"]
-    given += [f"output_dir={tmp_path}", "runtime.precision=fp32", "stage=[tags,cams,masks]"]
+    given += [f"dataset.root={tmp_path / 'scenes'}", f"output_dir={tmp_path}"]
+    given += ["runtime.precision=fp32", "stage=[tags,cams,masks]"]
     assert run_stage(*given).code == 0
     folder = {name: tmp_path / "val" / name / "latest" for name in ("tags", "masks")}
     entries = [json.loads(line) for line in (folder["tags"] / "entries.jsonl").open()]
     assert len(entries) == 3
-    scenes = REPOSITORY / "data" / "demo" / "scenes"
     for entry in entries:
-        [scene] = scenes.glob(f"*/val/{entry['id']}.png")
+        [scene] = (tmp_path / "scenes").glob(f"*/val/{entry['id']}.png")
         monkeypatch.setattr(sys, "argv", [FILE.name, str(scene), str(tmp_path / "mask.png")])
         capsys.readouterr()
         runpy.run_path(str(FILE), run_name="__main__")

@@ -58,7 +58,8 @@ def test_other_refiners_are_held_against_the_crf(benchmark):
     assert measured == ["pamr", "par", "regions"]
     for name in measured:
         ours, crf, ratio = map(float, rows[name][:3])
-        assert ratio * crf == pytest.approx(ours, abs=0.51 + 0.51 * ratio)
+        # The median of ratios is not the ratio of medians.
+        assert ratio * crf == pytest.approx(ours, rel=0.5, abs=0.51 + 0.51 * ratio)
     assert "crf by pydensecrf" in rows
 
 
@@ -88,7 +89,9 @@ def test_networks_of_photographs_are_measured(benchmark):
     assert rows["timm_mlp"][2] == "–" and 0 < int(rows["frozen_clip:ViT-B-32"][2].rstrip("%")) < 100
     precision, step, _, minutes, _ = rows["frozen_clip:ViT-B-32"]
     assert precision in ("fp32", "bf16")
-    iterations = read_config(compose(["dataset=folder", "clip=vit_b32"])).segmenter.iterations
+    iterations = read_config(
+        compose(["dataset=folder", "clip=vit_b32", "dataset.root=a", "dataset.classes=[b]"])
+    ).segmenter.iterations
     assert int(minutes) == pytest.approx(iterations * float(step) / 60, abs=1)
 
 
