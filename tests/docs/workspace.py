@@ -86,10 +86,13 @@ def stand_in(arguments: list[str], checkpoint: Path) -> list[str]:
     given = [*arguments, "runtime.workers=1", *TINY_TRAINING]
     if keys.get("dataset", "dataset=demo").startswith("dataset=demo") and "experiment" not in keys:
         return [*given, "dataset.limit=3"]  # with a CLIP of their own, from scratch or frozen
-    given.append(SCRATCH)
-    if "segmenter" not in keys and keys.get("dataset") == "dataset=folder":
+    has_clip = bool({"clip", "experiment"} & keys.keys())
+    is_default = "segmenter" not in keys and keys.get("dataset") == "dataset=folder"
+    if is_default:
         given += TINY_LIGHT
-    if {"clip", "experiment"} & keys.keys():
+    if not (is_default and has_clip):  # then the network is that CLIP, frozen
+        given.append(SCRATCH)
+    if has_clip:
         given = [a for a in given if a.lstrip("+").partition("=")[0] not in _WEIGHTS]
         given += ["clip=file", f"clip.checkpoint={checkpoint}"]
         if not {"tags", "tags.min_score"} & keys.keys():
