@@ -143,7 +143,7 @@ def timm_maps(name: str) -> tuple[Any, int | None, dict[str, Any]]:
     """Describes a network of timm by what timm says of its feature maps.
 
     Also returns the patch size of a vision transformer, whose maps are all of one size, else none;
-    and the options with which it takes images of any size. Raises a UserError if timm has no such
+    and the options that make it accept images of any size. Raises a UserError if timm has no such
     network, or the network returns no feature maps.
     """
     import timm  # takes seconds

@@ -53,13 +53,12 @@ def test_other_cams_are_held_against_clip_es(benchmark):
 
 @pytest.mark.large
 def test_other_refiners_are_held_against_the_crf(benchmark):
-    rows = table(benchmark("--sections", "refiners", "--repeats", "3"))
+    rows = table(benchmark("--sections", "refiners", "--repeats", "1"))
     measured = [n for n, cells in rows.items() if n.isidentifier() and cells[0].isdecimal()]
     assert measured == ["pamr", "par", "regions"]
     for name in measured:
         ours, crf, ratio = map(float, rows[name][:3])
-        # The median of ratios is not the ratio of medians.
-        assert ratio * crf == pytest.approx(ours, rel=0.5, abs=0.51 + 0.51 * ratio)
+        assert ratio * crf == pytest.approx(ours, abs=0.51 + 0.51 * ratio)
     assert "crf by pydensecrf" in rows
 
 

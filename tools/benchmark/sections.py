@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from itertools import cycle
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,11 +38,14 @@ from tools.benchmark.setup import (
     timed,
 )
 
-_PLAIN = SimpleNamespace(**runpy.run_path(str(HOME / "examples" / "tagclip_to_mask.py")))
-"""The method in one file: on a CPU in float32, one class, one crop and one tag at a time."""
-
-_PLAIN_NAMES = 3  # that it embeds; it takes as long for each
+_PLAIN_NAMES = 3  # that the plain version embeds; it takes as long for each
 _SIDES = (256, 384, 512, 768, 1024)  # pixels of images that tagging grows with
+
+
+@cache
+def _plain() -> SimpleNamespace:
+    """Returns the method in one file: in float32 on a CPU, one class, crop and tag at a time."""
+    return SimpleNamespace(**runpy.run_path(str(HOME / "examples" / "tagclip_to_mask.py")))
 
 
 def stages(setup: Setup, clip: ClipModel, size: tuple[int, int], count: int) -> str:
@@ -51,19 +54,19 @@ def stages(setup: Setup, clip: ClipModel, size: tuple[int, int], count: int) -> 
     ``clip`` is the model of the plain version, on the CPU.
     """
     images, text, classes = load_photographs(count, *size), setup.text.cpu(), setup.names[0]
-    counts = cycle(CROPS_OF_TWO_IMAGES)
+    plain, counts = _plain(), cycle(CROPS_OF_TWO_IMAGES)
 
     def propose(_: ClipModel, pixels: torch.Tensor, *__: object) -> Iterator[tuple]:
         for each in setup.proposals(pixels, next(counts)):
             yield each.class_index, each.crop, each.inside
 
     def tag_plainly(image: np.ndarray) -> None:
-        pixels = _PLAIN.to_pixels(clip, Image.fromarray(image))
-        _PLAIN.score_classes(clip, pixels, text, classes, propose)
+        pixels = plain.to_pixels(clip, Image.fromarray(image))
+        plain.score_classes(clip, pixels, text, classes, propose)
 
     def cams_plainly(image: np.ndarray) -> None:
-        pixels = _PLAIN.to_pixels(clip, Image.fromarray(image))
-        _PLAIN.activation_maps(clip, pixels, text[list(TAGS)], text[classes:])
+        pixels = plain.to_pixels(clip, Image.fromarray(image))
+        plain.activation_maps(clip, pixels, text[list(TAGS)], text[classes:])
 
     with torch.no_grad():
         plain_tags, plain_cams = (
@@ -137,11 +140,12 @@ def text(clip: ClipModel, tokenizer: Callable, count: int) -> str:
     voc = yaml.safe_load((CONFIGS / "dataset" / "voc2012.yaml").read_text(encoding="utf-8"))
     every = [*voc["dataset"]["classes"], *voc["dataset"]["backgrounds"]]
     names = [every[k % len(every)] for k in range(count)]
+    plain = _plain()
     tokenizer(["a warm-up"])
 
     def embed_plainly() -> None:
         for name in names[:_PLAIN_NAMES]:
-            _PLAIN.embed(clip, tokenizer, name, templates)
+            plain.embed(clip, tokenizer, name, templates)
 
     def embed() -> np.ndarray:
         return class_embeddings(clip, tokenizer, [*zip(names)], templates).cpu().numpy()

@@ -90,12 +90,11 @@ def networks(names: Sequence[str], size: tuple[int, int], device: str, repeats: 
         preset, _, model = name.partition(":")
         for precision in dict.fromkeys(("fp32", settle_precision(AUTO, device))):
             given = [f"segmenter={preset}", f"segmenter.precision={precision}"]
+            given.append("segmenter.pretrained=null")
             folder = ["dataset=folder", "dataset.root=unused", "dataset.classes=[]"]
             settings, tower = read_config(compose([*folder, *given])).segmenter, None
             if settings.decoder:
                 settings, tower = _on_tower(settings, model or _CLIP)
-            elif settings.pretrained == "imagenet":
-                settings = replace(settings, pretrained=None)
             step, backbone, image, _ = _costs(settings, tower, size, device, repeats)
             share = f"{1 - backbone.seconds / step.seconds:.0%}" if tower else "–"
             minutes = settings.iterations * step.seconds / 60
@@ -182,8 +181,8 @@ def _costs(
     size: tuple[int, int],
     device: str,
     repeats: int,
-) -> tuple[Cost, Cost, Cost, int]:
-    """Returns the costs of a step of training, of the backbone in it, and of an image.
+) -> tuple[Cost, Cost | None, Cost, int]:
+    """Returns the costs of a step of training, of a tower in it, and of an image.
 
     The last is the number of parameters.
     """
@@ -207,7 +206,7 @@ def _costs(
         with torch.no_grad(), wrapper.optim_context(model):
             model.backbone(pixels)
 
-    backbone = measure("backbone", embed, repeats)
+    backbone = measure("backbone", embed, repeats) if tower else None
     model.to(memory_format=torch.contiguous_format)
     network = MmsegNetwork(model, device)
     segmenter = Segmenter(network, ("background", *names), tuple(palette))
