@@ -19,8 +19,7 @@ from pipeline.files.text import given_folder, given_path, last_names
 class ImportedCams(CamStage):
     """CAMs that are taken from files.
 
-    The key holds :func:`~pipeline.files.text.last_names` of their folder. The contents of an
-    image's file are part of its inputs.
+    The contents of an image's file are part of its inputs.
     """
 
     batch_size = None  # reading files keeps one core busy
@@ -28,16 +27,11 @@ class ImportedCams(CamStage):
     @property
     def note(self) -> str:
         """The folder that the CAMs are from."""
-        return f"CAMs of {last_names(self._path)}"
+        return f"CAMs of {last_names(self.options.path, 'cams.path')}"
 
     def check(self) -> None:
         """Refuses a folder of CAM files that does not exist."""
         given_folder(self.options.path, "cams.path", "<id>.npy")
-
-    def own_settings(self) -> dict[str, Any]:
-        """Returns what the CAMs depend on, except the files."""
-        classes = list(self.vocabulary.classes)
-        return {**super().own_settings(), "path": last_names(self._path), "classes": classes}
 
     @cached_property
     def _path(self) -> Path:

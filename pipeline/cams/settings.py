@@ -1,12 +1,14 @@
 """The settings of imported CAMs; those of CAM methods that use CLIP stand in ``dense``."""
 
 from dataclasses import dataclass
+from functools import partial
 
 from omegaconf import MISSING
 
 from pipeline.clip.settings import CamOptions
 from pipeline.configuration.registry import register
 from pipeline.configuration.settings import setting
+from pipeline.files.text import last_names
 
 
 @dataclass
@@ -19,10 +21,10 @@ class CamFileOptions(CamOptions):
             a ViT-B/16, whose masks are 2 points of mIoU worse on the demo.
     """
 
-    path: str = MISSING
+    path: str = setting(MISSING, in_key=partial(last_names, name="cams.path"))
     cell_size: int = setting(4, at_least=1)
 
 
-register("cams", "file", CamFileOptions, is_stage=True, reads=())(
+register("cams", "file", CamFileOptions, is_stage=True, reads=("classes",))(
     "pipeline.cams.imported:ImportedCams"
 )

@@ -135,7 +135,7 @@ class MethodStage(PerImage):
         if self.region_folder is None:
             return found
         found = {name: value for name, value in found.items() if name != "slic"}
-        return found | {"regions": f"folder {last_names(self.region_folder)}"}
+        return found | {"regions": f"folder {last_names(self.region_folder, 'regions')}"}
 
     def item(self, sample: Sample, folders: Folders) -> Item:
         """Returns an image, with its batch and regions if the result depends on them."""

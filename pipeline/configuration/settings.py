@@ -11,7 +11,7 @@ import dataclasses
 import inspect
 import re
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field
 from enum import Enum
 from functools import cache
@@ -44,6 +44,7 @@ class Rule:
         lengths: the numbers of values that a list may have.
         file_values: of a setting that can name code, an address or a command, a regular expression
             of the values that a file of settings may give; only the command line gives others.
+        in_key: what the key holds in place of a value, such as the last names of a path.
     """
 
     changes: Literal["result", "rounding", "images", "nothing"] = "result"
@@ -55,6 +56,7 @@ class Rule:
     choices: Collection[str] = ()
     lengths: Sequence[int] = ()
     file_values: str | None = None
+    in_key: Callable[[Any], Any] = field(default=lambda value: value)
 
     def __post_init__(self) -> None:
         if (self.changes == "result") == bool(self.why):
@@ -193,8 +195,9 @@ def key_facts(settings: object, without: Collection[str] = ()) -> dict[str, Any]
     """Returns what changes a result, as plain values for a cache key, ``without`` some fields."""
     found = {}
     for declared in dataclasses.fields(settings):
-        if rule_of(declared).changes == "result" and declared.name not in without:
-            found[declared.name] = plain(getattr(settings, declared.name))
+        rule = rule_of(declared)
+        if rule.changes == "result" and declared.name not in without:
+            found[declared.name] = plain(rule.in_key(getattr(settings, declared.name)))
     return found
 
 

@@ -3,8 +3,7 @@
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.configuration.settings import plain
 from pipeline.datasets.vocabulary import Vocabulary
@@ -26,6 +25,14 @@ from pipeline.files.text import given_path
 
 FILES = ("metrics.json", FAILURES)
 """Its files in the output directory."""
+
+
+class _Measured(NamedTuple):
+    """What was found of a result."""
+
+    figures: dict[str, Any] | None  # none where no ground truth can be used
+    about: About
+    unusable: Mapping[str, str]  # id of an image → why its ground truth cannot be used
 
 
 @dataclass(frozen=True)
@@ -62,61 +69,68 @@ class Evaluation:
         ``failures.jsonl`` beside ``metrics.json`` names them. Raises a UserError if there is
         nothing to measure, or none of the ground truth can be used.
         """
-        measured, unmeasured, outcomes, store = {}, [], [], self.store
-        of_results: dict[Path, str] = {}
-        failures: dict[tuple[str, str], str] = {}
         changes = {result: self._change(result) for result in self.results}
         if not changes:
             raise self._nothing()
-        for result in (result for result, change in changes.items() if not change):
-            stage = result.stage
-            if stage.is_ground_truth:
-                continue
-            inputs = measures.EvaluationInputs(self._with_results(result), result, self.vocabulary)
-            figures, unusable = self._measure(stage, inputs), inputs.unusable
-            failures |= {(stage.split, i): reason for i, reason in unusable.items()}
-            if figures is None:
-                if unusable:
-                    unmeasured.append(f"{result.name} of split {result.split}")
-                continue
-            about, measured_on = choices_behind(stage, self.config), self._measured_on(result)
-            about = replace(about, precision=found_precision(about.precision, Results(result.path)))
-            if about.corrections:
-                figures["corrections"] = about.corrections
-            if any(each.is_ground_truth for each in stage.chain):
-                figures["supervised"] = True
-            measured_on.write(result.path)
-            # Tables join figures by these: keys hold no image, and nothing that was learned.
-            own = of_results[result.path] = measured_on.results
-            needs = (need for need in result.needs.values() if need.path in of_results)
-            read = {need.name: of_results[need.path] for need in needs}
-            links = {"results": own, "measured_on": measured_on.key, "read": read}
-            measured[result] = {**figures, **links}, about
-            # Beside the results lies the file that says why images were skipped.
-            place = store.root if unusable else store.root / "metrics.json"
-            images, what = figures["images"] + len(unusable), f"{stage.split} {stage.name}"
-            outcomes.append(Outcome("evaluate", what, images, 0, unusable, place))
+        found: dict[RunResults, _Measured] = {}
+        for result, change in changes.items():
+            if not (change or result.stage.is_ground_truth):
+                found[result] = self._measure(result, found)
+        measured = {result: each for result, each in found.items() if each.figures is not None}
+        unmeasured = [r for r, each in found.items() if each.figures is None and each.unusable]
         notes = self._record(measured, asked)
-        reasons = store.root / FAILURES
-        lines = [{"split": s, "id": i, "reason": r} for (s, i), r in sorted(failures.items())]
+        reasons = self.store.root / FAILURES
+        failures = {
+            (r.split, i): why for r, each in found.items() for i, why in each.unusable.items()
+        }
+        lines = [{"split": s, "id": i, "reason": why} for (s, i), why in sorted(failures.items())]
         write_json_lines(reasons, lines)
+        outcomes = [self._outcome(result, each) for result, each in measured.items()]
         if not (outcomes or unmeasured or any(changes.values())):
             is_truth = all(result.stage.is_ground_truth for result in changes)
             why = "the masks are the ground truth" if is_truth else "no image has ground truth"
             notes.append(f"nothing was measured, since {why}")
-            outcomes.append(Outcome("evaluate", "", 0, 0, {}, store.root))
+            outcomes.append(Outcome("evaluate", "", 0, 0, {}, self.store.root))
         for outcome in outcomes:
             yield replace(outcome, note="; ".join(notes) if outcome is outcomes[0] else "")
         if unmeasured:
+            names = ", ".join(f"{result.name} of split {result.split}" for result in unmeasured)
             raise UserError(
-                f"none of the ground truth for {', '.join(unmeasured)} can be used: {reasons}"
-                " tells what to correct"
+                f"none of the ground truth for {names} can be used: {reasons} tells what to correct"
             )
         if changed := dict.fromkeys(filter(None, changes.values())):
             raise UserError(f"some results were not measured: {'; '.join(changed)}")
 
+    def _measure(self, result: RunResults, known: Mapping[RunResults, _Measured]) -> _Measured:
+        """Measures a result; the figures name those of ``known`` that it was made from."""
+        stage = result.stage
+        inputs = measures.EvaluationInputs(self._with_results(result), result, self.vocabulary)
+        figures, about = self._figures(stage, inputs), choices_behind(stage, self.config)
+        if figures is None:
+            return _Measured(None, about, inputs.unusable)
+        about = replace(about, precision=found_precision(about.precision, Results(result.path)))
+        if about.corrections:
+            figures["corrections"] = about.corrections
+        if any(each.is_ground_truth for each in stage.chain):
+            figures["supervised"] = True
+        measured_on = self._measured_on(result)
+        measured_on.write(result.path)
+        # Tables join figures by these: keys hold no image, and nothing that was learned.
+        results = {r.path: each.figures["results"] for r, each in known.items() if each.figures}
+        needs = [need for need in result.needs.values() if need.path in results]
+        figures["results"], figures["measured_on"] = measured_on.results, measured_on.key
+        figures["read"] = {need.name: results[need.path] for need in needs}
+        return _Measured(figures, about, inputs.unusable)
+
+    def _outcome(self, result: RunResults, measured: _Measured) -> Outcome:
+        """Returns what the run says of a result; beside it lies the file of skipped images."""
+        root, unusable = self.store.root, measured.unusable
+        what, images = f"{result.split} {result.name}", measured.figures["images"] + len(unusable)
+        place = root if unusable else root / "metrics.json"
+        return Outcome("evaluate", what, images, 0, unusable, place)
+
     def _record(
-        self, measured: Mapping[Results, tuple[Mapping, About]], asked: Collection[str]
+        self, measured: Mapping[RunResults, _Measured], asked: Collection[str]
     ) -> list[str]:
         """Writes figures to ``metrics.json``; returns what is remarkable about the others.
 
@@ -134,10 +148,10 @@ class Evaluation:
                 if place not in ours and (is_withdrawn or stage.command in asked):
                     absent.append(f"{stage.name} of split {stage.split}")
             notes = [metrics.damage] if metrics.damage else []
-            for results, (figures, about) in measured.items():
+            for results, found in measured.items():
                 known = metrics.find(results.name, results.split, results.key) or {}
-                metrics.put(results, figures, about)
-                if (before := known.get("images", 0)) > (now := figures["images"]):
+                metrics.put(results, found.figures, found.about)
+                if (before := known.get("images", 0)) > (now := found.figures["images"]):
                     what = f"{results.name} of split {results.split}"
                     notes.append(f"metrics of {now:,} images replace those of {before:,}: {what}")
         if absent:
@@ -205,7 +219,7 @@ class Evaluation:
         except UserError:
             return None
 
-    def _measure(self, stage: Stage, inputs: measures.EvaluationInputs) -> dict[str, Any] | None:
+    def _figures(self, stage: Stage, inputs: measures.EvaluationInputs) -> dict[str, Any] | None:
         holds = stage.kind.holds
         if holds == "tags":
             return measures.evaluate_tags(inputs, self.config.tags.absent_as_zero)

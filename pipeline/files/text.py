@@ -80,7 +80,7 @@ def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def given_path(given: str, name: str) -> Path:
+def given_path(given: str | Path, name: str) -> Path:
     """Returns a path from the configuration, with ``~`` replaced by the home folder.
 
     Raises:
@@ -95,12 +95,13 @@ def given_path(given: str, name: str) -> Path:
         ) from error
 
 
-def last_names(path: Path) -> str:
+def last_names(given: str | Path, name: str) -> str:
     """Returns the last two names of a path, such as ``SAM/val``, by which keys hold a source.
 
     So the files of two methods can be compared, and the same ones have one key on several machines.
+    Arguments and errors are those of :func:`given_path`.
     """
-    return Path(*path.absolute().parts[-2:]).as_posix()
+    return Path(*given_path(given, name).absolute().parts[-2:]).as_posix()
 
 
 def join_cell(names: Iterable[str]) -> str:

@@ -11,7 +11,7 @@ from pipeline.engine.sample import Sample
 from pipeline.engine.stage import Computed, Decoded, Folders, Item
 from pipeline.errors import ImageError, NoEntry, UserError
 from pipeline.files.fingerprints import fingerprint
-from pipeline.files.text import given_path, last_names
+from pipeline.files.text import last_names
 from pipeline.masks.refiner import labelled
 from pipeline.masks.stage import MaskStage
 
@@ -20,8 +20,7 @@ from pipeline.masks.stage import MaskStage
 class GivenMasks(MaskStage):
     """Masks that are read.
 
-    The key holds :func:`~pipeline.files.text.last_names` of their file or folder. What is said of
-    an image is one of its inputs.
+    What is said of an image is one of its inputs.
     """
 
     takes_any_image = False
@@ -30,11 +29,7 @@ class GivenMasks(MaskStage):
     @property
     def note(self) -> str:
         """The file or folder that the masks are from."""
-        return f"pseudo masks of {self._name}"
-
-    @property
-    def _name(self) -> str:
-        return last_names(given_path(self.options.path, "masks.path"))
+        return f"pseudo masks of {last_names(self.options.path, 'masks.path')}"
 
     def check(self) -> None:
         """Refuses files that cannot be read, and says what in them is left out."""
@@ -48,7 +43,7 @@ class GivenMasks(MaskStage):
         settings = super().own_settings()
         del settings["colours"]
         reading = Reading.of(self.options, "masks", self.vocabulary.classes).key_facts
-        return {**settings, "path": self._name, "reading": reading}
+        return {**settings, "reading": reading}
 
     def item(self, sample: Sample, folders: Folders) -> Item:
         """Returns an image with what is said of it; raises a NoEntry if there is nothing."""

@@ -14,7 +14,7 @@ from pipeline.engine.sample import Labels, Sample, spellings
 from pipeline.engine.stage import Computed, Decoded, Folders, Item
 from pipeline.errors import ImageError, NoEntry, UserError
 from pipeline.files.fingerprints import fingerprint
-from pipeline.files.text import given_path, last_names
+from pipeline.files.text import given_path
 from pipeline.tags.scores import decode_scores, tags_output
 from pipeline.tags.stage import Tags
 from pipeline.tags.tagger import image_threshold
@@ -73,10 +73,7 @@ class GroundTruthTags(GivenTags):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ListedTags(GivenTags):
-    """The tags of a list, or those that follow from scores in a file.
-
-    The key holds :func:`~pipeline.files.text.last_names` of it.
-    """
+    """The tags of a list, or those that follow from scores in a file."""
 
     certain = (0.0, 1.0)
 
@@ -102,8 +99,7 @@ class ListedTags(GivenTags):
         """Returns what tags depend on, except the tags."""
         unused = ("alpha", "min_score")  # by a list; those of scores are added again
         settings = {k: v for k, v in super().own_settings().items() if k not in unused}
-        name = last_names(given_path(settings["path"], "tags.path"))
-        return {**settings, "path": name, **self.options.thresholds}
+        return settings | self.options.thresholds
 
     @cached_property
     def _listed(self) -> Mapping[str, Labels]:
