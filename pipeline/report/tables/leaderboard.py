@@ -121,47 +121,75 @@ def _differing_settings(combinations: Sequence[Combination]) -> list[str]:
 
 
 def _board(place: Place, rows: Sequence[Combination]) -> Board:
+    """Returns the table of the combinations of one place, the best at the end of the way first."""
     choices = [
         {**row.choices, "settings": settings}
         for row, settings in zip(rows, _differing_settings(rows))
     ]
     averages = average_over_others(rows, choices)
-    words = [tuple(choice.values()) for choice in choices]
-    for row, choice, text in zip(rows, choices, words):
+    texts = [tuple(choice.values()) for choice in choices]
+    for row, choice, text in zip(rows, choices, texts):
         # Nothing that has a name tells them apart, such as the weights of two files.
-        choice["key"] = row.last.key if words.count(text) > 1 else ""
-    order = sorted(range(len(rows)), key=lambda i: (rows[i].rank(), words[i]))
+        choice["key"] = row.last.key if texts.count(text) > 1 else ""
+    order = sorted(range(len(rows)), key=lambda i: (rows[i].rank(), texts[i]))
     rows, choices = [rows[i] for i in order], [choices[i] for i in order]
-    methods = {kind.method for kind in measured_kinds().values()}
-    shared = {
-        name: value
-        for name, value in choices[0].items()
-        if name not in methods and all(choice[name] == value for choice in choices)
-    }
-    words = [
-        name
-        for name in choices[0]
-        if name not in shared and any(choice[name] for choice in choices)
-    ]
+    shared = _shared_choices(choices)
+    given = {name: any(choice[name] for choice in choices) for name in choices[0]}
+    words = [name for name in given if given[name] and name not in shared]
     columns = [name for name in figure_columns() if any(row.values(name) for row in rows)]
-    # Methods do not compete with tags that are given or corrected. Equal figures have no best.
-    competing = [
-        i for i, r in enumerate(rows) if not (r.has_given_tags or "corrections" in r.last.figures)
-    ]
-    best = set()
-    for column, name in enumerate(columns, len(words)):
-        figures = {i: values for i in competing if (values := rows[i].values(name))}
-        printed = {i: percent(mean(values)) for i, values in figures.items()}
-        best |= {(i, column) for i in highest(printed)}
     notes = Notes()
     # Notes are numbered along the rows.
     cells = [[row.cell(name, notes) for name in columns] for row in rows]
     for row, choice in zip(rows, choices):
         choice["tags"] += notes.mark(_GIVEN_TAGS_NOTE) if row.has_given_tags else ""
         choice["masks"] += notes.mark(_DENSE_NOTE) if choice["masks"] == "dense" else ""
+    return Board(
+        title=f"{place.dataset} {place.split}, {place.images:,} images",
+        split=place.split,
+        caption=_caption(place, shared),
+        words=words,
+        header=[*words, *columns],
+        rows=[[choice[n] for n in words] + figures for choice, figures in zip(choices, cells)],
+        best=_best(rows, columns, len(words)),
+        keys=[row.last.key for row in rows],
+        notes=notes.paragraphs(),
+        averages=averages,
+    )
+
+
+def _shared_choices(choices: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Returns what all rows have in common, except methods: the caption says it once."""
+    methods = {kind.method for kind in measured_kinds().values()}
+    return {
+        name: value
+        for name, value in choices[0].items()
+        if name not in methods and all(choice[name] == value for choice in choices)
+    }
+
+
+def _best(rows: Sequence[Combination], columns: Sequence[str], first: int) -> set[tuple[int, int]]:
+    """Returns row and column of the best figures; the columns of figures begin at ``first``.
+
+    Methods do not compete with tags that are given or corrected. Equal figures have no best.
+    """
+    best = set()
+    competing = {
+        i: row
+        for i, row in enumerate(rows)
+        if not (row.has_given_tags or "corrections" in row.last.figures)
+    }
+    for column, name in enumerate(columns, first):
+        figures = {i: values for i, row in competing.items() if (values := row.values(name))}
+        printed = {i: percent(mean(values)) for i, values in figures.items()}
+        best |= {(i, column) for i in highest(printed)}
+    return best
+
+
+def _caption(place: Place, shared: Mapping[str, str]) -> str:
+    """Returns which images, ground truth and classes a table is of, and what its rows share."""
     sets = " ".join(each[:8] for each in place.image_set.split())
     truths = " and ".join(each[:8] for each in place.ground_truth.split())
-    caption = [
+    parts = [
         f"split {place.split}",
         f"{place.images:,} images ({sets})",
         f"ground truth {truths}" if truths else "",
@@ -169,18 +197,7 @@ def _board(place: Place, rows: Sequence[Combination]) -> Board:
         place.data,
         *(f"{name} {value}" for name, value in shared.items() if value),
     ]
-    return Board(
-        title=f"{place.dataset} {place.split}, {place.images:,} images",
-        split=place.split,
-        caption=", ".join(filter(None, caption)) + ".",
-        words=words,
-        header=[*words, *columns],
-        rows=[[choice[n] for n in words] + figures for choice, figures in zip(choices, cells)],
-        best=best,
-        keys=[row.last.key for row in rows],
-        notes=notes.paragraphs(),
-        averages=averages,
-    )
+    return ", ".join(filter(None, parts)) + "."
 
 
 def average_over_others(

@@ -5,7 +5,7 @@ are found by comparing their configurations.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.configuration.registry import quirks
@@ -63,17 +63,28 @@ def _table(runs: list[MeasuredRun]) -> Table:
     choices = {name: values for name, values in choices.items() if len(set(values)) > 1}
     configurations = [readable(run.configuration, run.figures.get("legend", {})) for run in runs]
     settings = varying(configurations, choices, stands_for)
-    if len(settings) == 1 and len(runs) > _MAX_ROWS:
-        ((name, values),) = settings.items()
-        pairs = [json.loads(value or "null") for value in values]
-        if all(isinstance(pair, list) and [type(b) for b in pair] == [int, int] for pair in pairs):
-            label, values = next(iter(_metrics(runs).items()))
-            figures = dict(zip(map(tuple, pairs), _embolden(values)))
-            firsts, lasts = (sorted({pair[i] for pair in pairs}) for i in (0, 1))
-            rows = [[str(f), *(figures.get((f, last), "") for last in lasts)] for f in firsts]
-            images = " / ".join(dict.fromkeys(f"{run.images:,}" for run in runs))
-            corner, caption = f"{name}: first ↓ last →", f"{label}, %, {images} images."
-            return Table([corner, *map(str, lasts)], rows, [corner], title, caption)
+    return _matrix(title, runs, settings) or _rows(title, runs, settings)
+
+
+def _matrix(
+    title: str, runs: Sequence[MeasuredRun], settings: Mapping[str, Sequence[str]]
+) -> Table | None:
+    """Returns a table of the first block by the last; none unless pairs alone differ."""
+    pairs = [json.loads(value or "null") for values in settings.values() for value in values]
+    is_pair = (isinstance(pair, list) and [*map(type, pair)] == [int, int] for pair in pairs)
+    if len(settings) != 1 or len(runs) <= _MAX_ROWS or not all(is_pair):
+        return None
+    label, values = next(iter(_metrics(runs).items()))
+    figures = dict(zip(map(tuple, pairs), _embolden(values)))
+    firsts, lasts = (sorted({*ends}) for ends in zip(*pairs))
+    rows = [[str(f), *(figures.get((f, last), "") for last in lasts)] for f in firsts]
+    images = " / ".join(dict.fromkeys(f"{run.images:,}" for run in runs))
+    corner, caption = f"{next(iter(settings))}: first ↓ last →", f"{label}, %, {images} images."
+    return Table([corner, *map(str, lasts)], rows, [corner], title, caption)
+
+
+def _rows(title: str, runs: Sequence[MeasuredRun], settings: dict[str, list[str]]) -> Table:
+    """Returns a table with a row for each run."""
     if len(set(zip(*settings.values()))) < len(runs):
         settings["key"] = [canonical_json(run.key) for run in runs]
     columns = {
