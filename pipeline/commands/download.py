@@ -3,7 +3,7 @@
 import re
 import shlex
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -20,11 +20,11 @@ from pipeline.datasets.obtain import DownloadTask, obtain
 from pipeline.datasets.settings import DatasetSettings, split_names, splits_of_run
 from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.errors import UserError, check_choice, command, shown, tell
-from pipeline.files.download import STATE, size_text, source_at
+from pipeline.files.download import STATE, Source, size_text, source_at
 from pipeline.files.shipped import CONFIGS
 from pipeline.files.text import given_path
 from pipeline.stages.builder import Builder
-from pipeline.stages.config import read_config
+from pipeline.stages.config import Config, read_config
 from pipeline.stages.pipeline import requested_stages
 from pipeline.stages.weights import missing_weights
 
@@ -44,48 +44,40 @@ def run(arguments: Sequence[str]) -> None:
         )
     urls = [word for word in options.words if word.startswith(("http://", "https://"))]
     settings = [word for word in options.words if word not in urls]
-    as_files, fetches = options.output is not None, not options.dry_run
-    output = given_path(options.output or ".", "--output").absolute()
-    tasks = [DownloadTask(s, output / s.name, "see its page") for s in map(source_at, urls)]
     plugins, overrides = take_plugins(settings)
     import_plugins(plugins)
-    wait, named, lacking = 0.0, {}, []
     jobs = compose_jobs(overrides, options.config_dir, options.multirun) if settings else []
-    for composed, _ in jobs:
-        config = read_config(composed)
-        fetches &= not config.dry_run
-        wait, config.runtime.device = config.runtime.wait, "cpu"  # a GPU may be elsewhere
+    configs = [read_config(composed) for composed, _ in jobs]
+    as_files = options.output is not None
+    output = given_path(options.output or ".", "--output").absolute()
+    tasks = [DownloadTask(s, output / s.name, "see its page") for s in map(source_at, urls)]
+    lacking, named = [], {}
+    for config in configs:
         tasks += [*_archives(config.dataset), *_lists(config.dataset)]
+        config.runtime.device = "cpu"  # a GPU may be elsewhere
         run_of_job = Builder(config, build_vocabulary(config.dataset)), requested_stages(config)
-        for key, source in missing_weights(*run_of_job, everything=as_files).items():
-            weights, folder = config.clip.pretrained or config.clip.model, output
-            is_clip, stem = key.startswith("clip.checkpoint"), PurePosixPath(source.name).stem
-            licence = "see its page"
-            if key.endswith(".checkpoint") or is_clip:
-                licence = sources.find_licence(weights if is_clip else stem)
-            if is_part := key.startswith("clip.checkpoint."):  # of a folder that holds them all
-                folder = output / re.sub(r"[^\w-]+", "_", weights)
+        missing = missing_weights(*run_of_job, everything=as_files)
+        for key, path, task in _weights(config, missing, output):
             if as_files:
-                tasks.append(DownloadTask(source, folder / source.name, licence))
-                place = ("clip.checkpoint", folder) if is_part else (key, folder / source.name)
-                named.setdefault(place[0], set()).add(place[1])
+                tasks.append(task)
+                named.setdefault(key, set()).add(path)
             else:
-                print(f"{source.name}  missing\n    licence: {licence}\n    {source.urls[0]}")
+                print(f"{task.source.name}  missing\n    licence: {task.licence}")
+                print(f"    {task.source.urls[0]}")
                 lacking.append(run_of_job)
-    for task in dict.fromkeys(tasks):
-        if fetches:
-            obtain(task, wait)
-        else:
+    if options.dry_run or any(config.dry_run for config in configs):
+        for task in dict.fromkeys(tasks):
             print(task.describe())
-    for run_of_job in lacking if fetches else ():
+        return
+    for task in dict.fromkeys(tasks):
+        obtain(task, configs[-1].runtime.wait if configs else 0.0)
+    for run_of_job in lacking:
         missing_weights(*run_of_job, download=True)
-    if fetches and settings:
+    if any(len(paths) > 1 for paths in named.values()):
+        print("the jobs read different files: give each its own, as in clip.checkpoint=PATH")
+    elif settings:
         more = ["-m"] if options.multirun else []
-        if options.config_dir is not None:
-            more.append(f"--config-dir={options.config_dir}")
-        if any(len(paths) > 1 for paths in named.values()):
-            print("the jobs read different files: give each its own, as in clip.checkpoint=PATH")
-            return
+        more += [f"--config-dir={options.config_dir}"] if options.config_dir else []
         more += [f"{key}={path}" for key, [path] in named.items()]
         print(f"next: {command()} {shlex.join([*settings, *more])}")
 
@@ -102,6 +94,24 @@ def _parse(arguments: Sequence[str]) -> Namespace:
     add("--list", action="store_true", help="list data sets and weights, with sizes and licences")
     add("--dry-run", action="store_true", help="show what would be downloaded, and to where")
     return parser.parse_intermixed_args(arguments)  # settings may follow --output
+
+
+def _weights(
+    config: Config, missing: Mapping[str, Source], folder: Path
+) -> Iterator[tuple[str, Path, DownloadTask]]:
+    """Yields weights as files in a folder, each after the setting that then names it, and how."""
+    weights = config.clip.pretrained or config.clip.model
+    for key, source in missing.items():
+        licence, path = "see its page", folder / source.name
+        if key.startswith("clip.checkpoint"):
+            licence = sources.find_licence(weights)
+        elif key.endswith(".checkpoint"):
+            licence = sources.find_licence(PurePosixPath(source.name).stem)
+        if key.startswith("clip.checkpoint."):  # of a folder that holds them all
+            model = folder / re.sub(r"[^\w-]+", "_", weights)
+            yield "clip.checkpoint", model, DownloadTask(source, model / source.name, licence)
+        else:
+            yield key, path, DownloadTask(source, path, licence)
 
 
 def _archives(settings: DatasetSettings) -> Iterator[DownloadTask]:
