@@ -1,11 +1,12 @@
 """Lists of images with their classes: TagCLIP's format, and tables that users write."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 from urllib import parse
 
 from pipeline.datasets.annotations import Annotations, open_annotations, refuse_brush
@@ -31,87 +32,124 @@ def apply_lists(dataset: Dataset[Vocabulary], settings: DatasetSettings) -> Data
     a single split, its ``notes`` count the names in ``labels`` without an image; with several
     splits, the list may be of another one. Raises a UserError if a file is missing or does not fit.
     """
-    listed, labels, masks = settings.image_list, settings.labels, settings.masks
-    classes = dataset.vocabulary.classes
     chosen = splits_of_run(settings, dataset.splits)
-    if listed is not None and len(chosen) != 1:
+    if settings.image_list is not None and len(chosen) != 1:
         raise UserError(
             "dataset.image_list holds the images of one split: say which, as in dataset.split=val"
         )
-    known, notes = None, dataset.notes
-    if labels is not None:
-        path = given_path(labels, "dataset.labels")
-        suffix = path.suffix.lower()
-        if suffix == ".csv" and path.is_file() and is_corrections(path):
-            known = read_corrections(path, "dataset.labels", classes)
-        elif suffix != ".json" or not path.is_file():
-            known = {"": read_image_classes(path, classes, settings.values)}
+    given = _Given(dataset, settings, chosen, _read_labels(settings, dataset.vocabulary.classes))
+    splits = Splits[Sample]({split: partial(given.read, split) for split in dataset.splits})
+    all_ids = dataset.all_ids or Splits[str](
+        {split: partial(given.ids, split) for split in dataset.splits}
+    )
+    notes = (*dataset.notes, *given.notes())
+    return replace(dataset, splits=splits, notes=notes, all_ids=all_ids)
 
-    def opened(key: str, given: str, split: str, ids: set[str]) -> Annotations | None:
-        """Opens what is given for a split; one file is not that of two splits of equal ids."""
-        shared = any(not ids.isdisjoint(ids_of(name)) for name in chosen if name != split)
-        name = split if len(dataset.splits) > 1 else ""
-        reading, holds_tags = Reading.of(settings, "dataset", classes), key == "dataset.labels"
-        files = [sample.file for sample in dataset.splits[split]]
-        try:
-            found = open_annotations(given, key, reading, name, shared, holds_tags, ids, files)
-        except UserError:
-            if shared and split not in chosen:
-                return None
-            raise
-        note(*found.notes)
-        return found
 
-    def annotated(found: Annotations, sample: Sample) -> AnnotatedMask | None:
-        with suppress(NoEntry):
-            return AnnotatedMask(sample.id, found.find(sample.id), settings.max_pixels)
+def _read_labels(
+    settings: DatasetSettings, classes: Sequence[str]
+) -> Mapping[str, Mapping[str, Labels]] | None:
+    """Returns split, or "" for all → name of an image → labels; none without a list of labels."""
+    if settings.labels is None:
         return None
+    path = given_path(settings.labels, "dataset.labels")
+    suffix = path.suffix.lower() if path.is_file() else ""
+    if suffix == ".csv" and is_corrections(path):
+        return read_corrections(path, "dataset.labels", classes)
+    return {"": read_image_classes(path, classes, settings.values)} if suffix != ".json" else None
 
-    def read(split: str) -> list[Sample]:
-        samples = dataset.splits[split]
-        if listed is not None and split in chosen:
-            samples = _select(samples, given_path(listed, "dataset.image_list"), split)
-        ids = {sample.id for sample in samples}
-        if labels is not None:
-            named = {**known.get("", {}), **known.get(split, {})} if known else {}
-            by_name = _by_name(samples)
-            given = [_listed_labels(named, by_name, sample) for sample in samples]
-            if known is None and (found := opened("dataset.labels", labels, split, ids)):
-                entries = [annotated(found, sample) for sample in samples]
-                given = [None if entry is None else entry.classes for entry in entries]
-            refuse_unused(given, f"dataset.labels={labels} names", split)
-            samples = [s if k is None else replace(s, labels=k) for s, k in zip(samples, given)]
-        if masks is not None and (found := opened("dataset.masks", masks, split, ids)):
-            given = [annotated(found, sample) for sample in samples]
-            refuse_unused(given, f"dataset.masks={masks} holds the mask of", split)
-            refuse_brush(found, ids, "dataset.masks")
-            samples = [replace(s, mask=mask) for s, mask in zip(samples, given)]
+
+class _Given(NamedTuple):
+    """What files say of the images of a data set."""
+
+    dataset: Dataset[Vocabulary]
+    settings: DatasetSettings
+    chosen: Sequence[str]  # the splits of the run
+    known: Mapping[str, Mapping[str, Labels]] | None  # see _read_labels
+
+    def ids(self, split: str) -> list[str]:
+        return [sample.id for sample in self.dataset.splits[split]]
+
+    def read(self, split: str) -> list[Sample]:
+        samples = self.dataset.splits[split]
+        for step in (self._listed, self._labelled, self._masked):
+            samples = step(samples, split)
         if paths := [s.mask.path for s in samples if isinstance(s.mask, MaskFile)]:
             remedy = "if so, give dataset.values=[255]; if not, dataset.values=[1]"
             refuse_brush_masks(paths, "the ground truth", remedy)
         return samples
 
-    def ids_of(split: str) -> list[str]:
-        return [sample.id for sample in dataset.splits[split]]
+    def _listed(self, samples: Sequence[Sample], split: str) -> Sequence[Sample]:
+        given = self.settings.image_list
+        if given is None or split not in self.chosen:
+            return samples
+        return _select(samples, given_path(given, "dataset.image_list"), split)
 
-    def refuse_unused(given: Sequence, does: str, split: str) -> None:
+    def _labelled(self, samples: Sequence[Sample], split: str) -> Sequence[Sample]:
+        labels, given = self.settings.labels, [None] * len(samples)
+        if labels is None:
+            return samples
+        if self.known is not None:
+            named, by_name = self.known.get("", {}) | self.known.get(split, {}), _by_name(samples)
+            given = [_listed_labels(named, by_name, sample) for sample in samples]
+        elif found := self._open("dataset.labels", labels, samples, split):
+            entries = [self._annotated(found, sample) for sample in samples]
+            given = [None if entry is None else entry.classes for entry in entries]
+        self._refuse_unused(given, f"dataset.labels={labels} names", split)
+        return [s if k is None else replace(s, labels=k) for s, k in zip(samples, given)]
+
+    def _masked(self, samples: Sequence[Sample], split: str) -> Sequence[Sample]:
+        masks = self.settings.masks
+        if masks is None or not (found := self._open("dataset.masks", masks, samples, split)):
+            return samples
+        given = [self._annotated(found, sample) for sample in samples]
+        self._refuse_unused(given, f"dataset.masks={masks} holds the mask of", split)
+        refuse_brush(found, {sample.id for sample in samples}, "dataset.masks")
+        return [replace(s, mask=mask) for s, mask in zip(samples, given)]
+
+    def _open(
+        self, key: str, given: str, samples: Sequence[Sample], split: str
+    ) -> Annotations | None:
+        """Opens what is given for a split; one file is not that of two splits of equal ids."""
+        ids, classes = {sample.id for sample in samples}, self.dataset.vocabulary.classes
+        others = (name for name in self.chosen if name != split)
+        shared = any(not ids.isdisjoint(self.ids(name)) for name in others)
+        name = split if len(self.dataset.splits) > 1 else ""
+        reading, holds_tags = Reading.of(self.settings, "dataset", classes), key == "dataset.labels"
+        files = [sample.file for sample in self.dataset.splits[split]]
+        try:
+            found = open_annotations(given, key, reading, name, shared, holds_tags, ids, files)
+        except UserError:
+            if shared and split not in self.chosen:
+                return None
+            raise
+        note(*found.notes)
+        return found
+
+    def _annotated(self, found: Annotations, sample: Sample) -> AnnotatedMask | None:
+        with suppress(NoEntry):
+            return AnnotatedMask(sample.id, found.find(sample.id), self.settings.max_pixels)
+        return None
+
+    def _refuse_unused(self, given: Sequence, does: str, split: str) -> None:
         # With several splits, a list may be of another one.
-        if chosen == [split] and all(each is None for each in given):
+        if self.chosen == [split] and all(each is None for each in given):
             raise UserError(
                 f"{does} none of the images of split {split}: correct the file, or give another"
             )
 
-    if known is not None and len(dataset.splits) == 1:
-        [split] = dataset.splits
-        names = {*_by_name(dataset.splits[split])}
-        names |= {name for name, _ in dataset.rejected.get(split, [])}
-        listed_names = (name for s in ("", split) for name in known.get(s, {}))
-        if others := [name for name in listed_names if name not in names]:
+    def notes(self) -> Iterator[str]:
+        """Yields what is said of a list that names no image, where there is a single split."""
+        if self.known is None or len(self.dataset.splits) > 1:
+            return
+        [split] = self.dataset.splits
+        names = {*_by_name(self.dataset.splits[split])}
+        names |= {name for name, _ in self.dataset.rejected.get(split, [])}
+        listed = (name for s in ("", split) for name in self.known.get(s, {}))
+        if others := [name for name in listed if name not in names]:
             more = f" and {len(others) - 1} more" if len(others) > 1 else ""
-            notes += (f"{Path(labels).name} names {shown(others[0])}{more}, which are not images",)
-    splits = Splits[Sample]({split: partial(read, split) for split in dataset.splits})
-    all_ids = Splits[str]({split: partial(ids_of, split) for split in dataset.splits})
-    return replace(dataset, splits=splits, notes=notes, all_ids=dataset.all_ids or all_ids)
+            file = Path(self.settings.labels).name
+            yield f"{file} names {shown(others[0])}{more}, which are not images"
 
 
 def _by_name(samples: Sequence[Sample]) -> dict[str, Sample]:
