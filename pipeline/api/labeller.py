@@ -372,8 +372,7 @@ class Labeller:
                 yield self._with_cams(image, cams)
 
     def _with_cams(self, image: _Image, cams: np.ndarray | ImageError) -> _Image:
-        found = _checked(cams, image)
-        image.cams = self._stages["cams"].checked(found, image.tags, image.name)
+        image.cams = self._stages["cams"].checked(_checked(cams, image), image.tags, image.name)
         return image
 
     def _label(self, images: Iterable[_Image]) -> Iterator[_Image]:

@@ -48,9 +48,8 @@ class Labelling:
         """Draws the mask over the image, with a legend; raises a UserError if its file is gone."""
         from pipeline.report.page.painting import overlay  # imports matplotlib
 
-        names = (BACKGROUND, *self.classes)
         small = limit_longest_side(to_image(self.image), _LONGEST_SIDE)
-        return encode_png(overlay(small, self.mask, names, self.palette))
+        return encode_png(overlay(small, self.mask, (BACKGROUND, *self.classes), self.palette))
 
     def show(self) -> None:
         """Shows the picture below the cell of a notebook, or in the system's viewer."""

@@ -38,12 +38,8 @@ class Cams:
 def encode_cams(cams: Cams) -> bytes:
     """Returns an image's CAMs as a compressed ``.npz`` file."""
     buffer = io.BytesIO()
-    np.savez_compressed(
-        buffer,
-        keys=cams.keys,
-        cams=cams.cams.astype(np.float16),
-        size=np.array(cams.size, np.int64),
-    )
+    size = np.array(cams.size, np.int64)
+    np.savez_compressed(buffer, keys=cams.keys, cams=cams.cams.astype(np.float16), size=size)
     return buffer.getvalue()
 
 

@@ -46,8 +46,7 @@ class CamStage(MethodStage):
 
     def remark(self, results: Results, ids: Collection[str]) -> str:
         """Returns a remark if many CAMs are flat."""
-        flat = results.statistics.get("flat", 0)
-        if flat <= MANY_FLAT:
+        if (flat := results.statistics.get("flat", 0)) <= MANY_FLAT:
             return ""
         return (
             f"{flat:.0%} of the CAMs of split {results.split} are flat, and show no object: check"

@@ -57,8 +57,7 @@ def find_architecture(model: str) -> dict[str, Any]:
             f"clip.model={model} names a place, not an architecture: give open_clip's name of the"
             " architecture, and the file with the weights as clip.checkpoint=PATH"
         )
-    config = open_clip.get_model_config(model)
-    if config is None:
+    if (config := open_clip.get_model_config(model)) is None:
         hint = did_you_mean(model, open_clip.list_models(), count=3)
         wrong = f"open_clip has no model {shown(model)}"
         raise UserError(f"{wrong}: {hint}open_clip.list_models() shows all names")

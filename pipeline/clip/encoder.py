@@ -304,8 +304,7 @@ class ClipEncoder:
         if inside is not None:
             count = tokens.shape[1]
             bias = tokens.new_zeros(len(tokens), 1, count, count)
-            masked = torch.where(inside.flatten(1), 0.0, _MASKED_LOGIT)
-            bias[:, 0, 0, self.tower.prefix :] = masked
+            bias[:, 0, 0, self.tower.prefix :] = torch.where(inside.flatten(1), 0.0, _MASKED_LOGIT)
             class_bias = [bias[:, :, :1]]
         for block in self._blocks:
             tokens = block.finish(tokens, self.attend(*block.project(block.ln_1(tokens)), bias))

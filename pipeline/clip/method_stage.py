@@ -95,8 +95,7 @@ class MethodStage(PerImage):
             given_folder(self.files.regions, key, f"<id>.png or <id>.json, or {SLIC}")
         for each in self.resources.seconds.values():
             each.check()
-        clip = self.resources.clip
-        if clip is None:
+        if (clip := self.resources.clip) is None:
             return
         remedy = self.options.without_whole_image(self.command)
         if remedy and not clip.origin.has_whole_image:

@@ -101,9 +101,8 @@ def join_prompts(features: torch.Tensor) -> torch.Tensor:
 def join_names(embeddings: torch.Tensor, names: Sequence[Sequence[str]]) -> torch.Tensor:
     """Returns the embeddings of C classes from those of all their names, each of length 1."""
     parts = embeddings.split([len(group) for group in names])
-    return torch.stack(
-        [F.normalize(part.mean(0), dim=-1) if len(part) > 1 else part[0] for part in parts]
-    )
+    joined = [F.normalize(part.mean(0), dim=-1) if len(part) > 1 else part[0] for part in parts]
+    return torch.stack(joined)
 
 
 @torch.inference_mode()
@@ -114,8 +113,7 @@ def prompt_features(
     prompts = [template.format(name) for template in templates for name in names]
     device = next(tower.parameters()).device
     tokens = tokenizer(prompts).to(device).unflatten(0, (len(templates), len(names)))
-    ends = end_of_text(tower, tokens)
-    if ends is not None:
+    if (ends := end_of_text(tower, tokens)) is not None:
         return encode_prompts(tower, tokens, ends)
     batches = tokens.flatten(0, 1).split(_WHOLE_BATCH_SIZE)
     encode = tower.encode_text if isinstance(tower, CLIP) else tower

@@ -26,8 +26,7 @@ def run(arguments: Sequence[str]) -> None:
     add = parser.add_argument
     stage = f"<output_dir>/<split>/<{'|'.join(_stages('tags', 'cams', *_LABELS))}>/<key or latest>"
     add("folder", type=Path, metavar="FOLDER", help=f"a finished stage: {stage}")
-    forms = "the format to write, see below"
-    add("--format", required=True, choices=sorted(_FORMATS), help=forms)
+    add("--format", required=True, choices=sorted(_FORMATS), help="the format to write, see below")
     output = f"a folder; for {' and '.join(_FILES)}, the JSON file"
     add("--output", required=True, type=Path, metavar="DEST", help=output)
     add("--images", type=Path, metavar="DIR", help="the folder with the images")

@@ -43,8 +43,7 @@ def run(arguments: Sequence[str]) -> None:
     for name in ("limit", "columns"):
         if (value := getattr(options, name)) is not None and value < 1:
             raise UserError(f"--{name} {value} is out of range: give 1 or more")
-    common = set.intersection(*(set(artefact.entries) for artefact in artefacts))
-    if not common:
+    if not (common := set.intersection(*(set(artefact.entries) for artefact in artefacts))):
         raise UserError("no image is in all of the folders: give folders of one split")
     for image_id in options.ids:
         if image_id not in common:

@@ -78,8 +78,7 @@ def described_settings(given: Iterable[Choice]) -> dict[Entry, list[str]]:
             words = f"one of {', '.join(each.rule.choices)}" if each.rule.choices else ""
             values = "; ".join(filter(None, [type_of(each), words or each.rule.bounds]))
             meaning = re.sub(r"^(a|[a-z]{2,})\b", lambda word: word[0].capitalize(), each.meaning)
-            anew = computed_anew(each)
-            entry = Entry(each.key, as_yaml(each.default), values, meaning, anew)
+            entry = Entry(each.key, as_yaml(each.default), values, meaning, computed_anew(each))
             found.setdefault(entry, []).append(choice.name)
     order = {entry.key: number for number, entry in reversed([*enumerate(found)])}
     return dict(sorted(found.items(), key=lambda item: (order[item[0].key], -len(item[1]))))

@@ -311,5 +311,4 @@ def quirks(*groups: str) -> dict[str, Quirk]:
     Those of what all methods are built on are always there, and come first.
     """
     known = [method for method in methods() if not groups or method.group in groups]
-    declared = {quirk.name: quirk for method in known for quirk in method.quirks}
-    return CORE_QUIRKS | declared
+    return CORE_QUIRKS | {quirk.name: quirk for method in known for quirk in method.quirks}

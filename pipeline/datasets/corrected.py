@@ -112,9 +112,8 @@ def corrected_masks(found: Annotations, known: Collection[str], split: str) -> C
     for image_id, mask in masks.items():
         with suppress(ImageError):  # the stage of the masks says why
             tags[image_id] = classes_in(mask)
-    date = saved(*(mask.path for mask in masks.values()))
     file = "/".join(found.path.parts[-2 if found.path.stem == split else -1 :])
-    return Corrections(tags, file, date, masks)
+    return Corrections(tags, file, saved(*(mask.path for mask in masks.values())), masks)
 
 
 def refuse_unknown(

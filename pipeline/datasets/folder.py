@@ -44,8 +44,7 @@ def load_folder(settings: DatasetSettings) -> Dataset[Vocabulary]:
     results = {str(folder) for place in places for folder in (place, *place.parents)}
     results &= {f"{image_id}{suffix}" for image_id in samples for suffix in (".npz", ".png")}
     for image_id in list(samples) if results else ():
-        folders = [f for f in map(str, PurePosixPath(image_id).parents) if f in results]
-        if folders:
+        if folders := [f for f in map(str, PurePosixPath(image_id).parents) if f in results]:
             reason = f"is in {folders[0]}, which is the name of a result: rename the folder"
             rejected.append((image_id, reason))
             del samples[image_id]

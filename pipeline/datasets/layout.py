@@ -60,8 +60,7 @@ def find_splits(
     readers = dict(derived or {})
     places = {split: paths_of(name) for split, name in settings.splits.items()}
     for split, paths in places.items():
-        found = [folder / path for path in paths if (folder / path).exists()]
-        if found:
+        if found := [folder / path for path in paths if (folder / path).exists()]:
             readers[split] = partial(read, found[0])
     wanted = [split for split in split_names(settings.split) if split in places]
     missing = [split for split in wanted if split not in readers]
@@ -86,6 +85,5 @@ def _wrong_layout(settings: BenchmarkSettings, folder: Path, wanted: Iterable[st
 
 def how_to_get(guide: str) -> str:
     """Returns where ``data/README.md`` says how to get a data set: the section ``guide``."""
-    lines = DATA_GUIDE.read_text(encoding="utf-8").splitlines()
-    line = lines.index(f"## {guide}") + 1
+    line = DATA_GUIDE.read_text(encoding="utf-8").splitlines().index(f"## {guide}") + 1
     return f"data/README.md, line {line} ({guide}), tells how to get it and where to put it"

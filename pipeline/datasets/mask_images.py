@@ -44,8 +44,7 @@ def read_colours(path: Path, labels: Mapping[str, int], key: str) -> dict[Colour
     the first name is that of the background, and line k has PASCAL VOC's colour k.
 
     ``labels`` has the labels of names, see :class:`Reading`; ``key`` is what named the file, for
-    errors. Raises a UserError if the file is missing, or a line
-    is not a colour and a known name.
+    errors. Raises a UserError if the file is missing, or a line is not a colour and a known name.
     """
     labels = {**dict.fromkeys(_IGNORE_NAMES, IGNORE), **labels, BACKGROUND: 0}
     text = read_text(path, f"{key} {shown(path)}", "give a table with a colour a line")

@@ -38,16 +38,14 @@ def rasterise(shape: Sequence | Mapping, height: int, width: int) -> np.ndarray:
         runs = _unpacked(counts) if isinstance(counts, str) else counts
         if [*shape["size"]] != [height, width] or min(runs) < 0 or sum(runs) != height * width:
             raise ValueError(f"runs that are not those of {width}×{height} pixels")
-        pixels = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
-        return pixels.reshape((height, width), order="F")
+        return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape((height, width), order="F")
     from pycocotools import mask as coco_mask
 
     polygons = [np.asarray(each) for each in shape]
     if isinstance(shape, str) or any(polygon.ndim != 1 for polygon in polygons):
         raise ValueError("a shape that is not a list of polygons, each a list of coordinates")
     # Fewer than three corners cover nothing, but pycocotools would draw a box.
-    polygons = [p.astype(np.float64) for p in polygons if p.size >= MIN_COORDINATES]
-    if not polygons:
+    if not (polygons := [p.astype(np.float64) for p in polygons if p.size >= MIN_COORDINATES]):
         return np.zeros((height, width), bool)
     for polygon in polygons:
         if polygon.size % 2:

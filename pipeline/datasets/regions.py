@@ -62,8 +62,7 @@ class RegionSettings:
 def find_regions(folder: Path, sample: Sample) -> Path:
     """Returns an image's file of regions; an ImageError if it has two, or (NoEntry) none."""
     paths = [file_of(folder, sample.id, suffix) for suffix in SUFFIXES]
-    found = [path for path in paths if path.is_file()]
-    if not found:
+    if not (found := [path for path in paths if path.is_file()]):
         raise NoEntry(f"has no regions: {paths[0]} is missing", ids_below(folder, *SUFFIXES))
     if len(found) > 1:
         raise ImageError(f"has two files of regions, {paths[0]} and {paths[1]}: remove one")
@@ -113,7 +112,6 @@ def split_regions(numbers: np.ndarray) -> Iterator[Region]:
     """Yields the pixels of each number but 0 in an integer array, the smallest number first."""
     flat = numbers.ravel()
     order = np.argsort(flat, kind="stable")
-    starts = np.flatnonzero(np.diff(flat[order])) + 1
-    for region in np.split(order, starts):
+    for region in np.split(order, np.flatnonzero(np.diff(flat[order])) + 1):
         if flat[region[0]] != 0:
             yield region

@@ -70,8 +70,7 @@ def render_scene(world: Mapping, stream: str, index: int) -> Scene:
     slope = rng.uniform(0, world["lighting"]) / math.sqrt(2)
     canvas *= 1 + slope * (rows * math.sin(angle) + columns * math.cos(angle))[..., None]
     canvas += rng.normal(0, world["noise"] / 255, canvas.shape)
-    image = (np.clip(canvas, 0, 1) * 255).round().astype(np.uint8)
-    return Scene(image, mask, ground)
+    return Scene((np.clip(canvas, 0, 1) * 255).round().astype(np.uint8), mask, ground)
 
 
 def _draw(
@@ -147,8 +146,7 @@ def _arc(
 
 def _corners(count: int, radii: tuple[float, ...] = (1.0,)) -> np.ndarray:
     angles = np.arange(count * len(radii)) * 2 * math.pi / (count * len(radii))
-    lengths = np.tile(radii, count)[:, None]
-    return np.stack([np.cos(angles), np.sin(angles)], 1) * lengths
+    return np.stack([np.cos(angles), np.sin(angles)], 1) * np.tile(radii, count)[:, None]
 
 
 def _heart() -> np.ndarray:
@@ -236,8 +234,7 @@ def _clouds(rng: Rng, height: int, width: int, sigma: float | tuple[float, float
 def _sky(rng: Rng, height: int, width: int) -> np.ndarray:
     down = np.linspace(0, 1, height)[:, None]
     clouds = np.clip(3 * (_clouds(rng, height, width, (14, 28)) - rng.uniform(0.4, 0.8)), 0, 1)
-    grey = np.clip(0.75 * down + 0.8 * clouds, 0, 1)
-    return _tint(grey, (0.30, 0.52, 0.86), (0.93, 0.95, 0.98))
+    return _tint(np.clip(0.75 * down + 0.8 * clouds, 0, 1), (0.30, 0.52, 0.86), (0.93, 0.95, 0.98))
 
 
 def _sand(rng: Rng, height: int, width: int) -> np.ndarray:

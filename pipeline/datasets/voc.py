@@ -93,8 +93,7 @@ def read_objects(path: Path, indices: Mapping[str, int], difficult: bool, guide:
         raise UserError(f"{path} cannot be read: replace it") from error
     labels = {}  # a set that keeps its order
     for item in objects:
-        name = item.findtext("name", "").strip()
-        if name not in indices:
+        if (name := item.findtext("name", "").strip()) not in indices:
             raise UserError(
                 f"{path} names {name or 'nothing'}, which is not one of the classes: give the"
                 " names in the annotations as dataset.annotated_as"

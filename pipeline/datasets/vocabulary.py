@@ -149,8 +149,7 @@ def _read_classes(given: object) -> tuple[Sequence, Sequence | None]:
     text = read_text(path, name, wanted, _MAX_BYTES)
     if path.suffix.lower() not in (".yaml", ".yml"):
         # splitlines() would also break lines at characters at which editors do not.
-        lines = text.replace("\r", "\n").split("\n")
-        return [line.strip() for line in lines if line.strip()], None
+        return [line.strip() for line in text.replace("\r", "\n").split("\n") if line.strip()], None
     try:
         content = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a 13th month

@@ -29,8 +29,7 @@ class MeanWeights(BlockHook):
         if number not in self.blocks:
             return
         for left, right in self.pairs:
-            weights = attention_weights(getattr(inputs, left), getattr(inputs, right))
-            self._sum = self._sum + weights
+            self._sum = self._sum + attention_weights(getattr(inputs, left), getattr(inputs, right))
 
     def result(self) -> torch.Tensor:
         """Returns the mean over the blocks, B×heads×(1+N)×(1+N) float32."""

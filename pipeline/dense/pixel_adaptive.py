@@ -46,8 +46,7 @@ def pamr(
 
     scale = _TOLERANCE + bandwidth * _deviation(with_centre)
     logits = (-((image - n).abs() / scale).mean(1) for n in _neighbours(padded, dilations))
-    weights = _softmax(logits, 8 * len(dilations))
-    return _average(masks, weights, iterations, dilations)
+    return _average(masks, _softmax(logits, 8 * len(dilations)), iterations, dilations)
 
 
 def par(

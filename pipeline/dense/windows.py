@@ -278,9 +278,8 @@ def _neighbours(length: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndar
     """Returns the two pixels between which each of ``size`` new ones lies, and how far it is."""
     places = ((np.arange(size) + 0.5) * (1 / (size / length)) - 0.5).astype(np.float32)
     before = np.floor(places)
-    share = places - before
     index = before.astype(np.int64)
-    return index.clip(0, length - 1), (index + 1).clip(0, length - 1), share
+    return index.clip(0, length - 1), (index + 1).clip(0, length - 1), places - before
 
 
 def _weights(share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

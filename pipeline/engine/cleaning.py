@@ -28,11 +28,7 @@ def find_removable(store: Store) -> list[tuple[Path, dict]]:
     complete = ((path, manifest) for path, manifest in folders if manifest.get("complete"))
     rounds = (Results(path) for path, manifest in complete if manifest.get("run") in runs)
     needed = {each.path.name for result in (*latest, *rounds) for each in result.chain}
-    return [
-        (path, manifest)
-        for path, manifest in folders
-        if "made_from" in manifest and path.name not in needed
-    ]
+    return [(path, m) for path, m in folders if "made_from" in m and path.name not in needed]
 
 
 def remove(store: Store, folder: Path, manifest: Mapping[str, Any]) -> None:
@@ -87,8 +83,5 @@ def find_unused_arrays(store: Store, removed: Collection[Path]) -> list[Path]:
 def find_temporary(store: Store) -> list[Path]:
     """Returns temporary files of killed runs outside of the stages' folders."""
     folders = [path for path, _ in store.folders()]
-    return [
-        path
-        for path in store.root.rglob(f"{TEMPORARY}*")
-        if is_stale(path) and not any(path.is_relative_to(folder) for folder in folders)
-    ]
+    stale = filter(is_stale, store.root.rglob(f"{TEMPORARY}*"))
+    return [path for path in stale if not any(map(path.is_relative_to, folders))]

@@ -129,8 +129,7 @@ class Learned(OfSplit):
             writer.begin(len(samples))
         ids = sorted(sample.id for sample in samples)
         learned = self.learn(ids, self.source.results(self.store))
-        photographs = canonical_json(self._photographs).encode()
-        files = {self.file: learned, PHOTOGRAPHS: photographs}
+        files = {self.file: learned, PHOTOGRAPHS: canonical_json(self._photographs).encode()}
         for name, data in files.items():
             write_atomically(writer.path / name, data)
         writer.write_manifest(

@@ -145,9 +145,8 @@ class Run:
                 beside = self._go_alongside(made, opened, locks)
                 names = stage.name if beside is None else f"{stage.name} and {beside.stage.name}"
                 read = {name: need.results(self.store).path for name, need in stage.needs.items()}
-                work = stage, read, writers, missing
                 with track(f"{names} {split}", len(missing)) as advance:
-                    for sample, reason in self.executor.compute(*work):
+                    for sample, reason in self.executor.compute(stage, read, writers, missing):
                         if reason is not None:
                             failures[sample.id] = reason
                         if beside is not None:
@@ -192,8 +191,7 @@ class Run:
             before = {name: opened[need.name] for name, need in other.before.items()}
             writer, images = other.writer(self.store), len(self.images.of(other.split))
             read = {name: need.results(self.store).path for name, need in other.needs.items()}
-            work = other, read, before, writer, stage, images
-            beside = self.executor.go_alongside(*work)
+            beside = self.executor.go_alongside(other, read, before, writer, stage, images)
             if beside is not None:
                 locks.enter_context(writer)
                 return beside

@@ -113,9 +113,8 @@ def scan(
     """
     if after := key_unknown_until(stage, earlier):
         samples = images.of(stage.split)
-        return Scan(
-            stage, None, samples, dict.fromkeys((sample.id for sample in samples), WAIT), after
-        )
+        states = dict.fromkeys((sample.id for sample in samples), WAIT)
+        return Scan(stage, None, samples, states, after)
     if isinstance(stage, OfSplit):
         results, samples = stage.results(store), stage.samples()
         is_complete = stage.is_complete(results)
@@ -147,8 +146,7 @@ def scan(
             if item.computed_with:
                 together[item.computed_with].append(item)
         except ImageError as error:
-            no_entry = error if isinstance(error, NoEntry) else None
-            states[sample.id] = LeftOut(str(error), no_entry)
+            states[sample.id] = LeftOut(str(error), error if isinstance(error, NoEntry) else None)
         except (OSError, ValueError) as error:  # the latter for what cannot be a file's name
             reason = f"cannot be read: {getattr(error, 'strerror', None) or error}"
             states[sample.id] = LeftOut(reason)
@@ -167,8 +165,7 @@ def scan(
 
 def _refuse_few(states: Mapping[str, State], wanted: int, images: Images, split: str) -> None:
     """Raises a UserError where files have an entry of fewer than half of the ``wanted`` images."""
-    errors = {i: getattr(state, "error", None) for i, state in states.items()}
-    absent = {image_id: error for image_id, error in errors.items() if error is not None}
+    absent = {i: s.error for i, s in states.items() if isinstance(s, LeftOut) and s.error}
     if 2 * len(absent) > wanted:
         image_id, error = next(iter(absent.items()))
         known = images.known_ids(split)

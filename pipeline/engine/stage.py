@@ -201,8 +201,7 @@ class Stage(ABC):
 
     def writer(self, store: Store) -> Writer:
         """Returns what writes to its folder."""
-        about = {**self.about, "configuration": self.settings}
-        return Writer(self.results(store), about, store)
+        return Writer(self.results(store), {**self.about, "configuration": self.settings}, store)
 
     def unknown_until(self) -> str:
         """Returns what has to happen before the key is known, such as "download"; or ""."""

@@ -145,8 +145,7 @@ class Store:
             with suppress(OSError):
                 path.replace(aside)
             reason = type(error).__name__
-            note = f"note: {path} is damaged ({reason}): it is now {aside.name}, and made again"
-            tell(note)
+            tell(f"note: {path} is damaged ({reason}): it is now {aside.name}, and made again")
         array = make()
         beside = {_SUM: _sum_of(array), _ABOUT: np.array(about, str)}
         write_atomically(path, encode_arrays(**{key: array}, **beside))

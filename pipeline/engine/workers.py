@@ -199,8 +199,7 @@ class Executor:
             members = [*group]
             step = len(members) if depends else shard_size
             shards += [members[start : start + step] for start in range(0, len(members), step)]
-        work = _work_of(to_load, places, threads)
-        return _compute_in(self._pool, work, writers, shards)
+        return _compute_in(self._pool, _work_of(to_load, places, threads), writers, shards)
 
     def go_alongside(
         self,
@@ -233,8 +232,7 @@ def _work_of(to_load: ToLoad, places: Places, threads: int | None) -> Callable[.
     arguments = pickle.dumps(to_load)
     found = (method.settings.__module__ for method in methods())
     modules = [*dict.fromkeys([*found, *(model.module for model in MODELS.values())])]
-    pickled = pickle.dumps((modules, arguments))
-    return partial(compute_shard, pickled, places, threads)
+    return partial(compute_shard, pickle.dumps((modules, arguments)), places, threads)
 
 
 def _compute_in(

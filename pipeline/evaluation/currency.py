@@ -128,8 +128,7 @@ class Currency:
 
 def _find_change(folder: Path, now: MeasuredOn | None) -> tuple[str, str]:
     """Returns the key of what results were measured on, and which of it is another by now."""
-    content = read_json(folder / MEASURED_ON, _SHAPE)
-    if content is None:
+    if (content := read_json(folder / MEASURED_ON, _SHAPE)) is None:
         return "", ""
     measured_on, results = MeasuredOn(**content), Results(folder)
     if now is not None:

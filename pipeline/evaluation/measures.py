@@ -52,9 +52,8 @@ def evaluate_tags(inputs: EvaluationInputs, absent_as_zero: bool = False) -> dic
     if not labels:
         return None
     positive = metrics.to_indicator(list(labels.values()), len(classes))
-    tags = metrics.to_indicator(
-        [read_tags(results, s) for s in wanted if s.id in labels], len(classes)
-    )
+    found = [read_tags(results, s) for s in wanted if s.id in labels]
+    tags = metrics.to_indicator(found, len(classes))
     scores = read_scores(results, labels)
     variants, calibration = {}, {}
     # One threshold for the scores of all images, which are not all 0 and 1.
@@ -94,8 +93,7 @@ def evaluate_cams(inputs: EvaluationInputs, betas: Sequence[float | None]) -> di
         resized = cams.resized(*cams.size)
         return {beta: best_labels(stack_background(resized, beta), cams)[0] for beta in betas}
 
-    by_beta = _evaluate(inputs, labels_by_beta)
-    if not by_beta:
+    if not (by_beta := _evaluate(inputs, labels_by_beta)):
         return None
     best = max(by_beta, key=lambda beta: by_beta[beta]["miou"] or 0)
     if len(by_beta) == 1:
@@ -116,8 +114,7 @@ def evaluate_masks(inputs: EvaluationInputs) -> dict | None:
         kept[sample.id] = (labels != IGNORE).mean()
         return {_MAIN: unfiltered}
 
-    measured = _evaluate(inputs, labels_of)
-    if not measured:
+    if not (measured := _evaluate(inputs, labels_of)):
         return None
     shares = [share for image_id, share in kept.items() if image_id not in inputs.unusable]
     return {**measured[_MAIN], "kept": float(np.mean(shares))}
@@ -134,8 +131,7 @@ def evaluate_labels(inputs: EvaluationInputs, variants: Sequence[str] = ()) -> d
         paths = {_MAIN: f"{sample.id}.png"} | {v: variant_path(v, sample.id) for v in variants}
         return {name: read_labels(inputs.results.path / path) for name, path in paths.items()}
 
-    measured = _evaluate(inputs, labels_of)
-    if not measured:
+    if not (measured := _evaluate(inputs, labels_of)):
         return None
     result = measured.pop(_MAIN)
     result["variants"] = {

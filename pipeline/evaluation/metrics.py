@@ -102,11 +102,8 @@ def calibration_figures(
     for name, class_scores, present, chosen in zip(classes, scores.T, positive.T, tags.T):
         if present.any():
             best, best_f1 = best_threshold(class_scores, present)
-            per_class[name] = {
-                **decision_figures(chosen, present),
-                "best_threshold": best,
-                "best_f1": best_f1,
-            }
+            found = {"best_threshold": best, "best_f1": best_f1}
+            per_class[name] = decision_figures(chosen, present) | found
     return {"threshold": threshold, "f1": f1, "per_class": per_class}
 
 

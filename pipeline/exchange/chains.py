@@ -136,8 +136,7 @@ def pair_up(first: Path, second: Path | None = None) -> list[tuple[Results, Resu
     b = find_chain(first if second is None else second)
     a = find_before(first, b) if second is None else find_chain(first)
     stages = [*measured_kinds()]
-    shared = [place for place in a.results if place in b.results and place[1] in stages]
-    if not shared:
+    if not (shared := [p for p in a.results if p in b.results and p[1] in stages]):
         raise UserError(f"{first} and {second} share no stage of one split: {_REMEDY}")
     pairs = [(a.results[place], b.results[place]) for place in shared]
     if not (others := [(x, y) for x, y in pairs if x.path != y.path]):

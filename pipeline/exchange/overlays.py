@@ -71,9 +71,8 @@ def _draw_tags(artefact: Artefact, image_id: str, image: np.ndarray) -> bytes:
         picture, bars = figure.subplots(1, 2)
         picture.set_axis_off()
         picture.imshow(limit_longest_side(image, _MAX_SIDE))
-        picture.set_title(
-            textwrap.shorten(image_id, _MAX_TITLE, placeholder=" …"), fontsize=8, loc="left"
-        )
+        title = textwrap.shorten(image_id, _MAX_TITLE, placeholder=" …")
+        picture.set_title(title, fontsize=8, loc="left")
         drawn = bars.barh(names, scores[order], color=colours, edgecolor="black", linewidth=0.5)
         bars.bar_label(drawn, fmt="%.2f", padding=3)
         for k, bar, text in zip(order, drawn, bars.get_yticklabels()):

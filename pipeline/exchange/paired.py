@@ -99,7 +99,7 @@ class Pair:
 
     def _cam_labels(self, side: int, sample: Sample, beta: float | None) -> np.ndarray:
         cams = read_cams(self.both[side].path / f"{sample.id}.npz")
-        return label_pixels(cams, cams.size, beta, lambda scores: scores)[0]
+        return label_pixels(cams, cams.size, beta)[0]
 
     def labels(self, sample: Sample) -> list[np.ndarray]:
         """Reads the labels of an image in both runs as they are measured, H×W uint8 each."""

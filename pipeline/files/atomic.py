@@ -72,8 +72,7 @@ def appearing(path: Path) -> Iterator[Path]:
 
     After an error in the block, it is removed. Its name identifies the process.
     """
-    name = f"{TEMPORARY}{os.getpid()}-{platform.node()}-{secrets.token_hex(4)}"
-    temporary = path.with_name(name)
+    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{platform.node()}-{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -58,11 +58,8 @@ class FolderLock:
             durations = {"lease_duration": _EXPIRY, "heartbeat_interval": _HEARTBEAT}
             self._lock = SoftFileLease(self._folder / _LEASE, thread_local=False, **durations)
             self._acquire()
-        about = {
-            "host": platform.node(),
-            "process": os.getpid(),
-            "since": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
+        since = datetime.now(UTC).isoformat(timespec="seconds")
+        about = {"host": platform.node(), "process": os.getpid(), "since": since}
         try:
             write_atomically(self._holder, json.dumps(about))
         except BaseException:

@@ -24,10 +24,8 @@ class OwnFiles:
         """Prepares a folder, which need not exist; ``tool`` is the name in ``tools/``."""
         self._folder = folder
         self._tool = tool
-        self._record = Journal(folder / RECORD, OF_FILES)
-        self._record.shrink(
-            lambda e: _digest_of(folder / e["id"].split(" ", 2)[-1]) == e["content"]
-        )
+        self._record = record = Journal(folder / RECORD, OF_FILES)
+        record.shrink(lambda e: _digest_of(folder / e["id"].split(" ", 2)[-1]) == e["content"])
         self._tidied: set[Path] = set()
 
     def refuse_foreign(self, paths: Iterable[Path]) -> None:

@@ -78,7 +78,7 @@ def label_pixels(
     cams: Cams,
     size: tuple[int, int],
     beta: float | None,
-    refine: Callable[[np.ndarray], np.ndarray],
+    refine: Callable[[np.ndarray], np.ndarray] = lambda scores: scores,
     kind: type[np.floating] = np.float32,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Labels every pixel of an image by its best channel after a refinement.
@@ -86,7 +86,7 @@ def label_pixels(
     Args:
         size: height and width at which the CAMs are refined.
         beta: β of the background; none where the classes cover everything.
-        refine: refines the stacked CAMs, C×height×width.
+        refine: refines the stacked CAMs, C×height×width; they stay if it is not given.
         kind: their type; background and refinement are computed in it.
 
     Returns:

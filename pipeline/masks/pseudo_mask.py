@@ -34,8 +34,7 @@ def pseudo_mask(
     """
     size = image.shape[:2]
     if crf is None:
-        labels, _ = label_pixels(cams, size, beta, lambda scores: scores)
-        return labels, None
+        return label_pixels(cams, size, beta)[0], None
     kind = np.float16 if fp16 else np.float32
     return label_pixels(cams, size, beta, lambda s: dense_crf(image, s, crf, bgr=bgr), kind)
 

@@ -71,13 +71,8 @@ class CorrectableMasks(PerImage):
 
     def stored(self, item: Item, labels: np.ndarray, probability: np.ndarray | None) -> Outputs:
         """Returns what is stored of a mask and its probability."""
-        files = mask_files(
-            item.sample.id,
-            labels,
-            probability,
-            self.vocabulary.palette,
-            confidence=self.options.confidence,
-        )
+        found = item.sample.id, labels, probability, self.vocabulary.palette
+        files = mask_files(*found, confidence=self.options.confidence)
         return {MASKS.stage: Output(files)}
 
 
@@ -115,8 +110,7 @@ class MaskStage(CorrectableMasks, MethodStage):
 
     def remark(self, results: Results, ids: Collection[str]) -> str:
         """Returns a remark if masks are nearly all background."""
-        share = results.statistics.get("background", 0)
-        if share <= ALL_BACKGROUND:
+        if (share := results.statistics.get("background", 0)) <= ALL_BACKGROUND:
             return ""
         return (
             f"half of the masks of split {results.split} are at least {share:.1%} background, and a"
@@ -176,8 +170,7 @@ class Masks(MaskStage):
     def item(self, sample: Sample, folders: Folders) -> Item:
         """Returns an image with its CAMs."""
         cams = folders["cams"]
-        read = {"cams": cams.result_of(sample.id)}
-        return super().item(sample, folders).reading(read, cams.path)
+        return super().item(sample, folders).reading({"cams": cams.result_of(sample.id)}, cams.path)
 
     def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:
         """Labels the pixels of images."""

@@ -103,9 +103,7 @@ def precision_of(wanted: str, begun: Path | None) -> str:
 
 def complete_checkpoints(work_dir: Path) -> list[Path]:
     """Returns the checkpoints whose end is there; a file that was copied in part has none."""
-    return [
-        path for path in checkpoints_in(work_dir) if path.is_file() and zipfile.is_zipfile(path)
-    ]
+    return [p for p in checkpoints_in(work_dir) if p.is_file() and zipfile.is_zipfile(p)]
 
 
 def best_checkpoints(work_dir: Path) -> list[Path]:

@@ -59,8 +59,7 @@ def export_onnx(
     changes is printed. Raises a UserError if packages are missing, the size is not positive or too
     large, or the network cannot be written, or not as a single file.
     """
-    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
+    if missing := [name for name in _PACKAGES if importlib.util.find_spec(name) is None]:
         raise UserError(
             f"writing ONNX needs {' and '.join(missing)}: pip install {' '.join(missing)}"
         )

@@ -81,13 +81,11 @@ class FrozenTower(nn.Module, Positions):
         self, tower: Mapping[str, Any], out_indices: Sequence[int], enlarge: float = 1.0
     ) -> None:
         super().__init__()
-        width, self.patch_size = tower["width"], tower["patch_size"]
+        width, patch = tower["width"], tower["patch_size"]
         self.out_indices, self.enlarge = (*out_indices,), enlarge
         self.stretch, self.offset = dict(tower["stretch"]), tower["offset"]
-        self.covers_square = tower["covers_square"]
-        self.patch_embedding = nn.Conv2d(
-            3, width, self.patch_size, self.patch_size, bias=tower["patch_bias"]
-        )
+        self.patch_size, self.covers_square = patch, tower["covers_square"]
+        self.patch_embedding = nn.Conv2d(3, width, patch, patch, bias=tower["patch_bias"])
         self.class_token = nn.Parameter(torch.zeros(width))
         self.positions = nn.Parameter(torch.zeros(tower["positions"], width))
         self.registers = nn.Parameter(torch.zeros(tower["registers"], width))
@@ -121,6 +119,5 @@ class FrozenTower(nn.Module, Positions):
         for number, block in enumerate(self.blocks):
             tokens = block.norm_after(block(tokens))
             if number in self.out_indices:
-                patches = tokens[:, prefix.shape[1] :]
-                maps.append(patches.mT.unflatten(-1, (rows, columns)))
+                maps.append(tokens[:, prefix.shape[1] :].mT.unflatten(-1, (rows, columns)))
         return tuple(maps)

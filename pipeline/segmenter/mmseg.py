@@ -174,8 +174,7 @@ def build_model(model: Mapping[str, Any]) -> nn.Module:
     for part in dictionaries(model):
         if "_scope_" in part:
             raise UserError(f"{subject} has parts of {part['_scope_']}: {remedy}")
-        name = part.get("type")
-        if name is None:
+        if (name := part.get("type")) is None:
             continue
         scope, _, key = str(name).rpartition(".")
         if not any(key in r.module_dict and scope in ("", r.scope) for r in registries):

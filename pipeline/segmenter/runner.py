@@ -185,8 +185,7 @@ class BatchInPartsLoop(StartedLoop):
         sums: dict[str, torch.Tensor] = {}
         for start in range(0, size * count, size):
             part = {key: values[start : start + size] for key, values in data_batch.items()}
-            losses = runner.model.train_step(part, optim_wrapper=wrapper)
-            for name, value in losses.items():
+            for name, value in runner.model.train_step(part, optim_wrapper=wrapper).items():
                 sums[name] = sums.get(name, 0) + value
         outputs = {name: total / count for name, total in sums.items()}
         loss = outputs["loss"].item()

@@ -218,21 +218,15 @@ def _build_transforms(settings: SegmenterSettings) -> tuple[list[Any], Any]:
             for _ in range(11):  # as often as mmsegmentation's class
                 top, left = (np.random.randint(0, margin + 1) for margin in margins)
                 box = top, top + self.crop_size[0], left, left + self.crop_size[1]
-                labels = self.crop(results["gt_seg_map"], box)
-                counts = np.bincount(labels.ravel())[:IGNORE]
+                counts = np.bincount(self.crop(results["gt_seg_map"], box).ravel())[:IGNORE]
                 most = self.cat_max_ratio * counts.sum()
                 if np.count_nonzero(counts) > 1 and counts.max() < most:
                     break
             return box
 
-    crop = (settings.crop_size, settings.crop_size)
+    crop, ratios = (settings.crop_size, settings.crop_size), tuple(settings.scale_range)
     transforms = [
-        RandomScale(
-            scale=crop,
-            ratio_range=tuple(settings.scale_range),
-            resize_type="mmseg.Resize",
-            keep_ratio=True,
-        ),
+        RandomScale(scale=crop, ratio_range=ratios, resize_type="mmseg.Resize", keep_ratio=True),
         QuickCrop(crop_size=crop, cat_max_ratio=_MAX_CLASS_SHARE),
         available.RandomFlip(prob=0.5),
     ]

@@ -261,8 +261,7 @@ class Training(OfSplit):
 
         The training itself has said so already if it was computed now, with ``ids``.
         """
-        until = results.statistics.get("background_until")
-        if until is None or ids:
+        if (until := results.statistics.get("background_until")) is None or ids:
             return ""
         return (
             f"after {until} iterations the network predicted only background: check its masks"

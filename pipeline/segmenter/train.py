@@ -142,39 +142,35 @@ def train(task: Task, folder: Path, listener: Listener = Listener()) -> Path:  #
     description["precision"] = config.settings.precision
     samples = PseudoLabelled(task.pairs, settings, task.seed, metainfo, task.read, patches)
     indices = positions(settings.batch_size, start, iterations, process_rank(), processes)
+    share = settings.batch_size // processes
+    interval = settings.checkpoint_interval
     best = {"save_best": checkpoints.METRIC, "rule": "greater"} if is_measured else {}
     measured = _measured_by(model, labelled, settings.workers) if is_measured else {}
     hooks = {
         "logger": {"type": "LoggerHook", "interval": LOG_INTERVAL, "log_metric_by_epoch": False},
-        "checkpoint": checkpoints.KeepCheckpoints(
-            description, interval=settings.checkpoint_interval, **best
-        ),
+        "checkpoint": checkpoints.KeepCheckpoints(description, interval=interval, **best),
         "sampler_seed": None,
     }
     curves = ["LocalVisBackend"]
     if importlib.util.find_spec("tensorboard") is not None:
         curves.append("TensorboardVisBackend")
-    interval = settings.checkpoint_interval
     # A sound network predicts objects after this share of its training; from scratch, after 0.2.
     first = min(interval * ceil(0.3 * iterations / interval), iterations)
     given = settings.pretrained, config.model, config.pretrained_source
     load = partial(load_pretrained, model.backbone, *given)
     if tower is not None:
         load = partial(model.backbone.load_tower, tower, settings.backbone or OF_CLIP)
-    initialise = partial(_initialise, model, load, folder, device)
     # mmengine keeps loggers, visualisers and counters by name until the process ends.
     name = f"segmenter-{uuid.uuid4().hex}"
     with _explain_faults(folder), only_device(device), in_mmseg():
         folder.mkdir(parents=True, exist_ok=True)
         runner = QuietRunner(
-            initialise=None if resume_from else initialise,
+            initialise=None if resume_from else partial(_initialise, model, load, folder, device),
             listener=Listener() if process_rank() else listener,
             look_at=first if first >= LOG_INTERVAL else 0,
             model=model,
             work_dir=str(folder),
-            train_dataloader=build_loader(
-                samples, indices, settings.batch_size // processes, settings.workers
-            ),
+            train_dataloader=build_loader(samples, indices, share, settings.workers),
             train_cfg=config.train_cfg,
             optim_wrapper=config.optim_wrapper,
             param_scheduler=config.param_scheduler,

@@ -247,14 +247,12 @@ class Builder(Parts):
     def of_split(self, split: str) -> list[PerImage]:
         """Returns the stages of all rounds on a split, whether the run works on it or not."""
         first = self.per_split(split)
-        stages = [
-            s for s in first.values() if s.name != "masks" or self.only_split in (None, split)
-        ]
+        found = [s for s in first.values() if s.name != "masks" or self.only_split in (None, split)]
         for training in self.trainings:
-            stages.append(self.predictions(split, training))
+            found.append(self.predictions(split, training))
             if training.round < self.config.rounds:
-                stages += self.relabelled(split, training, first["tags"])
-        return stages
+                found += self.relabelled(split, training, first["tags"])
+        return found
 
     @cached_property
     def stages(self) -> list[Stage]:

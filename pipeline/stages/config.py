@@ -65,12 +65,8 @@ _RECORDED = Complete(
 _RUN = "run"
 """The key of what is recorded beside the configuration."""
 
-_RUNNABLE = Complete(
-    {
-        _RUN: Complete(directory=str, command=str),
-        **{group: Complete(method=str) for group in METHODS},
-    }
-)
+_RUNNABLE = Complete({group: Complete(method=str) for group in METHODS})
+_RUNNABLE[_RUN] = Complete(directory=str, command=str)
 """What is read, besides the settings themselves, to run it again."""
 
 _SHOWN = "it chooses what is done and shown, not how"
@@ -240,8 +236,7 @@ def read_run(folder: Path) -> tuple[DictConfig, Path, str]:
         plain = _read_plain(folder, _RUNNABLE)
         run = plain.pop(_RUN)
         for group in METHODS:
-            method = find_method(group, plain[group].pop("method"))
-            typed = OmegaConf.structured(method.settings)
+            typed = OmegaConf.structured(find_method(group, plain[group].pop("method")).settings)
             plain[group] = OmegaConf.merge(typed, plain[group])
         return OmegaConf.create(plain), Path(run["directory"]), run["command"]
 

@@ -69,8 +69,7 @@ def missing_weights(
     origin = find_origin(clip.model, clip.pretrained, hashable(clip.checkpoint))
     is_published = clip.model is not None and clip.checkpoint is None
     if reads_clip and is_published and (everything or not origin.is_on_disk):
-        published = origin.published()
-        found |= {f"clip.checkpoint.{part}": where for part, where in published.items()}
+        found |= {f"clip.checkpoint.{part}": where for part, where in origin.published().items()}
         if len(found) == 1:
             found = {"clip.checkpoint": found.popitem()[1]}
         if download:

@@ -76,8 +76,7 @@ class Cwr:
                 continue
             inside = torch.from_numpy(mask[top:bottom, left:right]).float()
             inside = F.interpolate(inside[None, None], native_side, mode="nearest")[0, 0] > 0
-            crop = cut(pixels, box, patch_size, native_size)
-            proposals.append(Proposal(index, crop, inside))
+            proposals.append(Proposal(index, cut(pixels, box, patch_size, native_size), inside))
         return proposals
 
     def classify(self, proposals: list[Proposal], batch_size: int) -> np.ndarray:

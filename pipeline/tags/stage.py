@@ -154,10 +154,9 @@ class ScoredTags(Tags):
                 yield item, scored
                 continue
             scores, image_id = self.checked(scored, item.sample.id), item.sample.id
-            found = choose_tags(scores["scores"], options.alpha, options.min_score)
-            facts = {"tags": found}
+            facts = {"tags": choose_tags(scores["scores"], options.alpha, options.min_score)}
             if image_id in corrected:
-                facts = self.corrections.apply(image_id, found)
+                facts = self.corrections.apply(image_id, facts["tags"])
             outputs = {self.name: tags_output(**facts, scores=scores)}
             if self.rider:
                 outputs |= self.rider.of_pass(item, scored.shared_pass, facts["tags"])

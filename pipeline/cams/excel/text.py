@@ -84,9 +84,7 @@ class _OnceEach(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         """Reads a mapping."""
-        _without_repetition(
-            [(self.construct_object(key, deep=True), None) for key, _ in node.value]
-        )
+        _without_repetition([(self.construct_object(k, deep=True), None) for k, _ in node.value])
         return super().construct_mapping(node, deep)
 
 

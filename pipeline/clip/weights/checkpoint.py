@@ -28,12 +28,8 @@ from pipeline.files.weight_files import (
     refuse_quantised,
 )
 
-_EXTRAS = (
-    "input_resolution",
-    "context_length",
-    "vocab_size",
-    "text.transformer.embeddings.position_ids",
-)
+_EXTRAS = ("input_resolution", "context_length", "vocab_size")
+_EXTRAS += ("text.transformer.embeddings.position_ids",)
 """Entries of OpenAI's archives and files of older versions that are not weights."""
 
 _MISSHAPEN = (RuntimeError, ValueError, TypeError, IndexError, ArithmeticError)
@@ -70,10 +66,9 @@ def load_clip(
             if hasattr(model, "text"):  # whose parts used to be parts of the model itself
                 named = convert_to_custom_text_state_dict(dict(weights))
             known = model.state_dict()
+            named = {k: v for k, v in named.items() if k in known or k not in _EXTRAS}
             try:
-                model.load_state_dict(
-                    {k: v for k, v in named.items() if k in known or k not in _EXTRAS}
-                )
+                model.load_state_dict(named)
             except RuntimeError as error:
                 raise UserError(
                     f"{path} holds {describe_architecture(weights)}, not clip.model={model_name}"

@@ -50,8 +50,7 @@ class CorrClip(OnSecondGrid):
         branches = (every[:, -1], 1.0), (every[:, list(blocks)].mean(1), self.options.spatial)
         block, embedded = encoder.last_block, 0.0
         for tokens, weight in branches:
-            value = block.project(block.ln_1(tokens))[2]
-            fine = self.fine_values(encoder, shared_pass, value)
+            fine = self.fine_values(encoder, shared_pass, block.project(block.ln_1(tokens))[2])
             added = one_by_one(partial(self.attended, encoder), attention, fine)
             embedded = embedded + weight * encoder.embed(added)
         coarse = resize_nearest(numbers, shared_pass.grid)

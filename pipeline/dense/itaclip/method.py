@@ -41,8 +41,7 @@ class ItaClip(DenseMethod):
             return super().similarities(encoder, shared_pass, names)
 
         def unit_features(pixels: torch.Tensor) -> torch.Tensor:
-            shared_pass = self.run_pass(encoder, pixels)
-            return F.normalize(self.patch_features(encoder, shared_pass), dim=-1)
+            return F.normalize(self.patch_features(encoder, self.run_pass(encoder, pixels)), dim=-1)
 
         upright = F.normalize(self.patch_features(encoder, shared_pass), dim=-1)
         # As the authors do, the weighted sum of the channels is taken after normalisation.

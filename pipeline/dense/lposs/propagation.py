@@ -130,8 +130,7 @@ class PixelGraph:
         """Returns views of …×H×W: the pixels that have a neighbour at an offset, and these."""
         (height, width), (dy, dx) = self._size, offset
         left, right = max(0, -dx), width - max(0, dx)
-        first = values[..., : height - dy, left:right]
-        return first, values[..., dy:, left + dx : right + dx]
+        return values[..., : height - dy, left:right], values[..., dy:, left + dx : right + dx]
 
 
 def propagate_over_pixels(

@@ -62,5 +62,4 @@ class ResClip(DenseMethod):
         best, channel = (names.temperature * similarity).softmax(1).max(1)
         labels = names.labels[channel].where(best >= self.options.confidence, 0)
         # Pixels beside the last whole patch belong to none.
-        cells = labels.unfold(1, patch, patch).unfold(2, patch, patch)
-        return cells.flatten(3).mode(-1).values
+        return labels.unfold(1, patch, patch).unfold(2, patch, patch).flatten(3).mode(-1).values

@@ -147,7 +147,7 @@ def build_cards(
         cams = read_cams(found.path / f"{sample.id}.npz") if sample.id in found.entries else None
         layers = inputs.layers(sample)
         if cams is not None:
-            layers["argmax"], _ = label_pixels(cams, full_size.shape[:2], inputs.beta, lambda s: s)
+            layers["argmax"], _ = label_pixels(cams, full_size.shape[:2], inputs.beta)
         image = limit_longest_side(full_size, inputs.settings.longest_side)
         height, width = image.shape[:2]
         photograph = painting.embed(image, painting.PHOTOGRAPH_QUALITY)

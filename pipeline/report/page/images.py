@@ -249,7 +249,7 @@ def label_doubt(cams: Cams, mask: np.ndarray, beta: float | None) -> float:
 
     It is the measure where tags are given, and no score decides.
     """
-    labels, _ = label_pixels(cams, mask.shape, beta, lambda scores: scores)
+    labels, _ = label_pixels(cams, mask.shape, beta)
     return _disagreement(mask, labels) or 0.0
 
 

@@ -191,16 +191,15 @@ def _context(inputs: ReportInputs, metrics: MetricsFile) -> dict[str, Any]:
 def _corrections(inputs: ReportInputs) -> dict[str, Any]:
     """Returns what the page needs to write a file of corrections, earlier ones included."""
     classes, palette = inputs.vocabulary.classes, drawing_colours(inputs.vocabulary.palette)
-    earlier = [
-        (split, image_id, [classes[k] for k in labels])
-        for split, images in inputs.corrections.items()
-        for image_id, labels in images.items()
-    ]
     return {
         "key": f"corrections {fingerprint([str(inputs.root), inputs.split])}",
         "split": inputs.split,
         "splits": len(inputs.splits),
-        "earlier": earlier,
+        "earlier": [
+            (split, image_id, [classes[k] for k in labels])
+            for split, images in inputs.corrections.items()
+            for image_id, labels in images.items()
+        ],
         "classes": classes,
         "colours": [to_hex(np.array(colour) / 255) for colour in palette[1:]],
     }
@@ -223,18 +222,17 @@ def _class_rows(
             continue
         found = {kind: entry["per_class"].get(name, {}) for kind, entry in figures.items()}
         positives = found.get(TAGS, {}).get("positives")
-        # Without positives, average precision is not defined.
-        measures = {
-            kind.stage: values.get(_CLASS_METRICS[kind.metric].lower())
-            for kind, values in found.items()
-            if kind is not TAGS or positives
-        }
         yield {
             "label": label,
             "name": name,
             "tagged": tagged[label - 1] if label and tagged else None,
             "positives": positives,
-            "measures": measures,
+            # Without positives, average precision is not defined.
+            "measures": {
+                kind.stage: values.get(_CLASS_METRICS[kind.metric].lower())
+                for kind, values in found.items()
+                if kind is not TAGS or positives
+            },
         }
 
 

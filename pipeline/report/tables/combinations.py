@@ -139,10 +139,9 @@ def combinations(runs: Sequence[MeasuredRun]) -> Iterator[Combination]:
             same = [each for each in same if results in (None, each.figures.get("results"))]
             if not same:
                 break
-            chain.append(
-                max(same, key=lambda r: (r.about.precision == run.about.precision, r.order))
-            )
-            leaves.discard(chain[-1].order)
+            before = max(same, key=lambda r: (r.about.precision == run.about.precision, r.order))
+            chain.append(before)
+            leaves.discard(before.order)
         chains.append(chain)
     ends = (chain for chain in chains if chain[0].order in leaves)
     yield from map(Combination, grouped(ends, lambda chain: without_seed(chain[0])).values())
@@ -153,14 +152,12 @@ def merge_splits(by_split: Sequence[Sequence[Combination]]) -> Iterator[Combinat
     for row in by_split[0]:
         alike = [[[chain] for chain in row.chains]]  # of each row that may come: chains by seed
         for rows in by_split[1:]:
-            more = (
-                [_with_counterpart(each, r) for each in chains] for chains in alike for r in rows
-            )
+            more = ([_extended(each, row) for each in chains] for chains in alike for row in rows)
             alike = [kept for chains in more if (kept := [*filter(None, chains)])]
         yield from (Combination([chain for same in chains for chain in same]) for chains in alike)
 
 
-def _with_counterpart(chains: list[_Chain], row: Combination) -> list[_Chain]:
+def _extended(chains: list[_Chain], row: Combination) -> list[_Chain]:
     """Returns chains of one run on several splits with that of a row; [] if it has none."""
     found = (chain for chain in row.chains if all(chain[0].is_of_run(each[0]) for each in chains))
     return next(([*chains, chain] for chain in found), [])

@@ -83,14 +83,11 @@ def _our_rows(table: PublishedTable, runs: Sequence[MeasuredRun]) -> list[_OurRo
         network = about.segmenter if run.kind is PREDICTIONS else ""
         chosen = {group: about.methods.get(group) or name for group, name in usual.items()}
         extras = ", ".join(f"{g}={name}" for g, name in chosen.items() if name != usual[g])
-        settings = about.compat, about.precision, network, extras
-        choices = partial(
-            _Choices, experiment != _PRESET, experiment, tags, run.backbone, *settings
-        )
+        settings = run.backbone, about.compat, about.precision, network, extras
+        choices = partial(_Choices, experiment != _PRESET, experiment, tags, *settings)
         for number, line in enumerate(table.lines):
             for column in table.columns:
-                is_shown = run.stage == (line.stage or column.stage)
-                if is_shown and run.value_in(column) is not None:
+                if run.stage == (line.stage or column.stage) and run.value_in(column) is not None:
                     row = cells.setdefault(choices(number), {})
                     row.setdefault(column.name, []).append(run)
     full_sizes = {column.name: column.split.images for column in table.columns}

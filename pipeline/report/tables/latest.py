@@ -52,9 +52,7 @@ def tables_of_run(root: Path, measured: Collection[str]) -> list[Table]:
     """Returns the tables of the latest figures that ``measured`` names, such as "val masks"."""
     metrics = MetricsFile(root / METRICS)
     for stage, splits in metrics.latest.items():
-        metrics.latest[stage] = {
-            s: latest for s, latest in splits.items() if f"{s} {stage}" in measured
-        }
+        metrics.latest[stage] = {s: f for s, f in splits.items() if f"{s} {stage}" in measured}
     return [table for table in (*_tagging(metrics), _segmentation(metrics)) if table.rows]
 
 
@@ -83,8 +81,7 @@ def _tagging(metrics: MetricsFile) -> Iterator[Table]:
                 notes.append(f"{split}: corrected by hand ({corrections}).")
             if remark := latest.get("remark"):
                 notes.append(f"{split}: {remark}.")
-        title = f"{kind.title.capitalize()} (%)"
-        yield Table(header, rows, header[:1], title, notes=notes)
+        yield Table(header, rows, header[:1], f"{kind.title.capitalize()} (%)", notes=notes)
 
 
 def _ablation(metrics: MetricsFile) -> Table:

@@ -74,8 +74,7 @@ class PatchEncoder:
         for batch in collected:
             names, pictures = zip(*batch)
             size = len(batch) if self.batch_dependent else batches.images
-            pixels = prepare_batch(encoder, pictures, size)
-            shared_pass = self.method.run_pass(encoder, pixels)
+            shared_pass = self.method.run_pass(encoder, prepare_batch(encoder, pictures, size))
             try:
                 features = self.method.patch_features(encoder, shared_pass)
             except ImageError as error:

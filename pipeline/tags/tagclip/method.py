@@ -109,8 +109,7 @@ class TagClip(Tagger):
         def best_patch(scores: torch.Tensor) -> torch.Tensor:
             return scores[..., : self.num_classes].amax(-2)
 
-        of_patches = encoder.text_for_patches(text)
-        coarse = encoder.classify(encoder.value_features(inputs), of_patches)
+        coarse = encoder.classify(encoder.value_features(inputs), encoder.text_for_patches(text))
         given = *batch_pass.for_tags, coarse, batch_pass.grid, len(images)
         refined = refine(*given, open_border=self.quirks.open_border)
         by_variant = {"coarse": best_patch(coarse), "dmar": best_patch(refined)}

@@ -50,9 +50,8 @@ def build(release: Release, files: Mapping[str, Path], device: str) -> ImageText
     refuse_other(release, width=len(head["ln_final.weight"]))
     added = build_blocks(blocks, release.heads, epsilon=1e-5, activation=SwiGlu)
     tower.blocks[-1].norm_after = tower.norm_after
-    tower = replace(
-        tower, blocks=[*tower.blocks, *added], norm_after=build_norm(head, "ln_final", 1e-5)
-    )
+    norm = build_norm(head, "ln_final", 1e-5)
+    tower = replace(tower, blocks=[*tower.blocks, *added], norm_after=norm)
     text = build_text_tower(read_floats(files["text"], device), release.text_heads)
     return ImageTextModel(tower, partial(class_embeddings, text, load_tokenizer(None)))
 

@@ -39,8 +39,7 @@ class TextTower:
     def __init__(self, weights: Weights, heads: int):
         """Builds it from weights with the names of the release."""
         given = part_of(weights, "transformer.resblocks.")
-        built = build_blocks(given, heads, epsilon=1e-5, activation=nn.ReLU)
-        self.blocks = [*map(Block, built)]
+        self.blocks = [*map(Block, build_blocks(given, heads, epsilon=1e-5, activation=nn.ReLU))]
         self.embedding = weights["token_embedding.weight"]
         self.norm = build_norm(weights, "ln_final", 1e-5)
 
