@@ -71,8 +71,8 @@ class CorrectableMasks(PerImage):
 
     def stored(self, item: Item, labels: np.ndarray, probability: np.ndarray | None) -> Outputs:
         """Returns what is stored of a mask and its probability."""
-        found = item.sample.id, labels, probability, self.vocabulary.palette
-        files = mask_files(*found, confidence=self.options.confidence)
+        palette, confidence = self.vocabulary.palette, self.options.confidence
+        files = mask_files(item.sample.id, labels, probability, palette, confidence=confidence)
         return {MASKS.stage: Output(files)}
 
 

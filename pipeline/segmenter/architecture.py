@@ -17,8 +17,15 @@ from pipeline.segmenter.settings import SegmenterSettings
 if TYPE_CHECKING:
     from pipeline.clip.image_tower import ImageTower
 
-MISFITS = (AssertionError, AttributeError, ImportError, LookupError)
-MISFITS += (RuntimeError, TypeError, ValueError)
+MISFITS = (
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 """Errors of mmengine and PyTorch for parts of a network that are missing or do not fit."""
 
 _REFUSED = {

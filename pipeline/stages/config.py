@@ -65,8 +65,10 @@ _RECORDED = Complete(
 _RUN = "run"
 """The key of what is recorded beside the configuration."""
 
-_RUNNABLE = Complete({group: Complete(method=str) for group in METHODS})
-_RUNNABLE[_RUN] = Complete(directory=str, command=str)
+_RUNNABLE = Complete(
+    {_RUN: Complete(directory=str, command=str)}
+    | {group: Complete(method=str) for group in METHODS}
+)
 """What is read, besides the settings themselves, to run it again."""
 
 _SHOWN = "it chooses what is done and shown, not how"

@@ -28,8 +28,12 @@ from pipeline.files.weight_files import (
     refuse_quantised,
 )
 
-_EXTRAS = ("input_resolution", "context_length", "vocab_size")
-_EXTRAS += ("text.transformer.embeddings.position_ids",)
+_EXTRAS = (
+    "input_resolution",
+    "context_length",
+    "vocab_size",
+    "text.transformer.embeddings.position_ids",
+)
 """Entries of OpenAI's archives and files of older versions that are not weights."""
 
 _MISSHAPEN = (RuntimeError, ValueError, TypeError, IndexError, ArithmeticError)
