@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
-from pycocotools import mask as run_lengths
 
 from pipeline.datasets.annotations import Reading, open_annotations
 from pipeline.masks.settings import MaskFileOptions
 from tests import REPOSITORY
+from tests.datasets.miniature_coco import packed
 from tests.extras import library
 from tests.small_runs import draw_photograph
 
@@ -43,12 +43,6 @@ def labels_of(path: Path, image_id: str, size: tuple[int, int], **settings: obje
     reading = Reading.of(options, "masks", CLASSES)
     opened = open_annotations(str(path), "masks.path", reading, None, known=[image_id])
     return opened.find(image_id).labels(size)
-
-
-def encoded(inside: np.ndarray) -> dict[str, object]:
-    """Returns COCO's compressed run lengths of a mask, H×W bool, as JSON holds them."""
-    region = run_lengths.encode(np.asfortranarray(inside, np.uint8))
-    return {**region, "counts": region["counts"].decode()}
 
 
 def two_parts() -> np.ndarray:
@@ -183,7 +177,7 @@ def test_yolos_polygons_go_in_through_supervision(script, tmp_path):
 def test_grounded_sams_files_go_in(script, tmp_path):
     (tmp_path / "RESULTS").mkdir()
     inside = two_parts()
-    found = {"class_name": "cup", "bbox": [3, 2, 28, 18], "segmentation": encoded(inside)}
+    found = {"class_name": "cup", "bbox": [3, 2, 28, 18], "segmentation": packed(inside)}
     about = {"box_format": "xyxy", "img_width": 30, "img_height": 20}
     for name, instances in (("a", [{**found, "score": [0.9]}]), ("b", [])):
         content = {"image_path": f"PHOTOS/x/{name}.jpg", "annotations": instances, **about}
@@ -196,9 +190,9 @@ def test_grounded_sams_files_go_in(script, tmp_path):
 def test_a_list_of_results_goes_in(tmp_path):
     # Ultralytics' image_id is the stem of the file, a number if it is one.
     result = {"category_id": 2, "bbox": [3, 2, 25, 16], "score": 0.9}
-    results = [{**result, "image_id": 7, "segmentation": encoded(two_parts())}]
+    results = [{**result, "image_id": 7, "segmentation": packed(two_parts())}]
     results += [{**result, "image_id": "b c", "file_name": "b c.jpg", "score": 0.2}]
-    results[1]["segmentation"] = encoded(two_parts())
+    results[1]["segmentation"] = packed(two_parts())
     (tmp_path / "predictions.json").write_text(json.dumps(results))
     images = [{"id": 7, "file_name": "x/7.jpg"}, {"id": "b c", "file_name": "b c.jpg"}]
     categories = [{"id": k, "name": name} for k, name in enumerate(CLASSES, 1)]
