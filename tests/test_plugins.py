@@ -45,7 +45,7 @@ from pipeline.tags.tagger import ScoredTagOptions, Tagger, TagOptions
 from tests import REPOSITORY
 from tests.plugins import colour_cams, colour_tagger, superpixels
 from tests.plugins.colour_tagger import ColourOptions
-from tests.small_runs import Finished, folder_options
+from tests.small_runs import folder_options
 from tests.tiers import large_except
 
 MODULES = [module.__name__ for module in (colour_tagger, colour_cams, superpixels)]
@@ -110,11 +110,6 @@ def stages_of(*given: str, commands: tuple[str, ...] = ("tags",)) -> list:
     return Pipeline.open(read_config(compose(["dataset=demo", *given]))).stages([*commands])
 
 
-def computed(finished: Finished) -> dict[str, int]:
-    assert finished.code == 0, finished.errors
-    return {stage: now for stage, (now, _, _) in finished.counts.items()}
-
-
 # A tagger, a CAM method and a refiner
 
 
@@ -127,14 +122,14 @@ def test_methods_outside_the_package_have_all_that_ours_have(
     assert planned.output.count("all") >= 3 and "next: python" in planned.output
     assert PLUGINS in planned.output.splitlines()[-1]
 
-    assert computed(run_stage(*arguments, stages)) == {"tags": 5, "cams": 5, "masks": 5}
-    assert computed(run_stage(*arguments, stages)) == {"tags": 0, "cams": 0, "masks": 0}
+    assert run_stage(*arguments, stages).computed == {"tags": 5, "cams": 5, "masks": 5}
+    assert run_stage(*arguments, stages).computed == {"tags": 0, "cams": 0, "masks": 0}
     scores = np.load(out / "all" / "tags" / "latest" / "scores.npz")
     assert scores["scores"].shape == (5, 3) and (scores["scores"] > 0.2).any()
 
     # A setting is part of the key, and of that of no stage before.
     keys = {stage: (out / "all" / stage / "latest").resolve() for stage in ("tags", "cams")}
-    again = computed(run_stage(*arguments, stages, "cams.cell_size=8"))
+    again = run_stage(*arguments, stages, "cams.cell_size=8").computed
     assert again == {"tags": 0, "cams": 5, "masks": 5}
     assert (out / "all" / "tags" / "latest").resolve() == keys["tags"]
     assert (out / "all" / "cams" / "latest").resolve() != keys["cams"]
@@ -243,7 +238,7 @@ def test_a_file_of_settings_names_no_code(run_stage, without_methods, tmp_path):
     # It may choose a method and set it.
     chosen = "defaults: [{override /tags: colour}]\ntags: {gain: 0.5}\n"
     preset.write_text(f"# @package _global_\n{chosen}")
-    assert computed(run_stage(*given, PLUGINS, "stage=tags")) == {"tags": 5}
+    assert run_stage(*given, PLUGINS, "stage=tags").computed == {"tags": 5}
 
 
 def test_installed_packages_offer_methods_by_an_entry_point(tmp_path, monkeypatch, write):
@@ -531,12 +526,12 @@ def test_a_stage_is_a_class_and_a_line(run_stage, arguments, tmp_path, monkeypat
     stages = "stage=[tags,cams,masks,boxes]"
     assert "boxes" in run_stage(*arguments, stages, "dry_run=true").output
     expected = {"tags": 5, "cams": 5, "masks": 5, "boxes": 5}
-    assert computed(run_stage(*arguments, stages, "executor=processes")) == expected
-    assert computed(run_stage(*arguments, "stage=boxes")) == {"boxes": 0}
+    assert run_stage(*arguments, stages, "executor=processes").computed == expected
+    assert run_stage(*arguments, "stage=boxes").computed == {"boxes": 0}
     folder = tmp_path / "out" / "all" / "boxes" / "latest"
     assert json.loads((folder / "a.json").read_text())
     (folder / "a.json").write_text("damaged")
-    assert computed(run_stage(*arguments, "stage=boxes")) == {"boxes": 1}
+    assert run_stage(*arguments, "stage=boxes").computed == {"boxes": 1}
     assert "boxes" in run_stage("stage=status", f"output_dir={tmp_path / 'out'}").output
 
 
