@@ -27,12 +27,14 @@ def small_release(name: str) -> Release:
     return replace(release, **small)
 
 
-def assert_close(ours: torch.Tensor, theirs: np.ndarray, tolerance: float = 1e-5) -> None:
+def assert_close(
+    ours: torch.Tensor, theirs: torch.Tensor | np.ndarray, tolerance: float = 1e-5
+) -> None:
     """Asserts that the largest difference is within a share of the largest value."""
-    tolerance = 4e-4 if theirs.dtype == np.float16 else tolerance
-    theirs = theirs.astype(np.float32)
+    theirs = torch.as_tensor(theirs)
+    tolerance = 4e-4 if theirs.dtype == torch.float16 else tolerance
     assert ours.shape == theirs.shape
-    assert np.abs(ours.detach().numpy() - theirs).max() <= tolerance * np.abs(theirs).max()
+    assert (ours.detach() - theirs.float()).abs().max() <= tolerance * theirs.float().abs().max()
 
 
 def draw_pixels(grid: tuple[int, int], patch: int = 14) -> torch.Tensor:

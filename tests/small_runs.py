@@ -42,6 +42,12 @@ class Finished:
                 counts[match[1]] = int(match[2]), int(match[3]), int(reused[1]) if reused else 0
         return counts
 
+    @property
+    def computed(self) -> dict[str, int]:
+        """Stage → images computed now, of a run that succeeded."""
+        assert self.code == 0, self.errors
+        return {stage: now for stage, (now, _, _) in self.counts.items()}
+
 
 def draw_photograph(seed: int, height: int, width: int) -> np.ndarray:
     """Returns an image with two flat rectangles on noise, height×width×3 uint8."""

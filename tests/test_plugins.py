@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, make_dataclass
 from enum import Enum
 from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -42,46 +43,74 @@ from pipeline.stages.config import compose, read_config
 from pipeline.stages.pipeline import Pipeline
 from pipeline.tags.tagger import ScoredTagOptions, Tagger, TagOptions
 from tests import REPOSITORY
+from tests.plugins import colour_cams, colour_tagger, superpixels
 from tests.plugins.colour_tagger import ColourOptions
-from tests.small_runs import Finished, folder_options
+from tests.small_runs import folder_options
 from tests.tiers import large_except
 
-MODULES = ("colour_tagger", "colour_cams", "superpixels")
-PLUGINS = f"plugins=[{','.join(f'tests.plugins.{name}' for name in MODULES)}]"
-
-
+MODULES = [module.__name__ for module in (colour_tagger, colour_cams, superpixels)]
+PLUGINS = f"plugins=[{','.join(MODULES)}]"
 METHODS = "tags=colour", "cams=channel", "masks=superpixels"
 
 
-@pytest.fixture
-def arguments(photographs: Path, tmp_path: Path) -> list[str]:
-    """A run on five photographs by three methods of one's own; CLIP has nothing to do."""
-    own = PLUGINS, *METHODS, "dataset.classes=[red,green,blue]", f"output_dir={tmp_path / 'out'}"
-    return folder_options(photographs, "/no/such/weights.pt", *own)
+@pytest.fixture(autouse=True)
+def what_a_test_registers_is_forgotten(monkeypatch):
+    assert methods()  # which imports ours
+    store, known = ConfigStore.instance(), set(plugins._PLUGINS)
+    groups = {k: dict(v) if isinstance(v, dict) else v for k, v in store.repo.items()}
+    monkeypatch.setattr(store, "repo", groups)
+    monkeypatch.setattr(plugins, "_PLUGINS", known)
+    with patch.dict(registry._METHODS), patch.dict(registry.TEMPLATES):
+        yield
 
 
 @pytest.fixture
-def without_plugins(arguments: list[str]) -> list[str]:
-    return [each for each in arguments if each not in (PLUGINS, *METHODS)]
-
-
-def computed(finished: Finished) -> dict[str, int]:
-    assert finished.code == 0, finished.errors
-    rows = [line.split() for line in finished.output.splitlines() if "computed now" in line]
-    return {row[0]: int(row[4]) for row in rows}
+def without_methods(photographs: Path, tmp_path: Path) -> list[str]:
+    """A run on five photographs; CLIP has nothing to do."""
+    own = "dataset.classes=[red,green,blue]", f"output_dir={tmp_path / 'out'}"
+    given = folder_options(photographs, "/no/such/weights.pt", *own)
+    return [each for each in given if not each.startswith("tags.")]
 
 
 @pytest.fixture
-def forgotten(monkeypatch, request):
-    """Forgets a method after the test that registers it: forgotten(group, name)."""
-    monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))
-    monkeypatch.setattr(plugins, "_PLUGINS", set(plugins._PLUGINS))
+def arguments(without_methods: list[str]) -> list[str]:
+    """A run by three methods of one's own."""
+    return [PLUGINS, *METHODS, *without_methods]
 
-    def forget(group, name):
-        repo = ConfigStore.instance().repo
-        request.addfinalizer(lambda: repo.get(group, {}).pop(f"{name}.yaml", None))
 
-    return forget
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """Writes a module, which is then imported anew: write(name, text); returns its path."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def write(name: str, text: str) -> Path:
+        (path := tmp_path / f"{name}.py").write_text(text)
+        sys.modules.pop(name, None)
+        registry.source_of.cache_clear()
+        return path
+
+    return write
+
+
+def tagger(name: str, declared: str = "") -> str:
+    """Returns the source of the colour tagger by another name, which declares more."""
+    source = (REPOSITORY / "tests/plugins/colour_tagger.py").read_text()
+    source = source.replace("import register", "import Quirk, register")
+    return source.replace('"colour", ColourOptions', f'"{name}", ColourOptions{declared}')
+
+
+def add(group: str, name: str, *bases: type, **given: object) -> None:
+    """Registers a method with these fields of settings."""
+    defaults = [(key, type(value), field(default=value)) for key, value in given.items()]
+    options = make_dataclass("Options", defaults, bases=bases)
+    register(group, name, options)(lambda options, resources: None)
+
+
+def stages_of(*given: str, commands: tuple[str, ...] = ("tags",)) -> list:
+    return Pipeline.open(read_config(compose(["dataset=demo", *given]))).stages([*commands])
+
+
+# A tagger, a CAM method and a refiner
 
 
 def test_methods_outside_the_package_have_all_that_ours_have(
@@ -93,14 +122,14 @@ def test_methods_outside_the_package_have_all_that_ours_have(
     assert planned.output.count("all") >= 3 and "next: python" in planned.output
     assert PLUGINS in planned.output.splitlines()[-1]
 
-    assert computed(run_stage(*arguments, stages)) == {"tags": 5, "cams": 5, "masks": 5}
-    assert computed(run_stage(*arguments, stages)) == {"tags": 0, "cams": 0, "masks": 0}
+    assert run_stage(*arguments, stages).computed == {"tags": 5, "cams": 5, "masks": 5}
+    assert run_stage(*arguments, stages).computed == {"tags": 0, "cams": 0, "masks": 0}
     scores = np.load(out / "all" / "tags" / "latest" / "scores.npz")
     assert scores["scores"].shape == (5, 3) and (scores["scores"] > 0.2).any()
 
     # A setting is part of the key, and of that of no stage before.
     keys = {stage: (out / "all" / stage / "latest").resolve() for stage in ("tags", "cams")}
-    again = computed(run_stage(*arguments, stages, "cams.cell_size=8"))
+    again = run_stage(*arguments, stages, "cams.cell_size=8").computed
     assert again == {"tags": 0, "cams": 5, "masks": 5}
     assert (out / "all" / "tags" / "latest").resolve() == keys["tags"]
     assert (out / "all" / "cams" / "latest").resolve() != keys["cams"]
@@ -143,71 +172,167 @@ def test_mistakes_are_answered_with_the_nearest(wrong, message, run_stage, argum
     assert finished.errors.count("\n") == 1
 
 
-def test_a_file_of_settings_names_no_code(run_stage, without_plugins, tmp_path):
+def test_python_takes_any_tagger_that_scores():
+    given = {"plugins": MODULES[:2], "overrides": ["tags=colour", "cams=channel", "masks=argmax"]}
+    labeller = Labeller(["red", "green", "blue"], clip="demo", **given)
+    image = np.zeros((48, 64, 3), np.uint8)
+    image[:, :32, 0] = 255
+    labelling = labeller(image)
+    assert labelling.names == ("red",)
+    assert (labelling.mask[:, :24] == 1).all() and (labelling.mask[:, 40:] == 0).all()
+
+
+FAILING = """
+import numpy as np
+from tests.plugins.colour_tagger import ColourOptions, ColourTagger
+from pipeline.configuration.registry import Quirk, register
+
+class FailingOptions(ColourOptions):
+    pass
+
+@register("tags", "failing", FailingOptions)
+class FailingTagger(ColourTagger):
+    def scores(self, image):
+        return self.invert(np.zeros((2, 2)))
+
+    def invert(self, matrix):
+        return np.linalg.inv(matrix)  # the last line of its own
+"""
+
+
+@pytest.mark.parametrize("executor", large_except(["local"], ["local", "processes"]))
+def test_an_exception_names_its_line(
+    executor, write, without_methods, run_stage, tmp_path, monkeypatch
+):
+    file = write("failing_tagger", FAILING)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))  # of workers, which start anew
+    get_reusable_executor().shutdown(kill_workers=True)
+    options = "plugins=[failing_tagger]", "tags=failing", "stage=tags", f"executor={executor}"
+    finished = run_stage(*without_methods, *options)
+    line = len(FAILING.splitlines())
+    assert finished.code == 2 and finished.errors.count("\n") == 1
+    assert finished.errors.startswith(f"error: {file}, line {line}: LinAlgError: Singular matrix")
+    assert "tags=failing failed on image " in finished.errors
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    again = run_stage(*without_methods, *options)
+    # Which image fails first is a matter of processes.
+    assert again.code == 2 and finished.errors.partition("tags=failing")[0] in again.errors
+    assert "Traceback" in again.errors and "linalg.py" in again.errors
+
+
+# Where they come from
+
+
+def test_plugins_are_taken_from_the_command_line():
+    assert take_plugins(["plugins=[a,b.c]", "stage=tags"]) == (["a", "b.c"], ["stage=tags"])
+    assert take_plugins(["+plugins=a"]) == (["a"], [])
+
+
+def test_a_file_of_settings_names_no_code(run_stage, without_methods, tmp_path):
     preset = tmp_path / "configs" / "experiment" / "mine.yaml"
     preset.parent.mkdir(parents=True)
     preset.write_text("# @package _global_\nplugins: [tests.plugins.colour_tagger]\n")
-    folder = ["--config-dir", str(preset.parents[1]), "experiment=mine"]
-    finished = run_stage(*folder, *without_plugins, "stage=tags")
+    given = ["--config-dir", str(preset.parents[1]), "experiment=mine", *without_methods]
+    finished = run_stage(*given, "stage=tags")
     assert finished.code == 2 and "cannot name code: give plugins=… " in finished.errors
     # It may choose a method and set it.
-    preset.write_text(
-        "# @package _global_\ndefaults: [{override /tags: colour}]\ntags: {gain: 0.5}\n"
-    )
-    finished = run_stage(*folder, PLUGINS, *without_plugins, "stage=tags")
-    assert computed(finished) == {"tags": 5}
+    chosen = "defaults: [{override /tags: colour}]\ntags: {gain: 0.5}\n"
+    preset.write_text(f"# @package _global_\n{chosen}")
+    assert run_stage(*given, PLUGINS, "stage=tags").computed == {"tags": 5}
 
 
-@pytest.fixture
-def with_preset(forgotten, tmp_path, monkeypatch):
-    """Writes a plug-in with a quirk and a preset: with_preset(text), and returns its argument."""
-    forgotten("tags", "preset")
-
-    def write(preset: str | None) -> str:
-        source = (REPOSITORY / "tests/plugins/colour_tagger.py").read_text()
-        declared = 'quirks=(Quirk("dim", "dims"),), presets=("experiment/theirs",)'
-        source = source.replace('"colour", ColourOptions', f'"preset", ColourOptions, {declared}')
-        source = source.replace("import register", "import Quirk, register")
-        (tmp_path / "preset_tagger.py").write_text(source)
-        if preset is not None:
-            path = tmp_path / "configs" / "experiment" / "theirs.yaml"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(f"# @package _global_\n{preset}\n")
-        sys.modules.pop("preset_tagger", None)
-        return "plugins=[preset_tagger]"
-
-    monkeypatch.syspath_prepend(str(tmp_path))
-    return write
+def test_installed_packages_offer_methods_by_an_entry_point(tmp_path, monkeypatch, write):
+    write("installed_tagger", tagger("installed"))
+    about = tmp_path / "installed_tagger-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: installed-tagger\nVersion: 1.0\n")
+    entry = "[annotation_free_segmentation]\ninstalled = installed_tagger\n"
+    (about / "entry_points.txt").write_text(entry)
+    search = importlib.metadata.entry_points.__wrapped__
+    monkeypatch.setattr("importlib.metadata.entry_points", search)
+    import_plugins([])
+    config = read_config(compose(["dataset=demo", "tags=installed"]))
+    assert type(config.tags).__module__ == "installed_tagger"
 
 
-def test_a_preset_of_a_plugin_is_data(with_preset, run_stage, arguments):
-    given = [*without_methods(arguments), "experiment=theirs", "stage=tags", "dry_run=true"]
-    plugins = with_preset(
-        "defaults: [{override /tags: preset}]\ntags: {gain: 0.5}\nexecutor: {name: x}"
-    )
-    wrong = run_stage(plugins, *given)
-    assert wrong.code == 2 and "there is no executor x" in wrong.errors
-    with_preset("defaults: [{override /tags: preset}]\nplugins: [evil]")
-    wrong = run_stage(plugins, *given)
-    assert wrong.code == 2 and "cannot name code" in wrong.errors
-    with_preset("defaults: [{override /tags: preset}]\ntags: {gain: 0.5}\ncompat: {dim: false}")
-    finished = run_stage(plugins, *given, "--cfg", "job")
-    assert finished.code == 0, finished.errors
-    assert "gain: 0.5" in finished.output and "dim: false" in finished.output
-    released = [*without_methods(arguments), "tags=preset", "compat=released"]
-    assert "dim: true" in run_stage(plugins, *released, "--cfg", "job").output
-
-
-def test_a_method_may_be_declared_where_there_is_no_file(forgotten):
-    forgotten("tags", "cell")  # as in a notebook, or behind python -c
-    settings = make_dataclass("Cell", [], bases=(ColourOptions,), namespace={"__module__": "cell"})
+def test_a_method_may_be_declared_where_there_is_no_file():
+    namespace = {"__module__": "cell"}  # as in a notebook, or behind python -c
+    settings = make_dataclass("Cell", [], bases=(ColourOptions,), namespace=namespace)
     register("tags", "cell", settings)(lambda options, resources: None)
     assert compose(["tags=cell"]).tags.gain == 1
 
 
-def test_what_a_plugin_declares_is_checked(with_preset, run_stage, arguments, forgotten):
-    forgotten("cams", "another")
-    missing = run_stage(with_preset(None), *without_methods(arguments), "tags=preset")
+def test_a_module_that_fails_is_named(write):
+    for text, why in (
+        ("1 / 0", r"imported \(ZeroDivisionError"),
+        ("raise SystemExit(7)", r"cannot be imported \(SystemExit: 7"),
+    ):
+        write("broken_tagger", text)
+        with pytest.raises(UserError, match=why):
+            import_plugins(["broken_tagger"])
+
+
+@pytest.mark.parametrize(
+    ("look_up", "found"),
+    [
+        (partial(find_method, "dense", "sclip"), "SCLIP"),
+        (partial(label_of, "tags", "piaa"), "PIAA"),
+        (partial(expand_templates, "piaa", ()), "{}"),
+        (quirks, "open_border"),
+    ],
+)
+def test_what_belongs_to_the_package_is_imported_where_it_is_looked_up(monkeypatch, look_up, found):
+    assert methods()
+    ours, sets = registry._METHODS, {**registry.TEMPLATES}
+    monkeypatch.setattr(registry, "_METHODS", {})
+    registry.TEMPLATES.clear()
+
+    def import_ours() -> None:
+        registry._METHODS.update(ours)
+        registry.TEMPLATES.update(sets)
+
+    monkeypatch.setattr(registry, "_import_ours", import_ours)
+    assert found in str(look_up())
+
+
+# What a method declares
+
+
+@pytest.fixture
+def with_preset(write, tmp_path):
+    """Writes a plug-in with a quirk and a preset: with_preset(text), and returns its argument."""
+
+    def with_preset(preset: str | None) -> str:
+        declared = ', quirks=(Quirk("dim", "dims"),), presets=("experiment/theirs",)'
+        write("preset_tagger", tagger("preset", declared))
+        if preset is not None:
+            path = tmp_path / "configs" / "experiment" / "theirs.yaml"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            chosen = "defaults: [{override /tags: preset}]"
+            path.write_text(f"# @package _global_\n{chosen}\n{preset}\n")
+        return "plugins=[preset_tagger]"
+
+    return with_preset
+
+
+def test_its_preset_is_data(with_preset, run_stage, without_methods):
+    given = [*without_methods, "experiment=theirs", "stage=tags", "dry_run=true"]
+    for preset, why in (
+        ("tags: {gain: 0.5}\nexecutor: {name: x}", "there is no executor x"),
+        ("plugins: [evil]", "cannot name code"),
+    ):
+        wrong = run_stage(with_preset(preset), *given)
+        assert wrong.code == 2 and why in wrong.errors
+    plugin = with_preset("tags: {gain: 0.5}\ncompat: {dim: false}")
+    finished = run_stage(plugin, *given, "--cfg", "job")
+    assert finished.code == 0, finished.errors
+    assert "gain: 0.5" in finished.output and "dim: false" in finished.output
+    released = [*without_methods, "tags=preset", "compat=released"]
+    assert "dim: true" in run_stage(plugin, *released, "--cfg", "job").output
+
+
+def test_what_it_declares_is_checked(with_preset, run_stage, without_methods):
+    missing = run_stage(with_preset(None), *without_methods, "tags=preset")
     assert missing.code == 2 and "has no experiment/theirs.yaml: add the file" in missing.errors
 
     @dataclass
@@ -236,241 +361,108 @@ def test_what_a_plugin_declares_is_checked(with_preset, run_stage, arguments, fo
 
 
 @pytest.mark.parametrize(
-    ("look_up", "found"),
+    ("choice", "base", "why"),
     [
-        (partial(find_method, "dense", "sclip"), "SCLIP"),
-        (partial(label_of, "tags", "piaa"), "PIAA"),
-        (partial(expand_templates, "piaa", ()), "{}"),
-        (quirks, "open_border"),
+        ("tag=colours", ScoredTagOptions, "group tag: did you mean tags?"),
+        ("masks=argmax", MaskOptions, "masks=argmax, .*argmax.yaml"),
+        ("tags=hiding", TagOptions, "tags=hiding, .*ScoredTagOptions"),
     ],
 )
-def test_what_belongs_to_the_package_is_imported_where_it_is_looked_up(monkeypatch, look_up, found):
-    assert methods()
-    ours, sets = registry._METHODS, {**registry.TEMPLATES}
-    monkeypatch.setattr(registry, "_METHODS", {})
-    registry.TEMPLATES.clear()
-
-    def import_ours() -> None:
-        registry._METHODS.update(ours)
-        registry.TEMPLATES.update(sets)
-
-    monkeypatch.setattr(registry, "_import_ours", import_ours)
-    try:
-        assert found in str(look_up())
-    finally:
-        registry.TEMPLATES.update(sets)
+def test_it_has_a_group_a_name_that_is_free_and_the_settings_of_its_stage(choice, base, why):
+    add(*choice.split("="), base)
+    with pytest.raises(UserError, match=why):
+        stages_of("tags=hiding")
 
 
-def test_installed_packages_offer_methods_by_an_entry_point(tmp_path, monkeypatch, forgotten):
-    forgotten("tags", "installed")
-    (tmp_path / "installed_tagger.py").write_text(
-        "from dataclasses import dataclass\n"
-        "from pipeline.configuration.registry import register\n"
-        "from pipeline.tags.tagger import ScoredTagOptions, Tagger\n"
-        "@dataclass\nclass Options(ScoredTagOptions):\n    pass\n"
-        "@register('tags', 'installed', Options)\nclass Installed(Tagger):\n    pass\n"
-    )
-    about = tmp_path / "installed_tagger-1.0.dist-info"
-    about.mkdir()
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: installed-tagger\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text(
-        "[annotation_free_segmentation]\ninstalled = installed_tagger\n"
-    )
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "installed_tagger", raising=False)
-    search = importlib.metadata.entry_points.__wrapped__
-    monkeypatch.setattr("importlib.metadata.entry_points", search)
-    import_plugins([])
-    config = read_config(compose(["dataset=demo", "tags=installed"]))
-    assert type(config.tags).__module__ == "installed_tagger"
-
-
-def without_methods(arguments: list[str]) -> list[str]:
-    """Returns the arguments that choose images, CLIP and output directory."""
-    return [a for a in arguments if a.startswith(("dataset", "clip", "output_dir"))]
-
-
-@pytest.fixture
-def registered(forgotten):
-    """Registers a method for the time of a test: registered(group, name, **fields of settings)."""
-
-    def add(group, name, *bases, **given):
-        defaults = [(key, type(value), field(default=value)) for key, value in given.items()]
-        options = make_dataclass("Options", defaults, bases=bases)
-        register(group, name, options)(lambda options, resources: None)
-        forgotten(group, name)
-
-    return add
-
-
-def test_a_method_has_a_group_and_a_name_that_is_free(registered):
-    registered("tag", "colours", ScoredTagOptions)
-    with pytest.raises(UserError, match="group tag: did you mean tags?"):
-        compose([])
-
-
-def test_a_method_that_computes_nothing_is_named(forgotten, run_stage, arguments):
+def test_a_method_that_computes_nothing_is_named(run_stage, without_methods):
     for group, base, settings in (
         ("tags", Tagger, ScoredTagOptions),
         ("cams", CamMethod, CamOptions),
     ):
-        forgotten(group, "empty")
         method = type("Empty", (base,), {"__init__": lambda self, options, resources: None})
         options = make_dataclass("EmptyOptions", [], bases=(settings,))
         register(group, "empty", options)(method)
-        given = [f"{group}=empty", f"stage=[tags,{group}]"]
-        finished = run_stage(PLUGINS, "tags=colour", *without_methods(arguments), *given)
+        given = ["tags=colour", f"{group}=empty", f"stage=[tags,{group}]"]
+        finished = run_stage(PLUGINS, *without_methods, *given)
         assert finished.code == 2 and "Empty has no method " in finished.errors
 
 
-def test_help_on_settings_of_a_plugin_in_any_order(registered, run_tool):
-    registered("tags", "bare", ScoredTagOptions, gain=2.0)
+# Its settings, and the keys of its results
+
+
+def test_help_on_settings_in_any_order(run_tool):
+    add("tags", "bare", ScoredTagOptions, gain=2.0)
     for words in (["help", "tags=bare", PLUGINS], [PLUGINS, "tags=bare", "help"]):
         finished = run_tool("run_stage.py", *words)
         assert finished.code == 0 and "tags.gain=2" in finished.output
         assert "Options(" not in finished.output, "a dataclass without a docstring"
 
 
-def test_a_method_does_not_take_the_name_of_a_preset(registered):
-    registered("masks", "argmax", MaskOptions)
-    with pytest.raises(UserError, match="masks=argmax, .*argmax.yaml"):
-        compose([])
-
-
-def test_a_method_has_the_settings_that_its_stage_reads(registered, arguments):
-    registered("tags", "hiding", TagOptions)
-    config = read_config(compose([*without_methods(arguments), "tags=hiding"]))
-    with pytest.raises(UserError, match="tags=hiding, .*ScoredTagOptions"):
-        Pipeline.open(config).stages(["tags"])
-
-
-def test_a_setting_may_be_a_choice_of_python(registered, arguments):
-    registered("tags", "hiding", ScoredTagOptions, colour=Enum("Colour", "RED BLUE").RED)
-
-    def key(*more):
-        config = read_config(compose([*without_methods(arguments), "tags=hiding", *more]))
-        return Pipeline.open(config).stages(["tags"])[0].key
-
-    assert key() == key("tags.colour=RED") != key("tags.colour=BLUE")
+def test_a_setting_may_be_a_choice_of_python():
+    add("tags", "hiding", ScoredTagOptions, colour=Enum("Colour", "RED BLUE").RED)
+    default, red, blue = (
+        stages_of("tags=hiding", *given)[0].key
+        for given in ([], ["tags.colour=RED"], ["tags.colour=BLUE"])
+    )
+    assert default == red != blue
     with pytest.raises(UserError, match="^tags.colour"):
-        key("tags.colour=GREEN")
+        stages_of("tags=hiding", "tags.colour=GREEN")
 
 
 @pytest.mark.parametrize("name", ["longest_side", "classes", "code"])
-def test_a_setting_does_not_hide_another_part_of_the_key(name, registered, arguments):
+def test_a_setting_does_not_hide_another_part_of_the_key(name):
     """Two facts of one name would be one entry of the key, so that a change could go unseen."""
-    registered("tags", "hiding", ScoredTagOptions, **{name: 1})
-    given = compose([*without_methods(arguments), "tags=hiding", f"tags.{name}=2"])
-    (stage,) = Pipeline.open(read_config(given)).stages(["tags"])[:1]
+    add("tags", "hiding", ScoredTagOptions, **{name: 1})
+    stage = stages_of("tags=hiding", f"tags.{name}=2")[0]
     with pytest.raises(UserError, match=f"a method has a setting {name}, .* rename the setting"):
         _ = stage.key
 
 
-def test_the_class_names_are_part_of_the_key(arguments):
+def test_contents_that_cannot_be_read_are_named():
+    def contents(self, vocabulary):
+        return {"read": Path("no/such/file").read_text()}
+
+    add("tags", "reading", type("Reading", (ScoredTagOptions,), {"contents": contents}))
+    with pytest.raises(UserError, match="no/such/file: No such file or"):
+        _ = stages_of("tags=reading")[0].key
+
+
+def test_the_class_names_are_part_of_the_key():
     """A method may read all of the vocabulary, so a change of any name computes anew."""
 
     def keys(*more: str) -> list[tuple[str, str]]:
-        import_plugins(take_plugins(arguments)[0])
-        config = read_config(compose([*take_plugins(arguments)[1], *more]))
-        steps = Pipeline.open(config).stages(["tags", "cams", "masks"])
+        steps = stages_of(*METHODS, *more, commands=("tags", "cams", "masks"))
         return [(step.key, step.own_key) for step in steps]
 
-    for change in ("dataset.classes=[blue,green,red]", "dataset.backgrounds=[sky]"):
+    for change in ("dataset.classes=[disc,square,triangle,moon]", "dataset.backgrounds=[sky]"):
         for before, after in zip(keys(), keys(change), strict=True):
             assert before[0] != after[0] and before[1] != after[1]
 
 
-def test_a_plugin_that_fails_is_named(tmp_path, monkeypatch):
-    (tmp_path / "broken_tagger.py").write_text("1 / 0\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(UserError, match=r"imported \(ZeroDivisionError"):
-        import_plugins(["broken_tagger"])
-    (tmp_path / "broken_tagger.py").write_text("raise SystemExit(7)  # edited\n")
-    with pytest.raises(UserError, match=r"cannot be imported \(SystemExit: 7"):
-        import_plugins(["broken_tagger"])
-
-
-FAILING = """
-import numpy as np
-from tests.plugins.colour_tagger import ColourOptions, ColourTagger
-from pipeline.configuration.registry import Quirk, register
-
-class FailingOptions(ColourOptions):
-    pass
-
-@register("tags", "failing", FailingOptions)
-class FailingTagger(ColourTagger):
-    def scores(self, image):
-        return self.invert(np.zeros((2, 2)))
-
-    def invert(self, matrix):
-        return np.linalg.inv(matrix)  # the last line of its own
-"""
-
-
-@pytest.mark.parametrize("executor", large_except(["local"], ["local", "processes"]))
-def test_an_exception_of_a_plugin_names_its_line(
-    executor, forgotten, without_plugins, run_stage, tmp_path, monkeypatch
-):
-    forgotten("tags", "failing")
-    file = tmp_path / "failing_tagger.py"
-    file.write_text(FAILING)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))  # of workers, which start anew
-    get_reusable_executor().shutdown(kill_workers=True)
-    sys.modules.pop("failing_tagger", None)
-    options = "plugins=[failing_tagger]", "tags=failing", "stage=tags", f"executor={executor}"
-    finished = run_stage(*without_plugins, *options)
-    line = FAILING.splitlines().index(next(t for t in FAILING.splitlines() if "last line" in t)) + 1
-    assert finished.code == 2 and finished.errors.count("\n") == 1
-    assert finished.errors.startswith(f"error: {file}, line {line}: LinAlgError: Singular matrix")
-    assert "tags=failing failed on image " in finished.errors
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    again = run_stage(*options)
-    # Which image fails first is a matter of processes.
-    assert again.code == 2 and finished.errors.partition("tags=failing")[0] in again.errors
-    assert "Traceback" in again.errors and "linalg.py" in again.errors
-
-
-def test_an_edited_plugin_has_another_key(forgotten, arguments, tmp_path, monkeypatch):
-    forgotten("tags", "edited")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    source = (
-        (REPOSITORY / "tests/plugins/colour_tagger.py").read_text().replace('"colour"', '"edited"')
-    )
-
+def test_an_edited_module_has_another_key(write):
     def key(text):
-        (tmp_path / "edited_tagger.py").write_text(text)
-        sys.modules.pop("edited_tagger", None)
-        registry.source_of.cache_clear()
+        write("edited_tagger", text)
         import_plugins(["edited_tagger"])
-        config = read_config(compose([*without_methods(arguments), "tags=edited"]))
-        return Pipeline.open(config).stages(["tags"])[0].key
+        return stages_of("tags=edited")[0].key
 
+    source = tagger("edited")
     assert key(source) == key(source) != key(f"{source}\n")
 
 
-def test_an_edited_template_set_gives_other_keys(forgotten, tmp_path, monkeypatch):
+def test_an_edited_template_set_gives_other_keys(write):
     """Whatever method of ours chooses it, and through the sets that it names."""
-    monkeypatch.syspath_prepend(str(tmp_path))
-    source = (REPOSITORY / "tests/plugins/colour_tagger.py").read_text()
-    source = source.replace('"colour", ColourOptions', '"one", ColourOptions, templates=SCANS')
+    source = tagger("one", ", templates=SCANS")
     source = source.replace("@dataclass", "SCANS = {'scans': ('a scan of {}',)}\n\n\n@dataclass")
     source += "\nclass More(ColourOptions):\n    pass\n\n"
     source += "both = {'both': ('scans', 'imagenet')}\n"
     source += "register('tags', 'two', More, templates=both)(ColourTagger)\n"
-    for method, name in (("one", "scans"), ("two", "both")):
-        forgotten("tags", method)
-        monkeypatch.setitem(registry.TEMPLATES, name, ())
-        del registry.TEMPLATES[name]
 
     def keys(text: str, templates: str) -> list[tuple[str, str, object]]:
-        (tmp_path / "templates_tagger.py").write_text(text)
-        sys.modules.pop("templates_tagger", None)
+        write("templates_tagger", text)
         import_plugins(["templates_tagger"])
-        given = ["dataset=demo", "tags=tagclip", "masks=dense", "cams=value_path"]
+        given = ["tags=tagclip", "masks=dense", "cams=value_path"]
         given += [f"{group}.templates={templates}" for group in ("tags", "cams", "masks")]
-        stages = Pipeline.open(read_config(compose(given))).stages(["tags", "cams", "masks"])
+        stages = stages_of(*given, commands=("tags", "cams", "masks"))
         return [(each.key, each.own_key, each.own_settings()["templates"]) for each in stages]
 
     edited = source.replace("a scan of {}", "a {} on paper")
@@ -483,52 +475,18 @@ def test_an_edited_template_set_gives_other_keys(forgotten, tmp_path, monkeypatc
     assert keys(source, "tagclip")[0][2] == "tagclip", "one of ours"
 
 
-def test_an_edit_of_what_a_plugin_names_gives_another_key(tmp_path, monkeypatch):
+def test_an_edit_of_what_a_plugin_names_gives_another_key(write):
     """The module that computes need not be imported for it."""
-    monkeypatch.syspath_prepend(str(tmp_path))
-    computing = tmp_path / "computing_tagger.py"
-    build = f"{computing.stem}:Tagger"
-    method = registry.Method("tags", "named", ColourOptions, build)
+    method = registry.Method("tags", "named", ColourOptions, "computing_tagger:Tagger")
 
     def source(text):
-        computing.write_text(text)
-        registry.source_of.cache_clear()
+        write("computing_tagger", text)
         return method.key_facts["method_source"]
 
     assert source("Tagger = 1\n") == source("Tagger = 1\n") != source("Tagger = 2\n")
-    assert computing.stem not in sys.modules
-    computing.unlink()
-    registry.source_of.cache_clear()
+    assert "computing_tagger" not in sys.modules
+    write("computing_tagger", "").unlink()
     assert method.key_facts["method_source"], "of its settings alone"
-
-
-def test_contents_that_cannot_be_read_are_named(registered, arguments):
-    def contents(self, vocabulary):
-        return {"read": Path("no/such/file").read_text()}
-
-    registered("tags", "reading", type("Reading", (ScoredTagOptions,), {"contents": contents}))
-    config = read_config(compose([*without_methods(arguments), "tags=reading"]))
-    with pytest.raises(UserError, match="no/such/file: No such file or"):
-        _ = Pipeline.open(config).stages(["tags"])[0].key
-
-
-def test_plugins_are_taken_from_the_command_line():
-    assert take_plugins(["plugins=[a,b.c]", "stage=tags"]) == (["a", "b.c"], ["stage=tags"])
-    assert take_plugins(["+plugins=a"]) == (["a"], [])
-
-
-def test_python_takes_any_tagger_that_scores():
-    labeller = Labeller(
-        ["red", "green", "blue"],
-        clip="demo",
-        plugins=["tests.plugins.colour_tagger", "tests.plugins.colour_cams"],
-        overrides=["tags=colour", "cams=channel", "masks=argmax"],
-    )
-    image = np.zeros((48, 64, 3), np.uint8)
-    image[:, :32, 0] = 255
-    labelling = labeller(image)
-    assert labelling.names == ("red",)
-    assert (labelling.mask[:, :24] == 1).all() and (labelling.mask[:, 40:] == 0).all()
 
 
 # A stage
@@ -568,12 +526,12 @@ def test_a_stage_is_a_class_and_a_line(run_stage, arguments, tmp_path, monkeypat
     stages = "stage=[tags,cams,masks,boxes]"
     assert "boxes" in run_stage(*arguments, stages, "dry_run=true").output
     expected = {"tags": 5, "cams": 5, "masks": 5, "boxes": 5}
-    assert computed(run_stage(*arguments, stages, "executor=processes")) == expected
-    assert computed(run_stage(*arguments, "stage=boxes")) == {"boxes": 0}
+    assert run_stage(*arguments, stages, "executor=processes").computed == expected
+    assert run_stage(*arguments, "stage=boxes").computed == {"boxes": 0}
     folder = tmp_path / "out" / "all" / "boxes" / "latest"
     assert json.loads((folder / "a.json").read_text())
     (folder / "a.json").write_text("damaged")
-    assert computed(run_stage(*arguments, "stage=boxes")) == {"boxes": 1}
+    assert run_stage(*arguments, "stage=boxes").computed == {"boxes": 1}
     assert "boxes" in run_stage("stage=status", f"output_dir={tmp_path / 'out'}").output
 
 

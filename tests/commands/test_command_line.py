@@ -9,7 +9,6 @@ import os
 import re
 import subprocess
 import sys
-from unittest.mock import Mock
 
 import pytest
 from hydra.core.global_hydra import GlobalHydra
@@ -275,12 +274,3 @@ def test_a_reader_that_ends_early_is_not_an_error(monkeypatch):
         answer(lambda _: print("help"))
     assert ended.value.code == 141
     print("more", flush=True)  # what Python writes at the end is lost in silence
-
-
-def test_what_the_jobs_of_a_study_leave_behind_is_freed(monkeypatch):
-    frozen = Mock()
-    monkeypatch.setattr("gc.freeze", frozen)
-    gc.disable()  # as while stages are imported
-    for _ in range(3):
-        collect_garbage()
-        assert gc.isenabled() and frozen.call_count == 1

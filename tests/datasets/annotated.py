@@ -14,6 +14,7 @@ from PIL import Image
 from pipeline.datasets.annotations import Annotations, open_annotations
 from pipeline.datasets.mask_images import Reading
 from pipeline.datasets.settings import AnnotationSettings
+from tests.datasets.miniature_coco import run_lengths
 
 CLASSES = ["cat", "dog", "traffic light"]
 SIZE = 12, 17
@@ -35,17 +36,6 @@ def opened(
     """Opens annotations of three classes, and of ``known`` images."""
     about = {"known": known, "holds_tags": holds_tags}
     return open_annotations(str(path), "masks.path", reading(**settings), **about)
-
-
-def run_lengths(pixels: np.ndarray) -> dict:
-    """Returns COCO's run lengths: column by column, of 0 and of 1 in turns."""
-    flat, counts, value = pixels.ravel(order="F").astype(int), [0], 0
-    for pixel in flat.tolist():
-        if pixel != value:
-            counts.append(0)
-            value = pixel
-        counts[-1] += 1
-    return {"size": [*pixels.shape], "counts": counts}
 
 
 def coco(

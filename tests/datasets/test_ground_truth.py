@@ -11,15 +11,6 @@ from pipeline.errors import UserError
 from tests.datasets.miniatures import striped, write_labels
 
 
-@pytest.mark.parametrize("palette", [True, False])
-def test_palette_and_grey_masks_hold_the_same_labels(tmp_path, palette):
-    labels = striped(0, [0, 3, 20, 255])
-    write_labels(tmp_path / "mask.png", labels, palette)
-    mask = MaskFile(tmp_path / "mask.png", 20)
-    np.testing.assert_array_equal(mask.read(), labels)
-    assert mask.read().dtype == np.uint8
-
-
 def test_a_palette_of_few_colours_keeps_its_labels(tmp_path):
     labels = striped(1, [0, 1, 2])
     image = Image.fromarray(labels)

@@ -12,13 +12,14 @@ from pipeline.dense.method import DenseMethod, NameEmbeddings
 from pipeline.dense.windows import with_scaled_positions
 
 
+def along(length: int, size: int) -> np.ndarray:
+    """Returns size×length, the shares of ``length`` pixels in each of ``size`` bilinear ones."""
+    places = np.clip((np.arange(size) + 0.5) * length / size - 0.5, 0, length - 1)
+    return np.maximum(0, 1 - abs(places[:, None] - np.arange(length)))
+
+
 def bilinear(values: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resizes C×h×w, pixels being squares whose centres are half a pixel from their corner."""
-
-    def along(length: int, size: int) -> np.ndarray:
-        places = np.clip((np.arange(size) + 0.5) * length / size - 0.5, 0, length - 1)
-        return np.maximum(0, 1 - abs(places[:, None] - np.arange(length)))
-
     return along(values.shape[1], height) @ values @ along(values.shape[2], width).T
 
 

@@ -20,6 +20,7 @@ from pipeline.errors import ImageError, UserError
 from pipeline.tags.piaa.patches import BatchedScClip
 from tests.dense import naive
 from tests.dense.naive import embed_patches
+from tests.golden_models import assert_close
 from tests.methods import DENSE, WITH_SECOND, dense_method
 from tests.tiny_clip import build_tiny_clip
 
@@ -74,12 +75,6 @@ def ours_and_naive(name: str, names: NameEmbeddings):
     if name == "sc_clip":
         return dense_method("sc_clip", neighbours=9), partial(naive.sc_clip, neighbours=9)
     return dense_method(name), getattr(naive, name, None)
-
-
-def assert_close(ours: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-5) -> None:
-    """Asserts that the largest difference is within a share of the largest value."""
-    assert ours.shape == expected.shape and torch.isfinite(ours).all()
-    assert (ours - expected).abs().max() <= tolerance * expected.abs().max()
 
 
 @pytest.mark.parametrize("name", [name for name in DENSE if name not in ("trident", "lposs")])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.dense.windows import resize_as_opencv
+from tests.dense.naive_protocol import along
 
 SIZES = [
     ((75, 100), (67, 90)),
@@ -29,11 +30,6 @@ def test_it_is_opencvs_to_the_last_digit(before, after):
 @pytest.mark.parametrize(("before", "after"), SIZES)
 def test_it_is_within_a_grey_level_of_the_exact_interpolation(before, after):
     image = np.random.default_rng(1).integers(0, 256, (*before, 3), dtype=np.uint8)
-
-    def along(length: int, size: int) -> np.ndarray:
-        places = np.clip((np.arange(size) + 0.5) * length / size - 0.5, 0, length - 1)
-        return np.maximum(0, 1 - abs(places[:, None] - np.arange(length)))
-
     rows, columns = (along(n, m) for n, m in zip(before, after))
     exact = np.einsum("yh,xw,hwc->yxc", rows, columns, image.astype(float), optimize=True)
     assert abs(resize_as_opencv(image, *after) - exact).max() <= 1

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
-from pycocotools import mask as run_lengths
+from PIL import Image, ImageOps
 
 from pipeline.datasets.annotations import Reading, open_annotations
 from pipeline.masks.settings import MaskFileOptions
 from tests import REPOSITORY
+from tests.datasets.miniature_coco import packed
 from tests.extras import library
 from tests.small_runs import draw_photograph
 
@@ -45,12 +45,6 @@ def labels_of(path: Path, image_id: str, size: tuple[int, int], **settings: obje
     return opened.find(image_id).labels(size)
 
 
-def encoded(inside: np.ndarray) -> dict[str, object]:
-    """Returns COCO's compressed run lengths of a mask, H×W bool, as JSON holds them."""
-    region = run_lengths.encode(np.asfortranarray(inside, np.uint8))
-    return {**region, "counts": region["counts"].decode()}
-
-
 def two_parts() -> np.ndarray:
     """Returns a mask of two parts, one with a hole, 20×30 bool."""
     inside = np.zeros((20, 30), bool)
@@ -70,8 +64,8 @@ def save_photographs(folder: Path) -> dict[str, tuple[int, int]]:
     return {"a": (40, 60), "holiday/b c": (40, 60), "turned": (60, 40)}
 
 
-@pytest.fixture(scope="module")
-def sam3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def sam3(tmp_path: Path) -> Path:
     """A small random SAM 3, saved with a tokenizer that spells names."""
     transformers, torch = library("transformers"), pytest.importorskip("torch")
     letters = sorted(set("".join(CLASSES)))
@@ -107,47 +101,30 @@ def sam3(tmp_path_factory: pytest.TempPathFactory) -> Path:
         transformers.Sam3ImageProcessor(size={"height": 112, "width": 112}),
         transformers.CLIPTokenizer(vocab=vocabulary, merges=[]),
     )
-    folder = tmp_path_factory.mktemp("sam3")
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
 
 
 @pytest.mark.extras
-def test_sam_3_segments_a_folder(sam3, script, tmp_path):
-    sizes = save_photographs(tmp_path / "PHOTOS")
+def test_sam_3_segments_a_folder_as_transformers_own_function_does(sam3, script, tmp_path):
+    size = save_photographs(tmp_path / "PHOTOS")["turned"]
     (tmp_path / "PHOTOS" / "damaged.jpg").write_bytes(b"no image")
-    run = ["sam3.py", "PHOTOS", "--model", str(sam3)]
-    about = script(*run, *CLASSES)
-    for path in ("a.png", "holiday/b c.png", "turned.jpg"):
-        image_id = path.rpartition(".")[0]
-        expected, best = np.zeros(size := sizes[image_id], np.uint8), np.zeros(size)
-        for name, score, inside in instances_of(about, tmp_path / "PHOTOS" / path, size):
+    about = script("sam3.py", "PHOTOS", "--model", str(sam3), *CLASSES)
+    image = ImageOps.exif_transpose(Image.open(tmp_path / "PHOTOS" / "turned.jpg")).convert("RGB")
+    model, processor = about["model"].requires_grad_(False), about["processor"]
+    expected, best = np.zeros(size, np.uint8), np.zeros(size)
+    for label, name in enumerate(CLASSES, 1):
+        inputs = processor(images=image, text=name, return_tensors="pt").to(about["DEVICE"])
+        settings = {"threshold": 0.3, "mask_threshold": 0.5, "target_sizes": [size]}
+        [found] = processor.post_process_instance_segmentation(model(**inputs), **settings)
+        for score, inside in zip(found["scores"].tolist(), found["masks"].cpu().numpy()):
             won = (inside > 0) & (best < score)
-            expected[won], best[won] = CLASSES.index(name) + 1, score
-        assert np.array_equal(labels_of(tmp_path / "sam3.json", image_id, size), expected)
-    first = (tmp_path / "sam3.json").read_bytes()
-    (tmp_path / "sam3" / "a.png.json").unlink()  # the others are kept
-    script(*run, *CLASSES)
-    assert (tmp_path / "sam3.json").read_bytes() == first
-
-
-def instances_of(about, path, size):
-    """Returns name, score and mask of each instance, as transformers' own function has them."""
-    import torch
-    from PIL import ImageOps
-
-    image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
-    assert image.size == size[::-1]
-    processor, found = about["processor"], []
-    for name in CLASSES:
-        inputs = processor(images=image, text=name, return_tensors="pt")
-        with torch.inference_mode():
-            outputs = about["model"](**inputs.to(about["DEVICE"]))
-        [result] = processor.post_process_instance_segmentation(outputs, 0.3, 0.5, [size])
-        masks = result["masks"].cpu().numpy()
-        found += [(name, s, m) for s, m in zip(result["scores"].tolist(), masks)]
-    return found
+            expected[won], best[won] = label, score
+    assert len(np.unique(expected)) > 1
+    assert np.array_equal(labels_of(tmp_path / "sam3.json", "turned", size), expected)
+    images = json.loads((tmp_path / "sam3.json").read_text())["images"]
+    assert [each["file_name"] for each in images] == ["a.png", "holiday/b c.png", "turned.jpg"]
 
 
 @pytest.mark.extras
@@ -200,7 +177,7 @@ def test_yolos_polygons_go_in_through_supervision(script, tmp_path):
 def test_grounded_sams_files_go_in(script, tmp_path):
     (tmp_path / "RESULTS").mkdir()
     inside = two_parts()
-    found = {"class_name": "cup", "bbox": [3, 2, 28, 18], "segmentation": encoded(inside)}
+    found = {"class_name": "cup", "bbox": [3, 2, 28, 18], "segmentation": packed(inside)}
     about = {"box_format": "xyxy", "img_width": 30, "img_height": 20}
     for name, instances in (("a", [{**found, "score": [0.9]}]), ("b", [])):
         content = {"image_path": f"PHOTOS/x/{name}.jpg", "annotations": instances, **about}
@@ -213,9 +190,9 @@ def test_grounded_sams_files_go_in(script, tmp_path):
 def test_a_list_of_results_goes_in(tmp_path):
     # Ultralytics' image_id is the stem of the file, a number if it is one.
     result = {"category_id": 2, "bbox": [3, 2, 25, 16], "score": 0.9}
-    results = [{**result, "image_id": 7, "segmentation": encoded(two_parts())}]
+    results = [{**result, "image_id": 7, "segmentation": packed(two_parts())}]
     results += [{**result, "image_id": "b c", "file_name": "b c.jpg", "score": 0.2}]
-    results[1]["segmentation"] = encoded(two_parts())
+    results[1]["segmentation"] = packed(two_parts())
     (tmp_path / "predictions.json").write_text(json.dumps(results))
     images = [{"id": 7, "file_name": "x/7.jpg"}, {"id": "b c", "file_name": "b c.jpg"}]
     categories = [{"id": k, "name": name} for k, name in enumerate(CLASSES, 1)]

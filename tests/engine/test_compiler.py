@@ -8,8 +8,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -17,6 +15,7 @@ import pytest
 
 from pipeline.engine import compiler
 from pipeline.engine.compiler import NoKernelError, compiled, load
+from tests.processes import wait_until
 
 OPTIONS = ("-fPIC", "-shared")
 COMPILER = """#!/bin/sh
@@ -244,13 +243,6 @@ def test_a_compilation_has_a_time_limit(machine, monkeypatch):
     assert machine.kept("*") == [] == [*machine.temporary.iterdir()]
 
 
-def wait_until(condition: Callable[[], object], what: str) -> None:
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end, what
-        time.sleep(0.01)
-
-
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, "descendants"])
 def test_a_killed_compilation_leaves_nothing_behind(machine, tmp_path, how):
     """Ctrl-C reaches the processes of a terminal, and a batch system those of a job.
@@ -267,7 +259,7 @@ def test_a_killed_compilation_leaves_nothing_behind(machine, tmp_path, how):
     run = subprocess.Popen(
         [sys.executable, "-c", program], stderr=subprocess.DEVNULL, start_new_session=True
     )
-    wait_until(lambda: child.exists() and child.read_text().strip(), "the compiler does not start")
+    wait_until(lambda: child.exists() and child.read_text().strip())
     if how == "descendants":
         for each in psutil.Process(run.pid).children(recursive=True):
             each.kill()
@@ -277,6 +269,6 @@ def test_a_killed_compilation_leaves_nothing_behind(machine, tmp_path, how):
     assert run.wait(60) != 0
     for each in (process, child):
         place = Path("/proc", each.read_text().strip(), "stat")
-        wait_until(lambda p=place: not p.exists() or ") Z " in p.read_text(), "a compiler goes on")
-    wait_until(lambda: not [*machine.temporary.iterdir()], "a folder is left behind")
+        wait_until(lambda p=place: not p.exists() or ") Z " in p.read_text())
+    wait_until(lambda: not [*machine.temporary.iterdir()])
     assert machine.kept("*") == []

@@ -40,12 +40,6 @@ def arguments(photographs, maps, tmp_path):
     return folder_options(photographs, "/no/such/weights.pt", *own)
 
 
-def computed(finished) -> dict[str, int]:
-    assert finished.code == 0, finished.errors
-    rows = [line.split() for line in finished.output.splitlines() if "computed" in line]
-    return {row[0]: int(row[4]) for row in rows}
-
-
 def test_the_note_on_the_demo_clip_is_for_runs_that_use_clip(run_stage, arguments):
     without = [a for a in arguments if not a.startswith("clip")]
     assert "demo CLIP" not in run_stage(*without, "stage=[cams,masks]").errors
@@ -54,7 +48,7 @@ def test_the_note_on_the_demo_clip_is_for_runs_that_use_clip(run_stage, argument
 
 def test_masks_are_made_from_imported_cams(run_stage, arguments, maps, tmp_path):
     stages = "stage=[cams,masks]"
-    assert computed(run_stage(*arguments, stages)) == {"cams": 5, "masks": 5}
+    assert run_stage(*arguments, stages).computed == {"cams": 5, "masks": 5}
     out = tmp_path / "out" / "all"
     with np.load(out / "cams/latest/holiday 2026/e f.npz", allow_pickle=False) as arrays:
         assert arrays["keys"].tolist() == [3, 1] and arrays["size"].tolist() == [90, 70]
@@ -68,13 +62,13 @@ def test_masks_are_made_from_imported_cams(run_stage, arguments, maps, tmp_path)
     )
 
     again = run_stage(*arguments, "stage=[cams,masks,report]", "tags=ground_truth")
-    assert computed(again) == {"cams": 0, "masks": 0}
+    assert again.computed == {"cams": 0, "masks": 0}
     assert (tmp_path / "out/report.html").is_file()
     write(maps / "b.npy", 0, (64, 96))
-    assert computed(run_stage(*arguments, stages)) == {"cams": 1, "masks": 1}
+    assert run_stage(*arguments, stages).computed == {"cams": 1, "masks": 1}
     moved = maps.rename(maps.parent / "elsewhere").rename(maps)
-    assert computed(run_stage(*arguments, f"cams.path={moved}", stages))["cams"] == 0
-    assert computed(run_stage(*arguments, "cams.cell_size=16", stages))["cams"] == 5
+    assert run_stage(*arguments, f"cams.path={moved}", stages).computed["cams"] == 0
+    assert run_stage(*arguments, "cams.cell_size=16", stages).computed["cams"] == 5
 
 
 def test_what_cannot_be_used_is_left_out_and_named(run_stage, arguments, maps, tmp_path):
@@ -82,7 +76,7 @@ def test_what_cannot_be_used_is_left_out_and_named(run_stage, arguments, maps, t
     write(maps / "b.npy", 1, (64, 90))
     write(maps / "c.npy", 2, (90, 70), keys=np.array([3, 4]))
     (maps / "d.npy").write_bytes(b"noise")
-    assert computed(run_stage(*arguments, "stage=[cams,masks]")) == {"cams": 1, "masks": 1}
+    assert run_stage(*arguments, "stage=[cams,masks]").computed == {"cams": 1, "masks": 1}
     lines = (tmp_path / "out/all/cams/latest/failures.jsonl").read_text().splitlines()
     reasons = {line["id"]: line["reason"] for line in map(json.loads, lines)}
     assert "a.npy is missing" in reasons["a"]
@@ -90,7 +84,7 @@ def test_what_cannot_be_used_is_left_out_and_named(run_stage, arguments, maps, t
     assert "class 4: the classes are 0 to 3" in reasons["c"]
     assert "damaged" in reasons["d"] and len(reasons) == 4
     write(maps / "a.npy", 0, (90, 70))
-    assert computed(run_stage(*arguments, "stage=[cams,masks]")) == {"cams": 1, "masks": 1}
+    assert run_stage(*arguments, "stage=[cams,masks]").computed == {"cams": 1, "masks": 1}
 
 
 def test_the_path_has_to_be_given(run_stage, arguments):

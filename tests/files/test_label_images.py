@@ -18,7 +18,7 @@ LABELS = np.random.default_rng(0).choice([0, 1, 2, 3, 255], (12, 9)).astype(np.u
 def test_labels_come_back(palette, tmp_path):
     path = tmp_path / "a.png"
     path.write_bytes(encode_png(LABELS, palette))
-    assert np.array_equal(read_labels(path), LABELS)
+    assert np.array_equal(read_labels(path), LABELS) and read_labels(path).dtype == np.uint8
     png = decode_png(path, (PALETTE, GREY))
     assert (png.palette is None) == (palette is None)
     if palette:

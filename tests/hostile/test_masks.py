@@ -149,15 +149,6 @@ def test_masks_of_other_modes_are_named(mode, tmp_path):
         MaskFile(tmp_path / "x.png").read()
 
 
-def test_a_mask_that_is_cut_is_named_wherever_it_is(tmp_path):
-    write_labels(tmp_path / "x.png", labels(0, 1, 2, 255))
-    whole = (tmp_path / "x.png").read_bytes()
-    for tenth in range(10):
-        (tmp_path / "x.png").write_bytes(whole[: len(whole) * tenth // 10])
-        with pytest.raises(UserError, match="x.png cannot be decoded"):
-            MaskFile(tmp_path / "x.png").read()
-
-
 def test_foreign_classes_of_sbd_are_named(tmp_path):
     from scipy.io import savemat
 
@@ -169,18 +160,8 @@ def test_foreign_classes_of_sbd_are_named(tmp_path):
     assert mask.read().max() == 9
 
 
-@pytest.mark.large
-def test_the_report_does_without_a_broken_mask(run_on, add, masks, out):
-    add("a first one", b"no mask")
+def test_report_and_tables_do_without_a_broken_mask_and_say_so(run_on, add, masks, out):
+    add("a first one", b"no mask")  # which is one of the report's examples
     finished = run_on("stage=[tags,cams,masks,evaluate,report]", f"dataset.masks={masks}")
     assert finished.code == 0, finished.errors
-    assert (out / "examples.png").is_file() and (out / "tables.md").is_file()
-
-
-def test_tables_say_how_many_were_left_out(run_on, add, masks, out):
-    add("z last one", labels(0, 1).T)
-    for seed in range(3):  # so that the broken one is none of the report's examples
-        add(f"more {seed}", labels(0, 1))
-    finished = run_on("stage=[tags,cams,masks,evaluate,report]", f"dataset.masks={masks}")
-    assert finished.code == 0, finished.errors
-    assert "1 left out" in (out / "tables.md").read_text()
+    assert "1 left out" in (out / "tables.md").read_text() and (out / "examples.png").is_file()

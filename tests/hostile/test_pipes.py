@@ -11,8 +11,7 @@ import pytest
 from pipeline.cams.cams import read_cams
 from pipeline.engine.store import Store
 from pipeline.errors import ImageError, UserError
-from pipeline.files.atomic import MENDABLE, read_json
-from pipeline.files.fingerprints import fingerprint_file
+from pipeline.files.atomic import read_json
 from pipeline.segmenter.checkpoints import (
     complete_checkpoints,
     read_checkpoint,
@@ -41,12 +40,6 @@ def test_a_checkpoint_is_put_aside_and_the_one_before_it_resumes(pipe, capsys):
 
 def test_manifests_and_metrics_count_as_missing(pipe):
     assert read_json(pipe) is None
-
-
-def test_a_fingerprint_is_an_error_that_the_user_can_mend(pipe):
-    with pytest.raises(OSError, match="it is not a file") as caught:
-        fingerprint_file(pipe)
-    assert caught.value.errno in MENDABLE
 
 
 def test_cams_are_damaged(pipe):

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from pycocotools import mask as coco_mask
 from skimage.segmentation import slic
 
 from pipeline import Labeller
@@ -19,6 +18,7 @@ from pipeline.masks.labels import stack_background
 from pipeline.masks.pseudo_mask import pseudo_mask
 from pipeline.masks.regions import RegionVote
 from pipeline.masks.settings import RegionOptions
+from tests.datasets.miniature_coco import packed, run_lengths
 from tests.small_runs import draw_photograph
 
 SIZE = (12, 17)
@@ -34,18 +34,6 @@ def boxes(*places: tuple[slice, slice]) -> list[np.ndarray]:
 
 
 SMALL, LARGE, APART = boxes(np.s_[2:5, 3:8], np.s_[1:9, 2:10], np.s_[6:12, 12:17])
-
-
-def run_lengths(region: np.ndarray) -> dict:
-    runs = coco_mask.encode(np.asfortranarray(region, np.uint8))
-    return {"size": list(runs["size"]), "counts": runs["counts"].decode()}
-
-
-def uncompressed(region: np.ndarray) -> dict:
-    flat = region.ravel(order="F")
-    starts = [0, *(np.flatnonzero(np.diff(flat)) + 1).tolist(), flat.size]
-    counts = np.diff(starts).tolist()
-    return {"size": list(SIZE), "counts": [0] * bool(flat[0]) + counts}
 
 
 def write(path: Path, content: object) -> Path:
@@ -119,16 +107,16 @@ def numbered(kind: type) -> np.ndarray:
         ("grey of 16 bits.png", numbered(np.uint16), [SMALL, APART]),
         ("none.png", np.zeros(SIZE, np.uint8), []),
         ("full.png", np.ones(SIZE, np.uint8), [np.ones(SIZE, bool)]),
-        ("list.json", [run_lengths(SMALL), run_lengths(LARGE)], [SMALL, LARGE]),
-        ("counts.json", [uncompressed(SMALL), uncompressed(~SMALL)], [SMALL, ~SMALL]),
+        ("list.json", [packed(SMALL), packed(LARGE)], [SMALL, LARGE]),
+        ("counts.json", [run_lengths(SMALL), run_lengths(~SMALL)], [SMALL, ~SMALL]),
         (
             "sam.json",
-            [{"segmentation": run_lengths(LARGE), "area": 1, "bbox": [0, 0, 1, 1]}],
+            [{"segmentation": packed(LARGE), "area": 1, "bbox": [0, 0, 1, 1]}],
             [LARGE],
         ),
         (
             "sa-1b.json",
-            {"image": {}, "annotations": [{"segmentation": run_lengths(APART)}]},
+            {"image": {}, "annotations": [{"segmentation": packed(APART)}]},
             [APART],
         ),
         ("polygon.json", [{"segmentation": [[3, 2, 8, 2, 8, 5, 3, 5]]}], [SMALL]),
@@ -159,7 +147,7 @@ def test_palettes_do_not_matter(tmp_path):
         ("a.json", 5, r"is damaged \(TypeError"),
         ("a.json", {"images": []}, r"is damaged \(KeyError"),
         ("a.json", [5], r"is damaged \(TypeError"),
-        ("a.json", [run_lengths(SMALL.T)], ".*not those of 17×12 pixels"),
+        ("a.json", [packed(SMALL.T)], ".*not those of 17×12 pixels"),
         ("a.json", [{"size": SIZE, "counts": [1, 2]}], ".*not those of 17×12 pixels"),
         ("a.json", [{"size": SIZE, "counts": "no runs!"}], "is damaged"),
         ("a.json", b"[" * 100_000, "is damaged"),

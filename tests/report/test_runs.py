@@ -21,13 +21,6 @@ def test_runs_of_several_files_are_numbered_through(tmp_path):
     assert [run.order for run in read_runs([first, second])[0]] == [0, 1, 2]
 
 
-def test_the_latest_run_on_all_images_is_chosen(tmp_path):
-    path = write_runs(tmp_path / "metrics.json", *(voc2007(0.9, n) for n in (7, 9, 8)))
-    runs, _ = read_runs([path])
-    assert choose_run(runs).run.images == 9
-    assert choose_run(runs, (7, 8)).run.images == 8
-
-
 def test_of_whole_splits_the_latest_is_chosen_and_not_the_largest(tmp_path):
     path = write_runs(tmp_path / "metrics.json", voc2007(0.9, 8), voc2007(0.9, 7))
     runs, _ = read_runs([path])

@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy, interpolate
 from pipeline.segmenter.losses import BalancedCrossEntropy
 from pipeline.segmenter.mmseg import import_mmseg
 from pipeline.segmenter.network import resize_scores
+from tests.golden_models import assert_close
 
 import_mmseg()
 
@@ -50,11 +51,6 @@ def weclip(golden_folder) -> WeclipHead:
         state[name] = tensor.float()
     head.load_state_dict(state)
     return head.eval()
-
-
-def assert_close(found: torch.Tensor, expected: torch.Tensor) -> None:
-    tolerance = 1e-5 * float(expected.abs().max())
-    torch.testing.assert_close(found, expected, atol=tolerance, rtol=0)
 
 
 def compute(head: WeclipHead, golden: dict, maps: torch.Tensor | None = None) -> dict:

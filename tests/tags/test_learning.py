@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,12 +25,6 @@ def tag(run_stage, arguments) -> Callable[..., Finished]:
     return lambda *more: run_stage(*replaced(arguments, *piaa), *more)
 
 
-def computed(finished: Finished, stage: str) -> int:
-    assert finished.code == 0, finished.errors
-    (line,) = re.findall(rf"^{stage} .*", finished.output, re.M)
-    return int(re.search(r"(\d+) computed now", line)[1])
-
-
 def manifest(folder: Path) -> dict:
     return json.loads((folder / "manifest.json").read_text())
 
@@ -42,7 +35,7 @@ def test_what_was_learned_before_is_the_latest_again(tag, out):
     tag("tags.temperature=50")
     assert latest(out, "prototypes").resolve() != first
     # The tags of this threshold are new, and what they are made with is not.
-    assert computed(tag("tags.alpha=0.7"), "prototypes") == 0
+    assert tag("tags.alpha=0.7").computed["prototypes"] == 0
     assert latest(out, "prototypes").resolve() == first
 
 
@@ -51,7 +44,7 @@ def test_what_is_not_complete_is_learned_though_its_files_are_intact(tag, out):
     folder = latest(out, "prototypes").resolve()
     learned, about = (folder / BANK).read_bytes(), manifest(folder)
     (folder / "manifest.json").write_text(json.dumps({**about, "complete": False}))
-    assert computed(tag(), "prototypes") == 5
+    assert tag().computed["prototypes"] == 5
     assert manifest(folder)["complete"] and (folder / BANK).read_bytes() == learned
 
 
@@ -66,7 +59,7 @@ def test_learning_that_ends_early_leaves_an_incomplete_folder(tag, out):
     about = manifest(folder)
     assert (about["complete"], about["images"]) == (False, 5)
     (folder / BANK).rmdir()
-    assert computed(tag(), "prototypes") == 5
+    assert tag().computed["prototypes"] == 5
 
 
 def test_what_images_of_an_older_bank_lack_is_called_by_its_name(tag):
