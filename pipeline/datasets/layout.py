@@ -84,6 +84,6 @@ def _wrong_layout(settings: BenchmarkSettings, folder: Path, wanted: Iterable[st
 
 
 def how_to_get(guide: str) -> str:
-    """Returns where ``data/README.md`` says how to get a data set: the section ``guide``."""
+    """Returns where ``docs/data-sets.md`` says how to get a data set: the section ``guide``."""
     line = DATA_GUIDE.read_text(encoding="utf-8").splitlines().index(f"## {guide}") + 1
-    return f"data/README.md, line {line} ({guide}), tells how to get it and where to put it"
+    return f"docs/data-sets.md, line {line} ({guide}), tells how to get it and where to put it"

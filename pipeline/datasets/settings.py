@@ -203,7 +203,7 @@ class BenchmarkSettings(DatasetSettings):
     """Settings of data sets that are read in the layout in which they are distributed.
 
     Attributes:
-        guide: the heading in ``data/README.md`` below which the download is described.
+        guide: the heading in ``docs/data-sets.md`` below which the download is described.
         splits: split → its name in the data set's files.
         train_split: the split that the segmenter is trained on.
     """

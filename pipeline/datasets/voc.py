@@ -77,7 +77,7 @@ def read_objects(path: Path, indices: Mapping[str, int], difficult: bool, guide:
     """Returns the classes of the objects in an annotation of VOC, in the order of the file.
 
     ``indices`` are those of the names; ``difficult`` objects, marked as such, count if it is true;
-    ``guide`` is the heading in ``data/README.md`` that says where the file comes from. Raises a
+    ``guide`` is the heading in ``docs/data-sets.md`` that says where the file comes from. Raises a
     UserError if the file is missing or damaged, or names an unknown class.
     """
     try:

@@ -14,5 +14,5 @@ HOME = _PACKAGE if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent
 CONFIGS = HOME / "configs"
 DATA = HOME / "data"
 DEMO = DATA / "demo"
-DATA_GUIDE = DATA / "README.md"
+DATA_GUIDE = HOME / "docs" / "data-sets.md"
 """How to get each data set."""

@@ -31,9 +31,9 @@ def told(error: pytest.ExceptionInfo, section: str) -> str:
     """Returns the message, after checking that it is one sentence that points to a section."""
     text = str(error.value)
     assert "\n" not in text and not text.endswith(".")
-    number, name = re.search(r"data/README\.md, line (\d+) \((.+?)\)", text).groups()
+    number, name = re.search(r"docs/data-sets\.md, line (\d+) \((.+?)\)", text).groups()
     assert name == section
-    lines = (REPOSITORY / "data" / "README.md").read_text(encoding="utf-8").splitlines()
+    lines = (REPOSITORY / "docs" / "data-sets.md").read_text(encoding="utf-8").splitlines()
     assert lines[int(number) - 1] == f"## {section}"
     return text
 

@@ -105,7 +105,7 @@ def test_a_missing_annotation_is_not_replaced_by_the_mask(voc2012, tmp_path):
     root = copy_of(voc2012, tmp_path)
     (root / "Annotations" / "2007_000032.xml").unlink()
     sample = load("voc2012", root, label_source="xml").splits["train"][0]
-    with pytest.raises(UserError, match=r"000032.xml is .*README.md, line \d+"):
+    with pytest.raises(UserError, match=r"000032.xml is .*data-sets.md, line \d+"):
         _ = sample.ground_truth_labels
 
 

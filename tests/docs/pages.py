@@ -11,7 +11,6 @@ from tests import REPOSITORY
 
 PAGES = [
     REPOSITORY / "README.md",
-    REPOSITORY / "data" / "README.md",
     *sorted((REPOSITORY / "docs").glob("*.md")),
 ]
 
