@@ -2,6 +2,8 @@
 
 import json
 import re
+import runpy
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,8 +16,9 @@ from pipeline.exchange.model_card import write_card
 from pipeline.segmenter.export import Shape
 from pipeline.segmenter.predict import Segmenter
 from pipeline.segmenter.stage import CHOSEN_BY
+from tests import REPOSITORY
 from tests.report.measured import measured, write_runs
-from tests.segmenter.tiny_graphs import scores_of, write_graph
+from tests.segmenter.tiny_graphs import METADATA, scores_of, write_graph
 from tests.segmenter.tiny_segmenters import noise
 from tests.segmenter.tiny_training import PALETTE
 
@@ -143,3 +146,24 @@ def test_the_program_of_a_card_runs(segmenter, tmp_path, monkeypatch, shape):
     wanted = scores_of(np.asarray(found["image"])).argmax(0)
     assert found["image"].size == ((80, 64) if shape is FREE else (40, 32))
     assert (found["labels"][0] == wanted).mean() > 0.999
+
+
+@pytest.mark.parametrize(("patches", "size"), [(None, (1024, 768)), ([16, 300], (320, 240))])
+def test_the_program_beside_an_exported_file_runs_alone(tmp_path, monkeypatch, patches, size):
+    image, place = noise(1200, 900), tmp_path / "turned.png"
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned to the right, to 900×1200
+    Image.fromarray(image).transpose(Image.Transpose.ROTATE_90).save(place, exif=exif)
+    metadata = {**METADATA, "patches": json.dumps(patches)}
+    graph = write_graph(tmp_path / "model.onnx", metadata=metadata)
+    mask = tmp_path / "mask.png"
+    monkeypatch.setattr(sys, "argv", ["segment.py", str(graph), str(place), str(mask)])
+    found = runpy.run_path(str(REPOSITORY / "examples" / "segment.py"))
+    assert found["small"].size == size[::-1] and found["labels"].shape == (1, *size)
+    segmenter = Segmenter.from_run(graph)
+    assert (segmenter(np.asarray(found["small"])) == found["labels"][0]).mean() > 0.999
+    with Image.open(mask) as written:
+        assert written.size == (900, 1200) and written.getpalette()[3:6] == [*PALETTE[1]]
+    program = (REPOSITORY / "examples" / "segment.py").read_text()
+    imported = {*re.findall(r"^(?:import|from) (\w+)", program, re.MULTILINE)}
+    assert imported == {"json", "sys", "numpy", "onnxruntime", "PIL"}
