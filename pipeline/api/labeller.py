@@ -178,7 +178,7 @@ class Labeller:
     @overload
     def __call__(self, image: AnyImages) -> list[Labelling]: ...
     def __call__(self, image: AnyImage | AnyImages) -> Labelling | list[Labelling]:
-        """Returns scores, tags, CAMs and mask of an image."""
+        """Returns scores, tags, CAMs and mask of an image; of a list or an iterator, a list."""
 
         return self._compute(image, None, [*self._locating(), self._label], self._labelling)
 
@@ -265,7 +265,7 @@ class Labeller:
         return self._compute(image, tags, steps, lambda found: found.mask)
 
     def near_synonyms(self) -> list[list[str]]:
-        """Returns the pairs of classes whose names CLIP hardly tells apart."""
+        """Returns the pairs of classes whose names CLIP hardly tells apart (cosine above 0.95)."""
         stage = self._stages["tags"]
         return stage.near_synonyms() if isinstance(stage, ScoredTags) else []
 

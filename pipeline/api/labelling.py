@@ -27,7 +27,7 @@ class Labelling:
         image: the image as it was given; a path is read again for the picture.
         classes: the names of all n classes.
         palette: n+1 colours, RGB in [0, 255], the background's first.
-        threshold: what the score of a tag exceeds, unless it is the only one.
+        threshold: what the score of a tag exceeds, unless it is the only one and min_score is 0.
     """
 
     scores: np.ndarray

@@ -59,8 +59,7 @@ def policy_of(*scripts: str) -> str:
 
 def _holds(path: Path, content: bytes) -> bool:
     """Tells whether a file has a content; in a foreign folder it may be a pipe, or of any size."""
-    is_as_large = path.is_file() and path.stat().st_size == len(content)
-    return is_as_large and path.read_bytes() == content
+    return path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content
 
 
 class Finished:

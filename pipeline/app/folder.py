@@ -144,8 +144,7 @@ class Folder:
         Names that are given are tried at once.
         """
         tab.select(None, js="() => catchUp('look')")
-        value = self._names.min_score
-        min_score = gr.Slider(**SLIDER, value=value, elem_id="folder_min_score")
+        min_score = gr.Slider(**SLIDER, value=self._names.min_score, elem_id="folder_min_score")
         button = gr.Button("Look at the photographs", variant="primary", elem_id="look")
         status = gr.Markdown(self._about, elem_id="folder_status")
         with gr.Row(equal_height=True):

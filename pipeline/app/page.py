@@ -75,8 +75,7 @@ def build_app(
     modules, _ = take_plugins(words)
     plugins = [f"plugins=[{','.join(modules)}]"] if modules else []
     names = Names(usual["clip"], chosen, others, getattr(config.tags, "min_score", 0.0), plugins)
-    output = Path(config.output_dir)
-    folder = Folder(names, folders[0], limit, app, output) if folders else None
+    folder = Folder(names, folders[0], limit, app, Path(config.output_dir)) if folders else None
     words_of_classes, background_names = [], ()
     if usual["clip"] == WORLD:
         world = load_world(WORLD)

@@ -15,6 +15,7 @@ from psutil import pid_exists
 
 from pipeline.app import own_folder
 from pipeline.commands.command_line import Parser, check_folder
+from pipeline.commands.composition import naming_code
 from pipeline.configuration.hydra import take_plugins
 from pipeline.configuration.plugins import import_plugins
 from pipeline.errors import UserError, shown
@@ -131,10 +132,10 @@ def _check_allowed(folder: Path, config: Config, allowed: Mapping[str, str]) -> 
 
 def _naming_code(config: Config) -> Iterator[tuple[str, str]]:
     """Yields the settings that name code, a command or an address."""
-    if config.executor.name != "local":
+    if config.executor.name != "local":  # whose settings are given with it
         yield "executor", config.executor.name
-    if Path(config.segmenter.config).is_absolute():
-        yield "segmenter.config", config.segmenter.config
+    restricted = naming_code()
     for key, value in flatten(asdict(config)).items():
-        if isinstance(value, str) and ("://" in value or value.startswith("hf:")):
+        is_code = key in restricted and not re.fullmatch(restricted[key], str(value))
+        if isinstance(value, str) and (is_code or "://" in value or value.startswith("hf:")):
             yield key, value

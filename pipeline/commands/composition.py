@@ -128,6 +128,12 @@ def _refuse_decisions(master: DictConfig, ours: DictConfig) -> None:
             )
 
 
+def naming_code() -> dict[str, str]:
+    """Returns the settings that can name code, an address or a command → what files may give."""
+    rules = {key: rule.file_values for key, rule, *_ in all_settings()}
+    return {PLUGINS: ""} | {key: allowed for key, allowed in rules.items() if allowed is not None}
+
+
 def _refuse_code(config: DictConfig, ours: DictConfig, typed: Sequence[Override]) -> None:
     """Refuses values that can name code, an address or a command, unless ours or typed in full."""
     said = {each.key_or_group for each in typed if each.is_sweep_override()}
@@ -135,10 +141,7 @@ def _refuse_code(config: DictConfig, ours: DictConfig, typed: Sequence[Override]
         # A value that refers to another key may be a file's.
         if not (each.is_delete() or each.is_sweep_override() or "${" in each.input_line):
             said |= flatten({each.key_or_group: each.value()}).keys()
-    shipped = flatten(OmegaConf.to_container(ours))
-    restricted = {PLUGINS: ""} | {
-        key: rule.file_values for key, rule, *_ in all_settings() if rule.file_values is not None
-    }
+    shipped, restricted = flatten(OmegaConf.to_container(ours)), naming_code()
     for key, value in flatten(OmegaConf.to_container(config)).items():
         for name, allowed in restricted.items():
             is_below = f"{key}.".startswith(f"{name}.") and key not in said

@@ -39,11 +39,9 @@ def apply_lists(dataset: Dataset[Vocabulary], settings: DatasetSettings) -> Data
         )
     given = _Given(dataset, settings, chosen, _read_labels(settings, dataset.vocabulary.classes))
     splits = Splits[Sample]({split: partial(given.read, split) for split in dataset.splits})
-    all_ids = dataset.all_ids or Splits[str](
-        {split: partial(given.ids, split) for split in dataset.splits}
-    )
+    ids = Splits[str]({split: partial(given.ids, split) for split in dataset.splits})
     notes = (*dataset.notes, *given.notes())
-    return replace(dataset, splits=splits, notes=notes, all_ids=all_ids)
+    return replace(dataset, splits=splits, notes=notes, all_ids=dataset.all_ids or ids)
 
 
 def _read_labels(

@@ -20,9 +20,9 @@ def class_figures(tallies: np.ndarray, of_tags: bool) -> np.ndarray:
 
 
 def figures(tallies: np.ndarray, of_tags: bool) -> dict[str, np.ndarray]:
-    """Returns figures by their names in ``metrics.json``, the main one first.
+    """Returns figures in [0, 1] by their names in ``metrics.json``, the main one first.
 
-    Tallies of labels, …×3×k, have at least one pixel of ground truth each.
+    Tallies are …×3×k, hits, ground truth and predicted; those of labels have ground truth.
     """
     if not of_tags:
         return {"miou": np.nanmean(class_figures(tallies, of_tags), -1)}

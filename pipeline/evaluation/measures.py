@@ -1,4 +1,4 @@
-"""Measures tags, CAMs, masks and other labels against the ground truth, if there is any."""
+"""Measures tags, CAMs, masks and other labels against the ground truth; None if there is none."""
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -39,7 +39,7 @@ class EvaluationInputs:
 def evaluate_tags(inputs: EvaluationInputs, absent_as_zero: bool = False) -> dict | None:
     """Measures the scores, the tags and every variant.
 
-    See :func:`~pipeline.evaluation.metrics.tagging_figures`.
+    Returns :func:`~pipeline.evaluation.metrics.tagging_figures`, all in [0, 1].
     """
     results, classes = inputs.results, inputs.vocabulary.classes
     wanted = [s for s in inputs.samples if s.has_ground_truth and s.id in results.entries]
@@ -106,7 +106,7 @@ def evaluate_cams(inputs: EvaluationInputs, betas: Sequence[float | None]) -> di
 
 
 def evaluate_masks(inputs: EvaluationInputs) -> dict | None:
-    """Measures the masks before the confidence filter, and the share of pixels that it keeps."""
+    """Measures the masks before the confidence filter, and ``kept``, the share that it keeps."""
     kept = {}
 
     def labels_of(sample: Sample) -> dict[str, np.ndarray]:
@@ -124,7 +124,7 @@ def evaluate_labels(inputs: EvaluationInputs, variants: Sequence[str] = ()) -> d
     """Measures label images, such as a segmenter's predictions, and variants of them.
 
     The ``variants`` are in the same folder, such as those of the steps of testing before the last
-    (single scale, several scales).
+    (single scale, several scales); their figures are in ``variants``.
     """
 
     def labels_of(sample: Sample) -> dict[str, np.ndarray]:

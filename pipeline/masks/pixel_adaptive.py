@@ -70,7 +70,7 @@ class PixelAdaptive(Refiner):
 
 
 class Pamr(PixelAdaptive):
-    """Labels images after PAMR."""
+    """Labels images after PAMR (Araslanov and Roth, CVPR 2020)."""
 
     def average(self, pixels: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Implements the base class."""
@@ -78,7 +78,7 @@ class Pamr(PixelAdaptive):
 
 
 class Par(PixelAdaptive):
-    """Labels images after PAR."""
+    """Labels images after PAR (AFA, Ru et al., CVPR 2022)."""
 
     def average(self, pixels: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Implements the base class."""

@@ -57,7 +57,7 @@ class TrainingData:
 def masks_of_stage(
     masks: Stage, images: Images, store: Store, repeats: Mapping[str, int] = {}
 ) -> TrainingData:
-    """Returns the masks of a stage."""
+    """Returns the masks of a stage on one split; ``repeats`` is image id → its number an epoch."""
     samples = partial(available, masks, images, store)
 
     def pairs() -> list[TrainingPair]:

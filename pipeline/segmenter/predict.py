@@ -51,6 +51,7 @@ class Segmenter:
             path: a checkpoint of :func:`pipeline.segmenter.train.train`, or its directory; or an
                 ONNX file of :func:`pipeline.segmenter.export.export_onnx`, which needs no
                 mmsegmentation.
+            device: "auto", "cpu", "cuda" or "cuda:N".
             which: "last" takes the newest complete checkpoint of a directory, "best" the one with
                 the highest mIoU on validation images, if the training measured it.
 
@@ -80,7 +81,7 @@ class Segmenter:
     def __call__(self, image: AnyImage | Sequence[AnyImage]) -> np.ndarray | list[np.ndarray]:
         """Labels every pixel: H×W uint8; 0 is the background, k+1 the k-th class.
 
-        A list of images gives a list.
+        A list gives a list. Only images of more patches than the network takes are shrunk.
         """
         if isinstance(image, list | tuple):
             return [self(each) for each in image]

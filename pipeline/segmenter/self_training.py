@@ -40,7 +40,7 @@ def relabel(
     settings: SelfTrainingSettings,
     tags: Sequence[int] | None = None,
 ) -> Relabelled:
-    """Labels an image with the best of the background and its tags.
+    """Labels an image, as a :class:`Relabelled`, with the best of the background and its tags.
 
     The probabilities of these are divided by their sum, as if the segmenter knew no other class.
 

@@ -30,7 +30,10 @@ _Seen = tuple[Item, LabelMaps, np.ndarray, np.ndarray]
 def segment_all(
     images: Decoded, segmenter: "Segmenter", test: TestSettings, workers: int
 ) -> Iterator[tuple[Item, LabelMaps | ImageError]]:
-    """Segments images by every step; the CRF runs in processes behind the network."""
+    """Segments images by every step; the CRF runs in processes behind the network.
+
+    Yields each item with its labels, or with an ImageError if the CRF fails.
+    """
     seen = (_look(segmenter, item, image, test) for item, image in images)
     if test.crf is None:
         return ((item, labels) for item, labels, *_ in seen)

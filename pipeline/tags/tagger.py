@@ -62,7 +62,7 @@ class Tagger:
 
 
 def image_threshold(scores: np.ndarray, alpha: float, min_score: float) -> float:
-    """Returns the threshold θ_img of an image's scores, which is at least the minimum score."""
+    """Returns θ_img = min + α·(max − min) of an image's scores, or the minimum score if higher."""
     low, high = float(scores.min()), float(scores.max())
     return max(low + alpha * (high - low), min_score)
 

@@ -8,7 +8,7 @@ from pipeline.clip.shared_pass import SharedPass
 
 
 class ClipEs(PassCams):
-    """Computes CAMs by softmax Grad-CAM."""
+    """Computes CAMs by softmax Grad-CAM (CLIP-ES, section 3.2; docs/method.md, section 3)."""
 
     def activation_maps(
         self, shared_pass: SharedPass, text: torch.Tensor, num_tags: int
