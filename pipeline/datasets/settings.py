@@ -78,7 +78,7 @@ class AnnotationSettings:
 
 @dataclass(kw_only=True)
 class CrfOptions:
-    """The dense CRF's constants (docs/method.md, section 4); the defaults are CLIP-ES's.
+    """The dense CRF's constants, in the kernel's order (docs/method.md, section 4), as in CLIP-ES.
 
     pydensecrf ends the process where a standard deviation is far below a pixel or a grey level.
 

@@ -62,7 +62,7 @@ class Tagger:
 
 
 def image_threshold(scores: np.ndarray, alpha: float, min_score: float) -> float:
-    """Returns θ_img = min + α·(max − min) of an image's scores, or the minimum score if higher."""
+    """Returns the threshold that is shown of an image's scores; :func:`choose_tags` applies it."""
     low, high = float(scores.min()), float(scores.max())
     return max(low + alpha * (high - low), min_score)
 
