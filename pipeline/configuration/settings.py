@@ -56,7 +56,7 @@ class Rule:
     choices: Collection[str] = ()
     lengths: Sequence[int] = ()
     file_values: str | None = None
-    in_key: Callable[[Any], Any] = field(default=lambda value: value)
+    in_key: Callable[[Any], Any] | None = None
 
     def __post_init__(self) -> None:
         if (self.changes == "result") == bool(self.why):
@@ -195,9 +195,9 @@ def key_facts(settings: object, without: Collection[str] = ()) -> dict[str, Any]
     """Returns what changes a result, as plain values for a cache key, ``without`` some fields."""
     found = {}
     for declared in dataclasses.fields(settings):
-        rule = rule_of(declared)
+        rule, value = rule_of(declared), getattr(settings, declared.name)
         if rule.changes == "result" and declared.name not in without:
-            found[declared.name] = plain(rule.in_key(getattr(settings, declared.name)))
+            found[declared.name] = plain(rule.in_key(value) if rule.in_key else value)
     return found
 
 

@@ -37,24 +37,26 @@ def apply_lists(dataset: Dataset[Vocabulary], settings: DatasetSettings) -> Data
         raise UserError(
             "dataset.image_list holds the images of one split: say which, as in dataset.split=val"
         )
-    given = _Given(dataset, settings, chosen, _read_labels(settings, dataset.vocabulary.classes))
+    classes = dataset.vocabulary.classes
+    known = None if settings.labels is None else _read_labels(settings, classes)
+    given = _Given(dataset, settings, chosen, known)
     splits = Splits[Sample]({split: partial(given.read, split) for split in dataset.splits})
     ids = Splits[str]({split: partial(given.ids, split) for split in dataset.splits})
-    notes = (*dataset.notes, *given.notes())
+    notes = (*dataset.notes, *given.notes()) if known else dataset.notes
     return replace(dataset, splits=splits, notes=notes, all_ids=dataset.all_ids or ids)
 
 
 def _read_labels(
     settings: DatasetSettings, classes: Sequence[str]
 ) -> Mapping[str, Mapping[str, Labels]] | None:
-    """Returns split, or "" for all → name of an image → labels; none without a list of labels."""
-    if settings.labels is None:
-        return None
+    """Returns split, or "" for all → name of an image → labels; none for annotations as JSON."""
     path = given_path(settings.labels, "dataset.labels")
-    suffix = path.suffix.lower() if path.is_file() else ""
-    if suffix == ".csv" and is_corrections(path):
+    suffix = path.suffix.lower()
+    if suffix == ".csv" and path.is_file() and is_corrections(path):
         return read_corrections(path, "dataset.labels", classes)
-    return {"": read_image_classes(path, classes, settings.values)} if suffix != ".json" else None
+    if suffix == ".json" and path.is_file():
+        return None
+    return {"": read_image_classes(path, classes, settings.values)}
 
 
 class _Given(NamedTuple):
@@ -69,24 +71,21 @@ class _Given(NamedTuple):
         return [sample.id for sample in self.dataset.splits[split]]
 
     def read(self, split: str) -> list[Sample]:
-        samples = self.dataset.splits[split]
-        for step in (self._listed, self._labelled, self._masked):
-            samples = step(samples, split)
+        samples, given = self.dataset.splits[split], self.settings
+        if given.image_list is not None and split in self.chosen:
+            path = given_path(given.image_list, "dataset.image_list")
+            samples = _select(samples, path, split)
+        if given.labels is not None:
+            samples = self._labelled(samples, split)
+        if given.masks is not None:
+            samples = self._masked(samples, split)
         if paths := [s.mask.path for s in samples if isinstance(s.mask, MaskFile)]:
             remedy = "if so, give dataset.values=[255]; if not, dataset.values=[1]"
             refuse_brush_masks(paths, "the ground truth", remedy)
         return samples
 
-    def _listed(self, samples: Sequence[Sample], split: str) -> Sequence[Sample]:
-        given = self.settings.image_list
-        if given is None or split not in self.chosen:
-            return samples
-        return _select(samples, given_path(given, "dataset.image_list"), split)
-
     def _labelled(self, samples: Sequence[Sample], split: str) -> Sequence[Sample]:
         labels, given = self.settings.labels, [None] * len(samples)
-        if labels is None:
-            return samples
         if self.known is not None:
             named, by_name = self.known.get("", {}) | self.known.get(split, {}), _by_name(samples)
             given = [_listed_labels(named, by_name, sample) for sample in samples]
@@ -98,7 +97,7 @@ class _Given(NamedTuple):
 
     def _masked(self, samples: Sequence[Sample], split: str) -> Sequence[Sample]:
         masks = self.settings.masks
-        if masks is None or not (found := self._open("dataset.masks", masks, samples, split)):
+        if not (found := self._open("dataset.masks", masks, samples, split)):
             return samples
         given = [self._annotated(found, sample) for sample in samples]
         self._refuse_unused(given, f"dataset.masks={masks} holds the mask of", split)
@@ -138,7 +137,7 @@ class _Given(NamedTuple):
 
     def notes(self) -> Iterator[str]:
         """Yields what is said of a list that names no image, where there is a single split."""
-        if self.known is None or len(self.dataset.splits) > 1:
+        if len(self.dataset.splits) > 1:
             return
         [split] = self.dataset.splits
         names = {*_by_name(self.dataset.splits[split])}
