@@ -16,6 +16,7 @@ from pipeline.api.labelling import Labelling
 from pipeline.app.finished import Finished
 from pipeline.app.names import SLIDER, Names, classes_of, lines
 from pipeline.datasets.folder import find_images
+from pipeline.engine.sample import evenly
 from pipeline.errors import ImageError, UserError, command
 from pipeline.files.images import limit_longest_side
 from pipeline.report.page.page import load_template
@@ -34,7 +35,7 @@ _SHOWN = 12  # photographs of a name
 
 
 class Folder:
-    """The part of the page with the first photographs of a folder."""
+    """The part of the page with photographs of a folder, at even distances if there are many."""
 
     def __init__(self, names: Names, root: str, limit: int, app: FastAPI, output: Path):
         self._names, self._root, self._app, self._output = names, root, app, output
@@ -42,10 +43,9 @@ class Folder:
         found, _, _ = find_images(Path(root).absolute())
         if not found:
             raise UserError(f"{root} contains no photographs: give another folder")
-        self._paths = dict(found[:limit])
-        self._about = f"{len(found)} photographs of {root}"
-        if len(found) > limit:
-            self._about = f"the first {limit} of {self._about}"
+        self._paths = dict(evenly(found, limit))  # of all sub-folders
+        self._of = f" of {len(found):,}" if len(found) > limit else ""
+        self._about = f"{len(self._paths)}{self._of} photographs of {root}"
         self._photographs: dict[str, tuple[np.ndarray, str]] = {}  # and a small picture of each
         self._unread: dict[str, str] = {}
 
@@ -67,7 +67,7 @@ class Folder:
                         break
                     if (image := self._read(image_id)) is not None:
                         found[image_id] = next(labeller.step_by_step(image))
-                yield [f"{place} of {len(self._paths)} photographs", gr.skip(), gr.skip()]
+                yield [f"{self._about}: {place} done", gr.skip(), gr.skip()]
             if not self._names.is_newest(part, number):
                 yield [gr.skip()] * 3  # Gradio sends what came last once more
                 return
@@ -76,7 +76,7 @@ class Folder:
             unread = "".join(f"; {self._paths[i].name} {why}" for i, why in self._unread.items())
             page = self._page(found, labeller.near_synonyms())
             told = f"{command()} {shlex.join(self._settings(names, backgrounds, min_score))}"
-            yield [f"{len(found)} photographs{unread}", page, told]
+            yield [f"{len(found)}{self._of} photographs{unread}", page, told]
         except UserError as error:
             yield [str(error), "", ""]
 

@@ -8,6 +8,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
 from pipeline.app.names import Names, classes_of
 from pipeline.datasets.scenes import load_world, render_scene
@@ -91,6 +92,25 @@ def test_a_folder_of_damaged_photographs_is_a_sentence(tmp_path):
     )
     assert before == [f"1 photographs of {tmp_path}", "", ""]
     assert said.startswith("no photograph can be read (cannot be decoded") and page == told == ""
+
+
+@pytest.mark.extras
+def test_photographs_are_tried_from_every_sub_folder(tmp_path):
+    library("gradio")
+    from pipeline.app.folder import Folder
+
+    for place in (f"{folder}/{name}" for folder in "abcde" for name in range(30)):
+        path = tmp_path / f"{place}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (32, 32)).save(path)
+    folder = Folder(Names("demo", {}, [], 0.3), str(tmp_path), 10, None, tmp_path / "out")
+    said = [
+        status for status, *_ in folder.choose("disc", "", 0.3, SimpleNamespace(session_hash="s"))
+    ]
+    about = f"10 of 150 photographs of {tmp_path}"
+    assert said[:3] == [about, f"{about}: 1 done", f"{about}: 2 done"]
+    assert said[-1] == "10 of 150 photographs"
+    assert {image_id.partition("/")[0] for image_id in folder._photographs} == {*"abcde"}
 
 
 def test_the_app_names_the_package_that_it_requires(run_tool, monkeypatch):
