@@ -164,7 +164,7 @@ def test_a_changed_name_is_answered_soon(start, visit, scenes):
         expect(page.locator("#scores")).to_contain_text(name, timeout=WAIT)
         expect(page.locator("#status")).to_contain_text("mask", timeout=WAIT)
         seconds.append(perf_counter() - began)
-    assert min(seconds) <= 3, "of which 0.35 are the pause; half a second beside an idle core"
+    assert min(seconds) <= 3, "of which 0.35 are the pause"
 
 
 def test_what_is_no_photograph_is_told_in_a_sentence(start, visit, tmp_path):
