@@ -21,7 +21,7 @@ from pipeline.app.server import MAX_UPLOAD
 from pipeline.configuration.hydra import take_plugins
 from pipeline.datasets.scenes import load_world
 from pipeline.datasets.vocabulary import as_names, build_vocabulary
-from pipeline.errors import UserError, shown
+from pipeline.errors import UserError, did_you_mean, shown
 from pipeline.report.page.page import load_template, script_of
 from pipeline.stages.config import CONFIG, Config, compose, read_config
 from pipeline.tags.remedies import remedies_table
@@ -59,7 +59,10 @@ def build_app(
     for key, value in settings.items():
         group, _, _ = (name := key.lstrip("+")).partition(".")
         is_used = name not in _NAMED_HERE if folders else not {group, name}.isdisjoint(_TRIED)
-        if not is_used and group in Config.__dataclass_fields__:  # others are misspelt, see below
+        is_known = group in Config.__dataclass_fields__ or name in _NAMES
+        if not is_known and (hint := did_you_mean(name, _NAMES)):
+            raise UserError(f"there is no setting {shown(key)}: {hint.strip()}")
+        if not is_used and is_known:  # others are misspelt, see below
             raise UserError(
                 f"{shown(f'{key}={value}')} changes nothing on this page: leave it out; photographs"
                 " are given as FOLDER, names as classes=[…] and backgrounds=[…]"

@@ -61,6 +61,7 @@ def test_further_words_are_names_of_the_same_class():
         (["stage=all"], "stage=all changes nothing on this page"),
         (["tests/app", "++dataset.root=x"], "dataset.root=x changes nothing on this page"),
         (["stagee=all"], "did you mean stage?"),
+        (["clases=[a]"], "there is no setting clases: did you mean classes?"),
         (["tests/app", "dataset.classes=[a]"], "tests/app contains no photographs"),
     ],
 )
