@@ -78,9 +78,10 @@ class AnnotationSettings:
 
 @dataclass(kw_only=True)
 class CrfOptions:
-    """The dense CRF's constants, in the kernel's order (docs/method.md, section 4), as in CLIP-ES.
+    """The dense CRF's constants (docs/method.md, section 4); the defaults are CLIP-ES's.
 
-    pydensecrf ends the process where a standard deviation is far below a pixel or a grey level.
+    The compiled kernel takes them in this order. pydensecrf ends the process where a standard
+    deviation is far below a pixel or a grey level.
 
     Attributes:
         iterations: the number of iterations of mean-field inference.

@@ -70,16 +70,18 @@ def _matrix(
     title: str, runs: Sequence[MeasuredRun], settings: Mapping[str, Sequence[str]]
 ) -> Table | None:
     """Returns a table of the first block by the last; none unless pairs alone differ."""
-    pairs = [json.loads(value or "null") for values in settings.values() for value in values]
-    is_pair = (isinstance(pair, list) and [*map(type, pair)] == [int, int] for pair in pairs)
-    if len(settings) != 1 or len(runs) <= _MAX_ROWS or not all(is_pair):
+    if len(settings) != 1 or len(runs) <= _MAX_ROWS:
+        return None
+    [(name, texts)] = settings.items()
+    pairs = [json.loads(text or "null") for text in texts]
+    if not all(isinstance(pair, list) and [*map(type, pair)] == [int, int] for pair in pairs):
         return None
     label, values = next(iter(_metrics(runs).items()))
     figures = dict(zip(map(tuple, pairs), _embolden(values)))
     firsts, lasts = (sorted({*ends}) for ends in zip(*pairs))
     rows = [[str(f), *(figures.get((f, last), "") for last in lasts)] for f in firsts]
     images = " / ".join(dict.fromkeys(f"{run.images:,}" for run in runs))
-    corner, caption = f"{next(iter(settings))}: first ↓ last →", f"{label}, %, {images} images."
+    corner, caption = f"{name}: first ↓ last →", f"{label}, %, {images} images."
     return Table([corner, *map(str, lasts)], rows, [corner], title, caption)
 
 
