@@ -1,23 +1,27 @@
 """The configuration of a caller's program: that of ``dataset=folder``, with what it gives."""
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from typing import Any, TypeGuard
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from pipeline.errors import UserError, shown
 from pipeline.stages.config import Config, compose, read_config
 
 
+def compose_folder(overrides: Sequence[str]) -> DictConfig:
+    """Returns the configuration of ``dataset=folder`` with overrides, as yet without names."""
+    return compose(["dataset=folder", "dataset.root=unused", "dataset.classes=[]", *overrides])
+
+
 def configure(
-    classes: Sequence[str] | str, given: Mapping[str, Any], overrides: Sequence[str], *choices: str
+    classes: Sequence[str] | str, given: Mapping[str, Any], composed: DictConfig
 ) -> Config:
-    """Returns a configuration of class names, values by their keys (unless None), and overrides."""
+    """Returns a configuration with class names, and values by their keys (unless None)."""
     if isinstance(classes, bytes) or not isinstance(classes, str | Sequence):
         raise UserError(f"classes={shown(classes)} is not a list of names: give one, or a file")
-    check_texts("overrides", overrides)
-    dataset = ["dataset=folder", "dataset.root=unused", "dataset.classes=[]"]
-    composed = compose([*dataset, *choices, *overrides])
+    composed = deepcopy(composed)
     # Set after composing, since Hydra's grammar restricts what a path or a name may hold.
     for key, value in {**given, "dataset.classes": classes}.items():
         if "${" in str(value):  # the configuration would look it up

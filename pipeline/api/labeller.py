@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 import numpy as np
 from PIL import Image
 
-from pipeline.api.configuration import check_texts, configure, is_list
+from pipeline.api.configuration import check_texts, compose_folder, configure, is_list
 from pipeline.api.labelling import Labelling
 from pipeline.cams.cams import Cams
 from pipeline.clip.dimensions import block_window
@@ -125,8 +125,9 @@ class Labeller:
         Raises:
             UserError: whatever in it cannot be used.
         """
-        for name, texts in {"backgrounds": backgrounds or (), "plugins": plugins}.items():
-            check_texts(name, texts)
+        texts = {"backgrounds": backgrounds or (), "overrides": overrides, "plugins": plugins}
+        for name, each in texts.items():
+            check_texts(name, each)
         import_plugins(plugins)
         clip = clip or ("file" if checkpoint else "vit_b16")
         given = {
@@ -134,7 +135,10 @@ class Labeller:
             "dataset.backgrounds": backgrounds,
             "runtime.batch_size": batch_size,
         }
-        self._config = configure(classes, given, overrides, f"clip={clip}")
+        words = [f"clip={clip}", *overrides]
+        known = isinstance(keep, Labeller) and keep._composed  # noqa: SLF001
+        self._composed = known if known and known[0] == words else (words, compose_folder(words))
+        self._config = configure(classes, given, self._composed[1])
         options = self._config.tags
         method, is_scored = options.method, isinstance(options, ScoredTagOptions)
         if method.learns or (is_scored and options.standardise):

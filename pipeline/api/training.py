@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.api.configuration import configure
+from pipeline.api.configuration import check_texts, compose_folder, configure
 from pipeline.api.labelling import Labelling
 from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.engine.run import Run
@@ -56,7 +56,9 @@ def train(
         UserError: whatever in it cannot be used.
     """
     chosen = [] if segmenter is None else [f"segmenter={segmenter}"]
-    config = configure(names, {"segmenter.iterations": iterations}, overrides, *chosen)
+    check_texts("overrides", overrides)
+    composed = compose_folder([*chosen, *overrides])
+    config = configure(names, {"segmenter.iterations": iterations}, composed)
     for name, given in {"images": images, "masks": masks}.items():
         if not isinstance(given, Iterable) or isinstance(given, str):
             raise UserError(

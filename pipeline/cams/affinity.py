@@ -1,6 +1,5 @@
 """Class-aware attention-based affinity (CLIP-ES, section 3.4; docs/method.md, section 3)."""
 
-import numpy as np
 import torch
 
 from pipeline.cams.gradcam import normalise
@@ -39,9 +38,7 @@ def refine_cams(
         threshold: φ, the share of a CAM's peak above which a patch belongs to a region.
         open_border: quirk, see :func:`pipeline.clip.compute.boxes.bounding_box`.
     """
-    masks = [
-        union_of_boxes(cam.reshape(grid), threshold, open_border=open_border).reshape(-1)
-        for cam in to_host(cams)[0]
-    ]
-    boxes = torch.from_numpy(np.array(masks)).to(cams.device)
+    [maps] = to_host(cams.unflatten(1, grid))
+    masks = union_of_boxes(maps, [threshold] * len(maps), open_border=open_border)
+    boxes = torch.from_numpy(masks).flatten(1).to(cams.device)
     return normalise((cams * boxes) @ affinity(attention).mT)

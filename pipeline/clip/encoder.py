@@ -191,11 +191,11 @@ class ClipEncoder:
 
     def backbone_results(
         self, pixels: torch.Tensor, *hooks: AttentionHook | BlockHook
-    ) -> tuple[BlockInput, tuple[torch.Tensor, ...]]:
-        """Returns what :meth:`backbone` does, and the results of the hooks, or what is kept."""
+    ) -> tuple[Callable[[], BlockInput], tuple[torch.Tensor, ...]]:
+        """Returns what gives the input of block L, see :meth:`backbone`, and the hooks' results."""
         if self.kept is None:
             inputs = self.backbone(pixels, *hooks)
-            return inputs, tuple(hook.result() for hook in hooks)
+            return (lambda: inputs), tuple(hook.result() for hook in hooks)
 
         def compute() -> tuple[torch.Tensor, ...]:
             tokens = self.backbone(pixels, *hooks).tokens
@@ -205,7 +205,8 @@ class ClipEncoder:
         key = digest(pixels, self._name, self.position_fp16, self.tower.offset, *hooks)
         tokens, *results = self.kept.get_or(key, compute)
         block = self.last_block  # its projections are three times as large as the tokens
-        return BlockInput(tokens, *block.project(block.ln_1(tokens))), tuple(results)
+        enter = lambda: BlockInput(tokens, *block.project(block.ln_1(tokens)))  # noqa: E731
+        return enter, tuple(results)
 
     def tokens_after(
         self, pixels: torch.Tensor, numbers: Collection[int]

@@ -48,7 +48,7 @@ class SecondEncoder:
         """
         seen, grid = self._see(pixels, normalisation)
         encoder = self._encoder
-        tokens = encoder.attended(encoder.backbone_results(seen)[0])
+        tokens = encoder.attended(encoder.backbone_results(seen)[0]())
         return encoder.patches(tokens).mT.unflatten(-1, grid)
 
     def projections(
@@ -59,7 +59,7 @@ class SecondEncoder:
         Arguments as of :meth:`tokens`.
         """
         seen, grid = self._see(pixels, normalisation)
-        _, *found = self._encoder.backbone_results(seen)[0]
+        _, *found = self._encoder.backbone_results(seen)[0]()
         return tuple(
             self._encoder.patches(each).transpose(2, 3).flatten(1, 2).unflatten(-1, grid).float()
             for each in found

@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
+from pipeline.clip.block import Block
 from pipeline.clip.encoder import AttentionHook, BlockHook, BlockInput, ClipEncoder
 
 Kind = TypeVar("Kind", bound=Hashable)
@@ -14,12 +17,12 @@ Named = TypeVar("Named", bound=tuple)
 """A tuple of a name, an image, H×W×3 uint8, and anything else."""
 
 
+@dataclass(eq=False)
 class MeanAttention:
     """An attention hook that averages the attention of some blocks without storing each."""
 
-    def __init__(self, blocks: range):
-        self.blocks = blocks
-        self._sum: torch.Tensor | None = None
+    blocks: range
+    _sum: torch.Tensor | None = None
 
     def __call__(self, block: int, attention: torch.Tensor) -> None:
         """Takes in a block's attention between patches, B×N×N float32, averaged over heads."""
@@ -29,6 +32,26 @@ class MeanAttention:
     def result(self) -> torch.Tensor:
         """Returns Ā, B×N×N float32."""
         return self._sum / len(self.blocks)
+
+
+@dataclass(eq=False)
+class OwnValues(BlockHook):
+    """Embeds patches as :meth:`ClipEncoder.value_features`, which are kept like other results."""
+
+    encoder: ClipEncoder
+    _found: torch.Tensor | None = None
+
+    def __call__(self, number: int, block: Block, inputs: BlockInput) -> None:
+        """Embeds the patches that enter block L."""
+        if block is self.encoder.last_block:
+            self._found = F.normalize(self.encoder.value_embeddings(inputs), dim=-1)
+
+    def result(self) -> torch.Tensor:
+        """Returns the embeddings, B×N×E float32, of length 1."""
+        return self._found
+
+    def __getstate__(self) -> None:
+        """Returns nothing: results are kept under the encoder's name."""
 
 
 CamHook = MeanAttention | BlockHook
@@ -42,7 +65,7 @@ class SharedPass:
     Attributes:
         grid: h, w.
         pixels: B×3×(P·h)×(P·w) float32, normalised.
-        last_block_input: what enters block L.
+        enter_last_block: returns what enters block L, which not every method needs.
         for_cams: the results of the hooks of a CAM method, each B×….
         for_tags: those of the hooks of a tagger, each B×….
         regions: the number of each pixel's region, B×(P·h)×(P·w) int64; none if none are given.
@@ -50,7 +73,7 @@ class SharedPass:
 
     grid: tuple[int, int]
     pixels: torch.Tensor
-    last_block_input: BlockInput
+    enter_last_block: Callable[[], BlockInput]
     for_cams: tuple[torch.Tensor, ...] = ()
     for_tags: tuple[torch.Tensor, ...] = ()
     regions: torch.Tensor | None = None
@@ -60,13 +83,18 @@ class SharedPass:
         cls,
         encoder: ClipEncoder,
         pixels: torch.Tensor,
-        *hooks: AttentionHook,
+        *hooks: AttentionHook | BlockHook,
         cam_hooks: Sequence[CamHook] = (),
     ) -> "SharedPass":
         """Runs blocks 1 to L−1 over pixels, with the hooks of a tagger and of a CAM method."""
-        inputs, found = encoder.backbone_results(pixels, *hooks, *cam_hooks)
+        enter, found = encoder.backbone_results(pixels, *hooks, *cam_hooks)
         rows, columns = (side // encoder.patch_size for side in pixels.shape[-2:])
-        return cls((rows, columns), pixels, inputs, found[len(hooks) :], found[: len(hooks)])
+        return cls((rows, columns), pixels, enter, found[len(hooks) :], found[: len(hooks)])
+
+    @cached_property
+    def last_block_input(self) -> BlockInput:
+        """What enters block L."""
+        return self.enter_last_block()
 
     def copy_image(self, row: int) -> "SharedPass":
         """Copies one image out of the batch for its CAMs, so that it does not keep the others."""
@@ -77,7 +105,8 @@ class SharedPass:
             return batch[row : row + 1].clone()
 
         inputs = BlockInput(*map(pick, self.last_block_input))
-        return SharedPass(self.grid, pick(self.pixels), inputs, tuple(map(pick, self.for_cams)))
+        found = tuple(map(pick, self.for_cams))
+        return SharedPass(self.grid, pick(self.pixels), lambda: inputs, found)
 
 
 def batch_alike(

@@ -14,10 +14,11 @@ from tests.clip.naive_boxes import naive_union
 def test_union_of_boxes_is_a_flood_fill(seed: int, open_border: bool):
     rng = np.random.default_rng(seed)
     shape = rng.integers(1, 14, 2)
-    scaled = minmax_scale(rng.random(shape, np.float32) ** rng.integers(1, 6))
-    for threshold in (0.4, 0.7, float(scaled.mean())):
-        union = union_of_boxes(scaled, threshold, open_border=open_border)
-        np.testing.assert_array_equal(union, naive_union(scaled, threshold, open_border))
+    maps = [minmax_scale(rng.random(shape, np.float32) ** rng.integers(1, 6)) for _ in range(3)]
+    thresholds = [0.4, 0.7, float(maps[2].mean())]
+    unions = union_of_boxes(np.stack(maps), thresholds, open_border=open_border)
+    for union, *given in zip(unions, maps, thresholds):
+        np.testing.assert_array_equal(union, naive_union(*given, open_border))
 
 
 def test_a_box_at_the_border_is_cut_by_the_quirk_only():
@@ -29,7 +30,7 @@ def test_a_box_at_the_border_is_cut_by_the_quirk_only():
 
 def test_an_empty_mask_has_an_empty_box():
     assert bounding_box(np.zeros((3, 3), bool), open_border=False) == (0, 0, 0, 0)
-    assert not union_of_boxes(np.zeros((3, 3), np.float32), 0.4, open_border=False).any()
+    assert not union_of_boxes(np.zeros((2, 3, 3), np.float32), [0.4, 0], open_border=False).any()
 
 
 def test_a_constant_array_scales_to_zero():

@@ -5,12 +5,15 @@ scikit-image's ``regionprops`` finds the same boxes through the same function, b
 as long or more, which shows where there are hundreds of classes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from scipy.ndimage import find_objects, label
 
 Box = tuple[int, int, int, int]
+
+_WITHIN_A_MAP = np.zeros((3, 3, 3), bool)  # which cells are neighbours: no map touches another
+_WITHIN_A_MAP[1] = True
 
 
 def minmax_scale(values: np.ndarray) -> np.ndarray:
@@ -27,33 +30,37 @@ def bounding_box(mask: np.ndarray, *, open_border: bool) -> Box:
         open_border: quirk: the exclusive edges are clipped to h−1 and w−1, so that a box that
             touches the bottom or the right border loses its last row or column.
     """
-    return next(_boxes(mask.astype(int), open_border), (0, 0, 0, 0))
+    box = next(iter(find_objects(mask.astype(int))), (slice(0, 0), slice(0, 0)))
+    (top, bottom), (left, right) = _edges(box, mask.shape, open_border)
+    return top, left, bottom, right
 
 
-def union_of_boxes(scaled: np.ndarray, threshold: float, *, open_border: bool) -> np.ndarray:
-    """Returns the union of the boxes around the regions above a threshold, h×w bool.
+def union_of_boxes(
+    scaled: np.ndarray, thresholds: Sequence[float], *, open_border: bool
+) -> np.ndarray:
+    """Returns the union of the boxes around the regions of each map, C×h×w bool.
 
     See docs/method.md, sections 2 and 3. Regions are 8-connected; without any, all is false.
 
     Args:
-        scaled: h×w float32 in [0, 1]; it is quantised to bytes first.
-        threshold: share of the largest byte that a cell must exceed, in [0, 1].
+        scaled: C×h×w float32 in [0, 1]; it is quantised to bytes first.
+        thresholds: for each map the share of its largest byte that a cell must exceed, in [0, 1].
         open_border: see :func:`bounding_box`.
     """
     quantised = (scaled * 255).astype(np.uint8)
-    foreground = quantised > int(threshold * quantised.max())
-    regions, _ = label(foreground, np.ones((3, 3)))
+    largest = quantised.max((1, 2), keepdims=True)
+    foreground = quantised > (np.reshape(thresholds, (-1, 1, 1)) * largest).astype(int)
+    regions, _ = label(foreground, _WITHIN_A_MAP)
     union = np.zeros(scaled.shape, bool)
-    for top, left, bottom, right in _boxes(regions, open_border):
-        union[top:bottom, left:right] = True
+    for number, *box in find_objects(regions):
+        (top, bottom), (left, right) = _edges(box, scaled.shape[1:], open_border)
+        union[number, top:bottom, left:right] = True
     return union
 
 
-def _boxes(regions: np.ndarray, open_border: bool) -> Iterator[Box]:
-    """Yields the box of each of the regions 1, 2, … of an h×w array of integers."""
-    height, width = regions.shape
-    for rows, columns in find_objects(regions):
-        bottom, right = rows.stop, columns.stop
-        if open_border:
-            bottom, right = min(bottom, height - 1), min(right, width - 1)
-        yield rows.start, columns.start, bottom, right
+def _edges(
+    box: Sequence[slice], grid: tuple[int, int], open_border: bool
+) -> Iterator[tuple[int, int]]:
+    """Yields the first and the exclusive last place of a box in each direction of a grid h, w."""
+    for side, length in zip(box, grid):
+        yield side.start, min(side.stop, length - 1) if open_border else side.stop

@@ -12,7 +12,7 @@ import torch
 from pipeline.clip.device import Batches, to_host
 from pipeline.clip.dimensions import block_window
 from pipeline.clip.encoder import ClipEncoder
-from pipeline.clip.shared_pass import CamHook, SharedPass, batch_by_grid, prepare_batch
+from pipeline.clip.shared_pass import CamHook, OwnValues, SharedPass, batch_by_grid, prepare_batch
 from pipeline.tags.baseline.method import global_scores
 from pipeline.tags.reidentification import Cwr, Proposal
 from pipeline.tags.tagclip import TagClipOptions
@@ -103,18 +103,19 @@ class TagClip(Tagger):
         voted = VotedAttention(self.window, options.votes)
         hooks = cam_hooks() if cam_hooks else ()
         pixels = prepare_batch(encoder, images, self.batches.images, options.squeeze)
-        batch_pass = SharedPass.over(encoder, pixels, voted, cam_hooks=hooks)
-        inputs = batch_pass.last_block_input
+        own = OwnValues(encoder)
+        batch_pass = SharedPass.over(encoder, pixels, voted, own, cam_hooks=hooks)
+        attention, features = batch_pass.for_tags
 
         def best_patch(scores: torch.Tensor) -> torch.Tensor:
             return scores[..., : self.num_classes].amax(-2)
 
-        coarse = encoder.classify(encoder.value_features(inputs), encoder.text_for_patches(text))
-        given = *batch_pass.for_tags, coarse, batch_pass.grid, len(images)
+        coarse = encoder.classify(features, encoder.text_for_patches(text))
+        given = attention, coarse, batch_pass.grid, len(images)
         refined = refine(*given, open_border=self.quirks.open_border)
         by_variant = {"coarse": best_patch(coarse), "dmar": best_patch(refined)}
         if "clip_native" in variants or "coarse_last" in variants:
-            whole, attended = encoder.classify_attended(inputs, text)
+            whole, attended = encoder.classify_attended(batch_pass.last_block_input, text)
             by_variant["clip_native"] = whole[:, : self.num_classes]
             by_variant["coarse_last"] = best_patch(attended)
         refined, *found = to_host(refined, *by_variant.values())

@@ -62,9 +62,9 @@ def refine(
     first = attention @ scores  # S¹
     masks = np.zeros((first.shape[0], first.shape[2], *grid), bool)
     [by_class] = to_host(first[:num_images].mT.unflatten(-1, grid))
-    for score_maps, class_masks in zip(by_class, masks):
-        for scaled, mask in zip(map(minmax_scale, score_maps), class_masks):
-            if scaled.any():
-                mask[:] = union_of_boxes(scaled, float(scaled.mean()), open_border=open_border)
+    for score_maps, image_masks in zip(by_class, masks):
+        scaled = np.stack([*map(minmax_scale, score_maps)])
+        means = [float(each.mean()) for each in scaled]
+        image_masks[:] = union_of_boxes(scaled, means, open_border=open_border)
     boxes = torch.from_numpy(masks).flatten(2).mT.contiguous().to(scores.device)
     return attention @ (scores * boxes)
