@@ -2,9 +2,9 @@
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import gradio as gr
@@ -16,7 +16,6 @@ from pipeline.api.labelling import Labelling
 from pipeline.app.finished import Finished
 from pipeline.app.names import SLIDER, Names, classes_of, lines
 from pipeline.datasets.folder import find_images
-from pipeline.engine.sample import evenly
 from pipeline.errors import ImageError, UserError, command
 from pipeline.files.images import limit_longest_side
 from pipeline.report.page.page import load_template
@@ -26,12 +25,10 @@ _SIDE = 448
 """Pixels of the longer side of a photograph; the features of 200 take less than a gigabyte."""
 
 _PICTURE, _QUALITY = 320, 70
-_ABOUT_COMMAND = (
-    "*Run* starts this command, which goes on if you close the page. It trains a network and may"
-    " download weights. To stop at the masks, copy the command to a terminal, in the folder in"
-    " which you started this page, and add `'stage=[tags,cams,masks,report]'`."
-)
-_SHOWN = 12  # photographs of a name
+_ABOUT_COMMAND = "*Run* starts this command, which goes on if you close the page."
+_SHOWN = 6  # photographs of a name with the highest scores, and as many others
+_ENDS = {"masks": "Masks", "network": "Masks and a network"}
+_TO_MASKS = "stage=[tags,cams,masks,report]"
 
 
 class Folder:
@@ -43,42 +40,69 @@ class Folder:
         found, _, _ = find_images(Path(root).absolute())
         if not found:
             raise UserError(f"{root} contains no photographs: give another folder")
-        self._paths = dict(evenly(found, limit))  # of all sub-folders
-        self._of = f" of {len(found):,}" if len(found) > limit else ""
-        self._about = f"{len(self._paths)}{self._of} photographs of {root}"
+        self._paths, self._limit = dict(found), min(limit, len(found))
+        self._ids = _spread([*self._paths])
+        self._looking: set[str] = set()  # parts of pages in which photographs are read
         self._photographs: dict[str, tuple[np.ndarray, str]] = {}  # and a small picture of each
         self._unread: dict[str, str] = {}
 
     def choose(
-        self, names: str, backgrounds: str, min_score: float, request: gr.Request
+        self,
+        names: str,
+        backgrounds: str,
+        min_score: float,
+        limit: float | None,
+        end: str,
+        request: gr.Request,
     ) -> Iterator[list[Any]]:
-        """Yields what is shown after each photograph; ends when the same browser asks anew."""
-        part, found = f"folder {request.session_hash}", {}
+        """Yields status, cards and command; ends when the same browser asks anew.
+
+        Cards come after 1, 2, 4, … seconds, and at the end.
+        """
+        part, found, began, due = f"folder {request.session_hash}", {}, monotonic(), 1.0
         number = self._names.begin(part)
+        ids = self._ids[: self._limit if limit is None else max(int(limit), 1)]
         # CAMs are not computed; without affinity, none of the attention is kept for them.
         settings = [f"tags.min_score={float(min_score)}", "cams.affinity=false"]
-        yield [self._about, "", ""]  # what is shown are not these names' results
+        yield [self._about(ids), "", ""]  # what is shown are not these names' results
         try:
             with self._names.lock:
                 labeller = self._names.labeller(names, backgrounds, *self._names.choices, *settings)
-            for place, image_id in enumerate(self._paths, 1):
+            yield [gr.skip(), gr.skip(), self.told(names, backgrounds, min_score, end)]
+            self._looking.add(part)
+            for place, image_id in enumerate(ids, 1):
                 with self._names.lock:
                     if not self._names.is_newest(part, number):
                         break
                     if (image := self._read(image_id)) is not None:
                         found[image_id] = next(labeller.step_by_step(image))
-                yield [f"{self._about}: {place} done", gr.skip(), gr.skip()]
+                if (seconds := monotonic() - began) > due and found:
+                    due, page = 2 * seconds, self._page(found, labeller.near_synonyms())
+                else:
+                    page = gr.skip()
+                left = seconds / place * (len(ids) - place)
+                left = f"{left:.0f} s" if left < 100 else f"{left / 60:.0f} min"
+                about = f"{self._about(ids)}: {place:,} done, about {left} left"
+                yield [about, page, gr.skip()]
             if not self._names.is_newest(part, number):
                 yield [gr.skip()] * 3  # Gradio sends what came last once more
                 return
+            unread = {i: self._unread[i] for i in ids if i in self._unread}
             if not found:
-                raise UserError(f"no photograph can be read ({next(iter(self._unread.values()))})")
-            unread = "".join(f"; {self._paths[i].name} {why}" for i, why in self._unread.items())
+                raise UserError(f"no photograph can be read ({next(iter(unread.values()))})")
+            about = "".join(f"; {self._paths[i].name} {why}" for i, why in unread.items())
             page = self._page(found, labeller.near_synonyms())
-            told = f"{command()} {shlex.join(self._settings(names, backgrounds, min_score))}"
-            yield [f"{len(found)}{self._of} photographs{unread}", page, told]
+            yield [self._about(found) + about, page, gr.skip()]
         except UserError as error:
             yield [str(error), "", ""]
+        finally:
+            if self._names.is_newest(part, number):
+                self._looking.discard(part)
+
+    def _about(self, ids: Collection[str]) -> str:
+        of = "" if len(ids) == len(self._paths) else f" of {len(self._paths):,}"
+        noun = "photograph" if len(self._paths) == 1 else "photographs"
+        return f"{len(ids):,}{of} {noun} of {self._root}"
 
     def _read(self, image_id: str) -> np.ndarray | None:
         """Reads a photograph when it is first needed."""
@@ -96,23 +120,22 @@ class Folder:
         first = next(iter(found.values()))
         classes, index = [], {name: k for k, name in enumerate(first.classes)}
         for name, k in index.items():
-            best = sorted(found, key=lambda i, k=k: -found[i].scores[k])
-            nearest = sorted(found, key=lambda i, k=k: abs(_margin(found[i], k)))
-            # Half of them are the best, and half the nearest; each is listed once.
-            listed = [*dict.fromkeys(chain(*zip(best, nearest)))][:_SHOWN]
-            listed.sort(key=lambda i, k=k: -_margin(found[i], k))
-            classes.append((name, sum(k in each.tags for each in found.values()), listed, k))
+            best = sorted(found, key=lambda i, k=k: -found[i].scores[k])[:_SHOWN]
+            others = sorted({*found} - {*best}, key=lambda i, k=k: (abs(_margin(found[i], k)), i))
+            nearest = sorted(others[:_SHOWN], key=lambda i, k=k: -_margin(found[i], k))
+            tagged = sum(k in each.tags for each in found.values())
+            classes.append((name, tagged, best, nearest, k))
         pairs = []
         for pair in alike:
             differing = [i for i, each in found.items() if len({*pair} & {*each.names}) == 1]
-            pairs.append((pair, differing[:_SHOWN], index[pair[0]]))
+            pairs.append((pair, differing[: 2 * _SHOWN], index[pair[0]]))
         # With the folders in between, as several may have files of one name.
         files = {i: (i + self._paths[i].suffix, self._photographs[i][1]) for i in found}
         template = load_template("folder.html", folder=Path(__file__).parent)
         return template.render(classes=classes, alike=pairs, found=found, files=files)
 
-    def _settings(self, names: str, backgrounds: str, min_score: float) -> list[str]:
-        """Returns the settings of the run with these names."""
+    def _settings(self, names: str, backgrounds: str, min_score: float, end: str) -> list[str]:
+        """Returns the settings of the run with these names, up to one of ``_ENDS``."""
         words = [*self._names.plugins, "dataset=folder", f"dataset.root={self._root}"]
         words.append(f"clip={self._names.clip}")
         words.append(f"dataset.classes={_written(classes_of(names))}")
@@ -121,20 +144,38 @@ class Folder:
         words += [*self._names.choices, *self._names.overrides]
         if min_score != self._names.min_score:
             words.append(f"tags.min_score={min_score:g}")
-        return words
+        return [*words, _TO_MASKS] if end == "masks" else words
 
-    def run(self, names: str, backgrounds: str, min_score: float) -> str:
-        """Starts the run of the command; returns why it cannot, or nothing."""
+    def told(self, names: str, backgrounds: str, min_score: float, end: str) -> str:
+        """Returns the command of the run with these names, or nothing where they are wrong."""
         try:
-            words = self._settings(names, backgrounds, min_score)
+            words = self._settings(names, backgrounds, min_score, end)
+        except UserError:
+            return ""
+        return f"{command()} {shlex.join(words)}"
+
+    def run(
+        self, names: str, backgrounds: str, min_score: float, end: str, request: gr.Request
+    ) -> list[Any]:
+        """Starts the run of the command; returns why it cannot, or nothing, and the status.
+
+        It would take turns with photographs that are still looked at, so that ends.
+        """
+        status = gr.skip()
+        try:
+            words = self._settings(names, backgrounds, min_score, end)
+            if (part := f"folder {request.session_hash}") in self._looking:
+                self._names.begin(part)
+                self._looking.discard(part)
+                status = "The run has ended the look at the photographs."
             if self._run is None:
                 self._output.mkdir(parents=True, exist_ok=True)
                 self._run = Finished(self._output, self._names.plugins)
                 self._app.router.routes[:0] = self._run.routes.routes  # Gradio takes the others
             self._run.start(["-P", "-m", "pipeline", *words], Path.cwd())
         except (UserError, OSError) as error:
-            return str(error)
-        return ""
+            return [str(error), status]
+        return ["", status]
 
     def build(
         self, blocks: gr.Blocks, tab: gr.Tab, names: gr.Textbox, backgrounds: gr.Textbox
@@ -144,9 +185,20 @@ class Folder:
         Names that are given are tried at once.
         """
         tab.select(None, js="() => catchUp('look')")
-        min_score = gr.Slider(**SLIDER, value=self._names.min_score, elem_id="folder_min_score")
+        with gr.Row():
+            value = self._names.min_score
+            min_score = gr.Slider(**SLIDER, value=value, elem_id="folder_min_score", scale=3)
+            limit = gr.Number(
+                value=self._limit,
+                minimum=1,
+                maximum=len(self._ids),
+                precision=0,
+                label="Photographs to look at",
+                info=f"Of {len(self._ids):,}, spread over all sub-folders.",
+                elem_id="folder_limit",
+            )
         button = gr.Button("Look at the photographs", variant="primary", elem_id="look")
-        status = gr.Markdown(self._about, elem_id="folder_status")
+        status = gr.Markdown(self._about(self._ids[: self._limit]), elem_id="folder_status")
         with gr.Row(equal_height=True):
             told = gr.Textbox(
                 label="The run with these names",
@@ -155,7 +207,11 @@ class Folder:
                 elem_id="command",
                 scale=8,
             )
-            run = gr.Button("Run", min_width=90, elem_id="run")
+            ends = [(label, name) for name, label in _ENDS.items()]
+            is_fixed = any(word.startswith("stage=") for word in self._names.overrides)
+            kind = {"elem_id": "end", "scale": 3, "visible": not is_fixed}
+            end = gr.Radio(ends, value="network", label="It computes", **kind)
+            run = gr.Button("Run", min_width=90, elem_id="run", interactive=False)
         gr.Markdown(_ABOUT_COMMAND)
         refused = gr.Markdown()
         gr.HTML('<p class="ours" id="run_status" role="status"></p>')
@@ -163,16 +219,27 @@ class Folder:
         gr.on(
             [button.click, blocks.load] if names.value else [button.click],
             self.choose,
-            given := [names, backgrounds, min_score],
+            [*(given := [names, backgrounds, min_score]), limit, end],
             [status, page, told],
             concurrency_limit=None,
             trigger_mode="multiple",
         )
         gr.on([names.change, backgrounds.change], None, js="() => press('look', TYPED)")
         gr.on([min_score.change], None, js="() => press('look', CHOSEN)")
-        run.click(self.run, given, refused, concurrency_limit=None).then(None, js="watchRun")
+        gr.on([limit.change], None, js="() => press('look', TYPED)")
+        end.change(self.told, [*given, end], told, concurrency_limit=None)
+        told.change(None, js="allowRun")
+        started = run.click(self.run, [*given, end], [refused, status], concurrency_limit=None)
+        started.then(None, js="watchRun")
         blocks.load(None, js="watchRun")
-        return [min_score]
+        return [min_score, limit, end]
+
+
+def _spread(ids: Sequence[str]) -> list[str]:
+    """Returns ids in an order whose every beginning is spread evenly (van der Corput)."""
+    digits = len(ids).bit_length()
+    places = sorted(range(len(ids)), key=lambda place: f"{place:0{digits}b}"[::-1])
+    return [ids[place] for place in places]
 
 
 def _margin(found: Labelling, k: int) -> float:

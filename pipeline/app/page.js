@@ -31,13 +31,21 @@ function keep(...values) {
   try { localStorage.setItem(keptAs, JSON.stringify(values)); } catch { /* the browser keeps nothing */ }
 }
 
+// A run takes the names of its command: without one, it cannot begin.
+let isRunning = false;
+
+function allowRun() {
+  document.getElementById("run").disabled = isRunning || !document.querySelector("#command textarea").value;
+}
+
 // The run that the page has started; the server has no such address before the first one.
 async function watchRun() {
   const shown = document.getElementById("run_status");
   const answer = await fetch("report/state").catch(() => null);
   if (!shown || !answer?.ok) return;
   const { running, line, code, log } = await answer.json();
-  document.getElementById("run").disabled = running;
+  isRunning = running;
+  allowRun();
   if (running) {
     const stop = document.createElement("button");
     [stop.type, stop.className, stop.textContent] = ["button", "chip", "Stop"];
@@ -51,3 +59,15 @@ async function watchRun() {
   } else if (code === 130) shown.textContent = "The run is stopped. Run goes on where it was.";
   else if (code !== null) shown.textContent = `The run has ended: ${line} (the log is ${log})`;
 }
+
+// Browsers that do not know HEIC give its files no type, and Gradio takes images alone.
+for (const kind of ["drop", "change"]) addEventListener(kind, (event) => {
+  const given = event.dataTransfer ?? event.target, isUntyped = (file) => !file.type && /\.hei[cf]$/i.test(file.name);
+  if (![...given.files ?? []].some(isUntyped)) return;
+  const typed = new DataTransfer();
+  for (const file of given.files) typed.items.add(isUntyped(file) ? new File([file], file.name, { type: "image/heic" }) : file);
+  if (kind === "change") { given.files = typed.files; return; }
+  event.preventDefault();
+  event.stopImmediatePropagation();
+  event.target.dispatchEvent(new DragEvent("drop", { bubbles: true, cancelable: true, dataTransfer: typed }));
+}, true);

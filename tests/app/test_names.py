@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import subprocess
 import sys
@@ -89,9 +90,9 @@ def test_a_folder_of_damaged_photographs_is_a_sentence(tmp_path):
     (tmp_path / "a.png").write_bytes(b"nothing")
     folder = Folder(Names("demo", {}, [], 0.3), str(tmp_path), 5, None, tmp_path / "out")
     before, *_, (said, page, told) = folder.choose(
-        "disc", "", 0.3, SimpleNamespace(session_hash="s")
+        "disc", "", 0.3, None, "masks", SimpleNamespace(session_hash="s")
     )
-    assert before == [f"1 photographs of {tmp_path}", "", ""]
+    assert before == [f"1 photograph of {tmp_path}", "", ""]
     assert said.startswith("no photograph can be read (cannot be decoded") and page == told == ""
 
 
@@ -105,13 +106,42 @@ def test_photographs_are_tried_from_every_sub_folder(tmp_path):
         path.parent.mkdir(exist_ok=True)
         Image.new("RGB", (32, 32)).save(path)
     folder = Folder(Names("demo", {}, [], 0.3), str(tmp_path), 10, None, tmp_path / "out")
-    said = [
-        status for status, *_ in folder.choose("disc", "", 0.3, SimpleNamespace(session_hash="s"))
-    ]
-    about = f"10 of 150 photographs of {tmp_path}"
-    assert said[:3] == [about, f"{about}: 1 done", f"{about}: 2 done"]
-    assert said[-1] == "10 of 150 photographs"
-    assert {image_id.partition("/")[0] for image_id in folder._photographs} == {*"abcde"}
+    request = SimpleNamespace(session_hash="s")
+    for limit in (None, 10.0, 12):
+        about = f"{limit or 10:.0f} of 150 photographs of {tmp_path}"
+        seen = {*folder._photographs}
+        said, pages, told = zip(*folder.choose("disc", "", 0.3, limit, "masks", request))
+        assert said[0] == said[-1] == about and "disc: " in pages[-1]
+        assert re.fullmatch(rf"{re.escape(about)}: 2 done, about \d+ s left", said[3])
+        assert "'stage=[tags,cams,masks,report]'" in told[1]
+        assert {image_id.partition("/")[0] for image_id in folder._photographs} == {*"abcde"}
+        assert seen <= {*folder._photographs}, "a larger number adds to those that were seen"
+    assert len(folder._photographs) == 12
+
+
+@pytest.mark.extras
+def test_a_run_ends_the_look_at_photographs_before_it_begins(scenes, tmp_path):
+    library("gradio")
+    from pipeline.app.folder import Folder
+
+    folder = Folder(Names("demo", {}, [], 0.3), str(scenes), 9, None, tmp_path / "out")
+    request, began = SimpleNamespace(session_hash="s"), []
+    names = "disc", "", 0.3
+    looking = folder.choose(*names, None, "masks", request)
+    assert [next(looking)[0] for _ in range(3)][-1].endswith("left")
+    (tmp_path / "out").mkdir()
+    folder._run = SimpleNamespace(start=lambda words, _: began.append((words, [*looking])))
+    assert folder.run("", "", 0.3, "masks", request)[0].startswith("no names are given")
+    assert not began
+    refused, status = folder.run(*names, "masks", request)
+    [(words, rest)] = began
+    assert refused == "" and "ended the look" in status
+    assert words[-1] == "stage=[tags,cams,masks,report]" and "stage" not in str(
+        folder._settings(*names, "network")
+    )
+    assert all(each["__type__"] == "update" for shown in rest for each in shown), (
+        "no more photograph"
+    )
 
 
 def test_the_app_names_the_package_that_it_requires(run_tool, monkeypatch):
