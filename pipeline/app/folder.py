@@ -187,7 +187,8 @@ class Folder:
         tab.select(None, js="() => catchUp('look')")
         with gr.Row():
             value = self._names.min_score
-            min_score = gr.Slider(**SLIDER, value=value, elem_id="folder_min_score", scale=3)
+            kind = {"elem_id": "folder_min_score", "scale": 3, "min_width": 320}
+            min_score = gr.Slider(**SLIDER, value=value, **kind)
             limit = gr.Number(
                 value=self._limit,
                 minimum=1,
@@ -206,6 +207,7 @@ class Folder:
                 interactive=False,
                 elem_id="command",
                 scale=8,
+                min_width=320,
             )
             ends = [(label, name) for name, label in _ENDS.items()]
             is_fixed = any(word.startswith("stage=") for word in self._names.overrides)

@@ -38,7 +38,7 @@ function allowRun() {
   document.getElementById("run").disabled = isRunning || !document.querySelector("#command textarea").value;
 }
 
-// The run that the page has started; the server has no such address before the first one.
+// The run that the page has started.
 async function watchRun() {
   const shown = document.getElementById("run_status");
   const answer = await fetch("report/state").catch(() => null);

@@ -93,6 +93,7 @@ def build_app(
         if {*vocabulary.backgrounds, *vocabulary.dropped} != {*usual_backgrounds}:
             background_names = vocabulary.backgrounds  # of the file
     app.get("/docs/{name}")(_page_of_docs)
+    app.get("/report/state")(lambda: {"running": False, "code": None})  # until a run begins
     processing_utils.async_ssrf_protected_download = _refuse_download
     with gr.Blocks(title=_TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
         gr.Markdown(f"# {_TITLE}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import re
 import shutil
 import subprocess
@@ -10,6 +12,7 @@ from collections.abc import Callable
 from time import perf_counter
 
 import pytest
+from PIL import Image
 from playwright.sync_api import Locator, Page, expect
 
 from pipeline.datasets.scenes import load_world
@@ -50,6 +53,14 @@ def barriers(page: Page, inside: str) -> list[str]:
 
     found = Axe().run(page, context=inside).response["violations"]
     return [f"{each['id']}: {[node['html'] for node in each['nodes']]}" for each in found]
+
+
+_DROP = """written => {
+  const bytes = Uint8Array.from(atob(written), (each) => each.charCodeAt(0)), dataTransfer = new DataTransfer();
+  dataTransfer.items.add(new File([bytes], "IMG_2.heic"));
+  const place = document.querySelector("input[type=file]").closest("button");
+  place.dispatchEvent(new DragEvent("drop", { bubbles: true, cancelable: true, dataTransfer }));
+}"""  # noqa: E501
 
 
 def segment(page: Page, image) -> None:
@@ -179,6 +190,16 @@ def test_what_is_no_photograph_is_told_in_a_sentence(start, visit, tmp_path):
         expect(page.locator("#status")).to_contain_text(f"{path.name} cannot be", timeout=WAIT)
         page.get_by_label("Remove Image").click()
         expect(page.locator("#status")).to_contain_text("no photograph is given", timeout=WAIT)
+    # Browsers that do not know HEIC say nothing of its type.
+    library("pillow_heif").register_heif_opener()
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 64), "red").save(buffer, format="HEIF")
+    file = {"name": "IMG_1.HEIC", "mimeType": "", "buffer": buffer.getvalue()}
+    page.set_input_files("input[type=file]", file)
+    expect(page.locator("#status")).to_contain_text("mask", timeout=WAIT)
+    page.get_by_label("Remove Image").click()
+    page.evaluate(_DROP, base64.b64encode(buffer.getvalue()).decode())
+    expect(page.locator("#status")).to_contain_text("mask", timeout=WAIT)
     # Nothing is wider than a phone.
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
@@ -211,9 +232,24 @@ def test_names_are_chosen_for_a_folder(start, visit, scenes, viewport, scheme):
     assert len({threshold_of(bar) for bar in shown.locator("ul").first.locator(".meter").all()}) > 1
     assert not barriers(page, "#folder")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    # The run takes its names, so it cannot begin without them.
+    run, command = (
+        page.get_by_role("button", name="Run", exact=True),
+        page.locator("#command textarea"),
+    )
+    expect(run).to_be_enabled()
+    page.get_by_label("Class names").fill("")
+    expect(run).to_be_disabled(timeout=WAIT)
     page.get_by_label("Class names").fill("disc\ncross, plus sign\nstar")
     expect(shown).to_contain_text("cross: ", timeout=WAIT)
-    command = page.locator("#command textarea").input_value()
+    page.get_by_label("Photographs to look at").fill("2")
+    expect(status).to_have_text(re.compile(rf"^\s*2 of {SCENES + 1} .*scenes\s*$"), timeout=WAIT)
+    assert shown.locator("img").count() <= 3 * 2
+    page.get_by_label("Masks", exact=True).check()
+    expect(command).to_have_value(re.compile("stage=.tags,cams,masks,report"), timeout=WAIT)
+    page.get_by_label("Masks and a network").check()
+    expect(command).not_to_have_value(re.compile("stage="), timeout=WAIT)
+    command = command.input_value()
     assert "cams=sclip" in command
     assert 'dataset.classes=["disc",{name:"cross",names:["cross","plus sign"]},"star"]' in command
     python = command.replace("python", sys.executable, 1)
