@@ -15,6 +15,7 @@ from pipeline.engine.sample import Labels
 from pipeline.errors import ImageError, NoEntry, UserError, did_you_mean, shown
 from pipeline.files.fingerprints import fingerprint
 from pipeline.files.images import SUFFIXES
+from pipeline.files.own_files import computed_files
 from pipeline.files.text import join_cell
 
 
@@ -85,12 +86,12 @@ class Corrections:
 
 def saved(*paths: Path) -> str:
     """Returns when the newest of some files was saved (UTC)."""
-    newest = max(path.lstat().st_mtime for path in paths)
+    newest = max((path.lstat().st_mtime for path in paths), default=0)
     return f"{datetime.fromtimestamp(newest, UTC):%Y-%m-%d %H:%M:%S}"
 
 
 def corrected_masks(found: Annotations, known: Collection[str], split: str) -> Corrections:
-    """Returns the masks of a split's images; raises a UserError if there are others, or none."""
+    """Returns the masks that a person made; a UserError if a file has other images, or none."""
     masks, tags = {}, {}
     for image_id in filter(known.__contains__, found.entries):
         with suppress(NoEntry):
@@ -109,11 +110,16 @@ def corrected_masks(found: Annotations, known: Collection[str], split: str) -> C
         raise UserError(
             f"masks.corrections={found.path} holds no mask: save one there, or leave it out"
         )
-    for image_id, mask in masks.items():
+    files = computed_files("export.py", found.path, (mask.path for mask in masks.values()))
+    kept = {i: mask for i, mask in masks.items() if not (mask.is_exported or mask.path in files)}
+    file = "/".join(found.path.parts[-2 if found.path.stem == split else -1 :])
+    counted = f"{len(kept)} of {len(known)} images {'is' if len(kept) == 1 else 'are'} corrected"
+    others = f" ({n} unchanged since the export)" if (n := len(masks) - len(kept)) else ""
+    note(f"{file}: {counted}{others}")
+    for image_id, mask in kept.items():
         with suppress(ImageError):  # the stage of the masks says why
             tags[image_id] = classes_in(mask)
-    file = "/".join(found.path.parts[-2 if found.path.stem == split else -1 :])
-    return Corrections(tags, file, saved(*(mask.path for mask in masks.values())), masks)
+    return Corrections(tags, file, saved(*(mask.path for mask in kept.values())), kept)
 
 
 def refuse_unknown(
