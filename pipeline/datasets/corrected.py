@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.datasets.annotations import Annotations, Drawing, LabelImage, classes_in, refuse_brush
 from pipeline.engine.progress import note
-from pipeline.engine.sample import Labels
+from pipeline.engine.sample import Images, Labels
 from pipeline.errors import ImageError, NoEntry, UserError, did_you_mean, shown
 from pipeline.files.fingerprints import fingerprint
 from pipeline.files.images import SUFFIXES
@@ -90,9 +90,9 @@ def saved(*paths: Path) -> str:
     return f"{datetime.fromtimestamp(newest, UTC):%Y-%m-%d %H:%M:%S}"
 
 
-def corrected_masks(found: Annotations, known: Collection[str], split: str) -> Corrections:
-    """Returns the masks that a person made; a UserError if a file has other images, or none."""
-    masks, tags = {}, {}
+def corrected_masks(found: Annotations, images: Images, split: str) -> Corrections:
+    """Returns and counts the masks that a person made; a UserError if of other images, or none."""
+    masks, tags, known = {}, {}, images.known_ids(split)
     for image_id in filter(known.__contains__, found.entries):
         with suppress(NoEntry):
             masks[image_id] = found.find(image_id)
@@ -100,8 +100,7 @@ def corrected_masks(found: Annotations, known: Collection[str], split: str) -> C
     refuse_unknown({*chain(*found.entries.values())} - named, known, split, found.path)
     refuse_brush(found, masks, "masks.corrections")
     note(*found.notes)
-    suffixes = (*SUFFIXES, ".json")
-    files = (path for path in found.path.rglob("*") if path.suffix.lower() in suffixes)
+    files = (p for p in found.path.rglob("*") if p.suffix.lower() in (*SUFFIXES, ".json"))
     names = {path: path.relative_to(found.path).with_suffix("").as_posix() for path in files}
     if unread := sorted(path for path, name in names.items() if name not in found.entries):
         more = f" and {len(unread) - 1} more" if len(unread) > 1 else ""
@@ -112,13 +111,15 @@ def corrected_masks(found: Annotations, known: Collection[str], split: str) -> C
         )
     files = computed_files("export.py", found.path, (mask.path for mask in masks.values()))
     kept = {i: mask for i, mask in masks.items() if not (mask.is_exported or mask.path in files)}
-    file = "/".join(found.path.parts[-2 if found.path.stem == split else -1 :])
-    counted = f"{len(kept)} of {len(known)} images {'is' if len(kept) == 1 else 'are'} corrected"
-    others = f" ({n} unchanged since the export)" if (n := len(masks) - len(kept)) else ""
-    note(f"{file}: {counted}{others}")
+    of_run = [sample.id for sample in images.of(split)]
+    count, others = (sum(i in each for i in of_run) for each in (kept, masks.keys() - kept.keys()))
+    counted = f"{count} of {len(of_run)} images {'is' if count == 1 else 'are'} corrected"
+    counted += f" ({others} unchanged since the export)" if others else ""
+    note(f"masks.corrections, split {split}: {counted}")
     for image_id, mask in kept.items():
         with suppress(ImageError):  # the stage of the masks says why
             tags[image_id] = classes_in(mask)
+    file = "/".join(found.path.parts[-2 if found.path.stem == split else -1 :])
     return Corrections(tags, file, saved(*(mask.path for mask in kept.values())), kept)
 
 
