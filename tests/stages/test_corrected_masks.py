@@ -46,6 +46,41 @@ def test_an_edited_outline_costs_one_mask(runs, given, mine):
     assert counts["cams"][0] == 1 and counts["masks"] == (1, 0, 4)
 
 
+def test_an_export_corrects_the_images_that_were_edited(runs, run_tool, tmp_path):
+    """An image that was corrected before stays so, though nobody edits it in the next export."""
+
+    def edited(image_id, number):
+        path = tmp_path / f"{image_id}.json"
+        assert run_tool("export.py", runs.folder(), "--format=coco", "--output", path).code == 0
+        content = json.loads(path.read_text())
+        image = next(i["id"] for i in content["images"] if i["file_name"] == f"{image_id}.jpg")
+        others = [each for each in content["annotations"] if each["image_id"] != image]
+        outline = {"segmentation": [[9, 9, 40, 9, 40, 40]], "category_id": number}
+        content["annotations"] = [{"image_id": image, **outline}, *others[::-1]]
+        path.write_text(json.dumps(content, indent=1, sort_keys=True))
+        return f"masks.corrections={path}"
+
+    def corrected(given, counted):
+        counts = runs(UP_TO_MASKS, given)
+        assert f"note: masks.corrections, split all: {counted}\n" in runs.errors
+        assert runs.manifest()["legend"].popitem()[1]["images"] == int(counted[0])
+        return counts["masks"]
+
+    runs(UP_TO_MASKS)
+    counted = "1 of 5 images is corrected (4 unchanged since the export)"
+    assert corrected(edited("a", 4), counted)[0] == 1
+    mask = runs.mask("a")
+    assert {*np.unique(mask)} == {0, 4}
+    assert [i for i, found in runs.entries("found").items() if found is not None] == ["a"]
+    second = edited("b", 2)
+    corrected(second, "2 of 5 images are corrected (3 unchanged since the export)")
+    assert (runs.mask("a") == mask).all() and {*np.unique(runs.mask("b"))} == {0, 2}
+    # A program that drops what it does not know.
+    text = (tmp_path / "b.json").read_text()
+    (tmp_path / "b.json").write_text(re.sub(r'"exported": "\w+",', "", text))
+    assert corrected(second, "5 of 5 images are corrected") == (3, 0, 2)
+
+
 def test_cams_of_corrected_images_are_not_read(runs, given, monkeypatch):
     read = []
 
