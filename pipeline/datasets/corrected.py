@@ -91,7 +91,7 @@ def saved(*paths: Path) -> str:
 
 
 def corrected_masks(found: Annotations, images: Images, split: str) -> Corrections:
-    """Returns and counts the masks that a person made; a UserError if of other images, or none."""
+    """Returns and counts the masks a person made; raises a UserError for other images, or none."""
     masks, tags, known = {}, {}, images.known_ids(split)
     for image_id in filter(known.__contains__, found.entries):
         with suppress(NoEntry):

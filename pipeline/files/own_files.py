@@ -40,7 +40,7 @@ class OwnFiles:
                 )
 
     def write(self, path: Path, data: bytes | str, **about: bool) -> None:
-        """Writes a file below the folder, completely or not at all; the record holds the ``about``.
+        """Writes a file below the folder, completely or not at all; records what is ``about`` it.
 
         It raises a UserError as :meth:`refuse_foreign`, or if it cannot be written.
         """
@@ -70,7 +70,7 @@ class OwnFiles:
 
 
 def computed_files(tool: str, folder: Path, paths: Iterable[Path]) -> set[Path]:
-    """Returns the files below a folder that a tool wrote as ``computed``, and are unchanged."""
+    """Returns which paths below a folder a tool wrote as ``computed``, and nobody changed since."""
     own = folder.resolve()
     home = next((each for each in own.parents if (each / RECORD).is_file()), own)
     entries = Journal(home / RECORD, OF_FILES).entries.values()
