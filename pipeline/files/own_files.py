@@ -40,7 +40,7 @@ class OwnFiles:
                 )
 
     def write(self, path: Path, data: bytes | str, **about: bool) -> None:
-        """Writes a file below the folder, completely or not at all; records what is ``about`` it.
+        """Writes a file below the folder, completely or not at all; records ``about``, too.
 
         It raises a UserError as :meth:`refuse_foreign`, or if it cannot be written.
         """
