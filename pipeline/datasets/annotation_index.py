@@ -30,14 +30,15 @@ from pipeline.files.fingerprints import fingerprint
 from pipeline.files.text import load_json
 
 COCO, LABEL_STUDIO, LABELME = "coco", "label_studio", "labelme"
+EXPORTED = "exported"  # the key under which an export gives the exported_entry of a computed mask
 
 _MAX_BYTES = 10**9  # of a file, which takes several times as much memory
 _LOOKED_AT = 10  # JSON files in a folder, to know whether they are labelme's
 _REMEDY = "correct the file, or give another"
 _IMAGES = "images.json"
 
-SizeAndInstances = tuple[list[int] | None, list[Instance]]
-"""Height and width of an image, if a file gives them, and its instances."""
+ImageEntry = tuple[list[int] | None, list[Instance], object]
+"""Height and width of an image, if a file gives them, its instances, and what is EXPORTED."""
 
 
 @dataclass
@@ -51,6 +52,7 @@ class IndexRow:
         scores: name → score of its best instance.
         problem: why it cannot be used, or "".
         undrawn: what the file says in place of masks, or "".
+        is_exported: whether it is a computed mask as ``tools/export.py`` wrote it.
     """
 
     size: list[int] | None = None
@@ -59,6 +61,7 @@ class IndexRow:
     scores: dict[str, float] = field(default_factory=dict)
     problem: str = ""
     undrawn: str = ""
+    is_exported: bool = False
 
     @property
     def content(self) -> str:
@@ -93,17 +96,18 @@ class AnnotationIndex:
             row.problem = "has two entries of it"
         self.rows[name] = row
 
-    def add_image(self, name: str, read: Callable[[], SizeAndInstances]) -> IndexRow:
+    def add_image(self, name: str, read: Callable[[], ImageEntry]) -> IndexRow:
         """Adds an image; ``read`` may raise anything if the file is damaged."""
         row, remarks = IndexRow(), []
         try:
-            row.size, row.instances = read()
+            row.size, row.instances, exported = read()
             for each in row.instances:
                 row.scores[each.name] = max(each.score, row.scores.get(each.name, 0.0))
                 remarks += each.remarks
             # The second version of this format is the same for equal values.
             shapes = marshal.dumps([each[1:] for each in row.instances], 2)
             row.entry = fingerprint(shapes, [each.name for each in row.instances], row.size)
+            row.is_exported = bool(exported) and exported == exported_entry(row.size, row.instances)
         except Exception as error:
             row = IndexRow(problem=f"has an entry of it that cannot be read ({_reason(error)})")
             remarks = []
@@ -117,6 +121,11 @@ class AnnotationIndex:
             row.undrawn = "only regions that cannot be drawn" if is_region else "only classes"
         self.add(name, row)
         return row
+
+
+def exported_entry(size: list[int] | None, instances: Iterable[Instance]) -> str:
+    """Returns the fingerprint of an image's size and instances, in whatever order these are."""
+    return fingerprint(size, sorted(fingerprint(*each) for each in instances))
 
 
 def holds_labelme(folder: Path) -> bool:
@@ -210,9 +219,8 @@ def _read_coco(path: Path, annotated: Mapping, described: Mapping) -> Annotation
             row.problem = "has two images of its id"
             index.add(name, row)
         else:
-            listed[number] = index.add_image(
-                name, partial(_coco_image, image, annotations.pop(number, []), names)
-            )
+            read = partial(_coco_image, image, annotations.pop(number, []), names)
+            listed[number] = index.add_image(name, read)
     for number in annotations:
         index.remark("images with annotations that it does not list", f"id {shown(number)}")
     if index.rows and not isinstance(annotated.get("annotations"), list):
@@ -237,20 +245,22 @@ def _read_label_studio(tasks: Iterable[Any]) -> AnnotationIndex:
         if annotation is None:
             index.remark("tasks without a submitted annotation", f"image {shown(name)}")
         else:
-            index.add_image(name, lambda t=task: (stated_size(t), label_studio_instances(t)))
+            index.add_image(name, partial(_read_task, task))
     return index
 
 
-def _coco_image(
-    image: Mapping, annotations: Iterable[Any], names: Mapping[str, str]
-) -> SizeAndInstances:
+def _coco_image(image: Mapping, annotations: Iterable[Any], names: Mapping[str, str]) -> ImageEntry:
     size = checked_size(image.get("height"), image.get("width"))
-    return size, [coco_instance(each, names) for each in annotations]
+    return size, [coco_instance(each, names) for each in annotations], image.get(EXPORTED)
 
 
-def _read_labelme(file: Path) -> SizeAndInstances:
+def _read_task(task: Mapping) -> ImageEntry:
+    return stated_size(task), label_studio_instances(task), task["data"].get(EXPORTED)
+
+
+def _read_labelme(file: Path) -> ImageEntry:
     content = load_json(file)
-    return stated_size(content), [*labelme_instances(content)]
+    return stated_size(content), [*labelme_instances(content)], None  # known by the file
 
 
 def _reason(error: Exception) -> str:

@@ -38,7 +38,7 @@ class LabelImage:
     path: Path
     reading: Reading
 
-    size = None
+    size, is_exported = None, False
 
     @cached_property
     def content(self) -> str:
@@ -80,6 +80,11 @@ class Drawing:
     def content(self) -> str:
         """The fingerprint of the image's entry, and of nothing else in the file."""
         return self.row.content
+
+    @property
+    def is_exported(self) -> bool:
+        """Whether the entry is a computed mask as ``tools/export.py`` wrote it."""
+        return self.row.is_exported and not self.row.problem
 
     @property
     def size(self) -> Size | None:

@@ -11,10 +11,11 @@ from typing import Any
 
 from pipeline.datasets.annotations import Annotations, Drawing, LabelImage, classes_in, refuse_brush
 from pipeline.engine.progress import note
-from pipeline.engine.sample import Labels
+from pipeline.engine.sample import Images, Labels
 from pipeline.errors import ImageError, NoEntry, UserError, did_you_mean, shown
 from pipeline.files.fingerprints import fingerprint
 from pipeline.files.images import SUFFIXES
+from pipeline.files.own_files import computed_files
 from pipeline.files.text import join_cell
 
 
@@ -85,13 +86,13 @@ class Corrections:
 
 def saved(*paths: Path) -> str:
     """Returns when the newest of some files was saved (UTC)."""
-    newest = max(path.lstat().st_mtime for path in paths)
+    newest = max((path.lstat().st_mtime for path in paths), default=0)
     return f"{datetime.fromtimestamp(newest, UTC):%Y-%m-%d %H:%M:%S}"
 
 
-def corrected_masks(found: Annotations, known: Collection[str], split: str) -> Corrections:
-    """Returns the masks of a split's images; raises a UserError if there are others, or none."""
-    masks, tags = {}, {}
+def corrected_masks(found: Annotations, images: Images, split: str) -> Corrections:
+    """Returns and counts the masks a person made; raises a UserError for other images, or none."""
+    masks, tags, known = {}, {}, images.known_ids(split)
     for image_id in filter(known.__contains__, found.entries):
         with suppress(NoEntry):
             masks[image_id] = found.find(image_id)
@@ -99,8 +100,7 @@ def corrected_masks(found: Annotations, known: Collection[str], split: str) -> C
     refuse_unknown({*chain(*found.entries.values())} - named, known, split, found.path)
     refuse_brush(found, masks, "masks.corrections")
     note(*found.notes)
-    suffixes = (*SUFFIXES, ".json")
-    files = (path for path in found.path.rglob("*") if path.suffix.lower() in suffixes)
+    files = (p for p in found.path.rglob("*") if p.suffix.lower() in (*SUFFIXES, ".json"))
     names = {path: path.relative_to(found.path).with_suffix("").as_posix() for path in files}
     if unread := sorted(path for path, name in names.items() if name not in found.entries):
         more = f" and {len(unread) - 1} more" if len(unread) > 1 else ""
@@ -109,11 +109,18 @@ def corrected_masks(found: Annotations, known: Collection[str], split: str) -> C
         raise UserError(
             f"masks.corrections={found.path} holds no mask: save one there, or leave it out"
         )
-    for image_id, mask in masks.items():
+    files = computed_files("export.py", found.path, (mask.path for mask in masks.values()))
+    kept = {i: mask for i, mask in masks.items() if not (mask.is_exported or mask.path in files)}
+    of_run = [sample.id for sample in images.of(split)]
+    count, others = (sum(i in each for i in of_run) for each in (kept, masks.keys() - kept.keys()))
+    counted = f"{count} of {len(of_run)} images {'is' if count == 1 else 'are'} corrected"
+    counted += f" ({others} unchanged since the export)" if others else ""
+    note(f"masks.corrections, split {split}: {counted}")
+    for image_id, mask in kept.items():
         with suppress(ImageError):  # the stage of the masks says why
             tags[image_id] = classes_in(mask)
     file = "/".join(found.path.parts[-2 if found.path.stem == split else -1 :])
-    return Corrections(tags, file, saved(*(mask.path for mask in masks.values())), masks)
+    return Corrections(tags, file, saved(*(mask.path for mask in kept.values())), kept)
 
 
 def refuse_unknown(

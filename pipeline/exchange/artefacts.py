@@ -88,6 +88,10 @@ class Artefact(Results):
                 first = self.chain[0].command
                 raise ImageError(f"its photograph has changed: run stage={first} first")
 
+    def is_computed(self, image_id: str) -> bool:
+        """Tells whether an image's result is not a mask of ``masks.corrections``."""
+        return "correction" not in self.entries[image_id]["inputs"]
+
     def tags(self, image_id: str, labels: np.ndarray | None = None) -> list[str]:
         """Returns an image's tags: those that its labels were made from, or their names."""
         if tagged := [r.entries for r in self.chain_of_images if r.name == TAGS.stage]:

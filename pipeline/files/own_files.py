@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from pipeline.errors import UserError, shown
@@ -38,13 +39,13 @@ class OwnFiles:
                     " --output, or move it away"
                 )
 
-    def write(self, path: Path, data: bytes | str) -> None:
-        """Writes a file below the folder, completely or not at all.
+    def write(self, path: Path, data: bytes | str, **about: bool) -> None:
+        """Writes a file below the folder, completely or not at all; records ``about``, too.
 
         It raises a UserError as :meth:`refuse_foreign`, or if it cannot be written.
         """
         data = data.encode("utf-8") if isinstance(data, str) else data
-        self._prepare(path, data)
+        self._prepare(path, data, **about)
         write_atomically(path, data)
 
     def link(self, path: Path, target: Path) -> None:
@@ -52,23 +53,35 @@ class OwnFiles:
         self._prepare(path, os.fsencode(target))
         link_symbolically(path, target)
 
-    def _prepare(self, path: Path, data: bytes) -> None:
+    def _prepare(self, path: Path, data: bytes, **about: bool) -> None:
         self.refuse_foreign([path])
         if path.parent not in self._tidied:
             self._tidied.add(path.parent)
             remove_abandoned(path.parent)
         # Before the file, so that a run that is killed in between recognises its file.
         digest = fingerprint(data)
-        if (entry := self._entry(path, digest)) not in self._record.entries:
+        entry = {"id": self._entry(path, digest), "content": digest, **about}
+        if self._record.entries.get(entry["id"]) != entry:
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._record.append({"id": entry, "content": digest})
+            self._record.append(entry)
 
     def _entry(self, path: Path, digest: str) -> str:
         return f"{self._tool} {digest} {path.relative_to(self._folder).as_posix()}"
 
 
+def computed_files(tool: str, folder: Path, paths: Iterable[Path]) -> set[Path]:
+    """Returns which paths below a folder a tool wrote as ``computed``, and nobody changed since."""
+    own = folder.resolve()
+    home = next((each for each in own.parents if (each / RECORD).is_file()), own)
+    entries = Journal(home / RECORD, OF_FILES).entries.values()
+    written, below = {e["id"] for e in entries if e.get("computed")}, own.relative_to(home)
+    names = {path: (below / path.relative_to(folder)).as_posix() for path in paths if written}
+    return {path for path, name in names.items() if f"{tool} {_digest_of(path)} {name}" in written}
+
+
 def _digest_of(path: Path) -> str:
     """Returns the fingerprint of what is in a file, or of what a link names; else ""."""
-    if path.is_symlink():
-        return fingerprint(os.fsencode(path.readlink()))
-    return fingerprint(path.read_bytes()) if path.is_file() else ""
+    with suppress(OSError):
+        if (is_link := path.is_symlink()) or path.is_file():
+            return fingerprint(os.fsencode(path.readlink()) if is_link else path.read_bytes())
+    return ""

@@ -165,8 +165,8 @@ class Parts:
             return Corrections()
         if split not in self.masks_read:
             try:
-                annotations, known = self.annotations(split, "corrections"), self.images.known_ids
-                self.masks_read[split] = corrected_masks(annotations, known(split), split)
+                annotations = self.annotations(split, "corrections")
+                self.masks_read[split] = corrected_masks(annotations, self.images, split)
             except UserError as error:
                 if split in self.splits:
                     raise

@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.files.own_files import RECORD, OwnFiles
+from pipeline.files.own_files import RECORD, OwnFiles, computed_files
 
 
 def test_what_a_tool_wrote_may_be_written_again(tmp_path):
@@ -17,6 +17,10 @@ def test_what_a_tool_wrote_may_be_written_again(tmp_path):
         OwnFiles(tmp_path / "out", "one.py").write(tmp_path / "out/sub/a.txt", content)
     assert (tmp_path / "out/sub/a.txt").read_text() == "first"
     assert len((tmp_path / "out" / RECORD).read_text().splitlines()) == 2
+    path = tmp_path / "out/sub/a.txt"
+    for is_computed in (True, False):  # the newest record of a content counts
+        OwnFiles(tmp_path / "out", "one.py").write(path, "first", computed=is_computed)
+        assert bool(computed_files("one.py", path.parent, [path])) == is_computed
     moved = (tmp_path / "out").rename(tmp_path / "moved")
     OwnFiles(moved, "one.py").write(moved / "sub/a.txt", "third")
 

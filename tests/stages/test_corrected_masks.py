@@ -46,6 +46,36 @@ def test_an_edited_outline_costs_one_mask(runs, given, mine):
     assert counts["cams"][0] == 1 and counts["masks"] == (1, 0, 4)
 
 
+def test_an_export_corrects_what_is_or_was_edited(runs, run_tool, tmp_path):
+    def edited(image_id, number):
+        path = tmp_path / f"{image_id}.json"
+        assert run_tool("export.py", runs.folder(), "--format=coco", "--output", path).code == 0
+        content = json.loads(path.read_text())
+        image = next(i["id"] for i in content["images"] if i["file_name"] == f"{image_id}.jpg")
+        others = [each for each in content["annotations"] if each["image_id"] != image]
+        outline = {"segmentation": [[9, 9, 40, 9, 40, 40]], "category_id": number}
+        content["annotations"] = [{"image_id": image, **outline}, *others[::-1]]
+        path.write_text(json.dumps(content, indent=1, sort_keys=True))
+        return path
+
+    def corrected(path, counted):
+        counts = runs(UP_TO_MASKS, f"masks.corrections={path}")
+        assert f"note: masks.corrections, split all: {counted}\n" in runs.errors
+        assert runs.manifest()["legend"].popitem()[1]["images"] == int(counted[0])
+        return counts["masks"]
+
+    runs(UP_TO_MASKS)
+    counted = "1 of 5 images is corrected (4 unchanged since the export)"
+    assert corrected(edited("a", 4), counted)[0] == 1
+    assert [i for i, found in runs.entries("found").items() if found is not None] == ["a"]
+    path = edited("b", 2)
+    corrected(path, "2 of 5 images are corrected (3 unchanged since the export)")
+    assert [np.unique(runs.mask(i)).tolist() for i in "ab"] == [[0, 4], [0, 2]]
+    # A program that drops what it does not know.
+    path.write_text(re.sub(r'"exported": "\w+",', "", path.read_text()))
+    assert corrected(path, "5 of 5 images are corrected") == (3, 0, 2)
+
+
 def test_cams_of_corrected_images_are_not_read(runs, given, monkeypatch):
     read = []
 

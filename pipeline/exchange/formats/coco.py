@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.datasets.annotation_index import EXPORTED, exported_entry
+from pipeline.datasets.instances import coco_instance
 from pipeline.exchange.artefacts import Artefact, Export, name_photograph, read_artefact_labels
 from pipeline.exchange.formats.regions import class_regions
 from pipeline.files.label_images import IGNORE
@@ -37,6 +39,7 @@ def export_coco(
     if all(image_id.isascii() and image_id.isdecimal() for image_id in numbers):
         own = {image_id: int(image_id) for image_id in numbers}
         numbers = own if len({*own.values()}) == len(own) else numbers
+    names = {str(k): name for k, name in enumerate(artefact.classes, 1)}
 
     def describe_image(image_id: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         name = name_photograph(images, image_id)
@@ -49,7 +52,11 @@ def export_coco(
             "height": labels.shape[0],
             "ignored_area": int((labels == IGNORE).sum()),
         }
-        return about, [{"image_id": about["id"], **_annotation(*region)} for region in regions]
+        made = [{"image_id": about["id"], **_annotation(*region)} for region in regions]
+        if artefact.is_computed(image_id):
+            instances = [coco_instance(each, names) for each in made]
+            about[EXPORTED] = exported_entry([*labels.shape], instances)
+        return about, made
 
     described: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []

@@ -102,7 +102,8 @@ class DataSet:
             name = self.name(image_id)
             path = artefacts.target_path(annotations, f"{name}{self.suffix}")
             labels = self._write_photograph(image_id, photographs, name)
-            self._output.write(path, self.encode(image_id, labels))
+            data, is_computed = self.encode(image_id, labels), self.artefact.is_computed(image_id)
+            self._output.write(path, data, computed=is_computed)
             return self.artefact.tags(image_id, labels)
 
         for name, text in self.index(dict(export.each(ids, write))).items():

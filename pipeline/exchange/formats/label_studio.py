@@ -8,6 +8,8 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from pipeline.datasets.annotation_index import EXPORTED, exported_entry
+from pipeline.datasets.instances import label_studio_instances, stated_size
 from pipeline.errors import ImageError
 from pipeline.exchange import artefacts
 from pipeline.exchange.formats.regions import class_regions
@@ -59,10 +61,11 @@ def export_label_studio(
         if labels is not None:
             ignored += int((labels == IGNORE).sum())
             result += [_region(artefact.classes[k], each) for k, each in class_regions(labels)]
-        return {
-            "data": {_IMAGE: f"{_ADDRESS}{quote(prefix + name)}", "id": image_id},
-            "predictions": [{"model_version": version, "result": result}],
-        }
+        data = {_IMAGE: f"{_ADDRESS}{quote(prefix + name)}", "id": image_id}
+        if labels is not None and artefact.is_computed(image_id):
+            made = {"annotations": [{"result": result}]}
+            data[EXPORTED] = exported_entry(stated_size(made), label_studio_instances(made))
+        return {"data": data, "predictions": [{"model_version": version, "result": result}]}
 
     tasks = [made for _, made in export.each(sorted(artefact.entries), task)]
     output.write(target, json.dumps(tasks, ensure_ascii=False, separators=(",", ":")))

@@ -28,7 +28,7 @@ def export(run_tool: Callable[..., Finished]) -> Callable[..., Finished]:
             for path in images.rglob("*.*")
         }
         made_from = {i: {"photograph": content} for i, content in contents.items()}
-        change_entries(folder, lambda entry: {"inputs": made_from.get(entry["id"])})
+        change_entries(folder, lambda e: {"inputs": e["inputs"] | made_from.get(e["id"], {})})
         chosen = ["--format", name, "--output", target, "--images", images]
         return run_tool("export.py", folder, *chosen, *arguments)
 

@@ -1,19 +1,24 @@
-"""What leaves by an export comes back by the reader of masks, and an edit is one image's."""
+"""What leaves by an export comes back by the reader of masks; an edit corrects its image alone."""
 
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pipeline.datasets.annotations import open_annotations
+from pipeline.datasets.corrected import corrected_masks
 from pipeline.datasets.mask_images import Reading
 from pipeline.datasets.settings import AnnotationSettings
 from pipeline.datasets.vocabulary import voc_palette
+from pipeline.engine.sample import Dataset, Images, Sample
 from pipeline.files.images import encode_png
 from tests.exchange.conftest import CLASSES
 from tests.exchange.formats.conftest import without_ignored
+from tests.report.two_runs import change_entries
 
 BY_COLOUR = {"colours": "labelmap.txt", "palette": "colour"}
 FORMATS = {  # → output, masks.path, how it is read, whether label 255 comes back
@@ -43,15 +48,23 @@ def test_what_leaves_comes_back_and_an_edit_changes_its_image_alone(
     # A list of VOC's cannot begin a line with #, and the file has another name.
     ids = [i for i in labels if not (name == "voc" and i.startswith("#"))]
 
+    def opened(place):
+        chosen = settings | {k: str(place / output / v) for k, v in settings.items() if "." in v}
+        reading = Reading.of(AnnotationSettings(**chosen), "masks", CLASSES)
+        return open_annotations(str(place / given), "masks.path", reading)
+
+    def corrected(place):
+        found = opened(place)
+        split = [Sample(image_id, Path(image_id)) for image_id in found.entries]
+        return {*corrected_masks(found, Images(Dataset(None, {"val": split}, "val")), "val").masks}
+
     def contents(place):
         place.mkdir()
         assert export(name, folder, place / output, images).code == 0
         if name == "label_studio":
             submit(place / output)
-        chosen = settings | {k: str(place / output / v) for k, v in settings.items() if "." in v}
-        reading = Reading.of(AnnotationSettings(**chosen), "masks", CLASSES)
-        opened = open_annotations(str(place / given), "masks.path", reading)
-        found = {image_id: opened.find(image_id) for image_id in ids}
+        annotations = opened(place)
+        found = {image_id: annotations.find(image_id) for image_id in ids}
         for image_id, each in found.items():
             mask = labels[image_id]
             expected = mask if keeps_ignored else without_ignored(mask)
@@ -59,8 +72,21 @@ def test_what_leaves_comes_back_and_an_edit_changes_its_image_alone(
         return {image_id: each.content for image_id, each in found.items()}
 
     before = contents(tmp_path / "before")
+    assert not corrected(tmp_path / "before")
     labels["a"][:9, :9] = 1
     labels["a"][5:9, 5:9] = 3
     stage_folder("masks", {"a": encode_png(labels["a"], voc_palette(len(CLASSES) + 1))}, ".png")
+    by_hand = {"e": {"correction": "x"}}
+    change_entries(folder, lambda entry: {"inputs": by_hand.get(entry["id"])})
     after = contents(tmp_path / "after")
     assert [image_id for image_id in ids if before[image_id] != after[image_id]] == ["a"]
+    # What is a correction stays one, though nobody changed it since.
+    assert corrected(tmp_path / "after") == {"e"}
+    edited, newer = (opened(tmp_path / place).find("a").path for place in ("before", "after"))
+    if name in ("coco", "label_studio"):
+        content = json.loads(edited.read_text())
+        (content["annotations"] if name == "coco" else content[1]["annotations"][0]["result"]).pop()
+        edited.write_text(json.dumps(content))
+    else:
+        shutil.copy(newer, edited)
+    assert len(corrected(tmp_path / "before")) == 1
