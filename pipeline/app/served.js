@@ -76,7 +76,7 @@ async function stop() {
 async function watch() {
   const { running, line, code, log } = await ask("state");
   runButton.disabled = running;
-  stopButton.hidden = !running;
+  stopButton.hidden = !running || /^(error|ended): /.test(line); // Python ends seconds after its last line
   if (isStopped && !running && code !== 0) told("The run is stopped. Run goes on where it was.");
   else if (running || wasRunning || code !== null) told((line || "The run starts …") + (running || !code ? "" : ` (${log})`));
   if (running) { wasRunning = true; setTimeout(telling(watch), 1000); return; }

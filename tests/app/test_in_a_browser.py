@@ -333,3 +333,11 @@ def test_a_run_is_corrected_and_run_again(start, visit, finished_run, viewport, 
     page.goto(page.url.replace("/comparison", ""))
     expect(page.get_by_role("link", name="the comparison")).to_be_visible()  # still
     expect(page.locator(".card.corrected")).to_have_count(1)
+    state = {"running": True, "line": "tags 2/4", "code": None, "log": ""}
+    page.route("**/report/state", lambda route: route.fulfill(json=state))
+    page.reload()
+    stop = page.get_by_role("button", name="Stop")
+    expect(stop).to_be_visible()
+    state["line"] = "error: the disk is full"  # after which Python takes a while to end
+    expect(page.get_by_text(state["line"])).to_be_visible()
+    expect(stop).to_be_hidden()

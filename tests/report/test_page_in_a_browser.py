@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import expect
 
+from pipeline.evaluation.about import About
 from pipeline.evaluation.record import MetricsFile
 from pipeline.files.images import encode_png
 from pipeline.report.page.page import write_page
@@ -224,10 +225,14 @@ def test_what_stages_were_made_with_is_readable_on_a_laptop(visit, tmp_path):
     assert wide <= there, "nothing is cut"
 
 
-def test_a_figure_and_its_unit_stay_on_a_line_on_a_phone(visit, tmp_path):
-    inputs = build_run(tmp_path, IDS, CLASSES)
+def test_names_and_figures_stay_on_a_line_on_a_phone(visit, tmp_path):
+    about = About(corrections="tags of 2 images in corrections.csv of 2026-12-01 23:29:11")
+    inputs = build_run(tmp_path, ["COCO_val2014_000000123456", *IDS], CLASSES, about=about)
     page = visit(write(inputs, measured_masks(inputs)), **PHONE).page
-    for place in (".tiles .value", ".worth dd"):
+    name = page.locator(".open bdi").first
+    wide, there = name.evaluate("(name) => [name.scrollWidth, name.clientWidth]")
+    assert wide > there and name.get_attribute("title") == name.text_content(), "its end is cut"
+    for place in (".tiles .value", ".worth dd", ".facts dt", ".open bdi"):
         page.locator(place).first.scroll_into_view_if_needed()
         lines = page.locator(place).evaluate_all(LINES)
         assert lines and {*lines} == {1}, place

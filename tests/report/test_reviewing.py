@@ -47,8 +47,9 @@ def test_search_filters_and_order_follow_corrections_at_once(open_run):  # noqa:
 
 def test_the_keyboard_goes_on_where_an_image_left_those_shown(open_run):  # noqa: F811
     page = open_run()
+    add(page, "lime 5", "cup")
     page.get_by_label("Class", exact=True).select_option("cup")
-    assert names(page) == ["fig 1", "apple 2", "plum 4", "lime 5"], "lime's mask and truth have it"
+    assert names(page) == ["fig 1", "apple 2", "plum 4", "lime 5"]
     chip(page, "apple 2", "cup").press("Space")
     assert names(page) == ["fig 1", "plum 4", "lime 5"]
     expect(page.get_by_role("button", name="plum 4", exact=True)).to_be_focused()
@@ -215,6 +216,24 @@ def test_a_mark_of_an_earlier_file_stays_until_it_is_taken_back(visit, tmp_path)
     mark(page, "fig 1").click()
     assert save(page, tmp_path / "saved.csv") == {"": {"fig 1": (1, 2)}}
     assert page.locator(".card", has_text="kiwi 3").get_attribute("data-doubt") is None
+
+
+def test_an_image_has_a_class_in_its_tags_mask_or_prediction(open_run):  # noqa: F811
+    page = open_run(truth=False, trained=False, computed=("tags",))
+    expect(page.get_by_label("Class in")).to_be_hidden()
+    page = open_run(truth=False)
+    chosen, within = page.get_by_label("Class", exact=True), page.get_by_label("Class in")
+    assert within.locator("option").all_text_contents() == ["tags", "mask", "prediction"]
+    chosen.select_option(label="cup (3)")
+    assert names(page) == ["fig 1", "apple 2", "plum 4"]
+    within.select_option("prediction")
+    expect(chosen.locator(":checked")).to_have_text("cup (2)")
+    assert names(page) == ["apple 2", "lime 5"]
+    expect(page.locator("#take")).to_have_text("Remove the tag cup from 1 of the 2 images shown")
+    chip(page, "apple 2", "cup").click()
+    assert names(page) == ["apple 2", "lime 5"], "a prediction stays as it is"
+    page.get_by_role("button", name="Reset").click()
+    expect(within).to_have_value("tags")
 
 
 def test_a_class_is_taken_from_all_images_shown(open_run, tmp_path):  # noqa: F811

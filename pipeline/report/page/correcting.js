@@ -39,10 +39,8 @@ function tagsOf(card) {
 }
 
 function classesOf(card) {
-  const classes = new Set(card.dataset.classes.split(" ").filter(Boolean).map((index) => facts.classes[index]));
-  for (const name of imageOf.get(card)?.tags ?? []) classes.delete(name);
-  for (const name of tagsOf(card)) classes.add(name);
-  return classes;
+  if (classIn.value === "tags" && imageOf.has(card)) return tagsOf(card);
+  return (labelled.get(card)[classIn.value] ?? []).map((index) => facts.classes[index]);
 }
 
 /* A step gives cards their lines in the file: names, null for none, or undefined for the present one. */
@@ -173,9 +171,10 @@ field.addEventListener("keydown", (event) => {
 const holders = () => shown.filter((card) => imageOf.has(card) && tagsOf(card).includes(chosenClass.value));
 
 function offerTaking() {
-  const count = holders().length;
+  const count = holders().length, all = count === 1 ? "the image" : `all ${count} images`;
   byId("take").hidden = !count;
-  byId("take").textContent = `Remove the tag ${chosenClass.value} from ${count === 1 ? "the image" : `all ${count} images`} shown`;
+  byId("take").textContent = `Remove the tag ${chosenClass.value} from ${
+    count < shown.length ? `${count} of the ${shown.length} images` : all} shown`;
 }
 
 byId("take").addEventListener("click", () => {

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
@@ -98,7 +99,8 @@ class ImageFigures:
     prediction_iou: float | None = None
     doubt: float | None = None  # see tag_doubt and label_doubt; none once the tags were corrected
     disagreement: float | None = None  # the share of pixels in which mask and prediction differ
-    classes: frozenset[int] = frozenset()  # in its tags, ground truth, mask or prediction
+    classes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """"tags", "truth", or the word of a kind such as "mask" → the classes that it has."""
 
     @property
     def iou(self) -> float | None:
@@ -182,14 +184,16 @@ def _measure(sample: Sample, inputs: ReportInputs) -> tuple[ImageFigures, dict[s
         threshold = inputs.threshold(scores) if inputs.threshold else None
     layers = inputs.layers(sample)
     truth = sample.ground_truth_labels if sample.has_ground_truth else None
-    classes, num_classes = {*(tags or ()), *(truth or ())}, len(inputs.vocabulary.classes)
+    given, num_classes = {"tags": tags, "truth": truth}, len(inputs.vocabulary.classes)
+    classes = {name: each for name, each in given.items() if each is not None}
     confusions = {}
     for kind in label_kinds():
         labels = layers.get(kind.unfiltered)
         confusions[kind.stage] = confuse(layers.get("truth"), labels, num_classes + 1)
         if labels is not None:
-            classes |= {label - 1 for label in np.unique(labels).tolist()} - {-1, IGNORE - 1}
-    unknown = {*classes, *(found or ())} - {*range(num_classes)}
+            present = np.setdiff1d(labels, (0, IGNORE)).tolist()
+            classes[kind.layer] = tuple(label - 1 for label in present)
+    unknown = {*(found or ()), *chain(*classes.values())} - {*range(num_classes)}
     if unknown or scores is not None and len(scores) != num_classes:
         raise ImageError(_MISFIT)
     mask, prediction = (layers.get(kind.unfiltered) for kind in (MASKS, PREDICTIONS))
@@ -209,7 +213,7 @@ def _measure(sample: Sample, inputs: ReportInputs) -> tuple[ImageFigures, dict[s
         prediction_iou=as_number(confusions[PREDICTIONS.stage].miou()),
         doubt=doubt,
         disagreement=_disagreement(mask, prediction),
-        classes=frozenset(classes),
+        classes=classes,
     )
     return figures, confusions
 

@@ -4,11 +4,12 @@ const facts = JSON.parse(byId("gallery").dataset.corrections);
 const list = byId("cards");
 const cards = [...list.children];
 const form = document.querySelector(".controls");
-const [query, chosenClass, mark, sort, layer] =
-  ["query", "class", "mark", "sort", "layer"].map(byId);
+const [query, chosenClass, classIn, mark, sort, layer] =
+  ["query", "class", "class-in", "mark", "sort", "layer"].map(byId);
 const viewer = byId("viewer");
 const body = byId("viewer-body");
 const nameOf = (card) => card.querySelector(".name").textContent;
+const labelled = new Map(cards.map((card) => [card, JSON.parse(card.dataset.classes)]));
 let shown = cards;
 let current = null; // the card in the viewer
 let place = 0; // of it among those shown, or of the one that follows if it is shown no longer
@@ -29,7 +30,7 @@ function remember(name, value) {
 function matches(card, classes) {
   const text = [nameOf(card), ...tagsOf(card)].join(" ").toLowerCase();
   return query.value.toLowerCase().split(/\s+/).every((word) => text.includes(word))
-    && (!chosenClass.value || classes.has(chosenClass.value))
+    && (!chosenClass.value || classes.includes(chosenClass.value))
     && (!mark || !mark.value || card.classList.contains(mark.value));
 }
 
@@ -48,9 +49,9 @@ function comparison() {
   return (a, b) => (value(a) === value(b) ? 0 : value(a) - value(b));
 }
 
-function offerClasses(sets) {
+function offerClasses(names) {
   const chosen = chosenClass.value, counts = new Map(chosen ? [[chosen, 0]] : []);
-  for (const name of sets.flatMap((set) => [...set])) counts.set(name, (counts.get(name) ?? 0) + 1);
+  for (const name of names) counts.set(name, (counts.get(name) ?? 0) + 1);
   const offered = facts.classes.filter((name) => counts.has(name));
   chosenClass.replaceChildren(chosenClass.options[0],
     ...offered.map((name) => new Option(`${name} (${counts.get(name)})`, name)));
@@ -60,7 +61,7 @@ function offerClasses(sets) {
 function update() {
   const focused = document.activeElement, from = shown.indexOf(focused.closest(".card"));
   const classes = new Map(cards.map((card) => [card, classesOf(card)]));
-  offerClasses([...classes.values()]);
+  offerClasses([...classes.values()].flat());
   const ordered = [...cards].sort(comparison());
   for (const card of ordered) card.hidden = !matches(card, classes.get(card));
   if (ordered.some((card, k) => card !== list.children[k])) list.append(...ordered);
@@ -97,15 +98,13 @@ function layOver() {
 }
 
 function chooseOffered() {
-  const has = (option) => cards.some((card) => option.dataset.needs in card.dataset);
-  for (const option of [...sort.options]) {
-    if (option.dataset.needs && !has(option)) option.remove();
-  }
+  const keep = (field, isKept) => { for (const o of [...field.options]) if (!isKept(o)) o.remove(); };
+  keep(sort, ({ dataset: { needs } }) => !needs || cards.some((card) => needs in card.dataset));
+  keep(classIn, ({ value }) => cards.some((card) => value in labelled.get(card)));
+  classIn.parentElement.hidden = classIn.options.length < 2;
   const there = new Set(cards.flatMap((card) =>
     [...card.querySelector("template").content.querySelectorAll("figure")].map((f) => f.dataset.layer)));
-  for (const option of [...layer.options]) {
-    if (option.value && !there.has(option.value)) option.remove();
-  }
+  keep(layer, ({ value }) => !value || there.has(value));
   overlay = ["prediction", "mask", "cam"].find((name) => there.has(name)) ?? "";
 }
 
