@@ -50,7 +50,8 @@ async function watchRun() {
     const stop = document.createElement("button");
     [stop.type, stop.className, stop.textContent] = ["button", "chip", "Stop"];
     stop.onclick = () => fetch("report/stop", { method: "POST" });
-    shown.replaceChildren(`${line || "The run starts …"} `, stop);
+    const isEnding = /^(error|ended): /.test(line);  // its process ends a little later
+    shown.replaceChildren(`${line || "The run starts …"} `, ...isEnding ? [] : [stop]);
     setTimeout(watchRun, 1000);
   } else if (code === 0) {
     const link = document.createElement("a");

@@ -127,6 +127,7 @@ def build_app(
         "enable_monitoring": False,
         "pwa": False,
         "mcp_server": False,
+        "i18n": gr.I18n(en={"common.complete": "Done"}),  # which Gradio lacks, and reads out
         "max_file_size": MAX_UPLOAD,
         "theme": gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
         "head": f"<style>{style}</style><script>{script}</script>",
