@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import os
+import time
+
+import pytest
+
 from pipeline.commands.status import status_table
 from pipeline.engine.store import Store
 from tests.results import open_writer
+from tests.results import write as write_result
 
 
-def what(store: Store) -> dict[str, str]:
-    """Returns key → the column "what"."""
+def what(store: Store, column: str = "what") -> dict[str, str]:
+    """Returns key → a column."""
     columns = {c.header: [*c.cells] for c in status_table(store.root, store.folders()).columns}
-    return dict(zip(columns["key"], columns["what"]))
+    return dict(zip(columns["key"], columns[column]))
 
 
 def write(store: Store, stage: str, settings: dict) -> str:
@@ -46,3 +53,30 @@ def test_settings_of_the_same_name_keep_what_tells_them_apart(tmp_path):
         for outer, inner in ((1, 1), (1, 2), (2, 1))
     ]
     assert what(store)[keys[1]] == "algorithm=1, cams.algorithm=2"
+
+
+@pytest.mark.parametrize(("aside", "seconds"), [(False, "200"), (True, "0")])
+def test_the_seconds_of_stopped_turns_count_unless_they_are_another_stage_s(
+    aside, seconds, tmp_path
+):
+    store, key = Store(tmp_path), ""
+    for image_id in "ab":
+        with open_writer(store, "val", "tags", {}) as stopped:
+            stopped.begin(3, aside)
+            write_result(stopped, image_id, {"photograph": "1"})
+        now = time.time()
+        os.utime(stopped.path / "entries.jsonl", (now + 100, now + 100))
+        key = stopped.results.key
+    with open_writer(store, "val", "tags", {}) as last:
+        last.finish(["a", "b"])
+    assert what(store, "seconds") == {key: seconds}
+
+
+def test_a_manifest_with_a_strange_date_adds_no_seconds(tmp_path):
+    with open_writer(tmp_path, "val", "tags", {}) as stopped:
+        stopped.begin(3)
+    path = stopped.path / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "began": "yesterday"}))
+    with open_writer(tmp_path, "val", "tags", {}) as last:
+        last.finish([])
+    assert last.results.manifest["seconds"] < 60
