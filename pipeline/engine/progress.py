@@ -1,4 +1,4 @@
-"""Progress bars on stderr: images per second, remaining time, and the number of skipped images."""
+"""Progress bars on stderr: which of several stages, images per second, time left, and a note."""
 
 import multiprocessing
 import sys
@@ -60,8 +60,7 @@ def _bar(title: str, total: int | None, *columns: bars.ProgressColumn) -> Iterat
 def track(title: str, total: int) -> Iterator[Callable[..., None]]:
     """Shows a bar while the block runs; without a terminal, it prints a long one now and then.
 
-    Of several stages, the bar says which, and is printed at once, too. The block gets a function of
-    the number of steps done, 1 unless it is given, and a note to show.
+    The block gets a function of the number of steps done, 1 unless it is given, and a note to show.
     """
     whole = Column(no_wrap=True)  # in a narrow terminal, bar and note are cut, and not the numbers
     kinds = (bars.MofNCompleteColumn, _Speed, bars.TimeElapsedColumn, bars.TimeRemainingColumn)

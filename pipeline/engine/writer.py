@@ -114,10 +114,7 @@ class Writer:
         self.results.entries.pop(image_id, None)
 
     def begin(self, images: int, aside: bool = False) -> None:
-        """Marks the folder as incomplete until :meth:`finish`; ``images`` is their number.
-
-        Results made ``aside`` come in the turn of another stage, to which their seconds count.
-        """
+        """Marks the folder of so many images as incomplete; ``aside``, in another stage's turn."""
         kept = ("computed", "seconds", "statistics", "counterparts")
         before = {k: v for k, v in self.results.manifest.items() if k in kept}
         self.write_manifest(complete=False, images=images, aside=aside, **before)

@@ -119,7 +119,6 @@ def test_nothing_is_said_beside_a_bar_that_has_ended(monkeypatch):
 
 @pytest.mark.parametrize(("columns", "said"), [(140, "2 left out, 1 of them twice"), (80, "2 le")])
 def test_progress_shows_speed_time_left_and_failures(columns, said, capsys, monkeypatch):
-    """In a narrow terminal, what is said leaves the numbers in place."""
     monkeypatch.setattr("rich.console.Console.is_terminal", True)
     monkeypatch.setenv("COLUMNS", str(columns))
     with track("tags and cams train_aug", 40_000) as advance:

@@ -384,8 +384,8 @@ def test_the_checksums_are_those_of_torchvision():
 @pytest.mark.parametrize("name", ["resnet18", "resnet101", "deeplabv3_resnet101"])
 def test_the_sizes_of_networks_are_those_of_torchvision(name):
     weights = get_model_weights(name).DEFAULT
-    stated = weights.meta["_file_size"] * 2**20
-    assert sources.find_size_at(weights.url) == pytest.approx(stated, rel=0.001)
+    stated = pytest.approx(weights.meta["_file_size"] * 2**20, rel=0.001)
+    assert sources.find_size_at(weights.url) == stated
     assert sources.find_size_at("https://download.pytorch.org/models/alexnet-7be5be79.pth") is None
 
 
