@@ -193,7 +193,7 @@ class Finished:
         return {}
 
     def state(self) -> dict[str, Any]:
-        """Returns whether a run goes on, its last line, its exit code and the path of its log."""
+        """Returns whether a run goes on, its last line but notes, its exit code and its log."""
         own = self._process
         running = self.is_running or (own is None and self._is_running_elsewhere())
         said, log = [""], self._own / _LOG
@@ -202,6 +202,7 @@ class Finished:
                 file.seek(max(0, file.seek(0, 2) - _TAIL))
                 said = re.split(r"[\r\n]+", file.read().decode("utf-8", "replace").strip())
         code = None if own is None else own.poll()
+        said = [line for line in said if not line.startswith(("note: ", "left out: "))] or said
         line = " ".join(said[-1].partition("→")[0].split())
         return {"running": running, "line": line, "code": code, "log": str(log)}
 

@@ -12,7 +12,7 @@ from pipeline.commands.command_line import collect_garbage, next_command, print_
 from pipeline.commands.status import nothing_to_compute, plan_table
 from pipeline.datasets.demo import without_drawing
 from pipeline.datasets.settings import RENDERED
-from pipeline.datasets.sources import find_size
+from pipeline.datasets.sources import find_size, find_size_at
 from pipeline.engine.results import FAILURES
 from pipeline.engine.run import Outcome
 from pipeline.errors import SAME_SETTINGS, NeedsStage, UserError, command, shown, tell
@@ -164,10 +164,14 @@ def show_plan(pipeline: Pipeline, requested: Sequence[str], console: Console) ->
         if undrawn := sum(not sample.is_there for sample in samples):
             print_notes([f"the run first draws {undrawn:,} scenes"])
         if missing := missing_weights(pipeline.builder, requested):
-            clip, note = pipeline.builder.config.clip, f"the weights {named(missing.values())}"
-            if any(key.startswith("clip.") for key in missing):
-                note += f" (CLIP: {size_text(find_size(clip.model, clip.pretrained or ''))})"
-            print_notes([f"the run first downloads {note}"])
+            clip, sizes = pipeline.builder.config.clip, {}
+            for key, source in missing.items():
+                of = {"clip": "CLIP", "segmenter": "network"}
+                what = of.get(key.partition(".")[0], "second backbone")
+                of_clip = what == "CLIP" and find_size(clip.model, clip.pretrained or "")
+                sizes[what] = of_clip or find_size_at(source.urls[0])
+            said = ", ".join(f"{what}: {size_text(size)}" for what, size in sizes.items())
+            print_notes([f"the run first downloads the weights {named(missing.values())} ({said})"])
         if any(row.stage == "segmenter" and row.to_compute for row in planned):
             print_notes([f"the network is {pipeline.builder.config.segmenter.name}"])
     finally:

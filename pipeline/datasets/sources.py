@@ -98,3 +98,9 @@ def find_size(model: str, pretrained: str) -> int | None:
     """Returns the size of published weights of CLIP in bytes, rounded if they are not OpenAI's."""
     sizes = _content(SOURCES)["weights"]["openai" if pretrained == "openai" else "others"]
     return sizes.get(model.removesuffix("-quickgelu"))
+
+
+def find_size_at(address: str) -> int | None:
+    """Returns the rounded size in bytes of the weights at an address; none if it is unknown."""
+    sizes = _content(SOURCES)["weights"]["addresses"]
+    return next((size for part, size in sizes.items() if part in address), None)

@@ -68,7 +68,7 @@ class Alongside:
         if any(self._writer.results.candidates(sample.id, item.inputs)):
             return
         if not self._under_way and not self._writer.computed:
-            self._writer.begin(self._images)
+            self._writer.begin(self._images, aside=True)
         self._free.acquire()
         future = self._pool.submit(self._work, [item])
         future.add_done_callback(lambda _: self._free.release())

@@ -1,4 +1,4 @@
-"""Progress bars on stderr: images per second, remaining time, and the number of skipped images."""
+"""Progress bars on stderr: which of several stages, images per second, time left, and a note."""
 
 import multiprocessing
 import sys
@@ -8,12 +8,15 @@ from contextlib import contextmanager
 
 import rich.progress as bars
 from rich.console import Console
+from rich.table import Column
 from rich.text import Text
 
 _SECONDS, _SHARE = 10, 0.02
 """So much time, and such a part of the steps, lie between two printed bars at least."""
 
 _COLUMNS = 120  # of a printed bar
+
+course = {"stage": 0, "of": 0}  # the number of a run's stage, from 1, and of all; 0 without a run
 
 _newest: list[Callable[..., None]] = []  # what moves the bar that was begun last
 
@@ -30,21 +33,26 @@ class _Speed(bars.ProgressColumn):
 
 @contextmanager
 def _bar(title: str, total: int | None, *columns: bars.ProgressColumn) -> Iterator[Callable]:
-    console = Console(file=sys.stderr)
+    console, said = Console(file=sys.stderr), Text(no_wrap=True, overflow="ellipsis")
+    if is_one_of_several := course["of"] > 1:
+        title = f"stage {course['stage']} of {course['of']}: {title}"
     columns = (bars.TextColumn("{task.description}"), bars.BarColumn(), *columns)
+    columns += (bars.RenderableColumn(said),)
     with bars.Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        bar.add_task(title, total=total, note="")
+        bar.add_task(title, total=total)
         (task,) = bar.tasks
         printed, done = time.monotonic(), 0.0
 
-        def update(**changes: float | str | None) -> None:
+        def update(note: str = "", at_once: bool = False, **changes: float | None) -> None:
             nonlocal printed, done
+            said.plain = note
             bar.update(task.id, **changes)
             is_due = task.completed - done > _SHARE * (task.total or 0)
-            if bar.disable and is_due and time.monotonic() - printed > _SECONDS:
+            if bar.disable and (at_once or (is_due and time.monotonic() - printed > _SECONDS)):
                 printed, done, console.width = time.monotonic(), task.completed, _COLUMNS
                 console.print(bar)
 
+        update(at_once=is_one_of_several)
         yield update
 
 
@@ -54,10 +62,10 @@ def track(title: str, total: int) -> Iterator[Callable[..., None]]:
 
     The block gets a function of the number of steps done, 1 unless it is given, and a note to show.
     """
-    times = (bars.TimeElapsedColumn(), bars.TimeRemainingColumn())
-    note = bars.TextColumn("{task.fields[note]}")
-    with _bar(title, total, bars.MofNCompleteColumn(), _Speed(), *times, note) as update:
-        _newest[:] = [advance := lambda steps=1, note="": update(advance=steps, note=note)]
+    whole = Column(no_wrap=True)  # in a narrow terminal, bar and note are cut, and not the numbers
+    kinds = (bars.MofNCompleteColumn, _Speed, bars.TimeElapsedColumn, bars.TimeRemainingColumn)
+    with _bar(title, total, *(kind(table_column=whole) for kind in kinds)) as update:
+        _newest[:] = [advance := lambda steps=1, note="": update(note, advance=steps)]
         try:
             yield advance
         finally:

@@ -102,7 +102,7 @@ _SHAPE = {
     **dict.fromkeys(("finished", "began", "run", "first_run"), str),
     **dict.fromkeys(("images", "computed", "left_out"), int),
     **dict.fromkeys(("configuration", "last", "initial_weights"), dict),
-    "complete": bool,
+    **dict.fromkeys(("complete", "aside"), bool),
     "seconds": int | float,
     **dict.fromkeys(("versions", "files"), {str: str}),
     "machines": {str: int},

@@ -8,7 +8,7 @@ from itertools import groupby
 from pathlib import Path
 
 from pipeline.engine.alongside import Alongside
-from pipeline.engine.progress import track
+from pipeline.engine.progress import course, track
 from pipeline.engine.records import Counterparts
 from pipeline.engine.results import FAILURES, describe_ways
 from pipeline.engine.sample import Images
@@ -66,6 +66,7 @@ class Run:
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:
+        course.update(stage=0, of=0)
         self.executor.close(at_once=kind is not None)
         if self.writes and kind is None:
             self.store.sweep_up()
@@ -78,7 +79,7 @@ class Run:
         """
         self._asked = stages = list(stages)
         for _, group in groupby(stages, lambda stage: (stage.round, stage.command)):
-            outcomes = []
+            outcomes, course["stage"] = [], course["stage"] + 1
             for stage in group:
                 compute = self._run_split if isinstance(stage, OfSplit) else self._run_per_image
                 with refusing_exit(f"stage={stage.command}"):  # what learns, and workers
@@ -141,7 +142,7 @@ class Run:
             # Compute the others, and alongside them a stage that reads these results.
             if missing := [state.item for state in before.of(Compute).values()]:
                 for each in writers.values():
-                    each.begin(len(before.ids))
+                    each.begin(len(before.ids), aside=each is not writer)
                 beside = self._go_alongside(made, opened, locks)
                 names = stage.name if beside is None else f"{stage.name} and {beside.stage.name}"
                 read = {name: need.results(self.store).path for name, need in stage.needs.items()}

@@ -6,6 +6,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -66,6 +67,8 @@ class Writer:
                 vars(self.results).pop(name, None)
             self._journal = Journal(self.path / ENTRIES)
             self.results.entries = self._journal.entries
+            if "began" in self.results.manifest and not self.results.manifest.get("aside"):
+                self._add_stopped_turn()  # before the journal is written
             for stale in self.path.rglob(f"{TEMPORARY}*"):
                 stale.unlink(missing_ok=True)
             self._journal.compact()
@@ -110,11 +113,20 @@ class Writer:
         remove_files(self.path, self.results.entries.get(image_id, {}))
         self.results.entries.pop(image_id, None)
 
-    def begin(self, images: int) -> None:
-        """Marks the folder as incomplete until :meth:`finish`; ``images`` is their number."""
+    def begin(self, images: int, aside: bool = False) -> None:
+        """Marks the folder of so many images as incomplete; ``aside``, in another stage's turn."""
         kept = ("computed", "seconds", "statistics", "counterparts")
         before = {k: v for k, v in self.results.manifest.items() if k in kept}
-        self.write_manifest(complete=False, images=images, **before)
+        self.write_manifest(complete=False, images=images, aside=aside, **before)
+
+    def _add_stopped_turn(self) -> None:
+        """Adds the seconds of a turn that was stopped, up to its last line of a journal or log."""
+        old, written = self.results.manifest, (".jsonl", ".log", ".pth")
+        times = [p.stat().st_mtime for p in self.path.rglob("*") if p.suffix in written]
+        with suppress(ValueError):  # of a manifest that is not ours
+            began = datetime.fromisoformat(old["began"]).timestamp()
+            old["seconds"] = round(old.get("seconds", 0) + max([began, *times]) - began, 3)
+        self.begin(old.get("images", 0))
 
     def finish(
         self,

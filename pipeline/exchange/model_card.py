@@ -37,6 +37,9 @@ def write_card(file: str, segmenter: Segmenter, shape: Shape, checkpoint: Path, 
     is_last = checkpoint.is_dir() or checkpoint.name == manifest.get("checkpoint")
     runs = _find_runs(folder, best) if best or is_last else []
     settings = readable(manifest.get("configuration", {}), manifest.get("legend", {}))
+    warmup, iterations = map(settings.get, ("warmup_iterations", "iterations"))
+    if isinstance(warmup, int) and isinstance(iterations, int):
+        settings["warmup_iterations"] = min(warmup, iterations // 10)  # as configure_schedule
     # Of files, with masks=file or pipeline.train; no method made them.
     source = settings.get("masks", {}) if isinstance(settings.get("masks"), Mapping) else {}
     colours = ("#{:02x}{:02x}{:02x}".format(*colour) for colour in segmenter.palette)

@@ -214,9 +214,8 @@ class Training(OfSplit):
             position = iteration
 
         def remark(iteration: int) -> None:
-            kept = {k: v for k, v in results.manifest.items() if k in ("computed", "seconds")}
-            found = {"background_until": iteration}
-            writer.write_manifest(complete=False, **kept, images=len(pairs), statistics=found)
+            found = {"statistics": {"background_until": iteration}}
+            writer.write_manifest(**{**results.manifest, **found})  # with when it began
             tell(f"note: {self.remark(results, ())}")
 
         bar = track(f"train {self.options.name}", self.options.iterations)

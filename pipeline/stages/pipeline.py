@@ -15,6 +15,7 @@ from pipeline.datasets.settings import splits_of_run
 from pipeline.engine.learned import Learned
 from pipeline.engine.plan import PlannedStage, in_round, plan
 from pipeline.engine.pool import count_cores
+from pipeline.engine.progress import course
 from pipeline.engine.run import Outcome, Run
 from pipeline.engine.sample import Images
 from pipeline.engine.stage import Stage
@@ -131,15 +132,18 @@ class Pipeline:
         ) as run:
             if run.writes:
                 write_atomically(builder.store.root / CONFIG, record(config, self.command))
+            course["of"] = len({(stage.round, stage.command) for stage in stages})
+            course["of"] += config.rounds * ("evaluate" in commands) + ("report" in commands)
             for number in range(1, config.rounds + 1):
                 yield from run.compute(stage for stage in stages if stage.round == number)
                 if "evaluate" in commands:
-                    outcomes = []
+                    outcomes, course["stage"] = [], course["stage"] + 1
                     for outcome in self._evaluation(number).measure(commands):
                         outcomes.append(outcome)
                         yield outcome
                     run.refuse_failures(outcomes)
             if "report" in commands:
+                course["stage"] += 1
                 yield from report.write(
                     builder.stages,
                     self._evaluation(config.rounds),

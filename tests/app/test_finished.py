@@ -170,7 +170,7 @@ def test_a_run_of_another_app_is_known(client, out):
     client.post("/report/save", content=CSV)
     with FolderLock(out / ".app"):
         refused = client.post("/report/run", content="corrections.1.csv")
-        (out / ".app" / "run.log").write_text("tags  1/4\rtags  2/4")
+        (out / ".app" / "run.log").write_text("tags  1/4\rtags  2/4\nnote: slow")
         state = client.get("/report/state").json()
     assert "is being written by process" in refused.json()["error"]
     assert (state["running"], state["line"], state["code"]) == (True, "tags 2/4", None)

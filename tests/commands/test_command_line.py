@@ -117,14 +117,15 @@ def test_nothing_is_said_beside_a_bar_that_has_ended(monkeypatch):
     say("loading CLIP")
 
 
-def test_progress_shows_speed_time_left_and_failures(capsys, monkeypatch):
+@pytest.mark.parametrize(("columns", "said"), [(140, "2 left out, 1 of them twice"), (80, "2 le")])
+def test_progress_shows_speed_time_left_and_failures(columns, said, capsys, monkeypatch):
     monkeypatch.setattr("rich.console.Console.is_terminal", True)
-    monkeypatch.setenv("COLUMNS", "140")
-    with track("tags val", 4) as advance:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    with track("tags and cams train_aug", 40_000) as advance:
         for _ in range(3):
-            advance(note="2 left out")
+            advance(10_000, "2 left out, 1 of them twice")
     shown = capsys.readouterr().err
-    assert "tags val" in shown and "3/4" in shown and "2 left out" in shown
+    assert "tags and cams train_aug" in shown and "30000/40000" in shown and said in shown
     assert re.search(r"\d+\.\d/s", shown) and re.search(r"\d:\d\d:\d\d", shown)
 
 

@@ -15,6 +15,7 @@ import yaml
 from huggingface_hub import constants
 from torchvision.datasets import SBDataset
 from torchvision.datasets.voc import DATASET_YEAR_DICT
+from torchvision.models import get_model_weights
 
 from pipeline.clip.origins.origin import find_origin
 from pipeline.commands.download import run
@@ -378,6 +379,14 @@ def test_the_checksums_are_those_of_torchvision():
     assert len(of_torchvision) == 4
     for source in of_torchvision:
         assert (source.algorithm, source.digest) == ("md5", published[Path(source.urls[0]).name])
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet101", "deeplabv3_resnet101"])
+def test_the_sizes_of_networks_are_those_of_torchvision(name):
+    weights = get_model_weights(name).DEFAULT
+    stated = pytest.approx(weights.meta["_file_size"] * 2**20, rel=0.001)
+    assert sources.find_size_at(weights.url) == stated
+    assert sources.find_size_at("https://download.pytorch.org/models/alexnet-7be5be79.pth") is None
 
 
 def test_every_checksum_is_complete_and_says_where_it_is_published():

@@ -347,7 +347,8 @@ def test_a_run_fetches_the_weights_of_its_training_before_its_first_stage(
     monkeypatch.setattr(weight_sources, "load_state_dict_from_url", download)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     given = [*arguments, *PRETRAINED]
-    note = f"note: the run first downloads the weights {RESNET}\nnote: the network is demo\n"
+    note = f"note: the run first downloads the weights {RESNET} (network: 46.8 MB)\n"
+    note += "note: the network is demo\n"
     rows = dry_run("stage=[tags,cams,masks,train]", given=given)
     assert rows[-1][0] == "segmenter"
     assert dry_run.errors == note

@@ -146,6 +146,8 @@ def test_manifests_tell_the_last_run_from_all_runs(run_stage, arguments, photogr
     (photographs / "broken.jpg").write_bytes(b"")
     finished = run_stage(*arguments, stages)
     assert "6 images, 5 computed now, 0 from the cache, 1 left out" in finished.output
+    shown = re.findall(r"^stage (\d of 3): (\w+) all +0/(\d) ", finished.errors, re.MULTILINE)
+    assert shown == [("1 of 3", "tags", "6"), ("3 of 3", "masks", "5")], "CAMs ride with tags"
     (photographs / "broken.jpg").unlink()
     Image.fromarray(draw_photograph(77, 50, 50)).save(photographs / "new.jpg")
     finished = run_stage(*arguments, stages)
@@ -155,7 +157,8 @@ def test_manifests_tell_the_last_run_from_all_runs(run_stage, arguments, photogr
         seconds = found["last"].pop("seconds")
         assert found["last"].items() >= {"images": 6, "computed": 1, "cached": 5}.items()
         assert found["computed"] == 6 and 0 <= seconds <= found["seconds"]
-    assert run_stage(*arguments, "stage=report").code == 0
+    finished = run_stage(*arguments, "stage=[masks,report]")
+    assert finished.code == 0 and finished.errors.startswith("stage 2 of 2: report all  ")
     page = (tmp_path / "out" / "report.html").read_text()
     row = re.search(r'<th scope="row">tags.*?</tr>', page, re.DOTALL)[0]
     numbers = re.findall(r"<td>([\d, /–]+)</td>", row)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import os
+import time
+
+import pytest
+
 from pipeline.commands.status import status_table
 from pipeline.engine.store import Store
 from tests.results import open_writer
+from tests.results import write as write_result
 
 
-def what(store: Store) -> dict[str, str]:
-    """Returns key → the column "what"."""
+def what(store: Store, column: str = "what") -> dict[str, str]:
+    """Returns key → a column."""
     columns = {c.header: [*c.cells] for c in status_table(store.root, store.folders()).columns}
-    return dict(zip(columns["key"], columns["what"]))
+    return dict(zip(columns["key"], columns[column]))
 
 
 def write(store: Store, stage: str, settings: dict) -> str:
@@ -46,3 +53,20 @@ def test_settings_of_the_same_name_keep_what_tells_them_apart(tmp_path):
         for outer, inner in ((1, 1), (1, 2), (2, 1))
     ]
     assert what(store)[keys[1]] == "algorithm=1, cams.algorithm=2"
+
+
+@pytest.mark.parametrize(
+    ("aside", "changes", "seconds"),
+    [(False, {}, "200"), (True, {}, "0"), (False, {"began": "yesterday"}, "0")],
+)
+def test_the_seconds_of_stopped_turns_count(aside, changes, seconds, tmp_path):
+    for image_id in "ab":
+        with open_writer(tmp_path, "val", "tags", {}) as writer:
+            writer.begin(3, aside)
+            write_result(writer, image_id, {"photograph": "1"})
+        now, path = time.time(), writer.path / "manifest.json"
+        os.utime(path.with_name("entries.jsonl"), (now + 100, now + 100))
+        path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    with open_writer(tmp_path, "val", "tags", {}) as writer:
+        writer.finish(["a", "b"])
+    assert what(Store(tmp_path), "seconds") == {writer.results.key: seconds}

@@ -14,6 +14,7 @@ from torch import nn
 
 from pipeline.exchange.model_card import write_card
 from pipeline.segmenter.export import Shape
+from pipeline.segmenter.optimization import configure_schedule
 from pipeline.segmenter.predict import Segmenter
 from pipeline.segmenter.stage import CHOSEN_BY
 from tests import REPOSITORY
@@ -27,6 +28,8 @@ TAGS = {"method": "tagclip", "alpha": 0.5, "clip": {"model": "ViT-B-16"}, "corre
 SETTINGS = {
     "name": "light",
     "algorithm": 2,
+    "iterations": 60,
+    "warmup_iterations": 1500,
     "masks": {
         "method": "crf",
         "crf": {"iterations": 10},
@@ -78,14 +81,17 @@ def test_what_a_run_says_of_its_network(segmenter, folder):
     header, text = re.fullmatch(r"---\n(.*?)---\n(.*)", card, re.DOTALL).groups()
     assert yaml.safe_load(header)["pipeline_tag"] == "image-segmentation"
     assert text.startswith("# model.onnx\n") and "any number of images of any size" in text
+    assert "With afseg:" in text and "annotation-free" not in text
     assert re.search(r"\| +1 \| red\\\|ish +\| #ff0000 \|", text), "names are escaped"
     measured = r"\| val +\| +30 \| +61.3 \| test.scales=\[0.5, 1\]; test.flip=true"
     assert re.search(measured, text) and "90.0" not in text and "80.0" not in text
     assert "Data set: pets. Training images: 400." in text
     (settings,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
     corrected = "tags of 20 images in mine.csv of 2026-11-29"
-    assert yaml.safe_load(settings) == json.loads(json.dumps(SETTINGS).replace("f00", corrected))
-    assert settings.startswith("name: light\nalgorithm: 2\nmasks:\n  method: crf\n")
+    schedule = configure_schedule(SimpleNamespace(**SETTINGS, power=1, minimum_learning_rate=0), 1)
+    ran = json.dumps(SETTINGS | {"warmup_iterations": schedule[0]["end"]})
+    assert yaml.safe_load(settings) == json.loads(ran.replace("f00", corrected))
+    assert settings.startswith("name: light\nalgorithm: 2\niterations: 60\n")
     assert "https://somewhere/resnet18.pth" in text and "openai" in text
 
 

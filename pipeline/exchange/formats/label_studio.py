@@ -13,6 +13,7 @@ from pipeline.datasets.instances import label_studio_instances, stated_size
 from pipeline.errors import ImageError
 from pipeline.exchange import artefacts
 from pipeline.exchange.formats.regions import class_regions
+from pipeline.files.images import decode_image, encode
 from pipeline.files.label_images import IGNORE
 from pipeline.files.own_files import OwnFiles
 
@@ -31,25 +32,33 @@ def export_label_studio(
     A task has one prediction: the tags as choices, and the region of each class as a brush's run
     lengths. No region has label 255. A task's ``image`` is the address of a local file: ``prefix``,
     the folder of the images below Label Studio's document root, and the path below the image root.
-    The files of the image root ``images`` give it the suffix; without it, ``.jpg``.
+    The files of the image root ``images`` give it the suffix; without it, ``.jpg``. For a HEIC or
+    TIFF file, which browsers do not show, it is that of a JPEG that is written to ``<name>_jpeg/``.
     Raises a UserError if a file cannot be written, or is another's.
     """
     export, output = artefacts.Export(), OwnFiles(target.parent, "export.py")
     configuration = target.with_suffix(".xml")
     output.refuse_foreign([target, configuration])
-    version, ignored = f"{artefact.name} {artefact.path.name}", 0
+    version, ignored, copied = f"{artefact.name} {artefact.path.name}", 0, 0
+    copies = target.with_name(f"{target.stem}_jpeg")
 
     def task(image_id: str) -> dict[str, Any]:
-        nonlocal ignored
+        nonlocal ignored, copied
         name, labels = artefacts.name_photograph(images, image_id), None
+        address = prefix + name
         photograph = images and images / name
         if artefact.kind.is_labels:
             labels = artefacts.read_artefact_labels(artefact, image_id, photograph)
         else:
             artefact.refuse_changed(image_id, photograph)
         if photograph is not None:
-            _, _, is_turned = artefacts.read_header(photograph)
-            if is_turned and artefact.kind.is_labels and not artefact.apply_exif:
+            kind, _, is_turned = artefacts.read_header(photograph)
+            if kind in ("HEIF", "TIFF"):
+                image = decode_image(photograph, apply_exif=artefact.apply_exif)
+                path = artefacts.target_path(copies, f"{image_id}.jpg")
+                output.write(path, encode(image, "JPEG", quality=95))
+                address, copied = f"{copies.name}/{image_id}.jpg", copied + 1
+            elif is_turned and artefact.kind.is_labels and not artefact.apply_exif:
                 raise ImageError(
                     "Label Studio turns it by its EXIF orientation, and its mask is not turned:"
                     " turn the file, or run the stages with compat.exif=false"
@@ -61,7 +70,7 @@ def export_label_studio(
         if labels is not None:
             ignored += int((labels == IGNORE).sum())
             result += [_region(artefact.classes[k], each) for k, each in class_regions(labels)]
-        data = {_IMAGE: f"{_ADDRESS}{quote(prefix + name)}", "id": image_id}
+        data = {_IMAGE: f"{_ADDRESS}{quote(address)}", "id": image_id}
         if labels is not None and artefact.is_computed(image_id):
             made = {"annotations": [{"result": result}]}
             data[EXPORTED] = exported_entry(stated_size(made), label_studio_instances(made))
@@ -70,6 +79,9 @@ def export_label_studio(
     tasks = [made for _, made in export.each(sorted(artefact.entries), task)]
     output.write(target, json.dumps(tasks, ensure_ascii=False, separators=(",", ":")))
     output.write(configuration, _configuration(artefact))
+    if copied:
+        why = f"{copied} images are JPEGs in {copies}, since browsers show no HEIC and TIFF files"
+        export.notes.append(f"{why}: move it into Label Studio's document root, and serve it, too")
     if ignored:
         export.notes.append(f"{ignored} pixels of label 255 have no region, like the background")
     export.notes.append(f"paste {configuration} into the labelling interface of the project")

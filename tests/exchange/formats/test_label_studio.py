@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.datasets.instances import label_studio_image
 from pipeline.datasets.vocabulary import voc_palette
 from pipeline.exchange.formats.label_studio import encode_brush
 from pipeline.files.images import encode_png
@@ -130,6 +131,21 @@ def test_a_mask_that_label_studio_would_not_turn_is_left_out(
     finished = export("label_studio", folder, tmp_path / "tasks.json", images)
     assert finished.code == (0 if applied else 2)
     assert ("left out: a: Label Studio turns it by its EXIF" in finished.errors) is not applied
+
+
+def test_an_image_that_browsers_do_not_show_is_a_jpeg_beside_the_tasks(export, noisy, tmp_path):
+    folder, images, labels = noisy
+    Image.open(path := images / "b" / "c d.png").save(path.with_suffix(".tif"))
+    path.unlink()
+    finished = export("label_studio", folder, tmp_path / "tasks.json", images)
+    said = f"1 images are JPEGs in {tmp_path / 'tasks_jpeg'}, since browsers show no HEIC and TIFF"
+    assert finished.code == 0 and said in finished.errors
+    tasks = {task["data"]["id"]: task for task in json.loads((tmp_path / "tasks.json").read_text())}
+    [path] = parse_qs(urlsplit(tasks["b/c d"]["data"]["image"]).query)["d"]
+    with Image.open(tmp_path / path) as image:
+        assert image.format == "JPEG" and image.size[::-1] == labels["b/c d"].shape
+        assert np.abs(np.asarray(image).astype(int) - 50).max() <= 1
+    assert [*map(label_studio_image, tasks.values())] == [*tasks]
 
 
 @pytest.mark.extras
