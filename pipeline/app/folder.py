@@ -25,10 +25,12 @@ _SIDE = 448
 """Pixels of the longer side of a photograph; the features of 200 take less than a gigabyte."""
 
 _PICTURE, _QUALITY = 320, 70
-_ABOUT_COMMAND = "*Run* starts this command, which goes on if you close the page."
+_ABOUT_COMMAND = (
+    "*Run* starts this command, which goes on if you close the page. Before all else it downloads"
+    " weights that are missing."
+)
 _SHOWN = 6  # photographs of a name with the highest scores, and as many others
-_ENDS = {"masks": "Masks", "network": "Masks and a network"}
-_TO_MASKS = "stage=[tags,cams,masks,report]"
+_ENDS = ("Masks", "Masks and a network")  # of the run
 
 
 class Folder:
@@ -42,7 +44,6 @@ class Folder:
             raise UserError(f"{root} contains no photographs: give another folder")
         self._paths, self._limit = dict(found), min(limit, len(found))
         self._ids = _spread([*self._paths])
-        self._looking: set[str] = set()  # parts of pages in which photographs are read
         self._photographs: dict[str, tuple[np.ndarray, str]] = {}  # and a small picture of each
         self._unread: dict[str, str] = {}
 
@@ -69,7 +70,6 @@ class Folder:
             with self._names.lock:
                 labeller = self._names.labeller(names, backgrounds, *self._names.choices, *settings)
             yield [gr.skip(), gr.skip(), self.told(names, backgrounds, min_score, end)]
-            self._looking.add(part)
             for place, image_id in enumerate(ids, 1):
                 with self._names.lock:
                     if not self._names.is_newest(part, number):
@@ -95,9 +95,6 @@ class Folder:
             yield [self._about(found) + about, page, gr.skip()]
         except UserError as error:
             yield [str(error), "", ""]
-        finally:
-            if self._names.is_newest(part, number):
-                self._looking.discard(part)
 
     def _about(self, ids: Collection[str]) -> str:
         of = "" if len(ids) == len(self._paths) else f" of {len(self._paths):,}"
@@ -144,7 +141,7 @@ class Folder:
         words += [*self._names.choices, *self._names.overrides]
         if min_score != self._names.min_score:
             words.append(f"tags.min_score={min_score:g}")
-        return [*words, _TO_MASKS] if end == "masks" else words
+        return [*words, "stage=[tags,cams,masks,report]"] if end == _ENDS[0] else words
 
     def told(self, names: str, backgrounds: str, min_score: float, end: str) -> str:
         """Returns the command of the run with these names, or nothing where they are wrong."""
@@ -156,26 +153,19 @@ class Folder:
 
     def run(
         self, names: str, backgrounds: str, min_score: float, end: str, request: gr.Request
-    ) -> list[Any]:
-        """Starts the run of the command; returns why it cannot, or nothing, and the status.
-
-        It would take turns with photographs that are still looked at, so that ends.
-        """
-        status = gr.skip()
+    ) -> str:
+        """Starts the run of the command, and ends the look at photographs; returns the status."""
         try:
             words = self._settings(names, backgrounds, min_score, end)
-            if (part := f"folder {request.session_hash}") in self._looking:
-                self._names.begin(part)
-                self._looking.discard(part)
-                status = "The run has ended the look at the photographs."
+            self._names.begin(f"folder {request.session_hash}")  # the run needs the processor
             if self._run is None:
                 self._output.mkdir(parents=True, exist_ok=True)
                 self._run = Finished(self._output, self._names.plugins)
                 self._app.router.routes[:0] = self._run.routes.routes  # Gradio takes the others
             self._run.start(["-P", "-m", "pipeline", *words], Path.cwd())
         except (UserError, OSError) as error:
-            return [str(error), status]
-        return ["", status]
+            return str(error)
+        return "The run has begun, and looking at photographs has ended."
 
     def build(
         self, blocks: gr.Blocks, tab: gr.Tab, names: gr.Textbox, backgrounds: gr.Textbox
@@ -209,13 +199,11 @@ class Folder:
                 scale=8,
                 min_width=320,
             )
-            ends = [(label, name) for name, label in _ENDS.items()]
             is_fixed = any(word.startswith("stage=") for word in self._names.overrides)
             kind = {"elem_id": "end", "scale": 3, "visible": not is_fixed}
-            end = gr.Radio(ends, value="network", label="It computes", **kind)
+            end = gr.Radio(_ENDS, value=_ENDS[-1], label="It computes", **kind)
             run = gr.Button("Run", min_width=90, elem_id="run", interactive=False)
         gr.Markdown(_ABOUT_COMMAND)
-        refused = gr.Markdown()
         gr.HTML('<p class="ours" id="run_status" role="status"></p>')
         page = gr.HTML(elem_id="folder")
         gr.on(
@@ -226,12 +214,12 @@ class Folder:
             concurrency_limit=None,
             trigger_mode="multiple",
         )
-        gr.on([names.change, backgrounds.change], None, js="() => press('look', TYPED)")
+        typed = [each.change for each in (names, backgrounds, limit)]
+        gr.on(typed, None, js="() => press('look', TYPED)")
         gr.on([min_score.change], None, js="() => press('look', CHOSEN)")
-        gr.on([limit.change], None, js="() => press('look', TYPED)")
         end.change(self.told, [*given, end], told, concurrency_limit=None)
         told.change(None, js="allowRun")
-        started = run.click(self.run, [*given, end], [refused, status], concurrency_limit=None)
+        started = run.click(self.run, [*given, end], status, concurrency_limit=None)
         started.then(None, js="watchRun")
         blocks.load(None, js="watchRun")
         return [min_score, limit, end]

@@ -12,7 +12,7 @@ from pipeline.commands.command_line import collect_garbage, next_command, print_
 from pipeline.commands.status import nothing_to_compute, plan_table
 from pipeline.datasets.demo import without_drawing
 from pipeline.datasets.settings import RENDERED
-from pipeline.datasets.sources import find_size, find_size_at
+from pipeline.datasets.sources import find_size
 from pipeline.engine.results import FAILURES
 from pipeline.engine.run import Outcome
 from pipeline.errors import SAME_SETTINGS, NeedsStage, UserError, command, shown, tell
@@ -168,8 +168,8 @@ def show_plan(pipeline: Pipeline, requested: Sequence[str], console: Console) ->
             for key, source in missing.items():
                 of = {"clip": "CLIP", "segmenter": "network"}
                 what = of.get(key.partition(".")[0], "second backbone")
-                of_clip = what == "CLIP" and find_size(clip.model, clip.pretrained or "")
-                sizes[what] = of_clip or find_size_at(source.urls[0])
+                model = clip.model if what == "CLIP" else ""
+                sizes[what] = find_size(model, clip.pretrained or "", source.urls[0])
             said = ", ".join(f"{what}: {size_text(size)}" for what, size in sizes.items())
             print_notes([f"the run first downloads the weights {named(missing.values())} ({said})"])
         if any(row.stage == "segmenter" and row.to_compute for row in planned):

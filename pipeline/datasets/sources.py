@@ -94,13 +94,12 @@ def find_licence(pretrained: str) -> str:
     return found[0] if found else "see their repository"
 
 
-def find_size(model: str, pretrained: str) -> int | None:
-    """Returns the size of published weights of CLIP in bytes, rounded if they are not OpenAI's."""
-    sizes = _content(SOURCES)["weights"]["openai" if pretrained == "openai" else "others"]
-    return sizes.get(model.removesuffix("-quickgelu"))
+def find_size(model: str, pretrained: str, address: str = "") -> int | None:
+    """Returns the size of published weights in bytes, rounded if they are not OpenAI's.
 
-
-def find_size_at(address: str) -> int | None:
-    """Returns the rounded size in bytes of the weights at an address; none if it is unknown."""
-    sizes = _content(SOURCES)["weights"]["addresses"]
-    return next((size for part, size in sizes.items() if part in address), None)
+    They are of a CLIP, or else those at an address; none tells that their size is unknown.
+    """
+    sizes = _content(SOURCES)["weights"]
+    found = sizes["openai" if pretrained == "openai" else "others"]
+    at = (size for part, size in sizes["addresses"].items() if part in address)
+    return found.get(model.removesuffix("-quickgelu")) or next(at, None)

@@ -90,7 +90,7 @@ def test_a_folder_of_damaged_photographs_is_a_sentence(tmp_path):
     (tmp_path / "a.png").write_bytes(b"nothing")
     folder = Folder(Names("demo", {}, [], 0.3), str(tmp_path), 5, None, tmp_path / "out")
     before, *_, (said, page, told) = folder.choose(
-        "disc", "", 0.3, None, "masks", SimpleNamespace(session_hash="s")
+        "disc", "", 0.3, None, "Masks", SimpleNamespace(session_hash="s")
     )
     assert before == [f"1 photograph of {tmp_path}", "", ""]
     assert said.startswith("no photograph can be read (cannot be decoded") and page == told == ""
@@ -110,7 +110,7 @@ def test_photographs_are_tried_from_every_sub_folder(tmp_path):
     for limit in (None, 10.0, 12):
         about = f"{limit or 10:.0f} of 150 photographs of {tmp_path}"
         seen = {*folder._photographs}
-        said, pages, told = zip(*folder.choose("disc", "", 0.3, limit, "masks", request))
+        said, pages, told = zip(*folder.choose("disc", "", 0.3, limit, "Masks", request))
         assert said[0] == said[-1] == about and "disc: " in pages[-1]
         assert re.fullmatch(rf"{re.escape(about)}: 2 done, about \d+ s left", said[3])
         assert "'stage=[tags,cams,masks,report]'" in told[1]
@@ -127,17 +127,16 @@ def test_a_run_ends_the_look_at_photographs_before_it_begins(scenes, tmp_path):
     folder = Folder(Names("demo", {}, [], 0.3), str(scenes), 9, None, tmp_path / "out")
     request, began = SimpleNamespace(session_hash="s"), []
     names = "disc", "", 0.3
-    looking = folder.choose(*names, None, "masks", request)
+    looking = folder.choose(*names, None, "Masks", request)
     assert [next(looking)[0] for _ in range(3)][-1].endswith("left")
     (tmp_path / "out").mkdir()
     folder._run = SimpleNamespace(start=lambda words, _: began.append((words, [*looking])))
-    assert folder.run("", "", 0.3, "masks", request)[0].startswith("no names are given")
+    assert folder.run("", "", 0.3, "Masks", request).startswith("no names are given")
     assert not began
-    refused, status = folder.run(*names, "masks", request)
+    assert "has ended" in folder.run(*names, "Masks", request)
     [(words, rest)] = began
-    assert refused == "" and "ended the look" in status
     assert words[-1] == "stage=[tags,cams,masks,report]" and "stage" not in str(
-        folder._settings(*names, "network")
+        folder._settings(*names, "Masks and a network")
     )
     assert all(each["__type__"] == "update" for shown in rest for each in shown), (
         "no more photograph"

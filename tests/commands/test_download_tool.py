@@ -385,8 +385,11 @@ def test_the_checksums_are_those_of_torchvision():
 def test_the_sizes_of_networks_are_those_of_torchvision(name):
     weights = get_model_weights(name).DEFAULT
     stated = pytest.approx(weights.meta["_file_size"] * 2**20, rel=0.001)
-    assert sources.find_size_at(weights.url) == stated
-    assert sources.find_size_at("https://download.pytorch.org/models/alexnet-7be5be79.pth") is None
+    assert sources.find_size("", "", weights.url) == stated
+    assert (
+        sources.find_size("", "", "https://download.pytorch.org/models/alexnet-7be5be79.pth")
+        is None
+    )
 
 
 def test_every_checksum_is_complete_and_says_where_it_is_published():
