@@ -362,5 +362,6 @@ def to_pixels(
     From H×W×3 uint8, RGB, to 3×height×width float32.
     """
     resized = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
-    pixels = torch.from_numpy(np.array(resized)).permute(2, 0, 1).float() / 255
-    return normalize(pixels, *normalisation)
+    values = normalize((torch.arange(256) / 255).expand(3, 1, 256), *normalisation)  # of each byte
+    channels = zip(values.numpy(), np.asarray(resized).transpose(2, 0, 1))
+    return torch.from_numpy(np.stack([of_byte[0].take(channel) for of_byte, channel in channels]))

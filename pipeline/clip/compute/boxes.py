@@ -5,7 +5,7 @@ scikit-image's ``regionprops`` finds the same boxes through the same function, b
 as long or more, which shows where there are hundreds of classes.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from scipy.ndimage import find_objects, label
@@ -30,9 +30,9 @@ def bounding_box(mask: np.ndarray, *, open_border: bool) -> Box:
         open_border: quirk: the exclusive edges are clipped to h−1 and w−1, so that a box that
             touches the bottom or the right border loses its last row or column.
     """
-    box = next(iter(find_objects(mask.astype(int))), (slice(0, 0), slice(0, 0)))
-    (top, bottom), (left, right) = _edges(box, mask.shape, open_border)
-    return top, left, bottom, right
+    rows, columns = next(iter(find_objects(mask.astype(int))), (slice(0, 0), slice(0, 0)))
+    last_row, last_column = (side - open_border for side in mask.shape)
+    return rows.start, columns.start, min(rows.stop, last_row), min(columns.stop, last_column)
 
 
 def union_of_boxes(
@@ -52,15 +52,8 @@ def union_of_boxes(
     foreground = quantised > (np.reshape(thresholds, (-1, 1, 1)) * largest).astype(int)
     regions, _ = label(foreground, _WITHIN_A_MAP)
     union = np.zeros(scaled.shape, bool)
-    for number, *box in find_objects(regions):
-        (top, bottom), (left, right) = _edges(box, scaled.shape[1:], open_border)
-        union[number, top:bottom, left:right] = True
+    for box in find_objects(regions):
+        union[box] = True
+    if open_border:
+        union[:, -1] = union[:, :, -1] = False
     return union
-
-
-def _edges(
-    box: Sequence[slice], grid: tuple[int, int], open_border: bool
-) -> Iterator[tuple[int, int]]:
-    """Yields the first and the exclusive last place of a box in each direction of a grid h, w."""
-    for side, length in zip(box, grid):
-        yield side.start, min(side.stop, length - 1) if open_border else side.stop
