@@ -95,6 +95,7 @@ def pictures_of_app(browser: Browser, scenes: Path, output: Path) -> dict[str, b
     page.set_default_timeout(WAIT)
     page.goto(app.address)
     page.locator("#folder h2").first.wait_for()
+    page.locator("#folder_status", has_text=re.compile(r"PHOTOS\s*$")).wait_for()  # and not "left"
     page.set_viewport_size({**VIEWPORT, "height": 1100})
     pictures = {"first-look-folder": page.screenshot(animations="disabled")}
     page.get_by_role("tab", name="A photograph").click()
