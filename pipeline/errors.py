@@ -84,6 +84,12 @@ def _escaped(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def first_of(given: Sequence[object], most: int = 1) -> str:
+    """Returns the first of what the user gave as :func:`shown`, and how many more there are."""
+    more = f" and {len(given) - most} more" if len(given) > most else ""
+    return shown(", ".join(map(str, given[:most]))) + more
+
+
 def tell(line: str) -> None:
     """Prints a line on stderr, with the control characters of names escaped."""
     with suppress(OSError):  # stderr may lead to a full disk

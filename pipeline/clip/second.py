@@ -28,18 +28,24 @@ _SHIPPED: dict[str, str] = {}
 _OF_FILES: dict[str, Release] = {}  # what builds a kind of backbone → any of it that a file holds
 
 
-def register_second(release: Release, shipped: Path | None = None) -> None:
+def register_second(
+    module: str, name: str = "", url: str = "", shipped: Path | None = None, **traits: object
+) -> None:
     """Makes a model a value of ``second.model``; a UserError if its name is taken.
 
     Its file is downloaded unless it is ``shipped`` with the package. One without a name stands for
-    any model of its kind that a file holds.
+    any model of its kind that a file holds. What ``build`` and ``read_about`` name is in the
+    package ``module``, in ``model.py``; the traits are further attributes of the Release.
     """
-    if not release.name:
+    traits |= {"name": name, "module": module, "build": f"{module}.model:build"}
+    about = "" if name else f"{module}.model:read_about"
+    release = Release(**traits, about=about, files={"weights": (url,)})
+    if not name:
         _OF_FILES[release.build] = release
         return
     register_release(release, SECONDS)
     if shipped is not None:
-        _SHIPPED[release.name] = str(shipped)
+        _SHIPPED[name] = str(shipped)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """What JSON files of annotations say of each image."""
 
-import gc
 import marshal
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
@@ -27,6 +26,7 @@ from pipeline.datasets.instances import (
 from pipeline.engine.progress import track
 from pipeline.errors import UserError, shown
 from pipeline.files.fingerprints import fingerprint
+from pipeline.files.journal import without_collection
 from pipeline.files.text import load_json
 
 COCO, LABEL_STUDIO, LABELME = "coco", "label_studio", "labelme"
@@ -148,11 +148,8 @@ def read_index(path: Path) -> AnnotationIndex:
             name = file.relative_to(path).with_suffix("").as_posix()
             index.add_image(name, partial(_read_labelme, file))
         return index
-    gc.disable()  # nothing of what is read is garbage, and looking for it takes half the time
-    try:
+    with without_collection():  # which takes half the time
         return _read_file(path)
-    finally:
-        gc.enable()
 
 
 def _read_file(path: Path) -> AnnotationIndex:

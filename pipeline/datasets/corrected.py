@@ -12,7 +12,7 @@ from typing import Any
 from pipeline.datasets.annotations import Annotations, Drawing, LabelImage, classes_in, refuse_brush
 from pipeline.engine.progress import note
 from pipeline.engine.sample import Images, Labels
-from pipeline.errors import ImageError, NoEntry, UserError, did_you_mean, shown
+from pipeline.errors import ImageError, NoEntry, UserError, did_you_mean, first_of, shown
 from pipeline.files.fingerprints import fingerprint
 from pipeline.files.images import SUFFIXES
 from pipeline.files.own_files import computed_files
@@ -103,8 +103,7 @@ def corrected_masks(found: Annotations, images: Images, split: str) -> Correctio
     files = (p for p in found.path.rglob("*") if p.suffix.lower() in (*SUFFIXES, ".json"))
     names = {path: path.relative_to(found.path).with_suffix("").as_posix() for path in files}
     if unread := sorted(path for path, name in names.items() if name not in found.entries):
-        more = f" and {len(unread) - 1} more" if len(unread) > 1 else ""
-        note(f"{shown(unread[0])}{more} are not read: corrected masks are PNGs or JSON")
+        note(f"{first_of(unread)} are not read: corrected masks are PNGs or JSON")
     if not masks:
         raise UserError(
             f"masks.corrections={found.path} holds no mask: save one there, or leave it out"
@@ -128,8 +127,7 @@ def refuse_unknown(
 ) -> None:
     """Raises a UserError if a ``file`` corrects images that are not ``known`` in a split."""
     if unknown := sorted(set(names).difference(known)):
-        more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
         raise UserError(
-            f"{file} names {shown(unknown[0])}{more}, which split {split} does not have:"
+            f"{file} names {first_of(unknown)}, which split {split} does not have:"
             f" {did_you_mean(unknown[0], known)}correct the file"
         )

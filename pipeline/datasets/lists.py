@@ -17,7 +17,7 @@ from pipeline.datasets.settings import DatasetSettings, splits_of_run
 from pipeline.datasets.vocabulary import Vocabulary, same_name
 from pipeline.engine.progress import note
 from pipeline.engine.sample import Dataset, Labels, Sample, Splits, spellings
-from pipeline.errors import NoEntry, UserError, shown
+from pipeline.errors import NoEntry, UserError, first_of, shown
 from pipeline.files.label_images import refuse_brush_masks
 from pipeline.files.text import given_path, read_rows, read_text
 
@@ -144,9 +144,8 @@ class _Given(NamedTuple):
         names |= {name for name, _ in self.dataset.rejected.get(split, [])}
         listed = (name for s in ("", split) for name in self.known.get(s, {}))
         if others := [name for name in listed if name not in names]:
-            more = f" and {len(others) - 1} more" if len(others) > 1 else ""
             file = Path(self.settings.labels).name
-            yield f"{file} names {shown(others[0])}{more}, which are not images"
+            yield f"{file} names {first_of(others)}, which are not images"
 
 
 def _by_name(samples: Sequence[Sample]) -> dict[str, Sample]:
@@ -179,9 +178,8 @@ def _select(samples: Sequence[Sample], path: Path, split: str) -> list[Sample]:
     named = dict.fromkeys(n if n in by_name else unquote(n.split()[0]) for n in lines)
     unknown = [name for name in named if name not in by_name]
     if unknown:
-        more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
         raise UserError(
-            f"{path} names {shown(unknown[0])}{more}, which split {split} does not have: give"
+            f"{path} names {first_of(unknown)}, which split {split} does not have: give"
             " another dataset.image_list or dataset.split"
         )
     if not named:

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from pipeline.datasets.settings import VocabularySettings
-from pipeline.errors import UserError, check_choice, shown
+from pipeline.errors import UserError, check_choice, first_of, shown
 from pipeline.files.label_images import BACKGROUND
 from pipeline.files.text import given_path, read_text
 
@@ -242,9 +242,8 @@ def _check(names: Sequence[str]) -> None:
         for name in others
     ]
     if repeated:
-        more = f" and {len(repeated) - _MAX_NAMED} more" if len(repeated) > _MAX_NAMED else ""
-        few = shown(", ".join(repeated[:_MAX_NAMED]))
-        raise UserError(f"dataset.classes names {few}{more} twice: keep one of each")
+        few = first_of(repeated, _MAX_NAMED)
+        raise UserError(f"dataset.classes names {few} twice: keep one of each")
     if BACKGROUND in written:
         raise UserError(
             f"dataset.classes names {written[BACKGROUND][0]}, which is label 0 without being named:"

@@ -96,7 +96,7 @@ MANIFEST = "manifest.json"
 LATEST = "latest"
 """The link beside a stage's folders, to the one that was completed last."""
 
-_SHAPE = {
+MANIFEST_SHAPE = {
     **dict.fromkeys(("stage", "split", "key", "own_key", "host", "inputs", "checkpoint"), str),
     "command": str,
     **dict.fromkeys(("finished", "began", "run", "first_run"), str),
@@ -116,11 +116,12 @@ _SHAPE = {
         "near_synonyms": [[str]],
     },
 }
+"""The types of what a manifest holds, see :func:`pipeline.files.atomic.read_json`."""
 
 
 def read_manifest(folder: Path) -> dict:
     """Returns the manifest of a stage's folder; {} where there is none, or a damaged one."""
-    return read_json(folder / MANIFEST, _SHAPE) or {}
+    return read_json(folder / MANIFEST, MANIFEST_SHAPE) or {}
 
 
 Counterparts = Mapping[str, Sequence[str]]

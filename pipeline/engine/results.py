@@ -33,7 +33,7 @@ from pipeline.engine.records import (
     read_manifest,
     result_of,
 )
-from pipeline.errors import shown
+from pipeline.errors import first_of, shown
 from pipeline.files.atomic import read_json, read_json_lines
 from pipeline.files.fingerprints import fingerprint, fingerprint_file
 from pipeline.files.journal import Journal
@@ -275,11 +275,9 @@ class Results:
         """Returns whose files were edited, or what changed first, and the command for it; or ""."""
         ids = [*ids]
         if edited := [image_id for image_id in ids if not self.is_intact(image_id)]:
-            more = f" and {len(edited) - 1} more" if len(edited) > 1 else ""
             return (
                 f"{self.name} for split {self.split} are not as they were written for image"
-                f" {shown(edited[0])}{more} (edited, damaged or removed): run"
-                f" stage={self.command} again"
+                f" {first_of(edited)} (edited, damaged or removed): run stage={self.command} again"
             )
         changes = Counter(filter(None, map(self.first_change, ids)))
         if (first := next((each for each in self.chain if each in changes), None)) is None:

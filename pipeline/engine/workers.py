@@ -1,6 +1,5 @@
 """Executors: this process, processes on this machine, or the workers of a cluster."""
 
-import gc
 import importlib
 import pickle
 import warnings
@@ -23,7 +22,7 @@ from pipeline.engine.stage import Decoded, Folders, Item, Outputs, PerImage
 from pipeline.engine.writer import Writer
 from pipeline.errors import ImageError, UserError, refusing_exit
 from pipeline.files.fingerprints import fingerprint_file
-from pipeline.files.journal import Journal, part_path
+from pipeline.files.journal import Journal, part_path, without_collection
 
 Done = Iterator[tuple[Sample, str | None]]
 """Images, each with the reason why it was skipped; none where its result is stored."""
@@ -136,13 +135,8 @@ def go_through(
 def _load(stage: PerImage, folders: Needs, files: Mapping[str, Path], learned: Inputs) -> object:
     """Loads a stage's models; refuses files that are not those that were ``learned``."""
     say("loading the model")
-    is_collecting = gc.isenabled()
-    gc.disable()  # while libraries are imported, of which nothing is garbage
-    try:
+    with without_collection():  # while libraries are imported
         model = stage.load(folders)
-    finally:
-        if is_collecting:
-            gc.enable()
     try:
         is_as_scanned = {name: fingerprint_file(files[name]) for name in files} == learned
     except OSError:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pipeline.engine.kinds import measured_kinds
 from pipeline.engine.lineage import RunResults
+from pipeline.engine.records import MANIFEST_SHAPE
 from pipeline.evaluation.about import About
 from pipeline.evaluation.currency import REMOVED, Currency
 from pipeline.files.atomic import (
@@ -48,15 +49,10 @@ _FIGURES = {
 }
 _RUN = {
     **_FIGURES,
-    "split": str,
-    "key": str,
+    **{key: MANIFEST_SHAPE[key] for key in ("split", "key", "configuration", "versions")},
+    **{key: MANIFEST_SHAPE[key] for key in ("made_from", "counterparts", "legend")},
     "about": dict,
-    "configuration": dict,
-    "versions": {str: str},
     "experiments": [str],
-    "made_from": {str: [str]},
-    "counterparts": [{str: [str]}],
-    "legend": {str: Complete(file=str, images=int, date=str)},
 }
 _REQUIRED = ("stage", "split", "key", "images", "about", "configuration")
 _REQUIRED += ("image_set", "ground_truth", "experiments")

@@ -7,8 +7,8 @@ import gc
 import os
 import platform
 import zlib
-from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from sys import intern
@@ -43,6 +43,18 @@ _PARTS = ".entries-*.jsonl"
 _SMALL = 100_000  # bytes of a journal that needs no compaction
 
 
+@contextmanager
+def without_collection() -> Iterator[None]:
+    """Looks for no garbage meanwhile: for what creates many objects, of which none is garbage."""
+    is_collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if is_collecting:
+            gc.enable()
+
+
 class Journal:
     """The lines of a stage's folder, the last one of each image.
 
@@ -61,14 +73,9 @@ class Journal:
     @cached_property
     def entries(self) -> dict[str, dict]:
         """Image id → the image's last line, without the checksum."""
-        is_collecting = gc.isenabled()
-        gc.disable()  # nothing that is read is garbage, and a look for it takes a third of the time
-        try:
-            paths = (self._old, self.path, *sorted(self.path.parent.glob(_PARTS)))
+        paths = (self._old, self.path, *sorted(self.path.parent.glob(_PARTS)))
+        with without_collection():  # which takes a third of the time
             found = [read_entries(path, self._kind) for path in paths]
-        finally:
-            if is_collecting:
-                gc.enable()
         self.damaged = sum(damaged for _, damaged in found)
         return {line["id"]: line for lines, _ in found for line in lines}
 

@@ -13,7 +13,7 @@ from open_clip.model import CLIP
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.image_tower import ImageTower
 from pipeline.dense.method import DenseMethod, NameEmbeddings
-from pipeline.dense.resclip.semantic_feedback import chebyshev, same_object, semantic_feedback
+from pipeline.dense.resclip.method import chebyshev, same_object, semantic_feedback
 from pipeline.dense.sc_clip import ScClipSettings
 from pipeline.dense.sc_clip.method import repair
 from pipeline.errors import ImageError, UserError

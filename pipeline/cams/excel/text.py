@@ -11,7 +11,7 @@ import torch.nn.functional as F
 import yaml
 
 from pipeline.datasets.vocabulary import same_name
-from pipeline.errors import UserError, check_choice, shown
+from pipeline.errors import UserError, check_choice, first_of, shown
 from pipeline.files.text import given_path, read_text
 
 Sentences = tuple[tuple[str, ...], ...]
@@ -73,9 +73,8 @@ def _parse(text: str, is_json: bool, name: str, classes: tuple[str, ...]) -> Sen
             )
         found[same_name(key)] = tuple(each.strip() for each in sentences)
     if missing := [each for same, each in known.items() if same not in found]:
-        more = f" and {len(missing) - _MAX_NAMED} more" if len(missing) > _MAX_NAMED else ""
-        few = shown(", ".join(missing[:_MAX_NAMED]))
-        raise UserError(f"{name} has no sentences for {few}{more}: add them")
+        few = first_of(missing, _MAX_NAMED)
+        raise UserError(f"{name} has no sentences for {few}: add them")
     return tuple(found[same] for same in known)
 
 

@@ -5,12 +5,10 @@ arXiv 2309.16588.
 """
 
 from pipeline.clip.dimensions import Dimensions
-from pipeline.clip.image_text import Release
 from pipeline.clip.models.dinov2 import DINOV2_B14, IMAGENET
 from pipeline.clip.second import register_second
 from pipeline.files.shipped import DEMO
 
-_BUILD = "pipeline.clip.models.dino.model:build"
 _address = "https://dl.fbaipublicfiles.com/dino/{0}/{0}.pth".format
 
 for _name, _url, _dimensions, _heads, _registers in (
@@ -22,27 +20,15 @@ for _name, _url, _dimensions, _heads, _registers in (
     ("demo", "", Dimensions(6, 8, 224), 3, 0),
 ):
     register_second(
-        Release(
-            name=_name,
-            module=__name__,
-            build=_BUILD,
-            files={"weights": (_url,)},
-            dimensions=_dimensions,
-            heads=_heads,
-            registers=_registers,
-            normalisation=IMAGENET,
-        ),
+        __name__,
+        _name,
+        _url,
         DEMO / "second.safetensors" if _name == "demo" else None,
-    )
-
-register_second(
-    Release(
-        name="",  # whatever a file holds
-        what="a vision transformer in DINO's layout",
-        module=__name__,
-        build=_BUILD,
-        about="pipeline.clip.models.dino.model:read_about",
-        files={"weights": ("",)},
+        dimensions=_dimensions,
+        heads=_heads,
+        registers=_registers,
         normalisation=IMAGENET,
     )
-)
+
+# Whatever a file holds.
+register_second(__name__, what="a vision transformer in DINO's layout", normalisation=IMAGENET)
