@@ -1,4 +1,4 @@
-"""Decode heads that mmsegmentation lacks, and a metric; importing this module registers the heads.
+"""Decode heads that mmsegmentation lacks; importing this module registers them.
 
 :func:`pipeline.segmenter.mmseg.import_mmseg` imports it after mmsegmentation.
 """
@@ -15,7 +15,6 @@ from torch.nn import functional
 from pipeline.segmenter.openmmlab import importable
 
 with importable():
-    from mmseg.evaluation import IoUMetric
     from mmseg.models.decode_heads.decode_head import BaseDecodeHead
     from mmseg.registry import MODELS
 
@@ -81,15 +80,3 @@ class AllMlpHead(BaseDecodeHead):
             for level in levels[1:]
         )
         return self.cls_seg(self.fusion(torch.cat([levels[0], *resized], dim=1)))
-
-
-class ValidationIoU(IoUMetric):
-    """mmsegmentation's metric, with both means also under their names in ``metrics.json``."""
-
-    def compute_metrics(self, results: Sequence[tuple[torch.Tensor, ...]]) -> dict[str, float]:
-        """Returns percentages with two decimals; ``mIoU`` and ``miou_union`` are the same."""
-        measured = super().compute_metrics(results)
-        intersection, union, _, truth = (sum(areas) for areas in zip(*results))
-        present = truth > 0
-        miou = 100 * float((intersection[present] / union[present]).mean())
-        return {**measured, "miou": round(miou, 2), "miou_union": measured["mIoU"]}

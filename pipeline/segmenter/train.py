@@ -206,7 +206,7 @@ def train(task: Task, folder: Path, listener: Listener = Listener()) -> Path:  #
 
 def _measured_by(model: nn.Module, labelled: Labelled, workers: int) -> dict[str, Any]:
     """Returns what the runner is told of the measurements of a network."""
-    from pipeline.segmenter.heads import ValidationIoU
+    from pipeline.segmenter.validation import ValidationIoU
 
     if not model.data_preprocessor.test_cfg and (side := smallest_side(model)) > 1:
         model.data_preprocessor.test_cfg = {"size": (side, side)}  # pads smaller images

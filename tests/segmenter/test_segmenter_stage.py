@@ -10,9 +10,9 @@ from mmengine.runner import ValLoop
 from PIL import Image
 
 from pipeline.errors import UserError
-from pipeline.segmenter.heads import ValidationIoU
 from pipeline.segmenter.predict import Segmenter
 from pipeline.segmenter.stage import Predictions
+from pipeline.segmenter.validation import ValidationIoU
 from tests.processes import TORCHRUN, run_python
 from tests.segmenter.tiny_training import (
     CLASS_NAMES,

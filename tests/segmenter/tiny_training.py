@@ -167,7 +167,7 @@ def pretend_to_measure():
     from mmengine.runner import ValLoop
 
     from pipeline.segmenter.checkpoints import METRIC
-    from pipeline.segmenter.heads import ValidationIoU
+    from pipeline.segmenter.validation import ValidationIoU
 
     measure = ValLoop.run
 
