@@ -402,7 +402,7 @@ class Labeller:
             return self._models[name]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_models": {}}
+        return {**self.__dict__, "_models": {}, "_composed": None}  # which is large
 
     def _limited(self, image: np.ndarray) -> np.ndarray:
         """Returns the image at the size at which it is looked at."""

@@ -73,7 +73,8 @@ def assert_one_sentence(finished: Finished, *holds: str) -> None:
     assert finished.code == 2, finished
     *others, last = finished.errors.splitlines()
     assert last.startswith("error: ") and len(last) < 700 and last.isprintable()
-    assert all(line.startswith(("left out: ", "note: ")) for line in others), finished.errors
+    expected = ("left out: ", "note: ", "stage ")
+    assert all(line.startswith(expected) for line in others), finished.errors
     for part in holds:
         assert part in last
 
