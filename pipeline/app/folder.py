@@ -58,9 +58,9 @@ class Folder:
     ) -> Iterator[list[Any]]:
         """Yields status, cards and command; ends when the same browser asks anew.
 
-        Cards come after 1, 2, 4, … seconds, and at the end.
+        Cards come after half a second, after one, two, four, …, and at the end.
         """
-        part, found, began, due = f"folder {request.session_hash}", {}, monotonic(), 1.0
+        part, found, began, due = f"folder {request.session_hash}", {}, monotonic(), 0.5
         number = self._names.begin(part)
         ids = self._ids[: self._limit if limit is None else max(int(limit), 1)]
         # CAMs are not computed; without affinity, none of the attention is kept for them.
