@@ -202,9 +202,11 @@ class Finished:
                 file.seek(max(0, file.seek(0, 2) - _TAIL))
                 said = re.split(r"[\r\n]+", file.read().decode("utf-8", "replace").strip())
         code = None if own is None else own.poll()
-        said = [line for line in said if not line.startswith(("note: ", "left out: "))] or said
+        said = [line for line in said if not line.startswith(("note: ", "left out: "))] or [""]
         line = " ".join(said[-1].partition("→")[0].split())
-        return {"running": running, "line": line, "code": code, "log": str(log)}
+        compared = (self._folder / "comparison.html").is_file()
+        facts = {"running": running, "line": line, "code": code, "compared": compared}
+        return {**facts, "log": str(log)}
 
     def _is_running_elsewhere(self) -> bool:
         """Tells whether a run goes on that an app before this one started."""

@@ -181,8 +181,6 @@ class Folder:
             min_score = gr.Slider(**SLIDER, value=value, **kind)
             limit = gr.Number(
                 value=self._limit,
-                minimum=1,
-                maximum=len(self._ids),
                 precision=0,
                 label="Photographs to look at",
                 info=f"Of {len(self._ids):,}, spread over all sub-folders.",

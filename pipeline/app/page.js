@@ -58,6 +58,7 @@ async function watchRun() {
     [link.href, link.textContent] = ["report", "Open its report"];
     shown.replaceChildren("The run has finished. ", link);
   } else if (code === 130) shown.textContent = "The run is stopped. Run goes on where it was.";
+  else if (code < 0) shown.textContent = `The run was killed (${log}). Run goes on where it was.`;
   else if (code !== null) shown.textContent = `The run has ended: ${line} (the log is ${log})`;
 }
 

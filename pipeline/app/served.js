@@ -74,14 +74,16 @@ async function stop() {
 }
 
 async function watch() {
-  const { running, line, code, log } = await ask("state");
+  const { running, line, code, compared, log } = await ask("state");
   runButton.disabled = running;
   stopButton.hidden = !running || /^(error|ended): /.test(line); // Python ends seconds after its last line
   if (isStopped && !running && code !== 0) told("The run is stopped. Run goes on where it was.");
+  else if (code < 0) told(`The run was killed (${log}). Run goes on where it was.`);
   else if (running || wasRunning || code !== null) told((line || "The run starts …") + (running || !code ? "" : ` (${log})`));
   if (running) { wasRunning = true; setTimeout(telling(watch), 1000); return; }
   if (code === 0) {
-    const links = [["/report", "the new report"], ["/report/comparison", "the comparison with the run before"]];
+    const links = [["/report", "the new report"]];
+    if (compared) links.push(["/report/comparison", "the comparison with the run before"]);
     runState.replaceChildren("The run has finished: ", ...links.flatMap(([address, words], place) => {
       const link = document.createElement("a");
       [link.href, link.textContent] = [address, words];

@@ -174,7 +174,8 @@ def test_a_run_of_another_app_is_known(client, out):
         state = client.get("/report/state").json()
     assert "is being written by process" in refused.json()["error"]
     assert (state["running"], state["line"], state["code"]) == (True, "tags 2/4", None)
-    assert not client.get("/report/state").json()["running"]
+    state = client.get("/report/state").json()
+    assert not state["running"] and not state["compared"]
 
 
 def test_the_page_runs_our_scripts_alone(client, out):
@@ -215,7 +216,7 @@ def test_a_run_is_started_once_and_tells_its_end(client, out):
     assert "under way" in second.json()["error"]
     state = wait_for_end(client)
     assert state["code"] == 0, (out / ".app" / "run.log").read_text()
-    assert "comparison.html" in state["line"]
+    assert "comparison.html" in state["line"] and state["compared"]
     assert client.get("/report/comparison").status_code == 200
     assert "a 3" in (out / "all/tags/latest/tags.txt").read_text()
 
