@@ -34,7 +34,7 @@ _ENDS = ("Masks", "Masks and a network")  # of the run
 
 
 class Folder:
-    """The part of the page with photographs of a folder, at even distances if there are many."""
+    """The part of the page with photographs of a folder, of all sub-folders if there are many."""
 
     def __init__(self, names: Names, root: str, limit: int, app: FastAPI, output: Path):
         self._names, self._root, self._app, self._output = names, root, app, output
@@ -76,6 +76,8 @@ class Folder:
                         break
                     if (image := self._read(image_id)) is not None:
                         found[image_id] = next(labeller.step_by_step(image))
+                if not self._names.is_newest(part, number):  # or its status would stay
+                    break
                 if (seconds := monotonic() - began) > due and found:
                     due, page = 2 * seconds, self._page(found, labeller.near_synonyms())
                 else:

@@ -141,6 +141,11 @@ def test_a_run_ends_the_look_at_photographs_before_it_begins(scenes, tmp_path):
     assert all(each["__type__"] == "update" for shown in rest for each in shown), (
         "no more photograph"
     )
+    # Nor does the photograph that is being scored replace what the run says.
+    reading = folder._read
+    folder._read = lambda image_id: folder._names.begin("folder s") and reading(image_id)
+    _, _, *rest = folder.choose(*names, None, "Masks", request)
+    assert rest and all(each["__type__"] == "update" for shown in rest for each in shown)
 
 
 def test_the_app_names_the_package_that_it_requires(run_tool, monkeypatch):
