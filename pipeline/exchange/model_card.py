@@ -15,6 +15,7 @@ from pipeline.report.tables.runs import METRICS, MeasuredRun, read_runs
 from pipeline.segmenter.architecture import RESTRICTED
 from pipeline.segmenter.export import Shape
 from pipeline.segmenter.predict import Segmenter
+from pipeline.segmenter.settings import bounded_warmup
 from pipeline.segmenter.stage import CHOSEN_BY
 
 _STYLE = {"sort_keys": False, "allow_unicode": True, "default_flow_style": None}
@@ -39,7 +40,7 @@ def write_card(file: str, segmenter: Segmenter, shape: Shape, checkpoint: Path, 
     settings = readable(manifest.get("configuration", {}), manifest.get("legend", {}))
     warmup, iterations = map(settings.get, ("warmup_iterations", "iterations"))
     if isinstance(warmup, int) and isinstance(iterations, int):
-        settings["warmup_iterations"] = min(warmup, iterations // 10)  # as configure_schedule
+        settings["warmup_iterations"] = bounded_warmup(warmup, iterations)
     # Of files, with masks=file or pipeline.train; no method made them.
     source = settings.get("masks", {}) if isinstance(settings.get("masks"), Mapping) else {}
     colours = ("#{:02x}{:02x}{:02x}".format(*colour) for colour in segmenter.palette)

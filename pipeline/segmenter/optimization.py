@@ -14,7 +14,7 @@ from torch import nn
 from pipeline.clip.device import is_cpu
 from pipeline.errors import UserError, check_choice, shown
 from pipeline.segmenter.losses import heads_of
-from pipeline.segmenter.settings import SegmenterSettings
+from pipeline.segmenter.settings import SegmenterSettings, bounded_warmup
 
 _KEPT_FROM_CONFIG = ("paramwise_cfg", "constructor", "clip_grad")
 
@@ -64,7 +64,7 @@ def configure_optimizer(base: Config, settings: SegmenterSettings, device: str) 
 def configure_schedule(settings: SegmenterSettings, learning_rate: float) -> list[dict[str, Any]]:
     """Returns the "poly" schedule of DeepLab (Chen et al., TPAMI 2018) after a linear warm-up."""
     iterations = settings.iterations
-    warmup = min(settings.warmup_iterations, iterations // 10)
+    warmup = bounded_warmup(settings.warmup_iterations, iterations)
     poly = {
         "type": "PolyLR",
         "power": settings.power,

@@ -217,3 +217,8 @@ class SelfTrainingSettings:
     tag_threshold: float = setting(0.5, at_least=0, at_most=1)
     confidence: float = setting(0.5, at_least=0, at_most=1)
     keep_tags: bool = True
+
+
+def bounded_warmup(warmup: int, iterations: int) -> int:
+    """Returns the iterations of the warm-up, which is at most a tenth of a training."""
+    return min(warmup, iterations // 10)
