@@ -205,8 +205,7 @@ class ClipEncoder:
         key = digest(pixels, self._name, self.position_fp16, self.tower.offset, *hooks)
         tokens, *results = self.kept.get_or(key, compute)
         block = self.last_block  # its projections are three times as large as the tokens
-        enter = lambda: BlockInput(tokens, *block.project(block.ln_1(tokens)))  # noqa: E731
-        return enter, tuple(results)
+        return (lambda: BlockInput(tokens, *block.project(block.ln_1(tokens)))), tuple(results)
 
     def tokens_after(
         self, pixels: torch.Tensor, numbers: Collection[int]

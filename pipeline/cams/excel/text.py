@@ -73,8 +73,7 @@ def _parse(text: str, is_json: bool, name: str, classes: tuple[str, ...]) -> Sen
             )
         found[same_name(key)] = tuple(each.strip() for each in sentences)
     if missing := [each for same, each in known.items() if same not in found]:
-        few = first_of(missing, _MAX_NAMED)
-        raise UserError(f"{name} has no sentences for {few}: add them")
+        raise UserError(f"{name} has no sentences for {first_of(missing, _MAX_NAMED)}: add them")
     return tuple(found[same] for same in known)
 
 

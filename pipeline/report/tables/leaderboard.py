@@ -170,7 +170,7 @@ def _shared_choices(choices: Sequence[Mapping[str, str]]) -> dict[str, str]:
 def _best(rows: Sequence[Combination], columns: Sequence[str], first: int) -> set[tuple[int, int]]:
     """Returns row and column of the best figures; the columns of figures begin at ``first``.
 
-    Methods do not compete with tags that are given or corrected. A tie has no best.
+    Methods do not compete with tags that are given or corrected. Of equal figures, none is best.
     """
     best = set()
     competing = {
