@@ -8,6 +8,7 @@ from pipeline.configuration.settings import check
 from pipeline.datasets.settings import (
     RENDERED,
     CocoSettings,
+    ContextSettings,
     DatasetSettings,
     LabelMapSettings,
     VocSettings,
@@ -22,6 +23,7 @@ Reader = Callable[..., "Dataset"]
 
 _VOC = ("pipeline.datasets.voc:load_voc", VocSettings)
 _COCO = ("pipeline.datasets.coco:load_coco", CocoSettings)
+_CONTEXT = ("pipeline.datasets.pascal_context:load_context", ContextSettings)
 _COCOSTUFF = ("pipeline.datasets.label_maps:load_cocostuff", LabelMapSettings)
 
 READERS: dict[str, tuple[Reader | str, type[DatasetSettings]]] = {
@@ -30,6 +32,8 @@ READERS: dict[str, tuple[Reader | str, type[DatasetSettings]]] = {
     **dict.fromkeys(("voc2007", "voc2012", "voc20"), _VOC),
     **dict.fromkeys(("coco2014", "coco2017"), _COCO),
     **dict.fromkeys(("cocostuff", "coco_object"), _COCOSTUFF),
+    **dict.fromkeys(("context59", "context60"), _CONTEXT),
+    "cityscapes": ("pipeline.datasets.label_maps:load_cityscapes", LabelMapSettings),
     "ade20k": ("pipeline.datasets.label_maps:load_ade20k", LabelMapSettings),
 }
 """``dataset.name`` → its reader, or the name of it, and the settings that the reader takes."""

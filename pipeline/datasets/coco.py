@@ -2,8 +2,9 @@
 
 import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pipeline.datasets.ground_truth import InstanceMask
 from pipeline.datasets.layout import find_root, find_splits, first_existing
@@ -80,14 +81,9 @@ def _read_instances(
         samples = []
         for image_id in sorted(coco.getImgIds()):
             record, annotations = coco.imgs[image_id], coco.imgToAnns.get(image_id, ())
-            height, width = record["height"], record["width"]
-            if not all(isinstance(n, int) and 0 < n <= _MAX_SIDE for n in (height, width)):
-                raise ValueError(f"an image of {width}×{height} pixels")
+            name, height, width = described(record)
             if not all(isinstance(a["area"], int | float) for a in annotations):
                 raise ValueError("an area that is not a number")
-            name = Path(record["file_name"])
-            if name.is_absolute() or ".." in name.parts or not name.stem or "\0" in str(name):
-                raise ValueError(f"{name} is not the name of an image below its folder")
             instances = tuple(
                 (labels[a["category_id"]], bool(a.get("iscrowd")), a["area"], a["segmentation"])
                 for a in annotations
@@ -102,3 +98,13 @@ def _read_instances(
     if len({s.id for s in samples}) < len(samples):
         raise UserError(f"{path} gives two images the same name: download it again")
     return samples
+
+
+def described(record: Mapping[str, Any]) -> tuple[Path, int, int]:
+    """Returns name, height and width of an image in a JSON file; a ValueError if one is wrong."""
+    name, height, width = Path(record["file_name"]), record["height"], record["width"]
+    if not all(isinstance(n, int) and 0 < n <= _MAX_SIDE for n in (height, width)):
+        raise ValueError(f"an image of {width}×{height} pixels")
+    if name.is_absolute() or ".." in name.parts or not name.stem or "\0" in str(name):
+        raise ValueError(f"{name} is not the name of an image below its folder")
+    return name, height, width

@@ -1,4 +1,4 @@
-"""Data sets whose masks hold a value for each class: COCO-Stuff, COCO-Object and ADE20K."""
+"""Data sets whose masks hold a value for each class: COCO-Stuff, ADE20K, Cityscapes, …"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -12,6 +12,7 @@ from pipeline.datasets.layout import find_root, find_splits, first_existing
 from pipeline.datasets.mask_images import Reading
 from pipeline.datasets.settings import LabelMapSettings
 from pipeline.datasets.vocabulary import Vocabulary, build_vocabulary
+from pipeline.engine.progress import note
 from pipeline.engine.sample import Dataset, Sample
 from pipeline.files.label_images import IGNORE
 
@@ -37,6 +38,37 @@ def load_ade20k(settings: LabelMapSettings) -> Dataset[Vocabulary]:
     return _load(settings, root, ["annotations"], lambda n: first_existing(settings, images, [n]))
 
 
+def load_cityscapes(settings: LabelMapSettings) -> Dataset[Vocabulary]:
+    """Reads the splits of Cityscapes: ``leftImg8bit/<split>/<city>`` and labelIds in ``gtFine``.
+
+    An image is named by city, sequence and frame. Those of "test" have no ground truth.
+    """
+    root = find_root(settings, "root", "leftImg8bit")
+    reading = _reading(settings)
+
+    def read(folder: Path) -> list[Sample]:
+        samples = []
+        for city in sorted(path for path in folder.iterdir() if path.is_dir()):
+            images = sorted(city.glob("*_leftImg8bit.png"))
+            if not images:
+                note(f"{city} holds no image ending in _leftImg8bit.png")
+            for image in images:
+                name = image.name.removesuffix("_leftImg8bit.png")
+                path = root / "gtFine" / folder.name / city.name / f"{name}_gtFine_labelIds.png"
+                mask = AnnotatedMask(name, LabelImage(path, reading))
+                samples.append(Sample(name, image, None if folder.name == "test" else mask))
+        return samples
+
+    splits = find_splits(settings, root / "leftImg8bit", lambda name: [name], read)
+    return Dataset(build_vocabulary(settings), splits, settings.train_split)
+
+
+def _reading(settings: LabelMapSettings) -> Reading:
+    other = 0 if settings.other_values == "background" else IGNORE
+    reading = Reading.of(settings, "dataset", build_vocabulary(settings).classes)
+    return replace(reading, other=other, colours={})  # coloured PNGs are refused
+
+
 def _load(
     settings: LabelMapSettings,
     root: Path,
@@ -44,10 +76,7 @@ def _load(
     images_of: Callable[[str], Path],
 ) -> Dataset[Vocabulary]:
     """Reads the splits that one of the map folders holds: ``<split>/<id>.png``, and its images."""
-    vocabulary = build_vocabulary(settings)
-    other = 0 if settings.other_values == "background" else IGNORE
-    reading = Reading.of(settings, "dataset", vocabulary.classes)
-    reading = replace(reading, other=other, colours={})  # coloured PNGs are refused
+    reading = _reading(settings)
 
     def read(maps: Path) -> list[Sample]:
         images = images_of(maps.name)
@@ -57,4 +86,4 @@ def _load(
         return [Sample(name, images / f"{name}.jpg", mask) for name, mask in masks.items()]
 
     splits = find_splits(settings, root, lambda n: [f"{each}/{n}" for each in map_folders], read)
-    return Dataset(vocabulary, splits, settings.train_split)
+    return Dataset(build_vocabulary(settings), splits, settings.train_split)

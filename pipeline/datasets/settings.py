@@ -251,6 +251,17 @@ class VocSettings(BenchmarkSettings):
 
 
 @dataclass(kw_only=True)
+class ContextSettings(VocSettings):
+    """Pascal Context, on the images of VOC 2010.
+
+    Attributes:
+        annotations: the JSON file of all masks, ``trainval_merged.json``; null for PNGs.
+    """
+
+    annotations: str | None = _ground_truth(None)
+
+
+@dataclass(kw_only=True)
 class CocoSettings(BenchmarkSettings):
     """COCO 2014 and 2017.
 

@@ -1,5 +1,6 @@
 """Lists of the names that ``masks=dense`` compares pixels with, and those that come with it."""
 
+import re
 from pathlib import Path
 
 from pipeline.datasets.vocabulary import Names, Vocabulary, as_names
@@ -10,6 +11,7 @@ FOLDER = Path(__file__).with_name("names")
 """The lists of the authors, to the letter: ``<name>.txt``, a line for each class."""
 
 _MAX_BYTES = 1 << 20
+_BETWEEN = re.compile(r"(?<!\\), ")
 
 
 def shipped_lists() -> list[str]:
@@ -22,9 +24,9 @@ def read_name_list(given: str | None, vocabulary: Vocabulary) -> Names:
 
     Args:
         given: the name of a list that comes with the package, or the path of a file: a line for
-            each class, in the order of the classes, its names separated by ", ". None takes the
-            names for CAMs and the backgrounds of the vocabulary; "classes" the names of the classes
-            alone.
+            each class, in the order of the classes, its names separated by ", "; ``\\,`` is a comma
+            inside a name. None takes the names for CAMs and the backgrounds of the vocabulary;
+            "classes" the names of the classes alone.
 
     Raises:
         UserError: no such list, or it does not fit the classes.
@@ -55,7 +57,8 @@ def names_in(given: str) -> Names:
     path = FOLDER / f"{given}.txt" if is_shipped else given_path(given, "masks.names")
     # splitlines() would also break lines at characters at which editors do not.
     lines = read_text(path, key, wanted, _MAX_BYTES).replace("\r", "\n").split("\n")
-    return tuple(as_names(line.split(", "), key) for line in lines if line.strip())
+    given_names = (_BETWEEN.split(line) for line in lines if line.strip())
+    return tuple(as_names([n.replace("\\,", ",") for n in names], key) for names in given_names)
 
 
 def has_background(names: Names, vocabulary: Vocabulary) -> bool:

@@ -20,12 +20,14 @@ class TridentSettings(ProxyClipSettings):
         factor: the factor of a patch's mean similarity; the product is what other similarities must
             exceed.
         negative: the value that replaces such a product below 0; null leaves it.
+        halves: whether SAM sees the left and the right half of an image apart, as on Cityscapes.
     """
 
     second: SecondSettings = second_backbone("dino_vitb16")
     sam: SecondSettings = second_backbone("sam_vit_b")
     factor: float = setting(1.2, at_least=0)
     negative: float | None = setting(None, at_least=-1, at_most=1)
+    halves: bool = False
 
 
 register_dense(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -59,12 +60,17 @@ class Trident(ProxyClip):
         size = windowed.size
         joined = mean_of_windows(outputs, corners, coarse, coarse, size, encoder.patch_size)
         rows, columns = (-(-side // 16) * 16 for side in windowed.image.shape[:2])
-        grid, of_heads, heads = self.seconds["sam"].encoder.last_attention(
-            resize_as_opencv(windowed.image, rows, columns)
-        )
-        spliced = F.interpolate(joined[None], grid, mode="bilinear")[0]
-        spread = self.spread(of_heads, heads) @ spliced.flatten(1).mT
-        return (names.text @ F.normalize(encoder.embed(spread), dim=-1).mT).unflatten(-1, grid)
+        whole = resize_as_opencv(windowed.image, rows, columns)
+        parts = np.split(whole, [columns // 2] if self.options.halves else [], axis=1)
+        found = [*map(self.seconds["sam"].encoder.last_attention, parts)]
+        height, width = found[0][0]
+        spliced = F.interpolate(joined[None], (height, width * len(parts)), mode="bilinear")[0]
+        similarities = []
+        for (grid, of_heads, heads), part in zip(found, spliced.split(width, -1)):
+            spread = self.spread(of_heads, heads) @ part.flatten(1).mT
+            unit = F.normalize(encoder.embed(spread), dim=-1)
+            similarities.append((names.text @ unit.mT).unflatten(-1, grid))
+        return torch.cat(similarities, -1)
 
     def spread(self, values: torch.Tensor, heads: Iterable[torch.Tensor]) -> torch.Tensor:
         """Returns the weights by which patches attend to each other, N×N, one mean of SAM's heads.

@@ -1,0 +1,76 @@
+"""Pascal Context: 59 classes on the images of VOC 2010, as PNGs or as the JSON they are made from.
+
+The classes are those of mmsegmentation's converter, on which all published figures rest.
+"""
+
+import json
+from functools import cache, partial
+from pathlib import Path
+
+from pipeline.datasets.coco import described
+from pipeline.datasets.ground_truth import InstanceMask
+from pipeline.datasets.layout import find_root
+from pipeline.datasets.settings import ContextSettings
+from pipeline.datasets.voc import load_voc
+from pipeline.datasets.vocabulary import Vocabulary, build_vocabulary
+from pipeline.engine.sample import Dataset, Sample, Splits
+from pipeline.errors import UserError, shown
+from pipeline.files.text import given_path
+
+_CATEGORIES = (
+    *(0, 2, 9, 18, 19, 22, 23, 25, 31, 33, 34, 44, 45, 46, 59, 65, 68, 72, 80, 85, 98, 104, 105),
+    *(113, 115, 144, 158, 159, 162, 187, 189, 207, 220, 232, 258, 259, 260, 284, 295, 296, 308),
+    *(324, 326, 347, 349, 354, 355, 360, 366, 368, 397, 415, 416, 420, 424, 427, 440, 445, 454),
+    458,
+)
+"""Label → the number of its category in the JSON, one of 459 in alphabetical order."""
+
+
+def load_context(settings: ContextSettings) -> Dataset[Vocabulary]:
+    """Reads the splits of Pascal Context; those of the JSON are its phases, "train" and "val"."""
+    if settings.annotations is None:
+        return load_voc(settings)
+    vocabulary = build_vocabulary(settings)
+    below = [settings.devkit, f"VOCdevkit/{settings.devkit}"]
+    images = find_root(settings, "root", "JPEGImages", below) / "JPEGImages"
+    path = given_path(settings.annotations, "dataset.annotations")
+    read = cache(partial(_read, path, images, settings.max_pixels))
+    splits = {name: lambda p=phase: read().get(p, []) for name, phase in settings.splits.items()}
+    return Dataset(vocabulary, Splits(splits), settings.train_split)
+
+
+def _read(path: Path, images: Path, max_pixels: int) -> dict[str, list[Sample]]:
+    """Returns the images of each phase, by their names."""
+    labels = {category: label for label, category in enumerate(_CATEGORIES)}
+    try:
+        content = json.loads(path.read_bytes())
+        shapes: dict[int, list[tuple]] = {each["image_id"]: [] for each in content["images"]}
+        annotations = content["annos_segmentation"]
+        for what, found, count in (
+            ("images", content["images"], len(shapes)),
+            ("annotations", annotations, len({each["id"] for each in annotations})),
+        ):
+            if count < len(found):
+                raise UserError(f"{path} gives two {what} the same id: download it again")
+        for each in annotations:  # a later one is painted over those before it
+            if (category := each["category_id"]) not in labels:
+                raise UserError(
+                    f"{path} has annotations of category {shown(category)}, which is none of the"
+                    " 59 classes: give trainval_merged.json"
+                )
+            shapes[each["image_id"]].append((labels[category], False, 0, each["segmentation"]))
+        phases: dict[str, list[Sample]] = {}
+        for record in sorted(content["images"], key=lambda each: each["file_name"]):
+            name, height, width = described(record)
+            instances = tuple(shapes[record["image_id"]])
+            mask = InstanceMask(name.stem, height, width, instances, max_pixels)
+            phases.setdefault(record["phase"], []).append(Sample(name.stem, images / name, mask))
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"dataset.annotations={path} cannot be read ({error.strerror})") from error
+    except Exception as error:  # other JSON and damage raise nearly anything
+        raise UserError(
+            f"{path} is not the annotation file of Pascal Context: download it again"
+        ) from error
+    return phases
