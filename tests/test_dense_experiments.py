@@ -21,6 +21,9 @@ DATASETS = {
     "coco_object": "coco_object",
     "ade20k": "ade20k",
     "coco_stuff": "cocostuff",
+    "context60": "context60",
+    "context59": "context59",
+    "cityscapes": "cityscapes",
 }
 """What presets end on → data set."""
 
@@ -89,7 +92,7 @@ def test_a_preset_holds_the_authors_constants(preset):
     method, last = parts_of(preset)
     config = read_config(compose([f"experiment={preset}", "dataset.root=unused"]))
     assert (config.dataset.name, config.dataset.split) == (DATASETS[last], "val")
-    assert config.dataset.ignore_background == (last == "voc20")
+    assert config.dataset.ignore_background == (last in ("voc20", "context59"))
     assert config.experiment_name == preset
     assert list(config.stage) == ["masks", "evaluate", "report"]
     assert method_of(config.cams).name == cams_of(method)
@@ -139,7 +142,13 @@ def test_published_figures_are_of_presets_on_whole_splits():
         if figure.experiment:
             split = figure.column.split
             assert split.dataset == DATASETS[parts_of(figure.experiment)[1]]
-            assert split.split == "val" and split.images in ([1449], [2000], [5000])
+            assert split.split == "val" and split.images in (
+                [500],
+                [1449],
+                [2000],
+                [5000],
+                [5104, 5105],
+            )
 
 
 @pytest.mark.large
