@@ -68,7 +68,7 @@ def whose_files(name: str) -> str:
 
 
 def _archive(file: dict, entry: dict) -> Archive:
-    algorithm = next((name for name in ("sha256", "md5") if name in file), "")
+    algorithm = next((name for name in ("sha256", "sha1", "md5") if name in file), "")
     name = PurePosixPath(file["urls"][0]).name
     return Archive(
         Source(name, tuple(file["urls"]), file.get("size"), algorithm, file.get(algorithm, "")),

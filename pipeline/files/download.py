@@ -41,7 +41,7 @@ class Source:
         name: its name here.
         urls: where it is, tried in this order.
         size: in bytes, if it is published.
-        algorithm: of the published checksum: "md5" or "sha256"; "" if none is published.
+        algorithm: of the published checksum: "md5", "sha1" or "sha256"; "" if none is published.
         digest: the checksum in hexadecimal, or its beginning.
         is_optional: whether there may be no such file.
     """
