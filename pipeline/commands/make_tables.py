@@ -9,6 +9,7 @@ from pipeline.errors import UserError
 from pipeline.files.own_files import OwnFiles
 from pipeline.report.tables.check import write_check
 from pipeline.report.tables.comparison import write_comparison
+from pipeline.report.tables.eight import write_eight
 from pipeline.report.tables.leaderboard import write_leaderboard
 from pipeline.report.tables.published import load_published
 from pipeline.report.tables.runs import METRICS, find_files, read_runs
@@ -36,6 +37,8 @@ def run(arguments: Sequence[str]) -> None:
     mode.add_argument("--study", metavar="NAME", help="write only the table of this experiment")
     leaderboard = "write only a ranking of combinations of methods on the same images"
     mode.add_argument("--leaderboard", action="store_true", help=leaderboard)
+    eight = "write only the eight sets of training-free methods, published and ours"
+    mode.add_argument("--eight", action="store_true", help=eight)
     splits = "with --leaderboard: mean and standard deviation over these splits"
     parser.add_argument("--splits", default="", metavar="A,B", help=splits)
     output = f"the file to write; default: {_TABLES}; with the options above, none"
@@ -54,6 +57,8 @@ def run(arguments: Sequence[str]) -> None:
         text, too_far = write_check(runs)
     elif options.leaderboard:
         text = write_leaderboard(runs, splits)
+    elif options.eight:
+        text = write_eight(runs)
     elif options.study is not None:
         text = write_study(options.study, runs)
     else:
