@@ -27,3 +27,5 @@ sbd = _built(miniatures.build_sbd)  # ``benchmark_RELEASE``
 coco = _built(miniature_coco.build_coco)  # COCO 2017's validation images and instances
 cocostuff = _built(miniature_coco.build_cocostuff)  # its validation images and pixel maps
 ade20k = _built(miniatures.build_ade20k)  # the folder that holds ADEChallengeData2016
+context = _built(miniatures.build_context)  # ``VOC2010`` of Pascal Context
+cityscapes = _built(miniatures.build_cityscapes)  # the folder of leftImg8bit and gtFine

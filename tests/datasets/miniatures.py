@@ -63,6 +63,15 @@ SBD_LISTS = {
 
 TRAIN_AUG = ["2007_000032", "2007_000039", "2008_000008", "2008_000015"]
 
+CONTEXT_LABELS = {"2008_000003": [0, 1, 49], "2008_000001": [37, 0], "2008_000002": [59, 31]}
+"""Image → the labels in its mask; the first is of the training split."""
+
+CITIES = {
+    "train": ["aachen_000002_000007"],
+    "val": ["frankfurt_000000_000294", "frankfurt_000001_001016", "lindau_000000_000019"],
+    "test": ["berlin_000005_000019"],
+}
+
 ADE20K_VALUES = ([1, 3, 13], [0, 3, 150], [5, 17])
 
 
@@ -198,6 +207,32 @@ def build_sbd(folder: Path) -> Path:
             savemat(root / "cls" / f"{image_id}.mat", {"GTcls": struct}, do_compression=True)
             write_photograph(root / "img" / f"{image_id}.jpg", index)
     return root.parent
+
+
+def build_context(folder: Path) -> Path:
+    """Builds Pascal Context on VOC 2010 and returns ``VOC2010``."""
+    root = folder / "VOCdevkit" / "VOC2010"
+    for index, (name, labels) in enumerate(CONTEXT_LABELS.items()):
+        write_photograph(root / "JPEGImages" / f"{name}.jpg", index)
+        mask = striped(index, labels)
+        write_labels(root / "SegmentationClassContext" / f"{name}.png", mask, palette=False)
+    first, *others = CONTEXT_LABELS
+    for name, ids in {"train": [first], "val": others}.items():
+        write_list(root / "ImageSets" / "SegmentationContext" / f"{name}.txt", ids)
+    return root
+
+
+def build_cityscapes(folder: Path) -> Path:
+    """Builds Cityscapes and returns its folder; the labels of "test" are blank, as distributed."""
+    root = folder / "cityscapes"
+    for index, (split, name) in enumerate((s, n) for s, names in CITIES.items() for n in names):
+        city, _, _ = name.partition("_")
+        image = root / "leftImg8bit" / split / city / f"{name}_leftImg8bit.png"
+        write_photograph(image, index)
+        values = [0] if split == "test" else [7, index, 26, 33]
+        maps = root / "gtFine" / split / city
+        write_labels(maps / f"{name}_gtFine_labelIds.png", striped(index, values), palette=False)
+    return root
 
 
 def build_ade20k(folder: Path) -> Path:

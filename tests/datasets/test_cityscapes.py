@@ -1,0 +1,59 @@
+"""Cityscapes: cities below the splits, and labelIds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.errors import UserError
+from tests.datasets.miniatures import CITIES, copy_of, load, striped
+
+TRAIN_IDS = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33]
+
+
+def test_label_ids_are_mapped_and_the_others_ignored(cityscapes):
+    dataset = load("cityscapes", cityscapes)
+    assert {split: [s.id for s in dataset.splits[split]] for split in dataset.splits} == CITIES
+    for number, sample in enumerate(dataset.splits["val"], 1):
+        assert sample.image.is_file()
+        stored = striped(number, [7, number, 26, 33])
+        expected = np.full_like(stored, 255)
+        for label, value in enumerate(TRAIN_IDS, 1):
+            expected[stored == value] = label
+        np.testing.assert_array_equal(sample.mask.read(), expected)
+    assert all(sample.mask is None for sample in dataset.splits["test"]), "its labels are blank"
+
+
+def test_label_train_ids_beside_them_are_left_alone(cityscapes, tmp_path):
+    root = copy_of(cityscapes, tmp_path)
+    maps = root / "gtFine" / "val" / "lindau"
+    blank = Image.fromarray(np.zeros((48, 72), np.uint8))
+    blank.save(maps / "lindau_000000_000019_gtFine_labelTrainIds.png")
+    before, after = (load("cityscapes", each).splits["val"] for each in (cityscapes, root))
+    assert [s.id for s in before] == [s.id for s in after]
+    np.testing.assert_array_equal(before[2].mask.read(), after[2].mask.read())
+
+
+def test_a_missing_map_and_an_empty_city_are_named(cityscapes, tmp_path, capsys):
+    root = copy_of(cityscapes, tmp_path)
+    name = "frankfurt_000001_001016"
+    (root / "gtFine" / "val" / "frankfurt" / f"{name}_gtFine_labelIds.png").unlink()
+    (root / "leftImg8bit" / "val" / "ulm").mkdir()
+    samples = load("cityscapes", root).splits["val"]
+    assert [sample.id for sample in samples] == CITIES["val"]
+    assert "ulm holds no image" in capsys.readouterr().err
+    with pytest.raises(UserError, match=f"{name}.*missing"):
+        samples[1].mask.read()
+    assert samples[0].mask.read().max() == 255, "the others can be read"
+
+
+def test_released_labels_are_ours(golden_folder):
+    root = golden_folder / "benchmark_sets" / "cityscapes"
+    splits = load("cityscapes", root).splits
+    for sample in (each for split in ("train", "val") for each in splits[split]):
+        path = root / "expected_labelTrainIds" / f"{sample.id}.png"
+        expected = np.array(Image.open(path)).astype(int)
+        np.testing.assert_array_equal(
+            sample.mask.read(), np.where(expected == 255, 255, expected + 1)
+        )

@@ -1,0 +1,118 @@
+"""Pascal Context: PNGs, or the JSON that they are made from."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.datasets.pascal_context import _CATEGORIES
+from pipeline.errors import UserError
+from tests.datasets.miniatures import CONTEXT_LABELS, copy_of, load, striped, write_labels
+
+
+def runs(mask: np.ndarray) -> dict:
+    """Returns a region, H×W bool, in COCO's run lengths."""
+    flat = mask.ravel(order="F")
+    edges = [0, *np.flatnonzero(np.diff(flat, prepend=False)).tolist(), flat.size]
+    return {"size": [*mask.shape], "counts": np.diff(edges).tolist()}
+
+
+@pytest.fixture
+def annotated(context, tmp_path):
+    """VOC 2010 without PNGs, and what the JSON holds: each label over the whole image before it."""
+    root, content = copy_of(context, tmp_path), {"images": [], "annos_segmentation": []}
+    shutil.rmtree(root / "SegmentationClassContext")
+    for number, (name, labels) in enumerate(CONTEXT_LABELS.items()):
+        mask = striped(number, labels)
+        height, width = mask.shape
+        image = {"image_id": number, "file_name": f"{name}.jpg", "height": height, "width": width}
+        content["images"].append({**image, "phase": "val" if number else "train"})
+        for label, region in [(58, mask >= 0), *((k, mask == k) for k in labels)]:
+            entry = {"id": len(content["annos_segmentation"]), "image_id": number}
+            entry |= {"category_id": _CATEGORIES[label], "segmentation": runs(region)}
+            content["annos_segmentation"].append(entry)
+    return root, content
+
+
+def read(root, content, split="val"):
+    path = root / "trainval_merged.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return load("context60", root, annotations=str(path)).splits[split]
+
+
+@pytest.mark.parametrize(("name", "zero"), [("context60", 0), ("context59", 255)])
+def test_zero_is_the_background_or_ignored(context, name, zero):
+    dataset = load(name, context)
+    assert len(dataset.vocabulary.classes) == 59 and dataset.vocabulary.classes[36] == "person"
+    assert [sample.id for sample in dataset.splits["val"]] == [*CONTEXT_LABELS][1:]
+    for number, sample in enumerate(dataset.splits["val"], 1):
+        stored = striped(number, CONTEXT_LABELS[sample.id])
+        np.testing.assert_array_equal(sample.mask.read(), np.where(stored == 0, zero, stored))
+
+
+def test_a_label_above_59_is_refused_by_name(context, tmp_path):
+    root = copy_of(context, tmp_path)
+    write_labels(root / "SegmentationClassContext" / "2008_000001.png", striped(1, [0, 60]), False)
+    with pytest.raises(UserError, match=r"2008_000001.png holds label 60"):
+        load("context60", root).splits["val"][0].mask.read()
+
+
+def test_annotations_are_painted_in_the_order_of_the_file(annotated):
+    for split, count in {"train": 1, "val": 2}.items():
+        samples = read(*annotated, split)
+        assert len(samples) == count and all(sample.image.is_file() for sample in samples)
+        for sample in samples:
+            number = [*CONTEXT_LABELS].index(sample.id)
+            painted = striped(number, CONTEXT_LABELS[sample.id])
+            np.testing.assert_array_equal(sample.mask.read(), painted)
+            assert sample.ground_truth_labels == tuple(np.unique(painted[painted > 0]) - 1)
+
+
+def test_an_edited_annotation_changes_the_ground_truth_of_its_image_alone(annotated):
+    root, content = annotated
+    before = [sample.mask.contents for sample in read(root, content)]
+    content["annos_segmentation"][-1]["category_id"] = 2
+    after = [sample.mask.contents for sample in read(root, content)]
+    assert before[0] == after[0] and before[1] != after[1]
+
+
+@pytest.mark.parametrize(
+    ("edit", "sentence"),
+    [
+        (lambda c: c["annos_segmentation"][0].update(category_id=3), "category 3, which is none"),
+        (lambda c: c["annos_segmentation"][1].update(id=0), "two annotations the same id"),
+        (lambda c: c["images"][1].update(image_id=0), "two images the same id"),
+        (lambda c: c["images"][1].pop("phase"), "is not the annotation file of Pascal Context"),
+        (lambda c: c["images"][1].update(width=-1), "is not the annotation file"),
+        (lambda c: c["images"][1].update(file_name="../x.jpg"), "is not the annotation file"),
+        (lambda c: c["annos_segmentation"][0].update(image_id=9), "is not the annotation file"),
+    ],
+)
+def test_what_the_converter_would_misread_is_one_sentence(annotated, edit, sentence):
+    root, content = annotated
+    edit(content)
+    with pytest.raises(UserError, match=sentence):
+        read(root, content)
+
+
+def test_a_cut_file_is_one_sentence(annotated):
+    root, content = annotated
+    with pytest.raises(UserError, match=r"trainval_merged.json is not the annotation file"):
+        read(root, json.dumps(content)[:-20])
+    with pytest.raises(UserError, match=r"dataset.annotations=.*nowhere.json"):
+        _ = load("context60", root, annotations="nowhere.json").splits["val"]
+
+
+def test_the_json_gives_the_masks_of_the_released_converter(golden_folder):
+    root = golden_folder / "benchmark_sets" / "pascal_context"
+    of_json = load("context60", root, annotations=str(root / "trainval_merged.json")).splits
+    for split, samples in load("context60", root).splits.items():
+        assert [s.id for s in samples] == [s.id for s in of_json[split]]
+        for sample, other in zip(samples, of_json[split]):
+            path = root / "VOC2010" / "SegmentationClassContext" / f"{sample.id}.png"
+            np.testing.assert_array_equal(other.mask.read(), np.array(Image.open(path)))
+            np.testing.assert_array_equal(sample.mask.read(), other.mask.read())
