@@ -39,19 +39,20 @@ def load_context(settings: ContextSettings) -> Dataset[Vocabulary]:
     return Dataset(vocabulary, Splits(splits), settings.train_split)
 
 
-def _read(path: Path, images: Path, max_pixels: int) -> dict[str, list[Sample]]:
+def _read(path: Path, folder: Path, max_pixels: int) -> dict[str, list[Sample]]:
     """Returns the images of each phase, by their names."""
     labels = {category: label for label, category in enumerate(_CATEGORIES)}
     try:
         content = json.loads(path.read_bytes())
-        shapes: dict[int, list[tuple]] = {each["image_id"]: [] for each in content["images"]}
-        annotations = content["annos_segmentation"]
-        for what, found, count in (
-            ("images", content["images"], len(shapes)),
-            ("annotations", annotations, len({each["id"] for each in annotations})),
-        ):
-            if count < len(found):
-                raise UserError(f"{path} gives two {what} the same id: download it again")
+        images, annotations = content["images"], content["annos_segmentation"]
+        shapes: dict[int, list[tuple]] = {each["image_id"]: [] for each in images}
+        is_repeated = len(shapes) < len(images) or len({a["id"] for a in annotations}) < len(
+            annotations
+        )
+        if is_repeated:  # the released converter lets the second replace the first
+            raise UserError(
+                f"{path} gives two images or annotations the same id: download it again"
+            )
         for each in annotations:  # a later one is painted over those before it
             if (category := each["category_id"]) not in labels:
                 raise UserError(
@@ -60,11 +61,11 @@ def _read(path: Path, images: Path, max_pixels: int) -> dict[str, list[Sample]]:
                 )
             shapes[each["image_id"]].append((labels[category], False, 0, each["segmentation"]))
         phases: dict[str, list[Sample]] = {}
-        for record in sorted(content["images"], key=lambda each: each["file_name"]):
+        for record in sorted(images, key=lambda each: each["file_name"]):
             name, height, width = described(record)
             instances = tuple(shapes[record["image_id"]])
             mask = InstanceMask(name.stem, height, width, instances, max_pixels)
-            phases.setdefault(record["phase"], []).append(Sample(name.stem, images / name, mask))
+            phases.setdefault(record["phase"], []).append(Sample(name.stem, folder / name, mask))
     except UserError:
         raise
     except OSError as error:

@@ -84,8 +84,11 @@ def test_an_edited_annotation_changes_the_ground_truth_of_its_image_alone(annota
     ("edit", "sentence"),
     [
         (lambda c: c["annos_segmentation"][0].update(category_id=3), "category 3, which is none"),
-        (lambda c: c["annos_segmentation"][1].update(id=0), "two annotations the same id"),
-        (lambda c: c["images"][1].update(image_id=0), "two images the same id"),
+        (
+            lambda c: c["annos_segmentation"][1].update(id=0),
+            "two images or annotations the same id",
+        ),
+        (lambda c: c["images"][1].update(image_id=0), "two images or annotations the same id"),
         (lambda c: c["images"][1].pop("phase"), "is not the annotation file of Pascal Context"),
         (lambda c: c["images"][1].update(width=-1), "is not the annotation file"),
         (lambda c: c["images"][1].update(file_name="../x.jpg"), "is not the annotation file"),
