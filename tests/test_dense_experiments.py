@@ -38,6 +38,9 @@ RESCLIP = {
     "coco_object": (0.11, 2, 0.4, 1.8, 0.7),
     "ade20k": (0.25, 2, 0.3, 2.1, 0.7),
     "coco_stuff": (0.11, 2, 0.4, 1.8, 0.7),
+    "context60": (0.3, 2, 0.3, 1.8, 0.7),
+    "context59": (0.25, 2, 0.4, 1.8, 0.7),
+    "cityscapes": (0.1, 2, 0.2, 2.1, 0.6),
 }
 
 
@@ -134,8 +137,8 @@ def test_published_figures_are_of_presets_on_whole_splits():
         "tipsv2_ade20k",
     }
     found = {figure.experiment for figure in table.figures} - {""}
-    printed = {n for n in PRESETS if n.startswith(("sclip", "naclip", "proxyclip", "corrclip"))}
-    printed |= {n for n in PRESETS if n.startswith("lposs")}
+    methods = "sclip", "naclip", "sc_clip", "resclip", "proxyclip", "corrclip", "lposs"
+    printed = {n for n in PRESETS if n.startswith(methods)}
     printed.add("tipsv2_ade20k")
     assert found == printed
     for figure in table.figures:

@@ -18,12 +18,7 @@ from pipeline.configuration.settings import REQUIRED
 from pipeline.datasets import load_dataset, sources
 from pipeline.datasets.layout import how_to_get
 from pipeline.datasets.obtain import DownloadTask, obtain
-from pipeline.datasets.settings import (
-    BenchmarkSettings,
-    DatasetSettings,
-    split_names,
-    splits_of_run,
-)
+from pipeline.datasets.settings import DatasetSettings, split_names, splits_of_run
 from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.errors import UserError, check_choice, command, shown, tell
 from pipeline.files.download import STATE, Source, size_text, source_at
@@ -124,8 +119,8 @@ def _archives(settings: DatasetSettings) -> Iterator[DownloadTask]:
     """Yields the archives of a data set, and of SBD, unless the data set was laid out by hand."""
     downloads, name = sources.read_downloads(), sources.whose_files(settings.name)
     if name not in downloads:
-        if isinstance(settings, BenchmarkSettings):
-            tell(f"note: {name} is for registered users: {how_to_get(settings.guide)}")
+        if guide := getattr(settings, "guide", ""):
+            tell(f"note: {name} is for registered users: {how_to_get(guide)}")
         return
     splits = split_names(settings.split)
     roots = {name: settings.root, "sbd": getattr(settings, "sbd_root", None)}
@@ -141,8 +136,7 @@ def _archives(settings: DatasetSettings) -> Iterator[DownloadTask]:
         root = given_path(roots[which], downloads[which].key).absolute()
         for archive in downloads[which].needed(splits if which == name else []):
             target = root if root.name == archive.into else root / archive.into
-            path = target / STATE / archive.source.name
-            unpacked = (archive, target)
+            path, unpacked = target / STATE / archive.source.name, (archive, target)
             if path.suffix == ".json":  # which is read as it is
                 path, unpacked = target / path.name, ()
             if path.parent.exists() or which == "sbd" or not is_there:

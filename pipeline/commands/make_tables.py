@@ -37,8 +37,7 @@ def run(arguments: Sequence[str]) -> None:
     mode.add_argument("--study", metavar="NAME", help="write only the table of this experiment")
     leaderboard = "write only a ranking of combinations of methods on the same images"
     mode.add_argument("--leaderboard", action="store_true", help=leaderboard)
-    eight = "write only the eight sets of training-free methods, published and ours"
-    mode.add_argument("--eight", action="store_true", help=eight)
+    mode.add_argument("--eight", action="store_true", help="write only the papers' eight sets")
     splits = "with --leaderboard: mean and standard deviation over these splits"
     parser.add_argument("--splits", default="", metavar="A,B", help=splits)
     output = f"the file to write; default: {_TABLES}; with the options above, none"

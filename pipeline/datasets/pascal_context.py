@@ -1,7 +1,4 @@
-"""Pascal Context: 59 classes on the images of VOC 2010, as PNGs or as the JSON they are made from.
-
-The classes are those of mmsegmentation's converter, on which all published figures rest.
-"""
+"""Pascal Context: 59 classes on the images of VOC 2010, as PNGs or as the JSON behind them."""
 
 import json
 from functools import cache, partial
@@ -23,7 +20,7 @@ _CATEGORIES = (
     *(324, 326, 347, 349, 354, 355, 360, 366, 368, 397, 415, 416, 420, 424, 427, 440, 445, 454),
     458,
 )
-"""Label → the number of its category in the JSON, one of 459 in alphabetical order."""
+"""Label in PNGs of mmsegmentation's converter → category in the JSON, one of 459 by alphabet."""
 
 
 def load_context(settings: ContextSettings) -> Dataset[Vocabulary]:
@@ -42,35 +39,29 @@ def load_context(settings: ContextSettings) -> Dataset[Vocabulary]:
 def _read(path: Path, folder: Path, max_pixels: int) -> dict[str, list[Sample]]:
     """Returns the images of each phase, by their names."""
     labels = {category: label for label, category in enumerate(_CATEGORIES)}
+    phases: dict[str, list[Sample]] = {}
     try:
         content = json.loads(path.read_bytes())
         images, annotations = content["images"], content["annos_segmentation"]
+        for key, entries in (("image_id", images), ("file_name", images), ("id", annotations)):
+            # Of two, the released converter lets the second replace the first.
+            if len({each[key] for each in entries}) < len(entries):
+                raise UserError(f"{path} holds one {key} twice: download it again")
         shapes: dict[int, list[tuple]] = {each["image_id"]: [] for each in images}
-        is_repeated = len(shapes) < len(images) or len({a["id"] for a in annotations}) < len(
-            annotations
-        )
-        if is_repeated:  # the released converter lets the second replace the first
-            raise UserError(
-                f"{path} gives two images or annotations the same id: download it again"
-            )
         for each in annotations:  # a later one is painted over those before it
             if (category := each["category_id"]) not in labels:
                 raise UserError(
-                    f"{path} has annotations of category {shown(category)}, which is none of the"
-                    " 59 classes: give trainval_merged.json"
+                    f"{path} has category {shown(category)}, none of 59: give trainval_merged.json"
                 )
             shapes[each["image_id"]].append((labels[category], False, 0, each["segmentation"]))
-        phases: dict[str, list[Sample]] = {}
         for record in sorted(images, key=lambda each: each["file_name"]):
             name, height, width = described(record)
-            instances = tuple(shapes[record["image_id"]])
-            mask = InstanceMask(name.stem, height, width, instances, max_pixels)
+            drawn = tuple(shapes[record["image_id"]])
+            mask = InstanceMask(name.stem, height, width, drawn, max_pixels)
             phases.setdefault(record["phase"], []).append(Sample(name.stem, folder / name, mask))
-    except UserError:
-        raise
     except OSError as error:
         raise UserError(f"dataset.annotations={path} cannot be read ({error.strerror})") from error
-    except Exception as error:  # other JSON and damage raise nearly anything
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise UserError(
             f"{path} is not the annotation file of Pascal Context: download it again"
         ) from error

@@ -83,12 +83,13 @@ def test_an_edited_annotation_changes_the_ground_truth_of_its_image_alone(annota
 @pytest.mark.parametrize(
     ("edit", "sentence"),
     [
-        (lambda c: c["annos_segmentation"][0].update(category_id=3), "category 3, which is none"),
+        (lambda c: c["annos_segmentation"][0].update(category_id=3), "category 3, none of 59"),
+        (lambda c: c["annos_segmentation"][1].update(id=0), "holds one id twice"),
+        (lambda c: c["images"][1].update(image_id=0), "holds one image_id twice"),
         (
-            lambda c: c["annos_segmentation"][1].update(id=0),
-            "two images or annotations the same id",
+            lambda c: c["images"][1].update(file_name=c["images"][0]["file_name"]),
+            "holds one file_name twice",
         ),
-        (lambda c: c["images"][1].update(image_id=0), "two images or annotations the same id"),
         (lambda c: c["images"][1].pop("phase"), "is not the annotation file of Pascal Context"),
         (lambda c: c["images"][1].update(width=-1), "is not the annotation file"),
         (lambda c: c["images"][1].update(file_name="../x.jpg"), "is not the annotation file"),
