@@ -136,10 +136,11 @@ def _archives(settings: DatasetSettings) -> Iterator[DownloadTask]:
         root = given_path(roots[which], downloads[which].key).absolute()
         for archive in downloads[which].needed(splits if which == name else []):
             target = root if root.name == archive.into else root / archive.into
-            path, unpacked = target / STATE / archive.source.name, (archive, target)
+            state, unpacked = target / STATE, (archive, target)
+            path = state / archive.source.name
             if path.suffix == ".json":  # which is read as it is
                 path, unpacked = target / path.name, ()
-            if path.parent.exists() or which == "sbd" or not is_there:
+            if state.exists() or which == "sbd" or not is_there:
                 yield DownloadTask(archive.source, path, downloads[which].licence, *unpacked)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import shlex
 import tarfile
@@ -28,7 +29,7 @@ from tests import REPOSITORY
 from tests.datasets import miniature_coco, miniatures
 from tests.files.server import Answer, serving
 
-SBD = "benchmark.tgz"
+SBD, CONTEXT = "benchmark.tgz", "VOCtrainval_03-May-2010.tar"
 EXPERIMENTS = sorted(path.stem for path in (REPOSITORY / "configs" / "experiment").glob("*.yaml"))
 
 
@@ -64,6 +65,10 @@ def archives(tmp_path_factory) -> dict[str, bytes]:
     tarred(made / "VOCtest_06-Nov-2007.tar", voc, "VOCdevkit/VOC2007", test)
     tarred(made / "VOCtrainval_06-Nov-2007.tar", voc, "VOCdevkit/VOC2007", rest)
     tarred(made / "VOCtrainval_11-May-2012.tar", voc, "VOCdevkit/VOC2012")
+    tarred(
+        made / CONTEXT, miniatures.build_context(base).parents[1], "VOCdevkit/VOC2010/JPEGImages"
+    )
+    (made / "trainval_merged.json").write_text(json.dumps(miniatures.context_json()))
     tarred(made / SBD, miniatures.build_sbd(base).parent, "benchmark_RELEASE")
     zipped(made / "ADEChallengeData2016.zip", miniatures.build_ade20k(base), "ADEChallengeData2016")
     for year in ("2014", "2017"):
@@ -93,7 +98,7 @@ def web(archives, monkeypatch, tmp_path):
                 server.files[name] = data = archives.get(name, b"")
                 if "size" in file:
                     file["size"] = len(data)
-                for algorithm in {"md5", "sha256"} & {*file}:
+                for algorithm in {"md5", "sha1", "sha256"} & {*file}:
                     file[algorithm] = hashlib.new(algorithm, data).hexdigest()
         content["lists"]["base"] = server.url("imageset/")
         for name in content["lists"]["names"]:
@@ -135,6 +140,37 @@ def test_sbd_gives_train_aug(web, tmp_path):
     assert [s.id for s in dataset.splits["train_aug"]] == miniatures.TRAIN_AUG
     assert read_everything(dataset)
     assert not Path("data/benchmark_RELEASE/benchmark_RELEASE").exists()
+
+
+def test_pascal_context_is_read_from_the_json_that_was_downloaded(web, capsys):
+    path = "data/VOC2010/trainval_merged.json"
+    words = ["dataset=context60", "dataset.root=data", f"dataset.annotations={path}"]
+    web.files["trainval_merged.json"] += b" "
+    with pytest.raises(UserError, match=r"trainval_merged.json.*its sha1 is"):
+        run(words)
+    assert not Path(path).exists() and Path("data/VOC2010/JPEGImages").is_dir()
+    web.files["trainval_merged.json"] = web.files["trainval_merged.json"][:-1]
+    run(words)
+    assert [name for name, _ in web.requests].count(CONTEXT) == 1, "it was unpacked before"
+    assert shlex.split(capsys.readouterr().out.splitlines()[-1])[-3:] == words
+    dataset = miniatures.load("context60", Path("data"), annotations=path)
+    assert read_everything(dataset) == 3
+    Path(path).unlink()
+    web.plan["trainval_merged.json"] = [Answer(404)]
+    with pytest.raises(UserError, match=re.escape(str(Path(path).absolute()))):
+        run(words)
+
+
+def test_masks_of_pascal_context_that_were_laid_out_by_hand_need_no_json(web, tmp_path):
+    miniatures.build_context(tmp_path)
+    run(["dataset=context59", "dataset.root=VOCdevkit"])
+    assert not web.requests
+
+
+def test_cityscapes_is_said_to_be_for_registered_users(web, capsys):
+    run(["dataset=cityscapes", "dataset.root=data"])
+    told = capsys.readouterr().err
+    assert "registered users" in told and "docs/data-sets.md" in told and not web.requests
 
 
 def test_cocostuff_lies_beside_coco_whose_images_are_downloaded_once(web, tmp_path):
@@ -353,7 +389,7 @@ def test_the_list_shows_everything_with_sizes_and_licences(capsys):
         assert f"    {path.stem}  " in printed or path.stem in ("demo", "file", "hugging_face")
     assert "vit_b16  ViT-B-16-quickgelu  about 350.8 MB  licence: MIT" in printed
     assert "vit_b16_laion2b  ViT-B-16  about 599.0 MB  licence: MIT" in printed
-    assert printed.count("unknown size") == 1  # COCO-Stuff's maps
+    assert printed.count("unknown size") == 1 + 3  # COCO-Stuff's maps; Pascal Context, each file
 
 
 def test_a_data_set_may_be_read_from_the_files_of_another(tmp_path, capsys):
@@ -376,7 +412,7 @@ def test_the_checksums_are_those_of_torchvision():
         for archive in download.archives
         if "torchvision" in archive.published
     ]
-    assert len(of_torchvision) == 4
+    assert len(of_torchvision) == 5
     for source in of_torchvision:
         assert (source.algorithm, source.digest) == ("md5", published[Path(source.urls[0]).name])
 
@@ -396,7 +432,7 @@ def test_every_checksum_is_complete_and_says_where_it_is_published():
     for download in read_downloads().values():
         for archive in download.archives:
             source = archive.source
-            length = {"md5": 32, "sha256": 64, "": 0}[source.algorithm]
+            length = {"md5": 32, "sha1": 40, "sha256": 64, "": 0}[source.algorithm]
             assert re.fullmatch(rf"[0-9a-f]{{{length}}}", source.digest), source
             assert archive.published and all(url.startswith("http") for url in source.urls)
             assert source.digest or all(url.endswith(".zip") for url in source.urls), source.name
@@ -409,7 +445,8 @@ def test_every_split_with_a_guide_can_be_downloaded(tmp_path, capsys):
             sbd = ["dataset.sbd_root=sbd"] * (split == "train_aug")
             words = f"dataset={path.stem} dataset.split={split} dataset.root={tmp_path} --dry-run"
             run([*words.split(), *sbd, "stage=tags", "clip=demo"])
-            assert f"→ {tmp_path}" in capsys.readouterr().out, words
+            told = capsys.readouterr()
+            assert f"→ {tmp_path}" in told.out or "registered users" in told.err, words
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -417,4 +454,5 @@ def test_every_preset_shows_what_an_empty_root_lacks(name, monkeypatch, tmp_path
     monkeypatch.setattr("pipeline.commands.composition.product", zip)  # a study's first job
     run([f"experiment={name}", f"dataset.root={tmp_path}", "dry_run=true"])
     is_drawn = compose([f"experiment={name}"]).dataset.name.startswith("demo")
-    assert (f"→ {tmp_path}" in capsys.readouterr().out) != is_drawn
+    told = capsys.readouterr()
+    assert (f"→ {tmp_path}" in told.out or "registered users" in told.err) != is_drawn

@@ -9,33 +9,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.datasets.pascal_context import _CATEGORIES
 from pipeline.errors import UserError
-from tests.datasets.miniatures import CONTEXT_LABELS, copy_of, load, striped, write_labels
-
-
-def runs(mask: np.ndarray) -> dict:
-    """Returns a region, H×W bool, in COCO's run lengths."""
-    flat = mask.ravel(order="F")
-    edges = [0, *np.flatnonzero(np.diff(flat, prepend=False)).tolist(), flat.size]
-    return {"size": [*mask.shape], "counts": np.diff(edges).tolist()}
+from tests.datasets.miniatures import (
+    CONTEXT_LABELS,
+    context_json,
+    copy_of,
+    load,
+    striped,
+    write_labels,
+)
 
 
 @pytest.fixture
 def annotated(context, tmp_path):
-    """VOC 2010 without PNGs, and what the JSON holds: each label over the whole image before it."""
-    root, content = copy_of(context, tmp_path), {"images": [], "annos_segmentation": []}
+    """VOC 2010 without PNGs, and what the JSON holds."""
+    root = copy_of(context, tmp_path)
     shutil.rmtree(root / "SegmentationClassContext")
-    for number, (name, labels) in enumerate(CONTEXT_LABELS.items()):
-        mask = striped(number, labels)
-        height, width = mask.shape
-        image = {"image_id": number, "file_name": f"{name}.jpg", "height": height, "width": width}
-        content["images"].append({**image, "phase": "val" if number else "train"})
-        for label, region in [(58, mask >= 0), *((k, mask == k) for k in labels)]:
-            entry = {"id": len(content["annos_segmentation"]), "image_id": number}
-            entry |= {"category_id": _CATEGORIES[label], "segmentation": runs(region)}
-            content["annos_segmentation"].append(entry)
-    return root, content
+    return root, context_json()
 
 
 def read(root, content, split="val"):
