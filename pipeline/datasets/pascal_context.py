@@ -27,13 +27,18 @@ def load_context(settings: ContextSettings) -> Dataset[Vocabulary]:
     """Reads the splits of Pascal Context; those of the JSON are its phases, "train" and "val"."""
     if settings.annotations is None:
         return load_voc(settings)
-    vocabulary = build_vocabulary(settings)
     below = [settings.devkit, f"VOCdevkit/{settings.devkit}"]
     images = find_root(settings, "root", "JPEGImages", below) / "JPEGImages"
     path = given_path(settings.annotations, "dataset.annotations")
     read = cache(partial(_read, path, images, settings.max_pixels))
-    splits = {name: lambda p=phase: read().get(p, []) for name, phase in settings.splits.items()}
-    return Dataset(vocabulary, Splits(splits), settings.train_split)
+
+    def samples_of(phase: str) -> list[Sample]:
+        if phase not in read():
+            raise UserError(f"{path} has no image of phase {phase}: give trainval_merged.json")
+        return read()[phase]
+
+    splits = {name: partial(samples_of, phase) for name, phase in settings.splits.items()}
+    return Dataset(build_vocabulary(settings), Splits(splits), settings.train_split)
 
 
 def _read(path: Path, folder: Path, max_pixels: int) -> dict[str, list[Sample]]:
@@ -55,14 +60,11 @@ def _read(path: Path, folder: Path, max_pixels: int) -> dict[str, list[Sample]]:
                 )
             shapes[each["image_id"]].append((labels[category], False, 0, each["segmentation"]))
         for record in sorted(images, key=lambda each: each["file_name"]):
-            name, height, width = described(record)
-            drawn = tuple(shapes[record["image_id"]])
-            mask = InstanceMask(name.stem, height, width, drawn, max_pixels)
+            (name, *size), drawn = described(record), tuple(shapes[record["image_id"]])
+            mask = InstanceMask(name.stem, *size, drawn, max_pixels)
             phases.setdefault(record["phase"], []).append(Sample(name.stem, folder / name, mask))
     except OSError as error:
         raise UserError(f"dataset.annotations={path} cannot be read ({error.strerror})") from error
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise UserError(
-            f"{path} is not the annotation file of Pascal Context: download it again"
-        ) from error
+        raise UserError(f"{path} is not Pascal Context's JSON: download it again") from error
     return phases

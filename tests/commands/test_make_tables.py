@@ -60,6 +60,38 @@ def test_a_run_on_fewer_images_is_marked_as_partial(make_tables, tmp_path):
     assert rows_of(make_tables().output, "ours: TagCLIP (preset")[0][3] == "92.0 (latest of 3)"
 
 
+def test_eight_sets_are_one_table_by_backbone(make_tables, tmp_path):
+    """A mean is over whole sets that have a published figure, and only presets count."""
+    choices = {"method": "dense"}
+
+    def dense(dataset, images, value, experiment="sclip_context60", **about):
+        of = {"dataset": dataset, "experiment": experiment, "tags": "", **about}
+        entry = measured("masks", "val", images, of, miou=value, miou_union=value)
+        return {**entry, "configuration": {**choices, **about.get("changed", {})}}
+
+    write_runs(
+        tmp_path / "outputs" / "metrics.json",
+        dense("voc2012", 1449, 0.59, "sclip_voc21"),
+        dense("context60", 5104, 0.3),
+        dense("cityscapes", 3, 0.5, "sclip_cityscapes"),
+        dense("context60", 5105, 0.4, clip="vit_l14"),
+        dense("context60", 5104, 0.9, changed={"temperature": 3}),
+    )
+    text = make_tables("--eight").output
+    header = rows_of(text, "method")[0]
+    assert header[3:] == [
+        *("VOC21", "Context60", "COCO-Object", "VOC20", "Context59", "COCO-Stuff", "ADE20K"),
+        *("Cityscapes", "mean"),
+    ]
+    published, ours, large = rows_of(text, "SCLIP (ECCV")
+    assert published[2:5] == ["published", "59.6", "31.7"] and published[10:] == ["32.3", ""]
+    assert ours[1:5] == ["vit_b16 (openai)", "ours (released, fp32)", "59.0", "30.0"]
+    assert ours[10:] == ["50.0 (partial: 3 images)", "44.5 (published 45.7)"]
+    assert large[1] == "vit_l14 (openai)" and large[11] == "40.0 (published 31.7)"
+    assert "constants of sclip_context60 were chosen for clip=vit_b16" in text
+    assert len(rows_of(text, "CorrCLIP (ICCV")) == 1, "its preset was not run"
+
+
 def test_the_choice_by_ground_truth_and_the_network_s_weights_are_said(make_tables, tmp_path):
     about = {"experiment": "clip_es_voc2012", "tags": "ground_truth"}
     chosen = {"background_beta": 2, "chosen_by_ground_truth": {"1": 0.7, "2": 0.708}}

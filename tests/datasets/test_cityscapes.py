@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -46,6 +48,23 @@ def test_a_missing_map_and_an_empty_city_are_named(cityscapes, tmp_path, capsys)
     with pytest.raises(UserError, match=f"{name}.*missing"):
         samples[1].mask.read()
     assert samples[0].mask.read().max() == 255, "the others can be read"
+
+
+def test_maps_that_do_not_fit_are_left_out_by_name(cityscapes, run_stage, tmp_path):
+    root = copy_of(cityscapes, tmp_path)
+    missing, cut, _ = CITIES["val"]
+    folder = root / "gtFine" / "val" / "frankfurt"
+    (folder / f"{missing}_gtFine_labelIds.png").unlink()
+    path = folder / f"{cut}_gtFine_labelIds.png"
+    Image.open(path).crop((0, 0, 40, 30)).save(path)
+    output = tmp_path / "out"
+    given = "dataset=cityscapes", f"dataset.root={root}", "dataset.split=val", "clip=demo"
+    finished = run_stage(*given, "stage=[tags,cams,evaluate]", f"output_dir={output}")
+    assert finished.code == 0, finished.errors
+    assert f"{missing}_gtFine_labelIds.png is missing" in finished.errors
+    assert f"{cut}: its ground-truth mask has 40×30 pixels" in finished.errors
+    runs = json.loads((output / "metrics.json").read_text())["runs"]
+    assert {run["stage"]: run["images"] for run in runs} == {"tags": 2, "cams": 1}
 
 
 def test_released_labels_are_ours(golden_folder):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from pipeline.errors import UserError
+from pipeline.files.label_images import read_labels
 from tests.datasets.miniatures import (
     CONTEXT_LABELS,
     context_json,
@@ -70,6 +72,23 @@ def test_an_edited_annotation_changes_the_ground_truth_of_its_image_alone(annota
     assert before[0] == after[0] and before[1] != after[1]
 
 
+def test_only_what_was_edited_is_computed_anew(annotated, run_stage, tmp_path):
+    root, content = annotated
+    path = root / "trainval_merged.json"
+    given = "dataset=context60", f"dataset.root={root}", f"dataset.annotations={path}", "clip=demo"
+    given += "dataset.split=[train,val]", "masks=ground_truth", "stage=masks"
+    for computed in (3, 0, 1):
+        if computed == 1:
+            content["annos_segmentation"][-1]["category_id"] = 2
+        path.write_text(json.dumps(content))
+        finished = run_stage(*given, f"output_dir={tmp_path / 'out'}")
+        assert finished.code == 0, finished.errors
+        counts = re.findall(r"(\d+) computed now, (\d+) from the cache", finished.output)
+        assert [sum(map(int, each)) for each in zip(*counts)] == [computed, 3 - computed]
+    written = read_labels(next((tmp_path / "out" / "val" / "masks").rglob("2008_000002.png")))
+    assert {*np.unique(written)} == {1, 59}, "31 became category 2, an aeroplane"
+
+
 @pytest.mark.parametrize(
     ("edit", "sentence"),
     [
@@ -80,10 +99,10 @@ def test_an_edited_annotation_changes_the_ground_truth_of_its_image_alone(annota
             lambda c: c["images"][1].update(file_name=c["images"][0]["file_name"]),
             "holds one file_name twice",
         ),
-        (lambda c: c["images"][1].pop("phase"), "is not the annotation file of Pascal Context"),
-        (lambda c: c["images"][1].update(width=-1), "is not the annotation file"),
-        (lambda c: c["images"][1].update(file_name="../x.jpg"), "is not the annotation file"),
-        (lambda c: c["annos_segmentation"][0].update(image_id=9), "is not the annotation file"),
+        (lambda c: c["images"][1].pop("phase"), "is not Pascal Context's JSON"),
+        (lambda c: c["images"][1].update(width=-1), "is not Pascal Context's JSON"),
+        (lambda c: c["images"][1].update(file_name="../x.jpg"), "is not Pascal Context's JSON"),
+        (lambda c: c["annos_segmentation"][0].update(image_id=9), "is not Pascal Context's JSON"),
     ],
 )
 def test_what_the_converter_would_misread_is_one_sentence(annotated, edit, sentence):
@@ -93,9 +112,18 @@ def test_what_the_converter_would_misread_is_one_sentence(annotated, edit, sente
         read(root, content)
 
 
+def test_a_file_without_the_split_is_one_sentence(annotated):
+    root, content = annotated
+    content["images"] = [each for each in content["images"] if each["phase"] == "train"]
+    content["annos_segmentation"] = content["annos_segmentation"][:2]
+    assert len(read(root, content, "train")) == 1
+    with pytest.raises(UserError, match="no image of phase val: give trainval_merged"):
+        read(root, content)
+
+
 def test_a_cut_file_is_one_sentence(annotated):
     root, content = annotated
-    with pytest.raises(UserError, match=r"trainval_merged.json is not the annotation file"):
+    with pytest.raises(UserError, match=r"trainval_merged.json is not Pascal Context's JSON"):
         read(root, json.dumps(content)[:-20])
     with pytest.raises(UserError, match=r"dataset.annotations=.*nowhere.json"):
         _ = load("context60", root, annotations="nowhere.json").splits["val"]

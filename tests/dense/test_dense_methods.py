@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import product
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from open_clip.model import CLIP
 
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.image_tower import ImageTower
-from pipeline.dense.method import DenseMethod, NameEmbeddings
+from pipeline.dense.method import DenseMethod, NameEmbeddings, Windowed
 from pipeline.dense.resclip.method import chebyshev, same_object, semantic_feedback
 from pipeline.dense.sc_clip import ScClipSettings
 from pipeline.dense.sc_clip.method import repair
@@ -140,6 +142,35 @@ def test_bfloat16_moves_similarities_little(name, two_heads):
     )
     assert found.dtype == torch.float32
     assert 0 < (found - expected).abs().mean() < 0.02
+
+
+# Trident
+
+
+@torch.no_grad()
+def test_each_half_of_an_image_attends_to_itself_alone(two_heads):
+    """The oracle is Trident on a whole image, with the weights of both halves in one matrix."""
+    names, pixels = names_of(two_heads), pictures(two_heads, 1, (5, 8))
+    [image] = two_heads.to_images(pixels)
+    halved, whole = (dense_method("trident", halves=halves) for halves in (True, False))
+    windowed = Windowed([([(0, 0)], whole.run_pass(two_heads, pixels))], image.shape[:2], image)
+    before = whole.similarities_of_windows(two_heads, windowed, names)
+    weights = []
+    for half in (image[:, :64], image[:, 64:]):
+        grid, values, heads = halved.seconds["sam"].encoder.last_attention(half)
+        weights.append(halved.spread(values, heads))
+    rows, columns = grid[0], 2 * grid[1]
+    joined = torch.zeros(rows, columns, rows, columns)
+    for i, j in product(range(rows), range(columns)):  # a patch and those that it attends to
+        of_half = slice(0, grid[1]) if j < grid[1] else slice(grid[1], None)
+        own = weights[j // grid[1]].unflatten(0, grid)[i, j % grid[1]]
+        joined[i, j, :, of_half] = own.unflatten(0, grid)
+    attention = SimpleNamespace(last_attention=lambda _: ((rows, columns), None, None))
+    whole.seconds = {**whole.seconds, "sam": SimpleNamespace(encoder=attention)}
+    whole.spread = lambda *_: joined.flatten(2).flatten(0, 1)
+    found = halved.similarities_of_windows(two_heads, windowed, names)
+    assert_close(found, whole.similarities_of_windows(two_heads, windowed, names))
+    assert before.shape != found.shape, "SAM sees each half twice as large"
 
 
 # SC-CLIP

@@ -252,6 +252,8 @@ def test_a_file_gives_the_names(tmp_path):
     assert read_name_list(str(path), CLASSES) == (("a", "first"), ("b,bb",), ("c",))
     path.write_text("wall, sky\r\na\r\nb\r\nc")
     assert read_name_list(str(path), CLASSES) == (("wall", "sky"), ("a",), ("b",), ("c",))
+    path.write_text("a\nb\\, bb, b\\,b\nc\\d", encoding="utf-8")
+    assert read_name_list(str(path), CLASSES) == (("a",), ("b, bb", "b,b"), ("c\\d",))
 
 
 @pytest.mark.parametrize(

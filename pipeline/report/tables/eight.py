@@ -29,10 +29,9 @@ def write_eight(runs: Sequence[MeasuredRun]) -> str:
             of = grouped(same, lambda run, sets=sets: sets[run.about.experiment].name)
             shown = {name: choose_run(of[name], columns[name].split.images) for name in of}
             whole = {n for n in of if not describe_images(shown[n].run.images, shown[n].full_sizes)}
-            average = ""
-            if both := whole & row.figures.keys():
-                ours = mean(100 * shown[name].run.value(table.metric) for name in both)
-                average = f"{ours:.1f} (published {mean(row.figures[n] for n in both):.1f})"
+            both = whole & row.figures.keys()
+            pairs = [(100 * shown[n].run.value(table.metric), row.figures[n]) for n in both]
+            average = "{:.1f} (published {:.1f})".format(*map(mean, zip(*pairs))) if pairs else ""
             cells = [shown[n].cell(table.metric, notes) if n in shown else "" for n in columns]
             rows.append([row.method, backbone, f"ours ({', '.join(choices)})", *cells, average])
     header = ["method", "backbone", "figures", *(each.label for each in table.columns), "mean"]
