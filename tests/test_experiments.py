@@ -171,7 +171,7 @@ def test_every_data_set_composes(name):
     vocabulary = build_vocabulary(read_config(config).dataset)
     count = {"demo": 10, "demo_crowded": 10, "folder": 2, "voc2007": 20, "voc2012": 20}
     count |= {"coco2014": 80, "coco2017": 80, "cocostuff": 171, "ade20k": 150}
-    count |= {"voc20": 20, "coco_object": 80}
+    count |= {"voc20": 20, "coco_object": 80, "context59": 59, "context60": 59, "cityscapes": 19}
     assert len(vocabulary.classes) == count[name]
     assert plain["compat"]["name"] == ("clean" if name == "folder" else "released")
     seen = (*plain["images"].values(), plain["runtime"]["precision"])

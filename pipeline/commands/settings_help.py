@@ -33,7 +33,7 @@ _WORDS = {
 }
 """Patterns in Python's types → words for them."""
 
-_PUBLICATION = re.compile(r"(\w+?)_(?:voc|coco|ade)")  # in the name of an experiment
+_PUBLICATION = re.compile(r"(\w+?)_(?:voc|coco|ade|context|city)")  # in the name of an experiment
 
 
 class Choice(NamedTuple):

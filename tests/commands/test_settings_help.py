@@ -115,7 +115,7 @@ def test_experiments_are_grouped_by_publication(helped):
         names = sorted(n for n in choices()["experiment"] if n.startswith(f"{name}_"))
         assert len(names) > 1 and ", ".join(names) in lines
     [others] = [line for line in lines if line.startswith("alpha, ")]
-    assert "leaderboard" in others and not re.search("_(voc|coco|ade)", others)
+    assert "leaderboard" in others and not re.search("_(voc|coco|ade|context|city)", others)
 
 
 def test_the_help_lists_the_options_and_names_what_is_hard_to_find(helped):

@@ -282,7 +282,7 @@ DATA = {
     *("masks.names", "masks.regions", "output_dir", "segmenter.pretrained"),
     *("dataset.splits", "tags.corrections", "tags.path", "masks.path", "masks.corrections"),
     *("dataset.colours", "masks.colours", "cams.regions"),
-    *("cams.second.checkpoint", "cams.sam.checkpoint"),
+    *("cams.second.checkpoint", "cams.sam.checkpoint", "dataset.annotations"),
 }
 """Settings that name files: images, lists, masks, arrays without pickle, and tensors."""
 
