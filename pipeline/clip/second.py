@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 SECONDS: dict[str, Release] = {}
 """Second backbones by the value of ``model``."""
 
-
 _SHIPPED: dict[str, str] = {}
 _OF_FILES: dict[str, Release] = {}  # what builds a kind of backbone → any of it that a file holds
 

@@ -136,11 +136,11 @@ def _archives(settings: DatasetSettings) -> Iterator[DownloadTask]:
         root = given_path(roots[which], downloads[which].key).absolute()
         for archive in downloads[which].needed(splits if which == name else []):
             target = root if root.name == archive.into else root / archive.into
-            state, unpacked = target / STATE, (archive, target)
-            path = state / archive.source.name
-            if path.suffix == ".json":  # which is read as it is
-                path, unpacked = target / path.name, ()
-            if state.exists() or which == "sbd" or not is_there:
+            path, unpacked = target / STATE / archive.source.name, (archive, target)
+            if path.suffix == ".json":  # which is read as it is, in place of the masks
+                path, unpacked, given = target / path.name, (), settings.annotations
+                is_there &= given is None or given_path(given, "dataset.annotations").exists()
+            if (target / STATE).exists() or which == "sbd" or not is_there:
                 yield DownloadTask(archive.source, path, downloads[which].licence, *unpacked)
 
 
@@ -158,7 +158,7 @@ def _lists(settings: DatasetSettings) -> Iterator[DownloadTask]:
 def _print_list() -> None:
     for name, download in sources.read_downloads().items():
         sizes = [archive.source.size for archive in download.needed([])]
-        more = " and more" if None in sizes else ""
+        more = " and more" if None in sizes and any(sizes) else ""
         total = size_text(sum(filter(None, sizes)) or None) + more
         title = f"dataset={name} {_ROOT}=DIR" if download.key == _ROOT else f"{download.key}=DIR"
         print(f"{title}  {total}\n  licence: {download.licence}; {download.page}")

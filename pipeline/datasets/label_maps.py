@@ -8,12 +8,13 @@ from pathlib import Path
 from pipeline.datasets.annotations import LabelImage
 from pipeline.datasets.coco import image_folder
 from pipeline.datasets.ground_truth import AnnotatedMask
-from pipeline.datasets.layout import find_root, find_splits, first_existing
+from pipeline.datasets.layout import find_root, find_splits, first_existing, how_to_get
 from pipeline.datasets.mask_images import Reading
 from pipeline.datasets.settings import LabelMapSettings
 from pipeline.datasets.vocabulary import Vocabulary, build_vocabulary
 from pipeline.engine.progress import note
 from pipeline.engine.sample import Dataset, Sample
+from pipeline.errors import UserError
 from pipeline.files.label_images import IGNORE
 
 
@@ -48,7 +49,7 @@ def load_cityscapes(settings: LabelMapSettings) -> Dataset[Vocabulary]:
 
     def read(folder: Path) -> list[Sample]:
         samples = []
-        for city in sorted(path for path in folder.iterdir() if path.is_dir()):
+        for city in sorted(path for path in folder.glob("*") if path.is_dir()):
             images = sorted(city.glob("*_leftImg8bit.png"))
             if not images:
                 note(f"{city} holds no image ending in _leftImg8bit.png")
@@ -57,6 +58,8 @@ def load_cityscapes(settings: LabelMapSettings) -> Dataset[Vocabulary]:
                 path = root / "gtFine" / folder.name / city.name / f"{name}_gtFine_labelIds.png"
                 mask = AnnotatedMask(name, LabelImage(path, reading))
                 samples.append(Sample(name, image, None if folder.name == "test" else mask))
+        if not samples:
+            raise UserError(f"{folder} holds no city with images: {how_to_get(settings.guide)}")
         return samples
 
     splits = find_splits(settings, root / "leftImg8bit", lambda name: [name], read)

@@ -11,7 +11,7 @@ from pipeline.datasets.settings import ContextSettings
 from pipeline.datasets.voc import load_voc
 from pipeline.datasets.vocabulary import Vocabulary, build_vocabulary
 from pipeline.engine.sample import Dataset, Sample, Splits
-from pipeline.errors import UserError, shown
+from pipeline.errors import UserError
 from pipeline.files.text import given_path
 
 _CATEGORIES = (
@@ -26,11 +26,13 @@ _CATEGORIES = (
 def load_context(settings: ContextSettings) -> Dataset[Vocabulary]:
     """Reads the splits of Pascal Context; those of the JSON are its phases, "train" and "val"."""
     if settings.annotations is None:
-        return load_voc(settings)
+        return load_voc(settings, expected=True)
+    vocabulary = build_vocabulary(settings)
     below = [settings.devkit, f"VOCdevkit/{settings.devkit}"]
     images = find_root(settings, "root", "JPEGImages", below) / "JPEGImages"
     path = given_path(settings.annotations, "dataset.annotations")
-    read = cache(partial(_read, path, images, settings.max_pixels))
+    labels = {c: label for label, c in enumerate(_CATEGORIES[: len(vocabulary.classes) + 1])}
+    read = cache(partial(_read, path, images, labels, settings.max_pixels))
 
     def samples_of(phase: str) -> list[Sample]:
         if phase not in read():
@@ -38,17 +40,17 @@ def load_context(settings: ContextSettings) -> Dataset[Vocabulary]:
         return read()[phase]
 
     splits = {name: partial(samples_of, phase) for name, phase in settings.splits.items()}
-    return Dataset(build_vocabulary(settings), Splits(splits), settings.train_split)
+    return Dataset(vocabulary, Splits(splits), settings.train_split)
 
 
-def _read(path: Path, folder: Path, max_pixels: int) -> dict[str, list[Sample]]:
+def _read(path: Path, folder: Path, labels: dict, max_pixels: int) -> dict[str, list[Sample]]:
     """Returns the images of each phase, by their names."""
-    labels = {category: label for label, category in enumerate(_CATEGORIES)}
     phases: dict[str, list[Sample]] = {}
     try:
         content = json.loads(path.read_bytes())
         images, annotations = content["images"], content["annos_segmentation"]
-        for key, entries in (("image_id", images), ("file_name", images), ("id", annotations)):
+        names = [{"file_name": Path(each["file_name"]).stem} for each in images]
+        for key, entries in (("image_id", images), ("file_name", names), ("id", annotations)):
             # Of two, the released converter lets the second replace the first.
             if len({each[key] for each in entries}) < len(entries):
                 raise UserError(f"{path} holds one {key} twice: download it again")
@@ -56,7 +58,8 @@ def _read(path: Path, folder: Path, max_pixels: int) -> dict[str, list[Sample]]:
         for each in annotations:  # a later one is painted over those before it
             if (category := each["category_id"]) not in labels:
                 raise UserError(
-                    f"{path} has category {shown(category)}, none of 59: give trainval_merged.json"
+                    f"{path} has category {category!r}, not one of {len(labels) - 1} classes: give"
+                    " trainval_merged.json, and all 59 classes"
                 )
             shapes[each["image_id"]].append((labels[category], False, 0, each["segmentation"]))
         for record in sorted(images, key=lambda each: each["file_name"]):
@@ -64,7 +67,9 @@ def _read(path: Path, folder: Path, max_pixels: int) -> dict[str, list[Sample]]:
             mask = InstanceMask(name.stem, *size, drawn, max_pixels)
             phases.setdefault(record["phase"], []).append(Sample(name.stem, folder / name, mask))
     except OSError as error:
-        raise UserError(f"dataset.annotations={path} cannot be read ({error.strerror})") from error
+        raise UserError(
+            f"dataset.annotations={path} cannot be read ({error.strerror}): download.py fetches it"
+        ) from error
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is not Pascal Context's JSON: download it again") from error
     return phases

@@ -14,11 +14,11 @@ from pipeline.errors import UserError
 from pipeline.files.text import read_text
 
 
-def load_voc(settings: VocSettings) -> Dataset[Vocabulary]:
+def load_voc(settings: VocSettings, *, expected: bool = False) -> Dataset[Vocabulary]:
     """Reads the splits of ``ImageSets/Segmentation`` or ``ImageSets/Main`` from a VOC folder.
 
     ``root`` is the folder that holds ``JPEGImages``, or one above it; ``splits`` gives the names of
-    the lists.
+    the lists. A mask that is not there is named by an error if it is ``expected``.
     """
     vocabulary = build_vocabulary(settings)
     below = [settings.devkit, f"VOCdevkit/{settings.devkit}"]
@@ -34,7 +34,7 @@ def load_voc(settings: VocSettings) -> Dataset[Vocabulary]:
         samples = []
         for image_id in ids:
             files = (root / folder / f"{image_id}.png" for folder in settings.mask_folders)
-            mask = next((MaskFile(path, len(names)) for path in files if path.is_file()), None)
+            mask = next((MaskFile(p, len(names)) for p in files if expected or p.is_file()), None)
             if mask is None and sbd and (path := sbd / "cls" / f"{image_id}.mat").is_file():
                 mask = MatlabMask(path, len(names))
             labels, path = None, root / "Annotations" / f"{image_id}.xml"

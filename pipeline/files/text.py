@@ -14,7 +14,6 @@ from pipeline.errors import UserError, shown
 
 _MAX_BYTES = 1 << 28  # of a text file; COCO's longest list has 15 million
 
-
 _SPECIAL = re.compile(r"[;\\]")  # in a name of a cell
 _NAME = re.compile(r"(?:\\.|[^;\\])+", re.DOTALL)
 _NAMES = re.compile(r"(?:\\.|[^\\])*", re.DOTALL)

@@ -129,9 +129,9 @@ class DenseMaskOptions(MaskOptions):
 
     Attributes:
         names: the names that pixels are compared with: a list that comes with the package, or the
-            path of a file with a line for each class, its names separated by ", "; an additional
-            first line is the background. Null takes the data set's names for CAMs and its
-            backgrounds, "classes" the names of its classes.
+            path of a file with a line for each class, its names separated by ", " (``\\,`` is a
+            comma in a name); an additional first line is the background. Null takes the data set's
+            names for CAMs and its backgrounds, "classes" the names of its classes.
         templates: the set of prompt templates; "imagenet" has the 80 of CLIP.
         short_side: the shorter side, in pixels, to which an image is resized.
         long_side: the largest longer side, in pixels, to which an image is resized.

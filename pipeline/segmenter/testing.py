@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 LabelMaps = dict[str, np.ndarray]
 """Step → H×W uint8, of the image's full size."""
 
-
 _Seen = tuple[Item, LabelMaps, np.ndarray, np.ndarray]
 """An item, its labels so far, its image and the network's probabilities, on the way to the CRF."""
 

@@ -6,7 +6,6 @@ import yaml
 
 REMEDIES = yaml.safe_load(Path(__file__).with_name("remedies.yaml").read_text(encoding="utf-8"))
 
-
 ADVICE = {
     note: ", or ".join(r["remedy"] for r in REMEDIES if note in r.get("notes", ())).replace("`", "")
     for note in ("no tags", "same tags", "missing class", "near-synonyms")

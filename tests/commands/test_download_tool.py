@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import shlex
+import shutil
 import tarfile
 import zipfile
 from pathlib import Path
@@ -156,9 +157,11 @@ def test_pascal_context_is_read_from_the_json_that_was_downloaded(web, capsys):
     dataset = miniatures.load("context60", Path("data"), annotations=path)
     assert read_everything(dataset) == 3
     Path(path).unlink()
+    shutil.rmtree(Path("data/VOC2010/.download"))  # as if the images were laid out by hand
     web.plan["trainval_merged.json"] = [Answer(404)]
     with pytest.raises(UserError, match=re.escape(str(Path(path).absolute()))):
         run(words)
+    assert [name for name, _ in web.requests].count(CONTEXT) == 1
 
 
 def test_masks_of_pascal_context_that_were_laid_out_by_hand_need_no_json(web, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from pipeline.commands.make_tables import run
 from pipeline.report.tables.runs import find_files
 from tests import REPOSITORY
 from tests.processes import run_python
@@ -60,7 +61,7 @@ def test_a_run_on_fewer_images_is_marked_as_partial(make_tables, tmp_path):
     assert rows_of(make_tables().output, "ours: TagCLIP (preset")[0][3] == "92.0 (latest of 3)"
 
 
-def test_eight_sets_are_one_table_by_backbone(make_tables, tmp_path):
+def test_eight_sets_are_one_table_by_backbone(tmp_path, capsys):
     """A mean is over whole sets that have a published figure, and only presets count."""
     choices = {"method": "dense"}
 
@@ -76,20 +77,25 @@ def test_eight_sets_are_one_table_by_backbone(make_tables, tmp_path):
         dense("cityscapes", 3, 0.5, "sclip_cityscapes"),
         dense("context60", 5105, 0.4, clip="vit_l14"),
         dense("context60", 5104, 0.9, changed={"temperature": 3}),
+        dense("context60", 5104, 0.35, "talk2dino_context60", clip="talk2dino_b14"),
     )
-    text = make_tables("--eight").output
+    run(["--eight", str(tmp_path)])
+    text = capsys.readouterr().out
     header = rows_of(text, "method")[0]
     assert header[3:] == [
         *("VOC21", "Context60", "COCO-Object", "VOC20", "Context59", "COCO-Stuff", "ADE20K"),
         *("Cityscapes", "mean"),
     ]
-    published, ours, large = rows_of(text, "SCLIP (ECCV")
-    assert published[2:5] == ["published", "59.6", "31.7"] and published[10:] == ["32.3", ""]
+    published, *_ = rows_of(text, "SCLIP (ECCV 2024)† ")
+    assert published[2:5] == ["published", "59.63", "31.74"] and published[10:] == ["32.34", ""]
+    assert "† README of the SCLIP repository" in text
+    ours, large = rows_of(text, "SCLIP (ECCV 2024) ")
     assert ours[1:5] == ["vit_b16 (openai)", "ours (released, fp32)", "59.0", "30.0"]
     assert ours[10:] == ["50.0 (partial: 3 images)", "44.5 (published 45.7)"]
     assert large[1] == "vit_l14 (openai)" and large[11] == "40.0 (published 31.7)"
     assert "constants of sclip_context60 were chosen for clip=vit_b16" in text
     assert len(rows_of(text, "CorrCLIP (ICCV")) == 1, "its preset was not run"
+    assert rows_of(text, "Talk2DINO")[0][4] == "35.0"
 
 
 def test_the_choice_by_ground_truth_and_the_network_s_weights_are_said(make_tables, tmp_path):

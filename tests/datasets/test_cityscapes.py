@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -50,6 +51,15 @@ def test_a_missing_map_and_an_empty_city_are_named(cityscapes, tmp_path, capsys)
     assert samples[0].mask.read().max() == 255, "the others can be read"
 
 
+def test_a_split_without_cities_is_one_sentence(cityscapes, tmp_path):
+    root = copy_of(cityscapes, tmp_path)
+    shutil.rmtree(root / "leftImg8bit" / "val")
+    (root / "leftImg8bit" / "val").mkdir()
+    with pytest.raises(UserError, match=r"val holds no city with images: docs/data-sets.md"):
+        _ = load("cityscapes", root).splits["val"]
+
+
+@pytest.mark.large
 def test_maps_that_do_not_fit_are_left_out_by_name(cityscapes, run_stage, tmp_path):
     root = copy_of(cityscapes, tmp_path)
     missing, cut, _ = CITIES["val"]

@@ -53,6 +53,24 @@ def test_a_label_above_59_is_refused_by_name(context, tmp_path):
         load("context60", root).splits["val"][0].mask.read()
 
 
+def test_fewer_classes_are_refused_by_name(annotated):
+    root, content = annotated
+    path = root / "trainval_merged.json"
+    path.write_text(json.dumps(content))
+    dataset = load("context60", root, annotations=str(path), classes=["cat", "dog"])
+    with pytest.raises(UserError, match="not one of 2 classes: .*all 59 classes"):
+        _ = dataset.splits["val"]
+
+
+def test_a_missing_mask_is_named(context, tmp_path):
+    root = copy_of(context, tmp_path)
+    (root / "SegmentationClassContext" / "2008_000002.png").unlink()
+    found = {sample.id: sample.mask for sample in load("context60", root).splits["val"]}
+    assert found["2008_000001"].read().any()
+    with pytest.raises(UserError, match=r"2008_000002.png is missing"):
+        found["2008_000002"].read()
+
+
 def test_annotations_are_painted_in_the_order_of_the_file(annotated):
     for split, count in {"train": 1, "val": 2}.items():
         samples = read(*annotated, split)
@@ -72,12 +90,13 @@ def test_an_edited_annotation_changes_the_ground_truth_of_its_image_alone(annota
     assert before[0] == after[0] and before[1] != after[1]
 
 
+@pytest.mark.large
 def test_only_what_was_edited_is_computed_anew(annotated, run_stage, tmp_path):
     root, content = annotated
     path = root / "trainval_merged.json"
     given = "dataset=context60", f"dataset.root={root}", f"dataset.annotations={path}", "clip=demo"
     given += "dataset.split=[train,val]", "masks=ground_truth", "stage=masks"
-    for computed in (3, 0, 1):
+    for computed in (3, 1):
         if computed == 1:
             content["annos_segmentation"][-1]["category_id"] = 2
         path.write_text(json.dumps(content))
@@ -92,12 +111,23 @@ def test_only_what_was_edited_is_computed_anew(annotated, run_stage, tmp_path):
 @pytest.mark.parametrize(
     ("edit", "sentence"),
     [
-        (lambda c: c["annos_segmentation"][0].update(category_id=3), "category 3, none of 59"),
+        (
+            lambda c: c["annos_segmentation"][0].update(category_id=3),
+            "category 3, not one of 59 classes",
+        ),
         (lambda c: c["annos_segmentation"][1].update(id=0), "holds one id twice"),
         (lambda c: c["images"][1].update(image_id=0), "holds one image_id twice"),
         (
             lambda c: c["images"][1].update(file_name=c["images"][0]["file_name"]),
             "holds one file_name twice",
+        ),
+        (
+            lambda c: c["images"][1].update(file_name="x/2008_000003.png"),
+            "holds one file_name twice",
+        ),
+        (
+            lambda c: c["annos_segmentation"][0].update(category_id="2"),
+            "category '2', not one of 59",
         ),
         (lambda c: c["images"][1].pop("phase"), "is not Pascal Context's JSON"),
         (lambda c: c["images"][1].update(width=-1), "is not Pascal Context's JSON"),

@@ -46,7 +46,6 @@ TRANSFORMERS_DINOV2: Rules = (
 )
 """From the names of DINOv2 and TIPSv2 in Hugging Face's transformers to their own."""
 
-
 TRANSFORMERS_CLIP: Rules = (
     (r"^embeddings\.token_embedding\.", "token_embedding."),
     (r"^embeddings\.position_embedding\.weight$", "positional_embedding"),
@@ -59,7 +58,6 @@ TRANSFORMERS_CLIP: Rules = (
     (r"\bmlp\.fc2\.", "mlp.c_proj."),
 )
 """From the names of a text tower, or of CLIP, in transformers to open_clip's."""
-
 
 _JOINED = {
     "attn.in_proj_": ("attn.q.", "attn.k.", "attn.v."),

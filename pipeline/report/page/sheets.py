@@ -26,7 +26,6 @@ _SIDE, _GAP, _TEXT = 240, 8, 12  # pixels: a tile's longer side, between tiles, 
 _LINE = 18  # pixels from line to line
 _CAPTION = 36  # characters of a caption
 
-
 _shorten = partial(textwrap.shorten, placeholder=" …")
 
 

@@ -19,8 +19,9 @@ def write_eight(runs: Sequence[MeasuredRun]) -> str:
     columns, notes, rows = {each.name: each for each in table.columns}, Notes(), []
     for row in table.rows:
         if row.figures:
-            cells = [f"{row.figures[n]:.1f}" if n in row.figures else "" for n in columns]
-            rows.append([row.method, row.backbone, "published", *cells, ""])
+            cells = [f"{row.figures[n]:g}" if n in row.figures else "" for n in columns]
+            words = [row.method + notes.mark(row.source), row.backbone, "published"]
+            rows.append([*words, *cells, ""])
         sets = {preset: columns[name] for name, preset in row.experiments.items()}
         presets = [run for run in runs if run.about.experiment in sets and not run.changes()]
         own = [run for run in presets if run.value_in(sets[run.about.experiment]) is not None]
@@ -35,5 +36,5 @@ def write_eight(runs: Sequence[MeasuredRun]) -> str:
             cells = [shown[n].cell(table.metric, notes) if n in shown else "" for n in columns]
             rows.append([row.method, backbone, f"ours ({', '.join(choices)})", *cells, average])
     header = ["method", "backbone", "figures", *(each.label for each in table.columns), "mean"]
-    caption = "mIoU in %, without tags. A mean is over the sets that have both figures."
+    caption = "mIoU in %; ours of presets without changes. A mean is over sets with both figures."
     return Table(header, rows, header[:3], "Eight sets", caption, notes.paragraphs()).markdown("#")

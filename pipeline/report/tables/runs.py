@@ -222,7 +222,6 @@ def runs_of(
 
 # Footnotes of tables
 
-
 SUPERVISED = "trained on the ground truth (supervised)"
 """What tables say of the figures of a network, and of its labels, with ``masks=ground_truth``."""
 
