@@ -175,3 +175,36 @@ def dinotxt(
         "head": draw(head, seed + 1),
         "text": draw(text, seed + 2),
     }
+
+
+def dinov3(
+    seed: int = 0, depth: int = 3, width: int = WIDTH, head_width: int = 8
+) -> dict[str, torch.Tensor]:
+    """Draws the weights of DINOv3 by their released names, with plain MLPs."""
+    shapes = dinov2(depth, width)
+    del shapes["pos_embed"]
+    shapes["storage_tokens"] = shapes.pop("register_tokens")
+    shapes["patch_embed.proj.weight"] = (width, 3, 16, 16)
+    for number in range(depth):
+        shapes[f"blocks.{number}.attn.qkv.bias_mask"] = (3 * width,)
+    shapes["rope_embed.periods"] = (head_width // 4,)
+    drawn = draw(shapes, seed)
+    if drawn is shapes:
+        return drawn
+    for number in range(depth):
+        drawn[f"blocks.{number}.attn.qkv.bias_mask"] = torch.tensor([1.0, 0, 1]).repeat_interleave(
+            width
+        )
+    exponents = torch.arange(head_width // 4) * 4 / head_width
+    return drawn | {"rope_embed.periods": (100**exponents).bfloat16().float()}
+
+
+def dinotxt3(
+    seed: int = 0, depth: int = 3, width: int = WIDTH, text_width: int = 8, head_width: int = 8
+) -> dict[str, dict[str, torch.Tensor]]:
+    """Draws the weights of dino.txt on DINOv3, of which one file holds head and text tower."""
+    parts, rest = dinotxt(seed, depth, width, text_width), draw({"logit_scale": (1,)}, seed)
+    for name, tensor in parts["head"].items():
+        rest[f"visual_model.head.{name.replace('block_list', 'blocks')}"] = tensor
+    rest |= {f"text_model.{name}": tensor for name, tensor in parts["text"].items()}
+    return {"image": dinov3(seed, depth, width, head_width), "head": rest}

@@ -12,6 +12,8 @@ from open_clip.transformer import QuickGELU, ResidualAttentionBlock
 from torch import nn
 
 from pipeline.clip.compute.linear import Linear, in_pieces
+from pipeline.clip.rotary import Rotary, Size
+from pipeline.errors import UserError
 
 _QUICK = 1.702  # QuickGELU(x) = x·sigmoid(1.702·x) = SiLU(1.702·x) / 1.702
 
@@ -29,7 +31,8 @@ class Block:
     ):
         """Packs the weights of open_clip's block, which is not modified, on their device.
 
-        A module ``norm_after`` of the block follows it, as between DINOv2 and a head.
+        A module ``norm_after`` of the block follows it, as between DINOv2 and a head. By its
+        attribute ``rotary``, see :class:`~pipeline.clip.rotary.Rotary`, patches are turned.
 
         If ``differentiable``, :meth:`finish` can be differentiated with respect to the attention
         output. If ``in_pieces``, layers take few rows at a time, which suits bfloat16 on CPUs with
@@ -58,23 +61,34 @@ class Block:
         self._expand = pack(*mlp[:2], activation)
         self._contract = pack(mlp[2], contract.bias)
         self.norm_after = getattr(block, "norm_after", nn.Identity())
+        self.rotary: Rotary | None = getattr(block, "rotary", None)
         self._block = block
         self._in_pieces = in_pieces
 
-    def project(self, normed: torch.Tensor) -> Sequence[torch.Tensor]:
-        """Returns queries, keys and values of the output of ln_1, B×T×D: each B×heads×T×d."""
-        return self._split_heads(self._in(normed.to(self.precision)), 3).unbind()
+    def project(self, normed: torch.Tensor, size: Size | None = None) -> Sequence[torch.Tensor]:
+        """Returns queries, keys and values of the output of ln_1, B×T×D: each B×heads×T×d.
+
+        Rotary positions, if the block has any, are those of an image of this ``size``.
+        """
+        projections = self._split_heads(self._in(normed.to(self.precision)), 3).unbind()
+        if self.rotary is None or size is None:
+            return projections
+        query, key, value = projections
+        return self.rotary.turn(query, size), self.rotary.turn(key, size), value
 
     def project_for(
-        self, normed: torch.Tensor, query_inputs: torch.Tensor
+        self, normed: torch.Tensor, query_inputs: torch.Tensor, size: Size | None = None
     ) -> Sequence[torch.Tensor]:
         """Returns the queries of some tokens, B×heads×Q×d, and all keys and values, B×heads×T×d.
 
-        The output of ln_1 is ``normed``, B×T×D, and B×Q×D of the tokens that need queries.
+        The output of ln_1 is ``normed``, B×T×D, and B×Q×D of the tokens that need queries, no
+        patches among them. Of ``size`` see :meth:`project`.
         """
         project_query, project_key_value = self._in_parts
         (query,) = self._split_heads(project_query(query_inputs.to(self.precision)), 1)
         key, value = self._split_heads(project_key_value(normed.to(self.precision)), 2)
+        if self.rotary is not None and size is not None:
+            key = self.rotary.turn(key, size)
         return query, key, value
 
     def attention_output(self, attended: torch.Tensor, *, scaled: bool = True) -> torch.Tensor:
@@ -106,8 +120,10 @@ class Block:
     def pull_back(self, gradients: torch.Tensor) -> torch.Tensor:
         """Backpropagates gradients of queries, keys and values, to the output of ln_1.
 
-        From …×3D, heads side by side, to …×D float32.
+        From …×3D, heads side by side, to …×D float32; a UserError for rotary positions.
         """
+        if self.rotary is not None:
+            raise UserError("Grad-CAM cannot pass rotary positions: choose another cams=METHOD")
         return gradients.float() @ self._block.attn.in_proj_weight.float()
 
     def _split_heads(self, projected: torch.Tensor, count: int) -> torch.Tensor:

@@ -181,7 +181,7 @@ class ClipEncoder:
         attention_hooks = [hook for hook in hooks if not isinstance(hook, BlockHook)]
         tokens = self.embed_patches(pixels)
         for number, block in enumerate(self.blocks, 1):
-            inputs = BlockInput(tokens, *block.project(block.ln_1(tokens)))
+            inputs = BlockInput(tokens, *block.project(block.ln_1(tokens), pixels.shape[-2:]))
             for hook in block_hooks:
                 hook(number, block, inputs)
             if number < self.depth:
@@ -203,17 +203,17 @@ class ClipEncoder:
 
         # The hooks were not called yet.
         key = digest(pixels, self._name, self.position_fp16, self.tower.offset, *hooks)
-        tokens, *results = self.kept.get_or(key, compute)
-        block = self.last_block  # its projections are three times as large as the tokens
-        return (lambda: BlockInput(tokens, *block.project(block.ln_1(tokens)))), tuple(results)
+        tokens, *found = self.kept.get_or(key, compute)
+        block, size = self.last_block, pixels.shape[-2:]  # its projections are large
+        return (lambda: BlockInput(tokens, *block.project(block.ln_1(tokens), size))), tuple(found)
 
     def tokens_after(
         self, pixels: torch.Tensor, numbers: Collection[int]
     ) -> dict[int, torch.Tensor]:
         """Returns the tokens after blocks, counted from 1: B×T×D float32 of each."""
-        tokens, found = self.embed_patches(pixels), {}
+        tokens, size, found = self.embed_patches(pixels), pixels.shape[-2:], {}
         for number, block in enumerate(self.blocks[: max(numbers, default=0)], 1):
-            tokens = block.finish(tokens, self.attend(*block.project(block.ln_1(tokens))))
+            tokens = block.finish(tokens, self.attend(*block.project(block.ln_1(tokens), size)))
             if number in numbers:
                 found[number] = tokens
         return found
@@ -258,10 +258,8 @@ class ClipEncoder:
         return self._finish_class_token(tokens[:, :1], query[:, :, :1], key, value)
 
     def text_for_patches(self, text: torch.Tensor) -> torch.Tensor:
-        """Returns the embeddings of names that patches are compared with, from those of images."""
-        if not self.tower.joins_patches:
-            return text
-        return F.normalize(text[:, text.shape[1] // 2 :], dim=-1)
+        """Returns what patches are compared with, of the embeddings of names."""
+        return text[:, text.shape[1] * 2 // 3 :] if self.tower.joins_patches else text
 
     def classify(self, features: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
         """Returns the softmax of τ·f·t over all names, …×C float32; for patch features this is S⁰.
@@ -269,7 +267,7 @@ class ClipEncoder:
         The ``features`` f are …×E and of length 1, as is the ``text`` t, C×E: classes first, then
         backgrounds; of patches see :meth:`text_for_patches`.
         """
-        return (self.temperature * features @ text.mT).softmax(-1)
+        return (self.temperature * features @ text[:, : features.shape[-1]].mT).softmax(-1)
 
     def classify_images(
         self, pixels: torch.Tensor, text: torch.Tensor, inside: torch.Tensor | None = None
@@ -299,7 +297,7 @@ class ClipEncoder:
         return self.kept.rows(keys, make)
 
     def _image_features(self, pixels: torch.Tensor, inside: torch.Tensor | None) -> torch.Tensor:
-        tokens = self.embed_patches(pixels)
+        tokens, size = self.embed_patches(pixels), pixels.shape[-2:]
         bias, class_bias = None, []
         if inside is not None:
             count = tokens.shape[1]
@@ -307,13 +305,14 @@ class ClipEncoder:
             bias[:, 0, 0, self.tower.prefix :] = torch.where(inside.flatten(1), 0.0, _MASKED_LOGIT)
             class_bias = [bias[:, :, :1]]
         for block in self._blocks:
-            tokens = block.finish(tokens, self.attend(*block.project(block.ln_1(tokens)), bias))
+            projected = block.project(block.ln_1(tokens), size)
+            tokens = block.finish(tokens, self.attend(*projected, bias))
         block, normed = self.last_block, self.last_block.ln_1(tokens)
         if self.tower.joins_patches:
-            attended = self.attend(*block.project(normed), bias)
+            attended = self.attend(*block.project(normed, size), bias)
             return self._join(self.embed(block.finish(tokens, attended)), inside)
         # Of block L only the class token is needed.
-        projections = block.project_for(normed, normed[:, :1])
+        projections = block.project_for(normed, normed[:, :1], size)
         return self._finish_class_token(tokens[:, :1], *projections, *class_bias)
 
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:

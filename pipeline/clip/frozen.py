@@ -32,6 +32,7 @@ from pipeline.clip.origins.origin import (
     fingerprint_files,
     refuse_changed,
 )
+from pipeline.configuration.registry import expand_templates
 from pipeline.datasets.vocabulary import Names, Vocabulary
 from pipeline.engine.progress import say
 from pipeline.engine.store import Store
@@ -93,10 +94,13 @@ class FrozenClip:
         """Those of the image tower, see :class:`~pipeline.clip.origins.origin.Origin`."""
         return self.origin.dimensions
 
-    def key_facts(self) -> dict[str, Any]:
-        """Returns all that its features of an image depend on, for a cache key."""
+    def key_facts(self, templates: str | None = None) -> dict[str, Any]:
+        """Returns all that its features of an image and names depend on, for a cache key."""
         pretraining, source = self.origin.pretraining, self.origin.source
+        prompts = expand_templates(templates or "", ["imagenet"])
+        halved = self.origin.joins_patches and (len(prompts) > 1 or prompts == ["imagenet"])
         return {
+            **({"halved": "by template"} if halved else {}),  # once after the mean of all
             **({"model_source": source} if source else {}),
             "mean": list(pretraining.normalisation.mean),
             "std": list(pretraining.normalisation.std),
@@ -155,7 +159,8 @@ class FrozenClip:
 
         origin = self.origin
         tower = (self.fingerprint, self.model, origin.pretraining.quick_gelu, origin.source)
-        key = fingerprint(TEXT_ALGORITHM, *tower, every, prompts)
+        parts = ["halves"] if origin.joins_patches else []
+        key = fingerprint(TEXT_ALGORITHM, *tower, every, prompts, *parts)
         array = make() if self.root is None else Store(self.root).array(key, make, *about)
         # A copy in memory of torch's own: the last digits of products depend on how their factors
         # are aligned, and NumPy's are aligned in various ways.

@@ -57,6 +57,9 @@ class Release:
         text_heads: of the text tower's.
         head_width: channels of each head of the image tower.
         registers: of the image tower; none for as many as the files hold.
+        gated: whether the MLPs of the image tower are gated, SwiGLU.
+        terms: where its files are requested, if they have no public address.
+        joins_patches: see :class:`~pipeline.clip.image_tower.ImageTower`.
         align_corners: how positions are stretched, where releases of a model differ in that.
         text_clip: what ``describe_architecture`` says of the CLIP whose text tower it takes.
         has_whole_image: whether it embeds whole images, and not patches alone.
@@ -76,6 +79,9 @@ class Release:
     text_heads: int = 12
     head_width: int = 64
     registers: int | None = None
+    gated: bool = False
+    terms: str = ""
+    joins_patches: bool = False
     align_corners: bool = False
     text_clip: str = ""
     has_whole_image: bool = True

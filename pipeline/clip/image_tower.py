@@ -78,7 +78,8 @@ class ImageTower(Positions):
         projection: D×E; none if E = D.
         temperature: τ, which multiplies cosine similarities before a softmax.
         joins_patches: whether the embedding of the whole image is that of the class token and the
-            mean of those of the patches, side by side. Patches then meet the second half of text.
+            mean of those of the patches, side by side. Behind the embedding of a text, of as many
+            numbers, stands then the one that patches meet.
     """
 
     normalisation: Normalisation

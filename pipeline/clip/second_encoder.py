@@ -56,10 +56,13 @@ class SecondEncoder:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Returns queries, keys and values of the last block, heads side by side: B×D×h×w each.
 
-        Arguments as of :meth:`tokens`.
+        Rotary positions have not turned them. Arguments as of :meth:`tokens`.
         """
         seen, grid = self._see(pixels, normalisation)
-        _, *found = self._encoder.backbone_results(seen)[0]()
+        tokens, *found = self._encoder.backbone_results(seen)[0]()
+        block = self._encoder.last_block
+        if block.rotary is not None:  # the released code of methods reads them before they turn
+            found = block.project(block.ln_1(tokens))
         return tuple(
             self._encoder.patches(each).transpose(2, 3).flatten(1, 2).unflatten(-1, grid).float()
             for each in found

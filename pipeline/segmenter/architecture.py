@@ -258,11 +258,12 @@ RESTRICTED = {
         " research and evaluation, but no commercial use; docs/licences.md names heads without"
         " this restriction"
     ),
+    "dinov3": "DINOv3's licence also binds weights that are trained from it: docs/licences.md",
 }
-"""Class in a config of mmsegmentation → a sentence without its full stop."""
+"""Part of a name in a config of mmsegmentation → a sentence without its full stop."""
 
 
 def licence_notes(model: Mapping[str, Any]) -> list[str]:
     """Returns what to know of a network's licences, from the ``model`` part of a config."""
-    parts = {str(part.get("type")).rpartition(".")[2] for part in dictionaries(model)}
-    return [note for part, note in RESTRICTED.items() if part in parts]
+    names = [str(p.get(key)) for p in dictionaries(model) for key in ("type", "model_name")]
+    return [note for part, note in RESTRICTED.items() if any(part in name for name in names)]

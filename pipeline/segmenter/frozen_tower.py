@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from pipeline.clip.image_tower import ImageTower, Positions
 from pipeline.clip.weights.layouts import SwiGlu
+from pipeline.errors import UserError
 from pipeline.segmenter.openmmlab import importable
 from pipeline.segmenter.weight_layouts import Fit
 
@@ -25,7 +26,9 @@ _ACTIVATIONS = {kind.__name__: kind for kind in (nn.GELU, QuickGELU, SwiGlu)}
 
 
 def describe(tower: ImageTower) -> dict[str, Any]:
-    """Returns what :class:`FrozenTower` is built from."""
+    """Returns what :class:`FrozenTower` is built from; a UserError for rotary positions."""
+    if any(hasattr(block, "rotary") for block in tower.blocks):
+        raise UserError("this DINOv3 cannot be trained on: give timm's, vit_base_patch16_dinov3")
     return {
         "width": len(tower.class_token),
         "patch_size": tower.patch_size,

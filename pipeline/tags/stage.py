@@ -182,6 +182,8 @@ class ScoredTags(Tags):
         # Those that the tagger has embedded.
         names = vocabulary.tag_names, vocabulary.backgrounds, self.options.templates
         embeddings = clip.embed(*names)[: len(vocabulary.classes)].cpu().numpy()
+        if clip.origin.joins_patches:  # without those for patches
+            embeddings = embeddings[:, : embeddings.shape[1] * 2 // 3]
         return find_near_synonyms(embeddings, vocabulary.classes)
 
     def choose(self, scores: np.ndarray) -> tuple[int, ...]:

@@ -211,7 +211,7 @@ def test_backgrounds_are_not_enriched(clip, tmp_path, joins):
         return of_images(unit(len(sentences), 32, seed=4))
 
     def of_images(text: torch.Tensor) -> torch.Tensor:
-        return torch.cat([text, text], 1) if joins else text
+        return torch.cat([text, text, text], 1) if joins else text
 
     given = SimpleNamespace(
         encoder=ClipEncoder(replace(ImageTower.of(clip), joins_patches=joins)),

@@ -117,7 +117,12 @@ def test_files_that_are_not_here_are_published(monkeypatch):
 
     monkeypatch.setattr("pipeline.files.hugging_face.fetch_to_cache", unreachable)
     for name, release in releases().items():
-        if not name.startswith("small_"):
+        if release.terms:
+            with pytest.raises(UserError, match=f"clip.model={name} is given on request at https"):
+                find_origin(name, None, None).published()
+            with pytest.raises(UserError, match=r"give its file as clip.checkpoint=PATH"):
+                find_origin(name, None, None).files()
+        elif not name.startswith("small_"):
             origin = find_origin(name, None, None)
             addressed = {part for part, urls in release.files.items() if urls}
             assert not origin.is_on_disk and origin.published().keys() == addressed

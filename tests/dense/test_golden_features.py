@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from pipeline.clip.encoder import ClipEncoder, to_pixels
+from pipeline.clip.encoder import BlockInput, ClipEncoder, to_pixels
 from pipeline.clip.image_tower import ImageTower
 from pipeline.clip.weights.checkpoint import load_clip
 from pipeline.dense.gem.method import self_self_attention
@@ -58,8 +59,10 @@ def test_features_of_sc_clip_in_a_batch_are_those_of_piaas_code(encoder, golden)
 
 
 def test_attention_of_gem_is_the_released_one(encoder, golden):
-    tokens = torch.from_numpy(golden["gem_tokens"])[None]
-    attended = self_self_attention(encoder.last_block, tokens)[0]
+    normed, block = torch.from_numpy(golden["gem_tokens"])[None], encoder.last_block
+    plain = SimpleNamespace(ln_1=lambda tokens: tokens, attention_output=block.attention_output)
+    inputs = BlockInput(normed, *block.project(normed))
+    attended = self_self_attention(plain, inputs)[0]
     assert_close(attended, golden["gem_attention"])
 
 

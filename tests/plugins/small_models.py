@@ -8,6 +8,7 @@ for _name, _depth, _patch in (
     ("tipsv2_b14", 3, 14),
     ("talk2dino_b14", 3, 14),
     ("dinotxt_l14", 5, 14),
+    ("dinotxt3_l16", 5, 16),
     ("c_radio_v3_b16", 3, 16),
 ):
     _release = releases()[_name]

@@ -26,7 +26,7 @@ class OfOpenClip:
 
     Attributes:
         model: as in :class:`~pipeline.clip.settings.ClipSettings`, like the next two.
-        has_whole_image: see :class:`~pipeline.clip.image_text.Release`.
+        has_whole_image: see :class:`~pipeline.clip.image_text.Release`, as of ``joins_patches``.
         source: see :class:`~pipeline.clip.origins.origin.OfRelease`.
     """
 
@@ -35,6 +35,7 @@ class OfOpenClip:
     checkpoint: str | None
 
     has_whole_image: bool = True
+    joins_patches: bool = False
     source: str = ""
 
     @property

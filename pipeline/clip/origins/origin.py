@@ -94,6 +94,11 @@ class OfRelease:
         return self.release.has_whole_image
 
     @property
+    def joins_patches(self) -> bool:
+        """Whether patches meet other embeddings of names than whole images."""
+        return self.release.joins_patches
+
+    @property
     def source(self) -> str:
         """The fingerprint of a plug-in's code, and of what no file of the model tells."""
         release = self.release
@@ -137,10 +142,13 @@ class OfRelease:
         return all(any(map(find_cached, self.release.files[part])) for part in required)
 
     def published(self) -> Mapping[str, Source]:
-        """Returns where each part is published, without asking the network."""
+        """Returns where each part is published, offline; a UserError if it is given on request."""
         from pipeline.files.hugging_face import on_mirror
 
-        optional, found = self.release.optional, {}
+        optional, found, terms = self.release.optional, {}, self.release.terms
+        if terms:
+            what, key = f"{self.keys[0]}={self.release.name}", self.keys[1]
+            raise UserError(f"{what} is given on request at {terms}: give its file as {key}=PATH")
         for part, given in self.release.files.items():
             if not (urls := tuple(map(on_mirror, given))):
                 continue
@@ -160,6 +168,7 @@ class OfRelease:
 
         if cached := next(filter(None, map(find_cached, urls)), None):
             return cached
+        self.published()  # refuses what is not public
         is_optional = part in self.release.optional
         if is_optional and self.is_on_disk:
             return None

@@ -17,6 +17,7 @@ from torch import nn
 
 from pipeline.clip.image_text import Release
 from pipeline.clip.image_tower import ImageTower
+from pipeline.clip.rotary import Rotary
 from pipeline.clip.weights.checkpoint import read_weights
 from pipeline.files.weight_files import Uninitialised, check_finite, refuse_quantised
 
@@ -35,16 +36,16 @@ DINOV2: Rules = (
 """From the names of DINOv2, which TIPSv2 shares, to open_clip's names of a block."""
 
 TRANSFORMERS_DINOV2: Rules = (
-    (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
+    (r"^embeddings\.patch_embeddings\.(projection\.)?", "patch_embed.proj."),
     (r"^embeddings\.position_embeddings$", "pos_embed"),
     (r"^embeddings\.", ""),
     (r"^layernorm\.", "norm."),
-    (r"^encoder\.layer\.", "blocks."),
+    (r"^((encoder|model)\.)?layer\.", "blocks."),
     (r"\battention\.o_proj\.", "attn.proj."),
     (r"\battention\.([qkv])_proj\.", r"attn.\1."),
     (r"\blayer_scale([12])\.lambda1$", r"ls\1.gamma"),
 )
-"""From the names of DINOv2 and TIPSv2 in Hugging Face's transformers to their own."""
+"""From the names of DINOv2, DINOv3 and TIPSv2 in Hugging Face's transformers to their own."""
 
 TRANSFORMERS_CLIP: Rules = (
     (r"^embeddings\.token_embedding\.", "token_embedding."),
@@ -167,17 +168,23 @@ def refuse_other(release: Release, **found: int) -> None:
 def build_vision_transformer(weights: Weights, release: Release, **more: Any) -> ImageTower:  # noqa: ANN401
     """Builds the image tower of a release from weights with DINOv2's names.
 
-    The other arguments are those of :class:`~pipeline.clip.image_tower.ImageTower`. Raises as
-    :func:`build_blocks` does.
+    One with periods of rotary positions is a DINOv3. The other arguments are those of
+    :class:`~pipeline.clip.image_tower.ImageTower`. Raises as :func:`build_blocks` does.
     """
     patches = part_of(weights, "patch_embed.proj.")
     width, size = len(patches["weight"]), release.dimensions.patch_size
     embedding = nn.Conv2d(3, width, size, size, device="meta").requires_grad_(False)
     embedding.load_state_dict(patches, assign=True)
     blocks = part_of(rename(weights, DINOV2), "blocks.")
-    positions = weights["pos_embed"][0]
+    positions, periods = weights["pos_embed"][0], weights.get("rope_embed.periods")
+    epsilon, activation = 1e-6 if periods is None else 1e-5, SwiGlu if release.gated else nn.GELU
+    blocks = build_blocks(blocks, release.heads, epsilon=epsilon, activation=activation)
+    if periods is not None:
+        rotary = Rotary(periods, size)
+        for block in blocks:
+            block.rotary = rotary
     if "norm_after" not in more:
-        more["norm_after"] = build_norm(weights, "norm", 1e-6)
+        more["norm_after"] = build_norm(weights, "norm", epsilon)
     registers = weights["register_tokens"][0] if "register_tokens" in weights else None
     refuse_other(release, width=width, registers=0 if registers is None else len(registers))
     is_square = math.isqrt(len(positions) - 1) ** 2 == len(positions) - 1
@@ -191,6 +198,7 @@ def build_vision_transformer(weights: Weights, release: Release, **more: Any) ->
         registers=registers,
         positions=positions,
         norm_before=nn.Identity(),
-        blocks=build_blocks(blocks, release.heads, epsilon=1e-6),
+        blocks=blocks,
+        joins_patches=release.joins_patches,
         **more,
     )

@@ -53,9 +53,9 @@ class CorrClip(OnSecondGrid):
             fine = self.fine_values(encoder, shared_pass, block.project(block.ln_1(tokens))[2])
             added = one_by_one(partial(self.attended, encoder), attention, fine)
             embedded = embedded + weight * encoder.embed(added)
-        coarse = resize_nearest(numbers, shared_pass.grid)
-        semantic = torch.stack([self._semantic(encoder, *each) for each in zip(every, coarse)])
-        fine = resize_nearest(semantic, numbers.shape[1:]).flatten(2).mT
+        coarse, size = resize_nearest(numbers, shared_pass.grid), shared_pass.pixels.shape[-2:]
+        semantic = [self._semantic(encoder, *each, size) for each in zip(every, coarse)]
+        fine = resize_nearest(torch.stack(semantic), numbers.shape[1:]).flatten(2).mT
         return embedded + self.options.semantic * fine
 
     def attention(
@@ -76,7 +76,7 @@ class CorrClip(OnSecondGrid):
         return logits.softmax(-1), numbers.view_as(regions)
 
     def _semantic(
-        self, encoder: ClipEncoder, every: torch.Tensor, numbers: torch.Tensor
+        self, encoder: ClipEncoder, every: torch.Tensor, numbers: torch.Tensor, size: torch.Size
     ) -> torch.Tensor:
         """Embeds the token of the region of each of CLIP's patches: E×h×w float32.
 
@@ -86,7 +86,7 @@ class CorrClip(OnSecondGrid):
         Args:
             encoder: CLIP's.
             every: the tokens of an image that enter each block, L×T×D.
-            numbers: the regions of the patches, h×w.
+            numbers: the regions of the patches, h×w, of an image of this ``size``.
         """
         known, which = numbers.flatten().unique(return_inverse=True)
         prefix = every.shape[1] - len(which)
@@ -94,7 +94,7 @@ class CorrClip(OnSecondGrid):
         bias = F.pad(outside.float() * torch.finfo(torch.float32).min, (prefix, 0))
         tokens = every[:1, :1].expand(-1, len(known), -1)
         for block, given in zip(encoder.blocks, every):
-            projections = block.project_for(block.ln_1(given[None]), block.ln_1(tokens))
+            projections = block.project_for(block.ln_1(given[None]), block.ln_1(tokens), size)
             tokens = block.finish(tokens, encoder.attend(*projections, bias[None, None]))
         return encoder.embed(tokens)[0].mT[:, which].unflatten(-1, numbers.shape)
 

@@ -12,16 +12,17 @@ from pipeline.dense.hooks import SecondPath
 from pipeline.dense.method import DenseMethod, NameEmbeddings
 
 
-def self_self_attention(block: Block, normed: torch.Tensor) -> torch.Tensor:
+def self_self_attention(block: Block, inputs: BlockInput) -> torch.Tensor:
     """Returns GEM's attention of a block (section 3.2).
 
     The mean of the value-value, key-key and query-query attention of the values, projected: in
     place of a temperature that is learned, τ follows from the length of the tokens.
 
-    ``normed`` is z, the output of ln_1 of the original path, B×T×D float32. The result is B×T×D,
-    without the residual connection.
+    The ``inputs`` are those of the original path. The result is B×T×D, without the residual
+    connection.
     """
-    query, key, value = block.project(normed)
+    tokens, query, key, value = inputs
+    normed = block.ln_1(tokens)
     # τ is the mean length of the tokens over √d, by which attend divides the logits anyway.
     length = normed.float().norm(dim=-1).mean(-1)[:, None, None, None]
     scale = length.sqrt().to(query.dtype)
@@ -39,7 +40,7 @@ class SelfSelfPath(SecondPath):
 
     def attention(self, block: Block, inputs: BlockInput) -> torch.Tensor:
         """Returns a block's self-self attention."""
-        return self_self_attention(block, block.ln_1(inputs.tokens))
+        return self_self_attention(block, inputs)
 
 
 class Gem(DenseMethod):

@@ -37,7 +37,8 @@ class ScClip(DenseMethod):
         """Returns the embeddings of patches, B×N×E float32; an ImageError if these are too few."""
         tokens = shared_pass.last_block_input.tokens
         middle, shallow, several = shared_pass.for_cams[0].unbind(1)
-        patches, grid = encoder.patches(tokens), shared_pass.grid
+        grid, size = shared_pass.grid, shared_pass.pixels.shape[-2:]
+        patches = encoder.patches(tokens)
         anomalous = self.anomalous(patches)
         similarity = _similarity(repair(encoder.patches(middle), anomalous, grid))
         patches = self._aggregate(similarity, repair(patches, anomalous, grid))
@@ -45,7 +46,7 @@ class ScClip(DenseMethod):
         output = 0.0
         streams = (patches, tokens[:, :1]), (encoder.patches(several), several[:, :1])
         for stream, class_token in streams:
-            attended = self._attend(encoder.last_block, stream, similarity)
+            attended = self._attend(encoder.last_block, stream, size, similarity)
             with_class = attended + self.options.class_token * class_token
             output = output + self._aggregate(by_shallow, with_class)
         return encoder.embed(output)
@@ -81,9 +82,9 @@ class ScClip(DenseMethod):
         return attention_to_alike(self.options.sharpness * (similarity - average))
 
     def _attend(
-        self, block: Block, patches: torch.Tensor, similarity: torch.Tensor
+        self, block: Block, patches: torch.Tensor, size: tuple[int, int], similarity: torch.Tensor
     ) -> torch.Tensor:
-        _, key, value = block.project(block.ln_1(patches))
+        _, key, value = block.project(block.ln_1(patches), size)
         weights = self.attention_of(similarity, key.shape[1]) + attention_weights(key, key)
         return block.attention_output((weights / 2).to(value.dtype) @ value)
 

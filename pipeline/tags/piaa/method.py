@@ -52,7 +52,7 @@ class Piaa(Tagger):
         probabilities = (logits / options.patch_temperature).softmax(-1)
         scores = combine(
             probabilities[None],
-            (patches.whole_image @ self.text.mT)[None],
+            (patches.whole_image @ self.text[:, : len(patches.whole_image)].mT)[None],
             options.local_factor,
             options.global_factor,
             options.global_share,

@@ -11,9 +11,25 @@ import pytest
 from safetensors.torch import save_file
 from skimage.io import imread, imsave
 
+from pipeline.configuration.registry import methods
 from tests import small_models
 from tests.extras import library
 from tests.report.measured import rows_of
+from tests.tiny_second import dino_file, sam_file
+
+SECOND = {
+    name: (f"cams.{name}.model=null", f"cams.{name}.checkpoint={file()}")
+    for name, file in (("second", dino_file), ("sam", sam_file))
+}
+OWN = {
+    "tags=tagclip": ("tags.votes=2", "tags.attention_blocks=[-1,0]"),
+    "tags=piaa": ("tags.min_score=0",),
+    "cams=sc_clip": ("cams.neighbours=8",),
+    "cams=talk2dino": ("cams.cleaning=true",),
+}
+"""What some methods require on a few patches and three blocks."""
+
+CHOICES = [f"{m.group}={m.name}" for m in methods() if m.group in ("tags", "cams") and m.uses_clip]
 
 PLUGIN = "plugins=[tests.plugins.small_models]"
 VOTES = "tags.votes=2"
@@ -131,6 +147,37 @@ def test_dinotxt_labels_photographs(chain, dino, tmp_path):
     save_file(weights, dino["dinotxt_l14"]["head"])  # any part is in the key
     other = chain("dinotxt_l14", given(dino["dinotxt_l14"]), "tags.templates=dinotxt", VOTES)
     assert "2 images, 2 computed now" in other.output
+
+
+@pytest.mark.large
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_method_runs_on_rotary_positions(chain, tmp_path, choice):
+    files = {part: tmp_path / f"{part}.safetensors" for part in ("image", "head")}
+    for part, weights in small_models.dinotxt3().items():
+        save_file(weights, files[part])
+    group, _, name = choice.partition("=")
+    [method] = [m for m in methods() if (m.group, m.name) == (group, name)]
+    seconds = [each for key in method.settings().seconds() for each in SECOND[key]]
+    more = *OWN.get(choice, ()), *(OWN["tags=tagclip"] if group == "cams" else ()), *seconds
+    run = chain("dinotxt3_l16", given(files), choice, *more, "stage=[tags,cams]")
+    if name == "radseg":
+        assert run.code == 2 and "cams=radseg needs a language adaptor" in run.errors
+    else:
+        assert run.code == 0, run.errors
+        done = run.output.count("2 images, 2 computed now")
+        assert done == (4 if name == "piaa" else 2), run.output
+
+
+@pytest.mark.large
+def test_the_key_tells_how_names_of_several_prompts_were_halved(chain, dino):
+    def facts(templates: str) -> dict:
+        run = chain("dinotxt_l14", given(dino["dinotxt_l14"]), f"tags.templates={templates}", VOTES)
+        assert run.code == 0, run.errors
+        folder = re.search(r"→ +(\S+/tags/\w+)", run.output)[1]
+        return json.loads((Path(folder) / "manifest.json").read_text())["configuration"]["clip"]
+
+    assert "halved" not in facts("dinotxt"), "with one prompt nothing has changed"
+    assert facts("talk2dino")["halved"] == facts("imagenet")["halved"] == "by template"
 
 
 def test_models_are_beside_each_other_in_the_leaderboard(chain, dino, run_tool, tmp_path):

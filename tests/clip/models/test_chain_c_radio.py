@@ -9,22 +9,8 @@ from safetensors.torch import save_file
 
 from pipeline.configuration.registry import methods
 from tests import c_radio_files, small_models
-from tests.clip.models.test_chain import assert_trained, frozen_network
-from tests.tiny_second import dino_file, sam_file
+from tests.clip.models.test_chain import CHOICES, OWN, SECOND, assert_trained, frozen_network
 
-SECOND = {
-    name: (f"cams.{name}.model=null", f"cams.{name}.checkpoint={file()}")
-    for name, file in (("second", dino_file), ("sam", sam_file))
-}
-OWN = {
-    "tags=tagclip": ("tags.votes=2", "tags.attention_blocks=[-1,0]"),
-    "tags=piaa": ("tags.min_score=0",),
-    "cams=sc_clip": ("cams.neighbours=8",),
-    "cams=talk2dino": ("cams.cleaning=true",),
-}
-"""What some methods require on a few patches and three blocks."""
-
-CHOICES = [f"{m.group}={m.name}" for m in methods() if m.group in ("tags", "cams") and m.uses_clip]
 RADSEG = ("cams=radseg", "masks=dense", "masks.names=classes", "stage=[masks,evaluate,report]")
 
 

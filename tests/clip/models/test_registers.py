@@ -73,9 +73,11 @@ def test_a_masked_image_keeps_its_registers(tower, pixels, joins):
     found = ClipEncoder(tower).image_features(pixels, inside)
     torch.testing.assert_close(found[0], F.normalize(expected, dim=0), atol=1e-5, rtol=0)
     text = F.normalize(torch.randn(3, len(expected), generator=torch.Generator().manual_seed(3)))
-    of_patches = ClipEncoder(tower).text_for_patches(text)
-    half = F.normalize(text[:, small_models.WIDTH :], dim=1) if joins else text
-    torch.testing.assert_close(of_patches, half)
+    behind = torch.cat([text, text[:, : small_models.WIDTH]], 1) if joins else text
+    of_patches = ClipEncoder(tower).text_for_patches(behind)
+    assert torch.equal(of_patches, text[:, : small_models.WIDTH] if joins else text)
+    scores = ClipEncoder(tower).classify(found, behind)
+    torch.testing.assert_close(scores, (tower.temperature * found @ text.T).softmax(-1))
 
 
 def test_gradcam_is_that_of_autograd(tower, pixels):

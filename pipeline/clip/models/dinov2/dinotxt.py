@@ -1,16 +1,18 @@
-"""Builds dino.txt: DINOv2, two blocks of a head over all its tokens, and a text tower."""
+"""Builds dino.txt: a ViT, two blocks of a head over all its tokens, and a text tower."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
+import torch
+import torch.nn.functional as F
 from open_clip.transformer import TextTransformer
 from torch import nn
 
 from pipeline.clip.image_text import ImageTextModel, Release
 from pipeline.clip.image_tower import BICUBIC
-from pipeline.clip.text import class_embeddings, load_tokenizer
+from pipeline.clip.models.dino.model import read_dino
+from pipeline.clip.text import join_names, join_prompts, load_tokenizer, prompt_features
 from pipeline.clip.weights.layouts import (
     DINOV2,
     SwiGlu,
@@ -24,6 +26,7 @@ from pipeline.clip.weights.layouts import (
     refuse_other,
     rename,
 )
+from pipeline.datasets.vocabulary import Names
 from pipeline.files.weight_files import Uninitialised
 
 _TEMPERATURE = 1 / 0.07
@@ -42,18 +45,40 @@ _TEXT = (
 
 def build(release: Release, files: Mapping[str, Path], device: str) -> ImageTextModel:
     """Builds the model from its files, on a device."""
-    image, head = (read_floats(files[part], device) for part in ("image", "head"))
-    tower = build_vision_transformer(
-        image, release, stretch=BICUBIC, temperature=_TEMPERATURE, joins_patches=True
-    )
-    blocks = rename(part_of(head, "block_list."), DINOV2)
+    image, head, text = (read_floats(files[part], device) for part in ("image", "head", "text"))
+    head = {name.replace("block_list.", "blocks."): tensor for name, tensor in head.items()}
+    return _join(release, image, head, text, _TEMPERATURE)
+
+
+def build_of_dinov3(release: Release, files: Mapping[str, Path], device: str) -> ImageTextModel:
+    """Builds the model on DINOv3 from its files, of which one holds the head and the text tower."""
+    image, rest = read_dino(files["image"], device), read_floats(files["head"], device)
+    parts = part_of(rest, "visual_model.head."), part_of(rest, "text_model.")
+    scale = rest["logit_scale"].exp()
+    return _join(release, image, *parts, 1.0 if scale.is_meta else float(scale))
+
+
+def _join(
+    release: Release, image: Weights, head: Weights, text: Weights, temperature: float
+) -> ImageTextModel:
+    tower = build_vision_transformer(image, release, stretch=BICUBIC, temperature=temperature)
+    blocks = rename(part_of(head, "blocks."), DINOV2)
     refuse_other(release, width=len(head["ln_final.weight"]))
     added = build_blocks(blocks, release.heads, epsilon=1e-5, activation=SwiGlu)
     tower.blocks[-1].norm_after = tower.norm_after
     norm = build_norm(head, "ln_final", 1e-5)
     tower = replace(tower, blocks=[*tower.blocks, *added], norm_after=norm)
-    text = build_text_tower(read_floats(files["text"], device), release.text_heads)
-    return ImageTextModel(tower, partial(class_embeddings, text, load_tokenizer(None)))
+    text_tower = build_text_tower(text, release.text_heads)
+
+    def embed_names(names: Names, prompts: Sequence[str]) -> torch.Tensor:
+        flat = [name for group in names for name in group]
+        vectors = prompt_features(text_tower, load_tokenizer(None), flat, prompts)
+        whole = join_names(join_prompts(vectors), names)
+        if len(prompts) > 1:  # which the notebook of DINOv3 halves before their mean
+            return torch.cat([whole, join_names(join_prompts(vectors.chunk(2, -1)[1]), names)], 1)
+        return torch.cat([whole, F.normalize(whole.chunk(2, -1)[1], dim=-1)], 1)
+
+    return ImageTextModel(tower, embed_names)
 
 
 def build_text_tower(weights: Weights, heads: int) -> nn.Module:

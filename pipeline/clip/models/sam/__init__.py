@@ -1,7 +1,7 @@
 """SAM's image encoder as a second backbone (Kirillov et al., ICCV 2023, arXiv 2304.02643)."""
 
 from pipeline.clip.dimensions import Dimensions
-from pipeline.clip.models.dinov2 import IMAGENET
+from pipeline.clip.models.dino import IMAGENET
 from pipeline.clip.second import register_second
 
 register_second(

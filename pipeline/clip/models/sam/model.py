@@ -19,7 +19,7 @@ from torchvision.transforms.functional import normalize
 
 from pipeline.clip.dimensions import Dimensions, Pretraining
 from pipeline.clip.image_text import Release
-from pipeline.clip.models.dinov2 import IMAGENET
+from pipeline.clip.models.dino import IMAGENET
 from pipeline.clip.weights.layouts import Weights, count_blocks, part_of, read_floats, refuse_other
 from pipeline.files.weight_files import Uninitialised
 
