@@ -22,6 +22,9 @@ from pipeline.errors import UserError, check_choice, shown
 
 _RULE = "rule"
 
+ABSENT = object()
+"""In place of a default that was added later, so that older results stay."""
+
 REQUIRED = "???"
 """The value of a field without a default; :data:`omegaconf.MISSING`."""
 
@@ -44,7 +47,8 @@ class Rule:
         lengths: the numbers of values that a list may have.
         file_values: of a setting that can name code, an address or a command, a regular expression
             of the values that a file of settings may give; only the command line gives others.
-        in_key: what the key holds in place of a value, such as the last names of a path.
+        in_key: what the key holds in place of a value, such as the last names of a path; nothing
+            for :data:`ABSENT`.
     """
 
     changes: Literal["result", "rounding", "images", "nothing"] = "result"
@@ -196,8 +200,9 @@ def key_facts(settings: object, without: Collection[str] = ()) -> dict[str, Any]
     found = {}
     for declared in dataclasses.fields(settings):
         rule, value = rule_of(declared), getattr(settings, declared.name)
-        if rule.changes == "result" and declared.name not in without:
-            found[declared.name] = plain(rule.in_key(value) if rule.in_key else value)
+        value = rule.in_key(value) if rule.in_key else value
+        if rule.changes == "result" and declared.name not in without and value is not ABSENT:
+            found[declared.name] = plain(value)
     return found
 
 

@@ -5,19 +5,31 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pipeline.clip.dimensions import block_at
+from pipeline.configuration.settings import ABSENT, setting
 from pipeline.dense.method import DenseMethod, NameEmbeddings
 from pipeline.dense.settings import DenseSettings, register_dense
 
 if TYPE_CHECKING:
     import torch
 
-    from pipeline.clip.encoder import ClipEncoder
+    from pipeline.clip.encoder import BlockHook, ClipEncoder
     from pipeline.clip.shared_pass import SharedPass
+
+
+_PATCHES = {"head": ABSENT, "backbone": "backbone"}
 
 
 @dataclass
 class AsTrainedSettings(DenseSettings):
-    """As trained: block L as it was trained."""
+    """As trained: block L as it was trained.
+
+    Attributes:
+        patches: "backbone" takes those that enter the head of a dino.txt, its last two blocks, as
+            the notebook of DINOv3 does.
+    """
+
+    patches: str = setting("head", choices=_PATCHES, in_key=_PATCHES.get)
 
 
 @register_dense(
@@ -29,10 +41,21 @@ class AsTrainedSettings(DenseSettings):
 class AsTrained(DenseMethod):
     """As trained: block L as it was trained."""
 
+    def hooks(self, encoder: ClipEncoder) -> list[BlockHook]:
+        """Returns the hook that keeps what enters a head, if that is wanted."""
+        from pipeline.dense.hooks import TokensAfter
+
+        if getattr(self.options, "patches", "head") == "head":  # or there is no choice
+            return []
+        last = block_at(-2, encoder.depth)
+        return [TokensAfter(last, last, [last])]
+
     def patch_features(
         self, encoder: ClipEncoder, shared_pass: SharedPass, names: NameEmbeddings | None = None
     ) -> torch.Tensor:
         """Returns the embeddings of patches, B×N×E float32."""
+        if self.hooks(encoder):
+            return encoder.patches(shared_pass.for_cams[0][:, 0])
         return encoder.patches(encoder.attended(shared_pass.last_block_input))
 
 
