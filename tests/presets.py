@@ -231,7 +231,8 @@ class Trial:
         """Fails where a step does not do what it should."""
         preset, settings = self.preset, self.data.settings(self.preset)
         empty = [f"dataset.{key}={self.folder}" for key in settings]
-        offered = self.use("download", *preset.words, *empty, "--dry-run")
+        granted = [[f"{WEIGHTS}:grant"]]
+        offered = self.use("download", *preset.words, *empty, "--dry-run", first=granted)
         is_named = str(self.folder) in offered or "is for registered users" in offered
         assert not empty or is_named, "no archive is offered"
         clips = {fact for fact in preset.facts if fact.startswith("clip=")} - {"clip=demo"}

@@ -74,10 +74,18 @@ def need_no_packages() -> None:
     origin.find_spec = lambda name: name
 
 
+def grant() -> None:
+    """Makes public what is given on request."""
+    for models in (releases(), SECONDS):
+        for name, release in models.items():
+            models[name] = replace(release, terms="")
+
+
 def use_small_models(caches: str) -> None:
     """Takes weights from some caches, and models for as small as those of the next function."""
     os.environ["TORCH_HOME"], constants.HF_HUB_CACHE = f"{caches}/torch", f"{caches}/hub"
     need_no_packages()
+    grant()
     for config in open_clip.factory._MODEL_CONFIGS.values():
         config["embed_dim"] = 32
         config["vision_cfg"] |= {"width": 64, "head_width": 64}
@@ -113,6 +121,8 @@ def write_small_models(caches: str) -> None:
             cached(url).write_bytes(file.read_bytes())
     drawn = {
         "tipsv2_b14": {"weights": small_models.tips(depth=12)},
+        "tipsv2_l14": {"weights": small_models.tips(depth=24)},
+        "dinotxt3_l16": small_models.dinotxt3(depth=24),
         "talk2dino_b14": {**small_models.talk2dino(32, depth=12), "text": clips["vit_b16"]},
         "c_radio_v3_b16": {"text": small_models.siglip2_text(2 * small_models.WIDTH)},
     }
@@ -165,7 +175,8 @@ def write_whole(name: str, folder: str) -> None:
             elif model.startswith("talk"):
                 parts = small_models.talk2dino(512, **sizes)
             elif model.startswith("dino"):
-                parts = small_models.dinotxt(**sizes, text_width=1280)
+                of = small_models.dinotxt3 if "3" in model else small_models.dinotxt
+                parts = of(**sizes, text_width=1280)
             else:
                 drawn = small_models.c_radio(**sizes)
                 head = {key: shape for key, shape in drawn.items() if key.startswith("head.")}

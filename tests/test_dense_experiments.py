@@ -29,6 +29,8 @@ DATASETS = {
 
 PRETRAINED = {"corrclip": "metaclip_fullcc", "lposs": "laion2b_s34b_b88k"}
 MODELS = {"tipsv2": "tipsv2_b14", "talk2dino": "talk2dino_b14", "radseg": "c_radio_v3_b16"}
+MODELS |= {"tipsv2_l14": "tipsv2_l14", "dinotxt3": "dinotxt3_l16"}
+ENLARGED = "tipsv2", "tipsv2_l14", "dinotxt3"  # windows and pictures as in notebooks
 """Method → the weights of its CLIP if not OpenAI's, and the model if not a CLIP."""
 
 # ResCLIP: threshold of the first pass, τ_r, λ_r, τ_s, λ_s.
@@ -52,7 +54,8 @@ def parts_of(preset: str) -> tuple[str, str]:
 
 def cams_of(method: str) -> str:
     """Returns the ``cams=`` of a method's presets."""
-    return {"tipsv2": "value_path"}.get(method, method)
+    of_models = {"tipsv2": "value_path", "tipsv2_l14": "value_path", "dinotxt3": "as_trained"}
+    return of_models.get(method, method)
 
 
 def read_presets() -> dict[str, dict[str, str]]:
@@ -107,15 +110,16 @@ def test_a_preset_holds_the_authors_constants(preset):
     of, cells = config.masks, PRESETS[preset]
     authors = cells["names"].removesuffix("'s").lower()
     assert of.names == ("classes" if authors == "the classes" else f"{authors}_{last}")
-    assert of.templates == {"tipsv2": "tips", "talk2dino": "talk2dino"}.get(method, "imagenet")
+    templates = {"tipsv2": "tips", "tipsv2_l14": "tips", "talk2dino": "talk2dino"}
+    assert of.templates == templates.get(method, "imagenet")
     side, *fit = cells["short side"].split(", ")
     assert of.short_side == int(side) and of.resize == ("pillow" if fit else "opencv")
-    assert of.long_side == (16_384 if method == "tipsv2" else 2048)
+    assert of.long_side == (16_384 if method in ENLARGED else 2048)
     sizes, *ways = cells["window / stride"].split(", ")
     window = 224 if of.window is None else of.window
     wanted = [int(size) for size in re.findall(r"\d+", sizes)] or [0]  # the whole image
     assert [window, of.stride or window // 2][: len(wanted)] == wanted
-    remainder = "enlarge" if method == "tipsv2" else "pad" if "padded" in ways else "stretch"
+    remainder = "enlarge" if method in ENLARGED else "pad" if "padded" in ways else "stretch"
     found = of.remainder, of.window_softmax, of.align_corners
     assert found == (remainder, "softmax in each" in ways, "aligned corners" in ways)
     assert getattr(config.cams, "cleaning", False) == ("cleaning" in ways)
@@ -135,8 +139,8 @@ def test_published_figures_are_of_presets_on_whole_splits():
     assert {name for row in table.rows for name in row.experiments.values()} == PRESETS.keys()
     found = {figure.experiment for figure in table.figures} - {""}
     methods = "sclip", "naclip", "sc_clip", "resclip", "proxyclip", "corrclip", "lposs"
-    printed = {n for n in PRESETS if n.startswith(methods)}
-    printed.add("tipsv2_ade20k")
+    printed = {n for n in PRESETS if n.startswith((*methods, "dinotxt3"))}
+    printed |= {"tipsv2_ade20k", "tipsv2_l14_ade20k"}
     assert found == printed
     for figure in table.figures:
         if figure.experiment:

@@ -455,7 +455,8 @@ def test_every_split_with_a_guide_can_be_downloaded(tmp_path, capsys):
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_preset_shows_what_an_empty_root_lacks(name, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr("pipeline.commands.composition.product", zip)  # a study's first job
-    run([f"experiment={name}", f"dataset.root={tmp_path}", "dry_run=true"])
+    given = [f"clip.checkpoint={tmp_path}"] * name.startswith("dinotxt3")  # on request
+    run([f"experiment={name}", f"dataset.root={tmp_path}", "dry_run=true", *given])
     is_drawn = compose([f"experiment={name}"]).dataset.name.startswith("demo")
     told = capsys.readouterr()
     assert (f"→ {tmp_path}" in told.out or "registered users" in told.err) != is_drawn
