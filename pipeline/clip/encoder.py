@@ -204,7 +204,7 @@ class ClipEncoder:
         # The hooks were not called yet.
         key = digest(pixels, self._name, self.position_fp16, self.tower.offset, *hooks)
         tokens, *found = self.kept.get_or(key, compute)
-        block, size = self.last_block, pixels.shape[-2:]  # its projections are large
+        block, size = self.last_block, pixels.shape[-2:]  # its projections are not kept
         return (lambda: BlockInput(tokens, *block.project(block.ln_1(tokens), size))), tuple(found)
 
     def tokens_after(

@@ -100,7 +100,7 @@ class FrozenClip:
         prompts = expand_templates(templates or "", ["imagenet"])
         halved = self.origin.joins_patches and (len(prompts) > 1 or prompts == ["imagenet"])
         return {
-            **({"halved": "by template"} if halved else {}),  # once after the mean of all
+            **({"halved": "by template"} if halved else {}),  # not after the mean, as before
             **({"model_source": source} if source else {}),
             "mean": list(pretraining.normalisation.mean),
             "std": list(pretraining.normalisation.std),

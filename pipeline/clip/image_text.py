@@ -58,7 +58,7 @@ class Release:
         head_width: channels of each head of the image tower.
         registers: of the image tower; none for as many as the files hold.
         gated: whether the MLPs of the image tower are gated, SwiGLU.
-        terms: where its files are requested, if they have no public address.
+        terms: the page on which to request its files, if they are not public.
         joins_patches: see :class:`~pipeline.clip.image_tower.ImageTower`.
         align_corners: how positions are stretched, where releases of a model differ in that.
         text_clip: what ``describe_architecture`` says of the CLIP whose text tower it takes.

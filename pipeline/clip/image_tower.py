@@ -78,8 +78,8 @@ class ImageTower(Positions):
         projection: D×E; none if E = D.
         temperature: τ, which multiplies cosine similarities before a softmax.
         joins_patches: whether the embedding of the whole image is that of the class token and the
-            mean of those of the patches, side by side. Behind the embedding of a text, of as many
-            numbers, stands then the one that patches meet.
+            mean of those of the patches, side by side. The embedding of a text is as long, and is
+            followed by the one that patches are compared with, half as long.
     """
 
     normalisation: Normalisation

@@ -45,7 +45,7 @@ class AsTrained(DenseMethod):
         """Returns the hook that keeps what enters a head, if that is wanted."""
         from pipeline.dense.hooks import TokensAfter
 
-        if getattr(self.options, "patches", "head") == "head":  # or there is no choice
+        if getattr(self.options, "patches", "head") == "head":  # or no such setting
             return []
         last = block_at(-2, encoder.depth)
         return [TokensAfter(last, last, [last])]

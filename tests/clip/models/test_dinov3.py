@@ -51,19 +51,18 @@ def read(folder):
     return read
 
 
-def tower_of(path: Path, name: str = "dinov3_vits16", **changes):
+def tower_of(path: Path, kind: str, depth: int = 3):
     releases()
-    known = SECONDS[name]
-    dimensions = known.dimensions._replace(depth=3)
-    small = replace(known, dimensions=dimensions, heads=2, head_width=32, **changes)
+    known = SECONDS["dinov3_vits16plus" if kind == "swiglu" else "dinov3_vits16"]
+    dimensions = known.dimensions._replace(depth=depth)
+    small = replace(known, dimensions=dimensions, heads=2, head_width=32)
     return build_dino(small, {"weights": path}, "cpu")
 
 
 @pytest.fixture(scope="module")
 def tower(folder):
     def tower(kind: str):
-        name = {"mlp": "dinov3_vits16", "swiglu": "dinov3_vits16plus"}[kind]
-        return tower_of(folder / f"weights_dinov3_{kind}.safetensors", name)
+        return tower_of(folder / f"weights_dinov3_{kind}.safetensors", kind)
 
     return tower
 
@@ -302,14 +301,6 @@ def drawn():
     return drawn
 
 
-def small_tower(path: Path, kind: str):
-    releases()
-    release = SECONDS["dinov3_vits16plus" if kind == "swiglu" else "dinov3_vits16"]
-    dimensions = release.dimensions._replace(depth=2)
-    small = replace(release, dimensions=dimensions, heads=2, head_width=32)
-    return build_dino(small, {"weights": path}, "cpu")
-
-
 @pytest.mark.parametrize("kind", ["mlp", "swiglu"])
 @torch.no_grad()
 def test_files_of_three_layouts_are_one_tower_and_timms_class(drawn, tmp_path, kind):
@@ -319,7 +310,7 @@ def test_files_of_three_layouts_are_one_tower_and_timms_class(drawn, tmp_path, k
     for number, of in enumerate((dict, as_timm, as_transformers)):
         path = tmp_path / f"{number}.safetensors"
         save_file(of(weights), path)
-        encoder = ClipEncoder(small_tower(path, kind))
+        encoder = ClipEncoder(tower_of(path, kind, depth=2))
         found.append(encoder.attended(encoder.backbone(pixels)))
     for other in found[1:]:
         assert torch.equal(found[0], other)
@@ -359,7 +350,7 @@ def test_the_tower_is_that_of_transformers(drawn, tmp_path, kind):
         named if "model.layer.0.norm1.weight" in theirs.state_dict() else weights
     )
     theirs.save_pretrained(tmp_path)  # by the names of this release
-    encoder = ClipEncoder(small_tower(tmp_path / "model.safetensors", kind))
+    encoder = ClipEncoder(tower_of(tmp_path / "model.safetensors", kind, depth=2))
     pixels = torch.randn(1, 3, 160, 96, generator=torch.Generator().manual_seed(6))
     found = encoder.attended(encoder.backbone(pixels))
     assert_close(found, theirs(pixels).last_hidden_state, TOLERANCE)
@@ -418,13 +409,13 @@ def test_networks_name_the_licence_and_take_the_tower_of_timm(drawn, tmp_path):
     assert not licence_notes({"backbone": {"type": "TIMMBackbone", "model_name": "resnet18"}})
     save_file(drawn("mlp"), tmp_path / "model.safetensors")
     with pytest.raises(UserError, match="give timm's, vit_base_patch16_dinov3"):
-        describe(small_tower(tmp_path / "model.safetensors", "mlp"))
+        describe(tower_of(tmp_path / "model.safetensors", "mlp", depth=2))
 
 
 @torch.no_grad()
 def test_gradcam_refuses_a_last_block_that_turns(drawn, tmp_path):
     save_file(drawn("mlp"), tmp_path / "model.safetensors")
-    encoder = ClipEncoder(small_tower(tmp_path / "model.safetensors", "mlp"))
+    encoder = ClipEncoder(tower_of(tmp_path / "model.safetensors", "mlp", depth=2))
     with pytest.raises(UserError, match="Grad-CAM cannot pass rotary positions"):
         encoder.last_block.pull_back(torch.zeros(1, 3 * 64))
 
@@ -432,7 +423,7 @@ def test_gradcam_refuses_a_last_block_that_turns(drawn, tmp_path):
 @torch.no_grad()
 def test_a_kept_pass_and_half_precision_turn_alike(drawn, tmp_path):
     save_file(drawn("mlp"), tmp_path / "model.safetensors")
-    towers = [small_tower(tmp_path / "model.safetensors", "mlp") for _ in range(3)]
+    towers = [tower_of(tmp_path / "model.safetensors", "mlp", depth=2) for _ in range(3)]
     pixels = torch.randn(1, 3, 80, 112, generator=torch.Generator().manual_seed(6))
     plain = ClipEncoder(towers[0])
     expected = plain.attended(plain.backbone(pixels))
@@ -448,7 +439,7 @@ def test_a_kept_pass_and_half_precision_turn_alike(drawn, tmp_path):
 def test_a_class_token_alone_sees_keys_that_are_turned(drawn, tmp_path):
     """It passes all blocks beside the patches: in CWR's crops, and once a region in CorrCLIP."""
     save_file(drawn("mlp"), tmp_path / "model.safetensors")
-    encoder = ClipEncoder(small_tower(tmp_path / "model.safetensors", "mlp"))
+    encoder = ClipEncoder(tower_of(tmp_path / "model.safetensors", "mlp", depth=2))
     pixels = torch.randn(1, 3, 80, 112, generator=torch.Generator().manual_seed(6))
     expected = encoder.attended_features(encoder.backbone(pixels))[:, 0]
     assert_close(encoder.image_features(pixels), expected, TOLERANCE)

@@ -30,7 +30,7 @@ _NAMES = (
     (r"\bgamma_([12])$", r"ls\1.gamma"),
     (r"\battn\.([qkv])_bias$", r"attn.\1.bias"),
     (r"\bmlp\.(fc1_g|gate_proj)\.", "mlp.w1."),
-    (r"\bmlp\.(fc1_x)\.", "mlp.w2."),
+    (r"\bmlp\.fc1_x\.", "mlp.w2."),
     (r"\bmlp\.down_proj\.", "mlp.fc2."),
 )
 """From the names of DINOv3, and of timm and transformers, to DINOv2's."""
