@@ -270,33 +270,23 @@ def as_transformers(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]
     return found
 
 
+def as_gated(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Returns weights with gated MLPs in place of plain ones."""
+    found = {name.replace("mlp.fc2.", "mlp.w3."): tensor for name, tensor in weights.items()}
+    for name in [name for name in found if "mlp.fc1." in name]:
+        gate = found.pop(name)
+        found[name.replace("fc1", "w1")], found[name.replace("fc1", "w2")] = gate, gate.flip(0)
+    return found
+
+
 @pytest.fixture(scope="module")
 def drawn():
     """Weights of two blocks by the released names; periods are those of the formula."""
 
     def drawn(kind: str) -> dict[str, torch.Tensor]:
-        generator = torch.Generator().manual_seed(5)
-        hidden, width = 96, 64
-        shapes = {"norm1.weight": (width,), "norm1.bias": (width,), "norm2.weight": (width,)}
-        shapes |= {"norm2.bias": (width,), "attn.qkv.weight": (3 * width, width)}
-        shapes |= {"attn.qkv.bias": (3 * width,), "attn.proj.weight": (width, width)}
-        shapes |= {"attn.proj.bias": (width,), "ls1.gamma": (width,), "ls2.gamma": (width,)}
-        sides = {"fc1": (hidden, width), "fc2": (width, hidden)}
-        if kind == "swiglu":
-            sides = {"w1": (hidden, width), "w2": (hidden, width), "w3": (width, hidden)}
-        for name, (rows, columns) in sides.items():
-            shapes |= {f"mlp.{name}.weight": (rows, columns), f"mlp.{name}.bias": (rows,)}
-        every = {f"blocks.{k}.{name}": shape for k in range(2) for name, shape in shapes.items()}
-        every |= {"cls_token": (1, 1, width), "storage_tokens": (1, 4, width)}
-        every |= {"mask_token": (1, width), "norm.weight": (width,), "norm.bias": (width,)}
-        every |= {"patch_embed.proj.weight": (width, 3, 16, 16), "patch_embed.proj.bias": (width,)}
-        found = {n: 0.3 * torch.randn(shape, generator=generator) for n, shape in every.items()}
-        mask = torch.ones(3, width)
-        mask[1] = 0
-        for k in range(2):
-            found[f"blocks.{k}.attn.qkv.bias_mask"] = mask.flatten().clone()
+        found = small_models.dinov3(seed=5, depth=2, width=64, head_width=32)
         found["rope_embed.periods"] = 100 ** (torch.arange(8) * 4 / 32)
-        return found
+        return as_gated(found) if kind == "swiglu" else found
 
     return drawn
 
@@ -321,7 +311,7 @@ def test_files_of_three_layouts_are_one_tower_and_timms_class(drawn, tmp_path, k
         embed_dim=64,
         depth=2,
         num_heads=2,
-        mlp_ratio=1.5,
+        mlp_ratio=4,
         dynamic_img_size=True,
     )
     theirs.load_state_dict(as_timm(weights))
@@ -336,7 +326,7 @@ def test_the_tower_is_that_of_transformers(drawn, tmp_path, kind):
     config = transformers.DINOv3ViTConfig(
         patch_size=16,
         hidden_size=64,
-        intermediate_size=96,
+        intermediate_size=256,
         num_hidden_layers=2,
         num_attention_heads=2,
         num_register_tokens=4,
@@ -360,12 +350,8 @@ def shapes(width: int, depth: int, *, gated: bool = False) -> dict[str, torch.Te
     """Returns weights of a DINOv3 of a size, without values."""
     with torch.device("meta"):
         found = small_models.dinov3(depth=1, width=width)
+    found = as_gated(found) if gated else found
     block = {n.partition(".0.")[2]: t for n, t in found.items() if n.startswith("blocks.")}
-    if gated:
-        hidden, across = block.pop("mlp.fc1.weight"), block.pop("mlp.fc2.weight")
-        rows, columns = block.pop("mlp.fc1.bias"), block.pop("mlp.fc2.bias")
-        block |= {"mlp.w1.weight": hidden, "mlp.w2.weight": hidden, "mlp.w3.weight": across}
-        block |= {"mlp.w1.bias": rows, "mlp.w2.bias": rows, "mlp.w3.bias": columns}
     rest = {n: t for n, t in found.items() if not n.startswith("blocks.")}
     return rest | {f"blocks.{k}.{n}": t for k in range(depth) for n, t in block.items()}
 
