@@ -26,6 +26,7 @@ ARGUMENTS = [
     "--disable-sync",
 ]
 MISSING = "no Chromium is installed: {} (Debian: apt install chromium)"
+STORED = "Object.fromEntries(Object.entries(localStorage).sort())"
 PHONE = {"viewport": {"width": 375, "height": 667}, "is_mobile": True, "has_touch": True}
 
 
@@ -68,9 +69,17 @@ class Watched:
 
 
 def reload(page: Page) -> None:
-    """Reloads a page whose choices stay: Chromium stores them in another process, a bit later."""
-    page.wait_for_timeout(200)
-    page.reload()
+    """Reloads a page whose choices stay: Chromium stores them in another process, a bit later.
+
+    How much later depends on how busy the machine is, so a page without them is loaded again.
+    """
+    stored = page.evaluate(STORED)
+    for _ in range(20):
+        page.wait_for_timeout(500)
+        page.reload()
+        if page.evaluate(STORED) == stored:
+            return
+    raise AssertionError(f"the reloaded page has {page.evaluate(STORED)} stored, not {stored}")
 
 
 @pytest.fixture
