@@ -19,6 +19,7 @@ from pipeline.datasets.scenes import load_world
 from tests import REPOSITORY
 from tests.app.conftest import SCENES
 from tests.extras import library
+from tests.report.browsing import reload
 
 pytestmark = pytest.mark.extras
 
@@ -116,7 +117,7 @@ def test_what_was_typed_stays_after_a_reload(start, visit, tmp_path):
     page.get_by_label("Backgrounds").fill("grass")
     page.get_by_label("number input for Minimum score").fill("0.6")
     page.wait_for_function("Object.values(localStorage).join().includes('0.6')")
-    page.reload()
+    reload(page)
     expect(page.get_by_label("Class names")).to_have_value("star\nring")
     expect(page.get_by_label("Backgrounds")).to_have_value("grass")
     expect(page.get_by_label("number input for Minimum score")).to_have_value("0.6")
