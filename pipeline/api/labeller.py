@@ -152,6 +152,11 @@ class Labeller:
                     f"{group}.corrections names images of a split: give the tags of an image to"
                     " cams() and mask() here"
                 )
+        if self._config.cams.learns_from(""):
+            raise UserError(
+                "cams.bank is learned from pictures of a folder: run stage=all, or leave it out"
+                " here"
+            )
         vocabulary = build_vocabulary(self._config.dataset)
         self._keep = keep._keep if isinstance(keep, Labeller) else keep  # noqa: SLF001
         self._builder = Builder(self._config, vocabulary, kept=_kept(self._keep))

@@ -7,8 +7,10 @@ softmax over the tags and the backgrounds, one normalisation, and the affinity i
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -16,30 +18,39 @@ from pipeline.cams.gradcam import normalise
 from pipeline.cams.pass_method import PassCams
 from pipeline.clip.encoder import BlockHook
 from pipeline.clip.shared_pass import SharedPass
-from pipeline.datasets.regions import read_region_map
 from pipeline.dense.method import DenseMethod, NameEmbeddings
-from pipeline.dense.windows import resize_nearest
+from pipeline.engine.records import PHOTOGRAPH
 
 
 class DenseCams(PassCams):
-    """Computes CAMs from the similarities of a dense method; the options are its settings too."""
+    """Computes CAMs from the similarities of a dense method; the options are its settings too.
+
+    Attributes:
+        learned: the folder of what was learned for the method; none if nothing was.
+    """
+
+    learned: Path | None = None
 
     @cached_property
     def method(self) -> DenseMethod:
         """The dense method."""
-        return self.options.dense_method(self.quirks, self.seconds)
+        return self.options.dense_method(self.quirks, self.seconds, self.learned)
 
     def method_hooks(self) -> Sequence[BlockHook]:
         """Returns the hooks of the method."""
         return self.method.hooks(self.encoder)
 
-    def with_files(self, shared_pass: SharedPass, name: Any) -> SharedPass:  # noqa: ANN401
-        """Returns the pass of an image with the regions of its file, if it has one."""
-        if (file := getattr(name, "regions", None)) is None:
+    def looked_at(self, shared_pass: SharedPass, name: Any, image: np.ndarray) -> SharedPass:  # noqa: ANN401
+        """Returns the pass of an image with what the method reads of it besides its pixels."""
+        file = getattr(name, "regions", None)
+        if file is None and self.options.shares_pass:
             return shared_pass
-        numbers = torch.from_numpy(read_region_map(file, name.size))
-        seen = resize_nearest(numbers.to(shared_pass.pixels.device), shared_pass.pixels.shape[-2:])
-        return replace(shared_pass, regions=seen[None])
+        size, inputs = getattr(name, "size", None), getattr(name, "inputs", {})
+        given = image, size or image.shape[:2], file, inputs.get(PHOTOGRAPH, "")
+        picture = self.method.look(self.encoder, *given)
+        if picture is None:
+            return shared_pass
+        return replace(shared_pass, pictures=[picture.at(shared_pass.pixels.shape[-2:])])
 
     def activation_maps(
         self, shared_pass: SharedPass, text: torch.Tensor, num_tags: int
@@ -58,5 +69,7 @@ class DenseCams(PassCams):
         found = similarities.mT.unflatten(-1, self.method.grid(shared_pass))
         if found.shape[-2:] != shared_pass.grid:
             found = F.adaptive_avg_pool2d(found, shared_pass.grid)
+        for picture in shared_pass.pictures:
+            found = self.method.supported(found[0], names, picture)[None]
         similarities = found.flatten(2).mT[0]
         return normalise((names.temperature * similarities).softmax(-1)[:, :num_tags].mT)

@@ -101,15 +101,18 @@ class PassCams(CamMethod):
         for batch in batch_by_grid(encoder, images, batches.images, batches.waiting):
             pixels = prepare_batch(encoder, [image for _, image, _ in batch], batches.images)
             batch_pass = SharedPass.over(encoder, pixels, cam_hooks=self.hooks())
-            for row, (name, _, tags) in enumerate(batch):
+            for row, (name, image, tags) in enumerate(batch):
                 try:
-                    shared_pass = self.with_files(batch_pass.copy_image(row), name)
+                    shared_pass = self.looked_at(batch_pass.copy_image(row), name, image)
                     yield name, self.cams_of_pass(shared_pass, tags)
                 except ImageError as error:
                     yield name, error
 
-    def with_files(self, shared_pass: SharedPass, name: Any) -> SharedPass:  # noqa: ANN401
-        """Returns the pass of an image with what files say of it, which the ``name`` gives."""
+    def looked_at(self, shared_pass: SharedPass, name: Any, image: np.ndarray) -> SharedPass:  # noqa: ANN401
+        """Returns the pass of an image with what a method reads of it besides its pixels.
+
+        The ``name`` is what :meth:`stream` was given, such as the image's item.
+        """
         return shared_pass
 
     @torch.no_grad()

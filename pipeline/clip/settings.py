@@ -177,6 +177,14 @@ class MethodOptions(Settings):
     def validate_for(self, clip: Dimensions, prefix: str) -> None:
         """Refuses, by a UserError, settings that do not suit a CLIP, such as blocks it lacks."""
 
+    def learns_from(self, train_split: str) -> str | None:
+        """Returns the split that the method learns from; none if it does not learn."""
+        return None
+
+    def folders(self) -> dict[str, str]:
+        """Returns folders of further pictures that it learns from, by the names of their splits."""
+        return {}
+
     def without_whole_image(self, prefix: str) -> str:
         """Returns the settings that need no embedding of a whole image; "" if these do not."""
         return ""
@@ -188,7 +196,8 @@ class MethodOptions(Settings):
     @classmethod
     def usual_second(cls, name: str) -> str:
         """Returns the model of the default of a field with a second backbone."""
-        [declared] = [each for each in fields(cls) if each.name == name]
+        last = name.rpartition(".")[2]  # the same wherever it stands
+        [declared] = [each for each in fields(cls) if each.name == last]
         return declared.default_factory().model
 
     @classmethod

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -68,7 +68,8 @@ class SharedPass:
         enter_last_block: returns what enters block L, which not every method needs.
         for_cams: the results of the hooks of a CAM method, each B×….
         for_tags: those of the hooks of a tagger, each B×….
-        regions: the number of each pixel's region, B×(P·h)×(P·w) int64; none if none are given.
+        pictures: what a dense method knows of each image besides; see
+            :class:`pipeline.dense.picture.Picture`.
     """
 
     grid: tuple[int, int]
@@ -76,7 +77,7 @@ class SharedPass:
     enter_last_block: Callable[[], BlockInput]
     for_cams: tuple[torch.Tensor, ...] = ()
     for_tags: tuple[torch.Tensor, ...] = ()
-    regions: torch.Tensor | None = None
+    pictures: Sequence[Any] = ()
 
     @classmethod
     def over(

@@ -12,13 +12,17 @@ from types import MappingProxyType, SimpleNamespace
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     import torch
 
     from pipeline.clip.encoder import BlockHook, ClipEncoder
     from pipeline.clip.second import FrozenSecond
     from pipeline.clip.shared_pass import SharedPass
+    from pipeline.dense.picture import Picture
     from pipeline.dense.settings import DenseSettings
+    from pipeline.engine.sample import Size
 
 
 class NameEmbeddings(NamedTuple):
@@ -54,8 +58,8 @@ class DenseMethod(ABC):
         options: its settings.
         quirks: those that it declares, as attributes.
         seconds: the second backbones that its settings choose, by their names there.
+        learned: the folder of what was learned for it; none if nothing was.
         passes: passes of the backbone over an image.
-        reads_regions: whether it reads :attr:`pipeline.clip.shared_pass.SharedPass.regions`.
         joins_windows: whether it joins the windows of an image in its own way.
         takes_best_name_first: whether the best name of a class is taken on the map of windows, and
             not on that of the image's size.
@@ -63,11 +67,11 @@ class DenseMethod(ABC):
     """
 
     passes: ClassVar[int] = 1
-    reads_regions: ClassVar[bool] = False
     joins_windows: ClassVar[bool] = False
     takes_best_name_first: ClassVar[bool] = False
     gives_probabilities: ClassVar[bool] = False
     seconds: Mapping[str, FrozenSecond] = MappingProxyType({})
+    learned: Path | None = None
 
     def __init__(self, options: DenseSettings, quirks: SimpleNamespace | None = None):
         self.options, self.quirks = options, quirks or SimpleNamespace()
@@ -106,12 +110,30 @@ class DenseMethod(ABC):
         """
         return patch_size
 
-    def regions(self, image: np.ndarray) -> np.ndarray:
-        """Returns the number of each pixel's region, H×W int64, where no file gives it.
+    def look(
+        self,
+        encoder: ClipEncoder,
+        image: np.ndarray,
+        size: Size,
+        file: Path | None = None,
+        content: str = "",
+    ) -> Picture | None:
+        """Returns what the method reads of an image besides its pixels; none if that is nothing.
 
-        Of an image, H×W×3 uint8, RGB, for a method that :attr:`reads_regions`.
+        Args:
+            encoder: CLIP's.
+            image: H×W×3 uint8, RGB, perhaps shrunk.
+            size: its full height and width.
+            file: of its regions; without one, the method makes them.
+            content: the fingerprint of the image's file.
         """
-        raise NotImplementedError
+        return None
+
+    def supported(
+        self, similarities: torch.Tensor, names: NameEmbeddings, picture: Picture
+    ) -> torch.Tensor:
+        """Returns similarities, C×h×w float32, after a look at the picture."""
+        return similarities
 
     def relabel(self, labels: torch.Tensor, regions: torch.Tensor) -> torch.Tensor:
         """Returns the labels of an image, H×W uint8, after a look at its regions, H×W int64."""

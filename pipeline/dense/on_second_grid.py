@@ -31,11 +31,18 @@ class OnSecondGrid(DenseMethod):
         return math.lcm(_MULTIPLE, patch_size, self.second.patch_size)
 
     def fine_values(
-        self, encoder: ClipEncoder, shared_pass: SharedPass, value: torch.Tensor
+        self,
+        encoder: ClipEncoder,
+        shared_pass: SharedPass,
+        value: torch.Tensor,
+        grid: tuple[int, int] | None = None,
     ) -> torch.Tensor:
-        """Returns values of all tokens, B×heads×T×d, on the second backbone's grid: B×M×D."""
+        """Returns values of all tokens, B×heads×T×d, on the second backbone's grid: B×M×D.
+
+        A ``grid`` takes the place of that one.
+        """
         channels = encoder.patches(value).mT.flatten(1, 2).unflatten(-1, shared_pass.grid)
-        grid = self.second.grid(shared_pass.pixels)
+        grid = grid or self.second.grid(shared_pass.pixels)
         return F.interpolate(channels.float(), grid, mode="bilinear").flatten(2).mT
 
     def attended(

@@ -76,16 +76,21 @@ class DenseSettings(PassCamOptions):
         super().validate_for(clip, prefix)
         self.dense_method().hooks(clip)
 
-    def build(self, resources: "Resources", **_: Path) -> Any:  # noqa: ANN401
+    def build(self, resources: "Resources", learned: Path | None = None) -> Any:  # noqa: ANN401
         """Builds the CAMs of the method."""
-        return imported("pipeline.cams.dense:DenseCams.build")(self, resources)
+        built = imported("pipeline.cams.dense:DenseCams.build")(self, resources)
+        built.learned = learned
+        return built
 
     def dense_method(
-        self, quirks: SimpleNamespace | None = None, seconds: Mapping[str, "FrozenSecond"] = {}
+        self,
+        quirks: SimpleNamespace | None = None,
+        seconds: Mapping[str, "FrozenSecond"] = {},
+        learned: Path | None = None,
     ) -> Any:  # noqa: ANN401  a DenseMethod
         """Builds the method itself, for CAMs, taggers and ``masks=dense``."""
         built = imported(self.method.build)(self, quirks)
-        built.seconds = seconds
+        built.seconds, built.learned = seconds, learned
         return built
 
 

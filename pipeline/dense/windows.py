@@ -13,13 +13,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from pipeline.clip.encoder import ClipEncoder
+from pipeline.clip.encoder import ClipEncoder, to_pixels
 from pipeline.clip.image_tower import AS_DINO
 from pipeline.clip.shared_pass import SharedPass
 from pipeline.dense.method import DenseMethod, NameEmbeddings, Windowed
-
-BESIDE = 1 << 20
-"""The number of the region of zeros beside a window."""
+from pipeline.dense.picture import Picture
 
 _CHANNELS = 64  # of features, which are enlarged together
 _ONE = 1 << 11  # the weight 1: OpenCV computes with 11 binary digits
@@ -88,22 +86,56 @@ def cut_size(
     return max(at_least, scaled * height // short), max(at_least, scaled * width // short)
 
 
+def prepare(
+    encoder: ClipEncoder,
+    image: np.ndarray,
+    windows: Windows,
+    sides: tuple[int, int],
+    resize: str = "opencv",
+) -> torch.Tensor:
+    """Resizes and normalises an image, H×W×3 uint8: 3×H×W float32 on the encoder's device.
+
+    A window of more patches than ``images.most_patches`` is reduced to at most as many.
+
+    Args:
+        sides: the shorter side, and the largest longer one; see :func:`scaled_size`.
+        resize: "opencv" or "pillow", see :class:`~pipeline.masks.settings.DenseMaskOptions`.
+    """
+    patch, max_patches = encoder.patch_size, encoder.max_patches
+    fit = cut_size if resize == "pillow" else scaled_size
+    size = fit(*image.shape[:2], *sides, patch)
+    tall, wide = (-(-side // patch) for side in windows.size(*size))
+    if max_patches is not None and tall * wide > max_patches:
+        shrunk = (max(1, int(side * (max_patches / (tall * wide)) ** 0.5)) for side in sides)
+        size = fit(*image.shape[:2], *shrunk, patch)
+    if resize == "pillow":
+        return to_pixels(image, *size, encoder.normalisation).to(encoder.device)
+    # The authors round both to three digits.
+    mean, std = (
+        torch.tensor([round(255 * value, 3) for value in values])
+        for values in encoder.normalisation
+    )
+    resized = torch.from_numpy(resize_as_opencv(image, *size)).float()
+    return ((resized - mean) / std).permute(2, 0, 1).contiguous().to(encoder.device)
+
+
 def similarity_map(
     method: DenseMethod,
     encoder: ClipEncoder,
     pixels: torch.Tensor,
-    names: NameEmbeddings,
+    names: NameEmbeddings | None,
     windows: Windows,
     batch_size: int,
-    regions: torch.Tensor | None = None,
+    picture: Picture | None = None,
     image: np.ndarray | None = None,
 ) -> torch.Tensor:
     """Returns the similarities of the pixels of an image and C names, the mean over windows.
 
     Args:
         pixels: 3×H×W float32, normalised; H and W at least a patch.
+        names: none gives the features of pixels in place of similarities.
         batch_size: windows that are looked at together.
-        regions: of the pixels, H×W int64, for a method that reads them.
+        picture: what the method knows of the image, at the size of the pixels.
         image: the original, H×W×3 uint8, RGB, for a method that joins windows in its own way.
 
     Returns:
@@ -122,8 +154,8 @@ def similarity_map(
     is_usual = is_usual and not method.joins_windows
     if windows.side == 0 and windows.remainder != "pad" and is_usual:
         shared_pass = method.run_pass(encoder, _enlarge(pixels[None], seen))
-        if regions is not None:
-            shared_pass = replace(shared_pass, regions=regions[None])
+        if picture is not None:
+            shared_pass = replace(shared_pass, pictures=[picture])
         return _similarities(method, encoder, shared_pass, names)[0]
     corners = windows.corners(height, width)
     step = encoder.batch_size_for((seen[0] // patch, seen[1] // patch), batch_size)
@@ -133,10 +165,10 @@ def similarity_map(
     def pass_over(batch: list[tuple[int, int]]) -> SharedPass:
         crops = torch.stack([pixels[:, y : y + tall, x : x + wide] for y, x in batch])
         shared_pass = method.run_pass(encoder, _enlarge(F.pad(crops, margins), seen))
-        if regions is None:
+        if picture is None:
             return shared_pass
-        parts = torch.stack([regions[y : y + tall, x : x + wide] for y, x in batch])
-        return replace(shared_pass, regions=F.pad(parts, margins, value=BESIDE))
+        cut = [picture.cut(corner, (tall, wide), margins) for corner in batch]
+        return replace(shared_pass, pictures=cut)
 
     if method.joins_windows:
         passes = ((batch, pass_over(batch)) for batch in batches)
@@ -144,6 +176,7 @@ def similarity_map(
         return method.similarities_of_windows(encoder, windowed, names)
 
     compare = _similarities_of_pixels if windows.of_features else _similarities
+    compare = _features if names is None else compare
     found = (s for batch in batches for s in compare(method, encoder, pass_over(batch), names))
     enlarged = (resize(each, size, windows.align_corners) for each in found)
     if windows.softmax is not None:
@@ -191,6 +224,13 @@ def _similarities(
     return found.mT.unflatten(-1, method.grid(shared_pass))
 
 
+def _features(
+    method: DenseMethod, encoder: ClipEncoder, shared_pass: SharedPass, names: None
+) -> torch.Tensor:
+    """Returns the features of patches, B×E×h×w float32, of a pass over B images."""
+    return method.patch_features(encoder, shared_pass).mT.unflatten(-1, method.grid(shared_pass))
+
+
 def _similarities_of_pixels(
     method: DenseMethod, encoder: ClipEncoder, shared_pass: SharedPass, names: NameEmbeddings
 ) -> torch.Tensor:
@@ -235,15 +275,6 @@ def resize_to_multiples(pixels: torch.Tensor, multiple: int, least: int) -> torc
     longer = -(-max(sides) // multiple) * multiple
     shares = (side * longer // max(sides) for side in sides)
     return resize(pixels, [max(least, -(-side // multiple) * multiple) for side in shares])
-
-
-def resize_nearest(values: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Returns values, …×h×w, on another grid, each that of the place above and left of it."""
-    rows, columns = (
-        torch.arange(count, device=values.device) * side // count
-        for count, side in zip(size, values.shape[-2:])
-    )
-    return values[..., rows[:, None], columns]
 
 
 def with_scaled_positions(encoder: ClipEncoder) -> ClipEncoder:

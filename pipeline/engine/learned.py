@@ -99,13 +99,13 @@ class Learned(OfSplit):
         return available(self.source, self.images, self.store)
 
     @cached_property
-    def _photographs(self) -> dict[str, str]:
+    def photographs(self) -> dict[str, str]:
         """Id → fingerprint of each image's content."""
         return contents(self.images.of(self.split))
 
     def _change_since(self, results: Results) -> Change:
         """Returns how the split has changed since; images outside the selection stay."""
-        before, now = read_json(results.path / PHOTOGRAPHS, {str: str}) or {}, self._photographs
+        before, now = read_json(results.path / PHOTOGRAPHS, {str: str}) or {}, self.photographs
         learned, present = {*before.values()}, {*now.values()}
         new = {image_id for image_id, content in now.items() if content not in learned}
         gone = {image_id for image_id, content in before.items() if content not in present}
@@ -129,7 +129,7 @@ class Learned(OfSplit):
             writer.begin(len(samples))
         ids = sorted(sample.id for sample in samples)
         learned = self.learn(ids, self.source.results(self.store))
-        files = {self.file: learned, PHOTOGRAPHS: canonical_json(self._photographs).encode()}
+        files = {self.file: learned, PHOTOGRAPHS: canonical_json(self.photographs).encode()}
         for name, data in files.items():
             write_atomically(writer.path / name, data)
         writer.write_manifest(
@@ -159,7 +159,7 @@ class Learned(OfSplit):
         if not self.exists(results := self.results(self.store)):
             return ""
         change = self._change_since(results)
-        images = f"{change.known:,} of {len(self._photographs):,} images of split {self.split}"
+        images = f"{change.known:,} of {len(self.photographs):,} images of split {self.split}"
         learned = f"{self.name} were learned from {images}"
         if change.has_lost and change.is_mostly_new:
             return f"{learned}, and from others: they are learned anew"

@@ -202,27 +202,37 @@ class ImageReader:
 
 @dataclass(frozen=True)
 class Images:
-    """The images of a run: the first ``limit`` of each split of a data set."""
+    """The images of a run: the first ``limit`` of each split of a data set.
+
+    Attributes:
+        further: a data set of one split, by its name, for each folder of pictures beside them.
+    """
 
     dataset: Dataset
     limit: int | None = None
+    further: Splits = field(default_factory=Splits, compare=False)
     _batches: dict[tuple[str, int | None], dict[str, str]] = field(
         default_factory=dict, repr=False, compare=False
     )
 
     def of(self, split: str) -> list[Sample]:
         """Returns the images of a split, or raises a UserError if the data set does not have it."""
-        check_choice(f"there is no split {shown(split)}", split, self.dataset.splits)
-        return self.dataset.splits[split][: self.limit]
+        dataset = self._with(split)
+        check_choice(f"there is no split {shown(split)}", split, dataset.splits)
+        return dataset.splits[split][: self.limit]
+
+    def _with(self, split: str) -> Dataset:
+        return self.further.get(split, self.dataset)
 
     def rejected(self, split: str) -> dict[str, str]:
         """Returns id → reason, of the files that cannot be samples."""
-        return dict(self.dataset.rejected.get(split, []))
+        return dict(self._with(split).rejected.get(split, []))
 
     def known_ids(self, split: str) -> set[str]:
         """Returns the ids of all images of a split, whatever the limit or the list of images."""
-        all_ids = self.dataset.all_ids
-        ids = all_ids[split] if all_ids else [sample.id for sample in self.dataset.splits[split]]
+        dataset = self._with(split)
+        all_ids = dataset.all_ids
+        ids = all_ids[split] if all_ids else [sample.id for sample in dataset.splits[split]]
         return {*ids, *self.rejected(split)}
 
     def batches(self, split: str, size: int | None = None) -> Mapping[str, str]:

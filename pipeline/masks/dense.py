@@ -4,26 +4,22 @@ It reads dense methods out as their authors do (docs/other-methods.md, "Dense me
 published"). The method and its settings are those of ``cams=``.
 """
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from pipeline.clip.device import to_host
-from pipeline.clip.encoder import to_pixels
 from pipeline.clip.frozen import Resources
-from pipeline.datasets.regions import read_region_map
 from pipeline.datasets.vocabulary import Names
 from pipeline.dense.best_name import best_classes
 from pipeline.dense.method import DenseMethod, NameEmbeddings
 from pipeline.dense.pixel_adaptive import pamr
 from pipeline.dense.windows import (
     Windows,
-    cut_size,
+    prepare,
     resize,
-    resize_as_opencv,
-    resize_nearest,
-    scaled_size,
     similarity_map,
     with_scaled_positions,
 )
@@ -72,15 +68,17 @@ class DenseLabeller:
             self._names.temperature if options.window_softmax else None,
             options.enlarge == "features",
         )
+        sized = {"sides": (options.short_side, options.long_side), "resize": options.resize}
+        self._prepare = partial(prepare, self._encoder, windows=self._windows, **sized)
 
     @torch.no_grad()
     def __call__(
-        self, image: np.ndarray, size: Size, file: Path | None = None
+        self, image: np.ndarray, size: Size, file: Path | None = None, content: str = ""
     ) -> tuple[np.ndarray, np.ndarray]:
         """Labels every pixel of an image, h×w×3 uint8, RGB, perhaps shrunk; PAMR works at its size.
 
         The ``file`` holds its regions, for a method that reads them; without one, the method makes
-        them.
+        them. The ``content`` is the fingerprint of the image's file.
 
         Returns the labels in the image's full ``size``, H×W uint8: 0 background, k+1 class k; and
         the probability of each in the softmax over all names, H×W float32. Raises an ImageError if
@@ -88,14 +86,13 @@ class DenseLabeller:
         """
         method, options, names = self._method, self._options, self._names
         pixels = self._prepare(image)
-        regions = seen = None
-        if method.reads_regions:
-            numbers = read_region_map(file, size) if file else method.regions(image)
-            regions = resize_nearest(torch.from_numpy(numbers).to(pixels.device), size)
-            seen = resize_nearest(regions, pixels.shape[-2:])
+        picture = method.look(self._encoder, image, size, file, content)
+        seen = picture and picture.at(pixels.shape[-2:])
         found = similarity_map(
             method, self._encoder, pixels, names, self._windows, self._batch_size, seen, image
         )
+        if seen is not None:
+            found = method.supported(found, names, seen)
         if options.pamr_iterations:
             guide = resize(pixels, image.shape[:2])
             at_once = max(1, _PAMR_VALUES // guide[0].numel())  # names
@@ -118,30 +115,6 @@ class DenseLabeller:
             method.after_enlarging,
         )
         labels[probability < options.min_probability] = 0
-        if regions is not None:
-            labels = method.relabel(labels, regions)
+        if picture is not None:
+            labels = method.relabel(labels, picture.regions)
         return to_host(labels)[0], to_host(probability)[0]
-
-    def _prepare(self, image: np.ndarray) -> torch.Tensor:
-        """Resizes and normalises an image: 3×H×W float32 on the device.
-
-        A grid of more patches than ``images.most_patches`` is reduced to at most as many.
-        """
-        encoder, options = self._encoder, self._options
-        patch, max_patches = encoder.patch_size, encoder.max_patches
-        sides = options.short_side, options.long_side
-        fit = cut_size if options.resize == "pillow" else scaled_size
-        size = fit(*image.shape[:2], *sides, patch)
-        tall, wide = (-(-side // patch) for side in self._windows.size(*size))
-        if max_patches is not None and tall * wide > max_patches:
-            shrunk = (max(1, int(side * (max_patches / (tall * wide)) ** 0.5)) for side in sides)
-            size = fit(*image.shape[:2], *shrunk, patch)
-        if options.resize == "pillow":
-            return to_pixels(image, *size, encoder.normalisation).to(encoder.device)
-        # The authors round both to three digits.
-        mean, std = (
-            torch.tensor([round(255 * value, 3) for value in values])
-            for values in encoder.normalisation
-        )
-        resized = torch.from_numpy(resize_as_opencv(image, *size)).float()
-        return ((resized - mean) / std).permute(2, 0, 1).contiguous().to(encoder.device)

@@ -15,6 +15,7 @@ from pipeline.configuration.settings import joined, plain
 from pipeline.datasets.vocabulary import Names
 from pipeline.dense.method import DenseMethod
 from pipeline.dense.settings import SHARED, DenseSettings
+from pipeline.engine.records import PHOTOGRAPH
 from pipeline.engine.stage import Computed, Decoded
 from pipeline.errors import UserError
 from pipeline.masks.name_lists import has_background, read_name_list
@@ -109,10 +110,12 @@ class DenseMasks(MaskStage):
         """Builds the labeller."""
         from pipeline.masks.dense import DenseLabeller  # imports PyTorch
 
-        method = self.cams.dense_method(self.resources.quirks, self.resources.seconds)
+        given = self.resources.quirks, self.resources.seconds, folders.get("learned")
+        method = self.cams.dense_method(*given)
         return DenseLabeller(method, self.options, self.names, self.resources)
 
     def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:
         """Labels the pixels of images."""
         for item, image in images:
-            yield item, self.outputs(item, labelled(model(), image, item.size, item.regions))
+            given = image, item.size, item.regions, item.inputs[PHOTOGRAPH]
+            yield item, self.outputs(item, labelled(model(), *given))

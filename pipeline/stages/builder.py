@@ -10,12 +10,12 @@ from pipeline.cams.stage import CamStage, ComputedCams
 from pipeline.clip.frozen import FrozenClip
 from pipeline.clip.image_text import releases
 from pipeline.clip.second import SECONDS, FrozenSecond
-from pipeline.clip.settings import OPEN_BORDER
-from pipeline.configuration.registry import imported
+from pipeline.clip.settings import OPEN_BORDER, MethodOptions
+from pipeline.configuration.registry import Quirk, imported
 from pipeline.datasets.corrected import Corrections, saved
 from pipeline.engine.sample import Sample
 from pipeline.engine.scan import key_unknown_until
-from pipeline.engine.stage import PerImage, Stage
+from pipeline.engine.stage import OfSplit, PerImage, Stage
 from pipeline.errors import UserError
 from pipeline.files.text import given_path
 from pipeline.masks.stage import CorrectableMasks, Masks, MaskStage
@@ -82,26 +82,33 @@ class Builder(Parts):
         title: str = "",
     ) -> Tags:
         """Returns the stage of the tags that follow from a method, without standardising."""
-        method, uses = options.method, {}
+        method = options.method
         if method.learns and self.images is not None:
-            options = replace(options, fit_split=options.fit_split or self.train_split)
-            uses["learned"] = imported(method.learns)(
-                split=options.fit_split,
-                store=self.store,
-                refit=options.refit,
-                method=method,
-                **self.by_method(options),
-            )
+            options = replace(options, fit_split=options.learns_from(self.train_split))
         depends = method.batch_of and self.images is not None
         return (method.stage or ScoredTags)(
             split=split,
             title=title,
-            uses=uses,
+            uses=self._learned(options),
             dependent_batch=method.batch_of(options, self.config.compat) if depends else 0,
             annotations=cache(partial(self.annotations, split, group="tags")),
             corrections=corrections,
             **self.by_method(options),
         )
+
+    def _learned(
+        self,
+        options: MethodOptions,
+        quirks: Sequence[Quirk] = (),
+        **more: Any,  # noqa: ANN401
+    ) -> dict[str, OfSplit]:
+        """Returns the stage that learns for a method, if it learns from pictures; as "learned"."""
+        if self.images is None or not (split := options.learns_from(self.train_split)):
+            return {}
+        self.images.of(split)  # which refuses an unknown split
+        method, refit = options.method, getattr(options, "bank", options).refit
+        given = {"split": split, "store": self.store, "refit": refit, "method": method, **more}
+        return {"learned": imported(method.learns)(**given, **self.by_method(options, quirks))}
 
     def _corrections(self, split: str) -> Corrections:
         table = Corrections()
@@ -119,6 +126,7 @@ class Builder(Parts):
         return (method.stage or ComputedCams)(
             split=split,
             before={} if method.stage else {"tags": before["tags"]},
+            uses=self._learned(self.config.cams, command="cams"),
             **self.by_method(self.config.cams),
         )
 
@@ -131,6 +139,9 @@ class Builder(Parts):
         return stage(
             split=split,
             before={"cams": before["cams"]} if stage.from_cams else {},
+            uses=self._learned(cams, self.config.masks.method.quirks, command="masks")
+            if dense
+            else {},
             cams=cams,
             annotations=cache(partial(self.annotations, split)),
             corrected=self.corrected_masks(split),

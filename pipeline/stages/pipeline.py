@@ -7,17 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from pipeline.cams.stage import ComputedCams
 from pipeline.clip.device import is_cpu, keep_freed_memory
 from pipeline.datasets import load_dataset
+from pipeline.datasets.folder import find_pictures
 from pipeline.datasets.settings import splits_of_run
 from pipeline.engine.learned import Learned
 from pipeline.engine.plan import PlannedStage, in_round, plan
 from pipeline.engine.pool import count_cores
 from pipeline.engine.progress import course
 from pipeline.engine.run import Outcome, Run
-from pipeline.engine.sample import Images
+from pipeline.engine.sample import Images, Splits
 from pipeline.engine.stage import Stage
 from pipeline.engine.store import Store
 from pipeline.engine.workers import Executor
@@ -86,10 +88,16 @@ class Pipeline:
 
             torch.set_num_threads(config.runtime.threads)
         dataset = load_dataset(config.dataset, config.runtime.workers or count_cores())
+        further = Splits(
+            {
+                name: partial(find_pictures, folder, dataset.vocabulary, name, name)
+                for name, folder in config.cams.folders().items()
+            }
+        )
         builder = Builder(
             config,
             dataset.vocabulary,
-            Images(dataset, config.dataset.limit),
+            Images(dataset, config.dataset.limit, further),
             splits_of_run(config.dataset, dataset.splits),
             Store(root, wait=config.runtime.wait),
         )

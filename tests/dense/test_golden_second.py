@@ -21,6 +21,7 @@ from pipeline.configuration.registry import find_method
 from pipeline.dense.best_name import best_classes
 from pipeline.dense.lposs.propagation import propagate_over_pixels
 from pipeline.dense.method import DenseMethod, NameEmbeddings
+from pipeline.dense.picture import Picture
 from pipeline.dense.windows import Windows, resize, similarity_map, with_scaled_positions
 from tests.golden_models import assert_close
 
@@ -109,12 +110,12 @@ def test_corrclip(read, encoder, backbone, pixels, names):
     query, key, _ = backbone(8).encoder.projections(first, encoder.normalisation)
     alike = F.normalize((query + key)[0].flatten(1).T, dim=-1)
     assert_close(alike[::7], golden["corrclip_dino"])
-    seen = replace(method.run_pass(encoder, first), regions=regions[None, :, :224])
+    seen = replace(method.run_pass(encoder, first), pictures=[Picture(regions[:, :224])])
     assert_close(method.patch_features(encoder, seen)[0, ::4], golden["corrclip_features"])
     cosines = method.similarities(encoder, seen, names)[0].T.unflatten(-1, method.grid(seen))
     assert_close(cosines[:, ::2, ::2], golden["corrclip_cosines"])
     windows = Windows(200, 100, "pad")
-    found = similarity_map(method, encoder, wide, names, windows, 2, regions=regions)
+    found = similarity_map(method, encoder, wide, names, windows, 2, picture=Picture(regions))
     probability = best_of_labels((40 * found).softmax(0), names)
     assert_close(probability[:, ::8, ::8], golden["corrclip_probability"])
     labels, _ = best_classes(found, names.labels.tolist(), SIZE, 40.0)

@@ -1,6 +1,8 @@
 """CorrCLIP: patches attend to their region, as far as it is alike (Zhang et al., ICCV 2025)."""
 
-from functools import partial
+import math
+from functools import cached_property, partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -8,15 +10,18 @@ import torch.nn.functional as F
 from scipy.sparse.csgraph import connected_components
 
 from pipeline.clip.attention import one_by_one
-from pipeline.clip.dimensions import block_window
+from pipeline.clip.dimensions import Normalisation, block_window
 from pipeline.clip.encoder import BlockHook, ClipEncoder
 from pipeline.clip.second_encoder import unit
 from pipeline.clip.shared_pass import SharedPass
-from pipeline.datasets.regions import superpixels
+from pipeline.datasets.regions import read_region_map, superpixels
+from pipeline.dense.corrclip.bank import Bank
 from pipeline.dense.hooks import EveryToken
 from pipeline.dense.method import NameEmbeddings
 from pipeline.dense.on_second_grid import OnSecondGrid
-from pipeline.dense.windows import resize_nearest
+from pipeline.dense.picture import Picture, means_of_regions, resize_nearest
+from pipeline.dense.windows import resize
+from pipeline.engine.sample import Size
 
 
 class CorrClip(OnSecondGrid):
@@ -26,37 +31,96 @@ class CorrClip(OnSecondGrid):
     token of each region. The first two have neither a residual connection nor an MLP.
     """
 
-    reads_regions = True
-
     def hooks(self, encoder: ClipEncoder) -> list[BlockHook]:
         """Returns the hook that keeps all tokens."""
         block_window("spatial_blocks", self.options.spatial_blocks, encoder.depth)
         return [EveryToken()]
 
-    def regions(self, image: np.ndarray) -> np.ndarray:
-        """Returns the superpixels of an image, H×W×3 uint8, in place of regions: H×W int64."""
-        return superpixels(image, self.options.slic)
+    def grid(self, shared_pass: SharedPass) -> tuple[int, int]:
+        """Returns the second backbone's grid; twice that of CLIP if it sees whole pictures."""
+        if self.options.whole_picture:
+            return tuple(2 * side for side in shared_pass.grid)
+        return super().grid(shared_pass)
+
+    def look(
+        self,
+        encoder: ClipEncoder,
+        image: np.ndarray,
+        size: Size,
+        file: Path | None = None,
+        content: str = "",
+    ) -> Picture:
+        """Returns the regions of an image, and what the second backbone sees in the whole of it."""
+        numbers = read_region_map(file, size) if file else superpixels(image, self.options.slic)
+        regions = resize_nearest(torch.from_numpy(numbers).to(encoder.device), size)
+        is_seen = self.options.whole_picture or self.options.bank.is_used
+        return Picture(regions, self.see(encoder, image) if is_seen else None, content)
+
+    def see(self, encoder: ClipEncoder, image: np.ndarray) -> torch.Tensor:
+        """Returns the second backbone's tokens of an image, h×w×3 uint8: C×h'×w' float32.
+
+        Both sides become the nearest multiples of its patches (bilinear), halves to even. A larger
+        image than CLIP's ``images.most_patches`` is shrunk to these.
+        """
+        pixels, patch = torch.from_numpy(image).to(encoder.device), self.second.patch_size
+        most = (encoder.max_patches or math.inf) * encoder.patch_size**2
+        factor = min(1.0, math.sqrt(most / (image.shape[0] * image.shape[1])))
+        size = [max(1, round(side * factor / patch)) * patch for side in image.shape[:2]]
+        seen = resize(pixels.permute(2, 0, 1) / 255, size)
+        return self.second.tokens(seen[None], Normalisation((0, 0, 0), (1, 1, 1)))[0]
+
+    @cached_property
+    def bank(self) -> Bank:
+        """The bank of regions that was learned."""
+        return Bank.read(self.learned / "bank.npz", self.seconds["second"].device)
+
+    def supported(
+        self, similarities: torch.Tensor, names: NameEmbeddings, picture: Picture
+    ) -> torch.Tensor:
+        """Returns the weighted sum of similarities, C×h×w, and of those of the bank's regions."""
+        options = self.options.bank
+        if not options.is_used:
+            return similarities
+        _, queries, which = means_of_regions(picture.features, picture.regions, unit=True)
+        own = "" if options.own else picture.content
+        scores = names.text @ self.bank.support(queries, options.neighbours, own).mT
+        support = F.adaptive_avg_pool2d(scores[:, which], similarities.shape[-2:])
+        return similarities.lerp(support, options.share)
 
     def patch_features(
         self, encoder: ClipEncoder, shared_pass: SharedPass, names: NameEmbeddings | None = None
     ) -> torch.Tensor:
         """Returns the embeddings of patches of the second backbone's grid, B×M×E float32."""
-        query, key, _ = self.second.projections(shared_pass.pixels, encoder.normalisation)
+        alike = self.alike(encoder, shared_pass)
         regions, every = self.regions_of(encoder, shared_pass), shared_pass.for_cams[0]
-        found = map(self.attention, unit(query + key), regions)
+        found = map(self.attention, alike, regions)
         attention, numbers = map(torch.stack, zip(*found))
         blocks = block_window("spatial_blocks", self.options.spatial_blocks, encoder.depth)
         # What enters a block left the one before.
         branches = (every[:, -1], 1.0), (every[:, list(blocks)].mean(1), self.options.spatial)
         block, embedded = encoder.last_block, 0.0
         for tokens, weight in branches:
-            fine = self.fine_values(encoder, shared_pass, block.project(block.ln_1(tokens))[2])
+            values = block.project(block.ln_1(tokens))[2]
+            fine = self.fine_values(encoder, shared_pass, values, self.grid(shared_pass))
             added = one_by_one(partial(self.attended, encoder), attention, fine)
             embedded = embedded + weight * encoder.embed(added)
         coarse, size = resize_nearest(numbers, shared_pass.grid), shared_pass.pixels.shape[-2:]
         semantic = [self._semantic(encoder, *each, size) for each in zip(every, coarse)]
         fine = resize_nearest(torch.stack(semantic), numbers.shape[1:]).flatten(2).mT
         return embedded + self.options.semantic * fine
+
+    def alike(self, encoder: ClipEncoder, shared_pass: SharedPass) -> torch.Tensor:
+        """Returns features of the second backbone by which patches are alike, B×M×C, of length 1.
+
+        They are the sum of queries and keys of its last block; or its tokens of whole pictures.
+        """
+        if self.options.whole_picture:
+            grid = self.grid(shared_pass)
+            return torch.cat(
+                [unit(resize(p.of_pixels(), grid)[None]) for p in shared_pass.pictures]
+            )
+        query, key, _ = self.second.projections(shared_pass.pixels, encoder.normalisation)
+        return unit(query + key)
 
     def attention(
         self, alike: torch.Tensor, regions: torch.Tensor
@@ -100,12 +164,13 @@ class CorrClip(OnSecondGrid):
 
     def regions_of(self, encoder: ClipEncoder, shared_pass: SharedPass) -> torch.Tensor:
         """Returns the regions of the second backbone's patches, B×h×w int64."""
-        given = shared_pass.regions
-        if given is None:
+        given = [picture.regions for picture in shared_pass.pictures]
+        if not given:
             images = encoder.to_images(shared_pass.pixels)
-            found = [torch.from_numpy(self.regions(image)) for image in images]
-            given = torch.stack(found).to(shared_pass.pixels.device)
-        return resize_nearest(given, self.grid(shared_pass))
+            given = [torch.from_numpy(superpixels(each, self.options.slic)) for each in images]
+        grid = self.grid(shared_pass)
+        found = torch.stack([resize_nearest(each, grid) for each in given])
+        return found.to(shared_pass.pixels.device)
 
     def relabel(self, labels: torch.Tensor, regions: torch.Tensor) -> torch.Tensor:
         """Gives each region its most frequent label, of several the smallest; H×W both."""

@@ -1,0 +1,162 @@
+"""Stages that learn CorrCLIPv2's memory bank in one pass over unlabelled pictures."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from pipeline.clip.frozen import Resources
+from pipeline.clip.method_stage import MethodStage
+from pipeline.configuration.settings import joined
+from pipeline.dense.corrclip import ROOT, CorrClipSettings
+from pipeline.dense.picture import means_of_regions
+from pipeline.dense.settings import SHARED
+from pipeline.dense.windows import Windows, prepare, similarity_map, with_scaled_positions
+from pipeline.engine.learned import Learned
+from pipeline.engine.results import Results
+from pipeline.engine.sample import ImageReader, Images, Size
+from pipeline.engine.stage import Computed, Decoded, Output
+from pipeline.engine.store import Store, encode_arrays
+from pipeline.errors import ImageError, UserError
+from pipeline.files.text import last_names
+
+_LONGEST_SIDE = 2048  # of a picture, in pixels, as CLIP sees it
+_AFTER = {*SHARED, "correct", "bank"}
+
+
+class RegionEncoder:
+    """Describes the regions of pictures, by the second backbone and by CLIP."""
+
+    def __init__(self, options: CorrClipSettings, resources: Resources):
+        """Prepares the image tower; ``resources`` have the quirk ``position_scale``."""
+        clip, bank, seconds = resources.clip, options.bank, resources.seconds
+        scaled = resources.quirks.position_scale and clip.encoder.tower.is_stretched_as_clip
+        self._encoder = with_scaled_positions(clip.encoder) if scaled else clip.encoder
+        self._batch_size, self._short_side = clip.batches.images, bank.short_side
+        self._windows = Windows(bank.window, bank.stride, "pad")
+        self._method = self._values = options.dense_method(seconds=seconds)
+        if "bank.second" in seconds:
+            other = {"second": seconds["bank.second"]}
+            self._values = replace(options, whole_picture=False).dense_method(seconds=other)
+
+    @torch.no_grad()
+    def __call__(
+        self, image: np.ndarray, size: Size, file: Path | None = None
+    ) -> dict[str, np.ndarray]:
+        """Returns what is stored of a picture, h×w×3 uint8, RGB, of a full ``size``.
+
+        These are "keys", R×C float16, the means of the second backbone's features of pixels, each
+        of length 1; and "values", R×E float16, CLIP's mean, of length 1. Pixels in no region are
+        left out. The ``file`` holds the regions; without one, they are superpixels.
+        """
+        encoder = self._encoder
+        picture = self._method.look(encoder, image, size, file)
+        pixels = prepare(encoder, image, self._windows, (self._short_side, _LONGEST_SIDE))
+        seen = picture.at(pixels.shape[-2:])
+        given = pixels, None, self._windows, self._batch_size, seen
+        features = similarity_map(self._values, encoder, *given)
+        known, keys, _ = means_of_regions(picture.features, picture.regions, unit=True)
+        _, values, _ = means_of_regions(features, picture.regions)
+        found = {"keys": keys[known > 0], "values": F.normalize(values[known > 0], dim=-1)}
+        return {name: each.half().cpu().numpy() for name, each in found.items()}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RegionVectors(MethodStage):
+    """What is stored in the bank of the regions of every picture."""
+
+    name = "vectors"
+    command: str
+
+    def own_settings(self) -> dict[str, Any]:
+        """Returns what vectors depend on: of the settings, those before names are compared."""
+        bank = self.options.bank
+        found = {name: v for name, v in self.option_facts().items() if name not in _AFTER}
+        root = {"root": last_names(bank.root, ROOT)} if bank.root else {}
+        windows = {"short_side": bank.short_side, "window": bank.window, "stride": bank.stride}
+        more = {"learns_from": self.split, **root, **windows, **vars(self.resources.quirks)}
+        clip = {"clip": self.resources.clip.key_facts()}
+        return joined(self.options.method.key_facts, found, more, self.reader.key_facts, clip)
+
+    def load(self, folders: Mapping[str, Path]) -> RegionEncoder:
+        """Builds what describes regions."""
+        return RegionEncoder(self.options, self.resources)
+
+    def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:
+        """Describes the regions of pictures."""
+        for item, image in images:
+            try:
+                found = model()(image, item.size, item.regions)
+            except ImageError as error:
+                yield item, error
+                continue
+            files = {f"{item.sample.id}.npz": encode_arrays(**found)} if len(found["keys"]) else {}
+            yield item, {self.name: Output(files)}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LearnedBank(Learned):
+    """The regions of all pictures, with what tells the picture of each."""
+
+    name = "bank"
+    command: str
+    file = "bank.npz"
+
+    def own_settings(self) -> dict[str, Any]:
+        """Returns nothing: the bank follows from the vectors, which have all settings."""
+        return {}
+
+    def learn(self, ids: Sequence[str], results: Results) -> bytes:
+        """Joins the regions of pictures, in the order of their ids."""
+        ids = [each for each in ids if results.entries[each].get("files")]
+        if not ids:
+            raise UserError(f"no picture of split {self.split} has a region: give others")
+        rows: dict[str, list[np.ndarray]] = {"keys": [], "values": []}
+        for image_id in ids:
+            with np.load(results.path / f"{image_id}.npz", allow_pickle=False) as stored:
+                for name, found in rows.items():
+                    found.append(stored[name])
+        pictures = np.repeat(np.arange(len(ids), dtype=np.int32), [len(k) for k in rows["keys"]])
+        contents = np.array([self.photographs[image_id] for image_id in ids])
+        arrays = {name: np.concatenate(found) for name, found in rows.items()}
+        return encode_arrays(**arrays, pictures=pictures, contents=contents)
+
+
+def learn_bank(
+    *,
+    split: str,
+    images: Images,
+    store: Store,
+    refit: bool,
+    method: Any,  # noqa: ANN401
+    options: CorrClipSettings,
+    resources: Resources,
+    reader: ImageReader,
+    command: str,
+) -> LearnedBank:
+    """Returns the stage that learns from a split, with the one before it, which looks at pictures.
+
+    The ``command`` is that of the stage that the bank is learned for.
+    """
+    scaled = getattr(resources.quirks, "position_scale", False)  # of label maps alone
+    vectors = RegionVectors(
+        split=split,
+        command=command,
+        options=replace(options, regions=options.bank.regions or options.regions),
+        resources=replace(resources, quirks=SimpleNamespace(position_scale=scaled)),
+        reader=reader,
+        images=images,
+    )
+    return LearnedBank(
+        split=split,
+        command=command,
+        before={"vectors": vectors},
+        images=images,
+        store=store,
+        refit=refit,
+    )
