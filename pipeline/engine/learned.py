@@ -5,7 +5,7 @@ from abc import abstractmethod
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from pipeline.engine.records import holds
 from pipeline.engine.results import Results
@@ -55,6 +55,9 @@ class Learned(OfSplit):
         store: where the results are that it is learned from.
         refit: whether it is learned again when those results, or the images, have changed.
     """
+
+    refit_key: ClassVar[str] = "tags.refit"
+    """The setting of :attr:`refit`."""
 
     images: Images
     store: Store
@@ -167,7 +170,7 @@ class Learned(OfSplit):
             counts = "added: {1:,}, changed: {2:,}, removed: {3:,}".format(*change)
             learned = f"split {self.split} has changed since {self.name} were learned ({counts})"
         is_worth_a_note = change.has_lost or change.is_mostly_new
-        return f"{learned}: {self.command}.refit=true learns anew" if is_worth_a_note else ""
+        return f"{learned}: {self.refit_key}=true learns anew" if is_worth_a_note else ""
 
     def refuse_missing(self, results: Results, reader: Stage) -> None:
         """Raises the UserError of a stage that uses it, where it was not learned."""

@@ -103,9 +103,10 @@ class RegionVectors(MethodStage):
 class LearnedBank(Learned):
     """The regions of all pictures, with what tells the picture of each."""
 
-    name = "bank"
+    name = "regions"
     command: str
     file = "bank.npz"
+    refit_key = "cams.bank.refit"
 
     def own_settings(self) -> dict[str, Any]:
         """Returns nothing: the bank follows from the vectors, which have all settings."""

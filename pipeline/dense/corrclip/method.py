@@ -62,7 +62,7 @@ class CorrClip(OnSecondGrid):
         Both sides become the nearest multiples of its patches (bilinear), halves to even. A larger
         image than CLIP's ``images.most_patches`` is shrunk to these.
         """
-        pixels, patch = torch.from_numpy(image).to(encoder.device), self.second.patch_size
+        pixels, patch = torch.tensor(image, device=encoder.device), self.second.patch_size
         most = (encoder.max_patches or math.inf) * encoder.patch_size**2
         factor = min(1.0, math.sqrt(most / (image.shape[0] * image.shape[1])))
         size = [max(1, round(side * factor / patch)) * patch for side in image.shape[:2]]
