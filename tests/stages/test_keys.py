@@ -24,7 +24,8 @@ from pipeline.configuration.registry import methods
 from pipeline.configuration.settings import Rule, check, rule_of
 from pipeline.datasets import READERS
 from pipeline.datasets.vocabulary import build_vocabulary
-from pipeline.engine.sample import Dataset, Images, Sample
+from pipeline.dense.corrclip import ROOT
+from pipeline.engine.sample import Dataset, Images, Sample, Splits
 from pipeline.engine.store import Store
 from pipeline.masks.crf import CrfOptions
 from pipeline.masks.settings import GroundTruthMaskOptions, PseudoMaskOptions
@@ -90,6 +91,11 @@ AFTER_PATCHES = {f"tags.{name}" for name in AFTER_PATCHES.split()}
 AFTER_PATCHES |= {"compat.cwr_stop", "compat.empty_class", "compat.open_border"}
 """What tags=piaa reads after the stage that stores features of patches, and this stage does not."""
 
+AFTER_VECTORS = "templates backgrounds affinity affinity_blocks box_threshold temperature correct"
+AFTER_VECTORS += " bank.neighbours bank.share bank.own"
+AFTER_VECTORS = {f"cams.{name}" for name in AFTER_VECTORS.split()}
+"""What cams=corrclip reads after the stage that describes the regions of a bank."""
+
 OF_OTHERS = {
     "compat.empty_class": ("tags=piaa",),
     "compat.piaa_batch": ("tags=piaa",),
@@ -136,7 +142,9 @@ def keys(tmp_path, monkeypatch, tiny_checkpoint):
     def keys(config: Config) -> dict[str, tuple[str, str]]:
         check(config)
         vocabulary = build_vocabulary(config.dataset)
-        images = Images(Dataset(vocabulary, samples, "all"), config.dataset.limit)
+        beside = Dataset(vocabulary, {ROOT: samples["val"]}, ROOT)
+        further = Splits({ROOT: beside})
+        images = Images(Dataset(vocabulary, samples, "all"), config.dataset.limit, further)
         pipeline = Pipeline(Builder(config, vocabulary, images, ["all"], Store(tmp_path)))
         found = {}
         for stage in pipeline.builder.stages:
@@ -153,6 +161,8 @@ def keys(tmp_path, monkeypatch, tiny_checkpoint):
         learned = found["tags"].uses.get("learned")
         if learned and learned.source.name == "patches":
             found["patches"] = learned.source
+        if learned := found["cams"].uses.get("learned"):
+            found["vectors"] = learned.source
         return {n: (stage.key, getattr(stage, "own_key", "")) for n, stage in found.items()}
 
     return keys
@@ -230,14 +240,22 @@ def prepared(config: Config, key: str, tmp_path) -> tuple[Config, Any]:
     """Returns a configuration in which a setting has an effect, and another value, if not any."""
     config = copy.deepcopy(config)
     names = len(config.dataset.classes)
+    if key.startswith("cams.bank."):
+        config.cams.bank.split = None if key == "cams.bank.root" else "all"
+    elif hasattr(config.cams, "bank"):
+        config.cams.bank.split = "all"
+    if key == "cams.bank.split":
+        return config, "val"
+    if key == "cams.bank.second":
+        return config, SecondSettings(None, str(tmp_path / "one.pth"))
     if key == "clip.checkpoint":  # of the same content
         return config, str(tmp_path / "two.safetensors")
-    if key == "cams.second.checkpoint":  # of the same content
-        return config, str(tmp_path / "two.pth")
     if key == "cams.sam.checkpoint":
         return config, str(sam_file())
     if key in ("cams.second.model", "cams.sam.model"):
         return config, {"cams.second.model": "dino_vits8"}.get(key, "sam_vit_b")
+    if key == "cams.second.checkpoint":  # of the same content
+        return config, str(tmp_path / "two.pth")
     if key == "cams.descriptors":  # of the same content
         config.cams.descriptors, config.cams.clusters = str(tmp_path / "one.yaml"), 1
         return config, str(tmp_path / "two.yaml")
@@ -387,8 +405,12 @@ def test_every_setting_changes_what_it_declares(walked, keys, tmp_path):
             in_own_keys = {*owners(key)} if computes_with(config, key) else set()
             if "patches" in after and "tags" in owners(key) and key not in AFTER_PATCHES:
                 in_keys, in_own_keys = in_keys | {"patches"}, in_own_keys | {"patches"}
+            if "vectors" in after and "cams" in owners(key) and key not in AFTER_VECTORS:
+                in_keys, in_own_keys = in_keys | {"vectors"}, in_own_keys | {"vectors"}
         for part, expected in ((0, in_keys), (1, in_own_keys - {*TRAINING})):
-            found = {name for name in after if after[name][part] != before[1][name][part]}
+            found = {
+                name for name in after if after[name][part] != before[1].get(name, ("", ""))[part]
+            }
             found -= {*TRAINING} if part else set()  # nothing reads the own key of a network
             if found != expected:
                 what = ("key", "own_key")[part]

@@ -4,16 +4,20 @@ CorrCLIPv2 of the same authors adds a second backbone that sees whole pictures, 
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 from pipeline.clip.settings import SecondSettings, second_backbone
 from pipeline.configuration.settings import ABSENT, setting
 from pipeline.datasets.regions import SLIC, RegionSettings
 from pipeline.dense.settings import DenseSettings, register_dense
 from pipeline.errors import UserError
+from pipeline.files.text import last_names
 
 _LEARNED = "the key holds what was learned"
 ROOT = "cams.bank.root"
+
+
+def _last_names(folder: str | None) -> str | None:
+    return folder and last_names(folder, "cams.bank")
 
 
 @dataclass
@@ -36,8 +40,8 @@ class BankSettings:
     """
 
     split: str | None = None
-    root: str | None = None
-    regions: str | None = None
+    root: str | None = setting(None, in_key=_last_names)
+    regions: str | None = setting(None, in_key=_last_names)
     neighbours: int = setting(20, at_least=1)
     share: float = setting(0.5, at_least=0, at_most=1)
     own: bool = False
@@ -51,11 +55,6 @@ class BankSettings:
     def is_used(self) -> bool:
         """Whether there is a bank."""
         return bool(self.split or self.root)
-
-    def in_key(self) -> Any:  # noqa: ANN401
-        """Returns what the key of CAMs holds; the rest is in that of the bank."""
-        used = {"neighbours": self.neighbours, "share": self.share, "own": self.own}
-        return used if self.is_used else ABSENT
 
 
 @dataclass
@@ -86,7 +85,9 @@ class CorrClipSettings(RegionSettings, DenseSettings):
     spatial: float = setting(1.0, at_least=0)
     semantic: float = setting(0.5, at_least=0)
     correct: bool = True
-    bank: BankSettings = setting(BankSettings(), in_key=BankSettings.in_key)
+    bank: BankSettings = setting(
+        BankSettings(), in_key=lambda bank: bank if bank.is_used else ABSENT
+    )
 
     @property
     def shares_pass(self) -> bool:

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 
 from pipeline.clip.frozen import Resources
 from pipeline.clip.method_stage import MethodStage
-from pipeline.configuration.settings import joined
-from pipeline.dense.corrclip import ROOT, CorrClipSettings
+from pipeline.configuration.settings import joined, key_facts
+from pipeline.dense.corrclip import CorrClipSettings
 from pipeline.dense.picture import means_of_regions
 from pipeline.dense.settings import SHARED
 from pipeline.dense.windows import Windows, prepare, similarity_map, with_scaled_positions
@@ -23,7 +23,6 @@ from pipeline.engine.sample import ImageReader, Images, Size
 from pipeline.engine.stage import Computed, Decoded, Output
 from pipeline.engine.store import Store, encode_arrays
 from pipeline.errors import ImageError, UserError
-from pipeline.files.text import last_names
 
 _LONGEST_SIDE = 2048  # of a picture, in pixels, as CLIP sees it
 _AFTER = {*SHARED, "correct", "bank"}
@@ -75,11 +74,9 @@ class RegionVectors(MethodStage):
 
     def own_settings(self) -> dict[str, Any]:
         """Returns what vectors depend on: of the settings, those before names are compared."""
-        bank = self.options.bank
         found = {name: v for name, v in self.option_facts().items() if name not in _AFTER}
-        root = {"root": last_names(bank.root, ROOT)} if bank.root else {}
-        windows = {"short_side": bank.short_side, "window": bank.window, "stride": bank.stride}
-        more = {"learns_from": self.split, **root, **windows, **vars(self.resources.quirks)}
+        bank = key_facts(self.options.bank, ("neighbours", "share", "own"))
+        more = {"bank": bank, **vars(self.resources.quirks)}
         clip = {"clip": self.resources.clip.key_facts()}
         return joined(self.options.method.key_facts, found, more, self.reader.key_facts, clip)
 
