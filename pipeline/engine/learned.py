@@ -5,7 +5,7 @@ from abc import abstractmethod
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 from pipeline.engine.records import holds
 from pipeline.engine.results import Results
@@ -56,9 +56,6 @@ class Learned(OfSplit):
         refit: whether it is learned again when those results, or the images, have changed.
     """
 
-    refit_key: ClassVar[str] = "tags.refit"
-    """The setting of :attr:`refit`."""
-
     images: Images
     store: Store
     refit: bool = False
@@ -70,6 +67,11 @@ class Learned(OfSplit):
         The ``ids`` of the images are sorted, so that nothing depends on the order of the list; the
         ``results`` are theirs.
         """
+
+    @property
+    def refit_key(self) -> str:
+        """The setting of :attr:`refit`."""
+        return f"{self.command}.refit"
 
     @property
     def source(self) -> PerImage:

@@ -1,0 +1,186 @@
+"""Runs with a memory bank: what is learned once, what is stale when pictures change, refusals."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline import Labeller
+from pipeline.dense.corrclip.bank import Bank
+from pipeline.dense.corrclip.learning import RegionEncoder
+from pipeline.errors import UserError
+from pipeline.files.fingerprints import fingerprint_image
+from tests.small_runs import Finished, draw_photograph, latest
+from tests.tiny_second import dino_file
+
+SECOND = ["cams.second.model=null", f"cams.second.checkpoint={dino_file()}"]
+GIVEN = ["cams=corrclip", *SECOND, "cams.slic.segments=6", "cams.bank.neighbours=3"]
+GIVEN += ["cams.bank.short_side=64", "cams.bank.window=64", "cams.bank.stride=32"]
+DENSE = ["masks=dense", "masks.short_side=64", "masks.names=classes", "stage=masks"]
+CRF = ["stage=[tags,cams,masks]"]
+SPLIT = "cams.bank.root"
+
+pytestmark = pytest.mark.large
+
+
+def draw(path: Path, seed: int) -> None:
+    Image.fromarray(draw_photograph(seed, 60, 80)).save(path)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A folder of four pictures that are no photographs of the run."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(4):
+        draw(folder / f"picture_{number}.png", 100 + number)
+    return folder
+
+
+@pytest.fixture
+def run(run_stage, arguments, pictures) -> Callable[..., Finished]:
+    given = [*arguments, *GIVEN, f"cams.bank.root={pictures}"]
+    return lambda *more: run_stage(*given, *(more or CRF))
+
+
+def images_of(finished: Finished) -> dict[str, int]:
+    """Returns stage → images computed now; of masks, which may follow from equal CAMs, all or 0."""
+    found = {stage: now for stage, now in finished.computed.items() if now}
+    return found | ({"masks": 5} if "masks" in found else {})
+
+
+@pytest.mark.parametrize("masks", [CRF, DENSE], ids=["crf", "dense"])
+@pytest.mark.parametrize("own", [False, True])
+def test_a_split_is_a_bank_whose_own_regions_are_left_out(
+    run_stage, arguments, photographs, tmp_path, monkeypatch, masks, own
+):
+    without, support = [], Bank.support
+    monkeypatch.setattr(
+        Bank, "support", lambda *given: without.append(given[-1]) or support(*given)
+    )
+    given = [*arguments, *GIVEN, "cams.bank.split=all", f"cams.bank.own={own}", *masks]
+    done = images_of(run_stage(*given))
+    assert done["vectors"] == done["regions"] == done["masks"] == 5
+    contents = {fingerprint_image(path) for path in photographs.rglob("*.*")}
+    with np.load(latest(tmp_path / "out", "regions") / "bank.npz") as bank:
+        assert {*bank["contents"]} == contents
+        assert len(bank["keys"]) == len(bank["values"]) == len(bank["pictures"]) > 10
+    assert {*without} == ({""} if own else contents)
+    assert not images_of(run_stage(*given))
+    plain = run_stage(*arguments, *GIVEN, *masks)
+    assert "regions" not in plain.counts and plain.counts["masks"][0] == 5
+
+
+def test_what_pictures_change_and_nothing_else(run, pictures, tmp_path):
+    everything = {"tags": 5, "vectors": 4, "regions": 4, "cams": 5, "masks": 5}
+    assert images_of(run()) == everything and not images_of(run())
+    again, after = (*CRF, "cams.bank.refit=true"), {"cams": 5, "masks": 5}
+    draw(pictures / "picture_4.png", 104)
+    assert not images_of(run())  # a bank is not learned anew for one picture
+    assert images_of(run(*again)) == {"vectors": 1, "regions": 5, **after}
+    draw(pictures / "picture_0.png", 105)
+    noted = run()
+    assert not images_of(noted) and "cams.bank.refit=true learns anew" in noted.errors
+    assert images_of(run(*again)) == {"vectors": 1, "regions": 5, **after}
+    (pictures / "picture_1.png").unlink()
+    assert images_of(run(*again)) == {"regions": 4, **after}
+    assert not images_of(run(*again))
+    for number in range(2, 5):
+        draw(pictures / f"picture_{number}.png", 110 + number)
+    assert images_of(run()) == {"vectors": 3, "regions": 4, **after}  # most of them are new
+    # What follows the search costs no look at pictures.
+    assert images_of(run(*CRF, "cams.bank.share=0.3")) == after
+    assert images_of(run(*CRF, "cams.bank.short_side=48")) == {"vectors": 4, "regions": 4, **after}
+
+
+def test_label_maps_have_a_bank_of_their_own(run):
+    assert images_of(run(*DENSE)) == {"vectors": 4, "regions": 4, "masks": 5}
+    # It looks at pictures with the positions of released code.
+    assert images_of(run(*DENSE, "compat.position_scale=true"))["vectors"] == 4
+
+
+def test_a_picture_that_cannot_be_read_is_named_and_left_out(run, pictures, tmp_path):
+    (pictures / "picture_2.png").write_bytes(b"no picture")
+    done = run()
+    assert done.code == 0 and "picture_2: cannot be decoded" in done.output + done.errors
+    assert images_of(done) == {"tags": 5, "vectors": 3, "regions": 3, "cams": 5, "masks": 5}
+    draw(pictures / "picture_2.png", 102)
+    again = run(*CRF, "cams.bank.refit=true")
+    assert images_of(again) == {"vectors": 1, "regions": 4, "cams": 5, "masks": 5}
+
+
+def test_a_killed_learning_resumes(run, monkeypatch):
+    look, count = RegionEncoder.__call__, []
+
+    def dies(*given: object) -> object:
+        count.append(given)
+        if len(count) == 3:
+            raise KeyboardInterrupt
+        return look(*given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RegionEncoder, "__call__", dies)
+        assert run().code != 0
+    done = images_of(run())
+    assert done.pop("vectors") in (2, 3)  # the second may not have been written
+    assert done == {"regions": 4, "cams": 5, "masks": 5}
+
+
+def test_files_of_regions_are_those_of_the_pictures(run, pictures, tmp_path, photographs):
+    folder = tmp_path / "regions"
+    folder.mkdir()
+    halves = np.repeat(np.uint8([[0, 3]]), 40, 1).repeat(60, 0)
+    for path in pictures.glob("*.png"):
+        Image.fromarray(halves).save(folder / path.name)
+    (folder / "picture_3.png").unlink()
+    Image.fromarray(0 * halves).save(folder / "picture_1.png")
+    done = run(*CRF, f"cams.bank.regions={folder}")
+    assert "picture_3: has no regions" in done.output + done.errors
+    with np.load(latest(tmp_path / "out", "regions", SPLIT) / "bank.npz") as bank:
+        assert bank["pictures"].tolist() == [0, 1]  # one region of each picture that has any
+
+
+def test_whole_pictures_need_no_bank(run_stage, arguments, tiny_checkpoint):
+    whole = [*GIVEN, "cams.whole_picture=true", "cams.merge=0"]
+    for masks in (CRF, DENSE):
+        done = run_stage(*arguments, *whole, *masks)
+        assert done.counts["masks"][0] == 5, done.errors
+    labeller = Labeller(["cat", "cup"], checkpoint=tiny_checkpoint, overrides=whole)
+    image = draw_photograph(1, 64, 80)
+    cams = labeller.cams(image, ["cup"])
+    plain = Labeller(["cat", "cup"], checkpoint=tiny_checkpoint, overrides=GIVEN)
+    assert not np.array_equal(cams, plain.cams(image, ["cup"]))
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["cams.bank.split=other"], "there is no split other"),
+        (["cams.bank.root=nowhere"], "cams.bank.root=nowhere is not a folder"),
+        (["cams.bank.root=empty"], "cams.bank.root=empty holds no image"),
+        (["cams.bank.split=all", "cams.bank.root=empty"], "are two banks: give one of them"),
+        (["cams.bank.stride=100"], "cams.bank.stride=100 leaves gaps"),
+    ],
+)
+def test_what_cannot_be_a_bank_is_refused(run_stage, arguments, working_folder, more, message):
+    (working_folder / "empty").mkdir(exist_ok=True)
+    done = run_stage(*arguments, *GIVEN, *more, *CRF)
+    assert done.code == 2 and message in done.errors, done.errors
+
+
+def test_a_picture_without_any_other_has_no_support(run, pictures, photographs, tmp_path):
+    for path in [*pictures.iterdir()]:
+        path.unlink()
+    shutil.copy(photographs / "a.jpg", pictures / "copy.jpg")
+    assert run().code == 0  # of the photograph's own regions none counts
+
+
+def test_python_has_no_bank(tiny_checkpoint):
+    given = [*GIVEN, "cams.bank.split=all"]
+    with pytest.raises(UserError, match=r"cams\.bank is learned from pictures"):
+        Labeller(["cat", "cup"], checkpoint=tiny_checkpoint, overrides=given)
