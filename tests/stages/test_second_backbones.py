@@ -161,6 +161,10 @@ def test_another_name_needs_no_pass_of_the_second_backbone(tiny_checkpoint, monk
         (["cams=proxyclip", "cams.second.model=dino"], "cams.second.model=dino is unknown"),
         (["cams=lposs", *SMALL[:1]], "cams.second names no backbone"),
         (["cams=corrclip", *SMALL, "cams.regions=nowhere"], "cams.regions=nowhere is not a folder"),
+        (
+            ["cams=corrclip_v2", *SMALL, "cams.regions=slic"],
+            "cams.bank.root=bank_pictures is not a folder",
+        ),
     ],
 )
 def test_what_cannot_be_used_is_said_before_anything_is_computed(
@@ -190,6 +194,16 @@ def test_the_download_tool_lists_them_with_their_licence(run_tool, tmp_path):
     for name in ("dino_vitb16", "sam_vit_b"):
         assert addresses(name)[0] in done.output
     assert done.output.count("licence: Apache 2.0") == 2
+
+
+def test_both_second_backbones_of_corrclipv2_are_listed(run_tool, tmp_path):
+    arguments = ["experiment=corrclipv2_voc21", f"dataset.root={tmp_path / 'VOC2012'}"]
+    done = run_tool("download.py", *arguments, "cams.bank.root=coco/train2017", "--dry-run")
+    assert done.code == 0, done.errors
+    for name in ("c_radio_v3_l16", "dino_vitb8"):
+        assert addresses(name)[0] in done.output
+    for licence in ("CC BY-NC 4.0", "NVIDIA open model licence", "Apache 2.0"):
+        assert f"licence: {licence}\n" in done.output
 
 
 def test_of_c_radio_the_image_file_alone_is_downloaded(run_tool, run_stage, arguments, tmp_path):
