@@ -25,6 +25,7 @@ PAGES = (DOCS / "presets.md", DOCS / "published-results.md")
 
 _SECTION = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _MEASURES = {"map": "mAP", "miou": "mIoU", "miou_union": "`miou_union`"}
+_GENERATORS = {"sam2_masks": "SAM 2", "entityseg_masks": "EntitySeg"}
 _WINDOW = 224  # pixels: the native size of ViT-B/16
 
 
@@ -102,6 +103,7 @@ def dense_table() -> str:
         if preset.choices.get("masks") != "dense":
             continue
         cams = {k: v for k, v in preset.settings.get("cams", {}).items() if k != "regions"}
+        sizes = {f"images.{key}": v for key, v in preset.settings.get("images", {}).items()}
         given = dict(preset.settings["masks"])
         names = given.pop("names", "classes")
         window, stride = given.pop("window", _WINDOW), given.pop("stride", None)
@@ -112,7 +114,7 @@ def dense_table() -> str:
             f"{window} / {stride or window // 2}" if window else "whole image",
             str(given.pop("temperature", "")),
             str(given.pop("min_probability", "")),
-            ", ".join(f"`{key}={_plain(value)}`" for key, value in (given | cams).items()),
+            ", ".join(f"`{key}={_plain(value)}`" for key, value in (given | cams | sizes).items()),
         )
         rows.setdefault(cells, []).append(f"`{preset.name}`")
     header = ("experiment=", "cams=", "names", "short side", "window / stride", "factor", "min. p")
@@ -141,7 +143,7 @@ def choices_table() -> str:
                 continue
             given = yaml.safe_load(path.read_text("utf-8"))
             method = given.pop("defaults")[0]
-            constants = ", ".join(f"`{key}={_plain(value)}`" for key, value in given.items())
+            constants = ", ".join(f"`{key}={_plain(v)}`" for key, v in _flat(given).items())
             rows.append((f"`{group}={path.stem}`", f"`{group}={method}`", constants or "the same"))
     return markdown(("choice", "method", "constants that differ from its defaults"), rows)
 
@@ -187,23 +189,49 @@ def _measured(table: PublishedTable, figure: Figure) -> str:
 def _needs(preset: Preset) -> str:
     """Returns data, weights and further files that a run of a preset reads."""
     needed = [preset.data, f"`clip={preset.choices['clip']}`"]
-    needed += _second_backbones().get(preset.choices.get("cams", ""), ())
-    if "regions" in preset.settings.get("cams", {}):
-        needed.append("SAM 2's masks (`cams.regions`)")
+    method, cams = _chosen_cams(preset)
+    models = _second_backbones().get(method, {}) | {
+        k: v for k, v in cams.items() if k.endswith("second.model")
+    }
+    needed += [f"`cams.{key}={model}`" for key, model in models.items()]
+    if regions := _GENERATORS.get(cams.get("regions", "")):
+        needed.append(f"{regions}'s masks (`cams.regions`)")
+    if "bank.root" in cams:
+        needed.append("a bank of COCO's train2017 (`cams.bank.root`, `cams.bank.regions`)")
     if network := preset.chosen("segmenter"):
         needed.append(f"training of {network}")
     return "; ".join(filter(None, needed))
 
 
+def _chosen_cams(preset: Preset) -> tuple[str, dict[str, Any]]:
+    """Returns the CAM method of a preset, and what differs from its defaults, by dotted keys."""
+    method = preset.choices.get("cams", "")
+    given = _flat(preset.settings.get("cams", {}))
+    path = CONFIGS / "cams" / f"{method}.yaml"
+    if path.is_file():
+        chosen = yaml.safe_load(path.read_text("utf-8"))
+        method, given = chosen.pop("defaults")[0], _flat(chosen) | given
+    return method, given
+
+
 @cache
-def _second_backbones() -> dict[str, tuple[str, ...]]:
-    """Returns a CAM method → the settings that choose its second backbones, with their defaults."""
+def _second_backbones() -> dict[str, dict[str, str | None]]:
+    """Returns a CAM method → the settings that choose its second backbones → their defaults."""
     found = {}
     for method in methods():
         if method.group == "cams":
             parts = vars(method.settings()).items()
             chosen = {name: part for name, part in parts if isinstance(part, SecondSettings)}
-            found[method.name] = tuple(f"`cams.{k}.model={v.model}`" for k, v in chosen.items())
+            found[method.name] = {f"{name}.model": part.model for name, part in chosen.items()}
+    return found
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns nested settings by dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        nested = isinstance(value, dict)
+        found |= _flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
     return found
 
 

@@ -129,8 +129,14 @@ def cover(presets: Sequence[Preset]) -> list[Preset]:
 # What a preset needs, and has to show
 
 
+def write_regions(path: Path, size: tuple[int, int]) -> None:
+    """Writes a grid of regions of an image, as files of mask generators have them."""
+    rows, columns = np.indices(size) // 24
+    miniatures.write_labels(path, (8 * rows + columns).astype(np.uint8))
+
+
 class Miniatures:
-    """The data sets below a folder; beside them weights, and regions as of SAM for presets."""
+    """The data sets below a folder; beside them weights, regions, and the pictures of a bank."""
 
     def __init__(self, folder: Path):
         self.folder, self.caches = folder / "sets", folder / "caches"
@@ -149,9 +155,13 @@ class Miniatures:
         self.before = miniatures.contents(self.folder)
         for name in ("voc2012", "ade20k", "cocostuff", "context60", "cityscapes"):
             for sample in miniatures.load(name, self.roots[name]).splits["val"]:
-                rows, columns = np.indices(sample.mask.read().shape) // 24
-                regions = folder / "sam2_masks" / f"{sample.id}.png"
-                miniatures.write_labels(regions, (8 * rows + columns).astype(np.uint8))
+                for generator in ("sam2_masks", "entityseg_masks"):
+                    regions = folder / generator / f"{sample.id}.png"
+                    write_regions(regions, sample.mask.read().shape)
+        for number in range(2):
+            miniatures.write_photograph(folder / "bank_pictures" / f"{number}.jpg", number)
+            regions = folder / "bank_masks" / f"{number}.png"
+            write_regions(regions, miniatures.size_of(number))
 
     def settings(self, preset: Preset) -> dict[str, Path]:
         """Returns the settings that name the files of a preset's data set; none if it is drawn."""

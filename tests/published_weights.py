@@ -99,6 +99,8 @@ def use_small_models(caches: str) -> None:
         given = {"heads": 1, "dimensions": Dimensions(2, patch_size, 4 * patch_size)}
         if name.startswith("sam"):
             given = {"heads": 3, "head_width": 16, "dimensions": Dimensions(4, patch_size, 128)}
+        if name.startswith("c_radio"):
+            given = {"heads": 2, "head_width": 8}
         SECONDS[name] = second if name == "demo" else replace(second, **given)
     patches.ScClipSettings = partial(patches.ScClipSettings, neighbours=9)  # of 24 patches
 
@@ -116,6 +118,10 @@ def write_small_models(caches: str) -> None:
             place(addresses_of(open_clip.get_pretrained_cfg(*entry))[0], clips[name])
     for second in SECONDS.values():
         if url := second.files["weights"][0]:
+            if second.name.startswith("c_radio"):  # in the file of the model of that name
+                drawn = small_models.c_radio(depth=second.dimensions.depth)
+                c_radio_files.nvlabs(drawn, cached(url).parent)["image"].rename(cached(url))
+                continue
             is_sam = second.name.startswith("sam")
             file = sam_file() if is_sam else dino_file(second.dimensions.patch_size)
             cached(url).write_bytes(file.read_bytes())
@@ -132,8 +138,6 @@ def write_small_models(caches: str) -> None:
             place(files[part][0], weights)
         if "tokenizer" in files:
             cached(files["tokenizer"][0]).write_text("words")
-    folder = cached(releases()["c_radio_v3_b16"].files["image"][0]).parent
-    c_radio_files.nvlabs(small_models.c_radio(depth=12), folder)
 
 
 def place_backbone(*words: str) -> None:

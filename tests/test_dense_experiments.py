@@ -27,7 +27,8 @@ DATASETS = {
 }
 """What presets end on → data set."""
 
-PRETRAINED = {"corrclip": "metaclip_fullcc", "lposs": "laion2b_s34b_b88k"}
+PRETRAINED = dict.fromkeys(("corrclip", "corrclipv2"), "metaclip_fullcc")
+PRETRAINED |= {"lposs": "laion2b_s34b_b88k"}
 MODELS = {"tipsv2": "tipsv2_b14", "talk2dino": "talk2dino_b14", "radseg": "c_radio_v3_b16"}
 MODELS |= {"tipsv2_l14": "tipsv2_l14", "dinotxt3": "dinotxt3_l16"}
 ENLARGED = "tipsv2", "tipsv2_l14", "dinotxt3"  # windows and pictures as in notebooks
@@ -54,8 +55,8 @@ def parts_of(preset: str) -> tuple[str, str]:
 
 def cams_of(method: str) -> str:
     """Returns the ``cams=`` of a method's presets."""
-    of_models = {"tipsv2": "value_path", "tipsv2_l14": "value_path", "dinotxt3": "as_trained"}
-    return of_models.get(method, method)
+    others = {"tipsv2": "value_path", "tipsv2_l14": "value_path", "dinotxt3": "as_trained"}
+    return (others | {"corrclipv2": "corrclip"}).get(method, method)
 
 
 def read_presets() -> dict[str, dict[str, str]]:
@@ -127,6 +128,14 @@ def test_a_preset_holds_the_authors_constants(preset):
     threshold = (of.background or 0) if "background" in cells["min. p"] else of.min_probability
     assert threshold == number(cells["min. p"]) and of.min_area == number(cells["min. area"])
     assert of.pamr_iterations == number(cells["PAMR"]) and list(of.pamr_dilations) == [8, 16]
+    if method == "corrclipv2":
+        of, bank = config.cams, config.cams.bank
+        assert (of.second.model, of.whole_picture, of.merge) == ("c_radio_v3_l16", True, 0)
+        assert (of.sharpness, of.spatial, of.semantic, of.correct) == (4, 1, 0.5, True)
+        assert (bank.second.model, bank.neighbours, bank.share) == ("dino_vitb8", 20, 0.5)
+        assert (bank.short_side, bank.window, bank.stride, bank.own) == (448, 336, 112, True)
+        pixels = 2048 * 1024 if last == "cityscapes" else 640 * 640
+        assert config.images.most_patches * 16**2 >= pixels, "the whole picture is not shrunk"
     if method == "resclip":
         of = config.cams
         first, second = (of.cross_scale, of.cross_share), (of.feedback_scale, of.feedback_share)

@@ -65,6 +65,7 @@ class Release:
         has_whole_image: whether it embeds whole images, and not patches alone.
         packages: what it requires besides; all are in the extra "backbones".
         what: what error messages say its files should hold, if it has no name.
+        kind: of a second backbone: those of one kind can take each other's place.
     """
 
     name: str
@@ -87,6 +88,7 @@ class Release:
     has_whole_image: bool = True
     packages: Sequence[str] = ()
     what: str = "such a model"
+    kind: str = ""
 
 
 def register_release(release: Release, models: MutableMapping[str, Release] = MODELS) -> None:

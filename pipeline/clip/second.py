@@ -24,7 +24,7 @@ SECONDS: dict[str, Release] = {}
 """Second backbones by the value of ``model``."""
 
 _SHIPPED: dict[str, str] = {}
-_OF_FILES: dict[str, Release] = {}  # what builds a kind of backbone → any of it that a file holds
+_OF_FILES: dict[str, Release] = {}  # kind → any backbone of it that a file holds
 
 
 def register_second(
@@ -34,13 +34,15 @@ def register_second(
 
     Its file is downloaded unless it is ``shipped`` with the package. One without a name stands for
     any model of its kind that a file holds. What ``build`` and ``read_about`` name is in the
-    package ``module``, in ``model.py``; the traits are further attributes of the Release.
+    package ``module``, in ``model.py``. The traits are further attributes of the Release, such as
+    another ``build``, and the ``kind``, which is the module's own by default.
     """
-    traits |= {"name": name, "module": module, "build": f"{module}.model:build"}
+    traits = {"build": f"{module}.model:build", "kind": module, **traits}
+    traits |= {"name": name, "module": module}
     about = "" if name else f"{module}.model:read_about"
     release = Release(**traits, about=about, files={"weights": (url,)})
     if not name:
-        _OF_FILES[release.build] = release
+        _OF_FILES[release.kind] = release
         return
     register_release(release, SECONDS)
     if shipped is not None:
@@ -76,8 +78,8 @@ class FrozenSecond:
 
     def __post_init__(self) -> None:
         releases()  # which registers second backbones as well
-        kind = SECONDS[self.usual].build
-        known = [name for name, release in SECONDS.items() if release.build == kind]
+        kind = SECONDS[self.usual].kind
+        known = [name for name, release in SECONDS.items() if release.kind == kind]
         if self.model is not None:
             check_choice(f"{self.keys[0]}={shown(self.model)} is unknown", self.model, known)
         elif self.checkpoint is None:
@@ -90,7 +92,7 @@ class FrozenSecond:
     @cached_property
     def origin(self) -> OfRelease:
         """Where its file comes from."""
-        of_file = _OF_FILES[SECONDS[self.usual].build]
+        of_file = _OF_FILES[SECONDS[self.usual].kind]
         release = of_file if self.model is None else SECONDS[self.model]
         given = _SHIPPED.get(release.name) if self.checkpoint is None else self.checkpoint
         return OfRelease(release, given, self.keys)

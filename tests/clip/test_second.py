@@ -17,11 +17,12 @@ from timm.models.vision_transformer_sam import get_decomposed_rel_pos_bias
 from torchvision.transforms.functional import normalize
 
 from pipeline.clip.dimensions import OPENAI_NORMALISATION, Dimensions
+from pipeline.clip.image_text import releases
 from pipeline.clip.models.dino import IMAGENET
 from pipeline.clip.origins.origin import OfRelease
 from pipeline.clip.second import SECONDS, FrozenSecond
 from pipeline.errors import NotDownloaded, UserError
-from tests import small_models
+from tests import c_radio_files, small_models
 from tests.tiny_second import build_dino, build_sam, dino_file, sam_file
 
 
@@ -36,6 +37,10 @@ def second(
 
 def sam(path: object, model: str | None = None) -> FrozenSecond:
     return second(path, model, "sam_vit_b")
+
+
+releases()  # which registers all second backbones
+NVIDIA = "https://huggingface.co/nvidia/C-RADIOv3-"
 
 
 def pixels_of(height: int, width: int) -> torch.Tensor:
@@ -145,8 +150,11 @@ def test_published_backbones_have_an_address_and_are_refused_by_their_size(name,
             second(None, name, name).origin.published()
     else:
         [source] = second(None, name, name).origin.published().values()
-        assert source.urls[0].startswith("https://dl.fbaipublicfiles.com/")
+        assert source.urls[0].startswith(("https://dl.fbaipublicfiles.com/", NVIDIA))
     file = sam_file() if name.startswith("sam") else dino_file()
+    if name.startswith("c_radio"):
+        file = c_radio_files.timm(small_models.c_radio(), tmp_path)["image"]
+        assert source.urls[0].startswith(NVIDIA) and source.name.endswith("_half.pth.tar")
     with pytest.raises(UserError, match=f"does not hold cams.second.model={name} .width"):
         second(file, name, name).check()
     with pytest.raises(UserError, match=r"missing: give .*cams\.second\.mod"):
@@ -158,6 +166,7 @@ def test_published_backbones_have_an_address_and_are_refused_by_their_size(name,
     [
         (None, None, "names no backbone: give cams.second.model=NAME, one of dino_vitb8"),
         (None, "dino", "cams.second.model=dino is unknown: choose from dino_vitb8"),
+        (None, "radio", r"=radio is unknown: .*demo, c_radio_v3_b16, c_\w+l16, c_\w+h16$"),
         (sam_file(), "sam_vit_b", "cams.second.model=sam_vit_b is unknown: choose from dino_vitb8"),
         ("nowhere.pth", None, "nowhere.pth is missing"),
         (Path(__file__), None, "is damaged or holds no weights"),
@@ -176,6 +185,8 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
         sam(tmp_path / "other.safetensors").check()
     with pytest.raises(UserError, match="does not hold SAM's image encoder"):
         sam(dino_file()).check()
+    with pytest.raises(UserError, match=r"=c_radio_v3_b16 is unknown: choose from sam_vit_b$"):
+        sam(None, "c_radio_v3_b16")
     with pytest.raises(UserError, match="not hold .* in DINO's layout"):
         second(sam_file()).check()
 

@@ -28,7 +28,7 @@ from pipeline.engine.sample import ImageReader
 from pipeline.errors import UserError
 from pipeline.masks.dense import DenseLabeller
 from pipeline.masks.dense_stage import DenseMasks
-from pipeline.masks.name_lists import read_name_list, shipped_lists
+from pipeline.masks.name_lists import names_in, read_name_list, shipped_lists
 from pipeline.masks.settings import DenseMaskOptions
 from pipeline.stages.config import compose, read_config
 from tests.dense import naive_protocol as naive
@@ -231,6 +231,14 @@ def test_shipped_lists_are_in_the_order_of_the_classes(name, dataset, lines, nam
     words = OTHER_WORDS.get(name, {})
     ours = [words.get(each, each).replace(" ", "") for each in vocabulary.classes]
     assert [first.replace(" ", "") for first, *_ in of_classes] == ours
+
+
+def test_a_line_of_corrclipv2_is_one_name_with_a_comma():
+    names, before = names_in("corrclipv2_cityscapes"), names_in("corrclip_cityscapes")
+    assert len(names) == len(before) == len(classes_of("cityscapes").classes)
+    assert {pair for pair in zip(before, names) if pair[0] != pair[1]} == {
+        (("people",), ("people, person",))
+    }
 
 
 def test_the_background_of_sclip_has_26_names():

@@ -283,6 +283,7 @@ DATA = {
     *("dataset.splits", "tags.corrections", "tags.path", "masks.path", "masks.corrections"),
     *("dataset.colours", "masks.colours", "cams.regions"),
     *("cams.second.checkpoint", "cams.sam.checkpoint", "dataset.annotations"),
+    *("cams.bank.root", "cams.bank.regions", "cams.bank.second.checkpoint"),
 }
 """Settings that name files: images, lists, masks, arrays without pickle, and tensors."""
 
@@ -291,7 +292,7 @@ NAMES = {
     *("runtime.device", "segmenter.backbone", "segmenter.optimizer", "stage"),
     *("dataset.default_splits", "dataset.report_split", "dataset.split", "dataset.train_split"),
     *("report.split", "tags.fit_split", "tags.variants"),
-    *("cams.second.model", "cams.sam.model"),
+    *("cams.second.model", "cams.sam.model", "cams.bank.split", "cams.bank.second.model"),
 }
 """Settings whose values are looked up among names that the program or a library knows."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,12 @@ from PIL import Image
 
 from pipeline import Labeller
 from pipeline.cams.cams import read_cams
+from pipeline.clip.dimensions import Dimensions
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.second import SECONDS
 from pipeline.errors import ImageError, UserError
 from pipeline.files.label_images import read_labels
+from tests import c_radio_files, small_models
 from tests.small_runs import draw_photograph, latest
 from tests.tiny_second import dino_file, sam_file
 
@@ -49,6 +52,23 @@ def test_a_run_comes_to_its_end_and_is_cached(run_stage, arguments, tmp_path, mo
         values = read_labels(path) if stage == "masks" else read_cams(path).cams
         assert np.isfinite(values).all() and values.any()
     assert len(files) == 4
+
+
+@pytest.fixture
+def c_radio(monkeypatch, tmp_path) -> list[str]:
+    """Settings that choose a small C-RADIO, which stands for a published one."""
+    small = replace(SECONDS["c_radio_v3_l16"], dimensions=Dimensions(3, 16, 64))
+    monkeypatch.setitem(SECONDS, small.name, replace(small, heads=2, head_width=8))
+    path = c_radio_files.timm(small_models.c_radio(), tmp_path)["image"]
+    return [f"cams.second.model={small.name}", f"cams.second.checkpoint={path}"]
+
+
+@pytest.mark.parametrize("method", ["corrclip", "proxyclip", "lposs"])
+def test_methods_of_dino_take_c_radio(run_stage, arguments, tmp_path, c_radio, method):
+    done = run_stage(*arguments, *CAMS, f"cams={method}", *c_radio)
+    assert done.code == 0, done.errors
+    found = [read_cams(path).cams for path in latest(tmp_path / "out", "cams").glob("?.*")]
+    assert len(found) == 4 and all(np.isfinite(cams).all() and cams.any() for cams in found)
 
 
 def test_the_key_has_the_weights_and_the_constants_of_what_is_used(run_stage, arguments, tmp_path):
@@ -141,6 +161,10 @@ def test_another_name_needs_no_pass_of_the_second_backbone(tiny_checkpoint, monk
         (["cams=proxyclip", "cams.second.model=dino"], "cams.second.model=dino is unknown"),
         (["cams=lposs", *SMALL[:1]], "cams.second names no backbone"),
         (["cams=corrclip", *SMALL, "cams.regions=nowhere"], "cams.regions=nowhere is not a folder"),
+        (
+            ["cams=corrclip_v2", *SMALL, "cams.regions=slic"],
+            "cams.bank.root=bank_pictures is not a folder",
+        ),
     ],
 )
 def test_what_cannot_be_used_is_said_before_anything_is_computed(
@@ -170,6 +194,27 @@ def test_the_download_tool_lists_them_with_their_licence(run_tool, tmp_path):
     for name in ("dino_vitb16", "sam_vit_b"):
         assert addresses(name)[0] in done.output
     assert done.output.count("licence: Apache 2.0") == 2
+
+
+def test_both_second_backbones_of_corrclipv2_are_listed(run_tool, tmp_path):
+    arguments = ["experiment=corrclipv2_voc21", f"dataset.root={tmp_path / 'VOC2012'}"]
+    done = run_tool("download.py", *arguments, "cams.bank.root=coco/train2017", "--dry-run")
+    assert done.code == 0, done.errors
+    for name in ("c_radio_v3_l16", "dino_vitb8"):
+        assert addresses(name)[0] in done.output
+    for licence in ("CC BY-NC 4.0", "NVIDIA open model licence", "Apache 2.0"):
+        assert f"licence: {licence}\n" in done.output
+
+
+def test_of_c_radio_the_image_file_alone_is_downloaded(run_tool, run_stage, arguments, tmp_path):
+    chosen = ["stage=[tags,cams]", "cams=corrclip", "cams.second.model=c_radio_v3_l16"]
+    more = ["dataset=demo", "clip=demo", "--dry-run", "--output", tmp_path]
+    done = run_tool("download.py", *more, *chosen)
+    assert done.code == 0, done.errors
+    assert addresses("c_radio_v3_l16")[0] in done.output and done.output.count("https://") == 1
+    assert "licence: NVIDIA open model licence\n" in done.output
+    planned = run_stage(*arguments, *chosen, "dry_run=true")
+    assert "c-radio-v3_l_half.pth.tar (second backbone: 800.0 MB)" in planned.errors
 
 
 DENSE = ["masks=dense", "masks.names=classes", "masks.short_side=64"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,11 +11,13 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
+from pipeline.clip.dimensions import OPENAI_NORMALISATION, Dimensions
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.image_text import Release, releases
 from pipeline.clip.models.c_radio.model import Adaptor, build
 from pipeline.clip.models.c_radio.siglip2 import build_text_tower, tokenize
 from pipeline.clip.origins.origin import OfRelease, hashable
+from pipeline.clip.second import SECONDS, FrozenSecond
 from pipeline.clip.text import class_embeddings
 from pipeline.clip.weights import tokenizers
 from pipeline.clip.weights.layouts import part_of
@@ -36,8 +39,11 @@ def release() -> Release:
     return small_release("c_radio_v3_b16")
 
 
-def plainly(weights: dict[str, torch.Tensor], pixels: torch.Tensor) -> torch.Tensor:
-    """Returns the tokens after the last block, written from the description of the files."""
+def plainly(weights: dict[str, torch.Tensor], pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Returns the tokens after the last block, and its queries, keys and values, side by side.
+
+    It is written from the description of the files.
+    """
     weights = {name: tensor.float() for name, tensor in weights.items()}
     vit, (rows, columns) = part_of(weights, "vit."), (side // 16 for side in pixels.shape[-2:])
     patches = F.conv2d(pixels, vit["patch_embed.proj.weight"], stride=16)[0].flatten(1).T
@@ -53,11 +59,12 @@ def plainly(weights: dict[str, torch.Tensor], pixels: torch.Tensor) -> torch.Ten
         def norm(name: str, inputs: torch.Tensor, block=block) -> torch.Tensor:
             return F.layer_norm(inputs, (64,), block[f"{name}.weight"], block[f"{name}.bias"], 1e-6)
 
-        heads = layer("attn.qkv", norm("norm1", x)).view(len(x), 3, 4, 16).permute(1, 2, 0, 3)
+        projected = layer("attn.qkv", norm("norm1", x))
+        heads = projected.view(len(x), 3, 4, 16).permute(1, 2, 0, 3)
         attended = (heads[0] @ heads[1].mT / 4).softmax(-1) @ heads[2]
         x = x + block["ls1.gamma"] * layer("attn.proj", attended.transpose(0, 1).flatten(1))
         x = x + block["ls2.gamma"] * layer("mlp.fc2", F.gelu(layer("mlp.fc1", norm("norm2", x))))
-    return x
+    return x, projected
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -68,7 +75,7 @@ def test_a_picture_means_the_same_in_each_layout(layout, release, radseg_weights
     pixels = draw_pixels((3, 5), 16)[:1]
     inputs = encoder.backbone(pixels)
     head = Adaptor({k: v.float() for k, v in part_of(radseg_weights, "head.").items()})
-    expected = head(plainly(radseg_weights, pixels))
+    expected = head(plainly(radseg_weights, pixels)[0])
     assert_close(encoder.attended(inputs)[0, 8:], expected[8:].numpy())
     # The whole image is the adaptor's own class token, which is the second one in two layouts.
     whole = F.normalize(expected[:1], dim=-1).numpy()
@@ -326,6 +333,101 @@ def test_a_json_tokenizer_ends_its_prompts(tmp_path):
     assert tokenizers.read_tokenizer(path, 9)("a") == [3, 1]
 
 
+# The image tower alone, as a second backbone
+
+
+@pytest.fixture
+def second(monkeypatch) -> Callable[..., FrozenSecond]:
+    """Chooses one whose dimensions are those of small files, unless its model is another size."""
+    large = SECONDS["c_radio_v3_b16"]
+    small = replace(large, dimensions=Dimensions(2, 16, 96), heads=4, head_width=16)
+    monkeypatch.setitem(SECONDS, large.name, small)
+
+    def second(path: Path, model: str | None = "c_radio_v3_b16") -> FrozenSecond:
+        keys = "cams.second.model", "cams.second.checkpoint"
+        return FrozenSecond(keys, "dino_vitb8", model, str(path), "cpu", "fp32")
+
+    return second
+
+
+def headless(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor for name, tensor in weights.items() if name.startswith("vit.")}
+
+
+def add(path: Path, **more: torch.Tensor) -> None:
+    """Adds weights to a file of NVlabs or of the Hub."""
+    if path.suffix == ".safetensors":
+        save_file(load_file(path) | {f"radio_model.{k}": v for k, v in more.items()}, path)
+    else:
+        content = torch.load(path, weights_only=False)
+        content["state_dict"] |= {f"module.{name}": each for name, each in more.items()}
+        torch.save(content, path)
+
+
+@pytest.mark.parametrize("grid", [(3, 5), (6, 6)], ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@torch.no_grad()
+def test_an_image_file_is_enough_for_a_second_backbone(
+    layout, grid, second, radseg_weights, tmp_path
+):
+    teachers = () if layout == "timm" else (TEACHERS[:NUMBER],)  # none of language
+    path = LAYOUTS[layout](headless(radseg_weights), tmp_path, *teachers)["image"]
+    encoder, pixels = second(path).encoder, draw_pixels(grid, 16)[:1]
+    tokens, projected = plainly(radseg_weights, pixels)
+    assert encoder.grid(pixels) == grid
+    found = encoder.tokens(pixels, OPENAI_NORMALISATION)  # as NVIDIA's input conditioner
+    assert_close(found[0], tokens[8:].T.unflatten(1, grid))
+    found = encoder.projections(pixels, OPENAI_NORMALISATION)
+    assert_close(torch.cat(found, 1)[0], projected[8:].T.unflatten(1, grid))
+
+
+@pytest.mark.parametrize(
+    ("layout", "name", "other"),
+    [
+        (nvlabs, "_feature_normalizer", "_intermediate_feature_normalizer"),
+        (hub, "feature_normalizer", "inter_feature_normalizer"),
+    ],
+)
+@torch.no_grad()
+def test_a_feature_normaliser_follows_the_last_block(
+    layout, name, other, second, radseg_weights, tmp_path
+):
+    path, pixels = layout(radseg_weights, tmp_path)["image"], draw_pixels((3, 5), 16)[:1]
+    generator = torch.Generator().manual_seed(0)
+    mean, turn = (torch.randn(*each, generator=generator) for each in ((64,), (64, 64)))
+    expected = plainly(radseg_weights, pixels)[0][8:]
+    add(path, **{f"{other}.mean": mean, f"{other}.tx": turn})  # that of earlier blocks
+    found = second(path).encoder.tokens(pixels, OPENAI_NORMALISATION)
+    assert_close(found[0].flatten(1).T, expected)
+    add(path, **{f"{name}.mean": mean, f"{name}.tx": turn})
+    found = second(path).encoder.tokens(pixels, OPENAI_NORMALISATION)
+    assert_close(found[0].flatten(1).T, (expected - mean) @ turn.T)
+    add(path, **{f"{name}.tx": turn[:32]})
+    with pytest.raises(UserError, match=r"not hold cams.second.model=c_radio_v3_b16 .*32"):
+        second(path).check()
+
+
+def test_layer_scales_may_have_the_name_that_transformers_leaves(second, radseg_weights, tmp_path):
+    renamed = {name.replace("gamma", "grandma"): each for name, each in radseg_weights.items()}
+    tower = second(hub(renamed, tmp_path)["image"]).origin.load("cpu")
+    expected = radseg_weights["vit.blocks.1.ls2.gamma"].float()
+    assert torch.equal(tower.blocks[1].ls_2.gamma, expected)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_second_backbone_of_another_size_is_refused(layout, second, radseg_weights, tmp_path):
+    path, name = LAYOUTS[layout](radseg_weights, tmp_path)["image"], "cams.second.model"
+    with pytest.raises(UserError, match=f"hold {name}=c_radio_v3_l16 .width 64, not 1024; depth 2"):
+        second(path, "c_radio_v3_l16").check()
+    with pytest.raises(UserError, match="not hold a vision transformer in DINO's layout"):
+        second(path, None).check()
+    second(path).check()
+    if layout == "timm":
+        save_file(load_file(path) | {"norm.weight": torch.ones(64)}, path)
+        with pytest.raises(UserError, match=f"{name}=c_radio_v3_b16 .a norm after the last block"):
+            second(path).check()
+
+
 # What is published
 
 
@@ -334,8 +436,11 @@ def test_a_head_is_not_downloaded_and_the_other_parts_are():
         published = OfRelease(releases()[f"c_radio_v3_{size}16"], None).published()
         assert published.keys() == {"image", "config", "text", "tokenizer"}
         assert published["config"].is_optional and not published["text"].is_optional
-        release = releases()[f"c_radio_v3_{size}16"]
+        release, alone = (models[f"c_radio_v3_{size}16"] for models in (releases(), SECONDS))
         assert release.heads * release.head_width == {"b": 768, "l": 1024, "h": 1280}[size]
+        assert (alone.heads, alone.head_width) == (release.heads, release.head_width)
+        assert alone.dimensions == release.dimensions
+        assert alone.files["weights"] == release.files["image"][:1]  # one download for both
 
 
 @pytest.mark.parametrize("layout", [nvlabs, hub])

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from safetensors.torch import save_file
 
+from pipeline.clip.dimensions import Dimensions
+from pipeline.clip.second import SECONDS
 from pipeline.configuration.registry import methods
 from tests import c_radio_files, small_models
 from tests.clip.models.test_chain import CHOICES, OWN, SECOND, assert_trained, frozen_network
@@ -63,6 +67,24 @@ def test_every_tagger_and_every_cams_runs(choice, run):
 @pytest.mark.large
 def test_a_network_is_the_model_itself_frozen(run, tmp_path):
     assert_trained(run(*frozen_network(tmp_path / "truth")), tmp_path, 16)
+
+
+@pytest.mark.large
+def test_a_network_reads_the_image_tower_alone(
+    run_stage, photographs, files, monkeypatch, tmp_path
+):
+    small = replace(SECONDS["c_radio_v3_b16"], dimensions=Dimensions(3, 16, 64))
+    monkeypatch.setitem(SECONDS, small.name, replace(small, heads=2, head_width=8))
+    done = run_stage(
+        *("dataset=folder", f"dataset.root={photographs}", "dataset.classes=[cat,cup]"),
+        *(f"output_dir={tmp_path / 'out'}", "clip=demo", *frozen_network(tmp_path / "truth")),
+        *("dataset.limit=2", "segmenter=frozen_vit", "segmenter.backbone=c_radio_v3_b16"),
+        f"segmenter.pretrained={files['image']}",
+    )
+    assert done.code == 0, done.errors
+    facts = json.loads((tmp_path / "out/segmenter/latest/manifest.json").read_text())
+    assert facts["configuration"]["crop_size"] == 64
+    assert len([*(tmp_path / "out/all/predictions").glob("[!l]*/?.png")]) == 2
 
 
 @pytest.mark.parametrize("window", [32, 0])

@@ -1,7 +1,12 @@
-"""C-RADIO v3 with an adaptor to SigLIP 2 (NVIDIA; Heinrich et al., CVPR 2025, 2412.07679)."""
+"""C-RADIO v3 with an adaptor to SigLIP 2 (NVIDIA; Heinrich et al., CVPR 2025, 2412.07679).
+
+Its image tower alone is a second backbone of the same name.
+"""
 
 from pipeline.clip.dimensions import Dimensions
 from pipeline.clip.image_text import Release, register_release
+from pipeline.clip.models import dino
+from pipeline.clip.second import register_second
 
 
 class AdaptorDimensions(Dimensions):
@@ -37,4 +42,14 @@ for _size, _file, _depth, *_heads in (
             text_heads=16,
             packages=("tokenizers",),
         )
+    )
+    register_second(
+        __name__,
+        f"c_radio_v3_{_size}16",
+        f"{_hub}/{_file}.pth.tar",
+        build=f"{__name__}.model:build_alone",
+        kind=dino.__name__,  # whose tokens are read by the same methods
+        dimensions=Dimensions(_depth, 16, 512),
+        heads=_heads[0],
+        head_width=_heads[1],
     )

@@ -1,19 +1,21 @@
 """Builds C-RADIO v3 with its language adaptor, from the files of NVlabs, of the Hub, or of timm.
 
-The last ones do not hold the adaptor's head, which is then a file of its own.
+The last ones do not hold the adaptor's head, which is then a file of its own. A second backbone is
+the image tower alone, and needs no head.
 """
 
 import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from pipeline.clip.image_text import ImageTextModel, Release
-from pipeline.clip.image_tower import BILINEAR
+from pipeline.clip.image_tower import BILINEAR, ImageTower
 from pipeline.clip.models.c_radio.siglip2 import SIGLIP2, build_text_tower, tokenize
 from pipeline.clip.text import class_embeddings
 from pipeline.clip.weights.checkpoint import read_weights
@@ -22,6 +24,7 @@ from pipeline.clip.weights.layouts import (
     build_vision_transformer,
     count_blocks,
     part_of,
+    refuse_other,
     to_floats,
 )
 from pipeline.datasets.vocabulary import Names
@@ -55,14 +58,8 @@ class Adaptor(nn.Module):
 def build(release: Release, files: Mapping[str, Path], device: str) -> ImageTextModel:
     """Builds the model of a release from its files, on a device."""
     tower, head = read_image(files, device)
-    image = build_vision_transformer(
-        tower,
-        release,
-        stretch={**BILINEAR, "align_corners": release.align_corners},
-        covers_square=True,
-        temperature=100.0,  # RADSeg's
-        norm_after=Adaptor(head),  # there is no norm after the last block
-    )
+    # The temperature is RADSeg's.
+    image = _build_tower(tower, release, temperature=100.0, norm_after=Adaptor(head))
     size = len(image.norm_after(image.class_token))  # a RuntimeError tells of another width
 
     def embed_names(names: Names, prompts: Sequence[str]) -> torch.Tensor:
@@ -74,39 +71,77 @@ def build(release: Release, files: Mapping[str, Path], device: str) -> ImageText
     return ImageTextModel(image, embed_names)
 
 
+def build_alone(release: Release, files: Mapping[str, Path], device: str) -> ImageTower:
+    """Builds the image tower alone, whatever adaptors there are; "meta" stands for shapes alone."""
+    path = files["weights"]
+    found = read_weights(path, "meta" if device == "meta" else "cpu")
+    weights = to_floats(_by_dinov2s_names(found), path, device)
+    width, patch_size = weights["patch_embed.proj.weight"].shape[::3]
+    depth = count_blocks(part_of(weights, "blocks."))
+    refuse_other(release, width=width, depth=depth, patch_size=patch_size)
+    norm, places = nn.Identity(), ("_feature_normalizer.", "radio_model.feature_normalizer.")
+    if last := next(filter(None, (part_of(found, place) for place in places)), None):
+        last = to_floats(last, path, device)  # (x − mean)·txᵀ of patches after the last block
+        norm = nn.Linear(width, width, device="meta").requires_grad_(False)
+        shift = -last["tx"] @ last["mean"]
+        norm.load_state_dict({"weight": last["tx"], "bias": shift}, assign=True)
+    return _build_tower(weights, release, temperature=1.0, norm_after=norm)
+
+
+def _build_tower(weights: Weights, release: Release, **more: Any) -> ImageTower:  # noqa: ANN401
+    """Builds the image tower, after whose last block there is no layer norm."""
+    stretch = {**BILINEAR, "align_corners": release.align_corners}
+    return build_vision_transformer(weights, release, stretch=stretch, covers_square=True, **more)
+
+
 def read_image(files: Mapping[str, Path], device: str) -> tuple[Weights, Weights]:
     """Reads the image tower, by DINOv2's names, and the head of the language adaptor.
 
-    The class tokens of other teachers become registers. A UserError refuses a damaged file, and a
-    KeyError or ValueError another model.
+    A UserError refuses a damaged file, and a KeyError or ValueError another model.
     """
     path = files["image"]
     weights, number = read_weights(path), 0
-    if tower := part_of(weights, "base_model.") or part_of(weights, "radio_model.model."):
-        parts = ("cls_token.token", "pos_embed", "embedder.weight")
-        tokens, positions, kernel = (tower[f"patch_generator.{part}"] for part in parts)
-        side = round((kernel.shape[1] / 3) ** 0.5)
-        kernel = kernel.unflatten(1, (3, side, side))
+    if _tower_of_nvidia(weights):
         name, number = _find_adaptor(files)
         places = f"_heads.{name}.", f"_heads.{number}.", f"radio_model.adaptors.{name}.head_mlp."
         head = next(filter(None, (part_of(weights, place) for place in places)), {})
     else:  # of timm, where no file says which class token is the adaptor's: the first is taken
-        tower, head = weights, read_weights(files["head"]) if "head" in files else {}
-        tokens = torch.cat([tower["cls_token"], tower["reg_token"]], 1)[0]
-        positions, kernel = tower["pos_embed"], tower["patch_embed.proj.weight"]
+        head = read_weights(files["head"]) if "head" in files else {}
         first = next((name for name in head if name.endswith("fc1.weight")), "")
         head = part_of(head, first.removesuffix("fc1.weight"))
-    if not head or "norm.weight" in tower:
-        raise ValueError("no head of a language adaptor, or a norm after the last block")
-    named = {
+    if not head:
+        raise ValueError("no head of a language adaptor")
+    tower = to_floats(_by_dinov2s_names(weights, number), path, device)
+    return tower, to_floats(head, files.get("head", path), device)
+
+
+def _tower_of_nvidia(weights: Weights) -> dict[str, torch.Tensor]:
+    """Returns the image tower of a file of NVlabs or of the Hub; nothing of timm's."""
+    return part_of(weights, "base_model.") or part_of(weights, "radio_model.model.")
+
+
+def _by_dinov2s_names(weights: Weights, number: int = 0) -> dict[str, torch.Tensor]:
+    """Returns the image tower, with the class token of a number; those of others are registers."""
+    if tower := _tower_of_nvidia(weights):
+        parts = ("cls_token.token", "pos_embed", "embedder.weight")
+        tokens, positions, kernel = (tower[f"patch_generator.{part}"] for part in parts)
+        side = round((kernel.shape[1] / 3) ** 0.5)
+        kernel = kernel.unflatten(1, (3, side, side))
+    else:
+        tower = weights
+        tokens = torch.cat([tower["cls_token"], tower["reg_token"]], 1)[0]
+        positions, kernel = tower["pos_embed"], tower["patch_embed.proj.weight"]
+    if "norm.weight" in tower:
+        raise ValueError("a norm after the last block")
+    return {
         "patch_embed.proj.bias": kernel.new_zeros(len(kernel)),
-        **tower,
+        # As timm does: transformers once renamed whatever was called gamma.
+        **{name.replace(".grandma", ".gamma"): tensor for name, tensor in tower.items()},
         "patch_embed.proj.weight": kernel,
         "pos_embed": F.pad(positions, (0, 0, 1, 0)),  # class tokens have none
         "cls_token": tokens[None, number : number + 1],
         "register_tokens": torch.cat([tokens[:number], tokens[number + 1 :]])[None],
     }
-    return to_floats(named, path, device), to_floats(head, files.get("head", path), device)
 
 
 def _find_adaptor(files: Mapping[str, Path]) -> tuple[str, int]:
