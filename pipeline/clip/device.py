@@ -139,8 +139,7 @@ class Batches(NamedTuple):
 def choose_batches(runtime: Mapping[str, Any], device: str) -> Batches:
     """Returns the given sizes of batches, or those that suit the device.
 
-    A single image keeps a CPU busy, where padding batches would only take time; a GPU needs larger
-    batches.
+    A single image keeps a CPU busy, where padding batches would take time; a GPU needs larger ones.
     """
     on_cpu = is_cpu(device)
     images = runtime["batch_size"] or (1 if on_cpu else 16)

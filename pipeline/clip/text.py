@@ -39,8 +39,7 @@ _WHOLE_BATCH_SIZE = 256  # the same for text towers that cannot share the prefix
 def prompts_of(templates: str) -> tuple[str, ...]:
     """Returns the prompts of a set of templates, each with one ``{}``.
 
-    "imagenet" holds the 80 ImageNet prompts of CLIP in their published order. Methods declare the
-    others.
+    "imagenet" has CLIP's 80 ImageNet prompts in their published order; methods declare the others.
     """
     imagenet = [fill("{}") for fill in OPENAI_IMAGENET_TEMPLATES]
     found = expand_templates(templates, ["imagenet"])

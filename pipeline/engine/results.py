@@ -69,8 +69,7 @@ class Results:
     ):
         """Reads nothing yet.
 
-        ``split`` is none where the manifest says it; ``known`` are results that others share, and
-        receives these.
+        ``split`` is none where the manifest says it; ``known``, which others share, gets these.
         """
         self.path, self.name, self.key, self.own_key = path, path.parent.name, path.name, own_key
         if split is not None:

@@ -37,10 +37,7 @@ class Configuration(Protocol):
 
 @dataclass(frozen=True)
 class About:
-    """The choices that led to figures, in words; "" for those that played no part.
-
-    ``metrics.json`` holds them side by side.
-    """
+    """The choices behind figures, in words, as in ``metrics.json``; "" for those without a part."""
 
     experiment: str = ""
     dataset: str = ""

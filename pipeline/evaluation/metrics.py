@@ -183,8 +183,7 @@ class Confusion:
     def miou_union(self) -> float:
         """Returns the mean over the classes that occur in the ground truth or in predictions.
 
-        Those that are predicted alone count 0, as in mmsegmentation and torchmetrics. NaN without
-        any pixel.
+        Those only predicted count 0, as in mmsegmentation and torchmetrics. NaN without any pixel.
         """
         occurs = self.matrix.sum(1) + self.matrix.sum(0) > 0
         return _mean(np.nan_to_num(self.iou()[occurs]))

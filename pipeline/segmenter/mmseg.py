@@ -61,8 +61,7 @@ def find_config(name: str) -> Path:
 
     Such a file is a Python program that runs when it is read, so only installed configs and
     absolute paths are allowed. mmengine also reads YAML, which can run code, and JSON, which can
-    import modules. Raises a UserError for both, and for a file that is not there; it names the
-    nearest.
+    import modules. Raises a UserError for both, and with the nearest for a file that is not there.
     """
     wrong = f"segmenter.config={shown(name)} is not a config of mmsegmentation"
     if Path(name).suffix != ".py":

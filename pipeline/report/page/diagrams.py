@@ -38,8 +38,7 @@ _BINS = 40
 def draw_confusion(confusion: Confusion, names: Sequence[str], predicted: str) -> str:
     """Draws a confusion matrix as SVG, each row as shares of its label's pixels.
 
-    Labels that occur neither in the ground truth nor in the prediction, which ``predicted`` names,
-    are left out.
+    Labels in neither the ground truth nor the prediction, which ``predicted`` names, are left out.
     """
     matrix = confusion.matrix
     used = np.flatnonzero(matrix.sum(0) + matrix.sum(1))
