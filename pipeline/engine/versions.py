@@ -63,8 +63,7 @@ def package_version() -> str:
     It is that of the last tag ("v0.2.0"), and 0.1.0 without a tag; the commit follows ("+g" and ten
     digits), then ".changed" if files were changed since. A source archive keeps its version.
     """
-    archive = _REPOSITORY / "PKG-INFO"
-    if archive.is_file():
+    if (archive := _REPOSITORY / "PKG-INFO").is_file():
         return Parser().parsestr(archive.read_text(encoding="utf-8"))["Version"]
     tag = _describe("--tags", "--match=v[0-9]*", "--abbrev=0").removeprefix("v") or _FIRST
     built_from = commit().replace("+", ".changed")

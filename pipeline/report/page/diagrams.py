@@ -84,8 +84,7 @@ def find_confused(confusion: Confusion, max_pairs: int = 10) -> list[tuple[int, 
 
 def draw_margins(images: Sequence[ImageFigures]) -> str:
     """Draws how far scores are above or below their image's threshold; "" without thresholds."""
-    decided = [f for f in images if f.scores is not None and f.threshold is not None]
-    if not decided:
+    if not (decided := [f for f in images if f.scores is not None and f.threshold is not None]):
         return ""
     margins = np.array([f.scores - f.threshold for f in decided])
     known = np.array([f.truth is not None for f in decided])

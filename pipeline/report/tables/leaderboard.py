@@ -62,7 +62,10 @@ def write_leaderboard(runs: Sequence[MeasuredRun], splits: Sequence[str] = ()) -
             parts.append(board.averages.markdown("###"))
     if unnamed:
         parts.append(f"Left out are results ({unnamed}) that {UNNAMED}.\n")
-    if number := _left_out(runs):
+    # Results that give way to later ones of the same images and the same key.
+    same = grouped(runs, lambda r: (*result_name(r), r.split, r.figures["image_set"]))
+    results = ({run.figures.get("results") for run in each} for each in same.values())
+    if number := sum(len(each) - 1 for each in results):
         parts.append(
             f"Left out are {number} result{'s' if number > 1 else ''} for which a later one has the"
             " same key and other results, such as that of another file of the same name: give the"
@@ -97,13 +100,6 @@ def collect_boards(runs: Sequence[MeasuredRun], splits: Sequence[str] = ()) -> l
                 )
                 boards.append(_board(place, rows))
     return boards
-
-
-def _left_out(runs: Sequence[MeasuredRun]) -> int:
-    """Returns how many results give way to later ones of the same images and the same key."""
-    same = grouped(runs, lambda r: (*result_name(r), r.split, r.figures["image_set"]))
-    results = ({run.figures.get("results") for run in each} for each in same.values())
-    return sum(len(each) - 1 for each in results)
 
 
 def _differing_settings(combinations: Sequence[Combination]) -> list[str]:
