@@ -1,7 +1,6 @@
 """A transformer block without its attention, its weights packed for the device.
 
-Weights may have a lower precision than the tokens. Matrix products use that of the weights; tokens,
-layer norms and softmax stay in float32.
+Matrix products use the precision of the weights; tokens, layer norms and softmax stay in float32.
 """
 
 from collections.abc import Callable, Sequence

@@ -68,8 +68,7 @@ def is_cpu(device: str) -> bool:
 def cpu_flags() -> frozenset[str]:
     """Returns the extensions of the CPU, as Linux calls them, without those kept from oneDNN.
 
-    oneDNN multiplies matrices for torch, and reads from the environment what it may use. On other
-    systems than Linux there are none.
+    oneDNN multiplies for torch, and reads from the environment what it may use. Only Linux has any.
     """
     try:
         with _CPU.open(encoding="ascii", errors="replace") as lines:

@@ -122,8 +122,7 @@ def prompt_features(
 def end_of_text(tower: nn.Module, tokens: torch.Tensor) -> torch.Tensor | None:
     """Returns where prompts end, if their embeddings are read there and no later token matters.
 
-    For tokens of …×context int64 these are positions, … int64, counted from 0; none if the
-    embeddings depend on the whole context.
+    Of tokens, …×context int64, these are positions, … int64, from 0; none if all tokens matter.
     """
     if isinstance(tower, CLIP):
         pool, end = tower.text_pool_type, tower.text_eos_id

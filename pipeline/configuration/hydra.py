@@ -101,10 +101,7 @@ def _presets_of_plugins() -> list[Path]:
 
 
 def preset_folders() -> list[Path]:
-    """Returns the folders with the presets of plug-ins.
-
-    Raises a UserError if a preset that a plug-in declares is not there, or its name is taken.
-    """
+    """Returns plug-ins' folders of presets; a UserError if one is not there, or its name taken."""
     taken = {}
     for path in _presets_of_plugins():
         name = f"{path.parent.name}/{path.name}"

@@ -1,7 +1,4 @@
-"""A stage that processes compute alongside the one whose results it reads.
-
-A model on a GPU looks at the next images in the meantime.
-"""
+"""A stage computed in processes while the model whose results it reads goes on, as on a GPU."""
 
 from collections import deque
 from collections.abc import Callable

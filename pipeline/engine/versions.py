@@ -27,8 +27,7 @@ _PACKAGES = (
 def versions() -> dict[str, str]:
     """Returns the versions of Python, of the packages that results depend on, and our commit.
 
-    Of several distributions of one module those that are installed are named. Where there is none,
-    the first is "missing".
+    Of several distributions of a module, those installed are named, or else the first as "missing".
     """
     found = {"commit": commit(), "python": platform.python_version()}
     for alternatives in _PACKAGES:

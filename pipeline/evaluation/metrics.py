@@ -141,10 +141,7 @@ def to_indicator(tags: Sequence[Sequence[int]], num_classes: int) -> np.ndarray:
 
 
 class Confusion:
-    """A confusion matrix that pooled pixels are added to.
-
-    ``matrix`` is (n+1)×(n+1) int64; rows are the ground truth, columns the predictions.
-    """
+    """Pooled pixels in ``matrix``, (n+1)×(n+1) int64: rows ground truth, columns predictions."""
 
     def __init__(self, num_labels: int):
         """Starts with no pixel; ``num_labels`` is n+1, with the background."""
@@ -214,9 +211,8 @@ class Segmentation:
     def figures(self) -> dict:
         """Returns the three means and the IoU of each name, as in ``metrics.json``.
 
-        "miou_images" is the mean over the images of the mean over the classes in each image's
-        ground truth; images in which no pixel counts are skipped. Coarser classes have
-        figures of their own, in "levels".
+        "miou_images" is the mean over images of the mean over the classes in each one's ground
+        truth; images in which no pixel counts are skipped. "levels" has those of coarser classes.
         """
         found = [
             {

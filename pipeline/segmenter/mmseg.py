@@ -155,10 +155,7 @@ def build_config(
 
 
 def build_model(model: Mapping[str, Any]) -> nn.Module:
-    """Builds a network from the ``model`` part of a config.
-
-    Raises a UserError if it needs a module that is not registered, or a package that is missing.
-    """
+    """Builds the ``model`` of a config; a UserError if a module or package of it is missing."""
     import_mmseg()
     from mmseg.registry import MODELS as MMSEG_MODELS
 

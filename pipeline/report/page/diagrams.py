@@ -71,8 +71,7 @@ def draw_confusion(confusion: Confusion, names: Sequence[str], predicted: str) -
 def find_confused(confusion: Confusion, max_pairs: int = 10) -> list[tuple[int, int, int, float]]:
     """Returns the pairs of labels that are confused in most pixels, the worst first.
 
-    Each is a label of the ground truth, the label that its pixels received, their number, and their
-    share of the pixels of the first.
+    Each is a true label, the label that its pixels received, their number, and share of its pixels.
     """
     wrong = confusion.matrix.copy()
     np.fill_diagonal(wrong, 0)

@@ -1,7 +1,6 @@
 """Overlays of labels and CAMs on photographs, the layers of a page, and legends of their colours.
 
-A layer is transparent where it shows nothing, so that one photograph serves all layers and the
-reader can choose their opacity.
+Layers are transparent where they show nothing: one photograph serves all, at any opacity.
 """
 
 import base64
