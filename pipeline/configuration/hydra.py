@@ -163,8 +163,7 @@ def for_hydra(overrides: Sequence[str]) -> list[str]:
             value, group = override.value(), override.key_or_group
             is_choice = override.is_sweep_override() or isinstance(value, str | list)
             is_group = group == "compat" or (CONFIGS / group).is_dir()
-            changes = override.type is OverrideType.CHANGE and is_group
-            if changes and not is_choice:
+            if override.type is OverrideType.CHANGE and is_group and not is_choice:
                 raise UserError(f"{shown(text)} is not a choice: give the name of one")
             read.append(form)
             break

@@ -132,6 +132,4 @@ def _describe_quirks(compat: object, kind: Kind) -> str:
             return choice
     kept = [name for name, quirk in declared.items() if getattr(compat, name) != quirk.clean]
     left_out = [name for name, quirk in declared.items() if getattr(compat, name) != quirk.released]
-    if len(left_out) < len(kept):
-        return f"released without {' '.join(left_out)}"
-    return " ".join(kept)
+    return f"released without {' '.join(left_out)}" if len(left_out) < len(kept) else " ".join(kept)

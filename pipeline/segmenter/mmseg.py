@@ -128,8 +128,7 @@ def build_config(
     settings = replace(settings, precision=precision)
     base = load_config(settings.config)
     synchronise = processes > 1 and torch.device(device).type == "cuda"
-    count = len(class_names) + 1
-    model = adapt_model(base, settings, count, synchronise=synchronise, tower=tower)
+    model = adapt_model(base, settings, len(class_names) + 1, synchronise=synchronise, tower=tower)
     source = strip_pretrained(model)
     choose_loss(model, settings.loss)
     optimizer = configure_optimizer(base, settings, device)
