@@ -1,7 +1,8 @@
 """Multi-head attention, softmax(QKᵀ/√d)·V, computed in the way that is fastest on each device.
 
 Queries are B×heads×T×d, keys and values B×heads×S×d: B images, T queries, S keys, d channels of a
-head; where S = T, the last N of the T tokens are patches. Softmax and averages are always float32.
+head; where S = T, the last N of the T tokens are patches. They may have a lower precision; softmax
+and averages stay in float32.
 """
 
 import math

@@ -192,7 +192,8 @@ def read_image_classes(
     A ``.csv`` file has an image and the names of its classes on every line, and any other file is a
     list in TagCLIP's format, with indices.
 
-    ``numbers`` are classes' in a list; none for 0 to n-1. Raises as :func:`read_class_list`.
+    ``numbers`` has the number of each class in a list with indices; none for 0 to n-1. Raises as
+    :func:`read_class_list`.
     """
     if path.suffix.lower() == ".csv":
         name = f"dataset.labels={shown(path)}"

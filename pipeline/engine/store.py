@@ -98,7 +98,7 @@ class Store:
             write_atomically(path, json.dumps({"format": FORMAT}) + "\n")
 
     def refuse_equal_names(self, image_ids: Iterable[str]) -> None:
-        """Raises a UserError for names that only case or forms of accents tell apart on macOS."""
+        """Raises a UserError for names that the disk takes for one, but for case or accents."""
         if not (self.root / _FORMAT_FILE.upper()).exists():
             return
         known: dict[str, str] = {}

@@ -141,7 +141,7 @@ def to_indicator(tags: Sequence[Sequence[int]], num_classes: int) -> np.ndarray:
 
 
 class Confusion:
-    """Pooled pixels in ``matrix``, (n+1)×(n+1) int64: rows ground truth, columns predictions."""
+    """A confusion matrix of pooled pixels, (n+1)×(n+1) int64: ground truth × predictions."""
 
     def __init__(self, num_labels: int):
         """Starts with no pixel; ``num_labels`` is n+1, with the background."""
