@@ -219,8 +219,7 @@ class Folder:
         gr.on([min_score.change], None, js="() => press('look', CHOSEN)")
         end.change(self.told, [*given, end], told, concurrency_limit=None)
         told.change(None, js="allowRun")
-        started = run.click(self.run, [*given, end], status, concurrency_limit=None)
-        started.then(None, js="watchRun")
+        run.click(self.run, [*given, end], status, concurrency_limit=None).then(None, js="watchRun")
         blocks.load(None, js="watchRun")
         return [min_score, limit, end]
 

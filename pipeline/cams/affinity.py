@@ -11,8 +11,7 @@ from pipeline.clip.device import to_host
 def affinity(attention: torch.Tensor) -> torch.Tensor:
     """Returns the affinity of patches, N×N: Ā after Sinkhorn, made symmetric and squared.
 
-    Each of Sinkhorn's three steps divides by the column sums and then by the row sums, so that both
-    become about one.
+    Sinkhorn's three steps divide by the column sums and then the row sums, so that both become ~1.
     """
     for _ in range(3):
         attention = attention / attention.sum(-2, keepdim=True)

@@ -39,8 +39,7 @@ class ImportedCams(CamStage):
 
     def item(self, sample: Sample, folders: Folders) -> Item:
         """Returns an image with its file; a NoEntry without it, a UserError without the folder."""
-        path = file_of(self._path, sample.id, ".npy")
-        if not path.is_file():
+        if not (path := file_of(self._path, sample.id, ".npy")).is_file():
             self.check()
             raise NoEntry(f"has no CAMs: {path} is missing", ids_below(self._path, ".npy"))
         return super().item(sample, folders).reading({"given": fingerprint_file(path)}, path)

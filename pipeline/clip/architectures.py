@@ -78,8 +78,7 @@ def find_pretrained(model: str, pretrained: str | None) -> dict[str, Any]:
 
     A UserError names those that the model has, if there are none of that name.
     """
-    settings = open_clip.get_pretrained_cfg(model, pretrained or "")
-    if not settings:
+    if not (settings := open_clip.get_pretrained_cfg(model, pretrained or "")):
         known = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "no weights"
         raise UserError(
             f"open_clip knows {known} for clip.model={shown(model)}, not"

@@ -56,8 +56,7 @@ def attend(
 ) -> torch.Tensor:
     """Returns the attention output, B×heads×T×d; without gradients.
 
-    The ``bias`` is added to the attention logits, the same for all heads: T×S, or B×1×T×S, where B
-    may be 1.
+    The ``bias``, T×S or B×1×T×S (B may be 1), is added to the attention logits of all heads.
     """
     if query.device.type == "cpu":
         if bias is None and query.shape[-2] * key.shape[-2] > _MIN_WEIGHTS_BY_HEAD:

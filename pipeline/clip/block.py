@@ -1,7 +1,6 @@
 """A transformer block without its attention, its weights packed for the device.
 
-Weights may have a lower precision than the tokens. Matrix products use that of the weights; tokens,
-layer norms and softmax stay in float32.
+Matrix products use the precision of the weights; tokens, layer norms and softmax stay in float32.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,9 +33,8 @@ class Block:
         A module ``norm_after`` of the block follows it, as between DINOv2 and a head. By its
         attribute ``rotary``, see :class:`~pipeline.clip.rotary.Rotary`, patches are turned.
 
-        If ``differentiable``, :meth:`finish` can be differentiated with respect to the attention
-        output. If ``in_pieces``, layers take few rows at a time, which suits bfloat16 on CPUs with
-        AMX.
+        If ``differentiable``, :meth:`finish` can be differentiated by the attention output. If
+        ``in_pieces``, layers take few rows at a time, which suits bfloat16 on CPUs with AMX.
         """
         attn, expand, contract = block.attn, block.mlp.c_fc, block.mlp.c_proj
         activation, mlp = block.mlp.gelu, (expand.weight, expand.bias, contract.weight)

@@ -68,8 +68,7 @@ def is_cpu(device: str) -> bool:
 def cpu_flags() -> frozenset[str]:
     """Returns the extensions of the CPU, as Linux calls them, without those kept from oneDNN.
 
-    oneDNN multiplies matrices for torch, and reads from the environment what it may use. On other
-    systems than Linux there are none.
+    oneDNN multiplies for torch, and reads from the environment what it may use. Only Linux has any.
     """
     try:
         with _CPU.open(encoding="ascii", errors="replace") as lines:
@@ -139,8 +138,7 @@ class Batches(NamedTuple):
 def choose_batches(runtime: Mapping[str, Any], device: str) -> Batches:
     """Returns the given sizes of batches, or those that suit the device.
 
-    A single image keeps a CPU busy, where padding batches would only take time; a GPU needs larger
-    batches.
+    A single image keeps a CPU busy, where padding batches would take time; a GPU needs larger ones.
     """
     on_cpu = is_cpu(device)
     images = runtime["batch_size"] or (1 if on_cpu else 16)

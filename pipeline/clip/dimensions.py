@@ -1,7 +1,4 @@
-"""Properties of a CLIP without its weights: dimensions, blocks, pretraining and patch grid.
-
-Nothing here imports PyTorch or open_clip.
-"""
+"""Dimensions, blocks, pretraining and grid of a CLIP, without weights, PyTorch or open_clip."""
 
 import math
 from collections.abc import Sequence

@@ -174,8 +174,7 @@ class ClipEncoder:
     def backbone(self, pixels: torch.Tensor, *hooks: AttentionHook | BlockHook) -> BlockInput:
         """Runs blocks 1 to L−1 and calls hooks for all L; without gradients.
 
-        Block L itself does not run; its attention is computed from its own queries and keys. What
-        enters it is returned.
+        Block L does not run; its attention is from its own queries and keys. Returns its input.
         """
         block_hooks = [hook for hook in hooks if isinstance(hook, BlockHook)]
         attention_hooks = [hook for hook in hooks if not isinstance(hook, BlockHook)]
@@ -221,8 +220,7 @@ class ClipEncoder:
     def value_features(self, inputs: BlockInput) -> torch.Tensor:
         """Runs block L with the identity as its attention, so that every patch keeps to itself.
 
-        This gives the patches' embeddings, B×N×E float32, of length 1, for TagCLIP's patch-level
-        classification (section 3.2).
+        Returns patch embeddings, B×N×E float32, of length 1, for TagCLIP (patches, section 3.2).
         """
         return F.normalize(self.value_embeddings(inputs), dim=-1)
 

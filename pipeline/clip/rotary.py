@@ -16,8 +16,7 @@ class Rotary:
     """Turns queries and keys by angles that are kept for some grids.
 
     The centre of patch (i, j) of h×w is at y = 2(i+½)/h − 1 and x = 2(j+½)/w − 1. Its angles are
-    2πy/p and 2πx/p for each of the d/4 periods p, and the same once more. Of d channels, k turns
-    with k + d/2.
+    2πy/p and 2πx/p for each of d/4 periods p, twice in a row; of d channels, k turns with k + d/2.
     """
 
     def __init__(self, periods: torch.Tensor, patch_size: int):

@@ -141,8 +141,7 @@ def batch_by_grid(
 ) -> Iterator[list[Named]]:
     """Collects images of one patch grid, in their original order, until they fill a batch.
 
-    Batches of large images are smaller; see :meth:`ClipEncoder.batch_size_for` and, for
-    ``max_waiting``, :func:`batch_alike`.
+    For their sizes see :meth:`ClipEncoder.batch_size_for`, for ``max_waiting`` :func:`batch_alike`.
     """
     return batch_alike(
         images,

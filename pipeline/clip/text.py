@@ -39,8 +39,7 @@ _WHOLE_BATCH_SIZE = 256  # the same for text towers that cannot share the prefix
 def prompts_of(templates: str) -> tuple[str, ...]:
     """Returns the prompts of a set of templates, each with one ``{}``.
 
-    "imagenet" holds the 80 ImageNet prompts of CLIP in their published order. Methods declare the
-    others.
+    "imagenet" has CLIP's 80 ImageNet prompts in their published order; methods declare the others.
     """
     imagenet = [fill("{}") for fill in OPENAI_IMAGENET_TEMPLATES]
     found = expand_templates(templates, ["imagenet"])
@@ -123,8 +122,7 @@ def prompt_features(
 def end_of_text(tower: nn.Module, tokens: torch.Tensor) -> torch.Tensor | None:
     """Returns where prompts end, if their embeddings are read there and no later token matters.
 
-    For tokens of …×context int64 these are positions, … int64, counted from 0; none if the
-    embeddings depend on the whole context.
+    Of tokens, …×context int64, these are positions, … int64, from 0; none if all tokens matter.
     """
     if isinstance(tower, CLIP):
         pool, end = tower.text_pool_type, tower.text_eos_id

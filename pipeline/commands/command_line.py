@@ -218,10 +218,7 @@ def add_checkpoint(parser: Parser) -> None:
 
 
 def load_segmenter(options: argparse.Namespace, device: str = "cpu") -> "Segmenter":
-    """Reads the segmenter that a command line names.
-
-    It raises as :meth:`pipeline.segmenter.predict.Segmenter.from_run`.
-    """
+    """Reads the segmenter that a command line names; raises as ``Segmenter.from_run`` does."""
     from pipeline.segmenter.predict import Segmenter  # imports PyTorch
 
     return Segmenter.from_run(options.checkpoint, device, "best" if options.best else "last")

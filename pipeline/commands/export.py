@@ -101,8 +101,7 @@ def _export_clip_es(artefact: Artefact, target: Path) -> Export:
         output.write(path, encode_clip_es(cams))
         return len(cams.keys)
 
-    without = sum(not count for _, count in export.each(sorted(artefact.entries), write))
-    if without:
+    if without := sum(not count for _, count in export.each(sorted(artefact.entries), write)):
         export.notes.append(
             f"{without} images have no tag, and their files no CAM: CLIP-ES's scripts cannot read"
             " these files, so leave them out of their list"

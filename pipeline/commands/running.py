@@ -29,10 +29,7 @@ _MAX_NAMED = 5  # skipped images of a step
 
 
 def run_job(composed: DictConfig, combination: Sequence[str], given: Sequence[str]) -> None:
-    """Runs the stages that a job asks for, and prints what was written where.
-
-    The ``combination`` of a study is what it was composed from.
-    """
+    """Runs the stages of a job, or of a study's ``combination``; prints what was written where."""
     collect_garbage()
     # Of several processes that torchrun started, the first one prints.
     console = Console(soft_wrap=True, highlight=False, markup=False, quiet=process_rank() > 0)

@@ -101,10 +101,7 @@ def _presets_of_plugins() -> list[Path]:
 
 
 def preset_folders() -> list[Path]:
-    """Returns the folders with the presets of plug-ins.
-
-    Raises a UserError if a preset that a plug-in declares is not there, or its name is taken.
-    """
+    """Returns plug-ins' folders of presets; a UserError if one is not there, or its name taken."""
     taken = {}
     for path in _presets_of_plugins():
         name = f"{path.parent.name}/{path.name}"
@@ -166,8 +163,7 @@ def for_hydra(overrides: Sequence[str]) -> list[str]:
             value, group = override.value(), override.key_or_group
             is_choice = override.is_sweep_override() or isinstance(value, str | list)
             is_group = group == "compat" or (CONFIGS / group).is_dir()
-            changes = override.type is OverrideType.CHANGE and is_group
-            if changes and not is_choice:
+            if override.type is OverrideType.CHANGE and is_group and not is_choice:
                 raise UserError(f"{shown(text)} is not a choice: give the name of one")
             read.append(form)
             break

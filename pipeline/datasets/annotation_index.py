@@ -160,8 +160,7 @@ def _read_file(path: Path) -> AnnotationIndex:
     if isinstance(content, Mapping):
         index = _read_coco(path, content, content)
     elif is_results:
-        beside = path.with_name(_IMAGES)
-        if not beside.is_file():
+        if not (beside := path.with_name(_IMAGES)).is_file():
             raise UserError(
                 f"{shown(path)} is a list of results, which names images by numbers: put the JSON"
                 f" of the data set, with images and categories, beside it as {_IMAGES}"

@@ -48,8 +48,7 @@ class LabelImage:
     def labels(self, size: Size | None) -> np.ndarray:
         """Returns the labels of an image, H×W uint8: 0 background, k+1 class k, 255 ignore.
 
-        Raises an ImageError if they cannot be used, or are not of the image's ``size``; without
-        one, that of the file counts.
+        Raises an ImageError if they are unusable, or not of ``size``, by default the file's own.
         """
         with naming(self.path):
             labels = self.reading.read_png(self.path)
@@ -112,8 +111,7 @@ class Drawing:
 
 def classes_in(found: LabelImage | Drawing) -> Labels:
     """Returns the classes whose score reaches ``min_score``; raises an ImageError."""
-    least = found.reading.min_score
-    return tuple(sorted(k for k, score in found.scores.items() if score >= least))
+    return tuple(sorted(k for k, score in found.scores.items() if score >= found.reading.min_score))
 
 
 def refuse_other_size(found: Size, size: Size) -> None:

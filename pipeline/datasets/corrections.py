@@ -32,8 +32,7 @@ def is_header(cells: Sequence[str]) -> bool:
 def read_corrections(path: Path, key: str, classes: Sequence[str]) -> BySplit:
     """Reads corrected tags; ``key`` is the configuration key that names the file, for errors.
 
-    Raises a UserError if there is no such file, or it has another format, an unknown class, or an
-    image that stands twice.
+    Raises a UserError for a missing file, another format, an unknown class or an image twice.
     """
     rows = read_rows(path, f"{key}={shown(path)}", "give the file that a report saves", strict=True)
     known = {same_name(name): k for k, name in enumerate(classes)}

@@ -1,7 +1,6 @@
 """Ground-truth masks in the formats of the data sets.
 
-A mask is read as H×W uint8: 0 background, k+1 class k, 255 ignore. The data set's own files are
-never changed.
+A mask is read as H×W uint8: 0 background, k+1 class k, 255 ignore. The files are never changed.
 """
 
 from collections.abc import Sequence
@@ -40,8 +39,7 @@ class MaskFile(GroundTruthMask):
 class InstanceMask(GroundTruthMask):
     """The classes of COCO's instances, the largest first; pycocotools draws the polygons.
 
-    Smaller objects therefore cover larger ones, as a cup on a table. Crowds are drawn before single
-    objects.
+    Smaller objects thus cover larger ones, as a cup on a table; crowds are drawn before others.
 
     Attributes:
         image_id: names the image in errors.

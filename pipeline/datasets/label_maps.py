@@ -50,8 +50,7 @@ def load_cityscapes(settings: LabelMapSettings) -> Dataset[Vocabulary]:
     def read(folder: Path) -> list[Sample]:
         samples = []
         for city in sorted(path for path in folder.glob("*") if path.is_dir()):
-            images = sorted(city.glob("*_leftImg8bit.png"))
-            if not images:
+            if not (images := sorted(city.glob("*_leftImg8bit.png"))):
                 note(f"{city} holds no image ending in _leftImg8bit.png")
             for image in images:
                 name = image.name.removesuffix("_leftImg8bit.png")

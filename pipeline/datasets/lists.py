@@ -37,8 +37,7 @@ def apply_lists(dataset: Dataset[Vocabulary], settings: DatasetSettings) -> Data
         raise UserError(
             "dataset.image_list holds the images of one split: say which, as in dataset.split=val"
         )
-    classes = dataset.vocabulary.classes
-    known = None if settings.labels is None else _read_labels(settings, classes)
+    known = None if settings.labels is None else _read_labels(settings, dataset.vocabulary.classes)
     given = _Given(dataset, settings, chosen, known)
     splits = Splits[Sample]({split: partial(given.read, split) for split in dataset.splits})
     ids = Splits[str]({split: partial(given.ids, split) for split in dataset.splits})
@@ -73,8 +72,7 @@ class _Given(NamedTuple):
     def read(self, split: str) -> list[Sample]:
         samples, given = self.dataset.splits[split], self.settings
         if given.image_list is not None and split in self.chosen:
-            path = given_path(given.image_list, "dataset.image_list")
-            samples = _select(samples, path, split)
+            samples = _select(samples, given_path(given.image_list, "dataset.image_list"), split)
         if given.labels is not None:
             samples = self._labelled(samples, split)
         if given.masks is not None:
@@ -176,8 +174,7 @@ def _select(samples: Sequence[Sample], path: Path, split: str) -> list[Sample]:
     lines = filter(None, map(str.strip, text.splitlines()))
     # Ids with white space are accepted without the encoding too.
     named = dict.fromkeys(n if n in by_name else unquote(n.split()[0]) for n in lines)
-    unknown = [name for name in named if name not in by_name]
-    if unknown:
+    if unknown := [name for name in named if name not in by_name]:
         raise UserError(
             f"{path} names {first_of(unknown)}, which split {split} does not have: give"
             " another dataset.image_list or dataset.split"

@@ -124,8 +124,7 @@ class Reading:
     def of(cls, settings: AnnotationSettings, group: str, classes: Sequence[str]) -> "Reading":
         """Reads the settings of a group of the configuration; without a group, of a tool.
 
-        Raises a UserError if a table of colours is missing or damaged, or a name is joined to two
-        classes.
+        Raises a UserError if a table of colours is missing or damaged, or a name has two classes.
         """
         labels = {same_name(name): k + 1 for k, name in enumerate(classes)}
         join = {} if settings.join is None else settings.join

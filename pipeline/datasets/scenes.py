@@ -44,10 +44,7 @@ class Scene:
 
 
 def render_scene(world: Mapping, stream: str, index: int) -> Scene:
-    """Renders a scene of a stream, counted from 0.
-
-    A stream is a split, or "captions", on which the demo CLIP is trained.
-    """
+    """Renders scene ``index``, from 0, of a split, or of "captions", which train the demo CLIP."""
     rng = np.random.default_rng([world["seed"], *stream.encode(), index])
     width, height = world["landscape"]
     if rng.random() < world["portrait_share"]:

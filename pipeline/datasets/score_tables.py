@@ -1,8 +1,7 @@
 """Tables of tags with scores, as other taggers write them: CSV with a header.
 
 The header is ``id,class,score``, with a line for each class of an image, or ``id`` and the names of
-classes, with a line for each image. A score that is not given is 1 in the first form; in the second
-one, the class has none.
+classes, with a line for each image. Without a score, a class has 1 in the first form, else none.
 """
 
 from collections import defaultdict
@@ -21,8 +20,7 @@ def read_table(path: Path, key: str, known: Collection[str] = ()) -> AnnotationI
     """Reads the table that a key of the configuration names; of a class the highest score counts.
 
     A name that is one of the ``known`` ids is not cut, even if it ends in the suffix of an image.
-    An image of which a line cannot be used has a problem. A file that is no such table is a
-    UserError.
+    An image with an unusable line has a problem; a file that is no such table is a UserError.
     """
     name, index = f"{key}={shown(path)}", AnnotationIndex("table")
     rows = read_rows(path, name, "give a list, a table with scores or a JSON file", strict=True)

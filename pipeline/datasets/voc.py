@@ -42,8 +42,7 @@ def load_voc(settings: VocSettings, *, expected: bool = False) -> Dataset[Vocabu
             # classes would silently be another set of labels.
             if settings.label_source == "xml" and (mask is not None or path.is_file()):
                 labels = partial(read_objects, path, indices, settings.difficult, settings.guide)
-            image = root / "JPEGImages" / f"{image_id}.jpg"
-            samples.append(Sample(image_id, image, mask, labels))
+            samples.append(Sample(image_id, root / "JPEGImages" / f"{image_id}.jpg", mask, labels))
         return samples
 
     def listed(folder: Path, name: str) -> set[str]:

@@ -92,8 +92,7 @@ def require_each(
 def build_vocabulary(settings: VocabularySettings) -> Vocabulary:
     """Parses class names; backgrounds that are also classes are moved to ``dropped``.
 
-    Raises a UserError if there are no classes, a missing file, an empty or repeated name, or too
-    many names.
+    Raises a UserError for no classes, too many, a missing file, or an empty or repeated name.
     """
     items, backgrounds = _read_classes(settings.classes)
     entries = [_entry(item) for item in items]
@@ -189,8 +188,7 @@ def _brief(given: object) -> str:
 def as_names(given: object, where: str) -> tuple[str, ...]:
     """Returns a name or a list of names as a tuple, and nothing as an empty one.
 
-    Raises a UserError about an empty name, or one that CLIP cannot read; ``where`` says where they
-    are from.
+    Raises a UserError for an empty name, or one that CLIP cannot read; ``where`` is their origin.
     """
     items = given if isinstance(given, list | tuple) else [] if given is None else [given]
     names = tuple(map(_name, items))

@@ -1,7 +1,4 @@
-"""A stage that processes compute alongside the one whose results it reads.
-
-A model on a GPU looks at the next images in the meantime.
-"""
+"""A stage computed in processes while the model whose results it reads goes on, as on a GPU."""
 
 from collections import deque
 from collections.abc import Callable
@@ -27,9 +24,8 @@ _WAITING = 2
 class Alongside:
     """Computes a stage image by image, as soon as the results that it reads are stored.
 
-    The turn of the stage itself comes later. It computes what is missing then, and finds out why:
-    of an image whose result fails here, nothing is recorded. If a process dies, the rest is left to
-    that turn as well.
+    The turn of the stage itself comes later. It computes what is missing then, also when a process
+    has died, and finds out why: of an image whose result fails here, nothing is recorded.
 
     Args:
         stage: reads no other results than those ``before``.

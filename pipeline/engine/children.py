@@ -28,8 +28,7 @@ def protect_children() -> None:
 def searched(name: str) -> list[str]:
     """Returns the folders of a search path, as absolute paths, without empty entries.
 
-    Other names of the working directory, such as ".", are removed too, except from PYTHONPATH:
-    plug-ins may lie there.
+    Other names of the working directory, such as ".", go too, but for plug-ins in PYTHONPATH.
     """
     entries = filter(None, os.environ.get(name, "").split(os.pathsep))
     kept = (e for e in entries if name == "PYTHONPATH" or os.path.normpath(e) != os.curdir)

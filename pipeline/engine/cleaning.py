@@ -44,10 +44,7 @@ def remove(store: Store, folder: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def find_orphans(folder: Path) -> dict[str, list[Path]]:
-    """Returns id → files, of results that no stage reads.
-
-    They are of images that the data set no longer has, or that an earlier stage skipped.
-    """
+    """Returns id → files of results that none reads: of images since removed, or skipped before."""
     result = Results(folder)
     orphans = result.listed(FAILURES, REMOVED) & result.entries.keys()
     return {i: files_of(folder, result.entries[i]) for i in sorted(orphans)}

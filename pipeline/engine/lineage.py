@@ -24,8 +24,7 @@ def learned_by(stage: PerImage, store: Store) -> Inputs:
 class RunResults(Results):
     """The results of a stage of the run.
 
-    Its settings also say what of other programs' files belongs to an image, such as its line in a
-    list.
+    Its settings also say what of other programs' files is an image's, such as its line in a list.
     """
 
     def __init__(

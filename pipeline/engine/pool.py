@@ -1,7 +1,6 @@
 """Work in threads and in processes.
 
-The system kills a process when memory runs out, its machine fails, or a library crashes on an
-image. Another one then takes over its work.
+Another process takes over when one ends: memory ran out, a machine failed, or a library crashed.
 """
 
 import gc

@@ -2,10 +2,9 @@
 
 A stage's folder is ``<split>/<stage>/<key>/``. The key names what changes a result; the images are
 not part of it. Every finished image has an entry in ``entries.jsonl`` with the fingerprints of how
-it was computed, of its inputs and of each of its files. An image is done when all of
-these still hold, so a killed run, a changed photograph and a damaged file all have the same effect:
-that image is computed again, and no other. A folder is complete when its manifest says so, which is
-written last.
+it was computed, of its inputs and of each of its files. An image is done when all of these still
+hold, so a killed run, a changed photograph and a damaged file all have the same effect: that image
+is computed again, and no other. A folder is complete when its manifest, written last, says so.
 
 The key covers all stages before, so a corrected tag or another tagger leads to a new folder of
 CAMs. The CAMs of most images are the same in both: they are linked, not computed again.
@@ -69,8 +68,7 @@ class Results:
     ):
         """Reads nothing yet.
 
-        ``split`` is none where the manifest says it; ``known`` are results that others share, and
-        receives these.
+        ``split`` is none where the manifest says it; ``known``, which others share, gets these.
         """
         self.path, self.name, self.key, self.own_key = path, path.parent.name, path.name, own_key
         if split is not None:

@@ -180,8 +180,7 @@ def _refuse_few(states: Mapping[str, State], wanted: int, images: Images, split:
 def key_unknown_until(stage: Stage, earlier: Scans) -> str:
     """Returns what has to happen before a stage's key is known; "" where it is known."""
     for need in stage.needs.values():
-        found = earlier.get(need)
-        if found is None:
+        if (found := earlier.get(need)) is None:
             if after := key_unknown_until(need, earlier):
                 return after
         elif found.results is None:

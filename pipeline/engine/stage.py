@@ -178,10 +178,7 @@ class Stage(ABC):
 
     @property
     def legend(self) -> dict[str, Mapping[str, Any]]:
-        """What people call the contents that its settings name by a fingerprint.
-
-        Fingerprint → file, number of images and date. None of it is in the key.
-        """
+        """Fingerprint in its settings → file, number of images and date, which no key holds."""
         return {k: v for each in self.chain for k, v in each.own_legend().items()}
 
     @property

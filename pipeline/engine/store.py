@@ -98,10 +98,7 @@ class Store:
             write_atomically(path, json.dumps({"format": FORMAT}) + "\n")
 
     def refuse_equal_names(self, image_ids: Iterable[str]) -> None:
-        """Refuses, by a UserError, names that the file system takes for equal, as macOS may.
-
-        Such names differ in case or in the form of accents alone.
-        """
+        """Raises a UserError for names that the disk takes for one, but for case or accents."""
         if not (self.root / _FORMAT_FILE.upper()).exists():
             return
         known: dict[str, str] = {}

@@ -27,8 +27,7 @@ _PACKAGES = (
 def versions() -> dict[str, str]:
     """Returns the versions of Python, of the packages that results depend on, and our commit.
 
-    Of several distributions of one module those that are installed are named. Where there is none,
-    the first is "missing".
+    Of several distributions of a module, those installed are named, or else the first as "missing".
     """
     found = {"commit": commit(), "python": platform.python_version()}
     for alternatives in _PACKAGES:
@@ -63,8 +62,7 @@ def package_version() -> str:
     It is that of the last tag ("v0.2.0"), and 0.1.0 without a tag; the commit follows ("+g" and ten
     digits), then ".changed" if files were changed since. A source archive keeps its version.
     """
-    archive = _REPOSITORY / "PKG-INFO"
-    if archive.is_file():
+    if (archive := _REPOSITORY / "PKG-INFO").is_file():
         return Parser().parsestr(archive.read_text(encoding="utf-8"))["Version"]
     tag = _describe("--tags", "--match=v[0-9]*", "--abbrev=0").removeprefix("v") or _FIRST
     built_from = commit().replace("+", ".changed")

@@ -37,10 +37,7 @@ class Configuration(Protocol):
 
 @dataclass(frozen=True)
 class About:
-    """The choices that led to figures, in words; "" for those that played no part.
-
-    ``metrics.json`` holds them side by side.
-    """
+    """The choices behind figures, in words, as in ``metrics.json``; "" for those without a part."""
 
     experiment: str = ""
     dataset: str = ""
@@ -135,6 +132,4 @@ def _describe_quirks(compat: object, kind: Kind) -> str:
             return choice
     kept = [name for name, quirk in declared.items() if getattr(compat, name) != quirk.clean]
     left_out = [name for name, quirk in declared.items() if getattr(compat, name) != quirk.released]
-    if len(left_out) < len(kept):
-        return f"released without {' '.join(left_out)}"
-    return " ".join(kept)
+    return f"released without {' '.join(left_out)}" if len(left_out) < len(kept) else " ".join(kept)

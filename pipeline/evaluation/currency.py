@@ -1,7 +1,6 @@
 """Whether figures are of what lies there now: of these results, this ground truth, these settings.
 
-Beside the results lies what their figures were measured on, image by image, so that a figure can be
-judged where the data set is not at hand.
+Beside results lies what each image was measured on, to judge figures without the data set.
 """
 
 from collections.abc import Iterable, Mapping

@@ -37,10 +37,7 @@ class EvaluationInputs:
 
 
 def evaluate_tags(inputs: EvaluationInputs, absent_as_zero: bool = False) -> dict | None:
-    """Measures the scores, the tags and every variant.
-
-    Returns :func:`~pipeline.evaluation.metrics.tagging_figures`, all in [0, 1].
-    """
+    """Returns :func:`metrics.tagging_figures` of scores, tags and every variant, all in [0, 1]."""
     results, classes = inputs.results, inputs.vocabulary.classes
     wanted = [s for s in inputs.samples if s.has_ground_truth and s.id in results.entries]
     labels = {}
@@ -177,8 +174,7 @@ def _evaluate(
 def _identify(results: Results, truth: Mapping[str, object]) -> dict[str, str]:
     """Returns what two results share that were measured on the same images.
 
-    These have the same photographs under the same ids, and the same ``truth``: id → the ground
-    truth of each image, or its fingerprint.
+    That is ids, photographs and ``truth``: id → the ground truth of each image or its fingerprint.
     """
     ids = sorted(truth)
     return {

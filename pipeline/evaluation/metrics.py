@@ -141,10 +141,7 @@ def to_indicator(tags: Sequence[Sequence[int]], num_classes: int) -> np.ndarray:
 
 
 class Confusion:
-    """A confusion matrix that pooled pixels are added to.
-
-    ``matrix`` is (n+1)×(n+1) int64; rows are the ground truth, columns the predictions.
-    """
+    """A confusion matrix of pooled pixels, (n+1)×(n+1) int64: ground truth × predictions."""
 
     def __init__(self, num_labels: int):
         """Starts with no pixel; ``num_labels`` is n+1, with the background."""
@@ -183,8 +180,7 @@ class Confusion:
     def miou_union(self) -> float:
         """Returns the mean over the classes that occur in the ground truth or in predictions.
 
-        Those that are predicted alone count 0, as in mmsegmentation and torchmetrics. NaN without
-        any pixel.
+        Those only predicted count 0, as in mmsegmentation and torchmetrics. NaN without any pixel.
         """
         occurs = self.matrix.sum(1) + self.matrix.sum(0) > 0
         return _mean(np.nan_to_num(self.iou()[occurs]))
@@ -215,9 +211,8 @@ class Segmentation:
     def figures(self) -> dict:
         """Returns the three means and the IoU of each name, as in ``metrics.json``.
 
-        "miou_images" is the mean over the images of the mean over the classes in each image's
-        ground truth; images in which no pixel counts are skipped. Coarser classes have
-        figures of their own, in "levels".
+        "miou_images" is the mean over images of the mean over the classes in each one's ground
+        truth; images in which no pixel counts are skipped. "levels" has those of coarser classes.
         """
         found = [
             {

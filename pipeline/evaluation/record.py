@@ -64,8 +64,7 @@ _WAIT = 60.0  # seconds for another run, which takes a moment
 def changing_metrics(path: Path) -> Iterator["MetricsFile"]:
     """Gives ``metrics.json`` as it is now, which other runs may have written to, and writes it.
 
-    A damaged file is kept beside it under another name, which its ``damage`` then says. Raises a
-    UserError if the file cannot be written.
+    A damaged file is kept under another name, see ``damage``. Raises a UserError if writing fails.
     """
     lock = FolderLock(path.parent, _WAIT)
     try:

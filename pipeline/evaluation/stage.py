@@ -69,8 +69,7 @@ class Evaluation:
         ``failures.jsonl`` beside ``metrics.json`` names them. Raises a UserError if there is
         nothing to measure, or none of the ground truth can be used.
         """
-        changes = {result: self._change(result) for result in self.results}
-        if not changes:
+        if not (changes := {result: self._change(result) for result in self.results}):
             raise self._nothing()
         found: dict[RunResults, _Measured] = {}
         for result, change in changes.items():

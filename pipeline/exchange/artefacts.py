@@ -76,10 +76,7 @@ class Artefact(Results):
         return {i: entry for i, entry in super().entries.items() if i not in orphans}
 
     def refuse_changed(self, image_id: str, photograph: Path | None = None) -> None:
-        """Raises an ImageError if a result was made from something else than there is now.
-
-        A ``photograph`` that is at hand is compared, too.
-        """
+        """Raises an ImageError if what a result was made from, or ``photograph``, has changed."""
         if change := self.describe_change([image_id]):
             raise ImageError(change)
         if photograph is not None:
@@ -114,10 +111,7 @@ def find_photograph(root: Path, image_id: str) -> Path:
 
 
 def name_photograph(root: Path | None, image_id: str) -> str:
-    """Returns the path of an image file below the image root; without a root, ``<id>.jpg``.
-
-    Raises as :func:`find_photograph`.
-    """
+    """Returns :func:`find_photograph` relative to the root; without a root, ``<id>.jpg``."""
     if root is None:
         return f"{image_id}.jpg"
     return find_photograph(root, image_id).relative_to(root).as_posix()

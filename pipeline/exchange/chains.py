@@ -87,10 +87,7 @@ def _finished(root: Path) -> list[Results]:
 
 
 def find_chain(path: Path) -> Chain:
-    """Returns the latest chain of an output directory, or the results in one stage's folder.
-
-    Raises a UserError if there are none.
-    """
+    """Returns the latest chain of a directory, or a stage's results; a UserError without any."""
     refuse_other_format(path)
     path = path.resolve()
     chain = Chain()

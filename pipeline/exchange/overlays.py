@@ -44,10 +44,7 @@ def draw_overlay(
 
 
 def make_tiles(artefact: Artefact, image_id: str, image: np.ndarray) -> list[Tile]:
-    """Returns an image's artefact as tiles of a sheet: one, or of CAMs one for each tag.
-
-    Raises as :func:`draw_overlay` does.
-    """
+    """Returns an image's tiles: one, or of CAMs one a tag; raises as :func:`draw_overlay` does."""
     if artefact.kind.holds == "tags":
         names = [artefact.classes[k] for k in artefact.entries[image_id]["tags"]]
         return [photograph_tile(image, ", ".join(names) or "no tag")]

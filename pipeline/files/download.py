@@ -94,9 +94,8 @@ def _partial(path: Path) -> Path:
 def fetch(source: Source, path: Path, show: Show = lambda *_: None, copies: int = 1) -> None:
     """Downloads a file unless it is there, and verifies it either way.
 
-    If a checksum is published, what arrived before a break is kept in ``.download`` beside the
-    file, and the next call continues there. Callers make sure that only one process at a time
-    fetches a file.
+    With a published checksum, what arrived before a break is kept in ``.download`` beside the file,
+    and the next call continues there. Callers let only one process at a time fetch a file.
 
     Args:
         path: where it appears when it is complete and verified.

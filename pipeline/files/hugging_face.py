@@ -27,9 +27,8 @@ def with_checksum(source: Source) -> Source | None:
     """Returns a source with the size and the SHA-256 that Hugging Face states of its file.
 
     Of several addresses, the first that exists is kept, with its suffix, or its name if the source
-    is called as its first address. A source elsewhere is returned unchanged. Returns None if an
-    optional file does not exist. Raises a UserError if Hugging Face cannot be reached, or lacks the
-    file.
+    is called as its first address. A source elsewhere is returned unchanged, and an optional file
+    that does not exist as None. Raises a UserError if Hugging Face is out of reach, or lacks it.
     """
     if not source.urls[0].startswith(constants.ENDPOINT):
         return source

@@ -1,7 +1,4 @@
-"""Image files: decoding to RGB, and encoding as PNG.
-
-An image in memory is H×W×3 uint8, RGB, top row first.
-"""
+"""Image files: decoding to H×W×3 uint8, RGB, top row first, and encoding as PNG."""
 
 import contextlib
 import io

@@ -44,8 +44,7 @@ def decode_png(path: Path, modes: Collection[str], max_pixels: int | None = None
     """Decodes a PNG of one of Pillow's ``modes`` without converting it.
 
     Above ``max_pixels``, width × height, it is refused before it is decoded. Raises a
-    FileNotFoundError if it is missing, and an ImageError if it is not a PNG of these modes or is
-    damaged.
+    FileNotFoundError if it is missing, and an ImageError if it is damaged, or no such PNG.
     """
     with open_image(path, ["PNG"], max_pixels) as image:
         mode, palette = image.mode, None
@@ -66,10 +65,7 @@ def decode_png(path: Path, modes: Collection[str], max_pixels: int | None = None
 
 
 def read_labels(path: Path, max_pixels: int | None = None) -> np.ndarray:
-    """Reads the stored values of a palette or grey PNG, H×W uint8.
-
-    Raises a UserError where :func:`decode_png` raises an ImageError.
-    """
+    """Reads the values of a palette or grey PNG, H×W uint8; an ImageError becomes a UserError."""
     try:
         return decode_png(path, (PALETTE, GREY), max_pixels).values
     except ImageError as error:

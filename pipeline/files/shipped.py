@@ -1,7 +1,6 @@
 """The files that come with the package: configurations, worlds of scenes, demo weights.
 
-In a checkout they lie beside ``pipeline/``; in an installed package, inside it. No path depends on
-the working directory.
+In a checkout they lie beside ``pipeline/``, else inside it, whatever the working directory is.
 """
 
 from pathlib import Path

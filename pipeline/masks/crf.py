@@ -85,8 +85,7 @@ def dense_crf(
 def by_pydensecrf(unary: np.ndarray, image: np.ndarray, options: CrfOptions) -> np.ndarray:
     """Computes the mean field by pydensecrf: C×H×W float32 probabilities.
 
-    The energies ``unary`` are C×H×W float32; ``image`` is what the appearance kernel compares,
-    H×W×3 uint8.
+    ``unary`` are energies, C×H×W float32; the appearance kernel compares ``image``, H×W×3 uint8.
     """
     count, height, width = unary.shape
     crf = import_densecrf().DenseCRF2D(width, height, count)

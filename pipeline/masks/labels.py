@@ -45,9 +45,8 @@ def to_labels(channels: np.ndarray, keys: np.ndarray, *, background: bool = True
 def resized_argmax(scores: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     """Resizes scores, C×h×w float32 (bilinear), and takes the best channel of every pixel.
 
-    One channel is resized at a time, so that a large photograph needs memory for only two of them.
-    C is at most 256. Returns the channels, height×width uint8, of equal scores the first, and their
-    scores, float32.
+    One channel, of at most 256, is resized at a time: a large photograph needs memory for only two.
+    Returns the channels, height×width uint8, of equal scores the first, and their scores, float32.
     """
     import torch
     import torch.nn.functional as F

@@ -53,8 +53,7 @@ def names_in(given: str) -> Names:
     """
     key = f"masks.names={shown(given)}"
     wanted = f"give a file with a line for each class, or one of {', '.join(shipped_lists())}"
-    is_shipped = given in shipped_lists()
-    path = FOLDER / f"{given}.txt" if is_shipped else given_path(given, "masks.names")
+    path = FOLDER / f"{given}.txt" if given in shipped_lists() else given_path(given, "masks.names")
     # splitlines() would also break lines at characters at which editors do not.
     lines = read_text(path, key, wanted, _MAX_BYTES).replace("\r", "\n").split("\n")
     given_names = (_BETWEEN.split(line) for line in lines if line.strip())

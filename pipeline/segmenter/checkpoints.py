@@ -125,8 +125,7 @@ def iteration_of(path: Path) -> int:
 class WholeFiles(LocalBackend):
     """The local disk with atomic writes.
 
-    mmengine's own backend writes in place: a kill or a full disk would leave a truncated checkpoint
-    and may destroy an earlier one.
+    mmengine's own writes in place: a kill or a full disk may truncate or destroy a checkpoint.
     """
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
@@ -150,8 +149,7 @@ class KeepCheckpoints(StepHook):
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Adds the description and removes the curves.
 
-        mmengine pickles curves with references to methods, which ``torch.load`` refuses. Curves are
-        in the log and need not be resumed.
+        mmengine pickles curves, which the log has too, with methods that ``torch.load`` refuses.
         """
         checkpoint["meta"]["segmenter"] = self._description
         hub = checkpoint["message_hub"]

@@ -46,8 +46,7 @@ def export_onnx(
 
     The input ``image`` is N×3×H×W float32, RGB in [0, 255]: normalisation, channel order and
     padding are part of the graph. The outputs are ``logits``, N×(n+1)×H×W float32, and ``labels``,
-    N×H×W uint8. The metadata of the file hold ``class_names`` and ``palette`` as JSON, the
-    background first.
+    N×H×W uint8. The metadata hold ``class_names`` and ``palette`` as JSON, the background first.
 
     PyTorch's exporter based on ``torch.export`` writes the graph. ONNX Runtime then runs it, and
     the file is written only if its outputs agree with the network. The dynamic graphs of some

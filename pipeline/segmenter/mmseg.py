@@ -61,8 +61,7 @@ def find_config(name: str) -> Path:
 
     Such a file is a Python program that runs when it is read, so only installed configs and
     absolute paths are allowed. mmengine also reads YAML, which can run code, and JSON, which can
-    import modules. Raises a UserError for both, and for a file that is not there; it names the
-    nearest.
+    import modules. Raises a UserError for both, and with the nearest for a file that is not there.
     """
     wrong = f"segmenter.config={shown(name)} is not a config of mmsegmentation"
     if Path(name).suffix != ".py":
@@ -129,8 +128,7 @@ def build_config(
     settings = replace(settings, precision=precision)
     base = load_config(settings.config)
     synchronise = processes > 1 and torch.device(device).type == "cuda"
-    count = len(class_names) + 1
-    model = adapt_model(base, settings, count, synchronise=synchronise, tower=tower)
+    model = adapt_model(base, settings, len(class_names) + 1, synchronise=synchronise, tower=tower)
     source = strip_pretrained(model)
     choose_loss(model, settings.loss)
     optimizer = configure_optimizer(base, settings, device)
@@ -156,10 +154,7 @@ def build_config(
 
 
 def build_model(model: Mapping[str, Any]) -> nn.Module:
-    """Builds a network from the ``model`` part of a config.
-
-    Raises a UserError if it needs a module that is not registered, or a package that is missing.
-    """
+    """Builds the ``model`` of a config; a UserError if a module or package of it is missing."""
     import_mmseg()
     from mmseg.registry import MODELS as MMSEG_MODELS
 

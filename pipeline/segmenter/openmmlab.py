@@ -129,10 +129,7 @@ def only_device(device: str) -> Iterator[None]:
 
 
 class InitialisedRunner(Runner):
-    """A runner that leaves the initial weights to a function.
-
-    mmengine would replace weights read from a file by random ones.
-    """
+    """A runner whose initial weights a function sets; mmengine would draw those of a file anew."""
 
     initialise: Callable[[], None] | None
     """Sets the initial weights; none where a checkpoint holds later ones."""

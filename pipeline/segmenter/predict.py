@@ -1,7 +1,4 @@
-"""Applies a trained network to images.
-
-This module does not import mmsegmentation, which an ONNX file can do without.
-"""
+"""Applies a trained network to images; imports no mmsegmentation, which ONNX can do without."""
 
 from __future__ import annotations
 

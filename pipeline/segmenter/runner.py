@@ -133,8 +133,7 @@ def _raise(record: logging.LogRecord) -> NoReturn:
 class BatchInPartsLoop(StartedLoop):
     """A training loop in which an iteration is a step of the optimiser, on a batch in parts.
 
-    mmengine counts each part, so that schedule, checkpoints and ``iterations`` would depend on how
-    a batch is split.
+    mmengine counts each part: schedule, checkpoints and ``iterations`` would depend on the split.
     """
 
     def run(self) -> nn.Module:

@@ -187,8 +187,7 @@ def positions(
 ) -> list[int]:
     """Returns the samples that a process loads, by their positions in the endless sequence.
 
-    They are those of the iterations after ``start``. Each process gets a consecutive part of every
-    batch.
+    They are those after iteration ``start``; each process gets a consecutive part of every batch.
     """
     share = batch_size // processes
     firsts = range(start * batch_size + rank * share, iterations * batch_size, batch_size)

@@ -179,9 +179,8 @@ class Training(OfSplit):
     def run(self, writer: Writer) -> int:
         """Trains a segmenter, from its last checkpoint on if there is one.
 
-        Every process that torchrun started calls this; only the first one writes to the folder.
-        Raises a UserError for masks that cannot be used, a loss that is not finite, or another
-        process that ended.
+        Every process of torchrun calls this; only the first one writes to the folder. Raises a
+        UserError for unusable masks, a loss that is not finite, or another process that ended.
         """
         from pipeline.segmenter import checkpoints, train  # mmsegmentation takes seconds to import
 

@@ -231,8 +231,7 @@ def read_run(folder: Path) -> tuple[DictConfig, Path, str]:
     """Returns the configuration of the last run in an output directory, to run it again.
 
     Also returns its working directory and its command line. The file is data, as for
-    :func:`read_record`; what it says is not checked until :func:`read_config`. Raises a UserError
-    if it is missing or damaged.
+    :func:`read_record`, which :func:`read_config` checks. A UserError if it is missing or damaged.
     """
     with _explained(folder):
         plain = _read_plain(folder, _RUNNABLE)

@@ -1,7 +1,6 @@
 """CWR, class-wise reidentification (TagCLIP, section 3.4; docs/method.md, section 2).
 
-For every class with a high local score, the whole CLIP classifies a crop around the patches
-that show the class.
+For every class with a high local score, the whole CLIP classifies a crop around its patches.
 """
 
 from dataclasses import dataclass
@@ -56,8 +55,7 @@ class Cwr:
     def propose(self, pixels: torch.Tensor, scores: np.ndarray) -> list[Proposal]:
         """Cuts a crop of native size for every class of an image whose local score exceeds θ.
 
-        The image is that of the shared pass, 3×(P·h)×(P·w) float32, and ``scores`` are its S², N×C
-        float32.
+        ``pixels`` are those of the shared pass, 3×(P·h)×(P·w) float32, ``scores`` S², N×C float32.
         """
         patch_size, native_size = self.encoder.patch_size, self.encoder.native_size
         grid = (pixels.shape[1] // patch_size, pixels.shape[2] // patch_size)

@@ -25,10 +25,7 @@ _MAX_NAMED = 3  # pairs of classes
 
 
 def find_near_synonyms(embeddings: np.ndarray, classes: Sequence[str]) -> list[list[str]]:
-    """Returns the pairs of classes whose names CLIP hardly tells apart.
-
-    ``embeddings`` are n×E float, the text embedding of each class.
-    """
+    """Returns the pairs of classes that CLIP hardly tells apart, by n×E float ``embeddings``."""
     normalised = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
     similarity = normalised @ normalised.T
     pairs = np.argwhere(np.triu(similarity > NEAR_SYNONYMS, 1))

@@ -88,8 +88,7 @@ class OfOpenClip:
         model, pretrained, checkpoint = self.model, self.pretrained, self.checkpoint
         find_pretraining(model, pretrained)
         if checkpoint is not None:
-            path = given_path(checkpoint, "clip.checkpoint").absolute()
-            if not path.is_file():
+            if not (path := given_path(checkpoint, "clip.checkpoint").absolute()).is_file():
                 raise UserError(
                     f"clip.checkpoint={checkpoint} is not a file: give the path of the weights"
                 )

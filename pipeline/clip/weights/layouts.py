@@ -160,8 +160,7 @@ def refuse_other(release: Release, **found: int) -> None:
     """Raises a ValueError if weights have another width, or other traits, than a release says."""
     says = vars(release) | {"width": release.heads * release.head_width}
     says |= release.dimensions._asdict() if release.dimensions else {}
-    wrong = [f"{k} {v}, not {says[k]}" for k, v in found.items() if says[k] not in (v, None)]
-    if wrong:
+    if wrong := [f"{k} {v}, not {says[k]}" for k, v in found.items() if says[k] not in (v, None)]:
         raise ValueError("; ".join(wrong).replace("_", " "))
 
 

@@ -86,8 +86,7 @@ class DataSet:
     def write(self) -> artefacts.Export:
         """Writes masks or predictions with their photographs.
 
-        Raises a UserError if the target holds other files or classes, or the format cannot name a
-        class.
+        Raises a UserError if the target holds other files or classes, or cannot name a class.
         """
         export, ids = artefacts.Export(), sorted(self.artefact.entries)
         photographs = self.target / self.photographs.format(self.split)

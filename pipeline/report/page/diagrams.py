@@ -38,8 +38,7 @@ _BINS = 40
 def draw_confusion(confusion: Confusion, names: Sequence[str], predicted: str) -> str:
     """Draws a confusion matrix as SVG, each row as shares of its label's pixels.
 
-    Labels that occur neither in the ground truth nor in the prediction, which ``predicted`` names,
-    are left out.
+    Labels in neither the ground truth nor the prediction, which ``predicted`` names, are left out.
     """
     matrix = confusion.matrix
     used = np.flatnonzero(matrix.sum(0) + matrix.sum(1))
@@ -72,8 +71,7 @@ def draw_confusion(confusion: Confusion, names: Sequence[str], predicted: str) -
 def find_confused(confusion: Confusion, max_pairs: int = 10) -> list[tuple[int, int, int, float]]:
     """Returns the pairs of labels that are confused in most pixels, the worst first.
 
-    Each is a label of the ground truth, the label that its pixels received, their number, and their
-    share of the pixels of the first.
+    Each is a true label, the label that its pixels received, their number, and share of its pixels.
     """
     wrong = confusion.matrix.copy()
     np.fill_diagonal(wrong, 0)
@@ -85,8 +83,7 @@ def find_confused(confusion: Confusion, max_pairs: int = 10) -> list[tuple[int, 
 
 def draw_margins(images: Sequence[ImageFigures]) -> str:
     """Draws how far scores are above or below their image's threshold; "" without thresholds."""
-    decided = [f for f in images if f.scores is not None and f.threshold is not None]
-    if not decided:
+    if not (decided := [f for f in images if f.scores is not None and f.threshold is not None]):
         return ""
     margins = np.array([f.scores - f.threshold for f in decided])
     known = np.array([f.truth is not None for f in decided])

@@ -157,8 +157,7 @@ def for_each_readable(
 ) -> Iterator[Found]:
     """Yields the results of work on images, in order; ``workers`` threads compute a few in advance.
 
-    ``problems`` receives id → reason for images of which a file is missing or damaged; ``advance``
-    is called after each image.
+    ``problems`` receives id → reason of missing or damaged files; ``advance`` follows each image.
     """
 
     for sample, result in prefetch(samples, work, workers, _MAX_PREFETCHED, caught=_UNREADABLE):
@@ -249,10 +248,7 @@ def tag_doubt(scores: np.ndarray, threshold: float) -> float:
 
 
 def label_doubt(cams: Cams, mask: np.ndarray, beta: float | None) -> float:
-    """Returns the share of pixels that a mask labels otherwise than the CAMs, in [0, 1].
-
-    It is the measure where tags are given, and no score decides.
-    """
+    """Returns the share of pixels where mask and CAMs differ, in [0, 1], if no score decides."""
     labels, _ = label_pixels(cams, mask.shape, beta)
     return _disagreement(mask, labels) or 0.0
 

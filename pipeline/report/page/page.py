@@ -210,10 +210,7 @@ def _class_rows(
     classes: Sequence[str],
     images: Sequence[ImageFigures],
 ) -> Iterator[dict[str, Any]]:
-    """Yields how often every class was tagged, and its AP and IoU if they were measured.
-
-    The background comes first, if anything was measured of it.
-    """
+    """Yields each class's tags, AP and IoU, as far as measured; those of the background first."""
     tagged = Counter(index for image in images for index in image.tags or ())
     if not figures and not tagged:
         return

@@ -1,7 +1,6 @@
 """Overlays of labels and CAMs on photographs, the layers of a page, and legends of their colours.
 
-A layer is transparent where it shows nothing, so that one photograph serves all layers and the
-reader can choose their opacity.
+Layers are transparent where they show nothing: one photograph serves all, at any opacity.
 """
 
 import base64
@@ -41,8 +40,7 @@ _EFFORT = 0  # of lossless compression, up to 100; more takes twice the time and
 _PLACE_SIDE = 96  # pixels of the labels in which places for names are sought
 _MIN_NAMED = 0.005  # of the pixels
 _NAME_SIZE, _NAME_LINE, _NAME_PADDING = 0.058, 1.35, 0.8
-"""The largest text of names as a share of the picture's width; its line and padding in its size,
-all as page.css has them."""
+"""The largest text of names in picture widths; its line and padding in its size: see page.css."""
 
 
 def drawing_colours(palette: Sequence[Colour]) -> list[Colour]:

@@ -19,9 +19,8 @@ _REQUIRED = {"clip": "vit_b16", "pretrained": "openai", "compat": "released", "p
 def write_check(runs: Sequence[MeasuredRun]) -> tuple[str, str]:
     """Compares the runs of published experiments with the published figures.
 
-    Returns the table as Markdown, and a sentence on the figures that are too far away, or "". Of
-    several runs of one experiment in one file, the latest counts. Raises a UserError if nothing can
-    be compared.
+    Returns the table as Markdown, and a sentence on the figures that are too far away, or "". Of an
+    experiment's runs in one file, the latest counts. Raises a UserError if none can be compared.
     """
     figures = [figure for table in load_published() for figure in table.figures]
     compared: dict[tuple[Path, int], tuple[MeasuredRun, Figure]] = {}

@@ -29,10 +29,7 @@ _GIVEN = "ground_truth"  # the choice of ``tags=`` that takes the image labels o
 
 
 class Combination:
-    """A row: the runs of every stage that led to the last one.
-
-    There are several of a stage where seeds differ, or splits that a mean is taken over.
-    """
+    """A row: the runs that led to the last one; several of a stage differ in seed, or in split."""
 
     def __init__(self, chains: Sequence[_Chain]):
         self.chains = chains

@@ -62,7 +62,10 @@ def write_leaderboard(runs: Sequence[MeasuredRun], splits: Sequence[str] = ()) -
             parts.append(board.averages.markdown("###"))
     if unnamed:
         parts.append(f"Left out are results ({unnamed}) that {UNNAMED}.\n")
-    if number := _left_out(runs):
+    # Results that give way to later ones of the same images and the same key.
+    same = grouped(runs, lambda r: (*result_name(r), r.split, r.figures["image_set"]))
+    results = ({run.figures.get("results") for run in each} for each in same.values())
+    if number := sum(len(each) - 1 for each in results):
         parts.append(
             f"Left out are {number} result{'s' if number > 1 else ''} for which a later one has the"
             " same key and other results, such as that of another file of the same name: give the"
@@ -99,13 +102,6 @@ def collect_boards(runs: Sequence[MeasuredRun], splits: Sequence[str] = ()) -> l
     return boards
 
 
-def _left_out(runs: Sequence[MeasuredRun]) -> int:
-    """Returns how many results give way to later ones of the same images and the same key."""
-    same = grouped(runs, lambda r: (*result_name(r), r.split, r.figures["image_set"]))
-    results = ({run.figures.get("results") for run in each} for each in same.values())
-    return sum(len(each) - 1 for each in results)
-
-
 def _differing_settings(combinations: Sequence[Combination]) -> list[str]:
     """Returns for each row the settings in which its methods differ from themselves elsewhere."""
     words: list[list[str]] = [[] for _ in combinations]
@@ -133,9 +129,12 @@ def _board(place: Place, rows: Sequence[Combination]) -> Board:
         choice["key"] = row.last.key if texts.count(text) > 1 else ""
     order = sorted(range(len(rows)), key=lambda i: (rows[i].rank(), texts[i]))
     rows, choices = [rows[i] for i in order], [choices[i] for i in order]
-    shared = _shared_choices(choices)
-    given = {name: any(choice[name] for choice in choices) for name in choices[0]}
-    words = [name for name in given if given[name] and name not in shared]
+    found = {name: {choice[name] for choice in choices} for name in choices[0]}
+    # The caption says once what all rows have in common, except methods.
+    methods = {kind.method for kind in measured_kinds().values()}
+    alike = [name for name in found if name not in methods and len(found[name]) == 1]
+    shared = {name: choices[0][name] for name in alike}
+    words = [name for name in found if any(found[name]) and name not in shared]
     columns = [name for name in figure_columns() if any(row.values(name) for row in rows)]
     notes = Notes()
     # Notes are numbered along the rows.
@@ -155,16 +154,6 @@ def _board(place: Place, rows: Sequence[Combination]) -> Board:
         notes=notes.paragraphs(),
         averages=averages,
     )
-
-
-def _shared_choices(choices: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    """Returns what all rows have in common, except methods: the caption says it once."""
-    methods = {kind.method for kind in measured_kinds().values()}
-    return {
-        name: value
-        for name, value in choices[0].items()
-        if name not in methods and all(choice[name] == value for choice in choices)
-    }
 
 
 def _best(rows: Sequence[Combination], columns: Sequence[str], first: int) -> set[tuple[int, int]]:

@@ -68,10 +68,7 @@ class MeasuredRun:
 
     @property
     def chain(self) -> dict[str, Mapping[str, Any]]:
-        """The settings of its stage and of those that it is made from, the last first.
-
-        Settings of a stage hold those of the stage before it.
-        """
+        """The settings of its stage, and of each stage before, which they hold; the last first."""
         chain = {self.stage: self.configuration}
         settings, every = self.configuration, kinds()
         for kind in reversed(every[: every.index(self.kind)]):
@@ -139,8 +136,7 @@ class MeasuredRun:
         """Returns the settings in which the run differs from the experiment that it names.
 
         Those with columns of their own in the tables (CLIP, compat, precision) are omitted. The
-        methods that the experiment names must be registered. Raises a UserError if its files cannot
-        be read.
+        experiment's methods must be registered. Raises a UserError if its files cannot be read.
         """
         # Rarely needed, and slow to import.
         from pipeline.masks.name_lists import names_in

@@ -1,7 +1,6 @@
 """One experiment that was run several times with different settings, as a table of the settings.
 
-The runs of a study name the same experiment (``experiment_name=NAME``). The settings that differ
-are found by comparing their configurations.
+Its runs have one ``experiment_name=NAME``; comparing their configurations finds what differs.
 """
 
 import json

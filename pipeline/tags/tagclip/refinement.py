@@ -1,8 +1,7 @@
 """DMAR, dual-masking attention refinement (TagCLIP, section 3.3; docs/method.md, section 2).
 
-The scores of patches are averaged over the patches that they attend to. The first mask keeps the
-entries of the attention that enough blocks agree on; the second keeps the patches within boxes
-around each class's strong regions.
+Scores of patches are averaged over those that they attend to. The first mask keeps attention that
+enough blocks agree on; the second keeps patches in boxes around each class's strong regions.
 """
 
 import numpy as np
