@@ -152,7 +152,7 @@ class Labeller:
                     f"{group}.corrections names images of a split: give the tags of an image to"
                     " cams() and mask() here"
                 )
-        if self._config.cams.learns_from(""):
+        if self._config.cams.learns_from:
             raise UserError(
                 "cams.bank is learned from pictures of a folder: run stage=all, or leave it out"
                 " here"

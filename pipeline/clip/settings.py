@@ -6,7 +6,7 @@ Nothing here imports PyTorch, so that a command that computes nothing starts at 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, make_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipeline.clip.device import ATTENTIONS, AUTO, PRECISIONS
 from pipeline.clip.dimensions import Dimensions
@@ -168,6 +168,11 @@ class MethodOptions(Settings):
     shares_pass = False
     """Whether it takes part in a pass of the backbone that tags and CAMs share."""
 
+    learns_from: ClassVar[str | None] = None
+    """The split whose pictures CAMs learn from, if they learn."""
+    folders: ClassVar[Mapping[str, str]] = {}
+    """Folders of further pictures that it learns from, by the names of their splits."""
+
     method = property(method_of, doc="The method that these settings choose.")
 
     def build(self, resources: "Resources", **learned: Path) -> Any:  # noqa: ANN401
@@ -176,14 +181,6 @@ class MethodOptions(Settings):
 
     def validate_for(self, clip: Dimensions, prefix: str) -> None:
         """Refuses, by a UserError, settings that do not suit a CLIP, such as blocks it lacks."""
-
-    def learns_from(self, train_split: str) -> str | None:
-        """Returns the split that the method learns from; none if it does not learn."""
-        return None
-
-    def folders(self) -> dict[str, str]:
-        """Returns folders of further pictures that it learns from, by the names of their splits."""
-        return {}
 
     def without_whole_image(self, prefix: str) -> str:
         """Returns the settings that need no embedding of a whole image; "" if these do not."""

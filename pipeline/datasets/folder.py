@@ -16,22 +16,21 @@ from pipeline.files.text import given_folder
 SPLIT = "all"
 
 
-def load_folder(settings: DatasetSettings) -> Dataset[Vocabulary]:
-    """Finds every image file below ``dataset.root``; its only split is "all".
+def load_folder(
+    settings: DatasetSettings,
+    key: str = "dataset.root",
+    split: str = SPLIT,
+    vocabulary: Vocabulary | None = None,
+) -> Dataset[Vocabulary]:
+    """Finds every image file below ``root``, which a key names; there is one split.
 
-    Raises a UserError as :func:`find_pictures`, or if there are no class names.
-    """
-    return find_pictures(settings.root, build_vocabulary(settings), "dataset.root", SPLIT)
-
-
-def find_pictures(given: str, vocabulary: Vocabulary, key: str, split: str) -> Dataset[Vocabulary]:
-    """Finds every image file below a folder that a ``key`` names, as the only split.
-
+    Without a ``vocabulary``, the settings give it.
     Files that the pipeline wrote are skipped if the output directory lies below the photographs.
     Other files that cannot be samples are in ``rejected``, by their path below the root. Raises a
-    UserError if there is no such folder, or no image in it.
+    UserError if there is no such folder, no image in it, or no class names.
     """
-    root = given_folder(given, key, "photographs")
+    vocabulary = vocabulary or build_vocabulary(settings)
+    root = given_folder(settings.root, key, "photographs")
     images, rejected, notes = find_images(root)
     samples: dict[str, Sample] = {}
     unusable = []
@@ -59,7 +58,9 @@ def find_pictures(given: str, vocabulary: Vocabulary, key: str, split: str) -> D
         endings = ", ".join(SUFFIXES)
         more = f" that can be read ({shown(rejected[0][0])} {rejected[0][1]})" if rejected else ""
         remedy = "; ".join(["give another folder", *notes])
-        raise UserError(f"{key}={shown(given)} holds no image{more or f' ({endings})'}: {remedy}")
+        raise UserError(
+            f"{key}={shown(settings.root)} holds no image{more or f' ({endings})'}: {remedy}"
+        )
     splits, rejected_of = {split: list(samples.values())}, {split: rejected}
     return Dataset(vocabulary, splits, split, rejected_of, notes)
 

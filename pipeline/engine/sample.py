@@ -217,20 +217,17 @@ class Images:
 
     def of(self, split: str) -> list[Sample]:
         """Returns the images of a split, or raises a UserError if the data set does not have it."""
-        dataset = self._with(split)
+        dataset = self.further.get(split, self.dataset)
         check_choice(f"there is no split {shown(split)}", split, dataset.splits)
         return dataset.splits[split][: self.limit]
 
-    def _with(self, split: str) -> Dataset:
-        return self.further.get(split, self.dataset)
-
     def rejected(self, split: str) -> dict[str, str]:
         """Returns id → reason, of the files that cannot be samples."""
-        return dict(self._with(split).rejected.get(split, []))
+        return dict(self.further.get(split, self.dataset).rejected.get(split, []))
 
     def known_ids(self, split: str) -> set[str]:
         """Returns the ids of all images of a split, whatever the limit or the list of images."""
-        dataset = self._with(split)
+        dataset = self.further.get(split, self.dataset)
         all_ids = dataset.all_ids
         ids = all_ids[split] if all_ids else [sample.id for sample in dataset.splits[split]]
         return {*ids, *self.rejected(split)}

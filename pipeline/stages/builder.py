@@ -82,14 +82,15 @@ class Builder(Parts):
         title: str = "",
     ) -> Tags:
         """Returns the stage of the tags that follow from a method, without standardising."""
-        method = options.method
+        method, uses = options.method, {}
         if method.learns and self.images is not None:
-            options = replace(options, fit_split=options.learns_from(self.train_split))
+            options = replace(options, fit_split=options.fit_split or self.train_split)
+            uses = self._learned(options, options.fit_split, options.refit)
         depends = method.batch_of and self.images is not None
         return (method.stage or ScoredTags)(
             split=split,
             title=title,
-            uses=self._learned(options),
+            uses=uses,
             dependent_batch=method.batch_of(options, self.config.compat) if depends else 0,
             annotations=cache(partial(self.annotations, split, group="tags")),
             corrections=corrections,
@@ -99,16 +100,21 @@ class Builder(Parts):
     def _learned(
         self,
         options: MethodOptions,
+        split: str,
+        refit: bool,
         quirks: Sequence[Quirk] = (),
-        **more: Any,  # noqa: ANN401
+        **more: str,
     ) -> dict[str, OfSplit]:
-        """Returns the stage that learns for a method, if it learns from pictures; as "learned"."""
-        if self.images is None or not (split := options.learns_from(self.train_split)):
-            return {}
+        """Returns the stage that learns for a method from a split, as "learned"."""
         self.images.of(split)  # which refuses an unknown split
-        method, refit = options.method, getattr(options, "bank", options).refit
+        method = options.method
         given = {"split": split, "store": self.store, "refit": refit, "method": method, **more}
         return {"learned": imported(method.learns)(**given, **self.by_method(options, quirks))}
+
+    def _bank(self, command: str, quirks: Sequence[Quirk] = ()) -> dict[str, OfSplit]:
+        """Returns the stage that learns for CAMs, or for the label maps of their method."""
+        cams = self.config.cams
+        return self._learned(cams, cams.learns_from, cams.bank.refit, quirks, command=command)
 
     def _corrections(self, split: str) -> Corrections:
         table = Corrections()
@@ -126,7 +132,7 @@ class Builder(Parts):
         return (method.stage or ComputedCams)(
             split=split,
             before={} if method.stage else {"tags": before["tags"]},
-            uses=self._learned(self.config.cams, command="cams"),
+            uses=self._bank("cams") if self.images and self.config.cams.learns_from else {},
             **self.by_method(self.config.cams),
         )
 
@@ -135,13 +141,12 @@ class Builder(Parts):
         stage, cams = masks_stage(self.config), self.config.cams
         is_from_images = stage.takes_any_image and not stage.from_cams
         dense = cams if is_from_images and cams.method.family == "dense" else None
+        learns = dense and self.images and cams.learns_from
         quirks = [each for each in cams.method.quirks if dense and each is not OPEN_BORDER]
         return stage(
             split=split,
             before={"cams": before["cams"]} if stage.from_cams else {},
-            uses=self._learned(cams, self.config.masks.method.quirks, command="masks")
-            if dense
-            else {},
+            uses=self._bank("masks", self.config.masks.method.quirks) if learns else {},
             cams=cams,
             annotations=cache(partial(self.annotations, split)),
             corrected=self.corrected_masks(split),

@@ -12,7 +12,7 @@ from functools import partial
 from pipeline.cams.stage import ComputedCams
 from pipeline.clip.device import is_cpu, keep_freed_memory
 from pipeline.datasets import load_dataset
-from pipeline.datasets.folder import find_pictures
+from pipeline.datasets.folder import load_folder
 from pipeline.datasets.settings import splits_of_run
 from pipeline.engine.learned import Learned
 from pipeline.engine.plan import PlannedStage, in_round, plan
@@ -88,16 +88,17 @@ class Pipeline:
 
             torch.set_num_threads(config.runtime.threads)
         dataset = load_dataset(config.dataset, config.runtime.workers or count_cores())
-        further = Splits(
-            {
-                name: partial(find_pictures, folder, dataset.vocabulary, name, name)
-                for name, folder in config.cams.folders().items()
-            }
-        )
+        vocabulary = dataset.vocabulary
+        further = {
+            name: partial(
+                load_folder, replace(config.dataset, root=folder), *[name] * 2, vocabulary
+            )
+            for name, folder in config.cams.folders.items()
+        }
         builder = Builder(
             config,
-            dataset.vocabulary,
-            Images(dataset, config.dataset.limit, further),
+            vocabulary,
+            Images(dataset, config.dataset.limit, Splits(further)),
             splits_of_run(config.dataset, dataset.splits),
             Store(root, wait=config.runtime.wait),
         )

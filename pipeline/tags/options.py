@@ -72,10 +72,6 @@ class ScoredTagOptions(TagOptions):
     templates = ""
     """The set of prompt templates by which the class names are embedded, if that is how it tags."""
 
-    def learns_from(self, train_split: str) -> str | None:
-        """Returns the split that the method learns from; none if it does not learn."""
-        return (self.fit_split or train_split) if self.method.learns else None
-
     uses_alpha = False
     """Whether scores depend on ``alpha``, and not only the tags that follow from them."""
 

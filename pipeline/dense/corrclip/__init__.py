@@ -94,10 +94,12 @@ class CorrClipSettings(RegionSettings, DenseSettings):
         """Whether they can be computed in the pass that tags take, which shows no whole picture."""
         return self.regions == SLIC and not (self.whole_picture or self.bank.is_used)
 
-    def learns_from(self, train_split: str) -> str | None:
+    @property
+    def learns_from(self) -> str | None:
         """Returns the split of the bank; none if there is no bank."""
         return self.bank.split or (ROOT if self.bank.root else None)
 
+    @property
     def folders(self) -> dict[str, str]:
         """Returns the folder of the bank's pictures, by the name of its split."""
         return {ROOT: self.bank.root} if self.bank.root else {}
