@@ -23,7 +23,7 @@ from pipeline.commands.command_line import Parser
 from pipeline.commands.settings_help import help_on
 from pipeline.configuration.hydra import choices
 from pipeline.configuration.registry import methods
-from pipeline.stages.config import compose
+from pipeline.stages.config import all_settings, compose
 from pipeline.stages.pipeline import parse_stages
 from tests import REPOSITORY
 from tests.docs.pages import MODES, PAGES, Block, read_blocks, read_prose
@@ -226,7 +226,7 @@ def known_keys() -> set[str]:
     for method in methods():
         settings = OmegaConf.to_container(OmegaConf.structured(method.settings))
         keys |= set(keys_below({method.group: settings}))
-    return keys
+    return keys | {declared.key for declared in all_settings()}  # of what is null by default, too
 
 
 def keys_below(node: dict, prefix: str = "") -> Iterator[str]:
