@@ -153,10 +153,7 @@ class Labeller:
                     " cams() and mask() here"
                 )
         if self._config.cams.learns_from:
-            raise UserError(
-                "cams.bank is learned from pictures of a folder: run stage=all, or leave it out"
-                " here"
-            )
+            raise UserError("cams.bank is learned from pictures: run stage=all, or leave it out")
         vocabulary = build_vocabulary(self._config.dataset)
         self._keep = keep._keep if isinstance(keep, Labeller) else keep  # noqa: SLF001
         self._builder = Builder(self._config, vocabulary, kept=_kept(self._keep))

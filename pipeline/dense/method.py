@@ -111,19 +111,12 @@ class DenseMethod(ABC):
         return patch_size
 
     def look(
-        self,
-        encoder: ClipEncoder,
-        image: np.ndarray,
-        size: Size,
-        file: Path | None = None,
-        content: str = "",
+        self, encoder: ClipEncoder, image: np.ndarray, size: Size, file: Path | None, content: str
     ) -> Picture | None:
         """Returns what the method reads of an image besides its pixels; none if that is nothing.
 
         Args:
-            encoder: CLIP's.
-            image: H×W×3 uint8, RGB, perhaps shrunk.
-            size: its full height and width.
+            image: H×W×3 uint8, RGB, perhaps shrunk; ``size`` is its full height and width.
             file: of its regions; without one, the method makes them.
             content: the fingerprint of the image's file.
         """

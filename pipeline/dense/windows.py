@@ -176,7 +176,6 @@ def similarity_map(
         return method.similarities_of_windows(encoder, windowed, names)
 
     compare = _similarities_of_pixels if windows.of_features else _similarities
-    compare = _features if names is None else compare
     found = (s for batch in batches for s in compare(method, encoder, pass_over(batch), names))
     enlarged = (resize(each, size, windows.align_corners) for each in found)
     if windows.softmax is not None:
@@ -216,19 +215,15 @@ def mean_of_windows(
 
 
 def _similarities(
-    method: DenseMethod, encoder: ClipEncoder, shared_pass: SharedPass, names: NameEmbeddings
+    method: DenseMethod, encoder: ClipEncoder, shared_pass: SharedPass, names: NameEmbeddings | None
 ) -> torch.Tensor:
-    """Returns the similarities on the patch grid, B×C×h×w float32, of a pass over B images."""
-    # Patches leave the remainder out.
-    found = method.similarities(encoder, shared_pass, names)
+    """Returns the similarities on the patch grid, B×C×h×w float32, of a pass over B images.
+
+    Without names, these are features. Patches leave the remainder out.
+    """
+    compare = method.patch_features if names is None else method.similarities
+    found = compare(encoder, shared_pass, names)
     return found.mT.unflatten(-1, method.grid(shared_pass))
-
-
-def _features(
-    method: DenseMethod, encoder: ClipEncoder, shared_pass: SharedPass, names: None
-) -> torch.Tensor:
-    """Returns the features of patches, B×E×h×w float32, of a pass over B images."""
-    return method.patch_features(encoder, shared_pass).mT.unflatten(-1, method.grid(shared_pass))
 
 
 def _similarities_of_pixels(

@@ -152,7 +152,7 @@ def look(labeller: DenseLabeller, golden: dict[str, np.ndarray]) -> tuple[torch.
     image = golden["image"]
     with pytest.MonkeyPatch.context() as patch:
         give_regions(patch, golden["regions"])
-        picture = labeller._method.look(labeller._encoder, image, image.shape[:2])
+        picture = labeller._method.look(labeller._encoder, image, image.shape[:2], None, "")
     return labeller._prepare(image), picture
 
 

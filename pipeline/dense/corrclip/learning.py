@@ -19,7 +19,7 @@ from pipeline.dense.settings import SHARED
 from pipeline.dense.windows import Windows, prepare, similarity_map, with_scaled_positions
 from pipeline.engine.learned import Learned
 from pipeline.engine.results import Results
-from pipeline.engine.sample import ImageReader, Images, Size
+from pipeline.engine.sample import ImageReader, Size
 from pipeline.engine.stage import Computed, Decoded, Output
 from pipeline.engine.store import Store, encode_arrays
 from pipeline.errors import ImageError, UserError
@@ -54,7 +54,7 @@ class RegionEncoder:
         left out. The ``file`` holds the regions; without one, they are superpixels.
         """
         encoder = self._encoder
-        picture = self._method.look(encoder, image, size, file)
+        picture = self._method.look(encoder, image, size, file, "")
         pixels = prepare(encoder, image, self._windows, (self._short_side, _LONGEST_SIDE))
         seen = picture.at(pixels.shape[-2:])
         given = pixels, None, self._windows, self._batch_size, seen
@@ -127,34 +127,23 @@ class LearnedBank(Learned):
 
 def learn_bank(
     *,
-    split: str,
-    images: Images,
-    store: Store,
-    refit: bool,
     method: Any,  # noqa: ANN401
     options: CorrClipSettings,
     resources: Resources,
     reader: ImageReader,
-    command: str,
+    store: Store,
+    refit: bool,
+    **shared: Any,  # noqa: ANN401
 ) -> LearnedBank:
     """Returns the stage that learns from a split, with the one before it, which looks at pictures.
 
-    The ``command`` is that of the stage that the bank is learned for.
+    Both are of a split of images, and have the command of the stage that the bank is learned for.
     """
     scaled = getattr(resources.quirks, "position_scale", False)  # of label maps alone
     vectors = RegionVectors(
-        split=split,
-        command=command,
         options=replace(options, regions=options.bank.regions or options.regions),
         resources=replace(resources, quirks=SimpleNamespace(position_scale=scaled)),
         reader=reader,
-        images=images,
+        **shared,
     )
-    return LearnedBank(
-        split=split,
-        command=command,
-        before={"vectors": vectors},
-        images=images,
-        store=store,
-        refit=refit,
-    )
+    return LearnedBank(before={"vectors": vectors}, store=store, refit=refit, **shared)

@@ -43,12 +43,7 @@ class CorrClip(OnSecondGrid):
         return super().grid(shared_pass)
 
     def look(
-        self,
-        encoder: ClipEncoder,
-        image: np.ndarray,
-        size: Size,
-        file: Path | None = None,
-        content: str = "",
+        self, encoder: ClipEncoder, image: np.ndarray, size: Size, file: Path | None, content: str
     ) -> Picture:
         """Returns the regions of an image, and what the second backbone sees in the whole of it."""
         numbers = read_region_map(file, size) if file else superpixels(image, self.options.slic)
