@@ -205,7 +205,8 @@ class Images:
     """The images of a run: the first ``limit`` of each split of a data set.
 
     Attributes:
-        further: a data set of one split, by its name, for each folder of pictures beside them.
+        further: a data set of one split, by its name, for each folder of pictures beside them, which
+            has no limit.
     """
 
     dataset: Dataset
@@ -219,7 +220,7 @@ class Images:
         """Returns the images of a split, or raises a UserError if the data set does not have it."""
         dataset = self.further.get(split, self.dataset)
         check_choice(f"there is no split {shown(split)}", split, dataset.splits)
-        return dataset.splits[split][: self.limit]
+        return dataset.splits[split][: None if split in self.further else self.limit]
 
     def rejected(self, split: str) -> dict[str, str]:
         """Returns id → reason, of the files that cannot be samples."""

@@ -98,6 +98,10 @@ def test_what_pictures_change_and_nothing_else(run, pictures, tmp_path):
     assert images_of(run(*CRF, "cams.bank.short_side=48")) == {"vectors": 4, "regions": 4, **after}
 
 
+def test_a_limit_leaves_the_bank_whole(run):
+    assert images_of(run(*CRF, "dataset.limit=2"))["regions"] == 4
+
+
 def test_label_maps_have_a_bank_of_their_own(run):
     assert images_of(run(*DENSE)) == {"vectors": 4, "regions": 4, "masks": 5}
     # It looks at pictures with the positions of released code.

@@ -16,7 +16,7 @@ _ROWS = 1 << 15  # of the bank, which are compared together
 class Bank:
     """N regions of pictures: what a second backbone says of each, and what CLIP says.
 
-    The authors' index is approximate, and finds some 87% of the regions that this search finds.
+    The authors search an approximate index instead.
 
     Attributes:
         keys: of the second backbone, N×C float16, of any length.
