@@ -205,8 +205,8 @@ class Images:
     """The images of a run: the first ``limit`` of each split of a data set.
 
     Attributes:
-        further: a data set of one split, by its name, for each folder of pictures beside them, which
-            has no limit.
+        further: a data set of one split, by its name, for each folder of pictures beside them,
+            which has no limit.
     """
 
     dataset: Dataset
