@@ -63,6 +63,7 @@ def c_radio(monkeypatch, tmp_path) -> list[str]:
     return [f"cams.second.model={small.name}", f"cams.second.checkpoint={path}"]
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("method", ["corrclip", "proxyclip", "lposs"])
 def test_methods_of_dino_take_c_radio(run_stage, arguments, tmp_path, c_radio, method):
     done = run_stage(*arguments, *CAMS, f"cams={method}", *c_radio)
@@ -161,9 +162,10 @@ def test_another_name_needs_no_pass_of_the_second_backbone(tiny_checkpoint, monk
         (["cams=proxyclip", "cams.second.model=dino"], "cams.second.model=dino is unknown"),
         (["cams=lposs", *SMALL[:1]], "cams.second names no backbone"),
         (["cams=corrclip", *SMALL, "cams.regions=nowhere"], "cams.regions=nowhere is not a folder"),
-        (
+        pytest.param(
             ["cams=corrclip_v2", *SMALL, "cams.regions=slic"],
             "cams.bank.root=bank_pictures is not a folder",
+            marks=pytest.mark.large,
         ),
     ],
 )
@@ -196,6 +198,7 @@ def test_the_download_tool_lists_them_with_their_licence(run_tool, tmp_path):
     assert done.output.count("licence: Apache 2.0") == 2
 
 
+@pytest.mark.large
 def test_both_second_backbones_of_corrclipv2_are_listed(run_tool, tmp_path):
     arguments = ["experiment=corrclipv2_voc21", f"dataset.root={tmp_path / 'VOC2012'}"]
     done = run_tool("download.py", *arguments, "cams.bank.root=coco/train2017", "--dry-run")
@@ -206,6 +209,7 @@ def test_both_second_backbones_of_corrclipv2_are_listed(run_tool, tmp_path):
         assert f"licence: {licence}\n" in done.output
 
 
+@pytest.mark.large
 def test_of_c_radio_the_image_file_alone_is_downloaded(run_tool, run_stage, arguments, tmp_path):
     chosen = ["stage=[tags,cams]", "cams=corrclip", "cams.second.model=c_radio_v3_l16"]
     more = ["dataset=demo", "clip=demo", "--dry-run", "--output", tmp_path]
