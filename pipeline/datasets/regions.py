@@ -79,14 +79,14 @@ def superpixels(image: np.ndarray, options: SlicOptions) -> np.ndarray:
 def read_region_map(path: Path, size: tuple[int, int]) -> np.ndarray:
     """Returns the number of each pixel's region from a file, H×W int64; 0 lies in none.
 
-    A PNG gives them. Regions of a JSON file are numbered in the order of their size, from 1; where
-    several overlap, the largest wins, of equally large ones the last. Arguments and errors as of
-    :func:`read_regions`.
+    Regions are numbered from 1: those of a PNG in their order, those of JSON in the order of their
+    size; where several overlap, the largest wins, of equally large ones the last. Arguments and
+    errors as of :func:`read_regions`.
     """
-    if path.suffix == ".png":
-        return _read_png(path, size).astype(np.int64)
     numbers = np.zeros(size[0] * size[1], np.int64)
-    for number, region in enumerate(sorted(read_regions(path, size), key=np.size), 1):
+    regions = read_regions(path, size)
+    ordered = regions if path.suffix == ".png" else sorted(regions, key=np.size)
+    for number, region in enumerate(ordered, 1):
         numbers[region] = number
     return numbers.reshape(size)
 
@@ -99,21 +99,16 @@ def read_regions(path: Path, size: tuple[int, int]) -> Iterator[Region]:
     objects that have one of them as ``segmentation``: SAM writes both forms. The ``size`` of the
     image is its height and width. Raises an ImageError if the file is damaged, or of another size.
     """
-    if path.suffix == ".png":
-        yield from split_regions(_read_png(path, size))
-        return
     with naming(path, "regions"):
+        if path.suffix == ".png":
+            numbers = decode_png(path, (PALETTE, GREY, *MODES_OF_16_BITS)).values
+            refuse_other_size(numbers.shape, size)
+            yield from split_regions(numbers)
+            return
         content = load_json(path)
         for each in content["annotations"] if isinstance(content, Mapping) else content:
             is_record = isinstance(each, Mapping) and "segmentation" in each
             yield np.flatnonzero(rasterise(each["segmentation"] if is_record else each, *size))
-
-
-def _read_png(path: Path, size: tuple[int, int]) -> np.ndarray:
-    with naming(path, "regions"):
-        numbers = decode_png(path, (PALETTE, GREY, *MODES_OF_16_BITS)).values
-        refuse_other_size(numbers.shape, size)
-        return numbers
 
 
 def split_regions(numbers: np.ndarray) -> Iterator[Region]:

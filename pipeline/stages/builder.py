@@ -85,7 +85,7 @@ class Builder(Parts):
         method, uses = options.method, {}
         if method.learns and self.images is not None:
             options = replace(options, fit_split=options.fit_split or self.train_split)
-            uses = self._learned(options, options.fit_split, options.refit)
+            uses = self._learned(options, options.fit_split, refit=options.refit)
         depends = method.batch_of and self.images is not None
         return (method.stage or ScoredTags)(
             split=split,
@@ -98,23 +98,19 @@ class Builder(Parts):
         )
 
     def _learned(
-        self,
-        options: MethodOptions,
-        split: str,
-        refit: bool,
-        quirks: Sequence[Quirk] = (),
-        **more: str,
+        self, options: MethodOptions, split: str, quirks: Sequence[Quirk] = (), **more: object
     ) -> dict[str, OfSplit]:
         """Returns the stage that learns for a method from a split, as "learned"."""
         self.images.of(split)  # which refuses an unknown split
         method = options.method
-        given = {"split": split, "store": self.store, "refit": refit, "method": method, **more}
+        given = {"split": split, "store": self.store, "method": method, **more}
         return {"learned": imported(method.learns)(**given, **self.by_method(options, quirks))}
 
     def _bank(self, command: str, quirks: Sequence[Quirk] = ()) -> dict[str, OfSplit]:
         """Returns the stage that learns for CAMs, or for the label maps of their method."""
         cams = self.config.cams
-        return self._learned(cams, cams.learns_from, cams.bank.refit, quirks, command=command)
+        more = {"refit": cams.bank.refit, "command": command}
+        return self._learned(cams, cams.learns_from, quirks, **more)
 
     def _corrections(self, split: str) -> Corrections:
         table = Corrections()

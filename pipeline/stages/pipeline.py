@@ -88,17 +88,14 @@ class Pipeline:
 
             torch.set_num_threads(config.runtime.threads)
         dataset = load_dataset(config.dataset, config.runtime.workers or count_cores())
-        vocabulary = dataset.vocabulary
-        further = {
-            name: partial(
-                load_folder, replace(config.dataset, root=folder), *[name] * 2, vocabulary
-            )
-            for name, folder in config.cams.folders.items()
-        }
+        vocabulary, further = dataset.vocabulary, Splits()
+        for name, folder in config.cams.folders.items():
+            settings = replace(config.dataset, root=folder)
+            further[name] = partial(load_folder, settings, name, name, vocabulary)
         builder = Builder(
             config,
             vocabulary,
-            Images(dataset, config.dataset.limit, Splits(further)),
+            Images(dataset, config.dataset.limit, further),
             splits_of_run(config.dataset, dataset.splits),
             Store(root, wait=config.runtime.wait),
         )
