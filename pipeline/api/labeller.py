@@ -175,8 +175,7 @@ class Labeller:
                 raise UserError(f"{stage.chosen} reads files of images by their names: {remedy}")
         for stage in self._stages.values():
             stage.check()
-        self.classes = vocabulary.classes
-        self.palette = vocabulary.palette
+        self.classes, self.palette = vocabulary.classes, vocabulary.palette
         self._models: dict[str, Any] = {}
 
     @overload

@@ -59,11 +59,9 @@ def train(
     check_texts("overrides", overrides)
     composed = compose_folder([*chosen, *overrides])
     config = configure(names, {"segmenter.iterations": iterations}, composed)
-    for name, given in {"images": images, "masks": masks}.items():
-        if not isinstance(given, Iterable) or isinstance(given, str):
-            raise UserError(
-                f"{name}={shown(given)} is not a list: give one, with one of each image"
-            )
+    for name, each in {"images": images, "masks": masks}.items():
+        if not isinstance(each, Iterable) or isinstance(each, str):
+            raise UserError(f"{name}={shown(each)} is not a list: give one, with one of each image")
     if not isinstance(output, str | os.PathLike):
         raise UserError(f"output={shown(output)} is not a folder: give its path")
     images, masks, store = list(images), list(masks), Store(Path(output).absolute())

@@ -181,24 +181,14 @@ class Folder:
             value = self._names.min_score
             kind = {"elem_id": "folder_min_score", "scale": 3, "min_width": 320}
             min_score = gr.Slider(**SLIDER, value=value, **kind)
-            limit = gr.Number(
-                value=self._limit,
-                precision=0,
-                label="Photographs to look at",
-                info=f"Of {len(self._ids):,}, spread over all sub-folders.",
-                elem_id="folder_limit",
-            )
+            info = f"Of {len(self._ids):,}, spread over all sub-folders."
+            kind = {"label": "Photographs to look at", "precision": 0, "elem_id": "folder_limit"}
+            limit = gr.Number(value=self._limit, info=info, **kind)
         button = gr.Button("Look at the photographs", variant="primary", elem_id="look")
         status = gr.Markdown(self._about(self._ids[: self._limit]), elem_id="folder_status")
         with gr.Row(equal_height=True):
-            told = gr.Textbox(
-                label="The run with these names",
-                buttons=["copy"],
-                interactive=False,
-                elem_id="command",
-                scale=8,
-                min_width=320,
-            )
+            kind = {"elem_id": "command", "scale": 8, "min_width": 320, "interactive": False}
+            told = gr.Textbox(label="The run with these names", buttons=["copy"], **kind)
             is_fixed = any(word.startswith("stage=") for word in self._names.overrides)
             kind = {"elem_id": "end", "scale": 3, "visible": not is_fixed}
             end = gr.Radio(_ENDS, value=_ENDS[-1], label="It computes", **kind)

@@ -102,12 +102,8 @@ class Photograph:
         tab.select(None, js="() => catchUp('segment')")
         with gr.Row():
             with gr.Column(scale=2):
-                image = gr.Image(
-                    label="Photograph",
-                    sources=["upload", "webcam", "clipboard"],
-                    type="filepath",
-                    image_mode=None,
-                )
+                kind = {"sources": ["upload", "webcam", "clipboard"], "type": "filepath"}
+                image = gr.Image(label="Photograph", image_mode=None, **kind)
                 # Gradio would decode the file, and fail without a sentence.
                 image.preprocess = lambda given: given and given.path
                 example = gr.Button("Try an example", elem_id="example")
@@ -157,8 +153,6 @@ def as_shown(
         labels = painting.resize_labels(found.mask, *small.shape[:2])
         layer = embed(painting.paint_labels(labels, found.palette, line=1))
         png = base64.b64encode(encode_png(found.mask, found.palette)).decode()
-        names = (BACKGROUND, *found.classes)
-        mask = _PAGE.mask(
-            address, small, layer, painting.label_shares(found.mask), names, palette, png
-        )
+        names, shares = (BACKGROUND, *found.classes), painting.label_shares(found.mask)
+        mask = _PAGE.mask(address, small, layer, shares, names, palette, png)
     return [steps, _PAGE.scores(found, least, palette), cams, mask]

@@ -82,11 +82,8 @@ class MethodStage(PerImage):
     @cached_property
     def machine(self) -> Sequence[str]:
         """Those traits of the machine by which CLIP's features of images differ."""
-        return (
-            self.resources.clip.machine
-            if self.options.method.uses_clip and self.reads_images
-            else ()
-        )
+        is_seen_by_clip = self.options.method.uses_clip and self.reads_images
+        return self.resources.clip.machine if is_seen_by_clip else ()
 
     def check(self) -> None:
         """Refuses a file that is not a CLIP's, and settings that do not suit a CLIP."""

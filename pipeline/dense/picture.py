@@ -77,9 +77,7 @@ def enlarge(
 ) -> torch.Tensor:
     """Resizes features, C×h×w, to a size (bilinear), of which a rectangle is computed alone.
 
-    Args:
-        corner: its top and left pixel.
-        inside: its height and width.
+    The ``corner`` is its top and left pixel, and ``inside`` its height and width.
     """
     for axis, (length, start, count) in enumerate(zip(size, corner, inside), 1):
         most = features.shape[axis]

@@ -97,9 +97,8 @@ def prepare(
 
     A window of more patches than ``images.most_patches`` is reduced to at most as many.
 
-    Args:
-        sides: the shorter side, and the largest longer one; see :func:`scaled_size`.
-        resize: "opencv" or "pillow", see :class:`~pipeline.masks.settings.DenseMaskOptions`.
+    The ``sides`` are the shorter one and the largest longer one of :func:`scaled_size`; ``resize``
+    is "opencv" or "pillow", see :class:`~pipeline.masks.settings.DenseMaskOptions`.
     """
     patch, max_patches = encoder.patch_size, encoder.max_patches
     fit = cut_size if resize == "pillow" else scaled_size

@@ -159,9 +159,8 @@ class Learned(OfSplit):
 
     def outlook(self) -> str:
         """Says how the split has changed since it was learned, and what a run does then; or ""."""
-        if self.refit or key_unknown_until(self, {}):
-            return ""
-        if not self.exists(results := self.results(self.store)):
+        is_undecided = self.refit or key_unknown_until(self, {})
+        if is_undecided or not self.exists(results := self.results(self.store)):
             return ""
         change = self._change_since(results)
         images = f"{change.known:,} of {len(self.photographs):,} images of split {self.split}"
@@ -182,6 +181,5 @@ class Learned(OfSplit):
 
     def is_settled(self) -> bool:
         """Tells whether it serves as it is, so that no stage before it need run."""
-        if self.refit or key_unknown_until(self, {}):
-            return False
-        return self.is_complete(self.results(self.store))
+        is_undecided = self.refit or key_unknown_until(self, {})
+        return not is_undecided and self.is_complete(self.results(self.store))

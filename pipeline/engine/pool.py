@@ -107,8 +107,7 @@ class ProcessPool:
     def __init__(self, size: int, threads: int = 1):
         """Starts no process yet; ``threads`` are torch's, in each process."""
         protect_children()
-        self.size = size
-        self._threads = threads
+        self.size, self._threads = size, threads
 
     def submit(self, work: Callable[..., Result], *arguments: object) -> Future[Result]:
         """Submits work to a process, which is started if need be."""

@@ -182,7 +182,6 @@ class Run:
         self, made: Sequence[PerImage], opened: Folders, locks: ExitStack
     ) -> Alongside | None:
         """Starts a stage that was asked for, and reads results that are being ``made``."""
-        stage = made[-1]
         for other in self._asked:
             if other in made or not isinstance(other, PerImage) or not other.needs:
                 continue
@@ -192,7 +191,7 @@ class Run:
             before = {name: opened[need.name] for name, need in other.before.items()}
             writer, images = other.writer(self.store), len(self.images.of(other.split))
             read = {name: need.results(self.store).path for name, need in other.needs.items()}
-            beside = self.executor.go_alongside(other, read, before, writer, stage, images)
+            beside = self.executor.go_alongside(other, read, before, writer, made[-1], images)
             if beside is not None:
                 locks.enter_context(writer)
                 return beside

@@ -33,11 +33,9 @@ _LEVEL = {
     "chosen_by_ground_truth": {str: _NUMBER},
     "initial_weights": dict,
 }
-_CLASS_CALIBRATION = dict.fromkeys(("precision", "recall", "f1", "best_f1"), _NUMBER)
-_CLASS_CALIBRATION |= {"best_threshold": int | float}
-_CALIBRATION = Complete(
-    threshold=_NUMBER, f1=_NUMBER, per_class={str: Complete(_CLASS_CALIBRATION)}
-)
+_OF_CLASS = dict.fromkeys(("precision", "recall", "f1", "best_f1"), _NUMBER)
+_OF_CLASS |= {"best_threshold": int | float}
+_CALIBRATION = Complete(threshold=_NUMBER, f1=_NUMBER, per_class={str: Complete(_OF_CLASS)})
 _FIGURES = {
     **_LEVEL,
     **dict.fromkeys(("image_set", "ground_truth", "results", "measured_on", "corrections"), str),

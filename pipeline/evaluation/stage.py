@@ -79,9 +79,7 @@ class Evaluation:
         unmeasured = [r for r, each in found.items() if each.figures is None and each.unusable]
         notes = self._record(measured, asked)
         reasons = self.store.root / FAILURES
-        failures = {
-            (r.split, i): why for r, each in found.items() for i, why in each.unusable.items()
-        }
+        failures = {(r.split, i): why for r, m in found.items() for i, why in m.unusable.items()}
         lines = [{"split": s, "id": i, "reason": why} for (s, i), why in sorted(failures.items())]
         write_json_lines(reasons, lines)
         outcomes = [self._outcome(result, each) for result, each in measured.items()]

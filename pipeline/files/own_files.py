@@ -23,8 +23,7 @@ class OwnFiles:
 
     def __init__(self, folder: Path, tool: str):
         """Prepares a folder, which need not exist; ``tool`` is the name in ``tools/``."""
-        self._folder = folder
-        self._tool = tool
+        self._folder, self._tool = folder, tool
         self._record = record = Journal(folder / RECORD, OF_FILES)
         record.shrink(lambda e: _digest_of(folder / e["id"].split(" ", 2)[-1]) == e["content"])
         self._tidied: set[Path] = set()

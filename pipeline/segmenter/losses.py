@@ -33,8 +33,7 @@ class BalancedCrossEntropy(nn.Module):
 
     def __init__(self, loss_weight: float = 1.0, loss_name: str = "loss_ce") -> None:
         super().__init__()
-        self.loss_weight = loss_weight
-        self.loss_name = loss_name
+        self.loss_weight, self.loss_name = loss_weight, loss_name
 
     def forward(
         self,

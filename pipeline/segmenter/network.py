@@ -91,9 +91,8 @@ class OnnxGraph:
         try:
             logits, labels = self._session.run([LOGITS, LABELS], {IMAGE: images})
             if logits.shape != (count, len(self.class_names), *size) or logits.dtype != np.float32:
-                raise ValueError(
-                    f"its logits are {'×'.join(map(str, logits.shape))} {logits.dtype}"
-                )
+                shape = "×".join(map(str, logits.shape))
+                raise ValueError(f"its logits are {shape} {logits.dtype}")
         except Exception as error:  # see above
             raise UserError(
                 f"{self._name} cannot segment an image of {'×'.join(map(str, size))} pixels"

@@ -38,10 +38,8 @@ def configure_optimizer(base: Config, settings: SegmenterSettings, device: str) 
     rate = settings.learning_rate
     if settings.starts_from_scratch and settings.learning_rate_from_scratch is not None:
         rate = settings.learning_rate_from_scratch
-    if rate is not None:
-        optimizer["lr"] = rate
-    if settings.weight_decay is not None:
-        optimizer["weight_decay"] = settings.weight_decay
+    chosen = {"lr": rate, "weight_decay": settings.weight_decay}
+    optimizer |= {name: value for name, value in chosen.items() if value is not None}
     if "lr" not in optimizer or "type" not in optimizer:
         raise UserError(
             f"segmenter.config={settings.config} names no optimiser: give segmenter.optimizer"

@@ -36,9 +36,7 @@ class Segmenter:
     def __init__(
         self, network: MmsegNetwork | OnnxGraph, class_names: Names, palette: Palette
     ) -> None:
-        self.network = network
-        self.class_names = class_names
-        self.palette = palette
+        self.network, self.class_names, self.palette = network, class_names, palette
 
     @classmethod
     def from_run(cls, path: str | Path, device: str = "cpu", which: str = "last") -> Segmenter:

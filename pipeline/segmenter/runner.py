@@ -62,9 +62,7 @@ class QuietRunner(InitialisedRunner):
         look_at: int,
         **settings: Any,  # noqa: ANN401
     ) -> None:
-        self.initialise = initialise
-        self.listener = listener
-        self.look_at = look_at
+        self.initialise, self.listener, self.look_at = initialise, listener, look_at
         self._log_files: list[logging.Handler] = []
         try:
             with warnings.catch_warnings():
@@ -178,7 +176,8 @@ class BatchInPartsLoop(StartedLoop):
         torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
         np.random.seed(state)
         random.seed(state.tobytes())
-        runner.call_hook("before_train_iter", batch_idx=self.iter, data_batch=data_batch)
+        batch = {"batch_idx": self.iter, "data_batch": data_batch}
+        runner.call_hook("before_train_iter", **batch)
         count = runner.cfg.optim_wrapper.accumulative_counts
         size = len(data_batch["inputs"]) // count
         sums: dict[str, torch.Tensor] = {}
@@ -194,9 +193,7 @@ class BatchInPartsLoop(StartedLoop):
                 f"the loss became {loss} at iteration {self.iter + 1} (images {', '.join(ids)}):"
                 " lower segmenter.learning_rate and start again"
             )
-        runner.call_hook(
-            "after_train_iter", batch_idx=self.iter, data_batch=data_batch, outputs=outputs
-        )
+        runner.call_hook("after_train_iter", **batch, outputs=outputs)
         self.set_iteration(self.iter + 1)
         if runner.listener.iteration is not None:
             runner.listener.iteration(self.iter, self.max_iters, loss)

@@ -50,10 +50,8 @@ class PseudoLabelled(Dataset):
         patches: Patches = None,
     ) -> None:
         self.metainfo = dict(metainfo)
-        self._patches = patches
         self._pairs = [pair for pair in pairs for _ in range(pair.repeats)]
-        self._seed = seed
-        self._read = read
+        self._seed, self._read, self._patches = seed, read, patches
         self._transforms, self._pack = _build_transforms(settings)
         self._cache: dict[str, dict[str, np.ndarray]] = {}
         self._cached_bytes = 0

@@ -161,12 +161,10 @@ def _fetch(url: str, choice: str, download: bool) -> tuple[Weights, str]:
     if not download and not stored.is_file():
         raise NotLocal(url)
     try:
+        has_hash = url.startswith("https://download.pytorch.org/")
         with _network_timeout():
             checkpoint = load_state_dict_from_url(
-                url,
-                map_location="cpu",
-                check_hash=url.startswith("https://download.pytorch.org/"),
-                weights_only=True,
+                url, map_location="cpu", check_hash=has_hash, weights_only=True
             )
         return _tensors_of(checkpoint), url
     except (OSError, HTTPException) as error:

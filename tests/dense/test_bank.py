@@ -202,7 +202,7 @@ def test_windows_own_similarities_and_labels(labeller, scene, monkeypatch):
     # The released scores have a second CLIP's, which is not built: it is put in by hand.
     support = torch.from_numpy(golden["support_main"] + golden["support_second"]) / 2
     vectors = support @ torch.linalg.pinv(names.text).T
-    monkeypatch.setattr(method.bank, "support", lambda *_: vectors)
+    monkeypatch.setattr(Bank, "support", lambda *_: vectors)
     fused = method.supported(own, names, seen)
     enlarged = F.interpolate(fused[None], whole, mode="bilinear")[0]
     assert_close(enlarged[:, ::4, ::4], golden["fused"], TOLERANCE)

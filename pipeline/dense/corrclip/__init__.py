@@ -12,8 +12,8 @@ from pipeline.dense.settings import DenseSettings, register_dense
 from pipeline.errors import UserError
 from pipeline.files.text import last_names
 
-_LEARNED = "the key holds what was learned"
 ROOT = "cams.bank.root"
+_LEARNED = "the key holds what was learned"
 
 
 def _last_names(folder: str | None) -> str | None:
@@ -106,8 +106,8 @@ class CorrClipSettings(RegionSettings, DenseSettings):
 
     def seconds(self) -> dict[str, SecondSettings]:
         """Returns the second backbones that these settings use, by their keys below ``cams``."""
-        is_other = self.bank.is_used and self.bank.second is not None
-        return super().seconds() | ({"bank.second": self.bank.second} if is_other else {})
+        other = {"bank.second": self.bank.second} if self.bank.is_used and self.bank.second else {}
+        return super().seconds() | other
 
     def validate(self, prefix: str) -> None:
         """Refuses two banks, and gaps between windows of one."""

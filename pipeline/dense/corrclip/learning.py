@@ -76,9 +76,9 @@ class RegionVectors(MethodStage):
         """Returns what vectors depend on: of the settings, those before names are compared."""
         found = {name: v for name, v in self.option_facts().items() if name not in _AFTER}
         bank = key_facts(self.options.bank, ("neighbours", "share", "own"))
-        more = {"bank": bank, **vars(self.resources.quirks)}
-        clip = {"clip": self.resources.clip.key_facts()}
-        return joined(self.options.method.key_facts, found, more, self.reader.key_facts, clip)
+        more = {"bank": bank, "clip": self.resources.clip.key_facts()}
+        given = found, more, vars(self.resources.quirks), self.reader.key_facts
+        return joined(self.options.method.key_facts, *given)
 
     def load(self, folders: Mapping[str, Path]) -> RegionEncoder:
         """Builds what describes regions."""

@@ -63,9 +63,7 @@ def export_coco(
     for _, (about, regions) in export.each(sorted(artefact.entries), describe_image):
         described.append(about)
         annotations += ({"id": k, **each} for k, each in enumerate(regions, len(annotations) + 1))
-    categories = [
-        {"id": k + 1, "name": name, "supercategory": ""} for k, name in enumerate(artefact.classes)
-    ]
+    categories = [{"id": int(k), "name": n, "supercategory": ""} for k, n in names.items()]
     content = {
         "info": {"description": _DESCRIPTION},
         "licenses": [],

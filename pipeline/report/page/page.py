@@ -29,12 +29,7 @@ from pipeline.files.label_images import BACKGROUND
 from pipeline.files.text import in_words
 from pipeline.report.page.diagrams import draw_confusion, draw_margins, find_confused
 from pipeline.report.page.gallery import build_cards, choose_images
-from pipeline.report.page.images import (
-    ImageFigures,
-    ReportInputs,
-    for_each_readable,
-    measure_images,
-)
+from pipeline.report.page.images import ReportInputs, for_each_readable, measure_images
 from pipeline.report.page.painting import DIFFERENCE_COLOURS, HEAT, drawing_colours
 from pipeline.report.page.sheets import Tile, cam_tiles, draw_sheet, label_tile, photograph_tile
 from pipeline.report.tables.configurations import describe_choices
@@ -152,6 +147,7 @@ def _context(inputs: ReportInputs, metrics: MetricsFile) -> dict[str, Any]:
         for package, version in (manifest.get("versions", {}) | host).items():
             versions.setdefault(package, {})[version] = None
     tagged = [image for image in measured.images if image.tags is not None]
+    images_of = Counter(index for image in tagged for index in image.tags)
     return {
         "inputs": inputs,
         "classes": inputs.vocabulary.classes,
@@ -169,7 +165,7 @@ def _context(inputs: ReportInputs, metrics: MetricsFile) -> dict[str, Any]:
         "stages": stages,
         "versions": versions,
         "class_columns": {k.stage: f"{k.name}, {_CLASS_METRICS[k.metric]}" for k in figures},
-        "class_rows": list(_class_rows(figures, inputs.vocabulary.classes, measured.images)),
+        "class_rows": list(_class_rows(figures, inputs.vocabulary.classes, images_of)),
         "layers": [kind.layer for kind in label_kinds()],
         "confusions": {n: found for n, found in measured.confusions.items() if found.matrix.any()},
         "draw_confusion": draw_confusion,
@@ -206,12 +202,9 @@ def _corrections(inputs: ReportInputs) -> dict[str, Any]:
 
 
 def _class_rows(
-    figures: Mapping[Kind, Mapping[str, Any]],
-    classes: Sequence[str],
-    images: Sequence[ImageFigures],
+    figures: Mapping[Kind, Mapping], classes: Sequence[str], tagged: Counter[int]
 ) -> Iterator[dict[str, Any]]:
     """Yields each class's tags, AP and IoU, as far as measured; those of the background first."""
-    tagged = Counter(index for image in images for index in image.tags or ())
     if not figures and not tagged:
         return
     for label, name in enumerate((BACKGROUND, *classes)):

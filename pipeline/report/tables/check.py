@@ -32,9 +32,8 @@ def write_check(runs: Sequence[MeasuredRun]) -> tuple[str, str]:
                 continue
             about, images = run.about.plain, describe_images(run.images, figure.column.split.images)
             obstacles = [images] if images else []
-            for name, required in _REQUIRED.items():
-                if about.get(name) != required:
-                    obstacles.append(f"{name}={about.get(name)}")
+            others = (name for name, required in _REQUIRED.items() if about.get(name) != required)
+            obstacles += [f"{name}={about.get(name)}" for name in others]
             network = run.about.segmenter
             if figure.row.segmenter and network != figure.row.segmenter:
                 obstacles.append(f"segmenter={network}, not {figure.row.segmenter}")

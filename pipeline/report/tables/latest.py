@@ -58,14 +58,8 @@ def tables_of_run(root: Path, measured: Collection[str]) -> list[Table]:
 
 def collect_tables(metrics: MetricsFile) -> list[Table]:
     """Returns the tables of what was measured, without empty ones."""
-    tables = [
-        *_tagging(metrics),
-        _ablation(metrics),
-        *_calibration(metrics),
-        _segmentation(metrics),
-        _seeds(metrics),
-        collect_rounds(metrics),
-    ]
+    tables = [*_tagging(metrics), _ablation(metrics), *_calibration(metrics)]
+    tables += [_segmentation(metrics), _seeds(metrics), collect_rounds(metrics)]
     return [table for table in tables if table.rows]
 
 
@@ -142,10 +136,8 @@ def _segmentation(metrics: MetricsFile) -> Table:
                 words.append(figures["remark"])
             seen = " (its initial weights have seen masks)" if has_seen_masks(figures) else ""
             results = {f"{', '.join(words)}{seen}{level}": f for level, f in _by_level(figures)}
-            variants = figures.get("variants", {})
-            for step, how in _STEPS.items():
-                if step in variants:
-                    results[f"the same {kind.name}, {how}"] = variants[step]
+            steps, same = figures.get("variants", {}), f"the same {kind.name}"
+            results |= {f"{same}, {how}": steps[s] for s, how in _STEPS.items() if s in steps}
             for result, values in results.items():
                 means = [percent(values.get(metric)) for metric in _MEANS]
                 rows.append([result, split, _images(figures), *means])

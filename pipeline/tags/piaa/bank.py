@@ -195,19 +195,14 @@ def learn_prototypes(
     """Returns the stage that learns from a split, with the one before it, which looks at images."""
     # Of the quirks, features depend on this one alone.
     quirks = SimpleNamespace(piaa_batch=resources.quirks.piaa_batch)
+    of_split = {"split": split, "images": images}
     patches = SurePatches(
-        split=split,
+        **of_split,
         options=options,
         resources=replace(resources, quirks=quirks),
         reader=reader,
-        images=images,
         dependent_batch=batch_of(options, resources.quirks),
     )
     return LearnedPrototypes(
-        split=split,
-        before={"patches": patches},
-        images=images,
-        store=store,
-        refit=refit,
-        size=options.bank_size,
+        **of_split, before={"patches": patches}, store=store, refit=refit, size=options.bank_size
     )
