@@ -40,7 +40,8 @@ def choices_of(group: str, chosen: str) -> list[tuple[str, str]]:
     What the command line has ``chosen`` may be a preset instead.
     """
     found = [m for m in methods(group) if m.stage is None or m.stage.takes_any_image]
-    names = sorted((m.label or m.name, m.name) for m in found if m.learns is None)
+    is_tags = group == "tags"  # what CAMs learn from is their choice
+    names = sorted((m.label or m.name, m.name) for m in found if not (is_tags and m.learns))
     if group == "masks":
         names.append(("argmax", "argmax"))  # a preset without the CRF
     return names if chosen in dict(names).values() else [*names, (chosen, chosen)]

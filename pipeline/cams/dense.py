@@ -48,9 +48,8 @@ class DenseCams(PassCams):
         size, inputs = getattr(name, "size", None), getattr(name, "inputs", {})
         given = image, size or image.shape[:2], file, inputs.get(PHOTOGRAPH, "")
         picture = self.method.look(self.encoder, *given)
-        if picture is None:
-            return shared_pass
-        return replace(shared_pass, pictures=[picture.at(shared_pass.pixels.shape[-2:])])
+        found = [picture.at(shared_pass.pixels.shape[-2:])] if picture else ()
+        return replace(shared_pass, pictures=found)
 
     def activation_maps(
         self, shared_pass: SharedPass, text: torch.Tensor, num_tags: int

@@ -103,7 +103,9 @@ class PassCams(CamMethod):
             batch_pass = SharedPass.over(encoder, pixels, cam_hooks=self.hooks())
             for row, (name, image, tags) in enumerate(batch):
                 try:
-                    shared_pass = self.looked_at(batch_pass.copy_image(row), name, image)
+                    shared_pass = batch_pass.copy_image(row)
+                    if len(tags):
+                        shared_pass = self.looked_at(shared_pass, name, image)
                     yield name, self.cams_of_pass(shared_pass, tags)
                 except ImageError as error:
                     yield name, error

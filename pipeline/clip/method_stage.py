@@ -52,6 +52,7 @@ class MethodStage(PerImage):
     """
 
     options_base: ClassVar[type] = MethodOptions
+    regions_below: ClassVar[str] = ""  # the key of their settings, if not that of the group
     options: MethodOptions
     resources: Resources
     files: MethodOptions | None = None
@@ -72,7 +73,11 @@ class MethodStage(PerImage):
     def region_folder(self) -> Path | None:
         """The folder of the files of regions; none if the method reads none."""
         is_read = isinstance(self.files, RegionSettings)
-        return self.files.region_folder(self.files.method.group) if is_read else None
+        return (
+            self.files.region_folder(self.regions_below or self.files.method.group)
+            if is_read
+            else None
+        )
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -88,7 +93,7 @@ class MethodStage(PerImage):
     def check(self) -> None:
         """Refuses a file that is not a CLIP's, and settings that do not suit a CLIP."""
         if self.region_folder is not None:
-            key = f"{self.files.method.group}.regions"
+            key = f"{self.regions_below or self.files.method.group}.regions"
             given_folder(self.files.regions, key, f"<id>.png or <id>.json, or {SLIC}")
         for each in self.resources.seconds.values():
             each.check()

@@ -115,10 +115,8 @@ class DenseMethod(ABC):
     ) -> Picture | None:
         """Returns what the method reads of an image besides its pixels; none if that is nothing.
 
-        Args:
-            image: H×W×3 uint8, RGB, perhaps shrunk; ``size`` is its full height and width.
-            file: of its regions; without one, the method makes them.
-            content: the fingerprint of the image's file.
+        The image is H×W×3 uint8, RGB, perhaps shrunk from its full ``size``; the ``file`` is of its
+        regions, which the method makes without one; the ``content`` is the image's fingerprint.
         """
         return None
 

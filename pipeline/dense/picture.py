@@ -40,12 +40,22 @@ class Picture:
         window = tuple(self.regions.shape), corner, size, margins
         return replace(self, regions=F.pad(inside, margins, value=BESIDE), window=window)
 
-    def of_pixels(self) -> torch.Tensor:
-        """Returns the features of pixels, C×H×W, each of length 1; those beside are replicated."""
+    def on_grid(self, grid: tuple[int, int]) -> torch.Tensor:
+        """Returns features on a grid, C×h×w: those of pixels, each of length 1, resized (bilinear).
+
+        Beside the picture, those of its border are repeated. No other pixels are computed.
+        """
         size = tuple(self.regions.shape)
-        whole, corner, size, margins = self.window or (size, (0, 0), size, (0, 0, 0, 0))
-        features = F.normalize(enlarge(self.features, whole, corner, size), dim=0)
-        return F.pad(features[None], margins, mode="replicate")[0]
+        whole, corner, inside, (left, _, top, _) = self.window or (size, (0, 0), size, (0, 0, 0, 0))
+        pixels, shares = [], []
+        for side, count, first, length, margin in zip(size, grid, corner, inside, (top, left)):
+            places = torch.arange(count, device=self.features.device)
+            *pair, share = _neighbours(places, side / count, side)
+            pixels.append(first + (torch.cat(pair) - margin).clamp(0, length - 1))
+            shares.append(share)
+        upper, lower = F.normalize(enlarge(self.features, whole, *pixels), dim=0).chunk(2, 1)
+        before, after = upper.lerp(lower, shares[0][:, None]).chunk(2, 2)
+        return before.lerp(after, shares[1])
 
 
 def means_of_regions(
@@ -62,34 +72,35 @@ def means_of_regions(
     """
     known, which, counts = regions.unique(return_inverse=True, return_counts=True)
     sums = features.new_zeros(len(known), len(features), dtype=torch.float64)
-    height, width = regions.shape
-    step = max(1, _AT_ONCE // (len(features) * width))
-    for top in range(0, height, step):
-        size = min(step, height - top), width
-        rows = enlarge(features, (height, width), (top, 0), size).flatten(1)
-        rows = F.normalize(rows, dim=0) if unit else rows
-        sums.index_add_(0, which[top : top + step].flatten(), rows.mT.double())
+    rows, columns = (torch.arange(side, device=features.device) for side in regions.shape)
+    step = max(1, _AT_ONCE // (len(features) * len(columns)))
+    for some, pixels in zip(rows.split(step), which.split(step)):
+        found = enlarge(features, regions.shape, some, columns).flatten(1)
+        found = F.normalize(found, dim=0) if unit else found
+        sums.index_add_(0, pixels.flatten(), found.mT.double())
     return known, (sums / counts[:, None]).float(), which
 
 
 def enlarge(
-    features: torch.Tensor, size: tuple[int, int], corner: tuple[int, int], inside: tuple[int, int]
+    features: torch.Tensor, size: tuple[int, int], rows: torch.Tensor, columns: torch.Tensor
 ) -> torch.Tensor:
-    """Resizes features, C×h×w, to a size (bilinear), of which a rectangle is computed alone.
+    """Resizes features, C×h×w, to a size (bilinear), of which some rows and columns are computed.
 
-    The ``corner`` is its top and left pixel, and ``inside`` its height and width.
+    These are given by their numbers, r and c int64; returns C×r×c.
     """
-    for axis, (length, start, count) in enumerate(zip(size, corner, inside), 1):
+    for axis, length, pixels in zip((1, 2), size, (rows, columns)):
         most = features.shape[axis]
-        places = torch.arange(start, start + count, device=features.device) + 0.5
-        places = (places * (most / length) - 0.5).clamp(min=0)
-        before = places.long()
-        after = (before + 1).clamp(max=most - 1)
-        share = (places - before).view([-1, 1] if axis == 1 else [-1])
-        features = features.index_select(axis, before).lerp(
-            features.index_select(axis, after), share
-        )
+        before, after, share = _neighbours(pixels, most / length, most)
+        before, after = (features.index_select(axis, index) for index in (before, after))
+        features = before.lerp(after, share[:, None] if axis == 1 else share)
     return features
+
+
+def _neighbours(pixels: torch.Tensor, factor: float, most: int) -> tuple[torch.Tensor, ...]:
+    """Returns the two of ``most`` places between which each pixel lies, and how far it is."""
+    places = ((pixels + 0.5) * factor - 0.5).clamp(min=0)
+    before = places.long()
+    return before, (before + 1).clamp(max=most - 1), places - before
 
 
 def resize_nearest(values: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

@@ -5,7 +5,7 @@ from abc import abstractmethod
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from pipeline.engine.records import holds
 from pipeline.engine.results import Results
@@ -56,6 +56,7 @@ class Learned(OfSplit):
         refit: whether it is learned again when those results, or the images, have changed.
     """
 
+    refit_key: ClassVar[str] = "{}.refit"  # of the command
     images: Images
     store: Store
     refit: bool = False
@@ -67,11 +68,6 @@ class Learned(OfSplit):
         The ``ids`` of the images are sorted, so that nothing depends on the order of the list; the
         ``results`` are theirs.
         """
-
-    @property
-    def refit_key(self) -> str:
-        """The setting of :attr:`refit`."""
-        return f"{self.command}.refit"
 
     @property
     def source(self) -> PerImage:
@@ -170,8 +166,8 @@ class Learned(OfSplit):
         if change.has_lost:
             counts = "added: {1:,}, changed: {2:,}, removed: {3:,}".format(*change)
             learned = f"split {self.split} has changed since {self.name} were learned ({counts})"
-        is_worth_a_note = change.has_lost or change.is_mostly_new
-        return f"{learned}: {self.refit_key}=true learns anew" if is_worth_a_note else ""
+        remedy = f"{self.refit_key.format(self.command)}=true learns anew"
+        return f"{learned}: {remedy}" if change.has_lost or change.is_mostly_new else ""
 
     def refuse_missing(self, results: Results, reader: Stage) -> None:
         """Raises the UserError of a stage that uses it, where it was not learned."""

@@ -170,10 +170,11 @@ def _refuse_few(states: Mapping[str, State], wanted: int, images: Images, split:
         image_id, error = next(iter(absent.items()))
         known = images.known_ids(split)
         others = [f", and no image is called {shown(i)}" for i in error.entries if i not in known]
+        listed = ", or list the images that have an entry in dataset.image_list"
         raise UserError(
             f"{wanted - len(absent)} of {wanted} images of split {split} have an entry, fewer than"
-            f" half: image {shown(image_id)} {error}{''.join(others[:1])}: correct the names, or"
-            " list the images that have an entry in dataset.image_list"
+            f" half: image {shown(image_id)} {error}{''.join(others[:1])}: correct the names"
+            f"{'' if split in images.further else listed}"
         )
 
 

@@ -16,13 +16,7 @@ from pipeline.datasets.vocabulary import Names
 from pipeline.dense.best_name import best_classes
 from pipeline.dense.method import DenseMethod, NameEmbeddings
 from pipeline.dense.pixel_adaptive import pamr
-from pipeline.dense.windows import (
-    Windows,
-    prepare,
-    resize,
-    similarity_map,
-    with_scaled_positions,
-)
+from pipeline.dense.windows import Windows, prepare, resize, similarity_map, with_scaled_positions
 from pipeline.engine.sample import Size
 from pipeline.masks.name_lists import has_background
 from pipeline.masks.settings import DenseMaskOptions

@@ -66,6 +66,8 @@ class DenseMasks(MaskStage):
                 f"masks.enlarge=features compares features with names, and cams={name} computes"
                 " more than that: give masks.enlarge=similarities"
             )
+        if self.options.window_softmax and self.uses:
+            raise UserError("a bank takes no masks.window_softmax: give masks.window_softmax=false")
         dimensions = self.resources.clip.dimensions
         if method.joins_windows:
             self._refuse_for_joined(method, dimensions)

@@ -109,7 +109,7 @@ class Builder(Parts):
     def _bank(self, command: str, quirks: Sequence[Quirk] = ()) -> dict[str, OfSplit]:
         """Returns the stage that learns for CAMs, or for the label maps of their method."""
         cams = self.config.cams
-        more = {"refit": cams.bank.refit, "command": command}
+        more = {"refit": cams.bank.refit, "command": command, "title": f"for {command}"}
         return self._learned(cams, cams.learns_from, quirks, **more)
 
     def _corrections(self, split: str) -> Corrections:

@@ -89,7 +89,7 @@ def test_the_bank_is_that_of_the_released_code(read, region_encoder, monkeypatch
     give_regions(monkeypatch, golden[f"regions_{number}"])
     monkeypatch.setattr(torch.Tensor, "half", lambda tensor: exact.append(tensor) or half(tensor))
     image, rows = golden[f"picture_{number}"], golden["rows"][:, 0] == number
-    stored = region_encoder(image, image.shape[:2])
+    stored = region_encoder(image, image.shape[:2], None)
     for (name, found), before in zip(stored.items(), exact[-2:], strict=True):
         assert found.dtype == np.float16
         assert_close(before, golden[name][rows], TOLERANCE)
@@ -222,7 +222,7 @@ def assert_labels(found: np.ndarray, expected: np.ndarray) -> None:
     np.testing.assert_array_equal(found[decided], expected[decided])
 
 
-@pytest.mark.parametrize("own", ["", "a", "unknown"])
+@pytest.mark.parametrize("own", ["", "a", "unknown", "twice"])
 @pytest.mark.parametrize("rows", [1, 7, 300])
 def test_the_search_is_that_of_a_loop(own, rows, monkeypatch):
     monkeypatch.setattr("pipeline.dense.corrclip.bank._ROWS", 64)
@@ -231,13 +231,14 @@ def test_the_search_is_that_of_a_loop(own, rows, monkeypatch):
     values = F.normalize(torch.randn(rows, 4, generator=generator), dim=-1).half()
     pictures = torch.arange(rows, dtype=torch.int32) // 6
     contents = ["a", *map(str, range(rows))]
+    contents[1:4:2] = ["twice"] * len(contents[1:4:2])  # one picture under two names
     queries = torch.randn(3, 5, generator=generator)
-    found = Bank(keys, values, pictures, contents).support(queries, 20, own)
+    found = Bank(keys, values, pictures, np.array(contents)).support(queries, 20, own)
     for query, support in zip(queries, found):
         alike = [
             (float(F.cosine_similarity(query, key.float(), dim=0)), row)
             for row, key in enumerate(keys)
-            if own != "a" or pictures[row] != 0
+            if contents[pictures[row]] != own
         ]
         chosen = [row for _, row in sorted(alike, reverse=True)[:20]]
         expected = F.normalize(values[chosen].float().sum(0), dim=0)
@@ -250,12 +251,25 @@ def test_means_of_regions_are_those_of_enlarged_features(monkeypatch):
     features = torch.randn(3, 4, 5, generator=generator)
     regions = torch.randint(0, 4, (23, 17), generator=generator)
     enlarged = F.interpolate(features[None], (23, 17), mode="bilinear")[0]
-    np.testing.assert_allclose(
-        enlarge(features, (23, 17), (3, 2), (11, 9)), enlarged[:, 3:14, 2:11], atol=1e-6
-    )
+    rows, columns = torch.tensor([22, 0, 7, 7]), torch.arange(2, 11)
+    some = enlarge(features, (23, 17), rows, columns)
+    np.testing.assert_allclose(some, enlarged[:, rows][:, :, columns], atol=1e-6)
     for unit in (False, True):
         pixels = F.normalize(enlarged, dim=0) if unit else enlarged
         known, means, which = means_of_regions(features, regions, unit)
         assert known.tolist() == [0, 1, 2, 3] and torch.equal(known[which], regions)
         for number, mean in zip(known, means):
             np.testing.assert_allclose(mean, pixels[:, regions == number].mean(1), atol=1e-6)
+
+
+@pytest.mark.parametrize("margins", [(0, 0, 0, 0), (3, 2, 0, 5)])
+def test_features_on_a_grid_are_those_of_all_pixels(margins):
+    generator = torch.manual_seed(0)
+    picture = Picture(torch.ones(40, 30).long(), torch.randn(5, 6, 4, generator=generator))
+    enlarged = F.interpolate(picture.features[None], (40, 30), mode="bilinear")
+    pixels = F.normalize(enlarged, dim=1)
+    found = picture.on_grid((11, 7))
+    np.testing.assert_allclose(found, F.interpolate(pixels, (11, 7), mode="bilinear")[0], atol=1e-6)
+    window = F.pad(pixels[..., 7:31, 4:26], margins, mode="replicate")
+    found = picture.cut((7, 4), (24, 22), margins).on_grid((9, 50))
+    np.testing.assert_allclose(found, F.interpolate(window, (9, 50), mode="bilinear")[0], atol=1e-6)

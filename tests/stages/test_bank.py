@@ -108,6 +108,12 @@ def test_label_maps_have_a_bank_of_their_own(run):
     assert images_of(run(*DENSE, "compat.position_scale=true"))["vectors"] == 4
 
 
+def test_cams_and_label_maps_of_one_run_have_both_banks(run):
+    done = run(*CRF, *DENSE[:-1], "compat.position_scale=true")
+    assert done.code == 0 and done.output.count("for cams") == done.output.count("for masks") == 2
+    assert images_of(done) == {"tags": 5, "vectors": 4, "regions": 4, "cams": 5, "masks": 5}
+
+
 def test_a_picture_that_cannot_be_read_is_named_and_left_out(run, pictures, tmp_path):
     (pictures / "picture_2.png").write_bytes(b"no picture")
     done = run()
@@ -169,11 +175,16 @@ def test_whole_pictures_need_no_bank(run_stage, arguments, tiny_checkpoint):
         (["cams.bank.root=empty"], "cams.bank.root=empty holds no image"),
         (["cams.bank.split=all", "cams.bank.root=empty"], "are two banks: give one of them"),
         (["cams.bank.stride=100"], "cams.bank.stride=100 leaves gaps"),
+        (["cams.bank.split=all", "cams.bank.regions=nowhere"], "cams.bank.regions=nowhere is not"),
+        (
+            ["cams.bank.split=all", *DENSE, "masks.window_softmax=true"],
+            "give masks.window_softmax=false",
+        ),
     ],
 )
 def test_what_cannot_be_a_bank_is_refused(run_stage, arguments, working_folder, more, message):
     (working_folder / "empty").mkdir(exist_ok=True)
-    done = run_stage(*arguments, *GIVEN, *more, *CRF)
+    done = run_stage(*arguments, *GIVEN, *CRF, *more)
     assert done.code == 2 and message in done.errors, done.errors
 
 
@@ -182,6 +193,23 @@ def test_a_picture_without_any_other_has_no_support(run, pictures, photographs, 
         path.unlink()
     shutil.copy(photographs / "a.jpg", pictures / "copy.jpg")
     assert run().code == 0  # of the photograph's own regions none counts
+
+
+def test_regions_of_few_pictures_are_refused(run, tmp_path):
+    (tmp_path / "few").mkdir()
+    done = run(*CRF, f"cams.bank.regions={tmp_path / 'few'}")
+    assert done.code == 2 and "0 of 4 images of split cams.bank.root" in done.errors
+    assert "image_list" not in done.errors  # which no folder has
+
+
+def test_settings_without_a_bank_are_noted(run_stage, arguments):
+    done = run_stage(*arguments, *GIVEN, *CRF)
+    assert done.code == 0 and "cams.bank has no effect without cams.bank.root" in done.errors
+
+
+def test_another_backbone_may_look_at_windows_of_the_bank(run):
+    other = f"cams.bank.second.checkpoint={dino_file(16)}"
+    assert images_of(run())["vectors"] == images_of(run(*CRF, other))["vectors"] == 4
 
 
 def test_python_has_no_bank(tiny_checkpoint):

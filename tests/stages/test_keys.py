@@ -246,8 +246,12 @@ def prepared(config: Config, key: str, tmp_path) -> tuple[Config, Any]:
         config.cams.bank.split = "all"
     if key == "cams.bank.split":
         return config, "val"
-    if key == "cams.bank.second":
-        return config, SecondSettings(None, str(tmp_path / "one.pth"))
+    if key.startswith("cams.bank.second."):
+        config.cams.bank.second = SecondSettings(None, str(tmp_path / "one.pth"))
+    if key == "cams.bank.second.checkpoint":  # of the same content
+        return config, str(tmp_path / "two.pth")
+    if key == "cams.bank.second.model":
+        return config, "dino_vits8"
     if key == "clip.checkpoint":  # of the same content
         return config, str(tmp_path / "two.safetensors")
     if key == "cams.sam.checkpoint":

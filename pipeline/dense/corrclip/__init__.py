@@ -3,6 +3,7 @@
 CorrCLIPv2 of the same authors adds a second backbone that sees whole pictures, and a memory bank.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pipeline.clip.settings import SecondSettings, second_backbone
@@ -12,12 +13,8 @@ from pipeline.dense.settings import DenseSettings, register_dense
 from pipeline.errors import UserError
 from pipeline.files.text import last_names
 
-ROOT = "cams.bank.root"
+ROOT, REGIONS = "cams.bank.root", "cams.bank.regions"
 _LEARNED = "the key holds what was learned"
-
-
-def _last_names(folder: str | None) -> str | None:
-    return folder and last_names(folder, "cams.bank")
 
 
 @dataclass
@@ -40,15 +37,15 @@ class BankSettings:
     """
 
     split: str | None = None
-    root: str | None = setting(None, in_key=_last_names)
-    regions: str | None = setting(None, in_key=_last_names)
+    root: str | None = setting(None, in_key=lambda given: given and last_names(given, ROOT))
+    regions: str | None = setting(None, in_key=lambda given: given and last_names(given, REGIONS))
     neighbours: int = setting(20, at_least=1)
     share: float = setting(0.5, at_least=0, at_most=1)
     own: bool = False
     short_side: int = setting(448, at_least=1, at_most=16_384)
     window: int = setting(336, at_least=0, at_most=16_384)
     stride: int = setting(112, at_least=1, at_most=16_384)
-    second: SecondSettings | None = None
+    second: SecondSettings = setting(SecondSettings())
     refit: bool = setting(False, changes="nothing", why=_LEARNED, stage="cams")
 
     @property
@@ -106,8 +103,14 @@ class CorrClipSettings(RegionSettings, DenseSettings):
 
     def seconds(self) -> dict[str, SecondSettings]:
         """Returns the second backbones that these settings use, by their keys below ``cams``."""
-        other = {"bank.second": self.bank.second} if self.bank.is_used and self.bank.second else {}
-        return super().seconds() | other
+        bank, found = self.bank, super().seconds()
+        is_other = bank.is_used and (bank.second.model or bank.second.checkpoint)
+        return found | {"bank.second": bank.second} if is_other else found
+
+    def without_effect(self, prefix: str) -> Iterator[str]:
+        """Yields a note on settings of a bank where there is none."""
+        if not self.bank.is_used and self.bank != BankSettings():
+            yield f"{prefix}.bank has no effect without {prefix}.bank.root or {prefix}.bank.split"
 
     def validate(self, prefix: str) -> None:
         """Refuses two banks, and gaps between windows of one."""

@@ -1,6 +1,5 @@
 """The memory bank of CorrCLIPv2: regions of unlabelled pictures, which are searched exactly."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -22,13 +21,13 @@ class Bank:
         keys: of the second backbone, N×C float16, of any length.
         values: of CLIP, N×E float16, of length 1.
         pictures: the number of each region's picture, N integers.
-        contents: the fingerprint of each picture's file.
+        contents: the fingerprint of each picture's file, texts.
     """
 
     keys: torch.Tensor
     values: torch.Tensor
     pictures: torch.Tensor
-    contents: Sequence[str]
+    contents: np.ndarray
 
     @classmethod
     def read(cls, path: Path, device: torch.device) -> Self:
@@ -36,25 +35,22 @@ class Bank:
         with np.load(path, allow_pickle=False) as bank:
             arrays = (bank[name] for name in ("keys", "values", "pictures"))
             tensors = [torch.from_numpy(each).to(device) for each in arrays]
-            return cls(*tensors, bank["contents"].tolist())
+            return cls(*tensors, bank["contents"])
 
     def support(self, queries: torch.Tensor, count: int, without: str = "") -> torch.Tensor:
         """Returns what CLIP says of the regions that are most alike, R×E float32, of length 1.
 
-        It is the mean over ``count`` of them; 0 where there is none.
-
-        Args:
-            queries: of the second backbone, R×C float32.
-            without: the content of a picture whose own regions do not count.
+        It is the mean over ``count`` of them; 0 where there is none. The queries are of the second
+        backbone, R×C float32; regions of pictures of the content ``without`` do not count.
         """
         queries = F.normalize(queries, dim=-1)
-        number = self.contents.index(without) if without in self.contents else -1
+        is_own = torch.from_numpy(self.contents == without).to(queries.device)
         best = queries.new_empty(len(queries), 0)
         rows = best.long()
         for start in range(0, len(self.keys), _ROWS):
             keys = F.normalize(self.keys[start : start + _ROWS].float(), dim=-1)
             found = queries @ keys.mT
-            found[:, self.pictures[start : start + _ROWS] == number] = float("-inf")
+            found[:, is_own[self.pictures[start : start + _ROWS].long()]] = float("-inf")
             found, index = found.topk(min(count, len(keys)))
             best, rows = torch.cat([best, found], 1), torch.cat([rows, index + start], 1)
             best, index = best.topk(min(count, best.shape[1]))

@@ -44,9 +44,7 @@ class RegionEncoder:
             self._values = replace(options, whole_picture=False).dense_method(seconds=other)
 
     @torch.no_grad()
-    def __call__(
-        self, image: np.ndarray, size: Size, file: Path | None = None
-    ) -> dict[str, np.ndarray]:
+    def __call__(self, image: np.ndarray, size: Size, file: Path | None) -> dict[str, np.ndarray]:
         """Returns what is stored of a picture, h×w×3 uint8, RGB, of a full ``size``.
 
         These are "keys", R×C float16, the means of the second backbone's features of pixels, each
@@ -71,6 +69,7 @@ class RegionVectors(MethodStage):
 
     name = "vectors"
     command: str
+    regions_below = "cams.bank"
 
     def own_settings(self) -> dict[str, Any]:
         """Returns what vectors depend on: of the settings, those before names are compared."""
@@ -121,7 +120,7 @@ class LearnedBank(Learned):
                     found.append(stored[name])
         pictures = np.repeat(np.arange(len(ids), dtype=np.int32), [len(k) for k in rows["keys"]])
         contents = np.array([self.photographs[image_id] for image_id in ids])
-        arrays = {name: np.concatenate(found) for name, found in rows.items()}
+        arrays = {name: np.concatenate(rows.pop(name)) for name in [*rows]}
         return encode_arrays(**arrays, pictures=pictures, contents=contents)
 
 

@@ -110,8 +110,8 @@ class CorrClip(OnSecondGrid):
         They are the sum of queries and keys of its last block; or its tokens of whole pictures.
         """
         if self.options.whole_picture:
-            seen, grid = [p.of_pixels() for p in shared_pass.pictures], self.grid(shared_pass)
-            return torch.cat([unit(resize(each, grid)[None]) for each in seen])
+            grid = self.grid(shared_pass)
+            return torch.cat([unit(p.on_grid(grid)[None]) for p in shared_pass.pictures])
         query, key, _ = self.second.projections(shared_pass.pixels, encoder.normalisation)
         return unit(query + key)
 

@@ -5,7 +5,6 @@ from dataclasses import replace
 from itertools import filterfalse
 
 from pipeline.configuration.registry import label_of
-from pipeline.datasets.corrections import BySplit
 from pipeline.engine.kinds import MASKS, NETWORK, PREDICTIONS, TAGS, measured_kinds
 from pipeline.engine.results import Results, describe_ways
 from pipeline.engine.run import Outcome
@@ -29,13 +28,11 @@ def write(
     settings: ReportSettings,
     *,
     read: ImageReader,
-    corrections: BySplit,
-    command: str,
-    workers: int,
+    **rest: object,
 ) -> Iterator[Outcome]:
     """Writes :data:`FILES` of the stages of all rounds; yields them, the page last.
 
-    ``last`` is the evaluation of the last round; for the rest see
+    ``last`` is the evaluation of the last round; the ``rest`` is of
     :class:`~pipeline.report.page.images.ReportInputs`.
     """
     # Matplotlib takes most of a second to import, which runs without a report are spared.
@@ -43,9 +40,7 @@ def write(
 
     damage = MetricsFile(last.store.root / METRICS).damage
     note = f"{damage}, which is skipped: run stage=evaluate" if damage else ""
-    inputs = _gather(stages, last, settings, read)
-    given = replace(inputs, corrections=corrections, command=command, workers=workers)
-    for path in write_report(given):
+    for path in write_report(replace(_gather(stages, last, settings, read), **rest)):
         yield Outcome("report", "", 0, 0, {}, path, note=note)
         note = ""
 

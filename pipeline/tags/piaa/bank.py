@@ -183,26 +183,23 @@ def read_prototypes(
 
 def learn_prototypes(
     *,
-    split: str,
-    images: Images,
-    store: Store,
-    refit: bool,
     method: Any,  # noqa: ANN401
     options: PiaaOptions,
     resources: Resources,
     reader: ImageReader,
+    store: Store,
+    refit: bool,
+    **shared: Any,  # noqa: ANN401
 ) -> LearnedPrototypes:
     """Returns the stage that learns from a split, with the one before it, which looks at images."""
     # Of the quirks, features depend on this one alone.
     quirks = SimpleNamespace(piaa_batch=resources.quirks.piaa_batch)
-    of_split = {"split": split, "images": images}
     patches = SurePatches(
-        **of_split,
         options=options,
         resources=replace(resources, quirks=quirks),
         reader=reader,
         dependent_batch=batch_of(options, resources.quirks),
+        **shared,
     )
-    return LearnedPrototypes(
-        **of_split, before={"patches": patches}, store=store, refit=refit, size=options.bank_size
-    )
+    learned = {"before": {"patches": patches}, "store": store, "refit": refit}
+    return LearnedPrototypes(**learned, size=options.bank_size, **shared)
