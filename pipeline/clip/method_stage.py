@@ -15,11 +15,12 @@ from pipeline.configuration.settings import joined, key_facts, plain, rule_of
 from pipeline.datasets.annotations import Annotations
 from pipeline.datasets.regions import SLIC, RegionSettings, find_regions
 from pipeline.datasets.vocabulary import Vocabulary
+from pipeline.engine.records import BATCH
 from pipeline.engine.sample import Images, Sample
 from pipeline.engine.stage import Folders, Item, PerImage
 from pipeline.errors import ImageError, UserError, refusing_exit
 from pipeline.files.atomic import cannot_write
-from pipeline.files.fingerprints import fingerprint_file
+from pipeline.files.fingerprints import fingerprint_image
 from pipeline.files.text import given_folder, last_names
 
 TOLERANCE = 1e-3
@@ -52,7 +53,6 @@ class MethodStage(PerImage):
     """
 
     options_base: ClassVar[type] = MethodOptions
-    regions_below: ClassVar[str] = ""  # the key of their settings, if not that of the group
     options: MethodOptions
     resources: Resources
     files: MethodOptions | None = None
@@ -72,12 +72,13 @@ class MethodStage(PerImage):
     @cached_property
     def region_folder(self) -> Path | None:
         """The folder of the files of regions; none if the method reads none."""
-        is_read = isinstance(self.files, RegionSettings)
-        return (
-            self.files.region_folder(self.regions_below or self.files.method.group)
-            if is_read
-            else None
-        )
+        reads = isinstance(self.files, RegionSettings)
+        return self.files.region_folder(self.region_key) if reads else None
+
+    @property
+    def region_key(self) -> str:
+        """The setting that names the folder."""
+        return f"{self.files.method.group}.regions"
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -93,8 +94,7 @@ class MethodStage(PerImage):
     def check(self) -> None:
         """Refuses a file that is not a CLIP's, and settings that do not suit a CLIP."""
         if self.region_folder is not None:
-            key = f"{self.regions_below or self.files.method.group}.regions"
-            given_folder(self.files.regions, key, f"<id>.png or <id>.json, or {SLIC}")
+            given_folder(self.files.regions, self.region_key, f"<id>.png or <id>.json, or {SLIC}")
         for each in self.resources.seconds.values():
             each.check()
         if (clip := self.resources.clip) is None:
@@ -144,7 +144,7 @@ class MethodStage(PerImage):
         item = super().item(sample, folders)
         if self.dependent_batch:
             batch = self.images.batches(self.split, self.dependent_batch)[sample.id]
-            item = replace(item.reading({"batch": batch}), computed_with=batch)
+            item = replace(item.reading({BATCH: batch}), computed_with=batch)
         if self.region_folder is None:
             return item
         try:
@@ -152,7 +152,7 @@ class MethodStage(PerImage):
         except ImageError:
             self.check()  # the whole folder may have gone
             raise
-        return replace(item.reading({"regions": fingerprint_file(path)}), regions=path)
+        return replace(item.reading({"regions": fingerprint_image(path)}), regions=path)
 
     @property
     def chosen(self) -> str:

@@ -52,11 +52,9 @@ class RegionSettings:
     regions: str = SLIC
     slic: SlicOptions = setting(SlicOptions())
 
-    def region_folder(self, prefix: str) -> Path | None:
-        """Returns the folder of the regions; none for SLIC's. ``prefix`` is the settings' key."""
-        if self.regions == SLIC:
-            return None
-        return given_path(self.regions, f"{prefix}.regions").absolute()
+    def region_folder(self, key: str) -> Path | None:
+        """Returns the folder of the regions; none for SLIC's. ``key`` is the setting's."""
+        return None if self.regions == SLIC else given_path(self.regions, key).absolute()
 
 
 def find_regions(folder: Path, sample: Sample) -> Path:

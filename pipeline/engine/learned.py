@@ -5,25 +5,25 @@ from abc import abstractmethod
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, NamedTuple
+from pathlib import Path
+from typing import BinaryIO, ClassVar, NamedTuple
 
-from pipeline.engine.records import holds
+from pipeline.engine.records import LEARNED_FROM, PHOTOGRAPH, source_of
 from pipeline.engine.results import Results
-from pipeline.engine.sample import Images, Sample, contents
+from pipeline.engine.sample import Images, Sample, content_of
 from pipeline.engine.scan import available, key_unknown_until
 from pipeline.engine.stage import OfSplit, PerImage, Stage
 from pipeline.engine.store import Store
 from pipeline.engine.writer import Writer
-from pipeline.errors import NeedsStage, UserError
-from pipeline.files.atomic import canonical_json, read_json, write_atomically
-from pipeline.files.fingerprints import fingerprint
-
-PHOTOGRAPHS = "photographs.json"
-"""The record of a split as it was learned from: id → fingerprint of each image's content."""
+from pipeline.errors import ImageError, NeedsStage, UserError
+from pipeline.files.atomic import canonical_json, read_json, replacing, write_atomically
 
 
 class Change(NamedTuple):
-    """How many images of a split something was learned from; how many differ since, by content."""
+    """How many images of a split something was learned from; how many differ since.
+
+    They are compared by the content of their photographs, and of files that are read with these.
+    """
 
     known: int
     added: int
@@ -62,8 +62,8 @@ class Learned(OfSplit):
     refit: bool = False
 
     @abstractmethod
-    def learn(self, ids: Sequence[str], results: Results) -> bytes:
-        """Returns what is learned, as the bytes of :attr:`file`, or raises a UserError.
+    def learn(self, ids: Sequence[str], results: Results, file: BinaryIO) -> None:
+        """Writes what is learned to the :attr:`file`, or raises a UserError.
 
         The ``ids`` of the images are sorted, so that nothing depends on the order of the list; the
         ``results`` are theirs.
@@ -77,9 +77,12 @@ class Learned(OfSplit):
 
     def exists(self, results: Results) -> bool:
         """Tells whether it was learned, and is intact."""
-        manifest = results.manifest
-        found = manifest.get("complete", False) and manifest.get("files", {})
-        return bool(found) and PHOTOGRAPHS in found and holds(results.path, manifest)
+        written = results.manifest.get("complete", False) and results.manifest.get("files", {})
+        return bool(written) and written == self._files_in(results.path)
+
+    def _files_in(self, folder: Path) -> dict[str, str]:
+        """Returns the fingerprints of its files, of which unchanged ones are not read again."""
+        return {name: content_of(folder / name) for name in (self.file, LEARNED_FROM)}
 
     def is_complete(self, results: Results) -> bool:
         """Tells whether it exists and may serve the images as they are.
@@ -89,33 +92,54 @@ class Learned(OfSplit):
         if not self.exists(results):
             return False
         if self.refit:
-            return results.manifest.get("inputs") == self._inputs_of(self.samples())
+            return self._record_in(results) == self._record(self.samples())
         change = self._change_since(results)
         return not (change.has_lost and change.is_mostly_new)
 
     def samples(self) -> Sequence[Sample]:
-        """Returns the split's images with a result; a UserError if the stage before missed any."""
-        if not self.refit and self.is_complete(self.results(self.store)):
-            return self.images.of(self.split)
+        """Returns the split's images with a result; a UserError if the stage before missed any.
+
+        Of a split that has changed since it was learned, they are those that it was learned from.
+        """
+        results = self.results(self.store)
+        if not self.refit and self.is_complete(results):
+            known = self._learned_sources(results).values()
+            return [s for s in self.images.of(self.split) if self.sources[s.id] in known]
         return available(self.source, self.images, self.store)
 
     @cached_property
-    def photographs(self) -> dict[str, str]:
-        """Id → fingerprint of each image's content."""
-        return contents(self.images.of(self.split))
+    def sources(self) -> dict[str, str]:
+        """Image id → :func:`~pipeline.engine.records.source_of` what the stage before reads."""
+        return {sample.id: self._source_of(sample) for sample in self.images.of(self.split)}
+
+    def _source_of(self, sample: Sample) -> str:
+        before = self.source.before.items()
+        try:
+            folders = {name: need.results(self.store) for name, need in before}
+            return source_of(self.source.item(sample, folders).inputs)
+        except (ImageError, OSError, ValueError):  # it cannot be learned from
+            return source_of({PHOTOGRAPH: content_of(sample.image)})
+
+    def _record(self, samples: Sequence[Sample]) -> dict[str, list[str]]:
+        """Returns what :data:`~pipeline.engine.records.LEARNED_FROM` holds."""
+        source = self.source.results(self.store)
+        found = {image_id: [content, ""] for image_id, content in self.sources.items()}
+        return found | {s.id: [self.sources[s.id], source.result_of(s.id)] for s in samples}
+
+    def _record_in(self, results: Results) -> dict[str, list[str]]:
+        return read_json(results.path / LEARNED_FROM, {str: [str]}) or {}
+
+    def _learned_sources(self, results: Results) -> dict[str, str]:
+        return {image_id: of_image[0] for image_id, of_image in self._record_in(results).items()}
 
     def _change_since(self, results: Results) -> Change:
         """Returns how the split has changed since; images outside the selection stay."""
-        before, now = read_json(results.path / PHOTOGRAPHS, {str: str}) or {}, self.photographs
+        before, now = self._learned_sources(results), self.sources
         learned, present = {*before.values()}, {*now.values()}
         new = {image_id for image_id, content in now.items() if content not in learned}
         gone = {image_id for image_id, content in before.items() if content not in present}
         gone -= self.images.known_ids(self.split) - now.keys()
         return Change(len(now) - len(new), *map(len, (new - gone, new & gone, gone - new)))
-
-    def _inputs_of(self, samples: Sequence[Sample]) -> str:
-        source = self.source.results(self.store)
-        return fingerprint(sorted([s.id, source.result_of(s.id)] for s in samples))
 
     def run(self, writer: Writer) -> int:
         """Learns; returns the number of images, 0 where nothing was to be done."""
@@ -129,16 +153,14 @@ class Learned(OfSplit):
         if not is_there:  # else what was learned before counts until then
             writer.begin(len(samples))
         ids = sorted(sample.id for sample in samples)
-        learned = self.learn(ids, self.source.results(self.store))
-        files = {self.file: learned, PHOTOGRAPHS: canonical_json(self.photographs).encode()}
-        for name, data in files.items():
-            write_atomically(writer.path / name, data)
+        with replacing(writer.path / self.file) as file:
+            self.learn(ids, self.source.results(self.store), file)
+        write_atomically(writer.path / LEARNED_FROM, canonical_json(self._record(samples)))
         writer.write_manifest(
             complete=True,
             images=len(ids),
             left_out=len(self.images.of(self.split)) - len(ids),
-            inputs=self._inputs_of(samples),
-            files={name: fingerprint(data) for name, data in files.items()},
+            files=self._files_in(writer.path),
             anew=is_there and not self.refit,
             computed=len(ids),
             seconds=round(time.monotonic() - began, 3),
@@ -159,7 +181,7 @@ class Learned(OfSplit):
         if is_undecided or not self.exists(results := self.results(self.store)):
             return ""
         change = self._change_since(results)
-        images = f"{change.known:,} of {len(self.photographs):,} images of split {self.split}"
+        images = f"{change.known:,} of {len(self.sources):,} images of split {self.split}"
         learned = f"{self.name} were learned from {images}"
         if change.has_lost and change.is_mostly_new:
             return f"{learned}, and from others: they are learned anew"
@@ -167,7 +189,7 @@ class Learned(OfSplit):
             counts = "added: {1:,}, changed: {2:,}, removed: {3:,}".format(*change)
             learned = f"split {self.split} has changed since {self.name} were learned ({counts})"
         remedy = f"{self.refit_key.format(self.command)}=true learns anew"
-        return f"{learned}: {remedy}" if change.has_lost or change.is_mostly_new else ""
+        return f"{learned}: {remedy}" if change.has_lost or change.added else ""
 
     def refuse_missing(self, results: Results, reader: Stage) -> None:
         """Raises the UserError of a stage that uses it, where it was not learned."""

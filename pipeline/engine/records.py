@@ -18,7 +18,13 @@ Inputs = Mapping[str, str]
 ``tags.tags`` one fact of it; ``segmenter``, a stage that is used, is the file that is loaded. Other
 names, such as ``regions``, are the stage's own."""
 
-PHOTOGRAPH = "photograph"
+PHOTOGRAPH, BATCH = "photograph", "batch"
+"""The names of two inputs. ``batch`` is the other images that a result depends on."""
+
+LEARNED_FROM = "learned_from.json"
+"""In the folder of what was learned: image id → its :func:`source_of` and :func:`result_of`.
+
+The result, of the stage that it was learned from, is "" for an image that has none."""
 
 
 def result_of(entry: Mapping[str, Any]) -> str:
@@ -26,9 +32,15 @@ def result_of(entry: Mapping[str, Any]) -> str:
     return fingerprint({k: entry[k] for k in entry.keys() - {"inputs", "own_key", "machine"}})
 
 
+def source_of(inputs: Inputs) -> str:
+    """Returns the fingerprint of an image's own files, such as its photograph and its regions."""
+    return fingerprint({name: inputs[name] for name in inputs.keys() - {BATCH}})
+
+
 def photograph_and_result(entry: Mapping[str, Any]) -> list[str]:
-    """Returns the fingerprints of an image's photograph and of its result."""
-    return [entry["inputs"].get(PHOTOGRAPH, ""), result_of(entry)]
+    """Returns the :func:`source_of` a photograph alone, and the result."""
+    photograph = {PHOTOGRAPH: entry["inputs"].get(PHOTOGRAPH, "")}
+    return [source_of(photograph), result_of(entry)]
 
 
 def write_result(

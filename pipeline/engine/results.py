@@ -25,6 +25,7 @@ from typing import Any
 
 from pipeline.engine.records import (
     ENTRIES,
+    LEARNED_FROM,
     PHOTOGRAPH,
     Inputs,
     holds,
@@ -34,16 +35,13 @@ from pipeline.engine.records import (
 )
 from pipeline.errors import first_of, shown
 from pipeline.files.atomic import read_json, read_json_lines
-from pipeline.files.fingerprints import fingerprint, fingerprint_file
+from pipeline.files.fingerprints import fingerprint, fingerprint_image
 from pipeline.files.journal import Journal
 
 FAILURES = "failures.jsonl"
 
 REMOVED = "removed.jsonl"
 """The ids of images that have results, and that the data set no longer has."""
-
-LEARNED_FROM = "learned_from.json"
-"""In the folder of a training: image id → what :func:`photograph_and_result` says of its mask."""
 
 
 class Results:
@@ -206,7 +204,7 @@ class Results:
         """The fingerprints of the files that a network, or what was learned, consists of."""
         names = [*self.manifest.get("files", ()), self.manifest.get("checkpoint", "")]
         files = {*(self.path / name for name in names), *self.path.glob("best_*.pth")}
-        return frozenset(fingerprint_file(path) for path in files if path.is_file())
+        return frozenset(fingerprint_image(path) for path in files if path.is_file())
 
     # Whether they are current
 
@@ -241,9 +239,12 @@ class Results:
 
     @cached_property
     def change_of_split(self) -> Results | None:
-        """The earliest results that changed since a network was trained on them, or the network."""
+        """The earliest results that changed since a network was trained on them, or the network.
+
+        What else was learned may stay as it is when images change.
+        """
         trained_on = read_json(self.path / LEARNED_FROM, {str: [str]}) or {}
-        for need in self.needs.values() if trained_on else ():
+        for need in self.needs.values() if "checkpoint" in self.manifest else ():
             for image_id in trained_on.keys() & need.entries.keys():
                 if found := need.first_change(image_id):
                     return found

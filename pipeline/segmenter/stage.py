@@ -15,7 +15,8 @@ from pipeline.clip.second import FrozenSecond
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.kinds import NETWORK, PREDICTIONS
 from pipeline.engine.progress import say, track
-from pipeline.engine.results import LEARNED_FROM, Results
+from pipeline.engine.records import LEARNED_FROM
+from pipeline.engine.results import Results
 from pipeline.engine.sample import ImageReader, Sample
 from pipeline.engine.stage import Computed, Decoded, OfSplit, Output, PerImage, Stage
 from pipeline.engine.writer import Writer

@@ -101,7 +101,6 @@ class Builder(Parts):
         self, options: MethodOptions, split: str, quirks: Sequence[Quirk] = (), **more: object
     ) -> dict[str, OfSplit]:
         """Returns the stage that learns for a method from a split, as "learned"."""
-        self.images.of(split)  # which refuses an unknown split
         method = options.method
         given = {"split": split, "store": self.store, "method": method, **more}
         return {"learned": imported(method.learns)(**given, **self.by_method(options, quirks))}

@@ -7,7 +7,7 @@ of any tagger. The second one gives every class a threshold of its own without a
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from pipeline.engine.learned import Learned
 from pipeline.engine.results import Results
 from pipeline.engine.sample import Sample
 from pipeline.engine.stage import Computed, Decoded, Folders, Item
-from pipeline.engine.store import encode_arrays
+from pipeline.engine.store import write_arrays
 from pipeline.errors import UserError
 from pipeline.files.fingerprints import fingerprint
 from pipeline.tags.scores import decode_scores, read_scores, tags_output
@@ -68,7 +68,7 @@ class ScoreStatistics(Learned):
         """Returns the steps, and the split."""
         return {"standardise": sorted(self.steps), "fit_split": self.split}
 
-    def learn(self, ids: Sequence[str], results: Results) -> bytes:
+    def learn(self, ids: Sequence[str], results: Results, file: BinaryIO) -> None:
         """Computes the statistics."""
         if len(ids) < 2:
             raise UserError(
@@ -77,7 +77,7 @@ class ScoreStatistics(Learned):
             )
         scores = read_scores(results, ids).astype(np.float64)
         found = statistics_of(over_classes(scores) if "image" in self.steps else scores)
-        return encode_arrays(**found._asdict())
+        write_arrays(file, **found._asdict())
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -11,10 +11,14 @@ from pipeline.configuration.settings import ABSENT, setting
 from pipeline.datasets.regions import SLIC, RegionSettings
 from pipeline.dense.settings import DenseSettings, register_dense
 from pipeline.errors import UserError
-from pipeline.files.text import last_names
 
-ROOT, REGIONS = "cams.bank.root", "cams.bank.regions"
+ROOT = "cams.bank.root"
 _LEARNED = "the key holds what was learned"
+
+
+def _of_learned(_: object) -> object:
+    """Leaves folders to the key of the stage that learns from them."""
+    return ABSENT
 
 
 @dataclass
@@ -37,8 +41,8 @@ class BankSettings:
     """
 
     split: str | None = None
-    root: str | None = setting(None, in_key=lambda given: given and last_names(given, ROOT))
-    regions: str | None = setting(None, in_key=lambda given: given and last_names(given, REGIONS))
+    root: str | None = setting(None, in_key=_of_learned)
+    regions: str | None = setting(None, in_key=_of_learned)
     neighbours: int = setting(20, at_least=1)
     share: float = setting(0.5, at_least=0, at_most=1)
     own: bool = False

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -13,16 +13,19 @@ import torch.nn.functional as F
 from pipeline.clip.frozen import Resources
 from pipeline.clip.method_stage import MethodStage
 from pipeline.configuration.settings import joined, key_facts
-from pipeline.dense.corrclip import CorrClipSettings
+from pipeline.datasets.regions import SLIC
+from pipeline.dense.corrclip import ROOT, CorrClipSettings
 from pipeline.dense.picture import means_of_regions
 from pipeline.dense.settings import SHARED
 from pipeline.dense.windows import Windows, prepare, similarity_map, with_scaled_positions
 from pipeline.engine.learned import Learned
+from pipeline.engine.records import PHOTOGRAPH
 from pipeline.engine.results import Results
 from pipeline.engine.sample import ImageReader, Size
 from pipeline.engine.stage import Computed, Decoded, Output
-from pipeline.engine.store import Store, encode_arrays
+from pipeline.engine.store import Store, encode_arrays, write_arrays
 from pipeline.errors import ImageError, UserError
+from pipeline.files.text import given_path
 
 _LONGEST_SIDE = 2048  # of a picture, in pixels, as CLIP sees it
 _AFTER = {*SHARED, "correct", "bank"}
@@ -69,13 +72,23 @@ class RegionVectors(MethodStage):
 
     name = "vectors"
     command: str
-    regions_below = "cams.bank"
+    thresholds = ("folders",)  # since the contents of their files are inputs
+
+    @property
+    def region_key(self) -> str:
+        """The setting that names the folder of regions: that of the images, by default."""
+        return "cams.bank.regions" if self.options.bank.regions else "cams.regions"
 
     def own_settings(self) -> dict[str, Any]:
-        """Returns what vectors depend on: of the settings, those before names are compared."""
+        """Returns what vectors depend on: of the settings, those before names are compared.
+
+        Folders count by their full paths: those of equal last names are two banks.
+        """
         found = {name: v for name, v in self.option_facts().items() if name not in _AFTER}
         bank = key_facts(self.options.bank, ("neighbours", "share", "own"))
+        root = self.options.bank.root and given_path(self.options.bank.root, ROOT).absolute()
         more = {"bank": bank, "clip": self.resources.clip.key_facts()}
+        more["folders"] = [root and str(root), str(self.region_folder or SLIC)]
         given = found, more, vars(self.resources.quirks), self.reader.key_facts
         return joined(self.options.method.key_facts, *given)
 
@@ -91,8 +104,9 @@ class RegionVectors(MethodStage):
             except ImageError as error:
                 yield item, error
                 continue
-            files = {f"{item.sample.id}.npz": encode_arrays(**found)} if len(found["keys"]) else {}
-            yield item, {self.name: Output(files)}
+            count = len(found["keys"])
+            files = {f"{item.sample.id}.npz": encode_arrays(**found)} if count else {}
+            yield item, {self.name: Output(files, {"regions": count})}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -108,20 +122,22 @@ class LearnedBank(Learned):
         """Returns nothing: the bank follows from the vectors, which have all settings."""
         return {}
 
-    def learn(self, ids: Sequence[str], results: Results) -> bytes:
-        """Joins the regions of pictures, in the order of their ids."""
-        ids = [each for each in ids if results.entries[each].get("files")]
-        if not ids:
+    def learn(self, ids: Sequence[str], results: Results, file: BinaryIO) -> None:
+        """Joins the regions of pictures, in the order of their ids; it needs the bank's size."""
+        entries = [results.entries[image_id] for image_id in ids]
+        entries = [entry for entry in entries if entry["regions"]]
+        if not entries:
             raise UserError(f"no picture of split {self.split} has a region: give others")
-        rows: dict[str, list[np.ndarray]] = {"keys": [], "values": []}
-        for image_id in ids:
-            with np.load(results.path / f"{image_id}.npz", allow_pickle=False) as stored:
-                for name, found in rows.items():
-                    found.append(stored[name])
-        pictures = np.repeat(np.arange(len(ids), dtype=np.int32), [len(k) for k in rows["keys"]])
-        contents = np.array([self.photographs[image_id] for image_id in ids])
-        arrays = {name: np.concatenate(rows.pop(name)) for name in [*rows]}
-        return encode_arrays(**arrays, pictures=pictures, contents=contents)
+        counts, arrays = [entry["regions"] for entry in entries], dict[str, np.ndarray]()
+        for entry, end in zip(entries, np.cumsum(counts)):
+            with np.load(results.path / f"{entry['id']}.npz", allow_pickle=False) as stored:
+                for name, rows in stored.items():
+                    if name not in arrays:
+                        arrays[name] = np.empty((sum(counts), rows.shape[1]), rows.dtype)
+                    arrays[name][end - len(rows) : end] = rows
+        pictures = np.repeat(np.arange(len(entries), dtype=np.int32), counts)
+        contents = np.array([entry["inputs"][PHOTOGRAPH] for entry in entries])
+        write_arrays(file, **arrays, pictures=pictures, contents=contents)
 
 
 def learn_bank(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -19,10 +19,11 @@ from pipeline.clip.device import to_host
 from pipeline.clip.frozen import Resources
 from pipeline.clip.method_stage import MethodStage
 from pipeline.engine.learned import Learned
+from pipeline.engine.records import BATCH
 from pipeline.engine.results import Results
 from pipeline.engine.sample import ImageReader, Images, Sample
 from pipeline.engine.stage import Computed, Decoded, Folders, Item, Output
-from pipeline.engine.store import Store, encode_arrays
+from pipeline.engine.store import Store, encode_arrays, write_arrays
 from pipeline.errors import ImageError
 from pipeline.files.fingerprints import fingerprint
 from pipeline.tags.piaa import PiaaOptions, batch_of
@@ -96,7 +97,8 @@ class SurePatches(MethodStage):
         """Returns an image, whose candidates depend on all other images and on the bank's size."""
         item = super().item(sample, folders)
         others = self.images.batches(self.split)[sample.id]
-        return item.reading({"others": fingerprint([others, self.options.bank_size])})
+        batch = [item.inputs.get(BATCH), others, self.options.bank_size]
+        return item.reading({BATCH: fingerprint(batch)})
 
     def load(self, folders: Mapping[str, Path]) -> Candidates:
         """Builds what chooses patches."""
@@ -138,7 +140,7 @@ class LearnedPrototypes(Learned):
         with np.load(results.path / self.file, allow_pickle=False) as bank:
             return int(bank["size"]) >= self.size
 
-    def learn(self, ids: Sequence[str], results: Results) -> bytes:
+    def learn(self, ids: Sequence[str], results: Results, file: BinaryIO) -> None:
         """Chooses patches of all images; of equal ones, those of the first id."""
         paths = [
             results.path / f"{image_id}.npz"
@@ -153,7 +155,7 @@ class LearnedPrototypes(Learned):
             name: np.concatenate([rows[indices] for rows, indices in zip(images, chosen)])
             for name, images in parts.items()
         }
-        return encode_arrays(**arrays, size=np.array(self.size))
+        write_arrays(file, **arrays, size=np.array(self.size))
 
 
 def _read(paths: Sequence[Path], name: str) -> Any:  # noqa: ANN401
