@@ -47,6 +47,7 @@ class Rule:
         lengths: the numbers of values that a list may have.
         file_values: of a setting that can name code, an address or a command, a regular expression
             of the values that a file of settings may give; only the command line gives others.
+        is_path: whether a text is the path of a file or folder.
         in_key: what the key holds in place of a value, such as the last names of a path; nothing
             for :data:`ABSENT`.
     """
@@ -60,6 +61,7 @@ class Rule:
     choices: Collection[str] = ()
     lengths: Sequence[int] = ()
     file_values: str | None = None
+    is_path: bool = False
     in_key: Callable[[Any], Any] | None = None
 
     def __post_init__(self) -> None:

@@ -48,7 +48,7 @@ class VocabularySettings:
             Names of classes are removed from it.
     """
 
-    classes: Any
+    classes: Any = setting(is_path=True)
     tag_names: Any = None
     cam_names: Any = setting(None, stage="cams")
     parents: Any = setting(None, changes="nothing", why="only evaluation groups classes by parent")
@@ -70,7 +70,7 @@ class AnnotationSettings:
     """
 
     values: list[int] | None = _reading(None, at_least=0, at_most=65_535)
-    colours: str | None = _reading(None)
+    colours: str | None = _reading(None, is_path=True)
     palette: str = _reading("index", choices=("index", "colour"))
     join: Any = _reading(None)  # untyped, since Hydra would add to a mapping and take no new key
     min_score: float = _reading(0.0, at_least=0, at_most=1)
@@ -163,14 +163,14 @@ class DatasetSettings(VocabularySettings, AnnotationSettings):
     """
 
     name: str = _selection()
-    root: str = _selection()
+    root: str = _selection(is_path=True)
     split: Any = _selection(None)
     default_splits: list[str] = _selection([])
     report_split: str | None = _selection("val")
     limit: int | None = _selection(None, at_least=1)
-    image_list: str | None = _selection(None)
-    labels: str | None = _ground_truth(None)
-    masks: str | None = _ground_truth(None)
+    image_list: str | None = _selection(None, is_path=True)
+    labels: str | None = _ground_truth(None, is_path=True)
+    masks: str | None = _ground_truth(None, is_path=True)
     values: list[int] | None = _ground_truth(None, at_least=0, at_most=255)
     ignore_background: bool = _ground_truth(False)
     max_pixels: int | None = _selection(105_000_000, at_least=1)
@@ -244,7 +244,7 @@ class VocSettings(BenchmarkSettings):
     devkit: str = _selection()
     image_set: str = _selection("Segmentation")
     mask_folders: list[str] = _ground_truth(["SegmentationClass", "SegmentationClassAug"])
-    sbd_root: str | None = _selection(None)
+    sbd_root: str | None = _selection(None, is_path=True)
     label_source: str = _ground_truth("masks", choices=("masks", "xml"))
     difficult: bool = _ground_truth(True)
     annotated_as: list[str] | None = _ground_truth(None)
@@ -258,7 +258,7 @@ class ContextSettings(VocSettings):
         annotations: the JSON file of all masks, ``trainval_merged.json``; null for PNGs.
     """
 
-    annotations: str | None = _ground_truth(None)
+    annotations: str | None = _ground_truth(None, is_path=True)
 
 
 @dataclass(kw_only=True)

@@ -27,6 +27,7 @@ from pipeline.configuration.settings import (
     check,
     declared_settings,
     defaults,
+    rule_of,
     setting,
 )
 from pipeline.datasets import READERS, settings_of
@@ -49,9 +50,6 @@ METHODS = groups()
 
 CONFIG = "config.yaml"
 """The file in the output directory with the configuration of the last run there."""
-
-_PATHS = ("root", "image_list", "labels", "masks", "sbd_root", "classes")
-"""The settings of data sets that name files and folders, ``classes`` unless it is a list."""
 
 _MAX_BYTES = 1 << 18  # of the file; YAML of this size takes seconds to read
 
@@ -202,9 +200,10 @@ def record(config: Config, command: str = "") -> str:
     plain = {**asdict(config), _RUN: {"directory": str(Path.cwd()), "command": command}}
     for group in METHODS:
         plain[group] = {"method": getattr(config, group).method.name, **plain[group]}
-    for key in _PATHS:
-        if isinstance(given := plain["dataset"].get(key), str):
-            plain["dataset"][key] = str(given_path(given, f"dataset.{key}").absolute())
+    for declared in fields(config.dataset):
+        name, given = declared.name, plain["dataset"][declared.name]
+        if rule_of(declared).is_path and isinstance(given, str):
+            plain["dataset"][name] = str(given_path(given, f"dataset.{name}").absolute())
     return OmegaConf.to_yaml(OmegaConf.create(plain))
 
 

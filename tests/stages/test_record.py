@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -46,14 +46,32 @@ def test_the_data_set_is_read_as_it_was(name, tmp_path):
 def test_paths_are_absolute_and_other_texts_stay(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/somebody")
-    given = ["dataset=voc2012", "dataset.root=~/VOC", "dataset.sbd_root=sbd", "dataset.masks=m"]
-    write(tmp_path, *given, "dataset.classes=names.txt", "dataset.labels=null")
+    given = ["dataset=voc2012", "dataset.root=~/VOC", "dataset.labels=null"]
+    write(tmp_path, *given)
     settings, _ = read_record(tmp_path)
     assert isinstance(settings, VocSettings)
-    found = settings.root, settings.sbd_root, settings.masks, settings.classes, settings.labels
-    here = [str(tmp_path / name) for name in ("sbd", "m", "names.txt")]
-    assert found == ("/home/somebody/VOC", *here, None)
+    assert (settings.root, settings.labels) == ("/home/somebody/VOC", None)
     assert (settings.devkit, settings.image_set) == ("VOC2012", "Segmentation")
+
+
+WORDS = "name split report_split palette guide train_split devkit image_set label_source"
+WORDS += " other_values join tag_names cam_names parents backgrounds"
+
+
+def test_each_path_of_a_data_set_is_absolute(tmp_path, monkeypatch):
+    """Every setting that takes a text is a path, or one of the words above."""
+    monkeypatch.chdir(tmp_path)
+    readers = [(name, kind) for name, (_, kind) in READERS.items() if name != "demo"]
+    kinds = {f.name: (name, f) for name, kind in reversed(readers) for f in fields(kind)}
+    texts = {key for key, (_, f) in kinds.items() if str(f.type) in ("str", "str | None", "Any")}
+    recorded = {}
+    for key in texts - {*WORDS.split()}:
+        given = {"dataset": kinds[key][0], "dataset.root": "r", "dataset.classes": "c.txt"}
+        given[f"dataset.{key}"] = "folder/name"
+        text = write(tmp_path, *(f"{name}={value}" for name, value in given.items()))
+        recorded[key] = yaml.safe_load(text)["dataset"][key]
+    assert {*recorded} >= {"root", "classes", "annotations", "sbd_root", "colours"}
+    assert {*recorded.values()} == {str(tmp_path / "folder" / "name")}
 
 
 def test_the_file_names_methods_and_keeps_names_that_yaml_would_change(tmp_path):
