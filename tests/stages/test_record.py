@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -63,7 +64,8 @@ def test_each_path_of_a_data_set_is_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     readers = [(name, kind) for name, (_, kind) in READERS.items() if name != "demo"]
     kinds = {f.name: (name, f) for name, kind in reversed(readers) for f in fields(kind)}
-    texts = {key for key, (_, f) in kinds.items() if str(f.type) in ("str", "str | None", "Any")}
+    kinds_of_text = (str, str | None, Any)
+    texts = {key for key, (_, declared) in kinds.items() if declared.type in kinds_of_text}
     recorded = {}
     for key in texts - {*WORDS.split()}:
         given = {"dataset": kinds[key][0], "dataset.root": "r", "dataset.classes": "c.txt"}
