@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,9 +15,11 @@ from PIL import Image
 
 from pipeline import Labeller
 from pipeline.dense.corrclip.bank import Bank
-from pipeline.dense.corrclip.learning import RegionEncoder
+from pipeline.dense.corrclip.learning import LearnedBank, RegionEncoder
+from pipeline.engine.store import encode_arrays
 from pipeline.errors import UserError
 from pipeline.files.fingerprints import fingerprint_image
+from tests.files_opened import files_opened
 from tests.small_runs import Finished, draw_photograph, latest
 from tests.tiny_second import dino_file
 
@@ -155,6 +160,79 @@ def test_files_of_regions_are_those_of_the_pictures(run, pictures, tmp_path, pho
         assert bank["pictures"].tolist() == [0, 1]  # one region of each picture that has any
 
 
+def write_regions(folder: Path, *names: str, value: int = 3) -> None:
+    """Writes two regions of each picture, left and right; the first one is ``value``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    halves = np.uint8([[value, 5]]).repeat(40, 1).repeat(60, 0)
+    for name in names:
+        Image.fromarray(halves).save(folder / f"{name}.png")
+
+
+def test_a_bank_is_not_older_than_the_regions_of_its_pictures(run, pictures, tmp_path):
+    names, folder = [path.stem for path in sorted(pictures.iterdir())], tmp_path / "regions"
+    write_regions(folder, *names)
+    of_folder, after = (*CRF, f"cams.bank.regions={folder}"), {"cams": 5, "masks": 5}
+    assert images_of(run(*of_folder))["regions"] == 4 and not images_of(run(*of_folder))
+    write_regions(folder, names[0], value=0)
+    noted, again = run(*of_folder), (*of_folder, "cams.bank.refit=true")
+    assert not images_of(noted) and "changed: 1" in noted.output + noted.errors
+    assert images_of(run(*again)) == {"vectors": 1, "regions": 4, **after}
+    write_regions(folder, *names[1:], value=0)  # those of most pictures
+    assert images_of(run(*of_folder)) == {"vectors": 3, "regions": 4, **after}
+    with np.load(latest(tmp_path / "out", "regions", SPLIT) / "bank.npz") as bank:
+        assert len(bank["keys"]) == 4
+
+
+def test_folders_of_equal_last_names_are_two_banks(run_stage, arguments, pictures, tmp_path):
+    def images_by(name: str) -> dict[str, int]:
+        root = f"cams.bank.root={tmp_path / name / 'pictures' / 'jpg'}"
+        return images_of(run_stage(*arguments, *GIVEN, *CRF, root))
+
+    for name, left_out in (("a", ["picture_3.png"]), ("b", []), ("moved", [])):
+        shutil.copytree(
+            pictures, tmp_path / name / "pictures" / "jpg", ignore=lambda *_, out=left_out: out
+        )
+    assert images_by("a")["regions"] == 3
+    assert images_by("b") == {"vectors": 1, "regions": 4, "cams": 5, "masks": 5}
+    # From equal contents follow equal results, which are taken over.
+    assert images_by("moved") == {"regions": 4} and not images_by("b")
+
+
+def test_a_missing_folder_of_a_bank_stops_what_reads_it_alone(run, pictures):
+    assert run().code == 0
+    shutil.rmtree(pictures)
+    assert run("stage=tags").code == run("stage=masks").code == 0
+    done = run("stage=cams")
+    assert done.code == 2 and "is not a folder" in done.errors
+
+
+def test_a_bank_that_was_learned_is_not_read_again(run, tmp_path):
+    assert run().code == 0
+    path = latest(tmp_path / "out", "regions", SPLIT).resolve() / "bank.npz"
+    os.utime(path, (1, 1))  # what has just been written is read once more
+    is_read = []
+    for more in (CRF, CRF, [*CRF, "dry_run=true"]):
+        with files_opened() as paths:
+            assert run(*more).code == 0
+        is_read.append(path in paths)
+    assert is_read == [True, False, False]
+
+
+def test_learning_takes_hardly_more_memory_than_the_bank(tmp_path):
+    entries = {}
+    for name in map(str, range(20)):
+        arrays = {each: np.zeros((2560, 512), np.float16) for each in ("keys", "values")}
+        (tmp_path / f"{name}.npz").write_bytes(encode_arrays(**arrays))
+        entries[name] = {"id": name, "regions": 2560, "inputs": {"photograph": name}}
+    results = SimpleNamespace(path=tmp_path, entries=entries)
+    tracemalloc.start()
+    with (tmp_path / "bank.npz").open("wb") as file:
+        LearnedBank.learn(SimpleNamespace(split="all"), [*entries], results, file)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1.3 * (tmp_path / "bank.npz").stat().st_size
+
+
 def test_whole_pictures_need_no_bank(run_stage, arguments, tiny_checkpoint):
     whole = [*GIVEN, "cams.whole_picture=true", "cams.merge=0"]
     for masks in (CRF, DENSE):
@@ -176,6 +254,7 @@ def test_whole_pictures_need_no_bank(run_stage, arguments, tiny_checkpoint):
         (["cams.bank.split=all", "cams.bank.root=empty"], "are two banks: give one of them"),
         (["cams.bank.stride=100"], "cams.bank.stride=100 leaves gaps"),
         (["cams.bank.split=all", "cams.bank.regions=nowhere"], "cams.bank.regions=nowhere is not"),
+        (["cams.bank.split=all", "cams.regions=nowhere"], "cams.regions=nowhere is not"),
         (
             ["cams.bank.split=all", *DENSE, "masks.window_softmax=true"],
             "give masks.window_softmax=false",

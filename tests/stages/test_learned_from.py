@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +16,7 @@ from pipeline.errors import UserError
 from pipeline.segmenter.stage import Training
 from pipeline.stages.config import compose, read_config
 from pipeline.stages.pipeline import Pipeline, requested_stages
+from tests.files_opened import files_opened
 from tests.small_runs import TINY_SEGMENTER, draw_photograph, folder_options, replaced
 from tests.tiny_second import dino_file
 
@@ -36,27 +33,6 @@ LEARNED = [
     ("segmenter", [*TRAINED, *TINY_SEGMENTER, "segmenter.pretrained=none"]),
     ("segmenter", [*TRAINED, *SHORT, "segmenter=frozen_clip"]),
 ]
-
-_opened: set[Path] | None = None
-
-
-def _note(event: str, given: tuple[Any, ...]) -> None:
-    if event == "open" and _opened is not None and isinstance(given[0], str | bytes | os.PathLike):
-        _opened.add(Path.cwd() / os.fsdecode(given[0]))
-
-
-@contextmanager
-def files_opened() -> Iterator[set[Path]]:
-    """Yields the paths of all files that Python opens in the block."""
-    global _opened
-    if not hasattr(sys, "_notes_what_is_opened"):
-        sys._notes_what_is_opened = True
-        sys.addaudithook(_note)
-    _opened = set()
-    try:
-        yield _opened
-    finally:
-        _opened = None
 
 
 @pytest.fixture
