@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 from unicodedata import normalize
 
 from pipeline.engine.records import read_manifest
@@ -194,12 +194,8 @@ def folder_size(path: Path) -> int:
 
 def encode_arrays(**arrays: np.ndarray) -> bytes:
     """Returns arrays by their names as a ``.npz`` file, which is not compressed."""
-    write_arrays(buffer := io.BytesIO(), **arrays)
-    return buffer.getvalue()
-
-
-def write_arrays(file: BinaryIO, **arrays: np.ndarray) -> None:
-    """Writes what :func:`encode_arrays` returns to a file, piece by piece."""
     import numpy as np
 
-    np.savez(file, **arrays)
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()

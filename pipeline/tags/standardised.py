@@ -15,7 +15,6 @@ from pipeline.engine.learned import Learned
 from pipeline.engine.results import Results
 from pipeline.engine.sample import Sample
 from pipeline.engine.stage import Computed, Decoded, Folders, Item
-from pipeline.engine.store import write_arrays
 from pipeline.errors import UserError
 from pipeline.files.fingerprints import fingerprint
 from pipeline.tags.scores import decode_scores, read_scores, tags_output
@@ -77,7 +76,7 @@ class ScoreStatistics(Learned):
             )
         scores = read_scores(results, ids).astype(np.float64)
         found = statistics_of(over_classes(scores) if "image" in self.steps else scores)
-        write_arrays(file, **found._asdict())
+        np.savez(file, **found._asdict())
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -23,7 +23,7 @@ from pipeline.engine.records import PHOTOGRAPH
 from pipeline.engine.results import Results
 from pipeline.engine.sample import ImageReader, Size
 from pipeline.engine.stage import Computed, Decoded, Output
-from pipeline.engine.store import Store, encode_arrays, write_arrays
+from pipeline.engine.store import Store, encode_arrays
 from pipeline.errors import ImageError, UserError
 from pipeline.files.text import given_path
 
@@ -137,7 +137,7 @@ class LearnedBank(Learned):
                     arrays[name][end - len(rows) : end] = rows
         pictures = np.repeat(np.arange(len(entries), dtype=np.int32), counts)
         contents = np.array([entry["inputs"][PHOTOGRAPH] for entry in entries])
-        write_arrays(file, **arrays, pictures=pictures, contents=contents)
+        np.savez(file, **arrays, pictures=pictures, contents=contents)
 
 
 def learn_bank(

@@ -23,7 +23,7 @@ from pipeline.engine.records import BATCH
 from pipeline.engine.results import Results
 from pipeline.engine.sample import ImageReader, Images, Sample
 from pipeline.engine.stage import Computed, Decoded, Folders, Item, Output
-from pipeline.engine.store import Store, encode_arrays, write_arrays
+from pipeline.engine.store import Store, encode_arrays
 from pipeline.errors import ImageError
 from pipeline.files.fingerprints import fingerprint
 from pipeline.tags.piaa import PiaaOptions, batch_of
@@ -155,7 +155,7 @@ class LearnedPrototypes(Learned):
             name: np.concatenate([rows[indices] for rows, indices in zip(images, chosen)])
             for name, images in parts.items()
         }
-        write_arrays(file, **arrays, size=np.array(self.size))
+        np.savez(file, **arrays, size=np.array(self.size))
 
 
 def _read(paths: Sequence[Path], name: str) -> Any:  # noqa: ANN401
