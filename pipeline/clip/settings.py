@@ -54,8 +54,8 @@ class SecondSettings:
     """The choice of a second backbone.
 
     Attributes:
-        model: the name of the second backbone; null reads it from the checkpoint: a vision
-            transformer in DINO's layout with heads of 64 channels, or SAM's encoder.
+        model: the name of the second backbone; null reads it from the checkpoint, if there is one:
+            a vision transformer in DINO's layout with heads of 64 channels, or SAM's encoder.
         checkpoint: a file of weights, in place of a download.
     """
 

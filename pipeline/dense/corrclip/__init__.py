@@ -36,8 +36,8 @@ class BankSettings:
         window: the side of the windows in which CLIP sees them; 0 for whole pictures.
         stride: pixels between windows.
         second: the second backbone that decides which patches of a window attend to each other;
-            null takes that of the images.
-        refit: whether the bank is learned again after its pictures changed.
+            without a model and a checkpoint, it is that of the images.
+        refit: whether the bank is learned again after its pictures or their regions changed.
     """
 
     split: str | None = None
