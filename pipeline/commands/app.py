@@ -1,9 +1,11 @@
 """The command line of ``tools/app.py``."""
 
+import json
 import os
 import re
 import shlex
 import shutil
+import sys
 import tempfile
 import webbrowser
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,12 +15,14 @@ from pathlib import Path
 
 from psutil import pid_exists
 
-from pipeline.app import own_folder
+from pipeline.app import BEGUN, ENDED, LOG, RUN
 from pipeline.commands.command_line import Parser, check_folder
 from pipeline.commands.composition import naming_code
+from pipeline.commands.console import main
 from pipeline.configuration.hydra import take_plugins
 from pipeline.configuration.plugins import import_plugins
 from pipeline.errors import UserError, shown
+from pipeline.files.atomic import open_own, write_atomically
 from pipeline.files.lock import FolderLock
 from pipeline.files.text import given_path
 from pipeline.report.tables.configurations import flatten
@@ -29,6 +33,9 @@ _UPLOADS = "afseg-app-"
 
 def run(arguments: Sequence[str]) -> None:
     """Serves the page until Ctrl-C, or runs what its button starts."""
+    if arguments[:1] == [RUN[-1]]:
+        run_started(Path(arguments[1]), arguments[2:])
+        return
     parser = Parser("app.py", "Opens a page in a browser, which only this machine can reach.")
     add = parser.add_argument
     words = "photographs or a run, and settings; classes= is short for dataset.classes="
@@ -86,6 +93,26 @@ def run(arguments: Sequence[str]) -> None:
             ) from error
 
 
+def run_started(own: Path, command: Sequence[str]) -> None:
+    """Runs a command that an app starts, and leaves its log and its exit code in the app's folder.
+
+    It holds the lock of this folder, by which every app knows that the run goes on.
+    """
+    with FolderLock(own):
+        (own / ENDED).unlink(missing_ok=True)
+        log = open_own(own / LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
+        print(BEGUN, flush=True)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        sys.argv[1:] = command
+        try:
+            sys.exit(main())
+        except BaseException as error:  # unless it is killed
+            code = getattr(error, "code", 1) or 0
+            write_atomically(own / ENDED, json.dumps({"code": code}))
+            raise
+
+
 def run_again(folder: Path, corrections: str, allowed: Mapping[str, str]) -> None:
     """Runs what an output directory records once more, with a file of corrections in it.
 
@@ -108,12 +135,11 @@ def run_again(folder: Path, corrections: str, allowed: Mapping[str, str]) -> Non
     composed.dry_run, composed.tags.corrections = False, str(file)
     if composed.stage != "all" and "tags" not in composed.stage:
         composed.stage = ["tags", "cams", "masks", "report"]
-    with FolderLock(own_folder(folder)):
-        run_job(composed, (), [word for word in shlex.split(line) if "=" in word])
-        try:
-            compare.run([str(folder), "--output", str(folder / "comparison.html")])
-        except UserError as error:
-            print(f"no comparison: {error}")
+    run_job(composed, (), [word for word in shlex.split(line) if "=" in word])
+    try:
+        compare.run([str(folder), "--output", str(folder / "comparison.html")])
+    except UserError as error:
+        print(f"no comparison: {error}")
 
 
 def _check_allowed(folder: Path, config: Config, allowed: Mapping[str, str]) -> None:
