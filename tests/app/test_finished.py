@@ -9,6 +9,7 @@ import signal
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -70,14 +71,15 @@ def client(new_client):
 
 
 @pytest.fixture
-def waiting(tmp_path, monkeypatch) -> list[str]:
+def waiting(tmp_path, monkeypatch) -> Iterator[list[str]]:
     """The word for an app whose runs wait until there is a file ``go``."""
     (tmp_path / "plugins").mkdir()
     method = (REPOSITORY / "tests" / "plugins" / "keys.py").read_text()
     waits = WAITING.format(str(tmp_path / "go"))
     (tmp_path / "plugins" / "waiting.py").write_text(f"{method}\n{waits}")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "plugins"))
-    return ["plugins=[waiting]"]
+    yield ["plugins=[waiting]"]
+    (tmp_path / "go").touch()
 
 
 def runs_of(out: Path) -> list[psutil.Process]:

@@ -11,6 +11,8 @@ from pathlib import PurePosixPath
 import numpy as np
 import yaml
 
+from pipeline.datasets.annotation_index import LABELME, AnnotationIndex
+from pipeline.datasets.instances import labelme_instances, stated_size
 from pipeline.exchange.formats.data_set import DataSet
 
 _OFFSET = 0.25  # of a pixel, so that readers find it by rounding and by truncating
@@ -40,6 +42,12 @@ class Labelme(DataSet):
             "imageWidth": labels.shape[1],
         }
         return json.dumps(content, ensure_ascii=False, indent=1)
+
+    def painted(self, labels: np.ndarray, data: str) -> str:
+        """Implements the base class, by the shapes."""
+        made = json.loads(data)
+        entry = stated_size(made), [*labelme_instances(made)], None
+        return AnnotationIndex(LABELME).add_image("", lambda: entry).content
 
 
 class Yolo(DataSet):
