@@ -15,8 +15,6 @@ LOG, ENDED, BEGUN = "run.log", "run.json", "begun"
 def own_folder(output: Path, name: str = ".app") -> Path:
     """Returns the app's folder in an output directory, whose lock a run that it starts holds."""
     own = output / name
-    if own.is_symlink():
-        raise UserError(f"{own} is a link, which nothing is written through: remove it")
-    if own.exists() and not own.is_dir():
-        raise UserError(f"{own} is not a folder, which the app requires there: remove it")
+    if own.is_symlink() or (own.exists() and not own.is_dir()):
+        raise UserError(f"{own} is a file or a link, where the app requires a folder: remove it")
     return own

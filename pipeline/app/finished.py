@@ -32,7 +32,6 @@ from pipeline.stages.config import read_run
 
 _SCRIPT = (Path(__file__).parent / "served.js").read_text(encoding="utf-8")
 _UNSAVED = "unsaved.json"
-_MAX_BYTES = 20_000_000  # of corrections
 _KEPT = Complete(key=str, wanted=[list], version=int)
 _CODE = Path(__file__).parents[2]
 _FILE = re.compile(r"corrections\.\d+\.csv")
@@ -69,7 +68,6 @@ class Finished:
         self._own = own_folder(self._folder)
         # A run holds the lock of the folder itself, and people correct tags while it goes on.
         self._corrections = FolderLock(own_folder(self._own, "corrections"), wait=_WAIT)
-        self._has_seen_run = False  # what an earlier app has seen is history
         self.routes = APIRouter(prefix="/report")
         get, post = self.routes.get, self.routes.post
         get("")(lambda: self._page("report.html", script_of(*REPORT_SCRIPTS), _SCRIPT))
@@ -99,8 +97,6 @@ class Finished:
         async def answer(request: Request) -> JSONResponse:
             body = await request.body()
             try:
-                if len(body) > _MAX_BYTES:
-                    raise UserError("these corrections are too large")
                 return JSONResponse(await run_in_threadpool(act, body.decode("utf-8")))
             except (UserError, OSError, UnicodeDecodeError) as error:
                 if isinstance(error, OSError):
@@ -154,22 +150,16 @@ class Finished:
         inside, named = os.path.realpath(directory), take_plugins(self._words)[0]
         real = {path: Path(os.path.realpath(path)) for path in searched("PYTHONPATH")}
         paths = [path for path in real if named or not real[path].is_relative_to(inside)]
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(_CODE), *paths])}
+        streams = {"stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT, "text": True}
         # In a session of its own: it goes on when the page or the app is closed.
-        process = subprocess.Popen(
-            [sys.executable, *RUN, str(self._own), *command],
-            cwd=directory,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(_CODE), *paths])},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+        options = {"cwd": directory, "env": env, "start_new_session": True, **streams}
+        words = [sys.executable, *RUN, str(self._own), *command]
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, **options)
         said = process.stdout.read().strip()  # until it writes to the log, or ends
         Thread(target=process.wait, daemon=True).start()
         if not said.endswith(BEGUN):  # of two that are started at once, one gets the lock
-            raise UserError(said.rpartition("error: ")[2])
-        self._has_seen_run = True
+            raise UserError(said.rpartition("error: ")[2] or "the run has ended: start it again")
 
     def stop(self) -> dict[str, Any]:
         """Ends the run, as Ctrl-C does, whichever app of this machine has started it."""
@@ -186,17 +176,12 @@ class Finished:
         return {}
 
     def state(self) -> dict[str, Any]:
-        """Returns whether a run goes on, its last line but notes, its exit code and its log.
-
-        There is no exit code of a run that had ended before this app was started.
-        """
-        running, code = is_held(self._own), None
-        self._has_seen_run |= running
-        if self._has_seen_run and not running:
-            ended = read_json(self._own / ENDED, Complete(code=int))
-            code = ended["code"] if ended else -signal.SIGKILL
-        said, log = [""], self._own / LOG
+        """Returns whether a run goes on, its last line but notes, its exit code and its log."""
+        running, code, said, log = is_held(self._own), None, [""], self._own / LOG
         if log.is_file() and not log.is_symlink():
+            if not running:
+                ended = read_json(self._own / ENDED, Complete(code=int))
+                code = ended["code"] if ended else -signal.SIGKILL
             with log.open("rb") as file:
                 file.seek(max(0, file.seek(0, 2) - _TAIL))
                 said = re.split(r"[\r\n]+", file.read().decode("utf-8", "replace").strip())

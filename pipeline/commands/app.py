@@ -127,10 +127,8 @@ def run_again(folder: Path, corrections: str, allowed: Mapping[str, str]) -> Non
     file = given if given.is_file() else folder / corrections
     composed, directory, line = read_run(folder)
     _check_allowed(folder, read_config(composed), allowed)
-    if Path(directory, composed.output_dir).resolve() != folder:
+    if not directory.is_absolute() or Path(directory, composed.output_dir).resolve() != folder:
         raise UserError(f"{folder} was moved since it was written: use the command")
-    if not directory.is_absolute():
-        raise UserError(f"{folder / CONFIG} does not record where the run was started")
     os.chdir(directory)
     composed.dry_run, composed.tags.corrections = False, str(file)
     if composed.stage != "all" and "tags" not in composed.stage:

@@ -23,10 +23,7 @@ from pipeline.files.atomic import (
 
 _SUM = b',"sum":"'
 _END = b'%08x"}'
-OF_FILES = (
-    {**dict.fromkeys(("id", "content", "computed"), str), "state": [int], "read": int},
-    ("id", "content"),
-)
+OF_FILES = {"id": str, "content": str, "state": [int], "read": int}, ("id", "content")
 """The types of the entries of files, by their fingerprints, and which of them are required."""
 
 OF_IMAGES = (

@@ -38,7 +38,7 @@ class OwnFiles:
                     " --output, or move it away"
                 )
 
-    def write(self, path: Path, data: bytes | str, **about: str) -> None:
+    def write(self, path: Path, data: bytes | str, **about: str | bool) -> None:
         """Writes a file below the folder, completely or not at all; records ``about``, too.
 
         It raises a UserError as :meth:`refuse_foreign`, or if it cannot be written.
@@ -52,7 +52,7 @@ class OwnFiles:
         self._prepare(path, os.fsencode(target))
         link_symbolically(path, target)
 
-    def _prepare(self, path: Path, data: bytes, **about: str) -> None:
+    def _prepare(self, path: Path, data: bytes, **about: str | bool) -> None:
         self.refuse_foreign([path])
         if path.parent not in self._tidied:
             self._tidied.add(path.parent)
@@ -77,7 +77,7 @@ def computed_files(folder: Path, paths: Iterable[Path], read: Callable[[Path], s
     home = next((each for each in own.parents if (each / RECORD).is_file()), own)
     entries, below = Journal(home / RECORD, OF_FILES).entries.values(), own.relative_to(home)
     made, by = [e for e in entries if e.get("computed")], ("content", "computed")
-    known = {(e["id"].split(" ", 2)[-1], e[key]) for e in made for key in by}
+    known = {(e["id"].split(" ", 2)[-1], str(e[key])) for e in made for key in by}
     names = {path: (below / path.relative_to(folder)).as_posix() for path in paths if known}
     return {
         p for p, name in names.items() if any((name, f(p)) in known for f in (_digest_of, read))

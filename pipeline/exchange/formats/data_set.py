@@ -107,8 +107,7 @@ class DataSet:
             path = artefacts.target_path(annotations, f"{name}{self.suffix}")
             labels = self._write_photograph(image_id, photographs, name)
             data, is_computed = self.encode(image_id, labels), self.artefact.is_computed(image_id)
-            computed = self.painted(labels, data) if is_computed else ""
-            self._output.write(path, data, computed=computed)
+            self._output.write(path, data, computed=is_computed and self.painted(labels, data))
             return self.artefact.tags(image_id, labels)
 
         for name, text in self.index(dict(export.each(ids, write))).items():

@@ -11,8 +11,7 @@ from pathlib import PurePosixPath
 import numpy as np
 import yaml
 
-from pipeline.datasets.annotation_index import LABELME, AnnotationIndex
-from pipeline.datasets.instances import labelme_instances, stated_size
+from pipeline.datasets.annotation_index import LABELME, AnnotationIndex, labelme_entry
 from pipeline.exchange.formats.data_set import DataSet
 
 _OFFSET = 0.25  # of a pixel, so that readers find it by rounding and by truncating
@@ -45,9 +44,8 @@ class Labelme(DataSet):
 
     def painted(self, labels: np.ndarray, data: str) -> str:
         """Implements the base class, by the shapes."""
-        made = json.loads(data)
-        entry = stated_size(made), [*labelme_instances(made)], None
-        return AnnotationIndex(LABELME).add_image("", lambda: entry).content
+        read = AnnotationIndex(LABELME).add_image("", lambda: labelme_entry(json.loads(data)))
+        return read.content
 
 
 class Yolo(DataSet):
