@@ -64,7 +64,7 @@ class Finished:
     def __init__(self, folder: Path, words: Sequence[str]):
         """Takes the folder, and the settings of the app's own command line."""
         refuse_other_format(folder)
-        self._folder, self._words = folder.resolve(), words  # by which a later app finds a run
+        self._folder, self._words = folder.resolve(), words  # a run has the path in its command
         self._own = own_folder(self._folder)
         # A run holds the lock of the folder itself, and people correct tags while it goes on.
         self._corrections = FolderLock(own_folder(self._own, "corrections"), wait=_WAIT)
