@@ -140,10 +140,7 @@ class Finished:
         return {}
 
     def start(self, command: Sequence[str], directory: Path) -> None:
-        """Starts a command of ours in a directory, and returns when it holds the lock.
-
-        Raises a UserError if it cannot, as when a run is under way.
-        """
+        """Starts a command of ours, and waits until it has the lock; a UserError if it cannot."""
         if is_held(self._own):
             raise UserError("a run is under way: wait for its end, or stop it")
         # Not what lies where somebody started the run, unless our command line names plug-ins.

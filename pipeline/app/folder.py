@@ -36,8 +36,7 @@ class Folder:
     """The part of the page with photographs of a folder, of all sub-folders if there are many."""
 
     def __init__(self, names: Names, root: str, limit: int, output: Path):
-        self._names, self._root = names, root
-        self.finished = Finished(output, names.plugins)
+        self._names, self._root, self.finished = names, root, Finished(output, names.plugins)
         found, _, _ = find_images(Path(root).absolute())
         if not found:
             raise UserError(f"{root} contains no photographs: give another folder")

@@ -1,6 +1,5 @@
 """The command line of ``tools/app.py``."""
 
-import json
 import os
 import re
 import shlex
@@ -22,7 +21,7 @@ from pipeline.commands.console import main
 from pipeline.configuration.hydra import take_plugins
 from pipeline.configuration.plugins import import_plugins
 from pipeline.errors import UserError, shown
-from pipeline.files.atomic import open_own, write_atomically
+from pipeline.files.atomic import canonical_json, open_own, write_atomically
 from pipeline.files.lock import FolderLock
 from pipeline.files.text import given_path
 from pipeline.report.tables.configurations import flatten
@@ -34,8 +33,7 @@ _UPLOADS = "afseg-app-"
 def run(arguments: Sequence[str]) -> None:
     """Serves the page until Ctrl-C, or runs what its button starts."""
     if arguments[:1] == [RUN[-1]]:
-        run_started(Path(arguments[1]), arguments[2:])
-        return
+        return run_started(Path(arguments[1]), arguments[2:])
     parser = Parser("app.py", "Opens a page in a browser, which only this machine can reach.")
     add = parser.add_argument
     words = "photographs or a run, and settings; classes= is short for dataset.classes="
@@ -54,8 +52,7 @@ def run(arguments: Sequence[str]) -> None:
     if len(folders) > 1:
         raise UserError(f"{shown(folders[1])} is one folder too many: give one")
     if options.run is not None:
-        run_again(given_path("".join(folders), "the folder"), options.run, settings)
-        return
+        return run_again(given_path("".join(folders), "the folder"), options.run, settings)
     if find_spec("gradio") is None:
         raise UserError(
             "the app requires gradio: run pip install --editable '.[app]', or pip install gradio"
@@ -94,10 +91,7 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def run_started(own: Path, command: Sequence[str]) -> None:
-    """Runs a command that an app starts, and leaves its log and its exit code in the app's folder.
-
-    It holds the lock of this folder, by which every app knows that the run goes on.
-    """
+    """Runs a command that an app starts, under the lock by which every app knows that it runs."""
     with FolderLock(own):
         (own / ENDED).unlink(missing_ok=True)
         log = open_own(own / LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
@@ -109,7 +103,7 @@ def run_started(own: Path, command: Sequence[str]) -> None:
             sys.exit(main())
         except BaseException as error:  # unless it is killed
             code = getattr(error, "code", 1) or 0
-            write_atomically(own / ENDED, json.dumps({"code": code}))
+            write_atomically(own / ENDED, canonical_json({"code": code}))
             raise
 
 

@@ -79,9 +79,7 @@ def computed_files(folder: Path, paths: Iterable[Path], read: Callable[[Path], s
     made, by = [e for e in entries if e.get("computed")], ("content", "computed")
     known = {(e["id"].split(" ", 2)[-1], str(e[key])) for e in made for key in by}
     names = {path: (below / path.relative_to(folder)).as_posix() for path in paths if known}
-    return {
-        p for p, name in names.items() if any((name, f(p)) in known for f in (_digest_of, read))
-    }
+    return {p for p, n in names.items() if any((n, f(p)) in known for f in (_digest_of, read))}
 
 
 def _digest_of(path: Path) -> str:
