@@ -4,13 +4,17 @@ from pathlib import Path
 
 from pipeline.errors import UserError
 
+# Without -P, a package called pipeline in the run's folder would run in place of this one.
+RUN = ("-P", "-m", "pipeline", "app", "--started")
+"""Python's arguments for a run, before the app's folder and the command to run."""
+
+LOG, ENDED, BEGUN = "run.log", "run.json", "begun"
+"""The files with a run's output and exit code, and what it prints when it holds the lock."""
+
 
 def own_folder(output: Path, name: str = ".app") -> Path:
     """Returns the app's folder in an output directory, whose lock a run that it starts holds."""
     own = output / name
-    if own.is_symlink():
-        raise UserError(f"{own} is a link, which nothing is written through: remove it")
-    if own.exists() and not own.is_dir():
-        raise UserError(f"{own} is not a folder, which the app requires there: remove it")
-    own.mkdir(exist_ok=True)
+    if own.is_symlink() or (own.exists() and not own.is_dir()):
+        raise UserError(f"{own} is a file or a link, where the app requires a folder: remove it")
     return own

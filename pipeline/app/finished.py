@@ -12,37 +12,29 @@ from collections.abc import Sequence
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import psutil
 from fastapi import APIRouter, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response
 
-from pipeline.app import own_folder
+from pipeline.app import BEGUN, ENDED, LOG, RUN, own_folder
 from pipeline.configuration.hydra import take_plugins
 from pipeline.engine.children import searched
 from pipeline.engine.store import refuse_other_format
 from pipeline.errors import UserError
-from pipeline.files.atomic import (
-    Complete,
-    cannot_write,
-    open_own,
-    parse_object,
-    read_json,
-    write_atomically,
-)
-from pipeline.files.lock import FolderLock
+from pipeline.files.atomic import Complete, cannot_write, parse_object, read_json, write_atomically
+from pipeline.files.lock import HOLDER, FolderLock, is_held
 from pipeline.report.page.page import REPORT_SCRIPTS, script_of
 from pipeline.stages.config import read_run
 
 _SCRIPT = (Path(__file__).parent / "served.js").read_text(encoding="utf-8")
-_UNSAVED, _LOG = "unsaved.json", "run.log"
-_MAX_BYTES = 20_000_000  # of corrections
+_UNSAVED = "unsaved.json"
 _KEPT = Complete(key=str, wanted=[list], version=int)
 _CODE = Path(__file__).parents[2]
 _FILE = re.compile(r"corrections\.\d+\.csv")
-# Without -P, a package called pipeline in the run's folder would run in place of this one.
-_RUN = ("-P", "-m", "pipeline", "app")
 _TAIL = 4096  # bytes of the log, for its last line
 _WAIT = 10.0  # seconds for another app, which changes corrections in milliseconds
 
@@ -72,11 +64,10 @@ class Finished:
     def __init__(self, folder: Path, words: Sequence[str]):
         """Takes the folder, and the settings of the app's own command line."""
         refuse_other_format(folder)
-        self._folder, self._words = folder.resolve(), words  # by which a later app finds a run
+        self._folder, self._words = folder.resolve(), words  # a run has the path in its command
         self._own = own_folder(self._folder)
         # A run holds the lock of the folder itself, and people correct tags while it goes on.
         self._corrections = FolderLock(own_folder(self._own, "corrections"), wait=_WAIT)
-        self._process: subprocess.Popen | None = None
         self.routes = APIRouter(prefix="/report")
         get, post = self.routes.get, self.routes.post
         get("")(lambda: self._page("report.html", script_of(*REPORT_SCRIPTS), _SCRIPT))
@@ -106,9 +97,7 @@ class Finished:
         async def answer(request: Request) -> JSONResponse:
             body = await request.body()
             try:
-                if len(body) > _MAX_BYTES:
-                    raise UserError("these corrections are too large")
-                return JSONResponse(act(body.decode("utf-8")))
+                return JSONResponse(await run_in_threadpool(act, body.decode("utf-8")))
             except (UserError, OSError, UnicodeDecodeError) as error:
                 if isinstance(error, OSError):
                     error = cannot_write(error.filename, error)
@@ -140,11 +129,6 @@ class Finished:
 
     # The next run
 
-    @property
-    def is_running(self) -> bool:
-        """Whether a run goes on that this object started."""
-        return self._process is not None and self._process.poll() is None
-
     def _start(self, body: str) -> dict[str, Any]:
         file = self._folder / body
         if not _FILE.fullmatch(body) or not file.is_file():
@@ -152,68 +136,54 @@ class Finished:
         _, directory, _ = read_run(self._folder)
         if not directory.is_absolute() or not directory.is_dir():
             raise UserError(f"{directory}, where the run was started, is gone: use the command")
-        self.start([*_RUN, str(self._folder), "--run", str(file), *self._words], directory)
+        self.start(["app", str(self._folder), "--run", str(file), *self._words], directory)
         return {}
 
-    def start(self, words: Sequence[str], directory: Path) -> None:
-        """Starts Python with these words in a directory; a UserError if a run is under way."""
-        if self.is_running:
+    def start(self, command: Sequence[str], directory: Path) -> None:
+        """Starts a command of ours, and waits until it has the lock; a UserError if it cannot."""
+        if is_held(self._own):
             raise UserError("a run is under way: wait for its end, or stop it")
-        with FolderLock(self._own):  # which a run holds, whatever app has started it
-            log = open_own(self._own / _LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         # Not what lies where somebody started the run, unless our command line names plug-ins.
         inside, named = os.path.realpath(directory), take_plugins(self._words)[0]
         real = {path: Path(os.path.realpath(path)) for path in searched("PYTHONPATH")}
         paths = [path for path in real if named or not real[path].is_relative_to(inside)]
-        with os.fdopen(log, "wb"):
-            # In a session of its own: it goes on when the page or the app is closed.
-            self._process = subprocess.Popen(
-                [sys.executable, *words],
-                cwd=directory,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join([str(_CODE), *paths])},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(_CODE), *paths])}
+        streams = {"stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT, "text": True}
+        # In a session of its own: it goes on when the page or the app is closed.
+        options = {"cwd": directory, "env": env, "start_new_session": True, **streams}
+        words = [sys.executable, *RUN, str(self._own), *command]
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, **options)
+        said = process.stdout.read().strip()  # until it writes to the log, or ends
+        Thread(target=process.wait, daemon=True).start()
+        if not said.endswith(BEGUN):  # of two that are started at once, one gets the lock
+            raise UserError(said.rpartition("error: ")[2] or "the run has ended: start it again")
 
     def stop(self) -> dict[str, Any]:
-        """Ends the run of this app, or of an earlier one, as Ctrl-C does."""
-        words, is_found = [*_RUN, str(self._folder), "--run"], self.is_running
-        if is_found:
-            self._process.send_signal(signal.SIGINT)
-            return {}
-        for process in psutil.process_iter(["cmdline"]):  # an earlier app may have started it
-            if (process.info["cmdline"] or [])[1 : 1 + len(words)] == words:
-                with suppress(psutil.Error):  # it has ended, or is another person's
-                    process.send_signal(signal.SIGINT)
-                    is_found = True
-        if not is_found and self._is_running_elsewhere():
+        """Ends the run, as Ctrl-C does, whichever app of this machine has started it."""
+        words = [*RUN, str(self._own)]
+        holder = read_json(self._own / HOLDER, Complete(process=int)) or {"process": 0}
+        with suppress(psutil.Error, ValueError):  # it has ended, or is another person's
+            process = psutil.Process(holder["process"])
+            # A killed run leaves its number, which another process may have since.
+            if process.cmdline()[1 : 1 + len(words)] == words:
+                process.send_signal(signal.SIGINT)
+                return {}
+        if is_held(self._own):
             raise UserError("no app of this machine started this run: stop it where it was started")
         return {}
 
     def state(self) -> dict[str, Any]:
         """Returns whether a run goes on, its last line but notes, its exit code and its log."""
-        own = self._process
-        running = self.is_running or (own is None and self._is_running_elsewhere())
-        said, log = [""], self._own / _LOG
+        running, code, said, log = is_held(self._own), None, [""], self._own / LOG
         if log.is_file() and not log.is_symlink():
+            if not running:
+                ended = read_json(self._own / ENDED, Complete(code=int))
+                code = ended["code"] if ended else -signal.SIGKILL
             with log.open("rb") as file:
                 file.seek(max(0, file.seek(0, 2) - _TAIL))
                 said = re.split(r"[\r\n]+", file.read().decode("utf-8", "replace").strip())
-        code = None if own is None else own.poll()
         said = [line for line in said if not line.startswith(("note: ", "left out: "))] or [""]
         line = " ".join(said[-1].partition("→")[0].split())
         compared = (self._folder / "comparison.html").is_file()
         facts = {"running": running, "line": line, "code": code, "compared": compared}
         return {**facts, "log": str(log)}
-
-    def _is_running_elsewhere(self) -> bool:
-        """Tells whether a run goes on that an app before this one started."""
-        try:
-            with FolderLock(self._own, at_once=True):
-                return False
-        except UserError:
-            return True
-        except OSError:  # the disk is full, or the lock is a link: no run holds it
-            return False

@@ -9,7 +9,6 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
-from fastapi import FastAPI
 
 from pipeline.api.labeller import load_image
 from pipeline.api.labelling import Labelling
@@ -36,9 +35,8 @@ _ENDS = ("Masks", "Masks and a network")  # of the run
 class Folder:
     """The part of the page with photographs of a folder, of all sub-folders if there are many."""
 
-    def __init__(self, names: Names, root: str, limit: int, app: FastAPI, output: Path):
-        self._names, self._root, self._app, self._output = names, root, app, output
-        self._run: Finished | None = None  # what this page has started
+    def __init__(self, names: Names, root: str, limit: int, output: Path):
+        self._names, self._root, self.finished = names, root, Finished(output, names.plugins)
         found, _, _ = find_images(Path(root).absolute())
         if not found:
             raise UserError(f"{root} contains no photographs: give another folder")
@@ -160,11 +158,7 @@ class Folder:
         try:
             words = self._settings(names, backgrounds, min_score, end)
             self._names.begin(f"folder {request.session_hash}")  # the run needs the processor
-            if self._run is None:
-                self._output.mkdir(parents=True, exist_ok=True)
-                self._run = Finished(self._output, self._names.plugins)
-                self._app.router.routes[:0] = self._run.routes.routes  # Gradio takes the others
-            self._run.start(["-P", "-m", "pipeline", *words], Path.cwd())
+            self.finished.start(words, Path.cwd())
         except (UserError, OSError) as error:
             return str(error)
         return "The run has begun, and looking at photographs has ended."

@@ -78,7 +78,7 @@ def build_app(
     modules, _ = take_plugins(words)
     plugins = [f"plugins=[{','.join(modules)}]"] if modules else []
     names = Names(usual["clip"], chosen, others, getattr(config.tags, "min_score", 0.0), plugins)
-    folder = Folder(names, folders[0], limit, app, Path(config.output_dir)) if folders else None
+    folder = Folder(names, folders[0], limit, Path(config.output_dir)) if folders else None
     words_of_classes, background_names = [], ()
     if usual["clip"] == WORLD:
         world = load_world(WORLD)
@@ -93,7 +93,6 @@ def build_app(
         if {*vocabulary.backgrounds, *vocabulary.dropped} != {*usual_backgrounds}:
             background_names = vocabulary.backgrounds  # of the file
     app.get("/docs/{name}")(_page_of_docs)
-    app.get("/report/state")(lambda: {"running": False, "code": None})  # until a run begins
     processing_utils.async_ssrf_protected_download = _refuse_download
     with gr.Blocks(title=_TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
         gr.Markdown(f"# {_TITLE}")
@@ -108,6 +107,7 @@ def build_app(
             given.append(gr.Textbox(value=written, label=label, placeholder="floor\nwall", **shape))
         kept = [*given]
         if folder:
+            app.include_router(folder.finished.routes)
             with gr.Tab("The folder") as tab:
                 kept += folder.build(blocks, tab, *given)
         with gr.Tab("A photograph") as tab:

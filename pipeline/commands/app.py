@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import shutil
+import sys
 import tempfile
 import webbrowser
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,12 +14,14 @@ from pathlib import Path
 
 from psutil import pid_exists
 
-from pipeline.app import own_folder
+from pipeline.app import BEGUN, ENDED, LOG, RUN
 from pipeline.commands.command_line import Parser, check_folder
 from pipeline.commands.composition import naming_code
+from pipeline.commands.console import main
 from pipeline.configuration.hydra import take_plugins
 from pipeline.configuration.plugins import import_plugins
 from pipeline.errors import UserError, shown
+from pipeline.files.atomic import canonical_json, open_own, write_atomically
 from pipeline.files.lock import FolderLock
 from pipeline.files.text import given_path
 from pipeline.report.tables.configurations import flatten
@@ -29,6 +32,8 @@ _UPLOADS = "afseg-app-"
 
 def run(arguments: Sequence[str]) -> None:
     """Serves the page until Ctrl-C, or runs what its button starts."""
+    if arguments[:1] == [RUN[-1]]:
+        return run_started(Path(arguments[1]), arguments[2:])
     parser = Parser("app.py", "Opens a page in a browser, which only this machine can reach.")
     add = parser.add_argument
     words = "photographs or a run, and settings; classes= is short for dataset.classes="
@@ -47,8 +52,7 @@ def run(arguments: Sequence[str]) -> None:
     if len(folders) > 1:
         raise UserError(f"{shown(folders[1])} is one folder too many: give one")
     if options.run is not None:
-        run_again(given_path("".join(folders), "the folder"), options.run, settings)
-        return
+        return run_again(given_path("".join(folders), "the folder"), options.run, settings)
     if find_spec("gradio") is None:
         raise UserError(
             "the app requires gradio: run pip install --editable '.[app]', or pip install gradio"
@@ -86,6 +90,23 @@ def run(arguments: Sequence[str]) -> None:
             ) from error
 
 
+def run_started(own: Path, command: Sequence[str]) -> None:
+    """Runs a command that an app starts, under the lock by which every app knows that it runs."""
+    with FolderLock(own):
+        (own / ENDED).unlink(missing_ok=True)
+        log = open_own(own / LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
+        print(BEGUN, flush=True)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        sys.argv[1:] = command
+        try:
+            sys.exit(main())
+        except BaseException as error:  # unless it is killed
+            code = getattr(error, "code", 1) or 0
+            write_atomically(own / ENDED, canonical_json({"code": code}))
+            raise
+
+
 def run_again(folder: Path, corrections: str, allowed: Mapping[str, str]) -> None:
     """Runs what an output directory records once more, with a file of corrections in it.
 
@@ -100,20 +121,17 @@ def run_again(folder: Path, corrections: str, allowed: Mapping[str, str]) -> Non
     file = given if given.is_file() else folder / corrections
     composed, directory, line = read_run(folder)
     _check_allowed(folder, read_config(composed), allowed)
-    if Path(directory, composed.output_dir).resolve() != folder:
+    if not directory.is_absolute() or Path(directory, composed.output_dir).resolve() != folder:
         raise UserError(f"{folder} was moved since it was written: use the command")
-    if not directory.is_absolute():
-        raise UserError(f"{folder / CONFIG} does not record where the run was started")
     os.chdir(directory)
     composed.dry_run, composed.tags.corrections = False, str(file)
     if composed.stage != "all" and "tags" not in composed.stage:
         composed.stage = ["tags", "cams", "masks", "report"]
-    with FolderLock(own_folder(folder)):
-        run_job(composed, (), [word for word in shlex.split(line) if "=" in word])
-        try:
-            compare.run([str(folder), "--output", str(folder / "comparison.html")])
-        except UserError as error:
-            print(f"no comparison: {error}")
+    run_job(composed, (), [word for word in shlex.split(line) if "=" in word])
+    try:
+        compare.run([str(folder), "--output", str(folder / "comparison.html")])
+    except UserError as error:
+        print(f"no comparison: {error}")
 
 
 def _check_allowed(folder: Path, config: Config, allowed: Mapping[str, str]) -> None:

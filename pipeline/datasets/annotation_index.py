@@ -146,7 +146,7 @@ def read_index(path: Path) -> AnnotationIndex:
         index = AnnotationIndex(LABELME)
         for file in sorted(path.rglob("*.json")):
             name = file.relative_to(path).with_suffix("").as_posix()
-            index.add_image(name, partial(_read_labelme, file))
+            index.add_image(name, lambda file=file: labelme_entry(load_json(file)))
         return index
     with without_collection():  # which takes half the time
         return _read_file(path)
@@ -254,9 +254,9 @@ def _read_task(task: Mapping) -> ImageEntry:
     return stated_size(task), label_studio_instances(task), task["data"].get(EXPORTED)
 
 
-def _read_labelme(file: Path) -> ImageEntry:
-    content = load_json(file)
-    return stated_size(content), [*labelme_instances(content)], None  # known by the file
+def labelme_entry(content: Mapping) -> ImageEntry:
+    """Returns what a file of labelme's says; its export is known by the file."""
+    return stated_size(content), [*labelme_instances(content)], None
 
 
 def _reason(error: Exception) -> str:

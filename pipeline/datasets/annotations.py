@@ -3,7 +3,7 @@
 import os
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,7 @@ from pipeline.datasets.mask_images import Reading, refuse_parts_of_masks
 from pipeline.datasets.score_tables import read_table
 from pipeline.engine.sample import Labels, Size, file_of, ids_below, spellings
 from pipeline.errors import ImageError, NoEntry, UserError, shown
-from pipeline.files.fingerprints import fingerprint_image
+from pipeline.files.fingerprints import fingerprint, fingerprint_image
 from pipeline.files.label_images import IGNORE, refuse_brush_masks
 from pipeline.files.text import given_path
 
@@ -44,6 +44,13 @@ class LabelImage:
     def content(self) -> str:
         """The fingerprint of the file; raises an OSError."""
         return fingerprint_image(self.path)
+
+    @property
+    def painted(self) -> str:
+        """The fingerprint of the labels, however the file holds them; "" if they are unusable."""
+        with suppress(ImageError):
+            return fingerprint((labels := self.labels(None)).tobytes(), labels.shape)
+        return ""
 
     def labels(self, size: Size | None) -> np.ndarray:
         """Returns the labels of an image, H×W uint8: 0 background, k+1 class k, 255 ignore.
@@ -79,6 +86,8 @@ class Drawing:
     def content(self) -> str:
         """The fingerprint of the image's entry, and of nothing else in the file."""
         return self.row.content
+
+    painted = content  # of the shapes, which cost less than their labels
 
     @property
     def is_exported(self) -> bool:

@@ -108,7 +108,8 @@ def corrected_masks(found: Annotations, images: Images, split: str) -> Correctio
         raise UserError(
             f"masks.corrections={found.path} holds no mask: save one there, or leave it out"
         )
-    files = computed_files("export.py", found.path, (mask.path for mask in masks.values()))
+    by_path = {mask.path: mask for mask in masks.values()}
+    files = computed_files(found.path, by_path, lambda path: by_path[path].painted)
     kept = {i: mask for i, mask in masks.items() if not (mask.is_exported or mask.path in files)}
     of_run = [sample.id for sample in images.of(split)]
     count, others = (sum(i in each for i in of_run) for each in (kept, masks.keys() - kept.keys()))

@@ -21,7 +21,7 @@ import psutil
 
 from pipeline.errors import UserError, shown
 
-_MENDABLE = "ENOSPC EDQUOT EROFS EACCES EPERM EFBIG ENAMETOOLONG EMFILE EIO ESTALE"
+_MENDABLE = "ENOSPC EDQUOT EROFS EACCES EPERM EFBIG ENAMETOOLONG ELOOP EMFILE EIO ESTALE"
 MENDABLE = frozenset(getattr(errno, name) for name in _MENDABLE.split())
 """System errors that the user can mend: a full disk, a quota, missing permissions, …"""
 

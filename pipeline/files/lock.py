@@ -1,6 +1,7 @@
 """A lock on a folder, across processes and machines that share a file system."""
 
 import errno
+import fcntl
 import json
 import os
 import platform
@@ -11,7 +12,7 @@ from typing import Self
 from filelock import BaseFileLock, FileLock, SoftFileLease, Timeout
 
 from pipeline.errors import UserError
-from pipeline.files.atomic import Complete, read_json, write_atomically
+from pipeline.files.atomic import Complete, open_own, read_json, write_atomically
 
 LOCK, HOLDER = ".lock", ".holder.json"
 
@@ -31,12 +32,9 @@ class FolderLock:
     over after it has seen no renewal for two minutes.
     """
 
-    def __init__(self, folder: Path, wait: float = 0.0, at_once: bool = False):
-        """Prepares the lock without acquiring it; ``wait`` are seconds to wait for a holder.
-
-        With ``at_once``, not even the children of a killed holder are waited for.
-        """
-        self._folder, self._wait = folder, 0.0 if at_once else max(wait, _ORPHANS)
+    def __init__(self, folder: Path, wait: float = 0.0):
+        """Prepares the lock without acquiring it; ``wait`` are seconds to wait for a holder."""
+        self._folder, self._wait = folder, max(wait, _ORPHANS)
         # filelock's own fallback is a file that stays when its process is killed, and then blocks
         # other machines for good.
         self._lock: BaseFileLock = FileLock(folder / LOCK, fallback_to_soft=False)
@@ -99,3 +97,13 @@ class FolderLock:
                 f"{self._folder} was taken over by another process while this one was silent: run"
                 " the same command again when the other process has ended"
             )
+
+
+def is_held(folder: Path) -> bool:
+    """Tells whether a process holds the lock of a folder; several processes may ask at once."""
+    try:
+        with os.fdopen(open_own(folder / LOCK, os.O_RDONLY)) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False
+    except (OSError, UserError) as error:  # no lock, or a lease, which outlives a kill
+        return isinstance(error, BlockingIOError) or (folder / _LEASE).exists()

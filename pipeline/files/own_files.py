@@ -1,7 +1,7 @@
 """Output files: a tool overwrites only its own."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -38,7 +38,7 @@ class OwnFiles:
                     " --output, or move it away"
                 )
 
-    def write(self, path: Path, data: bytes | str, **about: bool) -> None:
+    def write(self, path: Path, data: bytes | str, **about: str | bool) -> None:
         """Writes a file below the folder, completely or not at all; records ``about``, too.
 
         It raises a UserError as :meth:`refuse_foreign`, or if it cannot be written.
@@ -52,7 +52,7 @@ class OwnFiles:
         self._prepare(path, os.fsencode(target))
         link_symbolically(path, target)
 
-    def _prepare(self, path: Path, data: bytes, **about: bool) -> None:
+    def _prepare(self, path: Path, data: bytes, **about: str | bool) -> None:
         self.refuse_foreign([path])
         if path.parent not in self._tidied:
             self._tidied.add(path.parent)
@@ -68,14 +68,18 @@ class OwnFiles:
         return f"{self._tool} {digest} {path.relative_to(self._folder).as_posix()}"
 
 
-def computed_files(tool: str, folder: Path, paths: Iterable[Path]) -> set[Path]:
-    """Returns which paths below a folder a tool wrote as ``computed``, and nobody changed since."""
+def computed_files(folder: Path, paths: Iterable[Path], read: Callable[[Path], str]) -> set[Path]:
+    """Returns which paths below a folder hold what a tool wrote as ``computed``.
+
+    That is a fingerprint; ``read`` returns the one of a file that may only have been saved again.
+    """
     own = folder.resolve()
     home = next((each for each in own.parents if (each / RECORD).is_file()), own)
-    entries = Journal(home / RECORD, OF_FILES).entries.values()
-    written, below = {e["id"] for e in entries if e.get("computed")}, own.relative_to(home)
-    names = {path: (below / path.relative_to(folder)).as_posix() for path in paths if written}
-    return {path for path, name in names.items() if f"{tool} {_digest_of(path)} {name}" in written}
+    entries, below = Journal(home / RECORD, OF_FILES).entries.values(), own.relative_to(home)
+    made, by = [e for e in entries if e.get("computed")], ("content", "computed")
+    known = {(e["id"].split(" ", 2)[-1], str(e[key])) for e in made for key in by}
+    names = {path: (below / path.relative_to(folder)).as_posix() for path in paths if known}
+    return {p for p, n in names.items() if any((n, f(p)) in known for f in (_digest_of, read))}
 
 
 def _digest_of(path: Path) -> str:

@@ -21,7 +21,12 @@ class Started:
 
     def __init__(self, *words: object, cwd: Path = REPOSITORY):
         command = [sys.executable, "-m", "pipeline", "app", *map(str, words)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+        paths = filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")])
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join(paths),
+        }
         self.process = subprocess.Popen(
             [*command, "--no-browser"],
             stdout=subprocess.PIPE,

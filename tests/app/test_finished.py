@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
+import signal
+import subprocess
 import threading
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import psutil
 import pytest
 
 from pipeline.errors import UserError
 from pipeline.files.atomic import write_atomically
-from pipeline.files.lock import FolderLock
+from pipeline.files.lock import HOLDER, FolderLock
 from tests import REPOSITORY
+from tests.app.test_attacks import Client
 from tests.extras import library
+from tests.processes import wait_until
 
 pytestmark = pytest.mark.extras
 
 CSV = "id,classes\r\na,cup\r\n"
+WAITING = """
+import sys, time
+from pathlib import Path
+if "--no-browser" not in sys.argv:  # in a run, and not in an app
+    print("it waits", flush=True)
+    while not Path({!r}).exists():
+        time.sleep(0.05)
+"""
 
 
 @pytest.fixture
@@ -53,6 +68,32 @@ def test_a_folder_of_an_older_version_is_refused(new_client, tmp_path):
 @pytest.fixture
 def client(new_client):
     return new_client()
+
+
+@pytest.fixture
+def waiting(tmp_path, monkeypatch) -> Iterator[list[str]]:
+    """The word for an app whose runs wait until there is a file ``go``."""
+    (tmp_path / "plugins").mkdir()
+    method = (REPOSITORY / "tests" / "plugins" / "keys.py").read_text()
+    waits = WAITING.format(str(tmp_path / "go"))
+    (tmp_path / "plugins" / "waiting.py").write_text(f"{method}\n{waits}")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "plugins"))
+    yield ["plugins=[waiting]"]
+    (tmp_path / "go").touch()
+
+
+def runs_of(out: Path) -> list[psutil.Process]:
+    """Returns the processes of runs in an output directory, which are not their children."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        if "--started" in words and str(out / ".app") in words:
+            found.append(process)
+    return [process for process in found if process.ppid() not in {each.pid for each in found}]
+
+
+def line_of(client) -> str:
+    return client.get("/report/state").json()["line"]
 
 
 def wait_for_end(client) -> dict:
@@ -142,27 +183,25 @@ def test_a_run_is_found_however_its_folder_is_spelled(out, new_client, tmp_path)
     assert stop(linked, new_client())["code"] not in (0, None)
 
 
-@pytest.mark.parametrize("fault", ["full", "link"])
-def test_the_state_is_told_where_nothing_can_be_locked(fault, client, out, monkeypatch):
-    def fail(*_, **__):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
+@pytest.mark.parametrize("fault", ["holder", "link"])
+def test_the_state_is_told_where_nothing_can_be_locked(fault, client, out):
     (out / "corrections.1.csv").write_text(CSV)
-    if fault == "full":
-        monkeypatch.setattr("pipeline.files.lock.write_atomically", fail)
+    (out / ".app").mkdir()
+    if fault == "holder":
+        (out / ".app" / HOLDER).mkdir()
     else:
         (out / ".app" / ".lock").symlink_to(out / "config.yaml")
     state = client.get("/report/state")
     assert state.status_code == 200 and not state.json()["running"]
     refused = client.post("/report/run", content="corrections.1.csv")
-    assert refused.status_code == 400 and "cannot write" in refused.json()["error"]
+    assert refused.status_code == 400 and re.match("cannot .*write", refused.json()["error"])
 
 
 @pytest.mark.parametrize("name", [".app", ".app/corrections"])
 def test_a_file_in_the_place_of_the_folder_of_the_app_is_refused(name, new_client, out):
     (out / name).parent.mkdir(exist_ok=True)
     (out / name).write_text("mine")
-    with pytest.raises(UserError, match=f"{name} is not a folder, which the app requires"):
+    with pytest.raises(UserError, match=f"{name} is a file or a link, where the app requires"):
         new_client()
 
 
@@ -172,7 +211,7 @@ def test_a_run_of_another_app_is_known(client, out):
         refused = client.post("/report/run", content="corrections.1.csv")
         (out / ".app" / "run.log").write_text("tags  1/4\rtags  2/4\nnote: slow")
         state = client.get("/report/state").json()
-    assert "is being written by process" in refused.json()["error"]
+    assert "a run is under way" in refused.json()["error"]
     assert (state["running"], state["line"], state["code"]) == (True, "tags 2/4", None)
     state = client.get("/report/state").json()
     assert not state["running"] and not state["compared"]
@@ -253,14 +292,113 @@ def test_only_plugins_that_are_named_may_lie_where_the_run_was_started(
     (out / "corrections.1.csv").write_text(CSV)
     inside, outside = str(working_folder / "mine"), str(tmp_path)  # of where the run was started
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([inside, "", outside]))
-    started = []
-    monkeypatch.setattr(
-        "pipeline.app.finished.subprocess.Popen", lambda *_, **options: started.append(options)
-    )
+    started, begin = [], subprocess.Popen
+
+    def record(_, **options):
+        started.append(options)
+        return begin(["echo", "begun"], text=True, stdout=subprocess.PIPE)
+
+    monkeypatch.setattr("pipeline.app.finished.subprocess.Popen", record)
     new_client(words=words).post("/report/run", content="corrections.1.csv")
     [options] = started
     found = options["env"]["PYTHONPATH"].split(os.pathsep)
     assert found == [str(REPOSITORY), *[inside] * bool(words), outside]
+
+
+def test_a_run_is_known_when_its_app_was_killed_and_opened_again(start, out, waiting):
+    library("gradio")
+    (out / "corrections.1.csv").write_text(CSV)
+    log, run = out / ".app" / "run.log", ("POST", "/report/run", b"corrections.1.csv")
+    killed = start(out, *waiting)
+    assert Client(killed.address).ask(*run)[0] == 200
+    killed.process.kill()
+    killed.process.wait()
+    [process] = runs_of(out)
+    client = Client(start(out, *waiting).address)
+
+    def state() -> dict:
+        return json.loads(client.ask("GET", "/report/state")[2])
+
+    wait_until(lambda: state()["line"] == "it waits", poll=0.1)
+    assert state()["running"]
+    status, _, answer = client.ask(*run)
+    assert status == 400 and b"a run is under way" in answer
+    assert runs_of(out) == [process] and log.read_text() == "it waits\n"
+    assert client.ask("POST", "/report/stop", b"")[0] == 200
+    wait_until(lambda: not state()["running"], poll=0.1)
+    assert state()["code"] == 130 and state()["line"].startswith("ended: ")
+    wait_until(lambda: not runs_of(out), poll=0.1)
+
+
+def test_a_later_app_knows_how_a_run_ends(new_client, out, waiting, tmp_path):
+    (out / "corrections.1.csv").write_text(CSV)
+    earlier, later = new_client(words=waiting), new_client(words=waiting)
+    earlier.post("/report/run", content="corrections.1.csv")
+    assert later.get("/report/state").json()["running"]
+    (tmp_path / "go").touch()
+    assert wait_for_end(later)["code"] == 0 == wait_for_end(earlier)["code"]
+    assert new_client().get("/report/state").json()["code"] == 0
+
+
+@pytest.mark.parametrize("apps", [1, 2])
+def test_of_runs_that_are_started_at_once_one_begins(apps, new_client, out, waiting):
+    (out / "corrections.1.csv").write_text(CSV)
+    clients = [new_client(words=waiting) for _ in range(apps)]
+    at_once = threading.Barrier(4)
+
+    def begin(number: int) -> int:
+        at_once.wait()
+        client = clients[number % apps]
+        return client.post("/report/run", content="corrections.1.csv").status_code
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sorted(pool.map(begin, range(4))) == [200, 400, 400, 400]
+    wait_until(lambda: line_of(clients[0]) == "it waits", poll=0.1)
+    wait_until(lambda: len(runs_of(out)) == 1, poll=0.1)
+    assert (out / ".app" / "run.log").read_text() == "it waits\n"
+    assert stop(clients[0], clients[-1])["code"] == 130
+
+
+def test_a_page_of_photographs_knows_the_run_of_an_earlier_one(scenes, tmp_path, waiting):
+    library("gradio")
+    from starlette.testclient import TestClient
+
+    from pipeline.app.finished import Finished
+    from pipeline.app.page import build_app
+
+    settings = {"clip": "demo", "classes": "[disc]", "output_dir": str(tmp_path / "out")}
+    words = [f"{key}={value}" for key, value in settings.items()]
+
+    def open_page() -> TestClient:
+        return TestClient(build_app(settings, [str(scenes)], 2, words))
+
+    first = open_page()
+    assert not first.get("/report/state").json()["running"] and not (tmp_path / "out").exists()
+    Finished(tmp_path / "out", waiting).start(waiting, tmp_path)
+    for page in (first, open_page()):
+        assert page.get("/report/state").json()["running"]
+    assert stop(first, page)["code"] == 130
+
+
+def test_a_killed_run_is_told_and_its_number_is_nobodys(new_client, out, waiting):
+    (out / "corrections.1.csv").write_text(CSV)
+    client = new_client(words=waiting)
+    client.post("/report/run", content="corrections.1.csv")
+    [process] = runs_of(out)
+    process.kill()
+    assert wait_for_end(client)["code"] == -signal.SIGKILL
+    holder = out / ".app" / HOLDER
+    assert json.loads(holder.read_text())["process"] == process.pid
+    # After a restart of the machine the number is another process's.
+    with subprocess.Popen(["sleep", "600"]) as other:
+        holder.write_text(json.dumps({"process": other.pid}))
+        assert new_client().post("/report/stop").json() == {}
+        with FolderLock(out / ".app"):
+            holder.write_text(json.dumps({"process": other.pid}))
+            refused = new_client().post("/report/stop")
+        assert "no app of this machine started this run" in refused.json()["error"]
+        assert other.poll() is None
+        other.kill()
 
 
 @pytest.mark.parametrize("by", ["its own app", "a later app"])

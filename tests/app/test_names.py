@@ -88,7 +88,7 @@ def test_a_folder_of_damaged_photographs_is_a_sentence(tmp_path):
     from pipeline.app.folder import Folder
 
     (tmp_path / "a.png").write_bytes(b"nothing")
-    folder = Folder(Names("demo", {}, [], 0.3), str(tmp_path), 5, None, tmp_path / "out")
+    folder = Folder(Names("demo", {}, [], 0.3), str(tmp_path), 5, tmp_path / "out")
     before, *_, (said, page, told) = folder.choose(
         "disc", "", 0.3, None, "Masks", SimpleNamespace(session_hash="s")
     )
@@ -105,7 +105,7 @@ def test_photographs_are_tried_from_every_sub_folder(tmp_path):
         path = tmp_path / f"{place}.png"
         path.parent.mkdir(exist_ok=True)
         Image.new("RGB", (32, 32)).save(path)
-    folder = Folder(Names("demo", {}, [], 0.3), str(tmp_path), 10, None, tmp_path / "out")
+    folder = Folder(Names("demo", {}, [], 0.3), str(tmp_path), 10, tmp_path / "out")
     request = SimpleNamespace(session_hash="s")
     for limit in (None, 10.0, 12):
         about = f"{limit or 10:.0f} of 150 photographs of {tmp_path}"
@@ -124,13 +124,12 @@ def test_a_run_ends_the_look_at_photographs_before_it_begins(scenes, tmp_path):
     library("gradio")
     from pipeline.app.folder import Folder
 
-    folder = Folder(Names("demo", {}, [], 0.3), str(scenes), 9, None, tmp_path / "out")
+    folder = Folder(Names("demo", {}, [], 0.3), str(scenes), 9, tmp_path / "out")
     request, began = SimpleNamespace(session_hash="s"), []
     names = "disc", "", 0.3
     looking = folder.choose(*names, None, "Masks", request)
     assert [next(looking)[0] for _ in range(3)][-1].endswith("left")
-    (tmp_path / "out").mkdir()
-    folder._run = SimpleNamespace(start=lambda words, _: began.append((words, [*looking])))
+    folder.finished = SimpleNamespace(start=lambda words, _: began.append((words, [*looking])))
     assert folder.run("", "", 0.3, "Masks", request).startswith("no names are given")
     assert not began
     assert "has ended" in folder.run(*names, "Masks", request)

@@ -93,7 +93,7 @@ def test_a_holder_that_cannot_be_written_leaves_the_lock_free(tmp_path, monkeypa
         patched.setattr("pipeline.files.lock.write_atomically", full)
         with pytest.raises(OSError, match="full"):
             FolderLock(tmp_path).acquire()
-    with FolderLock(tmp_path, at_once=True):
+    with FolderLock(tmp_path):
         pass
 
 

@@ -18,9 +18,13 @@ def test_what_a_tool_wrote_may_be_written_again(tmp_path):
     assert (tmp_path / "out/sub/a.txt").read_text() == "first"
     assert len((tmp_path / "out" / RECORD).read_text().splitlines()) == 2
     path = tmp_path / "out/sub/a.txt"
-    for is_computed in (True, False):  # the newest record of a content counts
-        OwnFiles(tmp_path / "out", "one.py").write(path, "first", computed=is_computed)
-        assert bool(computed_files("one.py", path.parent, [path])) == is_computed
+    for computed in ("labels", ""):  # the newest record of a content counts
+        OwnFiles(tmp_path / "out", "one.py").write(path, "first", computed=computed)
+        for content, read in (("first", ""), ("saved again", "labels"), ("changed", "others")):
+            path.write_text(content)
+            found = computed_files(path.parent, [path], lambda _, read=read: read)
+            assert bool(found) == (bool(computed) and read != "others")
+        path.write_text("first")
     moved = (tmp_path / "out").rename(tmp_path / "moved")
     OwnFiles(moved, "one.py").write(moved / "sub/a.txt", "third")
 

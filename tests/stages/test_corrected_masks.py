@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from pipeline.cams.cams import read_cams
 from pipeline.datasets.corrected import Corrections
@@ -74,6 +76,41 @@ def test_an_export_corrects_what_is_or_was_edited(runs, run_tool, tmp_path):
     # A program that drops what it does not know.
     path.write_text(re.sub(r'"exported": "\w+",', "", path.read_text()))
     assert corrected(path, "5 of 5 images are corrected") == (3, 0, 2)
+
+
+@pytest.mark.parametrize(("form", "below"), [("labelme", ""), ("hugging_face", "masks")])
+def test_a_file_that_is_only_saved_again_corrects_nothing(
+    form, below, runs, run_tool, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("pipeline.engine.progress.notes", {})  # each is told once
+    runs(UP_TO_MASKS)
+    images = ["--images", tmp_path / "photographs"]
+    given = [f"--format={form}", "--output", tmp_path / "theirs", *images]
+    assert run_tool("export.py", runs.folder(), *given).code == 0
+    folder = tmp_path / "theirs" / "all" / below
+    for path in folder.rglob("*.json" if form == "labelme" else "*.png"):
+        before = path.read_bytes()
+        if form == "labelme":  # as labelme saves it
+            content = json.loads(before)
+            content["shapes"] = [{**each, "mask": None} for each in content["shapes"]]
+            path.write_text(json.dumps(content, indent=3))
+        else:
+            with Image.open(path) as image:
+                image.convert("RGB").save(path, compress_level=1)
+        assert path.read_bytes() != before
+    option = f"masks.corrections={folder}"
+    runs(UP_TO_MASKS, option, "dry_run=true")
+    assert ": 0 of 5 images are corrected (5 unchanged since the export)\n" in runs.errors
+    # A file of another image is this one's correction, and so is a file that changed.
+    if form == "labelme":
+        outline = {"label": "cup", "points": [[9, 9], [40, 9], [40, 40]]}
+        (folder / "a.json").write_text(json.dumps({**content, "shapes": [outline]}))
+        shutil.copy(folder / "a.json", folder / "c.json")
+    else:
+        keep(folder, "a", draw("a", 4))
+        keep(folder, "c", draw("a", 4))
+    runs(UP_TO_MASKS, option, "dry_run=true")
+    assert ": 2 of 5 images are corrected (3 unchanged since the export)\n" in runs.errors
 
 
 def test_cams_of_corrected_images_are_not_read(runs, given, monkeypatch):

@@ -12,6 +12,7 @@ from pipeline.errors import ImageError, UserError
 from pipeline.exchange import artefacts
 from pipeline.exchange.formats.regions import Outlines
 from pipeline.files.atomic import TEMPORARY
+from pipeline.files.fingerprints import fingerprint
 from pipeline.files.images import decode_image, encode, encode_png
 from pipeline.files.own_files import OwnFiles
 
@@ -72,6 +73,10 @@ class DataSet:
         """Returns the annotation of an image from its labels, H×W uint8."""
         return encode_png(labels, None if self.grey else self.artefact.palette)
 
+    def painted(self, labels: np.ndarray, data: bytes | str) -> str:
+        """Returns the fingerprint of what a reader of an annotation paints."""
+        return fingerprint(labels.tobytes(), labels.shape)
+
     def index(self, written: Mapping[str, Sequence[str]]) -> dict[str, str]:
         """Returns the files below the target that describe images, given as id → tags."""
         return {}
@@ -102,7 +107,7 @@ class DataSet:
             path = artefacts.target_path(annotations, f"{name}{self.suffix}")
             labels = self._write_photograph(image_id, photographs, name)
             data, is_computed = self.encode(image_id, labels), self.artefact.is_computed(image_id)
-            self._output.write(path, data, computed=is_computed)
+            self._output.write(path, data, computed=is_computed and self.painted(labels, data))
             return self.artefact.tags(image_id, labels)
 
         for name, text in self.index(dict(export.each(ids, write))).items():

@@ -11,6 +11,7 @@ from pathlib import PurePosixPath
 import numpy as np
 import yaml
 
+from pipeline.datasets.annotation_index import LABELME, AnnotationIndex, labelme_entry
 from pipeline.exchange.formats.data_set import DataSet
 
 _OFFSET = 0.25  # of a pixel, so that readers find it by rounding and by truncating
@@ -40,6 +41,11 @@ class Labelme(DataSet):
             "imageWidth": labels.shape[1],
         }
         return json.dumps(content, ensure_ascii=False, indent=1)
+
+    def painted(self, labels: np.ndarray, data: str) -> str:
+        """Implements the base class, by the shapes."""
+        read = AnnotationIndex(LABELME).add_image("", lambda: labelme_entry(json.loads(data)))
+        return read.content
 
 
 class Yolo(DataSet):
