@@ -116,6 +116,9 @@ KNOWN: dict[str, dict[str, str]] = {
     "ae2647da6b": {
         r"/(manifest|metrics)\.json: \S*counterparts\b.*new": "results name those of other splits",
     },
+    "f45e1cba69": {
+        r"/metrics\.json: \S*settings\b.*new": "figures have the settings that change them",
+    },
 }
 """Base, as ``git rev-parse --short=10`` names it → expression that finds "configuration/file: what
 differs" → why it differs on purpose. No later base has these differences."""

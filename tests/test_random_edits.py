@@ -104,6 +104,7 @@ MEASUREMENT = ("absent_as_zero", "background_betas", "labelled", "ignore_backgro
 
 METRIC_OF = {label: metric for metric, label in METRIC_LABELS.items()}
 ABOUT_RUN = {"measured_on", "read", "about", "versions", "experiments", "legend", "counterparts"}
+ABOUT_RUN |= {"settings"}
 """What stands beside figures, and is not one."""
 
 

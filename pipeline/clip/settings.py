@@ -225,6 +225,6 @@ class CamOptions(MethodOptions):
         [1],
         above=0,
         lengths=range(1, 100),
-        changes="nothing",
+        changes="figures",
         why="CAMs are measured with it, not made",
     )

@@ -108,7 +108,8 @@ def computed_anew(setting: Declared) -> str:
         first = next((stage for stage in METHODS if name in quirks(stage)), first)
     anew = "the rounds after the first" if group == "self_training" else f"{first} and later stages"
     if rule.changes != "result" and not rule.stage:
-        anew = "only images that it adds or changes" if rule.changes == "images" else "nothing"
+        only = {"images": "only images that it adds or changes", "figures": "only the metrics"}
+        anew = only.get(rule.changes, "nothing")
     return f"{anew} ({rule.why})" if rule.why else anew
 
 

@@ -35,8 +35,8 @@ class Rule:
 
     Attributes:
         changes: what the setting changes: a "result", only its "rounding", which "images" are
-            processed and what files say of them, or "nothing"; only "result" is part of a cache
-            key.
+            processed and what files say of them, only the "figures" that are measured, or
+            "nothing"; only "result" is part of a cache key.
         why: the reason why the setting is not part of the key; required unless it is.
         stage: the first stage that a change computes anew, where that is not the one of its group.
             With ``why``, it says that the key holds something else for the setting.
@@ -52,7 +52,7 @@ class Rule:
             for :data:`ABSENT`.
     """
 
-    changes: Literal["result", "rounding", "images", "nothing"] = "result"
+    changes: Literal["result", "rounding", "images", "figures", "nothing"] = "result"
     why: str = ""
     stage: str = ""
     at_least: float | None = None
@@ -197,13 +197,15 @@ def check(settings: object, prefix: str = "") -> None:
         settings.validate(prefix)
 
 
-def key_facts(settings: object, without: Collection[str] = ()) -> dict[str, Any]:
-    """Returns what changes a result, as plain values for a cache key, ``without`` some fields."""
+def key_facts(
+    settings: object, without: Collection[str] = (), what: Collection[str] = ("result",)
+) -> dict[str, Any]:
+    """Returns the fields that change one of ``what``, as plain values, ``without`` some fields."""
     found = {}
     for declared in dataclasses.fields(settings):
         rule, value = rule_of(declared), getattr(settings, declared.name)
         value = rule.in_key(value) if rule.in_key else value
-        if rule.changes == "result" and declared.name not in without and value is not ABSENT:
+        if rule.changes in what and declared.name not in without and value is not ABSENT:
             found[declared.name] = plain(value)
     return found
 

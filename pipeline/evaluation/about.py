@@ -8,18 +8,22 @@ from typing import Any, Protocol
 from pipeline.cams.method import CamOptions
 from pipeline.clip.device import AUTO
 from pipeline.clip.method_stage import MethodStage
-from pipeline.clip.settings import ClipSettings, RuntimeSettings
+from pipeline.clip.settings import ClipSettings, ImageSettings, MethodOptions, RuntimeSettings
 from pipeline.configuration.registry import COMPAT, methods, quirks
+from pipeline.configuration.settings import key_facts
 from pipeline.datasets.settings import DatasetSettings
-from pipeline.engine.kinds import CAMS, Kind, groups
+from pipeline.engine.kinds import CAMS, MASKS, TAGS, Kind, groups
 from pipeline.engine.records import describe_legend
 from pipeline.engine.results import Results
-from pipeline.engine.stage import Stage
+from pipeline.engine.stage import OfSplit, Stage
 from pipeline.masks.settings import method_word
 from pipeline.segmenter.settings import SegmenterSettings
 from pipeline.tags.tagger import TagOptions
 
 _LABEL = "_label"  # in metrics.json, the end of the name of a group with a label
+_TOLD = ("root", "sbd_root", "annotations", "split", "default_splits", "report_split", "limit")
+_TOLD += ("corrections",)
+"""Settings of places, and those of which tables tell in another way."""
 
 
 class Configuration(Protocol):
@@ -27,6 +31,7 @@ class Configuration(Protocol):
 
     experiment_name: str | None
     dataset: DatasetSettings
+    images: ImageSettings
     runtime: RuntimeSettings
     clip: ClipSettings
     compat: Any
@@ -112,6 +117,31 @@ def choices_behind(stage: Stage, config: Configuration) -> About:
         round=str(stage.round) if stage.round > 1 else "",
         corrections=", ".join(map(describe_legend, stage.legend.values())),
     )
+
+
+def settings_behind(stage: Stage, config: Configuration) -> dict[str, dict[str, Any]]:
+    """Returns group → its choice, and its settings that can change the figures of a stage.
+
+    The precision and the quirks of released code are not among them: tables have columns of them.
+    """
+    chain, found = stage.chain, {}
+    groups = dict.fromkeys(each.kind.group or each.kind.stage for each in chain)
+    # Masks of a dense method read some settings of the CAMs.
+    masks = (each.own_settings() for each in chain if each.kind is MASKS)
+    read = {name for settings in masks for name in settings.get("cams", ())}
+    more = ["self_training"] * any(each.round > 1 for each in chain) + ["cams"] * bool(read)
+    without = [*_TOLD, *["cam_names"] * (stage.kind is TAGS and stage.round == 1)]
+    without += ["train_split"] * (not any(isinstance(each, OfSplit) for each in chain))
+    for group in (*groups, *more, "clip", "dataset", "images"):
+        if options := getattr(config, group, None):
+            figures = ["figures"] if group in (stage.kind.group, "dataset") else []
+            facts = key_facts(options, without, ["result", "images", *figures])
+            if read and group == "cams":
+                facts = {name: value for name, value in facts.items() if name in read}
+            is_method = isinstance(options, MethodOptions)
+            chosen = options.method.name if is_method else getattr(options, "name", None)
+            found[group] = {"method" if is_method else "name": chosen, **facts}
+    return found
 
 
 def found_precision(precision: str, results: Results) -> str:

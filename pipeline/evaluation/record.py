@@ -51,9 +51,10 @@ _RUN = {
     **{key: MANIFEST_SHAPE[key] for key in ("made_from", "counterparts", "legend")},
     "about": dict,
     "experiments": [str],
+    "settings": {str: dict},
 }
 _REQUIRED = ("stage", "split", "key", "images", "about", "configuration")
-_REQUIRED += ("image_set", "ground_truth", "experiments")
+_REQUIRED += ("image_set", "ground_truth", "experiments", "settings")
 
 _WAIT = 60.0  # seconds for another run, which takes a moment
 
@@ -145,8 +146,11 @@ class MetricsFile:
         wanted = (stage, split, key)
         return next((r for r in self.runs if (r["stage"], r["split"], r["key"]) == wanted), None)
 
-    def put(self, results: RunResults, figures: Mapping, about: About) -> None:
-        """Records figures of results as the latest of their stage and split."""
+    def put(self, results: RunResults, figures: Mapping, about: About, settings: Mapping) -> None:
+        """Records figures of results as the latest of their stage and split.
+
+        The ``settings`` are those of :func:`~pipeline.evaluation.about.settings_behind`.
+        """
         stage, split, key = results.name, results.split, results.key
         old = self.find(stage, split, key) or {}
         self.latest.setdefault(stage, {})[split] = {"key": key, **figures}
@@ -163,6 +167,7 @@ class MetricsFile:
             "about": replace(about, commit=versions.get("commit", "")).plain,
             "versions": versions,
             **figures,
+            "settings": settings,
             "configuration": results.stage.settings,
         }
         self.runs = [r for r in self.runs if r is not old] + [run]

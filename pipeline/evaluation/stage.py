@@ -17,7 +17,13 @@ from pipeline.engine.stage import PerImage, Stage
 from pipeline.engine.store import Store
 from pipeline.errors import NeedsStage, UserError
 from pipeline.evaluation import measures
-from pipeline.evaluation.about import About, Configuration, choices_behind, found_precision
+from pipeline.evaluation.about import (
+    About,
+    Configuration,
+    choices_behind,
+    found_precision,
+    settings_behind,
+)
 from pipeline.evaluation.currency import MeasuredOn
 from pipeline.evaluation.record import changing_metrics
 from pipeline.files.atomic import write_json_lines
@@ -147,7 +153,8 @@ class Evaluation:
             notes = [metrics.damage] if metrics.damage else []
             for results, found in measured.items():
                 known = metrics.find(results.name, results.split, results.key) or {}
-                metrics.put(results, found.figures, found.about)
+                settings = settings_behind(results.stage, self.config)
+                metrics.put(results, found.figures, found.about, settings)
                 if (before := known.get("images", 0)) > (now := found.figures["images"]):
                     what = f"{results.name} of split {results.split}"
                     notes.append(f"metrics of {now:,} images replace those of {before:,}: {what}")

@@ -38,7 +38,7 @@ class TagOptions(MethodOptions):
         [], changes="nothing", why="further rows of scores, beside those that count"
     )
     absent_as_zero: bool = setting(
-        False, changes="nothing", why="scores are measured with it, not computed"
+        False, changes="figures", why="scores are measured with it, not computed"
     )
     corrections: str | None = setting(
         None, changes="images", why="the key holds the contents of the file, for each split"

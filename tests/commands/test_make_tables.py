@@ -63,12 +63,11 @@ def test_a_run_on_fewer_images_is_marked_as_partial(make_tables, tmp_path):
 
 def test_eight_sets_are_one_table_by_backbone(tmp_path, capsys):
     """A mean is over whole sets that have a published figure, and only presets count."""
-    choices = {"method": "dense"}
 
-    def dense(dataset, images, value, experiment="sclip_context60", **about):
+    def dense(dataset, images, value, experiment="sclip_context60", changed=None, **about):
         of = {"dataset": dataset, "experiment": experiment, "tags": "", **about}
         entry = measured("masks", "val", images, of, miou=value, miou_union=value)
-        return {**entry, "configuration": {**choices, **about.get("changed", {})}}
+        return {**entry, "configuration": {"method": "dense"}, "settings": changed or {}}
 
     write_runs(
         tmp_path / "outputs" / "metrics.json",
@@ -76,7 +75,7 @@ def test_eight_sets_are_one_table_by_backbone(tmp_path, capsys):
         dense("context60", 5104, 0.3),
         dense("cityscapes", 3, 0.5, "sclip_cityscapes"),
         dense("context60", 5105, 0.4, clip="vit_l14"),
-        dense("context60", 5104, 0.9, changed={"temperature": 3}),
+        dense("context60", 5104, 0.9, changed={"images": {"longest_side": 32}}),
         dense("context60", 5104, 0.35, "talk2dino_context60", clip="talk2dino_b14"),
     )
     run(["--eight", str(tmp_path)])
@@ -126,7 +125,7 @@ def test_the_choice_by_ground_truth_and_the_network_s_weights_are_said(make_tabl
 
 def test_a_changed_setting_leaves_the_row_of_the_presets(make_tables, tmp_path):
     run = voc2007(0.93)
-    run["configuration"] = {"method": "tagclip", "alpha": 0.3, "attention_blocks": [-3, -1]}
+    run["settings"] = {"tags": {"method": "tagclip", "alpha": 0.3, "attention_blocks": [-3, -1]}}
     write_runs(tmp_path / "outputs" / "metrics.json", run)
     text = make_tables().output
     assert rows_of(text, "ours: TagCLIP (tagclip_voc2007, changed")[0][3] == "93.0"

@@ -35,7 +35,7 @@ def test_a_run_of_two_experiments_is_one_entry_and_counts_for_both(tmp_path):
     for experiment in ("alpha", "", "preset", "alpha"):
         figures, named = {"images": 3, "map": 0.5, **KNOWN}, replace(about, experiment=experiment)
         with changing_metrics(tmp_path / "metrics.json") as metrics:
-            metrics.put(folder.results, figures, named)
+            metrics.put(folder.results, figures, named, {})
     (entry,) = json.loads((tmp_path / "metrics.json").read_text())["runs"]
     assert entry["versions"] == folder.results.manifest["versions"]
     assert entry["experiments"] == ["", "alpha", "preset"], "a run without a name is one as well"
@@ -51,7 +51,7 @@ FIGURES = {"images": 3, "map": 0.5, "f1": None, **KNOWN}
 
 def put(path, alpha, **figures):
     with changing_metrics(path) as metrics:
-        metrics.put(results_of(path.parent, alpha).results, {**FIGURES, **figures}, ABOUT)
+        metrics.put(results_of(path.parent, alpha).results, {**FIGURES, **figures}, ABOUT, {})
     return metrics
 
 

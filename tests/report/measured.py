@@ -7,7 +7,7 @@ from pathlib import Path
 
 CRF = {"method": "crf", "crf": {"iterations": 10, "bilateral_sxy": 67}}
 
-KNOWN = {"image_set": "a1", "ground_truth": "labels", "experiments": [""]}
+KNOWN = {"image_set": "a1", "ground_truth": "labels", "experiments": [""], "settings": {}}
 """What every entry has beside its figures."""
 
 

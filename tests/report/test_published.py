@@ -8,6 +8,8 @@ from collections import Counter
 import pytest
 import yaml
 
+from pipeline.configuration.hydra import composing
+from pipeline.report.tables import published
 from pipeline.report.tables.grouping import describe_images
 from pipeline.report.tables.published import load_published, published_experiments, remark_on_clip
 from tests import REPOSITORY
@@ -68,14 +70,26 @@ def test_two_images_are_part_of_every_split_that_an_experiment_is_measured_on():
             assert not figure.experiment or images == "partial: 2 images", figure
 
 
-def test_every_experiment_is_a_study_or_of_a_publication():
+def test_every_experiment_is_a_study_or_of_a_publication(monkeypatch):
     """A new preset of a publication belongs into published.yaml, so that another CLIP is named."""
     there = {path.stem for path in (REPOSITORY / "configs" / "experiment").glob("*.yaml")}
     assert published_experiments() <= there and len(published_experiments()) == 107
     studies = {name for name in there if name.startswith(("alpha", "dmar_", "leaderboard"))}
     studies |= {"classes_in_classes", "input_size", "noisy_masks", "precision", "quirks", "recipe"}
     studies |= {"corrections", "scene_names", "segmenters", "self_training", "z"}
+    monkeypatch.setattr(published, "compose", lambda _: {"clip": {"name": "vit_b16"}})
     assert {name for name in there if remark_on_clip(name, "vit_l14")} == there - studies
+
+
+def test_every_choice_with_constants_has_an_experiment_that_takes_it():
+    choices = yaml.safe_load(published.PUBLISHED.read_text(encoding="utf-8"))["choices"]
+    files = [p for group in ("tags", "cams") for p in (REPOSITORY / "configs" / group).iterdir()]
+    assert {*choices} == {f"{path.parent.name}={path.stem}" for path in files}
+    with composing() as (compose, _):
+        for choice, experiment in choices.items():
+            (group, _, name), chosen = choice.partition("="), compose([f"experiment={experiment}"])
+            swept = (chosen.hydra.sweeper.params or {}).get(group, "")
+            assert name in (chosen.hydra.runtime.choices[group], *swept.split(",")), choice
 
 
 @pytest.mark.parametrize("table", load_published(), ids=lambda table: table.name)
@@ -99,6 +113,10 @@ def test_the_published_figures_have_no_typing_errors(table):
         ("clip_es_voc2012", "", ""),  # of tags that are given
         ("cams=excel_coco2014", "demo", "were chosen for clip=vit_b16, not for clip=demo"),
         ("tags=piaa_voc", "vit_b16", ""),
+        ("cams=corrclip_v2", "vit_b16_metaclip", ""),
+        ("cams=corrclip_v2", "vit_b16", "for clip=vit_b16_metaclip, not for clip=vit_b16"),
+        ("corrclipv2_voc21", "vit_b16", "for clip=vit_b16_metaclip, not for clip=vit_b16"),
+        ("cams=lposs_demo", "demo", ""),
         ("tags=piaa", "vit_l14", ""),
         ("precision", "vit_l14", ""),  # a study of ours
         ("", "vit_l14", ""),

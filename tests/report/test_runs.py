@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from pipeline.datasets.vocabulary import build_vocabulary
-from pipeline.evaluation.about import About
-from pipeline.masks.name_lists import read_name_list
+from pipeline.evaluation.about import About, settings_behind
 from pipeline.report.tables.grouping import choose_run
 from pipeline.report.tables.runs import MeasuredRun, read_runs
 from pipeline.stages.config import compose, read_config
+from pipeline.stages.pipeline import Pipeline
+from tests.datasets import miniatures
 from tests.report.measured import voc2007, write_runs
 
 
@@ -37,34 +38,81 @@ def test_a_level_that_was_not_measured_has_no_figure(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("experiment", ["lposs_ade20k", "sclip_ade20k"])
-def test_names_are_held_against_those_of_the_experiment(experiment):
-    given = read_config(compose([f"experiment={experiment}", "dataset.root=unused"]))
-    names = [*map(list, read_name_list(given.masks.names, build_vocabulary(given.dataset)))]
-    for found, changed in ((names, []), ([["wall"]], ["masks.names=[[wall]]"])):
-        settings = {"method": "dense", "names": found}
-        run = MeasuredRun(Path("m"), 0, "masks", "val", "", 2, About(experiment), settings, {})
-        assert run.changes() == changed
+@pytest.fixture(scope="module")
+def cityscapes(tmp_path_factory):
+    return miniatures.build_cityscapes(tmp_path_factory.mktemp("sets"))
 
 
-def test_settings_are_held_against_the_experiment_s_own():
-    inner = {"method": "tagclip", "alpha": 0.5, "templates": ["a {}", "b {}"]}
-    maps = {"affinity_blocks": [-7, -1], "backgrounds": ["sky"], "tags": inner}
-    masks = {"beta": 1.0, "crf": {"iterations": 10, "bilateral_sxy": 67}, "cams": maps}
+def changes(root, *given, experiment="sclip_cityscapes", **about):
+    """Returns stage → what changes of an experiment, as its figures would have it."""
+    places = f"dataset.root={root}", f"output_dir={root / 'nowhere'}", "clip=demo"
+    config, found = read_config(compose([f"experiment={experiment}", *places, *given])), {}
+    for stage in (each for each in Pipeline.open(config).builder.stages if each.kind.figures):
+        settings = json.loads(json.dumps(settings_behind(stage, config)))  # as the file has it
+        of = About(experiment, round=str(stage.round) if stage.round > 1 else "", **about)
+        run = MeasuredRun(Path("m"), 0, stage.name, "val", "", 2, of, {}, settings, {})
+        found[stage.name, stage.round] = run.changes()
+    return {name: changes for (name, _), changes in found.items()}
 
-    def changes(stage: str, configuration: dict, **figures: object) -> list[str]:
-        about = About("cls_seg_voc2012")
-        place = (Path("metrics.json"), 0, stage, "val", "key", 1449)
-        return MeasuredRun(*place, about, configuration, figures).changes()
 
-    assert not changes("masks", masks)
-    assert not changes("predictions", {"segmenter": {"masks": masks}})
-    assert not changes("predictions", {"segmenter": {"masks": "ground truth"}})
-    assert changes("masks", {**masks, "crf": None}) == ["masks.crf=null"]
-    assert changes("masks", {**masks, "method": "par"}) == ["masks.method=par"]
-    assert changes("cams", {**maps, "method": "clip_es"}) == []
-    assert changes("cams", {**maps, "method": "file"}) == ["cams.method=file"]
-    inner["alpha"], masks["crf"]["iterations"] = 0.3, 5
-    assert changes("masks", masks) == ["masks.crf.iterations=5", "tags.alpha=0.3"]
-    chosen = {"chosen_by_ground_truth": {"1": 0.1, "2": 0.2}}
-    assert changes("cams", {}, **chosen) == ["cams.background_betas=[1, 2]"]
+def test_what_changes_no_figure_changes_no_experiment(cityscapes):
+    assert not any(changes(cityscapes).values())
+    selected = "dataset.limit=2", "dataset.split=[train,val]", "dataset.report_split=train"
+    others = "seed=3", "runtime.batch_size=4", "compat=clean", "report.images=3", "rounds=1"
+    assert not any(changes(cityscapes, *selected, *others).values())
+    assert not changes(cityscapes, "cams.affinity=true")["masks"], "dense masks do not read it"
+
+
+VALUES, NAMES = [*range(19)], [f"name {k}" for k in range(19)]
+
+
+@pytest.mark.parametrize(
+    ("given", "stages"),
+    [
+        ("images.longest_side=32", "tags cams masks predictions"),
+        ("images.most_patches=9", "tags cams masks predictions"),
+        (f"dataset.values={VALUES}", "tags cams masks predictions"),
+        ("dataset.ignore_background=true", "tags cams masks predictions"),
+        (f"dataset.classes={NAMES}", "tags cams masks predictions"),
+        (f"dataset.cam_names={NAMES}", "cams masks predictions"),
+        ("cams.background_betas=[3]", "cams"),
+        ("masks.names=classes", "masks predictions"),
+        ("masks.temperature=3", "masks predictions"),
+        ("dataset.train_split=val", "predictions"),
+        ("segmenter.iterations=3", "predictions"),
+        ("segmenter.overrides.pretrained=none", "predictions"),
+        ("segmenter.test.scales=[3]", "predictions"),
+        ("tags.absent_as_zero=true", "tags"),
+        # Another choice is named, and not all settings in which it differs.
+        ("cams=clearclip", "cams masks predictions"),
+        ("segmenter=demo", "predictions"),
+    ],
+)
+def test_a_setting_that_changes_figures_changes_the_experiment(cityscapes, given, stages):
+    key, is_new = given.partition("=")[0], given.startswith("segmenter.overrides")
+    found = changes(cityscapes, f"{'+' * is_new}{given}")
+    assert " ".join(name for name, changed in found.items() if changed) == stages
+    assert all(changed[-1].startswith(f"{key}=") for changed in filter(None, found.values()))
+
+
+def test_corrections_and_later_rounds_change_the_experiment(cityscapes):
+    found = changes(cityscapes, "rounds=2", corrections="masks of 3 images")
+    assert found["masks"] == ["round=2", "corrections=masks of 3 images"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"cams": {"method": "corrclip", "regions": "/data/entityseg_masks"}}, []),
+        ({"cams": {"method": "corrclip", "regions": "slic"}}, ["cams.regions=slic"]),
+        ({"cams": {"method": "corrclip", "bank": {"own": False}}}, ["cams.bank.own=false"]),
+        ({"dataset": {"name": "cityscapes", "image_list": "cocostuff/val.txt"}}, []),
+        ({"dataset": {"name": "cityscapes", "masks": "my/own"}}, ["dataset.masks=my/own"]),
+        ({"clip": {"name": "vit_b16_metaclip", "model": "RN50"}}, ["clip.model=RN50"]),
+        ({"clip": {"name": "vit_l14", "model": "ViT-L-14"}}, []),  # which has a column
+    ],
+)
+def test_paths_do_not_change_what_a_preset_names_or_leaves_open(settings, expected):
+    of = About("corrclipv2_cityscapes")
+    run = MeasuredRun(Path("m"), 0, "cams", "val", "", 2, of, {}, settings, {})
+    assert run.changes() == expected

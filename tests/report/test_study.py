@@ -24,7 +24,8 @@ def study_run(
     named = {"experiment": "mine", "dataset": "demo", "clip": "demo", **(about or {})}
     key = json.dumps(configuration, sort_keys=True)
     return MeasuredRun(
-        Path("metrics.json"), 0, stage, "val", key, images, About.of(named), configuration, figures
+        *(Path("metrics.json"), 0, stage, "val", key, images, About.of(named)),
+        *(configuration, {}, figures),
     )
 
 

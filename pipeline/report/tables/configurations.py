@@ -6,6 +6,8 @@ from functools import cache
 from typing import Any
 
 from pipeline.configuration.registry import methods
+from pipeline.configuration.settings import REQUIRED, defaults
+from pipeline.datasets import settings_of
 from pipeline.engine.kinds import kinds
 from pipeline.engine.records import describe_legend
 from pipeline.files.atomic import canonical_json
@@ -75,12 +77,17 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def differences(name: str, value: object, expected: object) -> list[str]:
-    """Returns what differs from the expected, as on the command line."""
+    """Returns what differs from the expected, as on the command line.
+
+    Nothing does from what a preset leaves open, and from a folder that it names without a place.
+    """
     if isinstance(value, Mapping) and isinstance(expected, Mapping):
-        shared = [key for key in expected if key in value]
-        each = (differences(f"{name}.{key}", value[key], expected[key]) for key in shared)
+        each = (differences(f"{name}.{key}", value[key], expected.get(key)) for key in value)
         return [difference for found in each for difference in found]
-    return [] if value == expected else [f"{name}={describe_setting(value)}"]
+    is_same = value == expected or expected == REQUIRED
+    if isinstance(value, str) and isinstance(expected, str) and "/" not in expected:
+        is_same |= value.endswith(f"/{expected}")
+    return [] if is_same else [f"{name}={describe_setting(value)}"]
 
 
 @cache
@@ -96,9 +103,10 @@ def compose(experiment: str) -> dict[str, Any]:
 
     config = compose_config([f"experiment={experiment}"])
     chosen = {(method.group, method.settings): method.name for method in methods()}
-    composed = OmegaConf.to_container(config)
+    composed = OmegaConf.to_container(config, resolve=True)
     for group in {group for group, _ in chosen}:
         composed[group]["method"] = chosen[group, OmegaConf.get_type(config[group])]
+    composed["dataset"] = defaults(settings_of(config.dataset.name)) | composed["dataset"]
     return composed
 
 

@@ -1,6 +1,5 @@
 """The published figures, as facts with their sources (``published.yaml``)."""
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -8,12 +7,9 @@ from pathlib import Path
 
 import yaml
 
-from pipeline.files.shipped import CONFIGS
+from pipeline.report.tables.configurations import compose
 
 PUBLISHED = Path(__file__).with_name("published.yaml")
-
-_CLIP = "vit_b16"  # for which published constants were chosen, unless a preset says otherwise
-_CHOICE = re.compile(r"^(?: *- override /clip: |# .* for clip=)(\w+)\.?$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -142,20 +138,17 @@ def remark_on_clip(preset: str, clip: str) -> str:
     A preset is an experiment, as in ``experiment_name``, or a choice such as "tags=piaa_voc"; the
     name of the CLIP is that of ``clip.name``, or "" if none was used.
     """
-    group, _, name = preset.rpartition("=")
-    path = CONFIGS / (group or "experiment") / f"{name}.yaml"
-    if not clip or preset not in _presets() or not path.is_file():
+    if not clip or not (experiment := _experiments().get(preset)):
         return ""
-    chosen = (_CHOICE.findall(path.read_text(encoding="utf-8")) or [_CLIP])[0]
+    chosen = compose(experiment)["clip"]["name"]
     if clip == chosen:
         return ""
     return f"the constants of {preset} were chosen for clip={chosen}, not for clip={clip}"
 
 
 @cache
-def _presets() -> frozenset[str]:
-    """Returns the experiments, and the choices of tags and cams, with published constants."""
-    without_figures = yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))["without_figures"]
-    files = (path for group in ("tags", "cams") for path in (CONFIGS / group).glob("*.yaml"))
-    choices = (f"{path.parent.name}={path.stem}" for path in files)
-    return published_experiments().union(without_figures, choices)
+def _experiments() -> dict[str, str]:
+    """Returns preset with published constants → the experiment that takes the CLIP for them."""
+    content = yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))
+    own = published_experiments().union(content["without_figures"])
+    return {name: name for name in own} | content["choices"]

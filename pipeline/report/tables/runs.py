@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.engine.kinds import CAMS, Kind, kinds, measured_kinds
+from pipeline.datasets.sources import read_lists
+from pipeline.engine.kinds import Kind, kinds, measured_kinds
 from pipeline.engine.records import Counterparts, named_in
 from pipeline.engine.store import refuse_other_format
 from pipeline.errors import UserError
@@ -14,7 +15,7 @@ from pipeline.evaluation.currency import Currency
 from pipeline.evaluation.metrics import as_number
 from pipeline.evaluation.record import MetricsFile
 from pipeline.files.fingerprints import remember_in
-from pipeline.report.tables.configurations import compose, describe_setting, differences
+from pipeline.report.tables.configurations import compose, differences
 from pipeline.report.tables.markdown import percent
 from pipeline.report.tables.published import Column, remark_on_clip
 
@@ -31,9 +32,6 @@ METRIC_LABELS = {
 """Metric in ``metrics.json`` → its name for readers."""
 
 _MAX_DEPTH = 3  # folders from a given one down to a metrics.json
-_NOT_COMPARABLE = ("templates", "variants", "background_betas")
-"""Settings that a run's configuration does not hold, or holds in another form than the files."""
-
 _MAX_NAMES = 3  # classes that a note lists
 
 
@@ -49,6 +47,7 @@ class MeasuredRun:
     images: int  # that were measured
     about: About
     configuration: Mapping[str, Any]
+    settings: Mapping[str, Mapping[str, Any]]  # see settings_behind, by which runs are compared
     figures: Mapping[str, Any]  # the whole entry, with figures in [0, 1]
 
     @property
@@ -135,32 +134,20 @@ class MeasuredRun:
     def changes(self) -> list[str]:
         """Returns the settings in which the run differs from the experiment that it names.
 
-        Those with columns of their own in the tables (CLIP, compat, precision) are omitted. The
-        experiment's methods must be registered. Raises a UserError if its files cannot be read.
+        Those with columns of their own in the tables (CLIP, compat, precision) are omitted, as are
+        TagCLIP's lists, which published figures rest on. The experiment's methods must be
+        registered. Raises a UserError if its files cannot be read.
         """
-        # Rarely needed, and slow to import.
-        from pipeline.masks.name_lists import names_in
-
-        experiment, chain, changes = compose(self.about.experiment), self.chain, []
-        for kind in reversed(kinds()):
-            settings = chain.get(kind.stage, {})
-            for name, expected in experiment[kind.group].items() if kind.group else ():
-                # Without a list of its own an experiment takes the data set's backgrounds.
-                inherited = name == "backgrounds" and expected is None
-                if (kind.group, name, expected) == ("masks", "names", "classes"):
-                    expected = [[each] for each in experiment["dataset"]["classes"]]
-                elif (kind.group, name) == ("masks", "names"):
-                    expected = [*map(list, names_in(expected))] if expected else settings.get(name)
-                if name in settings and name not in _NOT_COMPARABLE and not inherited:
-                    changes += differences(f"{kind.group}.{name}", settings[name], expected)
-        if self.kind is CAMS:
-            # The values of β among which ground truth chose are not part of the key.
-            tried = list(self.figures.get("chosen_by_ground_truth") or {})
-            expected = experiment["cams"]["background_betas"]
-            wanted = set(expected) if len(expected) > 1 else set()
-            if {None if beta == "None" else float(beta) for beta in tried} != wanted:
-                changes.append(f"cams.background_betas={describe_setting(tried or 'a single one')}")
-        return changes
+        experiment, (lists, _), changes = compose(self.about.experiment), read_lists(), []
+        for group, given in self.settings.items():
+            expected, name = experiment.get(group, {}), "method" if "method" in given else "name"
+            if (chosen := given.get(name)) in (None, expected.get(name)):
+                changes += differences(group, given, expected)
+            elif group != "clip":
+                changes.append(f"{group}={chosen}")
+        facts = {"round": self.about.round, "corrections": self.about.corrections}
+        changes += [f"{name}={fact}" for name, fact in facts.items() if fact]
+        return [each for each in changes if each.partition("=")[2] not in lists]
 
 
 def find_files(places: Iterable[Path]) -> list[Path]:
@@ -205,7 +192,7 @@ def runs_of(
     An entry is a run of every experiment that it belongs to.
     """
     runs: list[MeasuredRun] = []
-    names = ("stage", "split", "key", "images", "configuration")
+    names = ("stage", "split", "key", "images", "configuration", "settings")
     for entry in metrics.runs:
         about = About.of(entry["about"])
         shared = {name: entry[name] for name in names}
