@@ -10,7 +10,6 @@ import re
 import runpy
 import shlex
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,8 +21,7 @@ from pipeline.commands import download
 from pipeline.commands.command_line import Parser
 from pipeline.commands.settings_help import help_on
 from pipeline.configuration.hydra import choices
-from pipeline.configuration.registry import methods
-from pipeline.stages.config import all_settings, compose
+from pipeline.stages.config import compose
 from pipeline.stages.pipeline import parse_stages
 from tests import REPOSITORY
 from tests.docs.pages import MODES, PAGES, Block, read_blocks, read_prose
@@ -74,8 +72,15 @@ def test_every_block_says_what_is_done_with_it():
 @pytest.mark.large
 @pytest.mark.parametrize(("block", "line"), COMMANDS)
 def test_settings_and_arguments_exist(block: Block, line: str, tmp_path, monkeypatch):
-    program, *arguments = words_of(line)[1:]
     assert shlex.split(line)[0] == "python", f"{block.place}: say norun"
+    settings_and_arguments_exist(block.place, line, tmp_path, monkeypatch)
+
+
+def settings_and_arguments_exist(
+    place: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Composes the settings of a command line, or has its tool read its arguments, and no more."""
+    program, *arguments = words_of(line)[1:]
     assert (REPOSITORY / program).is_file(), program
     if program == RUN_STAGE[1]:
         folders = [own for own in arguments if own.startswith("--config-dir")]
@@ -95,13 +100,13 @@ def test_settings_and_arguments_exist(block: Block, line: str, tmp_path, monkeyp
         parsed.append(original(self, *args, **kwargs))
         raise KeyboardInterrupt
 
-    original = Parser.parse_args
-    monkeypatch.setattr(Parser, "parse_args", stop)
+    original = Parser.parse_known_args
+    monkeypatch.setattr(Parser, "parse_known_args", stop)
     monkeypatch.setattr(sys, "argv", [program, *arguments])
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(REPOSITORY / program), run_name="__main__")
-    assert parsed and ended.value.code == 130, f"{block.place}: {line}"
+    assert parsed and ended.value.code == 130, f"{place}: {line}"
 
 
 def composes(arguments: list[str]) -> None:
@@ -213,27 +218,6 @@ TO_BE_WRITTEN = {"pipeline/datasets/tiles.py", "configs/dataset/tiles.yaml"}
 
 _SETTING = re.compile(r"^([a-z_]+(?:\.[a-z_]+)*)=(\S+)$")
 _PLACEHOLDER = re.compile(r"…|[A-Z]{3,}|^N$|<|\.{3}")
-
-
-@pytest.fixture(scope="module")
-def known_keys() -> set[str]:
-    """Every key that there is, with any data set and with choices that bring keys of their own."""
-    keys: set[str] = set()
-    for name in sorted((REPOSITORY / "configs" / "dataset").glob("*.yaml")):
-        GlobalHydra.instance().clear()
-        config = compose([f"dataset={name.stem}", "executor=slurm"])
-        keys |= set(keys_below(OmegaConf.to_container(config)))
-    for method in methods():
-        settings = OmegaConf.to_container(OmegaConf.structured(method.settings))
-        keys |= set(keys_below({method.group: settings}))
-    return keys | {declared.key for declared in all_settings()}  # of what is null by default, too
-
-
-def keys_below(node: dict, prefix: str = "") -> Iterator[str]:
-    for key, value in node.items():
-        yield f"{prefix}{key}"
-        if isinstance(value, dict):
-            yield from keys_below(value, f"{prefix}{key}.")
 
 
 @pytest.mark.large
