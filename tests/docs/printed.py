@@ -22,7 +22,10 @@ FILES = [
 ]
 _MARKUP = re.compile(r"<[^<>]*(?:>|$)|^[^<>]*>|\{[{%#].*?[}%#]\}")
 _VALUE = re.compile(r"\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}")
-_RUN = re.compile(r"\brun (?:stage|experiment)=|: run python tools/")
+_RUN = re.compile(
+    r"\brun (?:stage|experiment)=|^(?! *(?:usage: )?python tools/).*\bpython tools/\w",
+    re.MULTILINE,
+)
 _WRITERS = ("command", "next_command")
 _INNER = ("pipeline/errors.py", "pipeline/commands/command_line.py")
 """Where these functions are, which is no form."""

@@ -26,7 +26,7 @@ _OVERRIDE = re.compile(
 )
 _OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+(?![\w-])")
 _FILE = re.compile(r"(?<!--output )\b(?:tools/\w+\.py|docs/[\w-]+\.md|requirements\.txt)")
-_PACKAGES = re.compile(r"pip install ((?:(?:--?[a-z-]+|'[^']+'|[\w.-]+)(?: |$))+)")
+_PACKAGES = re.compile(r"pip install ((?:(?:--?[a-z-]+|'[^']+'|[\w.-]+)(?: |$|(?=[,;:)])))+)")
 OTHERS = {"differentiable", "default", "checkpoint", "classes", "backgrounds", "keep", "blocks"}
 OTHERS |= {"output", "attention", "precision", "neighbours", "which", "plugins", "x", "y", "key"}
 OTHERS |= {"file", "proxy", "type", "id", "max", "class", "role"}
@@ -37,66 +37,63 @@ INSTALLED = {"opencv-python-headless", "opencv-python", "cython", "setuptools", 
 """Packages that are no requirements of ours, but of these."""
 
 
+FILES = (".txt", ".csv", ".html", ".json", ".safetensors")
+"""Ends of names of files, which begin as settings do."""
+
+
 def messages() -> list[Form]:
     """Texts without those of a file for another program, and without other files' own keys."""
     skipped = ("pipeline/exchange/formats/label_images.py", "pipeline/datasets/sources.yaml")
     return [form for form in texts() if form.file not in skipped]
 
 
+def unknown_settings(form: Form, known_keys: set[str]) -> list[str]:
+    text = re.sub(r"(?<=\{)[^{}]+(?=\})", "", form.text)
+    if form.file.endswith("removed_keys.yaml"):
+        text = text.partition(":")[2]
+    groups = choices().keys()
+    given = [match[1] for match in _OVERRIDE.finditer(text)]
+    named = rf"(?<![\w./{{}}$'\-])((?:{'|'.join(groups)})(?:\.[a-z_0-9]+)+)(?![\w(/=]|\.\w)"
+    given += [key for key in re.findall(named, text) if not key.endswith(FILES)]
+    return [
+        key
+        for key in given
+        if not any(known.endswith(key.removeprefix("{}")) for known in known_keys if key[0] == "{")
+        and key not in {*known_keys, *groups, *OTHERS}
+        and not any(part in key for part in (".overrides.", ".cluster."))
+    ]
+
+
 def test_settings_within_messages_exist(known_keys):
-    groups, wrong = choices().keys(), []
-    bare = re.compile(rf"(?<![\w./{{}}$'\-])((?:{'|'.join(groups)})(?:\.[a-z_0-9]+)+)(?![\w(/=.])")
-    for form in messages():
-        text = re.sub(r"(?<=\{)[^{}]+(?=\})", "", form.text)
-        if form.file.endswith("removed_keys.yaml"):
-            text = text.partition(":")[2]
-        for match in _OVERRIDE.finditer(text):
-            key = match[1]
-            if key.startswith("{"):
-                is_known = any(known.endswith(key.partition("}")[2]) for known in known_keys)
-            else:
-                open_group = any(part in key for part in (".overrides.", ".cluster."))
-                is_known = key in known_keys or key in groups or key in OTHERS or open_group
-            wrong += [f"{key}= in {form.place}"] * (not is_known)
-        for key in bare.findall(text):
-            is_file = key.rpartition(".")[2] in ("txt", "csv", "html", "json", "safetensors")
-            wrong += [f"{key} in {form.place}"] * (not is_file and key not in known_keys)
+    wrong = [
+        f"{k} in {form.place}" for form in messages() for k in unknown_settings(form, known_keys)
+    ]
     assert not wrong, "\n".join(wrong)
 
 
-def values() -> dict[tuple[str, str], Form]:
-    """Setting and value, as messages spell them out → a message."""
-    found = {}
-    for form in messages():
-        if form.file.endswith("published.yaml"):  # commands of tables, which are typed
-            continue
-        for key, value in _OVERRIDE.findall(form.text):
-            if key not in OTHERS and not _METAVAR.search(value.rstrip(".")):
-                found[key, value.rstrip(".")] = form
-    return found
+def values_in(form: Form) -> set[tuple[str, str]]:
+    """Returns the settings and values that a message spells out."""
+    if form.file.endswith("published.yaml"):  # commands of tables, which are typed
+        return set()
+    found = ((key, value.rstrip(".")) for key, value in _OVERRIDE.findall(form.text))
+    return {(k, v) for k, v in found if k not in OTHERS and not _METAVAR.search(v)}
 
 
-def test_values_within_messages_are_allowed(known_keys):
-    wrong = []
-    for (key, value), form in values().items():
-        suffix = key.partition("}")[2] if key.startswith("{") else ""
-        keys = [k for k in sorted(known_keys) if k.endswith(suffix)] if suffix else [key]
-        refusals = [refusal(k, value) for k in keys]
-        wrong += [f"{form.place}: {refusals[0]}"] * all(refusals)
-    assert not wrong, "\n".join(wrong)
-
-
-def refusal(key: str, value: str) -> str:
+def refusal(key: str, value: str, known_keys: set[str]) -> str:
     """Returns why no choice that has a key takes a value, "" if one does."""
-    if key == "stage":
-        stages = value.strip("[]").split(",")
-        return "" if stages == ["status"] or parse_stages(stages) else "no stage"
+    if key.startswith("{"):
+        having = sorted(known for known in known_keys if known.endswith(key.partition("}")[2]))
+        refusals = [refusal(known, value, known_keys) for known in having]
+        return next(iter(refusals), "no such setting") if all(refusals) else ""
     group, said = key.partition(".")[0], ""
     names = [m.name for m in methods(group) if f"{key}." in keys_of(m.settings, group)]
     names = names or choices().get(group, ())
     for chosen in ([], *([f"{group}={name}"] for name in sorted(names) if "." in key)):
         try:
-            read_config(compose([*chosen, f"{key}={value}"]))
+            if key == "stage" and value != "status":
+                parse_stages(value.strip("[]").split(","))
+            else:
+                read_config(compose([*chosen, f"{key}={value}"]))
         except UserError as error:
             if "is missing: give it" in str(error):  # such as dataset.root
                 return ""
@@ -110,26 +107,51 @@ def keys_of(settings: type, group: str) -> str:
     return " ".join(f"{declared.key}." for declared in declared_settings(settings, group))
 
 
-def test_options_files_and_packages_within_messages_exist():
-    declared = (REPOSITORY / "pyproject.toml").read_text("utf-8")
-    shared, every = options()["pipeline/commands/command_line.py"], set().union(*options().values())
-    wrong = []
-    for form in messages():
-        if form.file.endswith((".html", ".js")):
-            continue  # they have variables of CSS
-        own = options().get(form.file.replace(".txt", ".py"))
-        known = (every if own is None else own | shared) | FOREIGN
-        names = [name for name in _OPTION.findall(form.text) if name not in known]
-        names += [n for n in _FILE.findall(form.text) if not (REPOSITORY / n).is_file()]
-        for words in _PACKAGES.findall(form.text):
-            for word in re.findall(
-                r"(?<![\w-])[a-z][\w-]+", re.sub(r"[<>=].*?(?=['\s])", "", words)
-            ):
-                is_known = re.search(rf'"{word}[\["<>=;]', declared) or word in INSTALLED
-                names += [] if is_known or word in ("requirements", "txt") else [f"package {word}"]
-        names += [e for e in re.findall(r"\.\[(\w+)\]", form.text) if f"\n{e} = [" not in declared]
-        wrong += [f"{name} in {form.place}" for name in names]
+def test_values_within_messages_are_allowed(known_keys):
+    places = {given: form.place for form in messages() for given in values_in(form)}
+    found = {place: refusal(*given, known_keys) for given, place in sorted(places.items())}
+    wrong = [f"{said}: {place}" for place, said in found.items() if said]
     assert not wrong, "\n".join(wrong)
+
+
+def unknown_words(form: Form) -> list[str]:
+    """Returns the options, files and packages that a message names, and that are not there."""
+    declared = (REPOSITORY / "pyproject.toml").read_text("utf-8")
+    own = options().get(form.file.replace(".txt", ".py"))
+    known = set().union(*options().values()) if own is None else own
+    known |= FOREIGN | options()["pipeline/commands/command_line.py"]
+    names = [name for name in _OPTION.findall(form.text) if name not in known]
+    names += [name for name in _FILE.findall(form.text) if not (REPOSITORY / name).is_file()]
+    for words in _PACKAGES.findall(form.text):
+        bare = re.sub(r"[<>=].*?(?=['\s])", "", words.replace("requirements.txt", ""))
+        for name in re.findall(r"(?<![\w-])[a-z][\w-]+", bare):
+            is_declared = re.search(rf'"{name}[\["<>=;]', declared) is not None
+            names += [] if is_declared or name in INSTALLED else [name]
+    extras = re.findall(r"\.\[(\w+)\]", form.text)
+    return names + [name for name in extras if f"\n{name} = [" not in declared]
+
+
+def test_options_files_and_packages_within_messages_exist():
+    # Pages have variables of CSS, which look like options.
+    forms = [form for form in messages() if not form.file.endswith((".html", ".js"))]
+    wrong = [f"{word} in {form.place}" for form in forms for word in unknown_words(form)]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("give tags.min_scor=0", "raise tags.min_scor.", "choose clasp=vit_b16, or none"),
+        *("give {prefix}.croof=null", "choose masks=crff", "give tags.standardise=[clas]"),
+        *("with tags.alpha=two {more}", "run stage=tagz first", "run stage=[tags,maskz] first"),
+        *("leave --imagez out", "run python tools/predct.py", "run pip install gradioo, or none"),
+        *("install '.[ap]'", "see docs/add-a-methd.md", "give {prefix}.reidentify=maybe"),
+    ],
+)
+def test_a_wrong_word_in_a_message_would_be_found(text, known_keys):
+    form = Form("pipeline/commands/export.py", 1, text)
+    refused = [said for given in values_in(form) if (said := refusal(*given, known_keys))]
+    assert unknown_settings(form, known_keys) or unknown_words(form) or refused
 
 
 STANDS_FOR = {
