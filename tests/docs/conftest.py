@@ -1,8 +1,9 @@
-"""The settings that there are."""
+"""The settings that there are, and a folder in which commands are typed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from hydra.core.global_hydra import GlobalHydra
@@ -11,6 +12,8 @@ from omegaconf import OmegaConf
 from pipeline.configuration.registry import methods
 from pipeline.stages.config import all_settings, compose
 from tests import REPOSITORY
+from tests.docs.workspace import build_workspace, stand_in, words_of
+from tests.small_runs import Finished
 
 
 @pytest.fixture(scope="module")
@@ -32,3 +35,20 @@ def keys_below(node: dict, prefix: str = "") -> Iterator[str]:
         yield f"{prefix}{key}"
         if isinstance(value, dict):
             yield from keys_below(value, f"{prefix}{key}.")
+
+
+@pytest.fixture
+def type_command(run_tool, tiny_checkpoint, monkeypatch, tmp_path) -> Callable[[str], Finished]:
+    """Types a command line in a workspace and returns how it ended."""
+    workspace = build_workspace(tmp_path)
+    monkeypatch.chdir(workspace)
+    monkeypatch.syspath_prepend(str(workspace))  # as PYTHONPATH on add-a-method.md
+
+    def type_it(line: str):
+        _, program, *arguments = words_of(line)
+        if program == "tools/run_stage.py":
+            arguments = stand_in(arguments, tiny_checkpoint)
+        GlobalHydra.instance().clear()
+        return run_tool(Path(program).name, *arguments)
+
+    return type_it

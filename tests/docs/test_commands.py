@@ -13,7 +13,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
@@ -29,7 +28,6 @@ from tests.docs.workspace import (
     SCRATCH,
     TINY_LIGHT,
     TINY_TRAINING,
-    build_workspace,
     stand_in,
     words_of,
 )
@@ -149,23 +147,6 @@ def test_a_command_without_a_choice_is_typed_as_it_stands(line):
 def test_a_wrong_setting_in_a_page_would_be_found(wrong):
     with pytest.raises(Exception, match="there is no"):
         composes([wrong])
-
-
-@pytest.fixture
-def type_command(run_tool, tiny_checkpoint, monkeypatch, tmp_path):
-    """Types a command line in a workspace and returns how it ended."""
-    workspace = build_workspace(tmp_path)
-    monkeypatch.chdir(workspace)
-    monkeypatch.syspath_prepend(str(workspace))  # as PYTHONPATH on add-a-method.md
-
-    def type_it(line: str):
-        _, program, *arguments = words_of(line)
-        if program == RUN_STAGE[1]:
-            arguments = stand_in(arguments, tiny_checkpoint)
-        GlobalHydra.instance().clear()
-        return run_tool(Path(program).name, *arguments)
-
-    return type_it
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if runs(page)], ids=name_of)

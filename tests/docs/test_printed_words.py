@@ -6,8 +6,11 @@ They are read from the source (``printed.py``), where a value stands for any.
 from __future__ import annotations
 
 import re
+import shutil
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from pipeline.configuration.hydra import choices
 from pipeline.configuration.registry import methods
@@ -17,7 +20,7 @@ from pipeline.stages.config import compose, read_config
 from pipeline.stages.pipeline import parse_stages
 from tests import REPOSITORY
 from tests.docs.printed import Form, examples, options, texts
-from tests.docs.test_commands import settings_and_arguments_exist
+from tests.docs.test_commands import FOLDER_RUN, settings_and_arguments_exist
 
 _METAVAR = re.compile(r"[{…$%]|^$|^\[?[A-Z_0-9]+\]?$|\.\.\.")
 _OVERRIDE = re.compile(
@@ -156,7 +159,7 @@ def test_a_wrong_word_in_a_message_would_be_found(text, known_keys):
 
 STANDS_FOR = {
     "URL": "https://127.0.0.1/a.zip",
-    "{{ file }}": "a.onnx",
+    "{{ file }}": "model.onnx",
     "… ": "",
     "help KEY": "help seed",
     " [OPTION] [stage=STAGE] KEY=VALUE …": " stage=tags seed=1",
@@ -171,3 +174,69 @@ def test_an_example_is_accepted(line, tmp_path, monkeypatch):
     if line.count(" ") > 1:  # the others are headings
         settings_and_arguments_exist("--help", line, tmp_path, monkeypatch)
     assert (REPOSITORY / line.split()[1]).is_file(), line
+
+
+FOLDER = "outputs/folder"
+IN_WORKSPACE = {
+    "…": "dataset=folder dataset.root=PHOTOS dataset.classes=[cat,person,cup]",
+    "outputs/voc2012/train": f"{FOLDER}/all",
+    "--checkpoint DIR": f"--checkpoint {FOLDER}/segmenter/latest",
+    "pets/": "",
+    "compare.py outputs/folder": "compare.py outputs/demo",  # with one list of classes
+    "/data/results other/metrics.json": f"outputs {FOLDER}/metrics.json",
+    "--output docs/": "--output ",
+    "--ids a/b c": "--ids holiday/img_17 img_18",
+    "MASKS --classes names.txt --colours": "COLOURS --classes names.txt --colours",
+    "MASKS --classes cat": "GREY --classes cat",
+    "MASKS --classes cup": "BINARY --classes cup",
+    "SAM3_MASKS": "TWO",
+}
+"""Names in examples → what is there."""
+REFUSED = {
+    "tables.py --check": "nothing to check",
+    "--splits report": "no combination was measured on each",
+}
+"""Words of examples that need results of hours → what is said without these."""
+
+
+@pytest.mark.large
+def test_examples_are_typed_one_after_the_other(type_command, tmp_path):
+    """Those of the app, the benchmark and the demo's training, which take long, are accepted."""
+    assert type_command(FOLDER_RUN).code == 0
+    for name in ("first", "second"):
+        shutil.copytree(tmp_path / FOLDER, tmp_path / "outputs" / name, symlinks=True)
+    shutil.copy(tmp_path / FOLDER / "segmenter/latest/iter_2.pth", tmp_path / "iter_20000.pth")
+    for name in ("one.jpg", "two.png"):
+        Image.open(tmp_path / "photograph.jpg").save(tmp_path / name)
+    colours = np.array([[0, 0, 0], [128, 0, 0], [0, 128, 0], [0, 0, 128]], np.uint8)
+    names = ("background", "cat", "person", "cup")
+    rows = (f"{name}:{','.join(map(str, rgb))}::" for name, rgb in zip(names, colours))
+    (tmp_path / "labelmap.txt").write_text("\n".join(rows) + "\n")
+    for path in (tmp_path / "PHOTOS").rglob("*.*"):
+        labels = np.arange(4, dtype=np.uint8).repeat(24)[: Image.open(path).width]
+        labels = np.tile(labels, (Image.open(path).height, 1))
+        kinds = {"GREY": labels, "TWO": labels % 3, "BINARY": 255 * (labels > 1).astype(np.uint8)}
+        for name, mask in {**kinds, "COLOURS": colours[labels]}.items():
+            target = tmp_path / name / path.relative_to(tmp_path / "PHOTOS").with_suffix(".png")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(mask).save(target)
+    typed = {form.text: form.file for form in examples()}
+    # Stages and exports come first, as others read what they write.
+    order = ("run_stage.py …", "pets/|{{ file", "py (?!dataset|stage|experiment|-m)")
+    for line in sorted(typed, key=lambda line: [bool(re.search(each, line)) for each in order]):
+        if line.count(" ") < 2 or "tools" in typed[line] or "app.py" in line or "[OPTION]" in line:
+            continue
+        for words, value in {**IN_WORKSPACE, **STANDS_FOR}.items():
+            line = line.replace(words, value)
+        if "3c1d0a52b7e9" in line:
+            masks = tmp_path / "outputs/demo/val/masks"
+            others = {p.name for p in masks.iterdir()} - {
+                "latest",
+                (masks / "latest").resolve().name,
+            }
+            line = line.replace("3c1d0a52b7e9", min(others))
+        line += " --dry-run" * ("download.py" in line and "--list" not in line)
+        line += " --yes" * ("clean.py" in line and "--dry" not in line)
+        done, refused = type_command(line), [s for words, s in REFUSED.items() if words in line]
+        assert done.code == 2 * bool(refused), f"{line}\n{done.output[-800:]}{done.errors[-800:]}"
+        assert all(said in done.errors for said in refused)
