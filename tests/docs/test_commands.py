@@ -10,6 +10,7 @@ import re
 import runpy
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -94,12 +95,15 @@ def settings_and_arguments_exist(
         return
     parsed = []
 
-    def stop(self, *args, **kwargs):
-        parsed.append(original(self, *args, **kwargs))
-        raise KeyboardInterrupt
+    def stopping(read: Callable) -> Callable:
+        def read_and_stop(self, *args, **kwargs):
+            parsed.append(read(self, *args, **kwargs))
+            raise KeyboardInterrupt
 
-    original = Parser.parse_known_args
-    monkeypatch.setattr(Parser, "parse_known_args", stop)
+        return read_and_stop
+
+    for name in ("parse_args", "parse_intermixed_args"):
+        monkeypatch.setattr(Parser, name, stopping(getattr(Parser, name)))
     monkeypatch.setattr(sys, "argv", [program, *arguments])
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as ended:

@@ -251,7 +251,7 @@ def measures_are_damaged(world):
     return world.report
 
 
-@scene("{metrics.damage}, which is skipped: run")
+@scene("{metrics.damage}, which is skipped: run", large=True)
 def measures_in_tables_are_damaged(world):
     world.label()
     world.do("stage=[tags,evaluate]")
@@ -294,13 +294,13 @@ def a_network_was_removed(world):
     return lambda: world.run("stage=predict")
 
 
-@scene("holds no checkpoint of a segmenter")
+@scene("holds no checkpoint of a segmenter", large=True)
 def a_folder_lost_its_network(world):
     trained(world).unlink()
     return lambda: world.segment(world.out)
 
 
-@scene("is damaged: choose another file, or run")
+@scene("is damaged: choose another file, or run", large=True)
 def a_checkpoint_is_damaged(world):
     path = trained(world)
     content = bytearray(path.read_bytes())
@@ -321,11 +321,11 @@ def test_what_is_advised_helps(words, begin, world, type_line):
     while found is not None:
         assert len(typed) < 5, f"the advice goes round: {typed}"
         said = (done.output + done.errors)[found.start() :].partition("\n")[0]
+        stage = re.search(r"\brun stage=([\w,[\]]+)", said)[1]
+        line = shlex.join(["python", "tools/run_stage.py", f"stage={stage}", *world.given])
         if "python " in said:
             line = command_in(said)
-        else:
-            stage = re.search(r"\brun (stage=[\w,[\]]+)", said)[1]
-            line = shlex.join(["python", "tools/run_stage.py", stage, *world.given])
+            assert re.search(rf"stage=\S*\b{stage}\b", line), f"{stage} is not run by {line}"
         type_line(line)
         typed.append(line)
         done = show()

@@ -54,7 +54,7 @@ def unknown_settings(form: Form, known_keys: set[str]) -> list[str]:
     text = re.sub(r"(?<=\{)[^{}]+(?=\})", "", form.text)
     if form.file.endswith("removed_keys.yaml"):
         text = text.partition(":")[2]
-    groups = choices().keys()
+    groups = {*choices(), *(known.partition(".")[0] for known in known_keys)}
     given = [match[1] for match in _OVERRIDE.finditer(text)]
     named = rf"(?<![\w./{{}}$'\-])((?:{'|'.join(groups)})(?:\.[a-z_0-9]+)+)(?![\w(/=]|\.\w)"
     given += [key for key in re.findall(named, text) if not key.endswith(FILES)]
