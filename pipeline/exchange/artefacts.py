@@ -80,10 +80,11 @@ class Artefact(Results):
         if change := self.describe_change([image_id]):
             raise ImageError(change)
         if photograph is not None:
-            made_from = self.entries[image_id]["inputs"].get(PHOTOGRAPH)
-            if fingerprint_image(photograph) != made_from:
-                first = self.chain[0].command
-                raise ImageError(f"its photograph has changed: run stage={first} first")
+            now = fingerprint_image(photograph)
+            for found in self.chain_of_images:
+                made_from = found.entries.get(image_id, {}).get("inputs", {})
+                if made_from.get(PHOTOGRAPH, now) != now:
+                    raise ImageError(f"its photograph has changed: run stage={found.command} first")
 
     def is_computed(self, image_id: str) -> bool:
         """Tells whether an image's result is not a mask of ``masks.corrections``."""

@@ -10,11 +10,10 @@ import re
 import runpy
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
@@ -22,8 +21,7 @@ from pipeline.commands import download
 from pipeline.commands.command_line import Parser
 from pipeline.commands.settings_help import help_on
 from pipeline.configuration.hydra import choices
-from pipeline.configuration.registry import methods
-from pipeline.stages.config import all_settings, compose
+from pipeline.stages.config import compose
 from pipeline.stages.pipeline import parse_stages
 from tests import REPOSITORY
 from tests.docs.pages import MODES, PAGES, Block, read_blocks, read_prose
@@ -31,7 +29,6 @@ from tests.docs.workspace import (
     SCRATCH,
     TINY_LIGHT,
     TINY_TRAINING,
-    build_workspace,
     stand_in,
     words_of,
 )
@@ -74,8 +71,15 @@ def test_every_block_says_what_is_done_with_it():
 @pytest.mark.large
 @pytest.mark.parametrize(("block", "line"), COMMANDS)
 def test_settings_and_arguments_exist(block: Block, line: str, tmp_path, monkeypatch):
-    program, *arguments = words_of(line)[1:]
     assert shlex.split(line)[0] == "python", f"{block.place}: say norun"
+    settings_and_arguments_exist(block.place, line, tmp_path, monkeypatch)
+
+
+def settings_and_arguments_exist(
+    place: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Composes the settings of a command line, or has its tool read its arguments, and no more."""
+    program, *arguments = words_of(line)[1:]
     assert (REPOSITORY / program).is_file(), program
     if program == RUN_STAGE[1]:
         folders = [own for own in arguments if own.startswith("--config-dir")]
@@ -91,17 +95,20 @@ def test_settings_and_arguments_exist(block: Block, line: str, tmp_path, monkeyp
         return
     parsed = []
 
-    def stop(self, *args, **kwargs):
-        parsed.append(original(self, *args, **kwargs))
-        raise KeyboardInterrupt
+    def stopping(read: Callable) -> Callable:
+        def read_and_stop(self, *args, **kwargs):
+            parsed.append(read(self, *args, **kwargs))
+            raise KeyboardInterrupt
 
-    original = Parser.parse_args
-    monkeypatch.setattr(Parser, "parse_args", stop)
+        return read_and_stop
+
+    for name in ("parse_args", "parse_intermixed_args"):
+        monkeypatch.setattr(Parser, name, stopping(getattr(Parser, name)))
     monkeypatch.setattr(sys, "argv", [program, *arguments])
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(REPOSITORY / program), run_name="__main__")
-    assert parsed and ended.value.code == 130, f"{block.place}: {line}"
+    assert parsed and ended.value.code == 130, f"{place}: {line}"
 
 
 def composes(arguments: list[str]) -> None:
@@ -144,23 +151,6 @@ def test_a_command_without_a_choice_is_typed_as_it_stands(line):
 def test_a_wrong_setting_in_a_page_would_be_found(wrong):
     with pytest.raises(Exception, match="there is no"):
         composes([wrong])
-
-
-@pytest.fixture
-def type_command(run_tool, tiny_checkpoint, monkeypatch, tmp_path):
-    """Types a command line in a workspace and returns how it ended."""
-    workspace = build_workspace(tmp_path)
-    monkeypatch.chdir(workspace)
-    monkeypatch.syspath_prepend(str(workspace))  # as PYTHONPATH on add-a-method.md
-
-    def type_it(line: str):
-        _, program, *arguments = words_of(line)
-        if program == RUN_STAGE[1]:
-            arguments = stand_in(arguments, tiny_checkpoint)
-        GlobalHydra.instance().clear()
-        return run_tool(Path(program).name, *arguments)
-
-    return type_it
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if runs(page)], ids=name_of)
@@ -213,27 +203,6 @@ TO_BE_WRITTEN = {"pipeline/datasets/tiles.py", "configs/dataset/tiles.yaml"}
 
 _SETTING = re.compile(r"^([a-z_]+(?:\.[a-z_]+)*)=(\S+)$")
 _PLACEHOLDER = re.compile(r"…|[A-Z]{3,}|^N$|<|\.{3}")
-
-
-@pytest.fixture(scope="module")
-def known_keys() -> set[str]:
-    """Every key that there is, with any data set and with choices that bring keys of their own."""
-    keys: set[str] = set()
-    for name in sorted((REPOSITORY / "configs" / "dataset").glob("*.yaml")):
-        GlobalHydra.instance().clear()
-        config = compose([f"dataset={name.stem}", "executor=slurm"])
-        keys |= set(keys_below(OmegaConf.to_container(config)))
-    for method in methods():
-        settings = OmegaConf.to_container(OmegaConf.structured(method.settings))
-        keys |= set(keys_below({method.group: settings}))
-    return keys | {declared.key for declared in all_settings()}  # of what is null by default, too
-
-
-def keys_below(node: dict, prefix: str = "") -> Iterator[str]:
-    for key, value in node.items():
-        yield f"{prefix}{key}"
-        if isinstance(value, dict):
-            yield from keys_below(value, f"{prefix}{key}.")
 
 
 @pytest.mark.large

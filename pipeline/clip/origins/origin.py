@@ -168,7 +168,7 @@ class OfRelease:
 
         if cached := next(filter(None, map(find_cached, urls)), None):
             return cached
-        self.published()  # refuses what is not public
+        published = self.published()  # refuses what is not public
         is_optional = part in self.release.optional
         if is_optional and self.is_on_disk:
             return None
@@ -180,8 +180,8 @@ class OfRelease:
         except Exception as error:  # the hub's client raises many types
             raise NotDownloaded(
                 f"{urls[0]} could not be downloaded ({type(error).__name__}): run"
-                f" {command('download')} {self.keys[0]}={self.release.name} --output DIR where"
-                f" there is a network, and give {self.keys[1]}=DIR here"
+                f" {command('download')} {' '.join(each.urls[0] for each in published.values())}"
+                f" --output DIR where there is a network, and give {self.keys[1]}=DIR here"
             ) from error
 
     def _given(self, part: str, urls: Sequence[str]) -> Path | None:
