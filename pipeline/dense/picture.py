@@ -9,7 +9,7 @@ import torch.nn.functional as F
 BESIDE = 1 << 20
 """The number of the region of zeros beside a window."""
 
-_AT_ONCE = 1 << 22  # values of pixels: 32 MB
+_AT_ONCE = 1 << 20  # pixels, each with four weights of 8 bytes
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,9 @@ def means_of_regions(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Averages features, C×h×w, over the pixels of each region, H×W int64.
 
-    They are enlarged to the pixels, and then of length 1 if ``unit``; rows by rows, since those of
-    all pixels may not fit into memory.
+    They are enlarged to the pixels (bilinear), and then of length 1 if ``unit``. A mean is linear
+    in the features of places, so weights of places are added up, for some rows at a time. The
+    length of a pixel's features follows from the products of the four places beside it.
 
     Returns:
         The numbers of the R regions, ascending; the mean of each, R×C float32; and which of them
@@ -72,12 +73,32 @@ def means_of_regions(
     """
     known, which, counts = regions.unique(return_inverse=True, return_counts=True)
     sums = features.new_zeros(len(known), len(features), dtype=torch.float64)
+    (tall, wide), (height, width) = features.shape[1:], regions.shape
     rows, columns = (torch.arange(side, device=features.device) for side in regions.shape)
-    step = max(1, _AT_ONCE // (len(features) * len(columns)))
+    top, _, below = _neighbours(rows, tall / height, tall)
+    left, _, beside = _neighbours(columns, wide / width, wide)
+    vertical, horizontal = (torch.stack([1 - share, share]).double() for share in (below, beside))
+    padded = F.pad(features[None].double(), (0, 1, 0, 1), mode="replicate")[0]
+    places, line = padded.flatten(1).mT, wide + 1
+    if unit:
+        shifted = [padded[:, i : i + tall, j : j + wide] for i in (0, 1) for j in (0, 1)]
+        shifted = torch.stack(shifted).unflatten(0, (2, 2))
+        products = torch.einsum("ijchw,klchw->ijklhw", shifted, shifted)
+    corners = torch.tensor([[0, 1], [line, line + 1]], device=rows.device)[..., None, None]
+    step = max(1, min(_AT_ONCE // width, height * _AT_ONCE // (len(known) * tall * wide)))
     for some, pixels in zip(rows.split(step), which.split(step)):
-        found = enlarge(features, regions.shape, some, columns).flatten(1)
-        found = F.normalize(found, dim=0) if unit else found
-        sums.index_add_(0, pixels.flatten(), found.mT.double())
+        shares = vertical[:, some]
+        weights = shares[:, None, :, None] * horizontal[:, None]
+        if unit:
+            of_rows = products[..., top[some], :]
+            of_rows = torch.einsum("ir,kr,ijklrw->jlrw", shares, shares, of_rows)[..., left]
+            squares = torch.einsum("jx,lx,jlrx->rx", horizontal, horizontal, of_rows)
+            weights /= squares.clamp(min=1e-24).sqrt()
+        first, last = top[some[[0, -1]]].tolist()
+        count = (last - first + 2) * line
+        index = pixels * count + (top[some, None] - first) * line + left + corners
+        found = index.flatten().bincount(weights.flatten(), minlength=len(known) * count)
+        sums += found.view(-1, count) @ places[first * line :][:count]
     return known, (sums / counts[:, None]).float(), which
 
 

@@ -1,6 +1,7 @@
 """The memory bank of CorrCLIPv2: regions of unlabelled pictures, which are searched exactly."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 
@@ -29,6 +30,12 @@ class Bank:
     pictures: torch.Tensor
     contents: np.ndarray
 
+    @cached_property
+    def lengths(self) -> torch.Tensor:
+        """Of each key, N float32; computed once, and not for each image."""
+        lengths = [keys.float().norm(dim=-1) for keys in self.keys.split(_ROWS)]
+        return torch.cat(lengths).clamp(min=1e-12)
+
     @classmethod
     def read(cls, path: Path, device: torch.device) -> Self:
         """Reads the file of :class:`~pipeline.dense.corrclip.learning.LearnedBank`."""
@@ -48,8 +55,8 @@ class Bank:
         best = queries.new_empty(len(queries), 0)
         rows = best.long()
         for start in range(0, len(self.keys), _ROWS):
-            keys = F.normalize(self.keys[start : start + _ROWS].float(), dim=-1)
-            found = queries @ keys.mT
+            keys = self.keys[start : start + _ROWS].float()
+            found = queries @ keys.mT / self.lengths[start : start + _ROWS]
             found[:, is_own[self.pictures[start : start + _ROWS].long()]] = float("-inf")
             found, index = found.topk(min(count, len(keys)))
             best, rows = torch.cat([best, found], 1), torch.cat([rows, index + start], 1)
