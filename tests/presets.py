@@ -147,7 +147,7 @@ class Miniatures:
         self.roots["voc2007"] = miniatures.build_voc2007(self.folder / "older")
         self.roots["ade20k"] = miniatures.build_ade20k(self.folder)
         self.roots["voc2012"] = self.roots["voc20"] = miniatures.build_voc2012(self.folder)
-        context = miniatures.build_context(self.folder)
+        context = miniatures.build_context(self.folder, as_json=True)
         self.roots |= {"context60": context, "context59": context}
         self.roots["cityscapes"] = miniatures.build_cityscapes(self.folder)
         self.augmented = miniatures.build_voc2012(self.folder / "augmented", augmented=True)

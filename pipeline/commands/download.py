@@ -6,6 +6,7 @@ from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import yaml
@@ -18,6 +19,7 @@ from pipeline.configuration.settings import REQUIRED
 from pipeline.datasets import load_dataset, sources
 from pipeline.datasets.layout import how_to_get
 from pipeline.datasets.obtain import DownloadTask, obtain
+from pipeline.datasets.pascal_context import find_annotations
 from pipeline.datasets.settings import DatasetSettings, split_names, splits_of_run
 from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.errors import UserError, check_choice, command, shown, tell
@@ -70,10 +72,17 @@ def run(arguments: Sequence[str]) -> None:
         for task in dict.fromkeys(tasks):
             print(task.describe())
         return
-    for task in dict.fromkeys(tasks):
-        obtain(task, configs[-1].runtime.wait if configs else 0.0)
-    for run_of_job in lacking:
-        missing_weights(*run_of_job, download=True)
+    wait = configs[-1].runtime.wait if configs else 0.0
+    steps = [partial(obtain, task, wait) for task in dict.fromkeys(tasks)]
+    steps += [partial(missing_weights, *run_of_job, download=True) for run_of_job in lacking]
+    failures = []
+    for step in steps:
+        try:
+            step()
+        except UserError as error:  # the address of one does not stop the others
+            failures.append(str(error))
+    if failures:
+        raise UserError("; ".join(failures))
     if any(len(paths) > 1 for paths in named.values()):
         print("the jobs read different files: give each its own, as in clip.checkpoint=PATH")
     elif settings:
@@ -137,11 +146,15 @@ def _archives(settings: DatasetSettings) -> Iterator[DownloadTask]:
         for archive in downloads[which].needed(splits if which == name else []):
             target = root if root.name == archive.into else root / archive.into
             path, unpacked = target / STATE / archive.source.name, (archive, target)
-            if path.suffix == ".json":  # which is read as it is, in place of the masks
-                path, unpacked, given = target / path.name, (), settings.annotations
-                is_there &= given is None or given_path(given, "dataset.annotations").exists()
-            if (target / STATE).exists() or which == "sbd" or not is_there:
-                yield DownloadTask(archive.source, path, downloads[which].licence, *unpacked)
+            is_needed = (target / STATE).exists() or which == "sbd" or not is_there
+            if path.suffix == ".json":  # which is read as it is, in place of masks
+                path, unpacked = target / path.name, ()
+                with suppress(UserError):  # of images that are not there yet
+                    path = find_annotations(settings)
+                is_needed = path is not None and not path.exists()
+            if is_needed:
+                source = replace(archive.source, name=path.name)
+                yield DownloadTask(source, path, downloads[which].licence, *unpacked)
 
 
 def _lists(settings: DatasetSettings) -> Iterator[DownloadTask]:

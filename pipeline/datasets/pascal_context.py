@@ -6,9 +6,8 @@ from pathlib import Path
 
 from pipeline.datasets.coco import described
 from pipeline.datasets.ground_truth import InstanceMask
-from pipeline.datasets.layout import find_root
 from pipeline.datasets.settings import ContextSettings
-from pipeline.datasets.voc import load_voc
+from pipeline.datasets.voc import find_devkit, load_voc
 from pipeline.datasets.vocabulary import Vocabulary, build_vocabulary
 from pipeline.engine.sample import Dataset, Sample, Splits
 from pipeline.errors import UserError
@@ -23,14 +22,23 @@ _CATEGORIES = (
 """Label in PNGs of mmsegmentation's converter → category in the JSON, one of 459 by alphabet."""
 
 
+def find_annotations(settings: ContextSettings) -> Path | None:
+    """Returns the JSON of the masks, which may be missing; none where there are PNGs instead.
+
+    Raises a UserError if there are no images, beside which it lies by default.
+    """
+    if settings.annotations is not None:
+        return given_path(settings.annotations, "dataset.annotations").absolute()
+    root = find_devkit(settings)
+    has_masks = any((root / folder).is_dir() for folder in settings.mask_folders)
+    return None if has_masks else root / "trainval_merged.json"
+
+
 def load_context(settings: ContextSettings) -> Dataset[Vocabulary]:
     """Reads the splits of Pascal Context; those of the JSON are its phases, "train" and "val"."""
-    if settings.annotations is None:
+    if (path := find_annotations(settings)) is None:
         return load_voc(settings, expected=True)
-    vocabulary = build_vocabulary(settings)
-    below = [settings.devkit, f"VOCdevkit/{settings.devkit}"]
-    images = find_root(settings, "root", "JPEGImages", below) / "JPEGImages"
-    path = given_path(settings.annotations, "dataset.annotations")
+    vocabulary, images = build_vocabulary(settings), find_devkit(settings) / "JPEGImages"
     labels = {c: label for label, c in enumerate(_CATEGORIES[: len(vocabulary.classes) + 1])}
     read = cache(partial(_read, path, images, labels, settings.max_pixels))
 
@@ -68,7 +76,7 @@ def _read(path: Path, folder: Path, labels: dict, max_pixels: int) -> dict[str, 
             phases.setdefault(record["phase"], []).append(Sample(name.stem, folder / name, mask))
     except OSError as error:
         raise UserError(
-            f"dataset.annotations={path} cannot be read ({error.strerror}): download.py fetches it"
+            f"{path}, the masks, cannot be read ({error.strerror}): download.py fetches it"
         ) from error
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is not Pascal Context's JSON: download it again") from error

@@ -262,7 +262,8 @@ class ContextSettings(VocSettings):
     """Pascal Context, on the images of VOC 2010.
 
     Attributes:
-        annotations: the JSON file of all masks, ``trainval_merged.json``; null for PNGs.
+        annotations: the JSON file of all masks; null takes the PNGs in ``mask_folders``, or else
+            ``trainval_merged.json`` beside ``JPEGImages``.
     """
 
     annotations: str | None = _ground_truth(None, is_path=True)

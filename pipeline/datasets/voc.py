@@ -20,9 +20,7 @@ def load_voc(settings: VocSettings, *, expected: bool = False) -> Dataset[Vocabu
     ``root`` is the folder that holds ``JPEGImages``, or one above it; ``splits`` gives the names of
     the lists. A mask that is not there is named by an error if it is ``expected``.
     """
-    vocabulary = build_vocabulary(settings)
-    below = [settings.devkit, f"VOCdevkit/{settings.devkit}"]
-    root = find_root(settings, "root", "JPEGImages", below)
+    vocabulary, root = build_vocabulary(settings), find_devkit(settings)
     sbd, below = None, ["dataset", "benchmark_RELEASE/dataset"]
     if settings.sbd_root is not None:
         sbd = find_root(settings, "sbd_root", "cls", below)
@@ -64,6 +62,12 @@ def load_voc(settings: VocSettings, *, expected: bool = False) -> Dataset[Vocabu
         derived={} if sbd is None else {"train_aug": read_augmented},
     )
     return Dataset(vocabulary, splits, settings.train_split)
+
+
+def find_devkit(settings: VocSettings) -> Path:
+    """Returns the folder that holds ``JPEGImages``; raises as :func:`load_voc`."""
+    below = [settings.devkit, f"VOCdevkit/{settings.devkit}"]
+    return find_root(settings, "root", "JPEGImages", below)
 
 
 def _read_ids(path: Path) -> list[str]:

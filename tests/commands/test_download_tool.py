@@ -24,6 +24,7 @@ from pipeline.commands.download import run
 from pipeline.datasets import sources
 from pipeline.datasets.sources import read_downloads
 from pipeline.errors import UserError
+from pipeline.report.tables.published import load_published
 from pipeline.stages.config import compose
 from pipeline.stages.weights import missing_weights
 from tests import REPOSITORY
@@ -143,9 +144,11 @@ def test_sbd_gives_train_aug(web, tmp_path):
     assert not Path("data/benchmark_RELEASE/benchmark_RELEASE").exists()
 
 
-def test_pascal_context_is_read_from_the_json_that_was_downloaded(web, capsys):
-    path = "data/VOC2010/trainval_merged.json"
-    words = ["dataset=context60", "dataset.root=data", f"dataset.annotations={path}"]
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_pascal_context_is_read_from_the_json_that_was_downloaded(elsewhere, web, capsys):
+    path = "ann/x.json" if elsewhere else "data/VOC2010/trainval_merged.json"
+    words = ["dataset=context60", "dataset.root=data"]
+    words += [f"dataset.annotations={path}"] if elsewhere else []
     web.files["trainval_merged.json"] += b" "
     with pytest.raises(UserError, match=r"trainval_merged.json.*its sha1 is"):
         run(words)
@@ -153,9 +156,12 @@ def test_pascal_context_is_read_from_the_json_that_was_downloaded(web, capsys):
     web.files["trainval_merged.json"] = web.files["trainval_merged.json"][:-1]
     run(words)
     assert [name for name, _ in web.requests].count(CONTEXT) == 1, "it was unpacked before"
-    assert shlex.split(capsys.readouterr().out.splitlines()[-1])[-3:] == words
-    dataset = miniatures.load("context60", Path("data"), annotations=path)
-    assert read_everything(dataset) == 3
+    assert shlex.split(capsys.readouterr().out.splitlines()[-1])[3:] == words
+    changes = {"annotations": path} if elsewhere else {}
+    assert read_everything(miniatures.load("context60", Path("data"), **changes)) == 3
+    asked = len(web.requests)
+    run(words)
+    assert len(web.requests) == asked
     Path(path).unlink()
     shutil.rmtree(Path("data/VOC2010/.download"))  # as if the images were laid out by hand
     web.plan["trainval_merged.json"] = [Answer(404)]
@@ -164,10 +170,53 @@ def test_pascal_context_is_read_from_the_json_that_was_downloaded(web, capsys):
     assert [name for name, _ in web.requests].count(CONTEXT) == 1
 
 
+def printed_for_context() -> list[str]:
+    """Returns the arguments that pages and tables print for Pascal Context."""
+    lines = (REPOSITORY / "docs" / "data-sets.md").read_text(encoding="utf-8").splitlines()
+    of_page = [line.partition("run_stage.py ")[2] for line in lines if "=context" in line]
+    columns = (column.command for table in load_published() for column in table.columns)
+    return [*filter(None, of_page), *(c for c in columns if "_context" in c)]
+
+
+@pytest.mark.large
+@pytest.mark.parametrize("printed", printed_for_context())
+def test_printed_commands_of_pascal_context_lead_from_the_download_to_the_table(
+    printed, web, run_tool, tmp_path
+):
+    words = [word.replace("DIR", str(tmp_path / "data")) for word in printed.split()]
+    run(words)
+    given = [*words, "clip=demo", f"output_dir={tmp_path / 'out'}", "stage=[masks,evaluate]"]
+    given += ["masks=dense", "cams=sclip"] if "experiment" not in printed else []
+    finished = run_tool("run_stage.py", *given)
+    assert finished.code == 0, finished.errors
+    if "experiment" in printed:
+        assert "partial: 2 images" in run_tool("make_tables.py", tmp_path / "out").output
+
+
+def test_the_printed_commands_of_pascal_context_are_found():
+    printed = " ".join(printed_for_context())
+    assert all(name in printed for name in ("dataset=context60", "context60 ", "sclip_context59"))
+
+
 def test_masks_of_pascal_context_that_were_laid_out_by_hand_need_no_json(web, tmp_path):
-    miniatures.build_context(tmp_path)
+    root = miniatures.build_context(tmp_path)
+    (root / ".download").mkdir()
+    (root / ".download" / f"{CONTEXT}.done").touch()  # from an earlier download of the images
     run(["dataset=context59", "dataset.root=VOCdevkit"])
     assert not web.requests
+
+
+def test_a_dead_address_does_not_stop_another_download(web):
+    web.plan["trainval_merged.json"] = [Answer(404)]
+    with pytest.raises(UserError, match="trainval_merged.json could not be downloaded"):
+        run(
+            [
+                "dataset=context60",
+                "dataset.root=data",
+                "dataset.image_list=imageset/voc2012/val.txt",
+            ]
+        )
+    assert Path("imageset/voc2012/val.txt").is_file()
 
 
 def test_cityscapes_is_said_to_be_for_registered_users(web, capsys):
@@ -276,7 +325,7 @@ def test_a_bad_archive_without_a_checksum_is_deleted(web):
     web.files[name] = b"<html>moved</html>"
     with pytest.raises(UserError, match=f"{name} is damaged"):
         run(["dataset=cocostuff", "dataset.root=coco", "dataset.split=val"])
-    assert not list(Path("coco").rglob("*.zip*"))
+    assert not list(Path("coco").rglob(f"{name}*"))
 
 
 @pytest.mark.parametrize(

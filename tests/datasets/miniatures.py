@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterable, Sequence
 from functools import cache
@@ -209,13 +210,17 @@ def build_sbd(folder: Path) -> Path:
     return root.parent
 
 
-def build_context(folder: Path) -> Path:
-    """Builds Pascal Context on VOC 2010 and returns ``VOC2010``."""
+def build_context(folder: Path, *, as_json: bool = False) -> Path:
+    """Builds Pascal Context on VOC 2010 and returns ``VOC2010``; as it is downloaded, or PNGs."""
     root = folder / "VOCdevkit" / "VOC2010"
     for index, (name, labels) in enumerate(CONTEXT_LABELS.items()):
         write_photograph(root / "JPEGImages" / f"{name}.jpg", index)
-        mask = striped(index, labels)
-        write_labels(root / "SegmentationClassContext" / f"{name}.png", mask, palette=False)
+        if not as_json:
+            mask = striped(index, labels)
+            write_labels(root / "SegmentationClassContext" / f"{name}.png", mask, palette=False)
+    if as_json:
+        (root / "trainval_merged.json").write_text(json.dumps(context_json()))
+        return root
     first, *others = CONTEXT_LABELS
     for name, ids in {"train": [first], "val": others}.items():
         write_list(root / "ImageSets" / "SegmentationContext" / f"{name}.txt", ids)

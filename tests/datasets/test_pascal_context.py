@@ -33,7 +33,7 @@ def annotated(context, tmp_path):
 def read(root, content, split="val"):
     path = root / "trainval_merged.json"
     path.write_text(content if isinstance(content, str) else json.dumps(content))
-    return load("context60", root, annotations=str(path)).splits[split]
+    return load("context60", root.parent).splits[split]
 
 
 @pytest.mark.parametrize(("name", "zero"), [("context60", 0), ("context59", 255)])
@@ -155,8 +155,10 @@ def test_a_cut_file_is_one_sentence(annotated):
     root, content = annotated
     with pytest.raises(UserError, match=r"trainval_merged.json is not Pascal Context's JSON"):
         read(root, json.dumps(content)[:-20])
-    with pytest.raises(UserError, match=r"dataset.annotations=.*nowhere.json"):
-        _ = load("context60", root, annotations="nowhere.json").splits["val"]
+    (root / "trainval_merged.json").unlink()
+    for given in (None, "nowhere.json"):
+        with pytest.raises(UserError, match=rf"{given or 'merged.json'}.* download.py fetches it"):
+            _ = load("context60", root, annotations=given).splits["val"]
 
 
 def test_the_json_gives_the_masks_of_the_released_converter(golden_folder):
