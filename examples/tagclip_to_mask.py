@@ -265,7 +265,7 @@ def look_again(clip: nn.Module, crop: Tensor, inside: Tensor, text: Tensor) -> T
 def choose_tags(scores: np.ndarray) -> list[int]:
     """Returns the classes above min + α·(max − min) of an image's scores; at least the best."""
     chosen = np.flatnonzero(scores > scores.min() + ALPHA * (scores.max() - scores.min()))
-    return (chosen if len(chosen) else [scores.argmax()]).tolist()
+    return chosen.tolist() if len(chosen) else [int(scores.argmax())]
 
 
 # 3. CLIP-ES: where they are

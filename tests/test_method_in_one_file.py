@@ -86,6 +86,11 @@ def test_cams_are_those_of_the_package(plain, clip, released, text, seed):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("scores", [[0.7], [0.5, 0.5]])
+def test_one_class_and_equal_scores_have_a_tag(plain, scores):
+    assert plain.choose_tags(np.float32(scores)) == [0]
+
+
 def test_names_are_embedded_as_by_the_package(plain, tiny_clip):
     tokenizer, names = load_tokenizer(None), ["cat", "traffic light"]
     found = class_embeddings(tiny_clip, tokenizer, [*zip(names)], prompts_of("tagclip"))

@@ -51,6 +51,13 @@ class Dimensions(NamedTuple):
     patch_size: int
     native_size: int
     has_adaptor = False  # whether a language adaptor embeds tokens; a subclass says so
+    head_blocks = 0  # the number of last blocks that are a head; a subclass says so
+
+
+class DimensionsWithHead(Dimensions):
+    """Those of a dino.txt, whose last two blocks are a head on the backbone."""
+
+    head_blocks = 2
 
 
 def block_at(offset: int, depth: int) -> int:

@@ -32,7 +32,6 @@ from pipeline.clip.origins.origin import (
     fingerprint_files,
     refuse_changed,
 )
-from pipeline.configuration.registry import expand_templates
 from pipeline.datasets.vocabulary import Names, Vocabulary
 from pipeline.engine.progress import say
 from pipeline.engine.store import Store
@@ -94,13 +93,10 @@ class FrozenClip:
         """Those of the image tower, see :class:`~pipeline.clip.origins.origin.Origin`."""
         return self.origin.dimensions
 
-    def key_facts(self, templates: str | None = None) -> dict[str, Any]:
+    def key_facts(self) -> dict[str, Any]:
         """Returns all that its features of an image and names depend on, for a cache key."""
         pretraining, source = self.origin.pretraining, self.origin.source
-        prompts = expand_templates(templates or "", ["imagenet"])
-        halved = self.origin.joins_patches and (len(prompts) > 1 or prompts == ["imagenet"])
         return {
-            **({"halved": "by template"} if halved else {}),  # not after the mean, as before
             **({"model_source": source} if source else {}),
             "mean": list(pretraining.normalisation.mean),
             "std": list(pretraining.normalisation.std),

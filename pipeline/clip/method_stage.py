@@ -122,8 +122,7 @@ class MethodStage(PerImage):
         read = {part: plain(getattr(self.vocabulary, part)) for part in self.options.method.reads}
         if "backgrounds" in options:
             read.pop("backgrounds", None)
-        templates = getattr(self.options, "templates", None)
-        clip = {"clip": self.resources.clip.key_facts(templates)} if self.resources.clip else {}
+        clip = {"clip": self.resources.clip.key_facts()} if self.resources.clip else {}
         decoding = self.reader.key_facts if self.reads_images else {}
         quirks = vars(self.resources.quirks)
         return joined(self.options.method.key_facts, options, decoding, quirks, read, clip)

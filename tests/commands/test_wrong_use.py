@@ -46,6 +46,7 @@ _LONG = "1" * 3000
         (["tags=unheard_of"], "or give plugins=[MODULE] for your own method"),
         (["segmenter=mmsegmentation"], "segmenter.config is missing: give it"),
         (["segmenter=demo", "segmenter.backbone=resnet18"], "or correct segmenter.backbone"),
+        (["cams=as_trained", "cams.patches=backbone"], "is for models with a head"),
         (["segmenter=mmsegmentation", f"segmenter.config={_MASK2FORMER}"], "needs mmdet."),
         (["stage=status", "output_dir=null"], "output_dir is not the name of a folder"),
         (["stage=status", "output_dir=/etc/passwd"], "/etc/passwd is not a folder"),

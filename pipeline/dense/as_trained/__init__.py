@@ -5,19 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.clip.dimensions import block_at
-from pipeline.configuration.settings import ABSENT, setting
+from pipeline.clip.dimensions import Dimensions, DimensionsWithHead, block_at
+from pipeline.configuration.settings import setting
 from pipeline.dense.method import DenseMethod, NameEmbeddings
 from pipeline.dense.settings import DenseSettings, register_dense
+from pipeline.errors import UserError
 
 if TYPE_CHECKING:
     import torch
 
     from pipeline.clip.encoder import BlockHook, ClipEncoder
     from pipeline.clip.shared_pass import SharedPass
-
-
-_PATCHES = {"head": ABSENT, "backbone": "backbone"}
 
 
 @dataclass
@@ -29,7 +27,7 @@ class AsTrainedSettings(DenseSettings):
             the notebook of DINOv3 does.
     """
 
-    patches: str = setting("head", choices=_PATCHES, in_key=_PATCHES.get)
+    patches: str = setting("head", choices=("head", "backbone"))
 
 
 @register_dense(
@@ -47,7 +45,12 @@ class AsTrained(DenseMethod):
 
         if getattr(self.options, "patches", "head") == "head":  # or no such setting
             return []
-        last = block_at(-2, encoder.depth)
+        if isinstance(encoder, Dimensions) and not encoder.head_blocks:
+            raise UserError(
+                "cams.patches=backbone is for models with a head on the backbone, such as"
+                " clip=dinotxt_l14: give one, or cams.patches=head"
+            )
+        last = block_at(-DimensionsWithHead.head_blocks, encoder.depth)
         return [TokensAfter(last, last, [last])]
 
     def patch_features(

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from scipy.sparse.csgraph import connected_components
 
 from pipeline.clip.attention import one_by_one
-from pipeline.clip.dimensions import Normalisation, block_window
+from pipeline.clip.dimensions import Normalisation, block_window, patch_grid
 from pipeline.clip.encoder import BlockHook, ClipEncoder
 from pipeline.clip.second_encoder import unit
 from pipeline.clip.shared_pass import SharedPass
@@ -54,13 +54,14 @@ class CorrClip(OnSecondGrid):
     def see(self, encoder: ClipEncoder, image: np.ndarray) -> torch.Tensor:
         """Returns the second backbone's tokens of an image, h×w×3 uint8: C×h'×w' float32.
 
-        Both sides become the nearest multiples of its patches (bilinear), halves to even. A larger
-        image than CLIP's ``images.most_patches`` is shrunk to these.
+        Both sides become the nearest multiples of its patches (bilinear), halves to even. An image
+        of more such patches than CLIP's ``images.most_patches`` is shrunk to at most as many.
         """
         pixels, patch = torch.tensor(image, device=encoder.device), self.second.patch_size
-        most = (encoder.max_patches or math.inf) * encoder.patch_size**2
-        factor = min(1.0, math.sqrt(most / (image.shape[0] * image.shape[1])))
-        size = [max(1, round(side * factor / patch)) * patch for side in image.shape[:2]]
+        grid = [max(1, round(side / patch)) for side in image.shape[:2]]
+        if encoder.max_patches and math.prod(grid) > encoder.max_patches:
+            grid = patch_grid(*image.shape[:2], patch, encoder.max_patches)
+        size = [count * patch for count in grid]
         seen = resize(pixels.permute(2, 0, 1) / 255, size)
         return self.second.tokens(seen[None], Normalisation((0, 0, 0), (1, 1, 1)))[0]
 

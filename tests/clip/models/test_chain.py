@@ -168,18 +168,6 @@ def test_every_method_runs_on_rotary_positions(chain, tmp_path, choice):
         assert done == (4 if name == "piaa" else 2), run.output
 
 
-@pytest.mark.large
-def test_the_key_tells_how_names_of_several_prompts_were_halved(chain, dino):
-    def facts(templates: str) -> dict:
-        run = chain("dinotxt_l14", given(dino["dinotxt_l14"]), f"tags.templates={templates}", VOTES)
-        assert run.code == 0, run.errors
-        folder = re.search(r"→ +(\S+/tags/\w+)", run.output)[1]
-        return json.loads((Path(folder) / "manifest.json").read_text())["configuration"]["clip"]
-
-    assert "halved" not in facts("dinotxt"), "with one prompt nothing has changed"
-    assert facts("talk2dino")["halved"] == facts("imagenet")["halved"] == "by template"
-
-
 def test_models_are_beside_each_other_in_the_leaderboard(chain, dino, run_tool, tmp_path):
     truth = tmp_path / "truth"
     for name, height, width in (("a", 90, 70), ("b", 64, 96)):

@@ -181,9 +181,11 @@ def test_names_are_halved_template_by_template(read, model, named):
     assert_close(encoder.text_for_patches(text), golden["text/names"], TOLERANCE)
     once = F.normalize(text[:, 64:128], dim=-1)
     assert (once - text[:, 128:]).abs().max() > 0.02, "halved after the mean"
-    names, (first, *_) = named
-    alone = model.embed_names(names, [first])
-    assert torch.equal(alone[:, 128:], F.normalize(alone[:, 64:128], dim=-1)), "with one, alike"
+    (zero, one, *_), (first, *_) = named
+    for prompts in ([first], named[1]):  # several names of a class, too, are halved before a mean
+        halves = model.embed_names([zero, one], prompts)[:, 128:]
+        joint = model.embed_names([(*zero, *one)], prompts)[0, 128:]
+        assert_close(joint, F.normalize(halves.mean(0), dim=-1), TOLERANCE)
 
 
 @pytest.mark.parametrize(("patches", "suffix"), [("head", ""), ("backbone", "_backbone")])

@@ -4,7 +4,7 @@ Talk2DINO: Barsellotti et al., ICCV 2025, arXiv 2411.19331. dino.txt: Jose et al
 2412.16334.
 """
 
-from pipeline.clip.dimensions import Dimensions
+from pipeline.clip.dimensions import Dimensions, DimensionsWithHead
 from pipeline.clip.image_text import Release, register_release
 from pipeline.clip.models.dino import DINOV2, DINOV2_B14, DINOV3, IMAGENET
 from pipeline.clip.models.tipsv2 import TEMPLATES
@@ -51,7 +51,7 @@ register_release(
             "text": (f"{_DINOTXT}_text_encoder.pth",),
             "head": (f"{_DINOTXT}_vision_head.pth",),
         },
-        dimensions=Dimensions(26, 14, 224),
+        dimensions=DimensionsWithHead(26, 14, 224),
         heads=16,
         text_heads=20,
         registers=4,
@@ -69,7 +69,7 @@ register_release(
             "image": (f"{_DINOTXT3}_pretrain_lvd1689m-8aa4cbdd.pth",),
             "head": (f"{_DINOTXT3}_dinotxt_vision_head_and_text_encoder-a442d8f5.pth",),
         },
-        dimensions=Dimensions(26, 16, 224),
+        dimensions=DimensionsWithHead(26, 16, 224),
         heads=16,
         text_heads=20,
         joins_patches=True,

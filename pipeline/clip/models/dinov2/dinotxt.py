@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from open_clip.transformer import TextTransformer
 from torch import nn
 
@@ -73,10 +72,9 @@ def _join(
     def embed_names(names: Names, prompts: Sequence[str]) -> torch.Tensor:
         flat = [name for group in names for name in group]
         vectors = prompt_features(text_tower, load_tokenizer(None), flat, prompts)
-        whole = join_names(join_prompts(vectors), names)
-        if len(prompts) > 1:  # which the notebook of DINOv3 halves before their mean
-            return torch.cat([whole, join_names(join_prompts(vectors.chunk(2, -1)[1]), names)], 1)
-        return torch.cat([whole, F.normalize(whole.chunk(2, -1)[1], dim=-1)], 1)
+        # The notebook of DINOv3 halves them before their mean.
+        parts = vectors, vectors.chunk(2, -1)[1]
+        return torch.cat([join_names(join_prompts(part), names) for part in parts], 1)
 
     return ImageTextModel(tower, embed_names)
 
