@@ -47,8 +47,8 @@ def write_card(file: str, segmenter: Segmenter, shape: Shape, checkpoint: Path, 
     colours = ("#{:02x}{:02x}{:02x}".format(*colour) for colour in segmenter.palette)
     classes = zip(map(str, range(256)), segmenter.class_names, colours)
     header, words = ["split", "images", "mIoU (%)", "notes"], ["split", "notes"]
-    about, network = runs[0].about if runs else {}, segmenter.network
-    clip = about.get("pretrained") or about.get("clip")
+    about, network = runs[0].about if runs else None, segmenter.network
+    clip = about and (about.pretrained or about.clip)
     return Template(_TEMPLATE.read_text(encoding="utf-8"), keep_trailing_newline=True).render(
         file=file,
         shape=shape,

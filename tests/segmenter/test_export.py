@@ -17,7 +17,6 @@ from tests.segmenter.test_frozen_tower import SETTINGS, load_tower
 from tests.segmenter.tiny_graphs import write_graph
 from tests.segmenter.tiny_segmenters import UNET, balanced_segmenter, noise
 
-
 GRAPH = SimpleNamespace(SerializeToString=lambda: b"graph")
 
 
