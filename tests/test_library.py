@@ -19,6 +19,7 @@ from pipeline import Labeller, Labelling, Segmenter, load_image, train
 from pipeline.clip.method_stage import MethodStage
 from pipeline.errors import UserError
 from pipeline.masks.pseudo_mask import PseudoMask
+from pipeline.segmenter.stage import Training
 from tests.segmenter.tiny_training import CLASS_NAMES, write_pairs
 from tests.small_runs import TINY_SEGMENTER, draw_photograph, folder_options, latest
 from tests.tiers import large_except
@@ -384,6 +385,13 @@ def test_a_training_is_the_one_of_the_stage(pairs, run_stage, tmp_path):
 def test_what_cannot_be_trained_on_is_said(pairs, tmp_path, change, message):
     with pytest.raises(UserError, match=message):
         train_tiny(*change(*pairs), tmp_path / "out")
+
+
+def test_masks_are_checked_although_weights_have_yet_to_be_downloaded(pairs, tmp_path, monkeypatch):
+    monkeypatch.setattr(Training, "unknown_until", lambda _: "download")
+    images, masks = pairs
+    with pytest.raises(UserError, match=r"images\[4\]: mask has labels \[7\]"):
+        train_tiny(images, [*masks[:4], np.full((40, 48), 7, np.uint8)], tmp_path / "out")
 
 
 def test_settings_of_a_training_are_checked(pairs, tmp_path):

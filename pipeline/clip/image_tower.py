@@ -43,8 +43,8 @@ class Positions:
 
     def position_embedding(self, rows: int, columns: int) -> torch.Tensor:
         """Returns a patch grid's position embedding, (1+N)×D (docs/method.md, section 1)."""
-        # An exported graph must work for every grid, so it takes no shortcut for one.
-        if not torch.compiler.is_exporting() and (rows, columns) == self.native_grid:
+        # An exported graph of any size must work for every grid, so it takes no shortcut for one.
+        if isinstance(rows, int) and (rows, columns) == self.native_grid:
             return self.positions
         sides = (torch.sym_max(rows, columns),) * 2 if self.covers_square else (rows, columns)
         wanted: dict[str, Any] = {"size": sides}

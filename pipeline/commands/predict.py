@@ -23,6 +23,7 @@ from pipeline.errors import ImageError, UserError, tell
 from pipeline.files.images import encode, encode_png
 from pipeline.files.own_files import OwnFiles
 from pipeline.report.page.painting import overlay
+from pipeline.segmenter.limits import USUAL_SIDE
 from pipeline.segmenter.settings import TestSettings, check_scales
 from pipeline.segmenter.testing import LabelMaps, segment_all
 
@@ -40,7 +41,7 @@ def run(arguments: Sequence[str]) -> None:
     check_scales(options.scales)
     sizes = {"--longest-side": options.longest_side, "--max-pixels": options.max_pixels}
     for option, pixels in sizes.items():
-        if pixels < 1:
+        if pixels is not None and pixels < 1:
             raise UserError(f"{option} {pixels} is not a size: give pixels above 0")
     endings = [_LABELS] if options.no_overlay else [_LABELS, _OVERLAY]
     inputs = find_inputs(options.images, options.output, endings)
@@ -72,7 +73,9 @@ def _segment(
     segmenter: Segmenter, samples: Sequence[Sample], output: OwnFiles, options: Namespace
 ) -> int:
     """Segments images as the stage ``predict`` does, and returns the number of those written."""
-    reader = ImageReader(True, options.max_pixels, options.longest_side)
+    limits = segmenter.network.limits.for_photographs(options.longest_side)
+    segmenter.network.limits = limits
+    reader = ImageReader(True, options.max_pixels, limits.longest_side)
     test = TestSettings(options.scales, options.flip, CrfOptions() if options.crf else None)
     # Starting processes takes longer than a few images.
     workers = min(joblib.cpu_count(), len(samples) // 2, _MAX_PROCESSES)
@@ -116,8 +119,9 @@ def _parse(arguments: Sequence[str]) -> Namespace:
     scales = "factors of the image size to average over; default: 1"
     add("--scales", nargs="+", default=["1"], metavar="S", help=scales)
     add("--flip", action="store_true", help="average over the mirror image too")
-    side = "shrink larger images to N pixels for the network; labels keep full size; default: 1024"
-    add("--longest-side", type=int, default=1024, metavar="N", help=side)
+    side = "shrink larger images to N pixels for the network; labels keep full size"
+    default = f"default: as in its training, or {USUAL_SIDE} if that had no limit"
+    add("--longest-side", type=int, metavar="N", help=f"{side}; {default}")
     pixels = "skip images of more than N pixels, which could exhaust the memory"
     add("--max-pixels", type=int, default=105_000_000, metavar="N", help=pixels)
     failures = "exit with 2 if more than N images are skipped; default: 10 or 1%%, the larger"

@@ -107,7 +107,7 @@ class Run:
         with ExitStack() as lock:
             if self.writes:
                 lock.enter_context(writer)
-            broken = stage.broken() if before.of(Compute) else results.failures
+            broken = results.failures if stage.is_complete(results) else stage.broken()
             results.failures = {i: broken[i] for i in broken if i in ids}
             if self.writes:
                 writer.write_failures()

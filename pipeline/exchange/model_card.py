@@ -6,13 +6,14 @@ from pathlib import Path
 import yaml
 from jinja2 import Template
 
+from pipeline.datasets.sources import find_licence
 from pipeline.engine.kinds import NETWORK, PREDICTIONS
 from pipeline.engine.records import read_manifest
 from pipeline.files.atomic import read_json
+from pipeline.files.shipped import PROGRAM
 from pipeline.report.tables.configurations import describe_setting, flatten, readable
 from pipeline.report.tables.markdown import Table, percent
 from pipeline.report.tables.runs import METRICS, MeasuredRun, read_runs
-from pipeline.segmenter.architecture import RESTRICTED
 from pipeline.segmenter.export import Shape
 from pipeline.segmenter.predict import Segmenter
 from pipeline.segmenter.settings import bounded_warmup
@@ -46,18 +47,22 @@ def write_card(file: str, segmenter: Segmenter, shape: Shape, checkpoint: Path, 
     colours = ("#{:02x}{:02x}{:02x}".format(*colour) for colour in segmenter.palette)
     classes = zip(map(str, range(256)), segmenter.class_names, colours)
     header, words = ["split", "images", "mIoU (%)", "notes"], ["split", "notes"]
-    parts = {type(part).__name__ for part in segmenter.network.modules()}
+    about, network = runs[0].about if runs else None, segmenter.network
+    clip = about and (about.pretrained or about.clip)
     return Template(_TEMPLATE.read_text(encoding="utf-8"), keep_trailing_newline=True).render(
         file=file,
         shape=shape,
-        patches=segmenter.network.patches,
+        limits=network.limits.for_photographs(),
+        program=PROGRAM.read_text(encoding="utf-8"),
         is_free=None in shape[1:],
         classes=Table(["label", "class", "colour"], [*classes], ["class", "colour"]).text,
         metrics=Table(header, [*map(_row, runs)], words).text if runs else "",
-        about=runs[0].about if runs else {},
+        about=about,
         manifest=manifest,
         settings=yaml.safe_dump(settings, width=100, **_STYLE) if settings else "",
-        restricted=[note for part, note in RESTRICTED.items() if part in parts],
+        notes=network.licence_notes,
+        initial=manifest.get("initial_weights"),
+        licence=find_licence(clip) if clip else "not known",
         masks=source.get("path") or source.get("from"),
         unknown="not known",
     )

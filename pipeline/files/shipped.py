@@ -13,5 +13,8 @@ HOME = _PACKAGE if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent
 CONFIGS = HOME / "configs"
 DATA = HOME / "data"
 DEMO = DATA / "demo"
+PROGRAM = HOME / "examples" / "segment.py"
+"""Segments a photograph with an exported network, without this package."""
+
 DATA_GUIDE = HOME / "docs" / "data-sets.md"
 """How to get each data set."""

@@ -81,7 +81,7 @@ def adapt_model(
             " backbone: leave it out"
         )
     elif settings.backbone:
-        _, patch_size, _ = timm_maps(settings.backbone)
+        patch_size = timm_maps(settings.backbone)[1]
         statistics = use_timm_backbone(base.model, settings.backbone, settings.decoder)
     if statistics:  # of the images that the backbone was trained on
         base.model.data_preprocessor.mean = [255 * value for value in statistics.mean]
@@ -96,14 +96,19 @@ def adapt_model(
     model = base.model
     model.setdefault("data_preprocessor", ConfigDict(base.get("data_preprocessor", {})))
     model.data_preprocessor.size = (settings.crop_size, settings.crop_size)
-    divisor = patch_size or _SIZE_DIVISORS.get(model.backbone.get("type"))
-    if divisor := settings.size_divisor or divisor:
+    needed = patch_size or _SIZE_DIVISORS.get(model.backbone.get("type"))
+    divisor = settings.size_divisor or needed
+    if needed and divisor % needed:
+        raise UserError(
+            f"segmenter.size_divisor={divisor} is not a multiple of {needed}, as this backbone"
+            f" requires: give {needed}, or leave it out"
+        )
+    if divisor:
         model.data_preprocessor.test_cfg = ConfigDict(size_divisor=divisor)
     # Some networks keep other settings here (PointRend's refinement).
     kept = {k: v for k, v in (model.get("test_cfg") or {}).items() if k not in _SLIDING_WINDOW}
-    model.test_cfg = ConfigDict(kept, mode="whole")
-    if settings.decoder:
-        model.test_cfg.patches = [patch_size, settings.most_patches]
+    patches = [patch_size, settings.most_patches] if settings.decoder else None
+    model.test_cfg = ConfigDict(kept, mode="whole", limits={"patches": patches})
     for part in dictionaries(model):
         if part.get("type") in ("BN", "SyncBN", "MMSyncBN"):
             part.type = "SyncBN" if synchronise else "BN"
@@ -212,8 +217,11 @@ def smallest_side(model: nn.Module, divisor: int = 1) -> int:
     return next((side for side in sides if not _refusal(model, side, side)), 1)
 
 
-def check_sizes(model: nn.Module, settings: SegmenterSettings, patch_size: int) -> None:
+def check_sizes(model: nn.Module, settings: SegmenterSettings) -> None:
     """Refuses a vision transformer of timm that does not take crops, or images of other sizes."""
+    is_timms = settings.backbone and type(model.backbone).__name__ == "TIMMBackbone"
+    if not is_timms or (patch_size := timm_maps(settings.backbone)[1]) is None:
+        return
     described, side = deepcopy(model).to("meta"), settings.crop_size
     for size in ((side, side), (side + patch_size, side + 3 * patch_size)):
         if why := _refusal(described, *size):

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -85,7 +86,10 @@ def export_onnx(
         )
     for shape in [*wanted, fixed]:
         try:
-            content = _export(network, segmenter, shape, fixed, half)
+            model, images = _export(network, segmenter, shape, fixed)
+            if size * (1 + half) < _MAX_BYTES:
+                _compare(model, segmenter, images, half=False)
+            break
         except Exception as error:  # the exporter and ONNX Runtime raise many types
             if shape != fixed:
                 continue
@@ -96,8 +100,15 @@ def export_onnx(
                 f"the segmenter's network cannot be written as ONNX ({first_line(cause)}): choose"
                 " another segmenter"
             ) from error
-        output.write(path, content)
-        break
+    if half:
+        _round_weights(model.graph)
+        try:
+            notes = _compare(model, segmenter, images, half)
+        except ValueError as error:
+            raise UserError(f"with weights rounded to fp16, {error}: leave out --half") from error
+        for note in notes:
+            tell(f"note: {note}")
+    output.write(path, model.SerializeToString())
     return shape
 
 
@@ -115,9 +126,9 @@ class _WithLabels(nn.Module):
 
 
 def _export(
-    network: nn.Module, segmenter: Segmenter, shape: Shape, example: Shape, half: bool
-) -> bytes:
-    """Returns a file with classes and colours, whose outputs agree with the network."""
+    network: nn.Module, segmenter: Segmenter, shape: Shape, example: Shape
+) -> tuple[Any, list[np.ndarray]]:
+    """Returns a graph with classes and colours, and images on which to compare it."""
     import onnx
 
     device = next(network.parameters()).device
@@ -138,33 +149,25 @@ def _export(
         )
     model = program.model_proto
     del model.graph.value_info[:]  # shapes of intermediate values, by generated names
-    if half:
-        _round_weights(model.graph)
+    side, patches, _ = segmenter.network.limits.for_photographs()
     onnx.helper.set_model_props(
         model,
         {
             "class_names": json.dumps(segmenter.class_names, ensure_ascii=False),
             "palette": json.dumps(segmenter.palette),
             "size": json.dumps(shape._asdict()),  # null stands for any
-            "patches": json.dumps(segmenter.network.patches),
+            "limits": json.dumps({"longest_side": side, "patches": patches}),
             "align_corners": json.dumps(segmenter.network.align_corners),
             "input": "image: N×3×H×W float32, RGB in [0, 255]",
             "output": "logits: N×(n+1)×H×W float32; labels: N×H×W uint8, 0 the first class name",
         },
     )
-    onnx.checker.check_model(model)
-    content = model.SerializeToString()
-    # Compare outputs on several images, and of several sizes, where these are free.
+    # Outputs are compared on several images, and of several sizes, where these are free.
     height, width = example.height, example.width
     sizes, count, rng = [(height, width)], 1 if shape.batch else 3, np.random.default_rng(0)
     if shape.height is None:
         sizes += [(height // 2 + 3, width + 21), (height + 13, width // 2 + 5)]
-    for size in sizes:
-        images = rng.integers(0, 256, (count, *size, 3), dtype=np.uint8)
-        found = _compare(content, segmenter, images, half)
-        if half:
-            tell(f"note: on images of {'×'.join(map(str, size))} pixels {found}")
-    return content
+    return model, [rng.integers(0, 256, (count, *size, 3), dtype=np.uint8) for size in sizes]
 
 
 def _round_weights(graph: Any) -> None:  # noqa: ANN401
@@ -182,16 +185,29 @@ def _round_weights(graph: Any) -> None:  # noqa: ANN401
     graph.node.extend(nodes)
 
 
-def _compare(content: bytes, segmenter: Segmenter, images: np.ndarray, half: bool) -> str:
-    pixels = np.ascontiguousarray(images.transpose(0, 3, 1, 2), np.float32)
-    logits, labels = OnnxGraph(content).run(pixels)
-    with torch.inference_mode():  # of images as large as they are, see Segmenter.logits
-        taken = [segmenter.network(torch.from_numpy(each[None])) for each in pixels]
-    wanted = torch.cat(taken).cpu().numpy()
-    difference = np.abs(logits - wanted).max() / np.abs(wanted).max()
-    agreement = float((labels == wanted.argmax(1)).mean())
-    found = f"{1 - agreement:.2%} of its labels differ, and scores by up to {difference:.2%}"
-    # Labels alone would not do: a network may give all pixels of random images the same label.
-    if agreement < _MIN_AGREEMENT[half] or not difference < _MAX_DIFFERENCE[half]:
-        raise ValueError(found)
+def _compare(
+    model: Any,  # noqa: ANN401
+    segmenter: Segmenter,
+    images: Sequence[np.ndarray],
+    half: bool,
+) -> list[str]:
+    """Returns how a graph's outputs differ on arrays of images; a ValueError if it is too much."""
+    import onnx
+
+    onnx.checker.check_model(model)
+    graph, found = OnnxGraph(model.SerializeToString()), []
+    for several in images:
+        pixels = np.ascontiguousarray(several.transpose(0, 3, 1, 2), np.float32)
+        logits, labels = graph.run(pixels)
+        with torch.inference_mode():  # of images as large as they are, see Segmenter.logits
+            taken = [segmenter.network(torch.from_numpy(each[None])) for each in pixels]
+        wanted = torch.cat(taken).cpu().numpy()
+        difference = np.abs(logits - wanted).max() / np.abs(wanted).max()
+        agreement = float((labels == wanted.argmax(1)).mean())
+        size = "×".join(map(str, several.shape[1:3]))
+        changes = f"{1 - agreement:.2%} of its labels differ, and scores by up to {difference:.2%}"
+        found.append(f"on images of {size} pixels {changes}")
+        # Labels alone would not do: a network may give all pixels of random images the same label.
+        if agreement < _MIN_AGREEMENT[half] or not difference < _MAX_DIFFERENCE[half]:
+            raise ValueError(found[-1])
     return found

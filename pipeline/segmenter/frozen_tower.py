@@ -96,7 +96,7 @@ class FrozenTower(nn.Module, Positions):
         used = tower["blocks"][: max(out_indices) + 1]
         self.blocks = nn.ModuleList(_build_block(width, each) for each in used)
 
-    def load_tower(self, tower: ImageTower, name: str) -> Fit:
+    def load_tower(self, tower: ImageTower, name: str, licence: str = "not known") -> Fit:
         """Copies the weights of the tower that was described, and returns what has this name."""
         parts = {"patch_embedding": tower.patch_embedding, "norm_before": tower.norm_before}
         parts["blocks"] = nn.ModuleList(tower.blocks[: len(self.blocks)])
@@ -104,7 +104,8 @@ class FrozenTower(nn.Module, Positions):
         state |= {"class_token": tower.class_token, "positions": tower.positions}
         state["registers"] = self.registers if tower.registers is None else tower.registers
         self.load_state_dict(state)
-        return Fit(name, "frozen", len(state), len(state), (), (), seen_masks=False)
+        about = "frozen", len(state), len(state), (), ()
+        return Fit(name, *about, seen_masks=False, licence=licence)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Returns B×D×h×w of each block, of B×3×H×W; sides are multiples of the patch size."""

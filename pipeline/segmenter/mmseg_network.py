@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from torch.nn import functional
 from pipeline.clip.device import is_cpu
 from pipeline.errors import UserError
 from pipeline.files.weight_files import Uninitialised, check_finite
-from pipeline.segmenter.architecture import MISFITS, smallest_side
+from pipeline.segmenter.architecture import MISFITS, licence_notes, smallest_side
 from pipeline.segmenter.checkpoints import best_checkpoint, last_checkpoint, read_checkpoint
+from pipeline.segmenter.limits import Limits
 from pipeline.segmenter.mmseg import build_model, import_mmseg
-from pipeline.segmenter.network import Names, Palette, check_classes, check_patches, resize_scores
+from pipeline.segmenter.network import Names, Palette, check_classes, resize_scores
 from pipeline.segmenter.openmmlab import swaps_channels
 from pipeline.segmenter.pretrained import strip_pretrained
 from pipeline.segmenter.settings import MAX_SIZE_DIVISOR
@@ -27,7 +29,7 @@ _CHOICES = {"last": last_checkpoint, "best": best_checkpoint}
 class MmsegNetwork(nn.Module):
     """A segmentor of mmsegmentation with its pre- and postprocessing."""
 
-    size = (None, None)  # of the images that it takes: any
+    licence_notes: Sequence[str] = ()  # of :func:`~pipeline.segmenter.architecture.licence_notes`
 
     def __init__(self, model: nn.Module, device: str = "cpu") -> None:
         """Puts the segmentor into evaluation mode, on a device."""
@@ -38,7 +40,7 @@ class MmsegNetwork(nn.Module):
         before = model.data_preprocessor
         self.swaps_channels = not swaps_channels(before)  # the network expects BGR
         self.divisor = (before.test_cfg or {}).get("size_divisor") or 1
-        self.patches = model.test_cfg.get("patches")
+        self.limits = Limits.of(model.test_cfg.get("limits") or {})
         self.padding = float(before.pad_val)
         self.min_side = smallest_side(model, self.divisor)
         zeros, ones = torch.zeros(3, 1, 1, device=device), torch.ones(3, 1, 1, device=device)
@@ -89,7 +91,7 @@ def read_network(path: Path, device: str, which: str) -> tuple[MmsegNetwork, Nam
         divisor = padding.pop("size_divisor", 1)
         if padding or type(divisor) is not int or not 1 <= divisor <= MAX_SIZE_DIVISOR:
             raise foreign
-        check_patches(architecture.get("test_cfg", {}).get("patches"))
+        Limits.of(architecture.test_cfg.limits)
     except MISFITS as error:
         raise foreign from error
     with Uninitialised():
@@ -103,4 +105,6 @@ def read_network(path: Path, device: str, which: str) -> tuple[MmsegNetwork, Nam
             f"checkpoint {path} does not fit the network that it describes: train it again"
         ) from error
     check_finite(model.state_dict(), path)
-    return MmsegNetwork(model, device), names, palette
+    network = MmsegNetwork(model, device)
+    network.licence_notes = licence_notes(architecture)
+    return network, names, palette

@@ -2,27 +2,22 @@
 
 import json
 import os
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.nn import functional
 
 from pipeline.clip.device import is_cpu
-from pipeline.clip.dimensions import patch_grid
 from pipeline.errors import UserError, shown, tell
 from pipeline.files.label_images import IGNORE
+from pipeline.segmenter.limits import Limits
 
 IMAGE, LOGITS, LABELS = "image", "logits", "labels"
 """The input of a graph, and its outputs."""
 
 Names = tuple[str, ...]
 Palette = tuple[tuple[int, int, int], ...]
-
-Patches = Sequence[int] | None
-"""A network's patch size, and how many patches of an image it takes at most; None: no limit."""
 
 _EXTERNAL_WEIGHTS = "session.model_external_initializers_file_folder_path"
 _SPINNING = "session.intra_op.allow_spinning"
@@ -32,8 +27,7 @@ _CPU, _GPU = "CPUExecutionProvider", "CUDAExecutionProvider"
 class OnnxGraph:
     """A graph of :func:`pipeline.segmenter.export.export_onnx`, in ONNX Runtime.
 
-    It resizes images to its ``size``, height and width, and its logits back; none is any. For
-    ``align_corners`` see ``torch.nn.functional.interpolate``.
+    For ``align_corners`` see ``torch.nn.functional.interpolate``.
     """
 
     takes_batches = False  # a graph may take a single image
@@ -66,13 +60,14 @@ class OnnxGraph:
             facts = self._session.get_modelmeta().custom_metadata_map
             described = [json.loads(facts[key]) for key in ("class_names", "palette")]
             self.class_names, self.palette = check_classes(*described)
-            self.align_corners = facts.get("align_corners") == "true"
-            self.patches = check_patches(json.loads(facts.get("patches", "null")))
             (image,), outputs = self._session.get_inputs(), self._session.get_outputs()
             batch, _, *size = [side if isinstance(side, int) else None for side in image.shape]
             if batch not in (None, 1) or not {LOGITS, LABELS} <= {each.name for each in outputs}:
                 raise ValueError("other inputs or outputs")
-            self.size = tuple(size)
+            is_fixed = None not in size
+            self.align_corners = facts.get("align_corners") == "true" and not is_fixed
+            limits = Limits.of(json.loads(facts["limits"]))
+            self.limits = limits._replace(size=tuple(size)) if is_fixed else limits
         except Exception as error:  # ONNX Runtime's have no common type
             raise UserError(
                 f"{self._name} is damaged or not a segmenter of tools/export_onnx.py"
@@ -102,12 +97,8 @@ class OnnxGraph:
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Returns logits, N×(n+1)×H×W float32, of N×3×H×W uint8, RGB."""
-        size, pixels = tuple(images.shape[2:]), images.float()
-        taken = tuple(fixed or side for fixed, side in zip(self.size, size))
-        if taken != size:
-            pixels = functional.interpolate(pixels, taken, mode="bilinear", antialias=True)
-        logits, _ = self.run(pixels.numpy())
-        return resize_scores(torch.from_numpy(logits), size, align_corners=False)
+        logits, _ = self.run(images.float().numpy())
+        return torch.from_numpy(logits)
 
 
 def check_classes(names: object, palette: object) -> tuple[Names, Palette]:
@@ -126,29 +117,14 @@ def check_classes(names: object, palette: object) -> tuple[Names, Palette]:
     return tuple(names), tuple(map(tuple, colours.tolist()))
 
 
-def check_patches(patches: Any) -> Patches:  # noqa: ANN401
-    """Returns the limit of a file; a ValueError unless there are two numbers above 0, or none."""
-    if patches is not None and ([*map(type, patches)] != [int, int] or min(patches) < 1):
-        raise ValueError("no limit on patches")
-    return patches
-
-
-def shrink_image(image: np.ndarray, patches: Patches) -> np.ndarray:
-    """Returns an image, H×W×3 uint8, shrunk if it has more patches than a network takes."""
-    if patches is None:
-        return image
-    sides = zip(image.shape, patch_grid(*image.shape[:2], *patches))
-    size = tuple(min(side, count * patches[0]) for side, count in sides)
-    if size == image.shape[:2]:
-        return image
-    return np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BICUBIC))
-
-
-def resize_scores(scores: torch.Tensor, size: tuple[int, int], align_corners: bool) -> torch.Tensor:
+def resize_scores(
+    scores: torch.Tensor, size: tuple[int, int], align_corners: bool, antialias: bool = False
+) -> torch.Tensor:
     """Resizes logits, N×C×h×w, to a height and a width, bilinearly."""
     if tuple(scores.shape[2:]) == size:
         return scores
-    return functional.interpolate(scores, size, mode="bilinear", align_corners=align_corners)
+    how = {"align_corners": align_corners, "antialias": antialias}
+    return functional.interpolate(scores, size, mode="bilinear", **how)
 
 
 def _reason(error: Exception) -> str:

@@ -12,9 +12,10 @@ import torch
 from pipeline.clip.device import choose_device, to_host
 from pipeline.engine.store import refuse_other_format
 from pipeline.errors import UserError, check_choice
-from pipeline.files.images import AnyImage, to_image
+from pipeline.files.images import AnyImage, limit_longest_side, to_image
 from pipeline.masks.crf import CrfOptions, dense_crf
-from pipeline.segmenter.network import Names, OnnxGraph, Palette, resize_scores, shrink_image
+from pipeline.masks.labels import resized_argmax
+from pipeline.segmenter.network import Names, OnnxGraph, Palette, resize_scores
 from pipeline.segmenter.settings import check_scales
 
 if TYPE_CHECKING:
@@ -76,17 +77,23 @@ class Segmenter:
     def __call__(self, image: AnyImage | Sequence[AnyImage]) -> np.ndarray | list[np.ndarray]:
         """Labels every pixel: H×W uint8; 0 is the background, k+1 the k-th class.
 
-        A list gives a list. Only images of more patches than the network takes are shrunk.
+        A list gives a list. The labels are those of ``tools/predict.py``, unless the network has no
+        limit on the longest side.
         """
         if isinstance(image, list | tuple):
             return [self(each) for each in image]
-        return self.logits(image).argmax(axis=0).astype(np.uint8)
+        image = to_image(image)
+        seen = limit_longest_side(image, self.network.limits.longest_side)
+        return resized_argmax(self.probabilities(seen), *image.shape[:2])[0]
 
     @torch.inference_mode()
     def logits(self, image: AnyImage) -> np.ndarray:
-        """Computes the logits of the whole image at its own size, (n+1)×H×W float32."""
+        """Computes the logits of the whole image at its own size, (n+1)×H×W float32.
+
+        The network sees it within its :class:`~pipeline.segmenter.network.Limits`.
+        """
         image = to_image(image)
-        (scores,) = self._scores([shrink_image(image, self.network.patches)])
+        (scores,) = self._scores([self.network.limits.fit(image)])
         return self.finite(self._resized(scores, image))
 
     @torch.inference_mode()
@@ -113,13 +120,13 @@ class Segmenter:
         is H×W×3 uint8, RGB. For the scales, see :func:`check_scales`.
         """
         check_scales(scales)
-        if self.network.size != (None, None) and {*scales} != {1}:
+        if (fixed := self.network.limits.size) and {*scales} != {1}:
             raise UserError(
-                f"the network resizes images to {'×'.join(map(str, self.network.size))}, so scales"
+                f"the network resizes images to {'×'.join(map(str, fixed))}, so scales"
                 " would change nothing: leave them out, or take a graph that was written with"
                 " --dynamic"
             )
-        shrunk = shrink_image(image, self.network.patches)
+        shrunk = self.network.limits.fit(image)
         for scale in scales:
             scaled = scale_image(shrunk, scale)
             pictures = [scaled, scaled[:, ::-1]] if flip else [scaled]
@@ -128,7 +135,9 @@ class Segmenter:
                 yield scale == 1 and not mirrored, self._resized(scores, image).softmax(0)
 
     def _resized(self, scores: torch.Tensor, image: np.ndarray) -> torch.Tensor:
-        return resize_scores(scores[None], image.shape[:2], self.network.align_corners)[0]
+        network, size = self.network, image.shape[:2]
+        is_fixed = network.limits.size is not None  # and may be larger than the image
+        return resize_scores(scores[None], size, network.align_corners, is_fixed)[0]
 
     @staticmethod
     def finite(scores: torch.Tensor) -> np.ndarray:

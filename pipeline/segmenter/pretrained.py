@@ -1,6 +1,7 @@
 """The initial weights of a segmenter's backbone: from ImageNet, COCO, a file, or none."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from mmengine.config import ConfigDict
@@ -99,6 +100,8 @@ def load_pretrained(
         backbone.init_weights()
     part.load_state_dict(tensors, strict=False)
     backbone.is_init = True  # otherwise mmengine would initialise it again
+    if origin != choice:  # they are published, and not a given file
+        fit = replace(fit, licence=weight_sources.licence_of(origin, settings))
     return fit
 
 

@@ -20,8 +20,8 @@ from pipeline.engine.sample import ImageReader, Sample
 from pipeline.errors import ImageError, UserError
 from pipeline.files.label_images import IGNORE, read_labels
 from pipeline.segmenter.data import TrainingPair
+from pipeline.segmenter.limits import Limits
 from pipeline.segmenter.mmseg import import_mmseg
-from pipeline.segmenter.network import Patches, shrink_image
 from pipeline.segmenter.settings import SegmenterSettings
 
 _MAX_CLASS_SHARE = 0.75  # of a crop; as in mmsegmentation's configs for VOC and ADE20K
@@ -36,7 +36,7 @@ class PseudoLabelled(Dataset):
 
     The sequence is endless. Each sample depends only on the seed, which is not negative, and its
     position, so that a resumed training sees the same samples as an uninterrupted one. Masks are
-    resized to the image that ``read`` returns, shrunk to the ``patches`` that a network takes;
+    resized to the image that ``read`` returns, shrunk to the ``limits`` of a network;
     mmengine writes ``metainfo`` into checkpoints.
     """
 
@@ -47,11 +47,11 @@ class PseudoLabelled(Dataset):
         seed: int,
         metainfo: Mapping[str, Any],
         read: ImageReader = ImageReader(),  # noqa: B008
-        patches: Patches = None,
+        limits: Limits = Limits(),  # noqa: B008
     ) -> None:
         self.metainfo = dict(metainfo)
         self._pairs = [pair for pair in pairs for _ in range(pair.repeats)]
-        self._seed, self._read, self._patches = seed, read, patches
+        self._seed, self._read, self._limits = seed, read, limits
         self._transforms, self._pack = _build_transforms(settings)
         self._cache: dict[str, dict[str, np.ndarray]] = {}
         self._cached_bytes = 0
@@ -105,7 +105,7 @@ class PseudoLabelled(Dataset):
         """
         try:
             image, _ = self._read(Sample(pair.id, pair.image))
-            image = shrink_image(image, self._patches)
+            image = self._limits.fit(image)
             mask = Image.fromarray(read_labels(pair.mask, max_pixels=self._read.max_pixels))
             labels = np.array(mask.resize(image.shape[1::-1], Image.Resampling.NEAREST))
         except (ImageError, UserError, OSError) as error:
@@ -129,11 +129,11 @@ class Labelled(Dataset):
     """Whole images with their ground truth; those without a ground-truth mask are skipped."""
 
     def __init__(
-        self, samples: Sequence[Sample], read: ImageReader, about: dict[str, Any], patches: Patches
+        self, samples: Sequence[Sample], read: ImageReader, about: dict[str, Any], limits: Limits
     ) -> None:
         self.metainfo = about
         self._samples = [s for s in samples if s.mask is not None]
-        self._read, self._patches = read, patches
+        self._read, self._limits = read, limits
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -157,7 +157,7 @@ class Labelled(Dataset):
                 " remove it"
             ) from error
         # mmsegmentation resizes predictions to ori_shape, also if the image was shrunk.
-        image = shrink_image(image, self._patches)
+        image = self._limits.fit(image)
         metainfo = {"ori_shape": size, "img_shape": image.shape[:2], "img_id": sample.id}
         labelled = SegDataSample(metainfo=metainfo, gt_sem_seg=PixelData(data=truth[None]))
         bgr = np.ascontiguousarray(image[:, :, ::-1].transpose(2, 0, 1))

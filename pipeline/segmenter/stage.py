@@ -12,6 +12,7 @@ from pipeline.clip.device import device_kind
 from pipeline.clip.frozen import FrozenClip
 from pipeline.clip.origins.origin import refuse_changed
 from pipeline.clip.second import FrozenSecond
+from pipeline.datasets.sources import find_licence
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.kinds import NETWORK, PREDICTIONS
 from pipeline.engine.progress import say, track
@@ -46,6 +47,15 @@ def load_tower(tower: FrozenClip | FrozenSecond) -> "ImageTower":
     refuse_changed(tower.origin.files(), tower.fingerprint)
     model = tower.origin.load("cpu")
     return getattr(model, "image", model)
+
+
+def describe_tower(tower: FrozenClip | FrozenSecond) -> tuple[str, str]:
+    """Returns the model, weights and given files of a frozen tower, and the licence in words."""
+    pretrained, given = getattr(tower, "pretrained", None), tower.checkpoint or ()
+    files = [given] if isinstance(given, str) else [path for _, path in given]
+    published = pretrained or tower.model
+    licence = find_licence(published) if published else "that of the file"
+    return ", ".join(filter(None, [tower.model, pretrained, *files])), licence
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -230,6 +240,7 @@ class Training(OfSplit):
                 device=self.device,
                 read=self.decode,
                 tower=self.tower and partial(load_tower, self.tower),
+                about_tower=self.tower and describe_tower(self.tower),
                 validation=self.validation(),
             )
             checkpoint = train.train(task, folder, train.Listener(report, remark))

@@ -24,9 +24,10 @@ from pipeline.errors import UserError, tell
 from pipeline.files.atomic import MENDABLE, cannot_write, write_atomically
 from pipeline.files.label_images import IGNORE
 from pipeline.segmenter import checkpoints
-from pipeline.segmenter.architecture import licence_notes, smallest_side
+from pipeline.segmenter.architecture import check_sizes, licence_notes, smallest_side
 from pipeline.segmenter.data import TrainingPair
 from pipeline.segmenter.distributed import join, local_device, process_count, process_rank
+from pipeline.segmenter.limits import Limits
 from pipeline.segmenter.mmseg import build_config, build_model, in_mmseg
 from pipeline.segmenter.openmmlab import only_device
 from pipeline.segmenter.optimization import arrange_for_cpu
@@ -58,6 +59,7 @@ class Task:
         device: "cpu", "cuda", "cuda:1"…
         read: decodes the images.
         tower: loads a frozen vision transformer; none for other networks, and for those of timm.
+        about_tower: the name of the tower and its weights, and their licence.
         validation: images with ground truth on which the network is measured every
             ``settings.validation_interval`` iterations. The best checkpoint is kept; no weight
             depends on the measurement.
@@ -71,6 +73,7 @@ class Task:
     device: str = "cpu"
     read: ImageReader = ImageReader()
     tower: "Callable[[], ImageTower] | None" = None
+    about_tower: tuple[str, str] | None = (OF_CLIP, "not known")
     validation: Sequence[Sample] = ()
 
 
@@ -102,8 +105,9 @@ def train(task: Task, folder: Path, listener: Listener = Listener()) -> Path:  #
     iterations = settings.iterations
     start = checkpoints.iteration_of(resume_from) if resume_from else 0
     metainfo = {"classes": config.class_names, "palette": config.palette}
-    patches = config.model.test_cfg.get("patches")
-    labelled = Labelled(task.validation, task.read, metainfo, patches)
+    config.model.test_cfg.limits.longest_side = task.read.longest_side
+    limits = Limits.of(config.model.test_cfg.limits)
+    labelled = Labelled(task.validation, task.read, metainfo, limits)
     is_measured = settings.validation_interval and len(labelled)
     if start == iterations and not is_measured:
         return resume_from  # else its last measurement may be missing
@@ -127,12 +131,14 @@ def train(task: Task, folder: Path, listener: Listener = Listener()) -> Path:  #
     # Modules draw random weights when they are built, before the runner seeds anything.
     torch.manual_seed(task.seed)
     model = build_model(config.model)
+    check_sizes(model, settings)
     if settings.freeze or settings.decoder:
         freeze(model.backbone)
         size = sum(p.numel() * p.element_size() for p in model.backbone.parameters()) / 1e6
         if resume_from is None and not process_rank():
+            kept = "the last two and the best" if is_measured else "the last two"
             tell(
-                f"note: each checkpoint (three are kept) holds the frozen backbone, {size:.0f} MB,"
+                f"note: each checkpoint ({kept} are kept) holds the frozen backbone, {size:.0f} MB,"
                 " to which the terms of its weights apply: see docs/licences.md"
             )
     _check_parts(model, settings, processes, device)
@@ -140,7 +146,7 @@ def train(task: Task, folder: Path, listener: Listener = Listener()) -> Path:  #
         arrange_for_cpu(model)
     description = {key: config.to_dict()[key] for key in ("model", "class_names", "palette")}
     description["precision"] = config.settings.precision
-    samples = PseudoLabelled(task.pairs, settings, task.seed, metainfo, task.read, patches)
+    samples = PseudoLabelled(task.pairs, settings, task.seed, metainfo, task.read, limits)
     indices = positions(settings.batch_size, start, iterations, process_rank(), processes)
     share = settings.batch_size // processes
     interval = settings.checkpoint_interval
@@ -159,7 +165,7 @@ def train(task: Task, folder: Path, listener: Listener = Listener()) -> Path:  #
     given = settings.pretrained, config.model, config.pretrained_source
     load = partial(load_pretrained, model.backbone, *given)
     if tower is not None:
-        load = partial(model.backbone.load_tower, tower, settings.backbone or OF_CLIP)
+        load = partial(model.backbone.load_tower, tower, *task.about_tower)
     # mmengine keeps loggers, visualisers and counters by name until the process ends.
     name = f"segmenter-{uuid.uuid4().hex}"
     with _explain_faults(folder), only_device(device), in_mmseg():

@@ -47,6 +47,7 @@ class Fit:
     unmatched: tuple[str, ...]  # names of those that the file does not hold in the same shape
     unused: tuple[str, ...]  # names in the file that the backbone does not use, except heads
     seen_masks: bool  # whether the weights were trained on annotated masks
+    licence: str = "that of the file"  # of published weights, in a few words
 
     def __str__(self) -> str:
         line = f"{self.layout} from {self.source}: {self.matched} of {self.total} tensors matched"

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from http.client import HTTPException
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import timm
@@ -17,6 +17,7 @@ from torch import nn
 from torch.hub import get_dir, load_state_dict_from_url
 from torchvision.models import get_model, get_model_weights
 
+from pipeline.datasets.sources import find_licence
 from pipeline.errors import NotDownloaded, NotLocal, UserError, command
 from pipeline.files.hugging_face import fetch_to_cache, find_cached, on_mirror
 from pipeline.files.weight_files import Oversized, read_weights_file
@@ -119,6 +120,13 @@ def fetch_coco(
         )
     url = get_model_weights(f"deeplabv3_{name}").COCO_WITH_VOC_LABELS_V1.url
     return _fetch(url, "coco", download)
+
+
+def licence_of(origin: str, settings: Mapping[str, Any]) -> str:
+    """Returns the licence of a backbone's published weights in words, from where they came from."""
+    if "model_name" in settings:
+        return timm.get_pretrained_cfg(settings["model_name"]).license or "not stated"
+    return find_licence(PurePosixPath(origin).stem)
 
 
 def _fetch_from_hub(known: timm.models.PretrainedCfg, download: bool) -> tuple[Weights, str]:

@@ -3,10 +3,11 @@
 from collections.abc import Collection, Iterable
 from dataclasses import replace
 
+from pipeline.clip.frozen import FrozenClip
 from pipeline.clip.method_stage import MethodStage
 from pipeline.clip.origins.origin import find_origin, hashable
 from pipeline.clip.second import FrozenSecond
-from pipeline.engine.scan import key_unknown_until, scan
+from pipeline.engine.scan import scan
 from pipeline.errors import SAME_SETTINGS, NotDownloaded, NotLocal, UserError, command
 from pipeline.files.download import Source, source_at
 from pipeline.segmenter.distributed import process_count
@@ -62,7 +63,9 @@ def missing_weights(
         asked = [stage for stage in builder.stages if stage.command in commands]
         used = [stage for stage in asked if isinstance(stage, MethodStage)]
         trains = any(_starts(s, builder, commands) for s in asked if isinstance(s, Training))
-        reads_clip = any(key_unknown_until(stage, {}) == "download" for stage in asked)
+        chain = {each for stage in asked for each in stage.chain}
+        reads_clip = any(s.resources.clip for s in chain if isinstance(s, MethodStage))
+        reads_clip |= any(isinstance(s.tower, FrozenClip) for s in chain if isinstance(s, Training))
     else:
         used = [s for s in builder.per_split("").values() if s.command in commands]
     clip, found = config.clip, {}
@@ -84,15 +87,14 @@ def missing_weights(
                 second.origin.files()
     if not trains or (tower is not None and not tower.origin.is_on_disk):
         return found
-    from pipeline.segmenter.architecture import check_sizes, timm_maps
+    from pipeline.segmenter.architecture import check_sizes
     from pipeline.segmenter.mmseg import build_config, build_model
     from pipeline.segmenter.pretrained import load_pretrained
 
     settings, tower = builder.network, tower and load_tower(tower)
     built = build_config(settings, *names, 0, builder.device, process_count(), tower)
     model = build_model(built.model)  # now, not after hours, if it cannot be built
-    if tower is None and settings.backbone and (patch := timm_maps(settings.backbone)[1]):
-        check_sizes(model, settings, patch)
+    check_sizes(model, settings)
     if settings.starts_from_scratch or tower is not None:
         return found
     given = settings.pretrained, built.model, built.pretrained_source

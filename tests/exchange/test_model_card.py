@@ -10,18 +10,22 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
-from torch import nn
 
 from pipeline.exchange.model_card import write_card
-from pipeline.segmenter.export import Shape
+from pipeline.files.shipped import PROGRAM
+from pipeline.segmenter.export import Shape, export_onnx
+from pipeline.segmenter.limits import Limits
 from pipeline.segmenter.optimization import configure_schedule
 from pipeline.segmenter.predict import Segmenter
 from pipeline.segmenter.stage import CHOSEN_BY
-from tests import REPOSITORY
 from tests.report.measured import measured, write_runs
-from tests.segmenter.tiny_graphs import METADATA, scores_of, write_graph
-from tests.segmenter.tiny_segmenters import noise
+from tests.segmenter.test_frozen_tower import SETTINGS as FROZEN
+from tests.segmenter.test_frozen_tower import load_tower
+from tests.segmenter.tiny_graphs import METADATA, WEIGHT, write_graph
+from tests.segmenter.tiny_segmenters import balanced_segmenter
 from tests.segmenter.tiny_training import PALETTE
+from tests.small_runs import draw_photograph
+from tests.tiers import large_except
 
 FREE, FIXED = Shape(None, None, None), Shape(1, 32, 40)
 TAGS = {"method": "tagclip", "alpha": 0.5, "clip": {"model": "ViT-B-16"}, "corrections": "f00"}
@@ -42,14 +46,15 @@ MANIFEST = {
     "legend": {"f00": {"what": "tags", "file": "mine.csv", "images": 20, "date": "2026-11-29"}},
     "images": 400,
     "checkpoint": "iter_20.pth",
-    "initial_weights": {"source": "https://somewhere/resnet18.pth"},
+    "initial_weights": {"source": "https://somewhere/resnet18.pth", "licence": "apache-2.0"},
 }
 
 
 @pytest.fixture
 def segmenter():
     names = ("background", "red|ish", "blue")
-    return Segmenter(SimpleNamespace(modules=list, patches=None), names, tuple(PALETTE))
+    network = SimpleNamespace(limits=Limits(640, [16, 300]), licence_notes=[])
+    return Segmenter(network, names, tuple(PALETTE))
 
 
 @pytest.fixture
@@ -92,7 +97,8 @@ def test_what_a_run_says_of_its_network(segmenter, folder):
     ran = json.dumps(SETTINGS | {"warmup_iterations": schedule[0]["end"]})
     assert yaml.safe_load(settings) == json.loads(ran.replace("f00", corrected))
     assert settings.startswith("name: light\nalgorithm: 2\niterations: 60\n")
-    assert "https://somewhere/resnet18.pth" in text and "openai" in text
+    assert "https://somewhere/resnet18.pth. Licence: apache-2.0" in text
+    assert "openai. Licence: MIT" in text
 
 
 @pytest.mark.parametrize("masks", [{"method": "file", "path": "sam3.json"}, {"from": "files"}])
@@ -110,6 +116,7 @@ def test_weights_that_the_file_holds_are_named(own, segmenter, folder):
     (folder / "manifest.json").write_text(json.dumps(manifest))
     card = write_card("m.onnx", segmenter, FREE, folder / "iter_20.pth", best=False)
     assert ("resnet18.pth, which this file holds" in card) == bool(own)
+    assert "Licence: apache-2.0." in card
 
 
 def test_figures_of_another_checkpoint_are_not_shown(segmenter, folder):
@@ -130,46 +137,105 @@ def test_a_checkpoint_alone_says_less(segmenter, tmp_path):
     assert "Initial weights: not known" in card
 
 
-def test_restrictions_of_the_code_are_named(segmenter, tmp_path):
-    class SegformerHead(nn.Module):
-        """As mmsegmentation's."""
-
+def test_restrictions_of_the_network_are_named(segmenter, tmp_path):
     plain = write_card("m.onnx", segmenter, FIXED, tmp_path, best=False)
-    segmenter.network.modules = lambda: [SegformerHead()]
+    segmenter.network.licence_notes = ["SegformerHead is under NVIDIA's licence"]
     restricted = write_card("m.onnx", segmenter, FIXED, tmp_path, best=False)
-    assert "mmsegmentation, Apache 2.0" in plain and "NVIDIA's licence" in restricted
+    assert "mmsegmentation, Apache 2.0, and this project, MIT.\n" in plain
+    assert "* SegformerHead is under NVIDIA's licence.\n" in restricted
 
 
-@pytest.mark.parametrize("shape", [FREE, FIXED])
-def test_the_program_of_a_card_runs(segmenter, tmp_path, monkeypatch, shape):
-    monkeypatch.chdir(tmp_path)
-    Image.fromarray(noise(64, 80)).save("photograph.jpg")
-    write_graph("model.onnx", ("batch", 3, shape.height or "height", shape.width or "width"))
-    card = write_card("model.onnx", segmenter, shape, tmp_path, best=False)
-    (program,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
-    found = {}
-    exec(program, found)
-    wanted = scores_of(np.asarray(found["image"])).argmax(0)
-    assert found["image"].size == ((80, 64) if shape is FREE else (40, 32))
-    assert (found["labels"][0] == wanted).mean() > 0.999
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [(FREE, "640 pixels a side and 300 patches"), (FIXED, "640 pixels")],
+)
+def test_a_card_names_the_limits_of_its_own_network(segmenter, tmp_path, shape, words):
+    card = write_card("m.onnx", segmenter, shape, tmp_path, best=False)
+    assert f"shrunk to at most {words}" in card and "1,024" not in card
 
 
-@pytest.mark.parametrize(("patches", "size"), [(None, (1024, 768)), ([16, 300], (320, 240))])
-def test_the_program_beside_an_exported_file_runs_alone(tmp_path, monkeypatch, patches, size):
-    image, place = noise(1200, 900), tmp_path / "turned.png"
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turned to the right, to 900×1200
-    Image.fromarray(image).transpose(Image.Transpose.ROTATE_90).save(place, exif=exif)
-    metadata = {**METADATA, "patches": json.dumps(patches)}
-    graph = write_graph(tmp_path / "model.onnx", metadata=metadata)
-    mask = tmp_path / "mask.png"
-    monkeypatch.setattr(sys, "argv", ["segment.py", str(graph), str(place), str(mask)])
-    found = runpy.run_path(str(REPOSITORY / "examples" / "segment.py"))
-    assert found["small"].size == size[::-1] and found["labels"].shape == (1, *size)
+def program_of(graph, shape=FREE):
+    """The program that a card shows for a graph, in a file beside it."""
     segmenter = Segmenter.from_run(graph)
-    assert (segmenter(np.asarray(found["small"])) == found["labels"][0]).mean() > 0.999
+    segmenter.network.licence_notes = []
+    card = write_card(graph.name, segmenter, shape, graph.parent, best=False)
+    (program,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    path = graph.with_name("segment.py")
+    path.write_text(program)
+    return path
+
+
+def run_program(program, graph, photograph, monkeypatch):
+    """Returns the labels that it writes."""
+    mask = graph.with_name("mask.png")
+    monkeypatch.setattr(sys, "argv", [program.name, str(graph), str(photograph), str(mask)])
+    runpy.run_path(str(program))
     with Image.open(mask) as written:
-        assert written.size == (900, 1200) and written.getpalette()[3:6] == [*PALETTE[1]]
-    program = (REPOSITORY / "examples" / "segment.py").read_text()
+        assert written.getpalette()[3:6] == [*PALETTE[1]]
+        return np.asarray(written)
+
+
+def saved(folder, height, width):
+    """A photograph as telephones save it: lying on its side."""
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned to the right
+    image = Image.fromarray(draw_photograph(height, height, width))
+    path = folder / f"{height}x{width}.png"
+    image.transpose(Image.Transpose.ROTATE_90).save(path, exif=exif)
+    return path
+
+
+SIZES = [(40, 40), (683, 1024), (1100, 1100), (1512, 2016), (40, 1300)]
+
+
+@pytest.mark.parametrize(
+    ("height", "width"), large_except(SIZES[:3], [*SIZES, (3000, 4000), (40, 4000)])
+)
+@pytest.mark.parametrize(
+    ("shape", "limits"),
+    [
+        (FREE, Limits(1024, None)),
+        (FREE, Limits(900, [16, 1200])),
+        (FIXED, Limits(1024, [16, 1200])),
+    ],
+)
+def test_the_program_of_a_card_labels_as_predict_does(
+    height, width, shape, limits, tmp_path, monkeypatch, run_tool
+):
+    side, patches, _ = limits
+    metadata = {"limits": json.dumps({"longest_side": side, "patches": patches})}
+    axes = ("batch", 3, shape.height or "height", shape.width or "width")
+    weight = WEIGHT * np.float32([[1.01], [1.02], [1.03]])  # so that no two classes are equal
+    graph = write_graph(tmp_path / "model.onnx", axes, METADATA | metadata, weight=weight)
+    photograph, out = saved(tmp_path, height, width), tmp_path / "out"
+    labels = run_program(program_of(graph, shape), graph, photograph, monkeypatch)
+    assert labels.shape == (height, width)
+    finished = run_tool("predict.py", "--checkpoint", graph, photograph, "--output", out)
+    assert finished.code == 0, finished.errors
+    with Image.open(out / f"{photograph.stem}.png") as written:
+        assert (np.asarray(written) == labels).mean() > 0.999
+    assert (Segmenter.from_run(graph)(photograph) == labels).mean() > 0.999
+    assert len(np.unique(labels)) > 1, "labels that all agree would prove nothing"
+
+
+@pytest.mark.large
+@pytest.mark.parametrize("dynamic", [True, False])
+def test_the_program_of_a_card_labels_as_the_exported_network_does(dynamic, tmp_path, monkeypatch):
+    segmenter = balanced_segmenter(load_tower(), **FROZEN)
+    segmenter.network.limits = Limits(1024, [16, 300])
+    graph = tmp_path / "model.onnx"
+    shape = export_onnx(segmenter, graph, 240, 320, dynamic=dynamic)
+    assert shape == (FREE if dynamic else Shape(1, 240, 320))
+    program = program_of(graph, shape)
+    network = segmenter if dynamic else Segmenter.from_run(graph)
+    for size in [*SIZES, (3000, 4000)]:
+        photograph = saved(tmp_path, *size)
+        labels = run_program(program, graph, photograph, monkeypatch)
+        assert (network(photograph) == labels).mean() > 0.999
+        assert len(np.unique(labels)) == 3, "labels that all agree would prove nothing"
+
+
+def test_the_program_needs_no_package_of_ours():
+    program = PROGRAM.read_text(encoding="utf-8")
     imported = {*re.findall(r"^(?:import|from) (\w+)", program, re.MULTILINE)}
     assert imported == {"json", "sys", "numpy", "onnxruntime", "PIL"}

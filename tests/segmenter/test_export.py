@@ -17,6 +17,8 @@ from tests.segmenter.test_frozen_tower import SETTINGS, load_tower
 from tests.segmenter.tiny_graphs import write_graph
 from tests.segmenter.tiny_segmenters import UNET, balanced_segmenter, noise
 
+GRAPH = SimpleNamespace(SerializeToString=lambda: b"graph")
+
 
 def assert_same(path, segmenter, images):
     pixels = images.transpose(0, 3, 1, 2).astype(np.float32)
@@ -75,13 +77,14 @@ def test_a_padded_network_of_one_size(tmp_path):
 def test_the_size_is_kept_where_the_network_holds_for_one_alone(tmp_path, monkeypatch):
     tried = []
 
-    def only_one_size(network, segmenter, shape, example, half):
+    def only_one_size(network, segmenter, shape, example):
         tried.append(shape)
         if None in shape:
             raise ValueError("no")
-        return b"graph"
+        return GRAPH, []
 
     monkeypatch.setattr(export, "_export", only_one_size)
+    monkeypatch.setattr(export, "_compare", lambda *_, **__: [])
     shape = export_onnx(balanced_segmenter(), tmp_path / "m", 8, 9, dynamic=True)
     assert shape == Shape(1, 8, 9)
     assert tried == [Shape(None, None, None), Shape(1, None, None), Shape(1, 8, 9)]
@@ -92,13 +95,37 @@ def test_a_graph_that_does_something_else_is_not_kept(tmp_path, monkeypatch):
     wrong = np.zeros((1, 3, 40, 48), np.float32)
     returned = [(wrong, wrong[:, 0].astype(np.uint8))]
     monkeypatch.setattr(export, "OnnxGraph", lambda _: SimpleNamespace(run=lambda _: returned[-1]))
+    monkeypatch.setattr("onnx.checker.check_model", lambda _: None)
+    images = [noise(40, 48)[None]]
     with pytest.raises(ValueError, match="of its labels differ"):
-        export._compare(b"", segmenter, noise(40, 48)[None], half=False)
+        export._compare(GRAPH, segmenter, images, half=False)
     # All labels are right, and the scores are not.
     same = segmenter.logits(noise(40, 48))[None]
     returned.append((3 * same, same.argmax(1)))
     with pytest.raises(ValueError, match="scores by up to 200"):
-        export._compare(b"", segmenter, noise(40, 48)[None], half=False)
+        export._compare(GRAPH, segmenter, images, half=False)
+
+
+def test_weights_that_do_not_suit_16_bits_are_refused_at_once(tmp_path, monkeypatch):
+    """A graph of any size is not to blame, so none of a single size takes its place."""
+    segmenter, tried, compare = balanced_segmenter(), [], export._compare
+
+    def coarse(model, segmenter, images, half):
+        found = compare(model, segmenter, images, half)
+        if half:
+            raise ValueError("12.00% of its labels differ")
+        return found
+
+    def one(network, segmenter, shape, example):
+        tried.append(shape)
+        return make(network, segmenter, shape, example)
+
+    make = export._export
+    monkeypatch.setattr(export, "_export", one)
+    monkeypatch.setattr(export, "_compare", coarse)
+    with pytest.raises(UserError, match="fp16, 12.00% of its labels differ: leave out --half"):
+        export_onnx(segmenter, tmp_path / "m.onnx", 40, 48, dynamic=True, half=True)
+    assert len(tried) == 1 and not (tmp_path / "m.onnx").exists()
 
 
 def test_what_the_exporter_refuses_ends_in_one_sentence(tmp_path, monkeypatch):
@@ -130,12 +157,13 @@ def test_missing_packages_are_named_with_the_remedy(tmp_path, monkeypatch):
 def test_the_tool_says_what_the_file_takes(run_tool, trained, tmp_path, monkeypatch):
     free = []  # graphs that the network allows
 
-    def write(network, segmenter, shape, example, half):
+    def write(network, segmenter, shape, example):
         if None in shape and shape not in free:
             raise ValueError("no")
-        return b"graph"
+        return GRAPH, []
 
     monkeypatch.setattr(export, "_export", write)
+    monkeypatch.setattr(export, "_compare", lambda *_, **__: [])
     target = tmp_path / "model.onnx"
     arguments = ["export_onnx.py", "--checkpoint", trained, "--output", target]
     finished = run_tool(*arguments, "--size", 40, 48)
@@ -170,7 +198,8 @@ def test_an_onnx_file_is_not_exported_again(tmp_path):
 
 
 def test_a_readme_describes_one_graph(run_tool, trained, tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "_export", lambda *_: b"graph")
+    monkeypatch.setattr(export, "_export", lambda *_: (GRAPH, []))
+    monkeypatch.setattr(export, "_compare", lambda *_, **__: [])
 
     def write(name, folder):
         arguments = ["--checkpoint", trained, "--output", folder / name]

@@ -149,7 +149,7 @@ def test_only_the_decoder_learns_and_a_resumed_training_learns_the_same(pairs, t
 
 def test_a_photograph_of_many_patches_is_shrunk_whole_before_it_is_scaled(pairs, tmp_path):
     segmenter = Segmenter.from_run(train_frozen(pairs, tmp_path, iterations=1, most_patches=12))
-    assert segmenter.network.patches == [16, 12]
+    assert segmenter.network.limits.patches == [16, 12]
     image = draw_photograph(0, 40, 3000)
     small = Image.fromarray(image).resize((12 * 16, 16), Image.Resampling.BICUBIC)
     for scales in ([1.0], [1.0, 2.0]):
@@ -209,14 +209,19 @@ def test_crops_of_a_data_set_hold_whole_patches(crop, patch, fitted):
         ("resnet18", "is not a vision transformer, whose tokens segmenter.decoder=linear reads"),
     ],
 )
-def test_vision_transformers_of_timm_take_images_of_any_size_or_are_refused(name, refused):
+def test_vision_transformers_of_timm_take_images_of_any_size_or_are_refused(
+    name, refused, pairs, tmp_path
+):
     settings = tiny_settings(backbone=name, decoder="linear", pretrained="published", overrides={})
+    if refused:
+        with pytest.raises(UserError, match=refused):
+            train_tiny(pairs, tmp_path, replace(settings, crop_size=64))
     try:
         config = build_config(settings, CLASS_NAMES, PALETTE, 0)
         patch_size = timm_maps(name)[1]
         assert config.model.data_preprocessor.test_cfg == {"size_divisor": patch_size}
         network = MmsegNetwork(build_model(config.model))
-        check_sizes(network.model, replace(settings, crop_size=4 * patch_size), patch_size)
+        check_sizes(network.model, replace(settings, crop_size=4 * patch_size))
     except UserError as error:
         assert refused and refused in str(error)
     else:

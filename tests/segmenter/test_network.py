@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional
 
 from pipeline.errors import UserError
@@ -49,9 +50,8 @@ def test_scales_and_mirror_images_are_averaged(segmenter):
 def test_a_graph_of_one_size_resizes_images_and_scores(tmp_path):
     segmenter = Segmenter.from_run(write_graph(tmp_path / "m.onnx", (1, 3, 32, 40)))
     image = noise(64, 120)
-    pixels = torch.from_numpy(image.transpose(2, 0, 1)[None]).float()
-    smaller = functional.interpolate(pixels, (32, 40), mode="bilinear", antialias=True)
-    wanted = resized(scores_of(smaller[0].numpy().transpose(1, 2, 0)), (64, 120))
+    smaller = np.asarray(Image.fromarray(image).resize((40, 32), Image.Resampling.BICUBIC))
+    wanted = resized(scores_of(smaller), (64, 120))
     np.testing.assert_allclose(segmenter.logits(image), wanted, atol=1e-5)
     exact = noise(32, 40)
     np.testing.assert_allclose(segmenter.logits(exact), scores_of(exact), atol=1e-5)
@@ -84,6 +84,11 @@ def described(**changes):
 BROKEN = {
     "no metadata": {"metadata": {}},
     "no palette": {"metadata": {"class_names": METADATA["class_names"]}},
+    "no limits": {"metadata": {k: v for k, v in METADATA.items() if k != "limits"}},
+    "other limits": described(limits={"pixels": 5}),
+    "a negative limit": described(limits={"longest_side": -5}),
+    "a limit of no patches": described(limits={"patches": [16, 0]}),
+    "a limit in words": described(limits={"patches": "16"}),
     "no JSON": {"metadata": METADATA | {"class_names": "['a'"}},
     "nested": {"metadata": METADATA | {"class_names": "[" * 100_000}},
     "numbers": described(class_names=[1, 2, 3]),

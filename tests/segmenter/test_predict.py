@@ -281,6 +281,7 @@ def changed(change):
 
 
 TEST_CFG = "model.data_preprocessor.test_cfg"
+LIMITS = "model.test_cfg.limits"
 
 
 @pytest.mark.parametrize(
@@ -291,6 +292,7 @@ TEST_CFG = "model.data_preprocessor.test_cfg"
         *({"palette": [[0, 0, value]] * 3} for value in (999, -1, 0.5, "red", float("nan"))),
         *({TEST_CFG: {"size_divisor": value}} for value in (0, -1, "x", [3], 1.5, 10**9, None)),
         *({TEST_CFG: value} for value in ([1], "x", {"size": (10**6, 10**6)})),
+        *({LIMITS: value} for value in (None, [1], {"longest_side": 0}, {"patches": [14]})),
         {"class_names": ["a"] * 4, "palette": [[0] * 3] * 4},
     ],
     ids=lambda change: " ".join(f"{name}={value}" for name, value in change.items()),

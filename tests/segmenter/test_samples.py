@@ -12,6 +12,7 @@ from PIL import Image
 from pipeline.engine.sample import ImageReader
 from pipeline.errors import UserError
 from pipeline.segmenter.data import TrainingPair
+from pipeline.segmenter.limits import Limits
 from pipeline.segmenter.mmseg import import_mmseg
 from pipeline.segmenter.samples import Labelled, PseudoLabelled, build_loader
 from tests.segmenter.tiny_training import tiny_settings, write_labelled
@@ -30,7 +31,8 @@ def test_large_images_and_their_masks_are_shrunk_alike(longest_side, patches, tm
     pair = TrainingPair("i", tmp_path / "i.png", tmp_path / "m.png")
     settings = tiny_settings(crop_size=64, scale_range=[1.0, 1.0], photometric_distortion=False)
     read = ImageReader(longest_side=longest_side)
-    sample = PseudoLabelled([pair], settings, 0, {}, read, patches)[0]
+    limits = Limits(longest_side, patches)
+    sample = PseudoLabelled([pair], settings, 0, {}, read, limits)[0]
     assert sample["inputs"].shape == (3, 20, 40)
     truth = sample["data_samples"].gt_sem_seg.data[0].numpy()
     bright = sample["inputs"][0].numpy() > 127
@@ -143,7 +145,7 @@ def test_the_limit_on_pixels_holds_for_masks_of_a_training(tmp_path):
 )
 def test_a_validation_image_that_cannot_be_used_is_named(tmp_path, file, reason):
     labelled = write_labelled(tmp_path, 1)
-    assert Labelled(labelled, ImageReader(max_pixels=2000), {}, None)[0]
+    assert Labelled(labelled, ImageReader(max_pixels=2000), {}, Limits())[0]
     Image.fromarray(np.zeros((100, 60), np.uint8)).save(tmp_path / file)
     with pytest.raises(UserError, match=f"validation image s/0 or its mask .*{reason}.*: repair"):
-        Labelled(labelled, ImageReader(max_pixels=2000), {}, None)[0]
+        Labelled(labelled, ImageReader(max_pixels=2000), {}, Limits())[0]

@@ -14,6 +14,7 @@ METADATA = {
     "class_names": json.dumps(["background", *CLASS_NAMES]),
     "palette": json.dumps(PALETTE),
     "align_corners": "false",
+    "limits": '{"longest_side": 1024, "patches": null}',
 }
 
 
