@@ -230,5 +230,5 @@ def test_a_file_with_other_heads_or_layers_is_refused(kind, tmp_path):
 
 
 def test_without_a_network_a_download_is_one_sentence():
-    with pytest.raises(NotDownloaded, match="run .*=dino_vitb8 --output DIR"):
+    with pytest.raises(NotDownloaded, match="run .*dino_vitbase8_pretrain.pth --output DIR"):
         second(None, "dino_vitb8").fingerprint  # noqa: B018
