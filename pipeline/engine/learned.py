@@ -75,6 +75,10 @@ class Learned(OfSplit):
         (source,) = self.before.values()
         return source
 
+    def check(self) -> None:
+        """Refuses, before anything is computed, a split or a folder that does not exist."""
+        self.images.of(self.split)
+
     def exists(self, results: Results) -> bool:
         """Tells whether it was learned, and is intact."""
         written = results.manifest.get("complete", False) and results.manifest.get("files", {})

@@ -265,6 +265,7 @@ def test_what_cannot_be_a_bank_is_refused(run_stage, arguments, working_folder, 
     (working_folder / "empty").mkdir(exist_ok=True)
     done = run_stage(*arguments, *GIVEN, *CRF, *more)
     assert done.code == 2 and message in done.errors, done.errors
+    assert not done.counts, "nothing was computed before"
 
 
 def test_a_picture_without_any_other_has_no_support(run, pictures, photographs, tmp_path):

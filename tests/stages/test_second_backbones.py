@@ -164,7 +164,7 @@ def test_another_name_needs_no_pass_of_the_second_backbone(tiny_checkpoint, monk
         (["cams=corrclip", *SMALL, "cams.regions=nowhere"], "cams.regions=nowhere is not a folder"),
         pytest.param(
             ["cams=corrclip_v2", *SMALL, "cams.regions=slic"],
-            "cams.bank.root=bank_pictures is not a folder",
+            "cams.bank.regions=bank_masks is not a folder",
             marks=pytest.mark.large,
         ),
     ],
