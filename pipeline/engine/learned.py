@@ -107,7 +107,7 @@ class Learned(OfSplit):
         """
         results = self.results(self.store)
         if not self.refit and self.is_complete(results):
-            known = self._learned_sources(results).values()
+            known = {*self._learned_sources(results).values()}
             return [s for s in self.images.of(self.split) if self.sources[s.id] in known]
         return available(self.source, self.images, self.store)
 
