@@ -37,7 +37,7 @@ OTHERS |= {"file", "proxy", "type", "id", "max", "class", "role"}
 FOREIGN = {"--ipc", "--editable", "--no-build-isolation", "--cfg"}
 """Options of docker and pip, and that of ``run_stage.py``, which any message may name."""
 INSTALLED = {"opencv-python-headless", "opencv-python", "cython", "setuptools", "wheel"}
-"""Packages that are no requirements of ours, but of these."""
+"""Packages that only other packages require."""
 
 
 FILES = (".txt", ".csv", ".html", ".json", ".safetensors")
