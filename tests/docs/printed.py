@@ -28,7 +28,7 @@ _RUN = re.compile(
 )
 _WRITERS = ("command", "next_command")
 _INNER = ("pipeline/errors.py", "pipeline/commands/command_line.py")
-"""The file that defines these functions; its own texts are not forms."""
+"""The files of these functions, whose own texts are not forms."""
 
 
 @dataclass(frozen=True)
