@@ -12,7 +12,7 @@ from torch import nn
 
 from pipeline.errors import UserError, did_you_mean, shown
 from pipeline.files.label_images import IGNORE
-from pipeline.segmenter.settings import SegmenterSettings
+from pipeline.segmenter.settings import GUIDED, SegmenterSettings, side_divisor
 
 if TYPE_CHECKING:
     from pipeline.clip.image_tower import ImageTower
@@ -96,7 +96,7 @@ def adapt_model(
     model = base.model
     model.setdefault("data_preprocessor", ConfigDict(base.get("data_preprocessor", {})))
     model.data_preprocessor.size = (settings.crop_size, settings.crop_size)
-    needed = patch_size or _SIZE_DIVISORS.get(model.backbone.get("type"))
+    needed = side_divisor(patch_size, settings.decoder) or _SIZE_DIVISORS.get(model.backbone.get("type"))
     divisor = settings.size_divisor or needed
     if needed and divisor % needed:
         raise UserError(
@@ -141,6 +141,8 @@ def read_tokens(
     head |= {"type": f"{decoder.capitalize()}Head", "in_channels": [width] * len(read)}
     model.decode_head = ConfigDict(head, in_index=[*range(len(read))], align_corners=False)
     model.auxiliary_head = None
+    if decoder == GUIDED:
+        model.type = "GuidedEncoderDecoder"
 
 
 @cache

@@ -27,7 +27,7 @@ from pipeline.segmenter.settings import SegmenterSettings
 if TYPE_CHECKING:
     from pipeline.clip.image_tower import ImageTower
 
-_ON_TOKENS = {"FrozenTower", "TokensHead", "WeclipHead", "LinearHead"}  # ours, with open_clip
+_ON_TOKENS = {"FrozenTower", "TokensHead", "GuidedEncoderDecoder", "WeclipHead", "LinearHead"}  # ours, with open_clip
 _AVERAGED_GRADIENTS = {
     "type": "MMDistributedDataParallel",
     "device_ids": None,  # the model is already on its device; a CPU has no id

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import partial
+from math import lcm
 from typing import Any
 
 from pipeline.clip.device import AUTO, PRECISIONS
@@ -18,6 +19,9 @@ _training = partial(setting, changes="nothing", stage="train")
 
 OF_CLIP, PUBLISHED = "clip", "published"
 """Values of ``segmenter.pretrained``: the run's own CLIP, and what ``segmenter.backbone`` names."""
+
+GUIDED, STRIDE = "tokens", 4
+"""The decoder whose logits the image guides, and the pixels a side from one of them to the next."""
 
 SINGLE_SCALE, MULTI_SCALE, CRF = "single_scale", "multi_scale", "crf"
 
@@ -182,6 +186,11 @@ class SegmenterSettings(PredictionSettings):
             others += ["decoder", "enlarge", "most_patches"]
         others += ["freeze"] * (not self.freeze)
         return key_facts(self, without=others)
+
+
+def side_divisor(patch_size: int | None, decoder: str | None) -> int | None:
+    """Returns what the sides of images are multiples of, for a patch size, or none for none."""
+    return lcm(patch_size, STRIDE) if patch_size and decoder == GUIDED else patch_size
 
 
 def whole_patches(crop_size: int, patch_size: int | None, usual: int) -> int:

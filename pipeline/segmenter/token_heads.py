@@ -12,6 +12,7 @@ from mmcv.cnn import build_norm_layer
 from open_clip.transformer import QuickGELU, ResidualAttentionBlock
 from torch import nn
 
+from pipeline.segmenter.guided import ConvexUpsampling
 from pipeline.segmenter.openmmlab import importable
 
 with importable():
@@ -34,10 +35,11 @@ class _HeadOnTokens(BaseDecodeHead):
 
 @MODELS.register_module()
 class TokensHead(_HeadOnTokens):
-    """Joins the tokens of all blocks, and labels four times as many places on each side.
+    """Joins the tokens of all blocks, labels four times as many places on each side, then pixels.
 
     Each block has a layer norm, a linear layer and GELU of its own; a linear layer joins them, two
-    transformer layers follow, and a transposed convolution. Nothing of it was published.
+    transformer layers follow, and a transposed convolution. The image, which is the last input,
+    guides the logits to its edges. Only this upsampling was published.
     """
 
     def __init__(self, in_channels: Sequence[int], channels: int = 128, **settings: Any) -> None:  # noqa: ANN401
@@ -50,11 +52,14 @@ class TokensHead(_HeadOnTokens):
         enlarge = nn.ConvTranspose2d(channels, half, 4, stride=4)
         self.enlarge = nn.Sequential(enlarge, nn.GroupNorm(8, half), nn.GELU())
         self.conv_seg = nn.Conv2d(half, self.out_channels, 3, padding=1)
+        self.upsampling = ConvexUpsampling(half)
 
     def forward(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Returns logits, N×C×4h×4w."""
-        tokens = self.layers(self.fusion(self.projected(inputs)))
-        return self.cls_seg(self.enlarge(tokens.mT.unflatten(-1, inputs[0].shape[2:])))
+        """Returns logits, N×C×H×W, of feature maps and the image, N×3×H×W."""
+        *maps, image = inputs
+        tokens = self.layers(self.fusion(self.projected(maps)))
+        features = self.enlarge(tokens.mT.unflatten(-1, maps[0].shape[2:]))
+        return self.upsampling(self.cls_seg(features), features, image)
 
 
 @MODELS.register_module()

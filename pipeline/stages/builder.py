@@ -21,7 +21,7 @@ from pipeline.files.text import given_path
 from pipeline.masks.stage import CorrectableMasks, Masks, MaskStage
 from pipeline.segmenter.data import masks_of_stage
 from pipeline.segmenter.self_training import SegmenterMasks, SegmenterTags
-from pipeline.segmenter.settings import PUBLISHED, SegmenterSettings, whole_patches
+from pipeline.segmenter.settings import PUBLISHED, SegmenterSettings, side_divisor, whole_patches
 from pipeline.segmenter.stage import Predictions, Training
 from pipeline.stages.config import Config
 from pipeline.stages.parts import Parts
@@ -190,7 +190,8 @@ class Builder(Parts):
 
             patch_size = timm_maps(options.backbone)[1]
         usual = self.config.dataset.training.crop_size
-        return replace(options, crop_size=whole_patches(options.crop_size, patch_size, usual))
+        divisor = side_divisor(patch_size, options.decoder)
+        return replace(options, crop_size=whole_patches(options.crop_size, divisor, usual))
 
     def training(self, masks: CorrectableMasks, number: int) -> Training:
         """Returns the stage that trains a segmenter on masks."""
