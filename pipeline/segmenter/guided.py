@@ -48,7 +48,7 @@ class ConvexUpsampling(nn.Module):
         self.stem = nn.Sequential(*(_convolution(*each) for each in widths))
         self.guide = _convolution(features + channels, channels)
         self.weights = nn.Conv2d(channels, 9 * STRIDE**2, 1)
-        nn.init.normal_(self.weights.weight, std=0.01)
+        nn.init.zeros_(self.weights.weight)
         self.weights.bias.data = bilinear_weights().add(_LEAST).log().flatten()
 
     def forward(

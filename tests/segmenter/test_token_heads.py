@@ -199,19 +199,22 @@ def maps_of(blocks: int, width: int = 48, grid: tuple[int, int] = (5, 7)) -> lis
 
 @pytest.mark.parametrize(
     ("head", "blocks", "size"),
-    [(TokensHead, 3, (20, 28)), (WeclipHead, 3, (5, 7)), (LinearHead, 1, (5, 7))],
+    [(TokensHead, 3, (80, 112)), (WeclipHead, 3, (5, 7)), (LinearHead, 1, (5, 7))],
 )
 def test_heads_label_a_grid_and_all_of_them_learns(head, blocks, size):
     torch.manual_seed(0)
     settings = {"num_classes": 4, "norm_cfg": {"type": "BN"}, "in_index": [*range(blocks)]}
     built = head([48] * blocks, channels=32, **settings)
     built.init_weights()
-    logits = built(maps_of(blocks))
+    maps = maps_of(blocks)
+    if head is TokensHead:
+        maps.append(torch.rand(2, 3, *size))  # the image
+    logits = built(maps)
     assert logits.shape == (2, 4, *size)
     logits.square().sum().backward()
     lacking = [name for name, each in built.named_parameters() if each.grad is None]
     assert not lacking
     # What a batch holds besides changes nothing of an image, in evaluation mode.
     built.eval()
-    alone = built([each[:1] for each in maps_of(blocks)])
-    torch.testing.assert_close(alone, built(maps_of(blocks))[:1], atol=1e-5, rtol=0)
+    alone = built([each[:1] for each in maps])
+    torch.testing.assert_close(alone, built(maps)[:1], atol=1e-5, rtol=0)
