@@ -162,6 +162,12 @@ class Masks(MaskStage):
             [f"device={device_kind(self.resources.device)}"] if self.options.method.on_gpu else ()
         )
 
+    @cached_property
+    def refiner_facts(self) -> dict[str, Any]:
+        """What a refined probability depends on besides the image and what is refined."""
+        method, quirks = self.options.method, vars(self.resources.quirks)
+        return joined(method.key_facts, self.option_facts(), quirks)
+
     @property
     def batch_size(self) -> int | None:
         """None unless a GPU refines: pydensecrf holds Python's global lock."""

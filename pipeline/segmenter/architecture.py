@@ -96,7 +96,8 @@ def adapt_model(
     model = base.model
     model.setdefault("data_preprocessor", ConfigDict(base.get("data_preprocessor", {})))
     model.data_preprocessor.size = (settings.crop_size, settings.crop_size)
-    needed = side_divisor(patch_size, settings.decoder) or _SIZE_DIVISORS.get(model.backbone.get("type"))
+    needed = side_divisor(patch_size, settings.decoder)
+    needed = needed or _SIZE_DIVISORS.get(model.backbone.get("type"))
     divisor = settings.size_divisor or needed
     if needed and divisor % needed:
         raise UserError(

@@ -27,7 +27,8 @@ from pipeline.segmenter.settings import SegmenterSettings
 if TYPE_CHECKING:
     from pipeline.clip.image_tower import ImageTower
 
-_ON_TOKENS = {"FrozenTower", "TokensHead", "GuidedEncoderDecoder", "WeclipHead", "LinearHead"}  # ours, with open_clip
+# Ours, with open_clip.
+_ON_TOKENS = {"FrozenTower", "GuidedEncoderDecoder", "TokensHead", "WeclipHead", "LinearHead"}
 _AVERAGED_GRADIENTS = {
     "type": "MMDistributedDataParallel",
     "device_ids": None,  # the model is already on its device; a CPU has no id

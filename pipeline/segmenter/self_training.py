@@ -7,58 +7,71 @@ therefore be better masks than those. They are tags as well. No ground truth is 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.cams.cams import Cams
 from pipeline.configuration.settings import key_facts
 from pipeline.datasets.corrected import Corrections
 from pipeline.engine.kinds import MASKS, TAGS
+from pipeline.engine.pool import in_processes
 from pipeline.engine.sample import Sample
-from pipeline.engine.stage import Computed, Decoded, Folders, Item
+from pipeline.engine.stage import Computed, Decoded, Folders, Item, Outputs
+from pipeline.errors import ImageError
 from pipeline.files.fingerprints import fingerprint
-from pipeline.masks.labels import resized_argmax, to_labels
-from pipeline.masks.stage import CorrectableMasks
+from pipeline.masks.labels import best_labels
+from pipeline.masks.refiner import Labelled, labelled
+from pipeline.masks.stage import CorrectableMasks, Masks
 from pipeline.segmenter.settings import SelfTrainingSettings, TestSettings
 from pipeline.segmenter.stage import Segmenting
 from pipeline.tags.scores import read_tags, tags_output
 from pipeline.tags.stage import Tags
 
-
-class Relabelled(NamedTuple):
-    """An image as a segmenter sees it."""
-
-    scores: np.ndarray  # n float32, one for each class
-    tags: tuple[int, ...]  # class indices
-    labels: np.ndarray  # H×W uint8, of the image's full size, before the filter
-    probability: np.ndarray  # H×W float32, of those labels
+if TYPE_CHECKING:
+    from pipeline.segmenter.predict import Segmenter
 
 
-def relabel(
+_Seen = tuple[Item, np.ndarray, np.ndarray, Cams]
+"""An image on the way to the refiner: what it is, its scores, its pixels and probabilities."""
+
+
+def chosen_probabilities(
     probabilities: np.ndarray,
     size: tuple[int, int],
     settings: SelfTrainingSettings,
     tags: Sequence[int] | None = None,
-) -> Relabelled:
-    """Labels an image, as a :class:`Relabelled`, with the best of the background and its tags.
-
-    The probabilities of these are divided by their sum, as if the segmenter knew no other class.
+) -> tuple[np.ndarray, Cams]:
+    """Tags an image by a segmenter's probabilities, and chooses those of its tags.
 
     Args:
         probabilities: (n+1)×h×w float32, the background first.
-        size: height and width of the labels.
+        size: height and width of the image.
         settings: how they become tags.
         tags: those to keep; none takes what the segmenter sees.
+
+    Returns:
+        The n scores of the classes, float32, and the probabilities of the background, whose key is
+        −1, and of the tags. These are divided by their sum, as if the segmenter knew no other
+        class. A refiner takes them for CAMs that cover everything.
     """
     flat = probabilities[1:].reshape(len(probabilities) - 1, -1)
     surest = max(1, round(settings.tag_region * flat.shape[1]))
     scores = np.partition(flat, -surest, axis=1)[:, -surest:].mean(1)
-    if tags is None:
-        tags = seen(scores, settings)
-    keys = np.array(tags, np.int64)
-    chosen = probabilities[np.concatenate([[0], keys + 1])]
-    channels, probability = resized_argmax(chosen / chosen.sum(0), *size)
-    return Relabelled(scores, tuple(tags), to_labels(channels, keys), probability)
+    keys = np.array([-1, *(seen(scores, settings) if tags is None else tags)])
+    chosen = probabilities[keys + 1]
+    return scores, Cams(keys, chosen / chosen.sum(0), size)
+
+
+def best_of(_: np.ndarray, cams: Cams) -> Labelled:
+    """Labels pixels by their largest probability; the arguments are those of a refiner."""
+    return best_labels(cams.cams, cams)
+
+
+def _label(refine: Callable[[np.ndarray, Cams], Labelled], found: _Seen) -> Labelled | ImageError:
+    """Labels an image, in whatever process."""
+    return labelled(refine, *found[2:])
 
 
 def seen(scores: np.ndarray, settings: SelfTrainingSettings) -> tuple[int, ...]:
@@ -70,7 +83,8 @@ def seen(scores: np.ndarray, settings: SelfTrainingSettings) -> tuple[int, ...]:
 class _Relabelling(CorrectableMasks, Segmenting):
     """The tags or the masks of a later round, from one prediction of the network before.
 
-    Probabilities are averaged over the scales of ``test``. Tags of ``corrections`` are kept.
+    Probabilities are averaged over the scales of ``test``, and pass the ``refiner`` of the first
+    round's masks, if there is one. Tags of ``corrections`` are kept.
     """
 
     command = "masks"
@@ -78,11 +92,14 @@ class _Relabelling(CorrectableMasks, Segmenting):
     options: SelfTrainingSettings
     test: TestSettings
     corrections: Corrections = Corrections()
+    refiner: Masks | None = None
 
     def own_settings(self) -> dict[str, Any]:
         """Returns what the probabilities depend on besides the network."""
+        refiner = {"refiner": self.refiner.refiner_facts} if self.refiner else {}
         return {
             "method": "segmenter",
+            **refiner,
             **self.reader.key_facts,
             "scales": list(self.test.scales),
             "flip": self.test.flip,
@@ -106,16 +123,29 @@ class _Relabelling(CorrectableMasks, Segmenting):
 
     def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:
         """Tags and labels images anew."""
-        for item, image in images:
-            probabilities = model().probabilities(image, self.test.scales, self.test.flip)
-            kept, first = item.given
-            relabelled = relabel(probabilities, item.size, self.options, kept)
-            masks = self.stored(item, relabelled.labels, relabelled.probability)
-            found = {}
-            if item.sample.id in self.corrections.tags:
-                found["found"] = seen(relabelled.scores, self.options) if first is None else first
-            tags = tags_output(relabelled.tags, {"scores": relabelled.scores}, **found)
-            yield item, {SegmenterTags.name: tags, **masks}
+        seen_by = (self._look(model(), *each) for each in images)
+        refine = best_of if self.refiner is None else self.refiner.load({})
+        workers = self.reader.threads if self.refiner and not self.refiner.batch_size else 1
+        label = partial(_label, refine)
+        for (item, scores, _, cams), found in in_processes(seen_by, label, workers):
+            yield item, self._outputs(item, scores, cams.keys[1:], found)
+
+    def _look(self, segmenter: "Segmenter", item: Item, image: np.ndarray) -> _Seen:
+        probabilities = segmenter.probabilities(image, self.test.scales, self.test.flip)
+        kept, _ = item.given
+        scores, cams = chosen_probabilities(probabilities, item.size, self.options, kept)
+        return item, scores, image, cams
+
+    def _outputs(
+        self, item: Item, scores: np.ndarray, tags: np.ndarray, found: Labelled | ImageError
+    ) -> Outputs | ImageError:
+        if isinstance(found, ImageError):
+            return found
+        more, (_, first) = {}, item.given
+        if item.sample.id in self.corrections.tags:
+            more["found"] = seen(scores, self.options) if first is None else first
+        tags_of_image = tags_output(tuple(map(int, tags)), {"scores": scores}, **more)
+        return {SegmenterTags.name: tags_of_image, **self.stored(item, *found)}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

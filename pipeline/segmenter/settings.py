@@ -220,12 +220,15 @@ class SelfTrainingSettings:
         confidence: pixels below this probability become 255.
         keep_tags: whether later rounds keep the tags of the first one; otherwise the segmenter
             gives them.
+        refine: whether predictions pass the refiner of the first round's masks before they become
+            masks: masks=crf, pamr or par.
     """
 
     tag_region: float = setting(0.002, above=0, at_most=1)
     tag_threshold: float = setting(0.5, at_least=0, at_most=1)
     confidence: float = setting(0.5, at_least=0, at_most=1)
     keep_tags: bool = True
+    refine: bool = False
 
 
 def bounded_warmup(warmup: int, iterations: int) -> int:

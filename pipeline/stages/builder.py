@@ -237,12 +237,25 @@ class Builder(Parts):
             "options": options,
             "test": self.config.segmenter.test,
             "corrections": tags.corrections,
+            "refiner": self._refiner(split) if options.refine else None,
             "device": self.device,
             "vocabulary": self.vocabulary,
             "reader": replace(self.reader, prefetch=_PREFETCHED),
         }
         masks = SegmenterMasks(**shared, corrected=self.corrected_masks(split))
         return SegmenterTags(**shared, rider=masks), masks
+
+    def _refiner(self, split: str) -> Masks:
+        """Returns the first round's masks, with a refiner of probabilities instead of CAMs."""
+        masks = self.per_split(split)["masks"]
+        if type(masks) is not Masks or getattr(masks.options, "crf", "") is None:
+            raise UserError(
+                f"{masks.chosen} has no refiner of probabilities, which self_training.refine"
+                " requires: leave it out, or give masks=crf, pamr or par"
+            )
+        # Corrected masks pass unrefined, and the confidence is that of the later round.
+        options = replace(masks.options, beta=None, confidence=0.0, corrections=None)
+        return replace(masks, options=options, corrected=Corrections())
 
     # The lists
 

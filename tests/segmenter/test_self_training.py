@@ -1,9 +1,10 @@
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from pipeline.segmenter.self_training import relabel
+from pipeline.segmenter.self_training import best_of, chosen_probabilities
 from pipeline.segmenter.settings import SelfTrainingSettings
 
 SETTINGS = SelfTrainingSettings(tag_region=0.1, tag_threshold=0.5, confidence=0.5, keep_tags=False)
@@ -12,6 +13,14 @@ SETTINGS = SelfTrainingSettings(tag_region=0.1, tag_threshold=0.5, confidence=0.
 def probabilities_of(seed=0, classes=3, size=(10, 12)):
     raw = np.random.default_rng(seed).random((classes + 1, *size)).astype(np.float32)
     return raw / raw.sum(0)
+
+
+def relabel(probabilities, size, settings, tags=None):
+    scores, cams = chosen_probabilities(probabilities, size, settings, tags)
+    labels, probability = best_of(None, cams)
+    assert cams.keys[0] == -1
+    tags = tuple(cams.keys[1:].tolist())
+    return SimpleNamespace(scores=scores, tags=tags, labels=labels, probability=probability)
 
 
 def test_scores_are_means_of_the_surest_pixels():
