@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
@@ -177,11 +177,13 @@ class SegmenterSettings(PredictionSettings):
     def training_facts(self) -> dict[str, Any]:
         """The settings on which the weights depend, as plain values for a cache key."""
         others = [declared.name for declared in fields(PredictionSettings)]
-        # Other networks keep the keys that they had before there were these settings.
-        if self.decoder is None:
-            others += ["decoder", "enlarge", "most_patches"]
-        others += ["freeze"] * (not self.freeze)
-        return key_facts(self, without=others)
+        others += ["most_patches"] * (self.decoder is None)  # other networks shrink no image
+        return key_facts(replace(self, warmup_iterations=self.warmup), without=others)
+
+    @property
+    def warmup(self) -> int:
+        """The iterations of the warm-up, which is at most a tenth of the training."""
+        return min(self.warmup_iterations, self.iterations // 10)
 
 
 def whole_patches(crop_size: int, patch_size: int | None, usual: int) -> int:
@@ -217,8 +219,3 @@ class SelfTrainingSettings:
     tag_threshold: float = setting(0.5, at_least=0, at_most=1)
     confidence: float = setting(0.5, at_least=0, at_most=1)
     keep_tags: bool = True
-
-
-def bounded_warmup(warmup: int, iterations: int) -> int:
-    """Returns the iterations of the warm-up, which is at most a tenth of a training."""
-    return min(warmup, iterations // 10)

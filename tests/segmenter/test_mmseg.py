@@ -84,6 +84,14 @@ def test_schedule_and_optimiser():
     assert config.randomness.seed == 7
 
 
+def test_a_warm_up_of_more_than_a_tenth_is_one_of_a_tenth_in_the_key_too():
+    settings = [tiny_settings(warmup_iterations=count, iterations=20) for count in (2, 3, 1500)]
+    built = [build_config(each, CLASS_NAMES, PALETTE, 7).param_scheduler for each in settings]
+    assert built[0][0].end == 2 and built[0] == built[1] == built[2]
+    keys = [each.training_facts for each in settings]
+    assert keys[0] == keys[1] == keys[2]
+
+
 @pytest.mark.parametrize(
     ("optimizer", "device", "expected"),
     [
