@@ -168,11 +168,11 @@ class Builder(Parts):
 
     @cached_property
     def tower(self) -> FrozenClip | FrozenSecond | None:
-        """The frozen vision transformer that a decoder reads; none if it is one of timm's."""
+        """The frozen vision transformer that a decoder reads; none for timm's, and without one."""
         options = self.config.segmenter
-        releases()  # which registers second backbones as well
         if options.decoder is None or options.backbone is None:
             return self.clip if options.decoder else None
+        releases()  # which registers second backbones as well
         if options.backbone not in SECONDS:
             return None
         given = None if options.pretrained == PUBLISHED else options.pretrained
@@ -206,7 +206,7 @@ class Builder(Parts):
             vocabulary=self.vocabulary,
             decode=self.reader,
             source=partial(masks_of_stage, masks, self.images, self.store, repeats),
-            tower=self.tower if options.decoder else None,
+            tower=self.tower,
             fitted=lambda: self.network,
             validation=self._validation_samples,
         )
