@@ -117,7 +117,12 @@ def adapt_model(
                 f"segmenter.config={settings.config} uses {part.type}, which"
                 f" {_REFUSED[part.type]}: choose another segmenter.config"
             )
-    for part in dictionaries([model.get("decode_head"), model.get("auxiliary_head")]):
+    heads = heads_of(model)
+    for head in heads:
+        kinds = [str(part.get("type")) for part in dictionaries(head)]
+        if not any(kind.endswith(("Loss", "CrossEntropy")) for kind in kinds):
+            head.loss_decode = ConfigDict(type="CrossEntropyLoss")  # as by default
+    for part in dictionaries(heads):
         if "num_classes" in part:
             part.num_classes = num_classes
             if part.get("type") != "KernelUpdateHead":  # which computes no loss from labels
@@ -242,6 +247,15 @@ def _refusal(model: nn.Module, *size: int) -> str:
     except MISFITS as error:
         return first_line(error)
     return ""
+
+
+def heads_of(model: nn.Module | ConfigDict) -> list[Any]:
+    """Returns the decode heads and then the auxiliary heads of a network or of its config."""
+    heads = []
+    for name in ("decode_head", "auxiliary_head"):
+        if part := getattr(model, name, None):
+            heads += part if isinstance(part, list | tuple | nn.ModuleList) else [part]
+    return heads
 
 
 def dictionaries(value: object) -> Iterator[ConfigDict]:

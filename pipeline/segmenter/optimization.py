@@ -13,7 +13,7 @@ from torch import nn
 
 from pipeline.clip.device import is_cpu
 from pipeline.errors import UserError, check_choice, shown
-from pipeline.segmenter.losses import heads_of
+from pipeline.segmenter.architecture import heads_of
 from pipeline.segmenter.settings import SegmenterSettings
 
 _KEPT_FROM_CONFIG = ("paramwise_cfg", "constructor", "clip_grad")

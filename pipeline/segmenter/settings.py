@@ -93,10 +93,9 @@ class SegmenterSettings(PredictionSettings):
         enlarge: the factor by which the patch grid of a decoder is finer: 1, 1.5 or 2.
         most_patches: a network with a decoder shrinks larger images to as many patches.
         freeze: whether the backbone keeps its initial weights, as it does with a decoder.
-        pretrained: initial weights of the backbone: imagenet, coco (trained on masks), none, or the
-            path of a file; with a decoder clip (the run's own), published, or a file.
+        pretrained: initial weights of the backbone: imagenet, none, or the path of a file; with a
+            decoder clip (the run's own), published, or a file.
         repeat_corrected: how often an epoch samples an image of ``masks.corrections``.
-        loss: cross_entropy, or balanced: foreground and background are averaged separately.
         iterations: the number of steps of the optimiser.
         batch_size: images per iteration, over all GPUs.
         accumulate: parts into which a batch is split to save memory; gradients are accumulated.
@@ -134,8 +133,6 @@ class SegmenterSettings(PredictionSettings):
     repeat_corrected: int = _training(
         4, at_least=1, at_most=1000, why="the key holds it only with corrected masks"
     )
-
-    loss: str = setting("cross_entropy", choices=("cross_entropy", "balanced"))
 
     iterations: int = setting(at_least=1)
     batch_size: int = setting(at_least=1)

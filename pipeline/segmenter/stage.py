@@ -275,8 +275,7 @@ class Training(OfSplit):
             return ""
         return (
             f"after {until} iterations the network predicted only background: check its masks"
-            " in the report; if they are sound, raise segmenter.iterations or give"
-            " segmenter.loss=balanced"
+            " in the report; if they are sound, raise segmenter.iterations"
         )
 
 

@@ -4,7 +4,9 @@ import types
 
 import numpy as np
 import pytest
+import torch
 from mmengine.registry import DefaultScope
+from mmengine.structures import PixelData
 
 from pipeline.errors import UserError
 from pipeline.segmenter.architecture import dictionaries
@@ -38,7 +40,6 @@ def test_the_scope_of_other_programs_stays(trained, pairs, tmp_path):
 def test_compiled_operators_end_in_one_sentence():
     import_mmseg()
     import mmcv.ops
-    import torch
 
     with pytest.raises(UserError, match="install the full mmcv"):
         mmcv.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
@@ -72,6 +73,24 @@ def test_config_fits_classes_and_one_offline_device(name):
             assert "class_weight" not in part
     assert "http" not in str(config.model) and "open-mmlab" not in str(config.model)
     assert config.class_names == ["background", *CLASS_NAMES]
+
+
+def test_head_that_names_no_loss_does_not_count_255_either():
+    from mmseg.structures import SegDataSample
+
+    settings = tiny_settings()
+    settings.overrides["decode_head"]["loss_decode"] = None
+    model = build_config(settings, CLASS_NAMES, PALETTE, 7).model
+    head = build_model(model).decode_head
+    torch.manual_seed(0)
+    scores, labels = torch.randn(1, 3, 8, 8), torch.randint(0, 3, (1, 8, 8))
+    labels[..., 3:] = 255
+
+    def loss(columns):
+        sample = SegDataSample(gt_sem_seg=PixelData(data=labels[..., :columns]))
+        return head.loss_by_feat(scores[..., :columns], [sample])["loss_ce"]
+
+    assert torch.allclose(loss(8), loss(3))
 
 
 def test_schedule_and_optimiser():
