@@ -502,13 +502,6 @@ def test_what_was_not_measured_is_planned_by_the_command_of_its_table(
         type_line(f"{given} clip=file clip.checkpoint={tiny_checkpoint} dry_run=true")
 
 
-@types("nothing to check: run experiment=")
-def test_what_can_be_checked_exists(world):
-    world.out.mkdir()
-    names = re.search(r"\(there are (.*?)\)", world.tables("--check").errors)[1].split(", ")
-    assert all((REPOSITORY / f"configs/experiment/{name}.yaml").is_file() for name in names)
-
-
 @pytest.mark.extras
 @types("{command()} {shlex.join(words)}")
 def test_the_app_shows_a_command(world, tiny_checkpoint, type_line):

@@ -193,7 +193,6 @@ IN_WORKSPACE = {
 }
 """Names in examples → what is there."""
 REFUSED = {
-    "tables.py --check": "nothing to check",
     "--splits report": "no combination was measured on each",
 }
 """Words of examples that need results of hours → what is said without these."""
