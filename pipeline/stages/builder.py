@@ -188,7 +188,7 @@ class Builder(Parts):
         elif options.backbone:
             from pipeline.segmenter.architecture import timm_maps  # takes seconds to import
 
-            patch_size = timm_maps(options.backbone)[1]
+            patch_size = timm_maps(options.backbone).patch_size
         usual = self.config.dataset.training.crop_size
         return replace(options, crop_size=whole_patches(options.crop_size, patch_size, usual))
 

@@ -218,7 +218,7 @@ def test_vision_transformers_of_timm_take_images_of_any_size_or_are_refused(
             train_tiny(pairs, tmp_path, replace(settings, crop_size=64))
     try:
         config = build_config(settings, CLASS_NAMES, PALETTE, 0)
-        patch_size = timm_maps(name)[1]
+        patch_size = timm_maps(name).patch_size
         assert config.model.data_preprocessor.test_cfg == {"size_divisor": patch_size}
         network = MmsegNetwork(build_model(config.model))
         check_sizes(network.model, replace(settings, crop_size=4 * patch_size))
