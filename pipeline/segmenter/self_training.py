@@ -17,7 +17,7 @@ from pipeline.engine.kinds import MASKS, TAGS
 from pipeline.engine.sample import Sample
 from pipeline.engine.stage import Computed, Decoded, Folders, Item
 from pipeline.files.fingerprints import fingerprint
-from pipeline.masks.labels import resized_argmax, to_labels
+from pipeline.masks.labels import resized_argmax
 from pipeline.masks.stage import CorrectableMasks
 from pipeline.segmenter.settings import SelfTrainingSettings, TestSettings
 from pipeline.segmenter.stage import Segmenting
@@ -39,8 +39,9 @@ def relabel(
     size: tuple[int, int],
     settings: SelfTrainingSettings,
     tags: Sequence[int] | None = None,
+    background: bool = True,
 ) -> Relabelled:
-    """Labels an image, as a :class:`Relabelled`, with the best of the background and its tags.
+    """Labels an image, as a :class:`Relabelled`, with the best of its tags and the background.
 
     The probabilities of these are divided by their sum, as if the segmenter knew no other class.
 
@@ -49,16 +50,17 @@ def relabel(
         size: height and width of the labels.
         settings: how they become tags.
         tags: those to keep; none takes what the segmenter sees.
+        background: whether pixels may be background; an image without tags always is.
     """
     flat = probabilities[1:].reshape(len(probabilities) - 1, -1)
     surest = max(1, round(settings.tag_region * flat.shape[1]))
     scores = np.partition(flat, -surest, axis=1)[:, -surest:].mean(1)
     if tags is None:
         tags = seen(scores, settings)
-    keys = np.array(tags, np.int64)
-    chosen = probabilities[np.concatenate([[0], keys + 1])]
+    labels = np.array([*[0] * (background or not tags), *(k + 1 for k in tags)], np.uint8)
+    chosen = probabilities[labels].clip(1e-30)  # the sum over the tags alone could be 0
     channels, probability = resized_argmax(chosen / chosen.sum(0), *size)
-    return Relabelled(scores, tuple(tags), to_labels(channels, keys), probability)
+    return Relabelled(scores, tuple(tags), labels[channels], probability)
 
 
 def seen(scores: np.ndarray, settings: SelfTrainingSettings) -> tuple[int, ...]:
@@ -77,6 +79,7 @@ class _Relabelling(CorrectableMasks, Segmenting):
     thresholds = ("corrections",)  # those of an image are part of its inputs
     options: SelfTrainingSettings
     test: TestSettings
+    background: bool
     corrections: Corrections = Corrections()
 
     def own_settings(self) -> dict[str, Any]:
@@ -86,6 +89,7 @@ class _Relabelling(CorrectableMasks, Segmenting):
             **self.reader.key_facts,
             "scales": list(self.test.scales),
             "flip": self.test.flip,
+            "background": self.background,
             **self.corrections.key_facts,
         }
 
@@ -109,7 +113,7 @@ class _Relabelling(CorrectableMasks, Segmenting):
         for item, image in images:
             probabilities = model().probabilities(image, self.test.scales, self.test.flip)
             kept, first = item.given
-            relabelled = relabel(probabilities, item.size, self.options, kept)
+            relabelled = relabel(probabilities, item.size, self.options, kept, self.background)
             masks = self.stored(item, relabelled.labels, relabelled.probability)
             found = {}
             if item.sample.id in self.corrections.tags:

@@ -235,6 +235,7 @@ class Builder(Parts):
             "uses": {"segmenter": training},
             "options": options,
             "test": self.config.segmenter.test,
+            "background": self.config.masks.beta is not None,
             "corrections": tags.corrections,
             "device": self.device,
             "vocabulary": self.vocabulary,
