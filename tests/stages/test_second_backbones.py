@@ -179,10 +179,11 @@ def test_what_cannot_be_used_is_said_before_anything_is_computed(
 
 def test_a_dry_run_names_what_is_downloaded_and_keeps_the_tags(run_stage, arguments):
     assert run_stage(*arguments, "stage=tags").code == 0
-    planned = run_stage(*arguments, *CAMS, "cams=proxyclip", "dry_run=true")
+    planned = run_stage(*arguments, *CAMS, "cams=trident", "dry_run=true")
     assert planned.code == 0 and "known after download" in planned.output
-    [address] = addresses("dino_vitb8")
-    assert f"the run first downloads the weights {address}" in planned.errors
+    both = f"{addresses('dino_vitb16')[0]} and {addresses('sam_vit_b')[0]}"
+    sizes = "(second backbone: 343.0 MB and 375.0 MB)"
+    assert f"the run first downloads the weights {both} {sizes}" in planned.errors
 
 
 def addresses(name: str) -> tuple[str, ...]:
