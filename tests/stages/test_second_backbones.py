@@ -15,6 +15,7 @@ from pipeline import Labeller
 from pipeline.cams.cams import read_cams
 from pipeline.clip.dimensions import Dimensions
 from pipeline.clip.encoder import ClipEncoder
+from pipeline.clip.image_text import releases
 from pipeline.clip.second import SECONDS
 from pipeline.errors import ImageError, UserError
 from pipeline.files.label_images import read_labels
@@ -57,6 +58,7 @@ def test_a_run_comes_to_its_end_and_is_cached(run_stage, arguments, tmp_path, mo
 @pytest.fixture
 def c_radio(monkeypatch, tmp_path) -> list[str]:
     """Settings that choose a small C-RADIO, which stands for a published one."""
+    releases()  # which registers second backbones as well
     small = replace(SECONDS["c_radio_v3_l16"], dimensions=Dimensions(3, 16, 64))
     monkeypatch.setitem(SECONDS, small.name, replace(small, heads=2, head_width=8))
     path = c_radio_files.timm(small_models.c_radio(), tmp_path)["image"]
