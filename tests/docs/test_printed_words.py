@@ -21,6 +21,7 @@ from pipeline.stages.pipeline import parse_stages
 from tests import REPOSITORY
 from tests.docs.printed import Form, examples, options, texts
 from tests.docs.test_commands import FOLDER_RUN, settings_and_arguments_exist
+from tests.docs.workspace import words_of_each
 
 _METAVAR = re.compile(r"[{…$%]|^$|^\[?[A-Z_0-9]+\]?$|\.\.\.")
 _OVERRIDE = re.compile(
@@ -166,14 +167,24 @@ STANDS_FOR = {
 }
 
 
-@pytest.mark.parametrize("line", sorted({form.text for form in examples()}))
-def test_an_example_is_accepted(line, tmp_path, monkeypatch):
+EXAMPLES = sorted({form.text for form in examples()})
+
+
+@pytest.fixture(scope="module")
+def words() -> dict[str, list[str]]:
+    """Example → its words, as the shell hands them over."""
+    lines = EXAMPLES
+    for word, value in STANDS_FOR.items():
+        lines = [line.replace(word, value) for line in lines]
+    return dict(zip(EXAMPLES, words_of_each(lines), strict=True))
+
+
+@pytest.mark.parametrize("line", EXAMPLES)
+def test_an_example_is_accepted(line, words, tmp_path, monkeypatch):
     """What ``--help`` shows: its settings compose, and its tool has its options."""
-    for words, value in STANDS_FOR.items():
-        line = line.replace(words, value)
-    if line.count(" ") > 1:  # the others are headings
-        settings_and_arguments_exist("--help", line, tmp_path, monkeypatch)
-    assert (REPOSITORY / line.split()[1]).is_file(), line
+    if len(words[line]) > 2:  # the others are headings
+        settings_and_arguments_exist("--help", words[line], tmp_path, monkeypatch)
+    assert (REPOSITORY / words[line][1]).is_file(), line
 
 
 FOLDER = "outputs/folder"
