@@ -64,12 +64,15 @@ def test_other_cams_are_held_against_clip_es(benchmark):
 @pytest.mark.large
 def test_segmenters_are_measured(benchmark):
     names = ("demo", "timm_mlp:resnet10t")
-    rows = table(benchmark("--sections", "segmenters", "--segmenters", ",".join(names)))
+    given = ["--sections", "segmenters", "--segmenters"]
+    rows = table(benchmark(*given, ",".join(names)))
     demo, timm = (rows[name] for name in names)
     assert [demo[0], demo[1], demo[4]] == ["3.1", "14.3", "0.1"]
     assert [timm[0], timm[1], timm[4]] == ["5.4", "26.1", "0.3"]
     peaks = [float(row[1]) * float(row[2]) / float(row[3].rstrip("%")) for row in (demo, timm)]
     assert peaks[0] > 0 and peaks[0] == pytest.approx(peaks[1], rel=0.2)  # of percent, rounded
+    smaller = table(benchmark(*given, "demo", "--crop", "107"))["demo"]
+    assert float(smaller[1]) == pytest.approx(14.3 / 9, rel=0.1), "a third of the side"
 
 
 @pytest.mark.large

@@ -125,6 +125,7 @@ def run(arguments: Sequence[str]) -> None:
         "segmenters": lambda: segmenters(
             options.segmenters.split(","),
             size,
+            options.crop,
             str(device),
             options.precision,
             machine_peak,
@@ -211,6 +212,7 @@ def _parse(arguments: Sequence[str]) -> Namespace:
     add("--checkpoint", type=Path, help="a file of weights in OpenAI's format, in place of --model")
     add("--size", default="500x375", help="width and height of the images")
     add("--names", default="20,25", help="number of classes, and of backgrounds")
+    add("--crop", type=int, default=321, help="side of the crops that segmenters are trained on")
     add("--images", type=int, default=8, help="number of images that stages are measured on")
     add("--batch-size", type=int, help="images that CLIP processes together")
     add("--crop-batch-size", type=int, help="crops that CWR classifies together")
