@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from pipeline.datasets.settings import DatasetSettings
 from pipeline.datasets.vocabulary import Vocabulary, build_vocabulary
 from pipeline.engine.records import ENTRIES
-from pipeline.engine.sample import Dataset, Sample
+from pipeline.engine.sample import ByName, Dataset, Sample
 from pipeline.errors import ImageError, UserError, shown
 from pipeline.files.images import COMMON_SUFFIXES, HEIF_SUFFIXES, SUFFIXES, refuse_special_file
 from pipeline.files.text import given_folder
@@ -32,7 +32,7 @@ def load_folder(
     vocabulary = vocabulary or build_vocabulary(settings)
     root = given_folder(settings.root, key, "photographs")
     images, rejected, notes = find_images(root)
-    samples: dict[str, Sample] = {}
+    samples = ByName[Sample]()
     unusable = []
     for image_id, path in images:
         try:

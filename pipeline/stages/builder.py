@@ -13,7 +13,7 @@ from pipeline.clip.second import SECONDS, FrozenSecond
 from pipeline.clip.settings import OPEN_BORDER, MethodOptions
 from pipeline.configuration.registry import Quirk, imported
 from pipeline.datasets.corrected import Corrections, saved
-from pipeline.engine.sample import Sample
+from pipeline.engine.sample import ByName, Sample
 from pipeline.engine.scan import key_unknown_until
 from pipeline.engine.stage import OfSplit, PerImage, Stage
 from pipeline.errors import UserError
@@ -195,7 +195,7 @@ class Builder(Parts):
     def training(self, masks: CorrectableMasks, number: int) -> Training:
         """Returns the stage that trains a segmenter on masks."""
         options = self.config.segmenter
-        repeats = dict.fromkeys(masks.corrected.masks, options.repeat_corrected)
+        repeats = ByName.fromkeys(masks.corrected.masks, options.repeat_corrected)
         return Training(
             split=self.train_split,
             round=number,
