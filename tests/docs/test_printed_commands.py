@@ -467,7 +467,7 @@ def test_weights_are_fetched_elsewhere(origin, type_line, monkeypatch, tmp_path)
     assert {*map(str, origin(given).files().values())} == {*places}
 
 
-@types("segmenter.pretrained={choice}: {url} could not be")
+@types("segmenter.pretrained=imagenet: {url} could not be")
 def test_a_network_is_fetched_elsewhere(type_line, monkeypatch, tmp_path):
     def unreachable(*_, **__):
         raise OSError("no network")
