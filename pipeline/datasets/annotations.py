@@ -271,7 +271,7 @@ def open_annotations(
             " or labelme"
         )
     if holds_tags and path.suffix.lower() == ".csv":
-        ids = {*known}.difference(files)  # a file of that name comes first
+        ids = ByName.fromkeys({*known}.difference(files))  # a file of that name comes first
         return Drawings(path, reading, read_table(path, key, ids), known, holds_tags)
     if holds_tags or not path.is_dir() or holds_labelme(path):
         return Drawings(path, reading, read_index(path), known, holds_tags)

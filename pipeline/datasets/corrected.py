@@ -30,7 +30,7 @@ class Corrections:
         error: why they cannot be known; keys that depend on them raise it.
     """
 
-    tags: Mapping[str, Labels] = field(default_factory=dict)
+    tags: dict[str, Labels] | ByName[Labels] = field(default_factory=dict)
     file: str = ""
     date: str = ""
     masks: Mapping[str, LabelImage | Drawing] = field(default_factory=dict)
@@ -73,7 +73,7 @@ class Corrections:
                     f" {self.file}: correct tags.corrections or masks.corrections"
                 )
         files = " and ".join(each.file for each in (table, self) if each.tags)
-        date, tags = max(table.date, self.date), ByName({**table.tags, **self.tags})
+        date, tags = max(table.date, self.date), table.tags | self.tags
         return Corrections(tags, files, date, error=self.error)
 
     def apply(self, image_id: str, found: Sequence[int]) -> dict[str, list[int]]:
