@@ -152,7 +152,7 @@ class DenseMaskOptions(MaskOptions):
         min_area: classes that cover at most this share of an image's foreground are removed.
         pamr_iterations: iterations of PAMR, which refines similarities; 0 leaves it out.
         pamr_dilations: distances of the neighbours in PAMR, in pixels.
-        beta: not used, because the names decide whether there is a background.
+        beta: only later rounds use it, since the names decide whether there is a background.
     """
 
     names: str | None = None
