@@ -116,7 +116,7 @@ def fetch_coco(
         raise UserError(
             "segmenter.pretrained=coco is for a plain ResNet-50 or ResNet-101 of full width, not"
             f" for this {type(backbone).__name__}: choose segmenter.pretrained=imagenet, or"
-            " segmenter.overrides.backbone.type=ResNet"
+            " ++segmenter.overrides.backbone.type=ResNet"
         )
     url = get_model_weights(f"deeplabv3_{name}").COCO_WITH_VOC_LABELS_V1.url
     return _fetch(url, "coco", download)
