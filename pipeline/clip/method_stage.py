@@ -20,7 +20,7 @@ from pipeline.engine.sample import Images, Sample, find_file
 from pipeline.engine.stage import Folders, Item, PerImage
 from pipeline.errors import ImageError, UserError, refusing_exit
 from pipeline.files.atomic import cannot_write
-from pipeline.files.fingerprints import fingerprint_image
+from pipeline.files.fingerprints import fingerprint_cached
 from pipeline.files.text import given_folder, last_names
 
 TOLERANCE = 1e-3
@@ -151,7 +151,7 @@ class MethodStage(PerImage):
         except ImageError:
             self.check()  # the whole folder may have gone
             raise
-        return replace(item.reading({"regions": fingerprint_image(path)}), regions=path)
+        return replace(item.reading({"regions": fingerprint_cached(path)}), regions=path)
 
     @property
     def chosen(self) -> str:

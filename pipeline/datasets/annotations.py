@@ -23,7 +23,7 @@ from pipeline.datasets.mask_images import Reading, refuse_parts_of_masks
 from pipeline.datasets.score_tables import read_table
 from pipeline.engine.sample import ByName, Labels, Size, ids_below
 from pipeline.errors import ImageError, NoEntry, UserError, shown
-from pipeline.files.fingerprints import fingerprint, fingerprint_image
+from pipeline.files.fingerprints import fingerprint, fingerprint_cached
 from pipeline.files.label_images import IGNORE, refuse_brush_masks
 from pipeline.files.text import given_path
 
@@ -42,7 +42,7 @@ class LabelImage:
     @cached_property
     def content(self) -> str:
         """The fingerprint of the file; raises an OSError."""
-        return fingerprint_image(self.path)
+        return fingerprint_cached(self.path)
 
     @property
     def painted(self) -> str:

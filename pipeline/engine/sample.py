@@ -12,7 +12,7 @@ from unicodedata import normalize
 import numpy as np
 
 from pipeline.errors import ImageError, NoEntry, UserError, check_choice, shown
-from pipeline.files.fingerprints import fingerprint, fingerprint_image
+from pipeline.files.fingerprints import fingerprint, fingerprint_cached
 from pipeline.files.images import decode_image, limit_longest_side
 from pipeline.files.label_images import IGNORE
 
@@ -147,7 +147,7 @@ def contents(samples: Iterable[Sample]) -> dict[str, str]:
 def content_of(path: Path) -> str:
     """Returns the fingerprint of a file's content; "" for a file that cannot be read."""
     try:
-        return fingerprint_image(path)
+        return fingerprint_cached(path)
     except (OSError, ValueError):
         return ""
 

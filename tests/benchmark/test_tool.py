@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -11,6 +12,8 @@ from pipeline.configuration.registry import methods
 from tests import REPOSITORY
 from tests.methods import dense_method
 from tests.small_runs import Finished
+from tools.benchmark import bank as section_of_bank
+from tools.benchmark.photographs import random_tower
 
 
 @pytest.fixture
@@ -51,6 +54,23 @@ def test_a_section_tells_what_it_measured(section, names, benchmark, monkeypatch
     for name, value in SMALL.items():
         monkeypatch.setattr(f"tools.benchmark.{name}", value)
     assert table(benchmark("--sections", *section.split())).keys() >= {*names}
+
+
+@pytest.mark.large
+def test_parts_of_a_picture_of_a_bank_are_measured(benchmark, monkeypatch):
+    for name, value in {"_SIZE": (400, 300), "_BANKS": (500, 700)}.items():
+        monkeypatch.setattr(section_of_bank, name, value)
+
+    def small(release):
+        dimensions = release.dimensions._replace(depth=2, native_size=64)
+        return random_tower(replace(release, heads=1, dimensions=dimensions))
+
+    monkeypatch.setattr(section_of_bank, "random_tower", small)
+    rows = table(benchmark("--sections", "bank", "--repeats", "2"))
+    seconds = {name: float(cells[0]) for name, cells in rows.items() if cells[0][0].isdecimal()}
+    *parts, whole, _, _ = seconds.values()
+    assert [*seconds][:4] == [*section_of_bank._PARTS.values()] and min(parts) >= 0
+    assert 0 < sum(parts) <= 1.1 * whole and "a search among 700 regions" in seconds
 
 
 def test_other_cams_are_held_against_clip_es(benchmark):

@@ -469,7 +469,7 @@ def test_the_list_shows_everything_with_sizes_and_licences(capsys):
         assert f"    {path.stem}  " in printed or path.stem in ("demo", "file", "hugging_face")
     assert "vit_b16  ViT-B-16-quickgelu  about 350.8 MB  licence: MIT" in printed
     assert "vit_b16_laion2b  ViT-B-16  about 599.0 MB  licence: MIT" in printed
-    assert printed.count("unknown size") == 2  # COCO-Stuff's maps, and Pascal Context's JSON
+    assert printed.count("unknown size") == 1  # Pascal Context's JSON
     assert "dataset=context60 dataset.root=DIR  1.3 GB and more" in printed
 
 

@@ -25,7 +25,7 @@ from tests.docs.workspace import words_of_each
 
 _METAVAR = re.compile(r"[{…$%]|^$|^\[?[A-Z_0-9]+\]?$|\.\.\.")
 _OVERRIDE = re.compile(
-    r"(?<![\w./{}$\-\[<\"'=(])(\{[^{}]*\}(?:\.[a-z_]+)+|[a-z_]+(?:\.[a-z_0-9]+)*)"
+    r"(?<![\w./{}$\-\[<\"'=(])(\{[^{}]*\}(?:\.[a-z_]+)+|(?:\+\+)?[a-z_]+(?:\.[a-z_0-9]+)*)"
     r"=(\[[^\]]*\]|\{[^{}]*\}|'[^']*'|[^\s,;:)`}\]\"'?]*)"
 )
 _OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+(?![\w-])")
@@ -65,7 +65,7 @@ def unknown_settings(form: Form, known_keys: set[str]) -> list[str]:
         if not any(known.endswith(key.removeprefix("{}")) for known in known_keys if key[0] == "{")
         and key not in {*known_keys, *groups, *OTHERS}
         and not any(part in key for part in (".overrides.", ".cluster."))
-    ]
+    ] + [key for key in given if ".overrides." in key and not key.startswith("++")]
 
 
 def test_settings_within_messages_exist(known_keys):
@@ -89,7 +89,7 @@ def refusal(key: str, value: str, known_keys: set[str]) -> str:
         having = sorted(known for known in known_keys if known.endswith(key.partition("}")[2]))
         refusals = [refusal(known, value, known_keys) for known in having]
         return next(iter(refusals), "no such setting") if all(refusals) else ""
-    group, said = key.partition(".")[0], ""
+    group, said = key.lstrip("+").partition(".")[0], ""
     names = [m.name for m in methods(group) if f"{key}." in keys_of(m.settings, group)]
     names = names or choices().get(group, ())
     for chosen in ([], *([f"{group}={name}"] for name in sorted(names) if "." in key)):
@@ -149,6 +149,7 @@ def test_options_files_and_packages_within_messages_exist():
         *("give {prefix}.croof=null", "choose masks=crff", "give tags.standardise=[clas]"),
         *("with tags.alpha=two {more}", "run stage=tagz first", "run stage=[tags,maskz] first"),
         *("leave --imagez out", "run python tools/predct.py", "run pip install gradioo, or none"),
+        "or segmenter.overrides.backbone.type=ResNet",
         *("install '.[ap]'", "see docs/add-a-methd.md", "give {prefix}.reidentify=maybe"),
     ],
 )
