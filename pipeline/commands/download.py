@@ -65,7 +65,7 @@ def run(arguments: Sequence[str]) -> None:
                 tasks.append(task)
                 named.setdefault(key, set()).add(path)
             else:
-                print(f"{task.source.name}  {size_text(task.source.about)}, missing")
+                print(f"{task.source.name}  {size_text(task.source.stated)}, missing")
                 print(f"    licence: {task.licence}\n    {task.source.urls[0]}")
                 lacking.append(run_of_job)
     if options.dry_run or any(config.dry_run for config in configs):
@@ -169,7 +169,7 @@ def _lists(settings: DatasetSettings) -> Iterator[DownloadTask]:
 
 def _print_list() -> None:
     for name, download in sources.read_downloads().items():
-        sizes = [each.source.size or each.source.about for each in download.needed([])]
+        sizes = [each.source.stated for each in download.needed([])]
         more = " and more" if None in sizes and any(sizes) else ""
         total = size_text(sum(filter(None, sizes)) or None) + more
         title = f"dataset={name} {_ROOT}=DIR" if download.key == _ROOT else f"{download.key}=DIR"
@@ -177,8 +177,7 @@ def _print_list() -> None:
         for archive in download.archives:
             source, splits = archive.source, ", ".join(archive.splits) or "every split"
             checked = f"{source.algorithm or 'no checksum'}: {archive.published}"
-            size = size_text(source.size or source.about)
-            print(f"    {source.name}  {size}  {splits}  ({checked})")
+            print(f"    {source.name}  {size_text(source.stated)}  {splits}  ({checked})")
     lists, licence = sources.read_lists()
     print(f"dataset.image_list=imageset/NAME  licence: {licence}; no checksum is published")
     print(f"    {', '.join(lists)}")

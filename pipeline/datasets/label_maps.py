@@ -42,7 +42,7 @@ def load_ade20k(settings: LabelMapSettings) -> Dataset[Vocabulary]:
 def load_cityscapes(settings: LabelMapSettings) -> Dataset[Vocabulary]:
     """Reads the splits of Cityscapes: ``leftImg8bit/<split>/<city>`` and labelIds in ``gtFine``.
 
-    An image is named by its path below the split. Those of "test" have no ground truth.
+    An image is named by its path below the split. Images of "test" have no ground truth.
     """
     root = find_root(settings, "root", "leftImg8bit")
     reading = _reading(settings)

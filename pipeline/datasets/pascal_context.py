@@ -25,7 +25,7 @@ _CATEGORIES = (
 def find_annotations(settings: ContextSettings) -> Path | None:
     """Returns the JSON of the masks, which may be missing; none where there are PNGs instead.
 
-    By default it lies beside the images. Raises a UserError if there are no images.
+    By default the file is beside the images. Raises a UserError if there are no images.
     """
     if settings.annotations is not None:
         return given_path(settings.annotations, "dataset.annotations").absolute()

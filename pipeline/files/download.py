@@ -55,6 +55,11 @@ class Source:
     is_optional: bool = False
     about: int | None = None
 
+    @property
+    def stated(self) -> int | None:
+        """The size to show, exact or rounded; none if it is unknown."""
+        return self.size or self.about
+
 
 def source_at(url: str) -> Source:
     """Returns the file at an address; torchvision's and OpenAI's hold its SHA-256, or a part.

@@ -178,7 +178,7 @@ class TimmMaps(NamedTuple):
 def timm_maps(name: str) -> TimmMaps:
     """Describes the feature maps of a network of timm.
 
-    Raises a UserError if timm has no such network, or the network returns no feature maps.
+    Raises a UserError if timm does not know the name, or its network returns no feature maps.
     """
     import timm  # takes seconds
 

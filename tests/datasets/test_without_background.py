@@ -1,4 +1,4 @@
-"""Data sets whose ground truth has no background: no mask of theirs has one, and no measurement."""
+"""On data sets without a background, neither masks nor measurements have one."""
 
 from __future__ import annotations
 
