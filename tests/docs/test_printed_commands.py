@@ -504,7 +504,7 @@ def test_the_app_shows_a_command(world, tiny_checkpoint, type_line):
 
     own = world.given[5:]
     chosen = Names("file", {}, [f"clip.checkpoint={tiny_checkpoint}", *own], 0.3)
-    folder = Folder(chosen, str(world.photographs), 5, None, world.out)
+    folder = Folder(chosen, str(world.photographs), 5, world.out)
     type_line(folder.told("cat\nperson\nrocket\ncup", "wall", 0.3, "Masks"))
 
 
