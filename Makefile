@@ -170,11 +170,10 @@ remedies: $(VENV)/installed
 	done
 	$(RUN) tools/make_tables.py --study remedies
 
-# Tables of networks, losses and rounds on the demo: under half an hour on two cores.
+# Tables of networks, noisy masks and rounds on the demo: under half an hour on two cores.
 segmenters: $(VENV)/installed
 	$(RUN) tools/run_stage.py experiment=segmenters
 	$(RUN) tools/run_stage.py experiment=noisy_masks
-	$(RUN) tools/run_stage.py experiment=noisy_masks segmenter.loss=balanced
 	$(RUN) tools/run_stage.py experiment=noisy_masks masks=crf_confident
 	$(RUN) tools/make_tables.py --study segmenters
 	$(RUN) tools/make_tables.py --study noisy_masks

@@ -246,7 +246,7 @@ class Trial:
         is_named = str(self.folder) in offered or "is for registered users" in offered
         assert not empty or is_named, "no archive is offered"
         clips = {fact for fact in preset.facts if fact.startswith("clip=")} - {"clip=demo"}
-        assert not clips or "  missing\n" in offered, "no weights are offered"
+        assert not clips or ", missing\n" in offered, "no weights are offered"
         given = [*preset.words, *(f"dataset.{key}={path}" for key, path in settings.items())]
         given += [f"output_dir={self.folder / 'out'}", "dataset.limit=2", "runtime.workers=1"]
         (self.plan_whole if preset.name.startswith("clip=") else self.run_twice)(given)

@@ -163,7 +163,8 @@ def test_a_folder_of_several_machines_says_so(made, opened, tmp_path, capsys):
     )
     capsys.readouterr()
     run_stage.run(["stage=status", f"output_dir={tmp_path}"])
-    assert f"note: {said}\n" in capsys.readouterr().out
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    assert f"note: {said}" in notes and len(notes) == 2, "that on both folders of tags, once"
     assert said in (tmp_path / "report.html").read_text()
     compare.run([str(tmp_path), str(made["amx"]), f"--output={tmp_path / 'page.html'}"])
     for text in (capsys.readouterr().out, (tmp_path / "page.html").read_text()):

@@ -2,7 +2,6 @@
 
 python tools/make_tables.py                             all tables, to outputs/tables.md
 python tools/make_tables.py RESULTS                     also with what was measured below RESULTS
-python tools/make_tables.py --check                     are the published figures reproduced?
 python tools/make_tables.py --study NAME                one experiment's settings and figures
 """
 

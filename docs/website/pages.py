@@ -56,7 +56,7 @@ NAVIGATION = {
     ],
     "Operate": ["docs/speed", "docs/clusters", "docs/reliability"],
     "Extend": ["docs/add-a-method", "docs/add-a-dataset", "docs/contributing"],
-    "Reference": ["docs/settings", "docs/presets", "docs/reference/index"],
+    "Reference": ["docs/settings", "docs/presets", "docs/changes", "docs/reference/index"],
 }
 """The captions of the navigation, and the pages below each; every page is in it."""
 

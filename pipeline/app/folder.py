@@ -173,19 +173,37 @@ class Folder:
         tab.select(None, js="() => catchUp('look')")
         with gr.Row():
             value = self._names.min_score
-            kind = {"elem_id": "folder_min_score", "scale": 3, "min_width": 320}
-            min_score = gr.Slider(**SLIDER, value=value, **kind)
+            min_score = gr.Slider(
+                **SLIDER, value=value, elem_id="folder_min_score", scale=3, min_width=320
+            )
             info = f"Of {len(self._ids):,}, spread over all sub-folders."
-            kind = {"label": "Photographs to look at", "precision": 0, "elem_id": "folder_limit"}
-            limit = gr.Number(value=self._limit, info=info, **kind)
+            limit = gr.Number(
+                value=self._limit,
+                info=info,
+                label="Photographs to look at",
+                precision=0,
+                elem_id="folder_limit",
+            )
         button = gr.Button("Look at the photographs", variant="primary", elem_id="look")
         status = gr.Markdown(self._about(self._ids[: self._limit]), elem_id="folder_status")
         with gr.Row(equal_height=True):
-            kind = {"elem_id": "command", "scale": 8, "min_width": 320, "interactive": False}
-            told = gr.Textbox(label="The run with these names", buttons=["copy"], **kind)
+            told = gr.Textbox(
+                label="The run with these names",
+                buttons=["copy"],
+                elem_id="command",
+                scale=8,
+                min_width=320,
+                interactive=False,
+            )
             is_fixed = any(word.startswith("stage=") for word in self._names.overrides)
-            kind = {"elem_id": "end", "scale": 3, "visible": not is_fixed}
-            end = gr.Radio(_ENDS, value=_ENDS[-1], label="It computes", **kind)
+            end = gr.Radio(
+                _ENDS,
+                value=_ENDS[-1],
+                label="It computes",
+                elem_id="end",
+                scale=3,
+                visible=not is_fixed,
+            )
             run = gr.Button("Run", min_width=90, elem_id="run", interactive=False)
         gr.Markdown(_ABOUT_COMMAND)
         gr.HTML('<p class="ours" id="run_status" role="status"></p>')

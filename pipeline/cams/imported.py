@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.cams.stage import CamStage
 from pipeline.clip.dimensions import patch_grid
-from pipeline.engine.sample import Sample, file_of, ids_below
+from pipeline.engine.sample import Sample, find_file
 from pipeline.engine.stage import Computed, Decoded, Folders, Item
 from pipeline.errors import ImageError, NoEntry
 from pipeline.files.fingerprints import fingerprint_file
@@ -39,9 +39,11 @@ class ImportedCams(CamStage):
 
     def item(self, sample: Sample, folders: Folders) -> Item:
         """Returns an image with its file; a NoEntry without it, a UserError without the folder."""
-        if not (path := file_of(self._path, sample.id, ".npy")).is_file():
+        try:
+            path = find_file(self._path, sample.id, "CAMs", ".npy")
+        except NoEntry:
             self.check()
-            raise NoEntry(f"has no CAMs: {path} is missing", ids_below(self._path, ".npy"))
+            raise
         return super().item(sample, folders).reading({"given": fingerprint_file(path)}, path)
 
     def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:

@@ -1,14 +1,12 @@
 """The settings of imported CAMs; those of CAM methods that use CLIP stand in ``dense``."""
 
 from dataclasses import dataclass
-from functools import partial
 
 from omegaconf import MISSING
 
 from pipeline.clip.settings import CamOptions
 from pipeline.configuration.registry import register
 from pipeline.configuration.settings import setting
-from pipeline.files.text import last_names
 
 
 @dataclass
@@ -21,7 +19,7 @@ class CamFileOptions(CamOptions):
             a ViT-B/16, whose masks are 2 points of mIoU worse on the demo.
     """
 
-    path: str = setting(MISSING, in_key=partial(last_names, name="cams.path"))
+    path: str = setting(MISSING, is_path=True)
     cell_size: int = setting(4, at_least=1)
 
 

@@ -155,8 +155,7 @@ class FrozenClip:
 
         origin = self.origin
         tower = (self.fingerprint, self.model, origin.pretraining.quick_gelu, origin.source)
-        parts = ["halves"] if origin.joins_patches else []
-        key = fingerprint(TEXT_ALGORITHM, *tower, every, prompts, *parts)
+        key = fingerprint(TEXT_ALGORITHM, *tower, every, prompts)
         array = make() if self.root is None else Store(self.root).array(key, make, *about)
         # A copy in memory of torch's own: the last digits of products depend on how their factors
         # are aligned, and NumPy's are aligned in various ways.

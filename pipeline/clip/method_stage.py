@@ -13,14 +13,14 @@ from pipeline.clip.settings import MethodOptions
 from pipeline.configuration.registry import TEMPLATES, method_of, templates_in_key
 from pipeline.configuration.settings import joined, key_facts, plain, rule_of
 from pipeline.datasets.annotations import Annotations
-from pipeline.datasets.regions import SLIC, RegionSettings, find_regions
+from pipeline.datasets.regions import SLIC, SUFFIXES, RegionSettings
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.engine.records import BATCH
-from pipeline.engine.sample import Images, Sample
+from pipeline.engine.sample import Images, Sample, find_file
 from pipeline.engine.stage import Folders, Item, PerImage
 from pipeline.errors import ImageError, UserError, refusing_exit
 from pipeline.files.atomic import cannot_write
-from pipeline.files.fingerprints import fingerprint_image
+from pipeline.files.fingerprints import fingerprint_cached
 from pipeline.files.text import given_folder, last_names
 
 TOLERANCE = 1e-3
@@ -147,11 +147,11 @@ class MethodStage(PerImage):
         if self.region_folder is None:
             return item
         try:
-            path = find_regions(self.region_folder, sample)
+            path = find_file(self.region_folder, sample.id, "regions", *SUFFIXES)
         except ImageError:
             self.check()  # the whole folder may have gone
             raise
-        return replace(item.reading({"regions": fingerprint_image(path)}), regions=path)
+        return replace(item.reading({"regions": fingerprint_cached(path)}), regions=path)
 
     @property
     def chosen(self) -> str:

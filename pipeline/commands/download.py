@@ -54,35 +54,35 @@ def run(arguments: Sequence[str]) -> None:
     as_files = options.output is not None
     output = given_path(options.output or ".", "--output").absolute()
     tasks = [DownloadTask(s, output / s.name, "see its page") for s in map(source_at, urls)]
-    lacking, named = [], {}
+    lacking, named, failures = [], {}, []
     for config in configs:
         tasks += [*_archives(config.dataset), *_lists(config.dataset)]
         config.runtime.device = "cpu"  # a GPU may be elsewhere
         run_of_job = Builder(config, build_vocabulary(config.dataset)), requested_stages(config)
-        missing = missing_weights(*run_of_job, everything=as_files)
+        missing = missing_weights(*run_of_job, everything=as_files, failures=failures)
         for key, path, task in _weights(config, missing, output):
             if as_files:
                 tasks.append(task)
                 named.setdefault(key, set()).add(path)
             else:
-                print(f"{task.source.name}  missing\n    licence: {task.licence}")
-                print(f"    {task.source.urls[0]}")
+                print(f"{task.source.name}  {size_text(task.source.stated)}, missing")
+                print(f"    licence: {task.licence}\n    {task.source.urls[0]}")
                 lacking.append(run_of_job)
     if options.dry_run or any(config.dry_run for config in configs):
         for task in dict.fromkeys(tasks):
             print(task.describe())
-        return
+        tasks, lacking, named, settings = [], [], {}, []
     wait = configs[-1].runtime.wait if configs else 0.0
     steps = [partial(obtain, task, wait) for task in dict.fromkeys(tasks)]
-    steps += [partial(missing_weights, *run_of_job, download=True) for run_of_job in lacking]
-    failures = []
+    fetch = partial(missing_weights, download=True, failures=failures)
+    steps += [partial(fetch, *run_of_job) for run_of_job in lacking]
     for step in steps:
         try:
             step()
         except UserError as error:  # the address of one does not stop the others
             failures.append(str(error))
     if failures:
-        raise UserError("; ".join(failures))
+        raise UserError("; ".join(dict.fromkeys(failures)))
     if any(len(paths) > 1 for paths in named.values()):
         print("the jobs read different files: give each its own, as in clip.checkpoint=PATH")
     elif settings:
@@ -110,18 +110,17 @@ def _weights(
     config: Config, missing: Mapping[str, Source], folder: Path
 ) -> Iterator[tuple[str, Path, DownloadTask]]:
     """Yields weights as files in a folder, each after the setting that then names it, and how."""
-    weights = config.clip.pretrained or config.clip.model
+    clip = config.clip
+    weights = clip.pretrained or clip.model
     for key, source in missing.items():
-        licence, path = "see its page", folder / source.name
-        if key.startswith("clip.checkpoint"):
-            licence = sources.find_licence(weights)
-        elif key.endswith(".checkpoint"):
-            licence = sources.find_licence(PurePosixPath(source.name).stem)
+        of = weights if key.startswith("clip.") else PurePosixPath(source.name).stem
+        model = clip.model if key == "clip.checkpoint" else ""  # else of one of its files
+        size = sources.find_size(model, clip.pretrained or "", source.urls[0])
+        path = file = folder / source.name
         if key.startswith("clip.checkpoint."):  # of a folder that holds them all
-            model = folder / re.sub(r"[^\w-]+", "_", weights)
-            yield "clip.checkpoint", model, DownloadTask(source, model / source.name, licence)
-        else:
-            yield key, path, DownloadTask(source, path, licence)
+            key, path = "clip.checkpoint", folder / re.sub(r"[^\w-]+", "_", weights)
+            file = path / source.name
+        yield key, path, DownloadTask(replace(source, about=size), file, sources.find_licence(of))
 
 
 def _archives(settings: DatasetSettings) -> Iterator[DownloadTask]:
@@ -170,7 +169,7 @@ def _lists(settings: DatasetSettings) -> Iterator[DownloadTask]:
 
 def _print_list() -> None:
     for name, download in sources.read_downloads().items():
-        sizes = [archive.source.size for archive in download.needed([])]
+        sizes = [each.source.stated for each in download.needed([])]
         more = " and more" if None in sizes and any(sizes) else ""
         total = size_text(sum(filter(None, sizes)) or None) + more
         title = f"dataset={name} {_ROOT}=DIR" if download.key == _ROOT else f"{download.key}=DIR"
@@ -178,7 +177,7 @@ def _print_list() -> None:
         for archive in download.archives:
             source, splits = archive.source, ", ".join(archive.splits) or "every split"
             checked = f"{source.algorithm or 'no checksum'}: {archive.published}"
-            print(f"    {source.name}  {size_text(source.size)}  {splits}  ({checked})")
+            print(f"    {source.name}  {size_text(source.stated)}  {splits}  ({checked})")
     lists, licence = sources.read_lists()
     print(f"dataset.image_list=imageset/NAME  licence: {licence}; no checksum is published")
     print(f"    {', '.join(lists)}")

@@ -7,7 +7,6 @@ from pipeline.commands.command_line import Parser, print_notes
 from pipeline.configuration.plugins import import_plugins
 from pipeline.errors import UserError
 from pipeline.files.own_files import OwnFiles
-from pipeline.report.tables.check import write_check
 from pipeline.report.tables.comparison import write_comparison
 from pipeline.report.tables.eight import write_eight
 from pipeline.report.tables.leaderboard import write_leaderboard
@@ -33,7 +32,6 @@ def run(arguments: Sequence[str]) -> None:
     places = f"more result folders, or {METRICS} files ({OUTPUTS}/ is always included)"
     parser.add_argument("places", nargs="*", type=Path, metavar="PATH", help=places)
     mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("--check", action="store_true", help="compare with published results")
     mode.add_argument("--study", metavar="NAME", help="write only the table of this experiment")
     leaderboard = "write only a ranking of combinations of methods on the same images"
     mode.add_argument("--leaderboard", action="store_true", help=leaderboard)
@@ -51,10 +49,8 @@ def run(arguments: Sequence[str]) -> None:
     runs, problems = read_runs(find_files([*filter(Path.is_dir, [OUTPUTS]), *options.places]))
     print_notes(problems)
     import_plugins([])
-    output, too_far = options.output, ""
-    if options.check:
-        text, too_far = write_check(runs)
-    elif options.leaderboard:
+    output = options.output
+    if options.leaderboard:
         text = write_leaderboard(runs, splits)
     elif options.eight:
         text = write_eight(runs)
@@ -67,5 +63,3 @@ def run(arguments: Sequence[str]) -> None:
     if output is not None:
         OwnFiles(output.parent, "make_tables.py").write(output, text)
     print(text, end="" if output is None else f"\nwritten to {output}\n")
-    if too_far:
-        raise UserError(too_far)

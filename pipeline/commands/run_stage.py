@@ -59,7 +59,8 @@ def _show_status(config: DictConfig, given: Sequence[str]) -> None:
     folders, console = Store(root).folders(), Console(soft_wrap=True, markup=False)
     if folders:
         Console(width=max(console.width, 160)).print(status_table(root, folders))
-        for text in filter(None, (describe_ways(Results(path)) for path, _ in folders)):
+        said = (describe_ways(Results(path)) for path, _ in folders)
+        for text in dict.fromkeys(filter(None, said)):
             console.print(f"note: {text}", highlight=False)
     else:
         given_in = (name for name in ("masks", "cams") if "path" in config[name])

@@ -166,8 +166,9 @@ def show_plan(pipeline: Pipeline, requested: Sequence[str], console: Console) ->
                 of = {"clip": "CLIP", "segmenter": "network"}
                 what = of.get(key.partition(".")[0], "second backbone")
                 model = clip.model if what == "CLIP" else ""
-                sizes[what] = find_size(model, clip.pretrained or "", source.urls[0])
-            said = ", ".join(f"{what}: {size_text(size)}" for what, size in sizes.items())
+                size = size_text(find_size(model, clip.pretrained or "", source.urls[0]))
+                sizes.setdefault(what, {})[model or source.urls[0]] = size  # CLIP's of all files
+            said = ", ".join(f"{what}: {' and '.join(s.values())}" for what, s in sizes.items())
             print_notes([f"the run first downloads the weights {named(missing.values())} ({said})"])
         if any(row.stage == "segmenter" and row.to_compute for row in planned):
             print_notes([f"the network is {pipeline.builder.config.segmenter.name}"])

@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args, get_type_hints
 
 from pipeline.errors import UserError, check_choice, shown
+from pipeline.files.text import last_names
 
 _RULE = "rule"
 
 ABSENT = object()
-"""In place of a default that was added later, so that older results stay."""
+"""In place of what a key does not hold."""
 
 REQUIRED = "???"
 """The value of a field without a default; :data:`omegaconf.MISSING`."""
@@ -47,9 +48,9 @@ class Rule:
         lengths: the numbers of values that a list may have.
         file_values: of a setting that can name code, an address or a command, a regular expression
             of the values that a file of settings may give; only the command line gives others.
-        is_path: whether a text is the path of a file or folder.
-        in_key: what the key holds in place of a value, such as the last names of a path; nothing
-            for :data:`ABSENT`.
+        is_path: whether a text is the path of a file or folder, of which the key holds the last
+            names.
+        in_key: what the key holds in place of a value; nothing for :data:`ABSENT`.
     """
 
     changes: Literal["result", "rounding", "images", "figures", "nothing"] = "result"
@@ -205,6 +206,8 @@ def key_facts(
     for declared in dataclasses.fields(settings):
         rule, value = rule_of(declared), getattr(settings, declared.name)
         value = rule.in_key(value) if rule.in_key else value
+        if rule.is_path and isinstance(value, str):
+            value = last_names(value, declared.name)
         if rule.changes in what and declared.name not in without and value is not ABSENT:
             found[declared.name] = plain(value)
     return found

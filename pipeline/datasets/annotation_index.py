@@ -24,6 +24,7 @@ from pipeline.datasets.instances import (
     stated_size,
 )
 from pipeline.engine.progress import track
+from pipeline.engine.sample import ids_below
 from pipeline.errors import UserError, shown
 from pipeline.files.fingerprints import fingerprint
 from pipeline.files.journal import without_collection
@@ -144,9 +145,8 @@ def read_index(path: Path) -> AnnotationIndex:
     """
     if path.is_dir():
         index = AnnotationIndex(LABELME)
-        for file in sorted(path.rglob("*.json")):
-            name = file.relative_to(path).with_suffix("").as_posix()
-            index.add_image(name, lambda file=file: labelme_entry(load_json(file)))
+        for name in ids_below(path, ".json"):
+            index.add_image(name, lambda name=name: labelme_entry(load_json(path / f"{name}.json")))
         return index
     with without_collection():  # which takes half the time
         return _read_file(path)

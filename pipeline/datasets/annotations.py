@@ -1,8 +1,7 @@
 """Masks and tags that people or other programs made: one interface to all forms of files."""
 
 import os
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -22,9 +21,9 @@ from pipeline.datasets.annotation_index import (
 from pipeline.datasets.instances import draw
 from pipeline.datasets.mask_images import Reading, refuse_parts_of_masks
 from pipeline.datasets.score_tables import read_table
-from pipeline.engine.sample import Labels, Size, file_of, ids_below, spellings
+from pipeline.engine.sample import ByName, Labels, Size, ids_below
 from pipeline.errors import ImageError, NoEntry, UserError, shown
-from pipeline.files.fingerprints import fingerprint, fingerprint_image
+from pipeline.files.fingerprints import fingerprint, fingerprint_cached
 from pipeline.files.label_images import IGNORE, refuse_brush_masks
 from pipeline.files.text import given_path
 
@@ -43,7 +42,7 @@ class LabelImage:
     @cached_property
     def content(self) -> str:
         """The fingerprint of the file; raises an OSError."""
-        return fingerprint_image(self.path)
+        return fingerprint_cached(self.path)
 
     @property
     def painted(self) -> str:
@@ -152,16 +151,21 @@ class LabelImages:
     notes: Sequence[str] = ()
 
     @cached_property
-    def entries(self) -> Mapping[str, Sequence[str]]:
-        """Id of an image → its name below the folder."""
-        return {image_id: [image_id] for image_id in ids_below(self.path, ".png")}
+    def entries(self) -> ByName[list[str]]:
+        """Id of an image → its names below the folder."""
+        found = ByName[list[str]]()
+        for name in ids_below(self.path, ".png"):
+            found.setdefault(name, []).append(name)
+        return found
 
     def find(self, image_id: str) -> LabelImage:
-        """Returns the PNG of an image; raises a NoEntry if there is none."""
-        path = file_of(self.path, image_id, ".png")
-        if not os.path.lexists(path):  # what is there and is not a file is damaged
-            raise NoEntry(f"has no mask: {path} is missing", ids_below(self.path, ".png"))
-        return LabelImage(path, self.reading)
+        """Returns the PNG of an image; raises a NoEntry if there is none, a UserError if two."""
+        if image_id not in self.entries:
+            raise NoEntry(f"has no mask: {self.path / image_id}.png is missing", self.entries)
+        name, *others = self.entries[image_id]
+        if others:
+            raise UserError(f"{self.path} holds two masks of image {shown(image_id)}: remove one")
+        return LabelImage(self.path / f"{name}.png", self.reading)
 
 
 @dataclass(frozen=True)
@@ -195,31 +199,27 @@ class Drawings:
         return found
 
     @cached_property
-    def entries(self) -> Mapping[str, Sequence[str]]:
+    def entries(self) -> ByName[list[str]]:
         """Id of an image → its names in the file.
 
         Label Studio's may begin with folders that are not those of the images: such a name is that
         of the longest id that it ends with.
         """
-        if self.index.form != LABEL_STUDIO:
-            return {name: [name] for name in self.index.rows}
-        found = defaultdict[str, list[str]](list)
-        known = {name for image_id in self.known for name in spellings(image_id)}
+        found, known = ByName[list[str]](), ByName.fromkeys(self.known)
         for name in self.index.rows:
-            parts = name.split("/")
+            parts = name.split("/") if self.index.form == LABEL_STUDIO else [name]
             ends = ("/".join(parts[start:]) for start in range(len(parts)))
-            found[next((end for end in ends if end in known), name)].append(name)
-        return dict(found)
+            found.setdefault(next((end for end in ends if end in known), name), []).append(name)
+        return found
 
     def find(self, image_id: str) -> Drawing:
         """Returns the instances of an image; raises a NoEntry if the file does not list them."""
-        entries, rows, path = self.entries, self.index.rows, self.path
-        names = next((entries[n] for n in spellings(image_id) if n in entries), [image_id])
-        if names[0] not in rows:
-            raise NoEntry(f"has no entry in {path}", rows)
-        row = rows[names[0]]
+        names, path = self.entries.get(image_id), self.path
+        if names is None:
+            raise NoEntry(f"has no entry in {path}", self.entries)
+        row = self.index.rows[names[0]]
         if row.undrawn and not self.holds_tags:
-            raise NoEntry(f"has no mask in {path}, which has {row.undrawn}", rows)
+            raise NoEntry(f"has no mask in {path}, which has {row.undrawn}", self.entries)
         if len(names) > 1:
             row = replace(row, problem=f"has several entries of it, such as {shown(names[1])}")
         if self.index.form == LABELME:
@@ -271,7 +271,7 @@ def open_annotations(
             " or labelme"
         )
     if holds_tags and path.suffix.lower() == ".csv":
-        ids = {*known}.difference(files)  # a file of that name comes first
+        ids = ByName.fromkeys({*known}.difference(files))  # a file of that name comes first
         return Drawings(path, reading, read_table(path, key, ids), known, holds_tags)
     if holds_tags or not path.is_dir() or holds_labelme(path):
         return Drawings(path, reading, read_index(path), known, holds_tags)
@@ -285,5 +285,5 @@ def refuse_brush(annotations: Annotations, ids: Iterable[str], key: str) -> None
     if isinstance(annotations, LabelImages) and reading.values is None and not reading.by_colour:
         values = f"{key.partition('.')[0]}.values"
         remedy = f"if so, give {values}=[255]; if not, {values}=[1]"
-        masks = (annotations.path / f"{image_id}.png" for image_id in ids)
+        masks = (annotations.find(each).path for each in ids if each in annotations.entries)
         refuse_brush_masks(masks, f"{key}={annotations.path}", remedy)

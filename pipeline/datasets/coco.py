@@ -79,18 +79,15 @@ def _read_instances(
                 f" {len(labels)} categories as dataset.annotated_as, in the order of the classes"
             )
         samples = []
-        for image_id in sorted(coco.getImgIds()):
-            record, annotations = coco.imgs[image_id], coco.imgToAnns.get(image_id, ())
-            name, height, width = described(record)
-            if not all(isinstance(a["area"], int | float) for a in annotations):
-                raise ValueError("an area that is not a number")
-            instances = tuple(
-                (labels[a["category_id"]], bool(a.get("iscrowd")), a["area"], a["segmentation"])
-                for a in annotations
-            )
-            mask = InstanceMask(name.stem, height, width, instances, max_pixels)
-            classes = tuple(sorted({label - 1 for label, *_ in instances}))
-            samples.append(Sample(name.stem, images / name, mask, classes))
+        for number in sorted(coco.getImgIds()):
+            name, height, width = described(coco.imgs[number])
+            image_id, annotations = name.with_suffix("").as_posix(), coco.imgToAnns.get(number, ())
+            # Smaller objects cover larger ones, as a cup on a table; crowds are below all others.
+            drawn = sorted(annotations, key=lambda a: (not a.get("iscrowd"), -a["area"]))
+            instances = tuple((labels[a["category_id"]], a["segmentation"]) for a in drawn)
+            mask = InstanceMask(image_id, height, width, instances, max_pixels)
+            classes = tuple(sorted({label - 1 for label, _ in instances}))
+            samples.append(Sample(image_id, images / name, mask, classes))
     except UserError:
         raise
     except Exception as error:  # other JSON and damage raise nearly anything

@@ -1,17 +1,16 @@
 """What a person corrected: tags by ``tags.corrections``, masks by ``masks.corrections``."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from pipeline.datasets.annotations import Annotations, Drawing, LabelImage, classes_in, refuse_brush
 from pipeline.engine.progress import note
-from pipeline.engine.sample import Images, Labels
+from pipeline.engine.sample import ByName, Images, Labels
 from pipeline.errors import ImageError, NoEntry, UserError, did_you_mean, first_of, shown
 from pipeline.files.fingerprints import fingerprint
 from pipeline.files.images import SUFFIXES
@@ -31,7 +30,7 @@ class Corrections:
         error: why they cannot be known; keys that depend on them raise it.
     """
 
-    tags: Mapping[str, Labels] = field(default_factory=dict)
+    tags: dict[str, Labels] | ByName[Labels] = field(default_factory=dict)
     file: str = ""
     date: str = ""
     masks: Mapping[str, LabelImage | Drawing] = field(default_factory=dict)
@@ -43,7 +42,7 @@ class Corrections:
     @cached_property
     def contents(self) -> Mapping[str, Any]:
         """Image id → its tags; or the fingerprint of its mask, "" if that cannot be read."""
-        found = dict.fromkeys(self.masks, "")
+        found = ByName.fromkeys(self.masks, "")
         for image_id, mask in self.masks.items():
             with suppress(OSError):
                 found[image_id] = fingerprint(mask.content, mask.reading.key_facts)
@@ -54,7 +53,7 @@ class Corrections:
         """The fingerprint of the corrections, as keys hold it; {} where there are none."""
         if self.error is not None:
             raise self.error
-        return {"corrections": fingerprint(self.contents)} if self else {}
+        return {"corrections": fingerprint({**self.contents})} if self else {}
 
     @property
     def legend(self) -> dict[str, dict[str, Any]]:
@@ -74,7 +73,7 @@ class Corrections:
                     f" {self.file}: correct tags.corrections or masks.corrections"
                 )
         files = " and ".join(each.file for each in (table, self) if each.tags)
-        date, tags = max(table.date, self.date), {**table.tags, **self.tags}
+        date, tags = max(table.date, self.date), table.tags | self.tags
         return Corrections(tags, files, date, error=self.error)
 
     def apply(self, image_id: str, found: Sequence[int]) -> dict[str, list[int]]:
@@ -92,12 +91,11 @@ def saved(*paths: Path) -> str:
 
 def corrected_masks(found: Annotations, images: Images, split: str) -> Corrections:
     """Returns and counts the masks a person made; raises a UserError for other images, or none."""
-    masks, tags, known = {}, {}, images.known_ids(split)
-    for image_id in filter(known.__contains__, found.entries):
+    masks, tags = ByName(), ByName()
+    refuse_unknown(found.entries, images.known_ids(split), split, found.path)
+    for image_id in found.entries:
         with suppress(NoEntry):
             masks[image_id] = found.find(image_id)
-    named = {name for image_id in masks for name in found.entries[image_id]}
-    refuse_unknown({*chain(*found.entries.values())} - named, known, split, found.path)
     refuse_brush(found, masks, "masks.corrections")
     note(*found.notes)
     files = (p for p in found.path.rglob("*") if p.suffix.lower() in (*SUFFIXES, ".json"))
@@ -110,11 +108,11 @@ def corrected_masks(found: Annotations, images: Images, split: str) -> Correctio
         )
     by_path = {mask.path: mask for mask in masks.values()}
     files = computed_files(found.path, by_path, lambda path: by_path[path].painted)
-    kept = {i: mask for i, mask in masks.items() if not (mask.is_exported or mask.path in files)}
+    kept = ByName((i, m) for i, m in masks.items() if not (m.is_exported or m.path in files))
     of_run = [sample.id for sample in images.of(split)]
-    count, others = (sum(i in each for i in of_run) for each in (kept, masks.keys() - kept.keys()))
+    count, read = (sum(image_id in each for image_id in of_run) for each in (kept, masks))
     counted = f"{count} of {len(of_run)} images {'is' if count == 1 else 'are'} corrected"
-    counted += f" ({others} unchanged since the export)" if others else ""
+    counted += f" ({read - count} unchanged since the export)" if read > count else ""
     note(f"masks.corrections, split {split}: {counted}")
     for image_id, mask in kept.items():
         with suppress(ImageError):  # the stage of the masks says why
@@ -123,11 +121,10 @@ def corrected_masks(found: Annotations, images: Images, split: str) -> Correctio
     return Corrections(tags, file, saved(*(mask.path for mask in kept.values())), kept)
 
 
-def refuse_unknown(
-    names: Collection[str], known: Collection[str], split: str, file: object
-) -> None:
+def refuse_unknown(names: Iterable[str], known: Iterable[str], split: str, file: object) -> None:
     """Raises a UserError if a ``file`` corrects images that are not ``known`` in a split."""
-    if unknown := sorted(set(names).difference(known)):
+    known = ByName.fromkeys(known)
+    if unknown := sorted(name for name in names if name not in known):
         raise UserError(
             f"{file} names {first_of(unknown)}, which split {split} does not have:"
             f" {did_you_mean(unknown[0], known)}correct the file"

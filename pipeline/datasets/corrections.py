@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pipeline.datasets.vocabulary import same_name
-from pipeline.engine.sample import Labels
+from pipeline.engine.sample import ByName, Labels
 from pipeline.errors import UserError, did_you_mean, shown
 from pipeline.files.text import read_rows, split_cell
 
@@ -36,7 +36,7 @@ def read_corrections(path: Path, key: str, classes: Sequence[str]) -> BySplit:
     """
     rows = read_rows(path, f"{key}={shown(path)}", "give the file that a report saves", strict=True)
     known = {same_name(name): k for k, name in enumerate(classes)}
-    found: dict[str, dict[str, Labels]] = {}
+    found: dict[str, ByName[Labels]] = {}
     _, header = next(rows, (1, []))
     if not is_header(header):
         begins = f"begins with {shown(','.join(header))}" if header else "is empty"
@@ -51,7 +51,7 @@ def read_corrections(path: Path, key: str, classes: Sequence[str]) -> BySplit:
         cells = dict(zip(header, row))
         if cells.get("split") == "":
             raise UserError(f"{place} names no split: give it")
-        images = found.setdefault(cells.get("split", ""), {})
+        images = found.setdefault(cells.get("split", ""), ByName())
         if cells["id"] in images:
             raise UserError(f"{place}: {shown(cells['id'])} stands twice: keep one line")
         try:

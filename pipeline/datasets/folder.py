@@ -4,6 +4,7 @@ import os
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
+from unicodedata import normalize
 
 from pipeline.datasets.settings import DatasetSettings
 from pipeline.datasets.vocabulary import Vocabulary, build_vocabulary
@@ -32,15 +33,14 @@ def load_folder(
     vocabulary = vocabulary or build_vocabulary(settings)
     root = given_folder(settings.root, key, "photographs")
     images, rejected, notes = find_images(root)
-    samples: dict[str, Sample] = {}
-    unusable = []
+    samples, named, unusable = dict[str, Sample](), dict[str, Path](), []
     for image_id, path in images:
         try:
             with suppress(OSError):  # reading reports it
                 refuse_special_file(path)
-            if image_id in samples:  # the results of both would have the same name
-                other = samples[image_id].image.name
-                raise ImageError(f"has the same name as {other}: rename one of them")
+            # Results and entries of both would have the same name.
+            if (other := named.setdefault(normalize("NFC", image_id), path)) is not path:
+                raise ImageError(f"has the same name as {other.name}: rename one of them")
             samples[image_id] = Sample(image_id, path)
         except ImageError as error:
             unusable.append((image_id, path.relative_to(root).as_posix(), str(error)))

@@ -37,20 +37,18 @@ class MaskFile(GroundTruthMask):
 
 @dataclass(frozen=True)
 class InstanceMask(GroundTruthMask):
-    """The classes of COCO's instances, the largest first; pycocotools draws the polygons.
-
-    Smaller objects thus cover larger ones, as a cup on a table; crowds are drawn before others.
+    """The classes of instances, each over those before it; pycocotools draws the polygons.
 
     Attributes:
         image_id: names the image in errors.
-        instances: (label, crowd, area in pixels, polygons or run lengths) of every instance.
+        instances: (label, polygons or run lengths) of every instance.
         max_pixels: larger images are refused before they are drawn.
     """
 
     image_id: str
     height: int
     width: int
-    instances: Sequence[tuple[int, bool, float, Any]]
+    instances: Sequence[tuple[int, Any]]
     max_pixels: int | None = None
 
     def read(self) -> np.ndarray:
@@ -61,7 +59,7 @@ class InstanceMask(GroundTruthMask):
                 f" more than dataset.max_pixels={self.max_pixels}: correct them, or raise the limit"
             )
         labels = np.zeros((self.height, self.width), np.uint8, order="F")  # as pycocotools has it
-        for label, _, _, shape in sorted(self.instances, key=lambda i: (not i[1], -i[2])):
+        for label, shape in self.instances:
             try:
                 labels[rasterise(shape, self.height, self.width)] = label
             except Exception as error:  # damaged shapes raise nearly anything

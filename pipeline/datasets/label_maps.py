@@ -42,7 +42,7 @@ def load_ade20k(settings: LabelMapSettings) -> Dataset[Vocabulary]:
 def load_cityscapes(settings: LabelMapSettings) -> Dataset[Vocabulary]:
     """Reads the splits of Cityscapes: ``leftImg8bit/<split>/<city>`` and labelIds in ``gtFine``.
 
-    An image is named by city, sequence and frame. Those of "test" have no ground truth.
+    An image is named by its path below the split. Images of "test" have no ground truth.
     """
     root = find_root(settings, "root", "leftImg8bit")
     reading = _reading(settings)
@@ -53,8 +53,9 @@ def load_cityscapes(settings: LabelMapSettings) -> Dataset[Vocabulary]:
             if not (images := sorted(city.glob("*_leftImg8bit.png"))):
                 note(f"{city} holds no image ending in _leftImg8bit.png")
             for image in images:
-                name = image.name.removesuffix("_leftImg8bit.png")
-                path = root / "gtFine" / folder.name / city.name / f"{name}_gtFine_labelIds.png"
+                name = f"{city.name}/{image.stem}"
+                label_ids = f"{name.removesuffix('leftImg8bit')}gtFine_labelIds.png"
+                path = root / "gtFine" / folder.name / label_ids
                 mask = AnnotatedMask(name, LabelImage(path, reading))
                 samples.append(Sample(name, image, None if folder.name == "test" else mask))
         if not samples:

@@ -16,7 +16,7 @@ from pipeline.datasets.mask_images import Reading
 from pipeline.datasets.settings import DatasetSettings, splits_of_run
 from pipeline.datasets.vocabulary import Vocabulary, same_name
 from pipeline.engine.progress import note
-from pipeline.engine.sample import Dataset, Labels, Sample, Splits, spellings
+from pipeline.engine.sample import ByName, Dataset, Labels, Sample, Splits
 from pipeline.errors import NoEntry, UserError, first_of, shown
 from pipeline.files.label_images import refuse_brush_masks
 from pipeline.files.text import given_path, read_rows, read_text
@@ -47,7 +47,7 @@ def apply_lists(dataset: Dataset[Vocabulary], settings: DatasetSettings) -> Data
 
 def _read_labels(
     settings: DatasetSettings, classes: Sequence[str]
-) -> Mapping[str, Mapping[str, Labels]] | None:
+) -> Mapping[str, ByName[Labels]] | None:
     """Returns split, or "" for all → name of an image → labels; none for annotations as JSON."""
     path = given_path(settings.labels, "dataset.labels")
     suffix = path.suffix.lower()
@@ -64,7 +64,7 @@ class _Given(NamedTuple):
     dataset: Dataset[Vocabulary]
     settings: DatasetSettings
     chosen: Sequence[str]  # the splits of the run
-    known: Mapping[str, Mapping[str, Labels]] | None  # see _read_labels
+    known: Mapping[str, ByName[Labels]] | None  # see _read_labels
 
     def ids(self, split: str) -> list[str]:
         return [sample.id for sample in self.dataset.splits[split]]
@@ -138,26 +138,22 @@ class _Given(NamedTuple):
         if len(self.dataset.splits) > 1:
             return
         [split] = self.dataset.splits
-        names = {*_by_name(self.dataset.splits[split])}
-        names |= {name for name, _ in self.dataset.rejected.get(split, [])}
+        names = _by_name(self.dataset.splits[split]) | dict(self.dataset.rejected.get(split, []))
         listed = (name for s in ("", split) for name in self.known.get(s, {}))
         if others := [name for name in listed if name not in names]:
             file = Path(self.settings.labels).name
             yield f"{file} names {first_of(others)}, which are not images"
 
 
-def _by_name(samples: Sequence[Sample]) -> dict[str, Sample]:
+def _by_name(samples: Sequence[Sample]) -> ByName[Sample]:
     """Returns the images by the names that a list may give: an id, or a file, which wins."""
-    others = {name: s for s in samples for own in (s.id, s.file) for name in spellings(own)}
-    return others | {s.id: s for s in samples} | {s.file: s for s in samples}
+    return ByName({s.id: s for s in samples} | {s.file: s for s in samples})
 
 
-def _listed_labels(
-    known: Mapping[str, Labels], by_name: Mapping[str, Sample], sample: Sample
-) -> Labels | None:
+def _listed_labels(known: ByName[Labels], by_name: ByName[Sample], sample: Sample) -> Labels | None:
     """Returns the labels of an image in a list, if it has any there."""
-    named = [name for own in (sample.id, sample.file) for name in spellings(own)]
-    names = {known[n]: n for n in named if n in known and by_name[n] is sample}
+    own = sample.id, sample.file
+    names = {known[n]: n for n in own if n in known and by_name[n] is sample}
     if len(names) > 1:
         first, second = map(shown, names.values())
         raise UserError(
@@ -186,7 +182,7 @@ def _select(samples: Sequence[Sample], path: Path, split: str) -> list[Sample]:
 
 def read_image_classes(
     path: Path, classes: Sequence[str], numbers: Sequence[int] | None = None
-) -> dict[str, Labels]:
+) -> ByName[Labels]:
     """Reads the classes of images: name of an image in the file → class indices.
 
     A ``.csv`` file has an image and the names of its classes on every line, and any other file is a
@@ -211,7 +207,7 @@ def read_image_classes(
     return read_class_list(path, "dataset.labels", known)
 
 
-def read_class_list(path: Path, key: str, known: Mapping[str, int]) -> dict[str, Labels]:
+def read_class_list(path: Path, key: str, known: Mapping[str, int]) -> ByName[Labels]:
     """Reads a list in TagCLIP's format: an image id and the numbers of its classes on every line.
 
     White space in an id is percent-encoded. ``key`` is the configuration key that named the file,
@@ -231,13 +227,13 @@ def _collect(
     plain: Callable[[str], str],
     index_of: Callable[[str], int | None],
     wrong: str,
-) -> dict[str, Labels]:
+) -> ByName[Labels]:
     """Returns the classes of images from the cells of lines: an image and what stands for classes.
 
     A repeated image must have the same classes. ``plain`` decodes an image, and ``wrong`` is what
     errors say of a cell without an index.
     """
-    found: dict[str, tuple[Labels, int]] = {}
+    found = ByName[tuple[Labels, int]]()
     for number, cells in lines:
         image, *names = map(str.strip, cells or [""])
         indices = {name: index_of(name) for name in names if name}
@@ -252,7 +248,7 @@ def _collect(
                 f"{path}, line {number}: {shown(plain(image))} has other classes than in line"
                 f" {first}: give all of its classes in one line"
             )
-    return {image: labels for image, (labels, _) in found.items()}
+    return ByName((image, labels) for image, (labels, _) in found.items())
 
 
 def format_class_list(labels: Mapping[str, Sequence[int]]) -> str:

@@ -40,7 +40,7 @@ class DownloadTask:
         state = "already there" if self.is_done else state
         checked = source.algorithm or "no checksum published here"
         return (
-            f"{source.name}  {size_text(source.size)}, {state}; {checked}\n"
+            f"{source.name}  {size_text(source.stated)}, {state}; {checked}\n"
             f"    licence: {self.licence}\n    {source.urls[0]}\n    → {self.target or self.path}"
         )
 

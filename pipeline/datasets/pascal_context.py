@@ -25,7 +25,7 @@ _CATEGORIES = (
 def find_annotations(settings: ContextSettings) -> Path | None:
     """Returns the JSON of the masks, which may be missing; none where there are PNGs instead.
 
-    By default it lies beside the images. Raises a UserError if there are no images.
+    By default the file is beside the images. Raises a UserError if there are no images.
     """
     if settings.annotations is not None:
         return given_path(settings.annotations, "dataset.annotations").absolute()
@@ -69,7 +69,7 @@ def _read(path: Path, folder: Path, labels: dict, max_pixels: int) -> dict[str, 
                     f"{path} has category {category!r}, not one of {len(labels) - 1} classes: give"
                     " trainval_merged.json, and all 59 classes"
                 )
-            shapes[each["image_id"]].append((labels[category], False, 0, each["segmentation"]))
+            shapes[each["image_id"]].append((labels[category], each["segmentation"]))
         for record in sorted(images, key=lambda each: each["file_name"]):
             (name, *size), drawn = described(record), tuple(shapes[record["image_id"]])
             mask = InstanceMask(name.stem, *size, drawn, max_pixels)

@@ -9,8 +9,6 @@ import numpy as np
 from pipeline.configuration.settings import setting
 from pipeline.datasets.annotations import naming, refuse_other_size
 from pipeline.datasets.rasterise import rasterise
-from pipeline.engine.sample import Sample, file_of, ids_below
-from pipeline.errors import ImageError, NoEntry
 from pipeline.files.images import MODES_OF_16_BITS
 from pipeline.files.label_images import GREY, PALETTE, decode_png
 from pipeline.files.text import given_path, load_json
@@ -55,16 +53,6 @@ class RegionSettings:
     def region_folder(self, key: str) -> Path | None:
         """Returns the folder of the regions; none for SLIC's. ``key`` is the setting's."""
         return None if self.regions == SLIC else given_path(self.regions, key).absolute()
-
-
-def find_regions(folder: Path, sample: Sample) -> Path:
-    """Returns an image's file of regions; an ImageError if it has two, or (NoEntry) none."""
-    paths = [file_of(folder, sample.id, suffix) for suffix in SUFFIXES]
-    if not (found := [path for path in paths if path.is_file()]):
-        raise NoEntry(f"has no regions: {paths[0]} is missing", ids_below(folder, *SUFFIXES))
-    if len(found) > 1:
-        raise ImageError(f"has two files of regions, {paths[0]} and {paths[1]}: remove one")
-    return found[0]
 
 
 def superpixels(image: np.ndarray, options: SlicOptions) -> np.ndarray:

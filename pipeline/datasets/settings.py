@@ -11,7 +11,6 @@ from typing import Any
 
 from pipeline.configuration.settings import setting
 from pipeline.errors import check_choice, shown
-from pipeline.files.text import last_names
 
 GROUND_TRUTH = "evaluation reads it; labels and masks that a stage uses are part of its inputs"
 """Why settings of the ground truth are not part of a cache key."""
@@ -23,11 +22,6 @@ _ground_truth = partial(setting, changes="figures", why=GROUND_TRUTH)
 _selection = partial(setting, changes="images", why=SELECTION)
 _reading = partial(setting, changes="images", why="what is read is part of each image's input")
 _testing = partial(setting, stage="predict")
-
-
-def _names(path: str | None) -> str | None:
-    """Returns the last names of a path, by which tables tell of the file."""
-    return path and last_names(path, "the path")
 
 
 RENDERED = ("demo", "demo_crowded")
@@ -175,9 +169,9 @@ class DatasetSettings(VocabularySettings, AnnotationSettings):
     default_splits: list[str] = _selection([])
     report_split: str | None = _selection("val")
     limit: int | None = _selection(None, at_least=1)
-    image_list: str | None = _selection(None, is_path=True, in_key=_names)
-    labels: str | None = _ground_truth(None, is_path=True, in_key=_names)
-    masks: str | None = _ground_truth(None, is_path=True, in_key=_names)
+    image_list: str | None = _selection(None, is_path=True)
+    labels: str | None = _ground_truth(None, is_path=True)
+    masks: str | None = _ground_truth(None, is_path=True)
     values: list[int] | None = _ground_truth(None, at_least=0, at_most=255)
     ignore_background: bool = _ground_truth(False)
     max_pixels: int | None = _selection(105_000_000, at_least=1)

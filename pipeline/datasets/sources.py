@@ -69,9 +69,10 @@ def whose_files(name: str) -> str:
 
 def _archive(file: dict, entry: dict) -> Archive:
     algorithm = next((name for name in ("sha256", "sha1", "md5") if name in file), "")
-    name = PurePosixPath(file["urls"][0]).name
+    name, urls = PurePosixPath(file["urls"][0]).name, tuple(file["urls"])
+    checked = file.get("size"), algorithm, file.get(algorithm, "")
     return Archive(
-        Source(name, tuple(file["urls"]), file.get("size"), algorithm, file.get(algorithm, "")),
+        Source(name, urls, *checked, about=file.get("about")),
         file["published"],
         file.get("into", entry.get("into", "")),
         entry.get("inside", ""),

@@ -12,13 +12,13 @@ from pipeline.engine.sample import Images, Sample
 from pipeline.engine.stage import OfSplit, PerImage, Stage, item_of
 from pipeline.engine.store import Store
 from pipeline.errors import ImageError, UserError
-from pipeline.files.fingerprints import fingerprint_image
+from pipeline.files.fingerprints import fingerprint_cached
 
 
 def learned_by(stage: PerImage, store: Store) -> Inputs:
     """Returns the files that a stage loads of what it uses, such as a checkpoint."""
     folders = {name: use.results(store).path for name, use in stage.uses.items()}
-    return {name: fingerprint_image(path) for name, path in stage.loaded(folders).items()}
+    return {name: fingerprint_cached(path) for name, path in stage.loaded(folders).items()}
 
 
 class RunResults(Results):
@@ -69,7 +69,7 @@ class RunResults(Results):
                 now = item_of(self.stage, sample, self.needs, self._learned).inputs
                 names = now.keys() | was.keys()
             elif sample:  # of what was removed, nothing is known
-                now[PHOTOGRAPH] = fingerprint_image(sample.image)
+                now[PHOTOGRAPH] = fingerprint_cached(sample.image)
                 names.add(PHOTOGRAPH)
         except ImageError:  # such as a line that its list no longer has
             return ["entry"]

@@ -35,7 +35,7 @@ from pipeline.engine.records import (
 )
 from pipeline.errors import first_of, shown
 from pipeline.files.atomic import read_json, read_json_lines
-from pipeline.files.fingerprints import fingerprint, fingerprint_image
+from pipeline.files.fingerprints import fingerprint, fingerprint_cached
 from pipeline.files.journal import Journal
 
 FAILURES = "failures.jsonl"
@@ -204,7 +204,7 @@ class Results:
         """The fingerprints of the files that a network, or what was learned, consists of."""
         names = [*self.manifest.get("files", ()), self.manifest.get("checkpoint", "")]
         files = {*(self.path / name for name in names), *self.path.glob("best_*.pth")}
-        return frozenset(fingerprint_image(path) for path in files if path.is_file())
+        return frozenset(fingerprint_cached(path) for path in files if path.is_file())
 
     # Whether they are current
 

@@ -1,6 +1,5 @@
 """Samples, splits and data sets."""
 
-import os
 from abc import ABC, abstractmethod
 from collections import UserDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -12,8 +11,8 @@ from unicodedata import normalize
 
 import numpy as np
 
-from pipeline.errors import UserError, check_choice, shown
-from pipeline.files.fingerprints import fingerprint, fingerprint_image
+from pipeline.errors import ImageError, NoEntry, UserError, check_choice, shown
+from pipeline.files.fingerprints import fingerprint, fingerprint_cached
 from pipeline.files.images import decode_image, limit_longest_side
 from pipeline.files.label_images import IGNORE
 
@@ -44,15 +43,36 @@ def ids_below(folder: Path, *suffixes: str) -> Iterator[str]:
             yield path.relative_to(folder).with_suffix("").as_posix()
 
 
-def spellings(name: str) -> list[str]:
-    """Returns a name and its further Unicode normalisations, by which other systems call it."""
-    return [*dict.fromkeys([name, normalize("NFC", name), normalize("NFD", name)])]
+class ByName(UserDict[str, Element]):
+    """Name of an image, in NFC → what there is of it; any Unicode normalisation finds it.
+
+    Files of other systems have names in another one than the images.
+    """
+
+    def __setitem__(self, name: str, element: Element) -> None:
+        self.data[normalize("NFC", name)] = element
+
+    def __getitem__(self, name: str) -> Element:
+        return self.data[normalize("NFC", name)]
+
+    def __contains__(self, name: object) -> bool:
+        return normalize("NFC", str(name)) in self.data
 
 
-def file_of(folder: Path, image_id: str, suffix: str) -> Path:
-    """Returns an image's file below a folder, in the spelling that exists there, if one does."""
-    paths = [folder / f"{name}{suffix}" for name in spellings(image_id)]
-    return next(filter(os.path.lexists, paths), paths[0])
+def find_file(folder: Path, image_id: str, what: str, *suffixes: str) -> Path:
+    """Returns an image's file below a folder, in any Unicode normalisation of its name.
+
+    Raises an ImageError if there are two, with different suffixes, or (NoEntry) none.
+    """
+    names = [image_id, *(normalize(form, image_id) for form in ("NFC", "NFD"))]
+    paths = ([folder / f"{name}{suffix}" for name in names] for suffix in suffixes)
+    found = [path for each in paths for path in [*filter(Path.is_file, each)][:1]]
+    if not found:
+        missing = folder / f"{image_id}{suffixes[0]}"
+        raise NoEntry(f"has no {what}: {missing} is missing", ids_below(folder, *suffixes))
+    if len(found) > 1:
+        raise ImageError(f"has two files of {what}, {found[0]} and {found[1]}: remove one")
+    return found[0]
 
 
 class GroundTruthMask(ABC):
@@ -127,7 +147,7 @@ def contents(samples: Iterable[Sample]) -> dict[str, str]:
 def content_of(path: Path) -> str:
     """Returns the fingerprint of a file's content; "" for a file that cannot be read."""
     try:
-        return fingerprint_image(path)
+        return fingerprint_cached(path)
     except (OSError, ValueError):
         return ""
 

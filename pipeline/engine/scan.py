@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.engine.lineage import RunResults, learned_by
 from pipeline.engine.results import Results
-from pipeline.engine.sample import Images, Sample
+from pipeline.engine.sample import ByName, Images, Sample
 from pipeline.engine.stage import Folders, Item, OfSplit, PerImage, Stage, item_of
 from pipeline.engine.store import Store
 from pipeline.errors import ImageError, NeedsStage, NoEntry, UserError, shown
@@ -168,7 +168,7 @@ def _refuse_few(states: Mapping[str, State], wanted: int, images: Images, split:
     absent = {i: s.error for i, s in states.items() if isinstance(s, LeftOut) and s.error}
     if 2 * len(absent) > wanted:
         image_id, error = next(iter(absent.items()))
-        known = images.known_ids(split)
+        known = ByName.fromkeys(images.known_ids(split))
         others = [f", and no image is called {shown(i)}" for i in error.entries if i not in known]
         listed = ", or list the images that have an entry in dataset.image_list"
         raise UserError(

@@ -24,7 +24,7 @@ from pipeline.engine.sample import ImageReader, Sample, Size
 from pipeline.engine.store import Store
 from pipeline.engine.writer import Writer
 from pipeline.errors import ImageError
-from pipeline.files.fingerprints import fingerprint, fingerprint_image
+from pipeline.files.fingerprints import fingerprint, fingerprint_cached
 
 
 @dataclass(frozen=True)
@@ -273,7 +273,7 @@ class PerImage(Stage):
         the stages before it, whose ``folders`` are given, by their names. Raises an ImageError if
         the image cannot have a result.
         """
-        return Item(sample, {PHOTOGRAPH: fingerprint_image(sample.image)})
+        return Item(sample, {PHOTOGRAPH: fingerprint_cached(sample.image)})
 
     manual_ids: ClassVar[Collection[str]] = ()
     """The images whose results a person made."""

@@ -18,7 +18,7 @@ from pipeline.engine.results import FAILURES, REMOVED, Results
 from pipeline.engine.store import refuse_other_format
 from pipeline.errors import ImageError, UserError, tell
 from pipeline.files.atomic import fits
-from pipeline.files.fingerprints import fingerprint_image
+from pipeline.files.fingerprints import fingerprint_cached
 from pipeline.files.images import COMMON_SUFFIXES, FORMATS, SUFFIXES, to_image_error
 from pipeline.files.label_images import BACKGROUND, IGNORE, read_labels
 from pipeline.report.tables.configurations import flatten, last_part, readable
@@ -80,7 +80,7 @@ class Artefact(Results):
         if change := self.describe_change([image_id]):
             raise ImageError(change)
         if photograph is not None:
-            now = fingerprint_image(photograph)
+            now = fingerprint_cached(photograph)
             for found in self.chain_of_images:
                 made_from = found.entries.get(image_id, {}).get("inputs", {})
                 if made_from.get(PHOTOGRAPH, now) != now:

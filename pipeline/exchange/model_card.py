@@ -16,7 +16,6 @@ from pipeline.report.tables.markdown import Table, percent
 from pipeline.report.tables.runs import METRICS, MeasuredRun, read_runs
 from pipeline.segmenter.export import Shape
 from pipeline.segmenter.predict import Segmenter
-from pipeline.segmenter.settings import bounded_warmup
 from pipeline.segmenter.stage import CHOSEN_BY
 
 _STYLE = {"sort_keys": False, "allow_unicode": True, "default_flow_style": None}
@@ -39,9 +38,6 @@ def write_card(file: str, segmenter: Segmenter, shape: Shape, checkpoint: Path, 
     is_last = checkpoint.is_dir() or checkpoint.name == manifest.get("checkpoint")
     runs = _find_runs(folder, best) if best or is_last else []
     settings = readable(manifest.get("configuration", {}), manifest.get("legend", {}))
-    warmup, iterations = map(settings.get, ("warmup_iterations", "iterations"))
-    if isinstance(warmup, int) and isinstance(iterations, int):
-        settings["warmup_iterations"] = bounded_warmup(warmup, iterations)
     # Of files, with masks=file or pipeline.train; no method made them.
     source = settings.get("masks", {}) if isinstance(settings.get("masks"), Mapping) else {}
     colours = ("#{:02x}{:02x}{:02x}".format(*colour) for colour in segmenter.palette)

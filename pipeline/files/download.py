@@ -44,6 +44,7 @@ class Source:
         algorithm: of the published checksum: "md5", "sha1" or "sha256"; "" if none is published.
         digest: the checksum in hexadecimal, or its beginning.
         is_optional: whether there may be no such file.
+        about: its size if only that of such a file is known, rounded; it is shown, not verified.
     """
 
     name: str
@@ -52,6 +53,12 @@ class Source:
     algorithm: str = ""
     digest: str = ""
     is_optional: bool = False
+    about: int | None = None
+
+    @property
+    def stated(self) -> int | None:
+        """The size to show, exact or rounded; none if it is unknown."""
+        return self.size or self.about
 
 
 def source_at(url: str) -> Source:

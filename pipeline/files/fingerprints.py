@@ -43,8 +43,8 @@ def fingerprint_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def fingerprint_image(path: Path) -> str:
-    """Returns the fingerprint of a photograph's bytes; an unchanged photograph is read once.
+def fingerprint_cached(path: Path) -> str:
+    """Returns :func:`fingerprint_file` of a file; an unchanged file is read once.
 
     Like git, this takes a file as unchanged while its size and the times of its last changes stay
     the same, and does not trust what was read about when the file was written, since it may have
@@ -73,7 +73,7 @@ def fingerprint_image(path: Path) -> str:
 
 
 def remember_in(folder: Path | None, write: bool = True) -> None:
-    """Keeps the fingerprints of photographs from run to run, in a journal in the output directory.
+    """Keeps what :func:`fingerprint_cached` reads from run to run, in a journal in a folder.
 
     A journal that is lost, or another user's, only means that files are read again. Files that are
     gone are forgotten. Without ``write`` it is only read, and without a folder nothing is kept.
@@ -88,5 +88,5 @@ def remember_in(folder: Path | None, write: bool = True) -> None:
         if write:
             journal.shrink(lambda entry: os.path.lexists(entry["id"]))
         _ = journal.entries
-    journal.__dict__.setdefault("entries", {})  # else no photograph could be read
+    journal.__dict__.setdefault("entries", {})  # else no file could be read
     _memory.set((journal, write))

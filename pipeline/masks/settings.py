@@ -5,7 +5,6 @@ Nothing here imports PyTorch, so that a command that computes nothing starts at 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from omegaconf import MISSING
@@ -17,7 +16,6 @@ from pipeline.datasets.regions import RegionSettings
 from pipeline.datasets.settings import CrfOptions
 from pipeline.dense.settings import REMAINDERS
 from pipeline.errors import UserError
-from pipeline.files.text import last_names
 from pipeline.masks.refiner import MaskOptions
 
 _SECTION = "4. Masks: CRF and labels"
@@ -154,7 +152,7 @@ class DenseMaskOptions(MaskOptions):
         min_area: classes that cover at most this share of an image's foreground are removed.
         pamr_iterations: iterations of PAMR, which refines similarities; 0 leaves it out.
         pamr_dilations: distances of the neighbours in PAMR, in pixels.
-        beta: not used, because the names decide whether there is a background.
+        beta: only later rounds use it, since the names decide whether there is a background.
     """
 
     names: str | None = None
@@ -250,7 +248,7 @@ class MaskFileOptions(MaskOptions):
     The settings of annotations are part of the key here.
     """
 
-    path: str = setting(MISSING, in_key=partial(last_names, name="masks.path"))
+    path: str = setting(MISSING, is_path=True)
     values: list[int] | None = setting(None, at_least=0, at_most=65_535)
     colours: str | None = None
     palette: str = setting("index", choices=("index", "colour"))

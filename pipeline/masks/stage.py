@@ -22,7 +22,7 @@ from pipeline.engine.sample import LOOKED_AT, Sample, Size, evenly
 from pipeline.engine.stage import Computed, Decoded, Folders, Item, Output, Outputs, PerImage
 from pipeline.engine.writer import Writer
 from pipeline.errors import ImageError
-from pipeline.files.fingerprints import fingerprint_image
+from pipeline.files.fingerprints import fingerprint_cached
 from pipeline.files.label_images import IGNORE
 from pipeline.masks.labels import mask_files, read_pseudo_mask
 from pipeline.masks.refiner import Given, Labelled, MaskOptions
@@ -57,7 +57,7 @@ class CorrectableMasks(PerImage):
         # Results before are named, though not read: lineage follows them.
         read = {name: folders[name].result_of(sample.id) for name in self.before}
         read |= {"correction": self.corrected.contents[sample.id]}
-        inputs = {PHOTOGRAPH: fingerprint_image(sample.image), **read}
+        inputs = {PHOTOGRAPH: fingerprint_cached(sample.image), **read}
         mask = self.corrected.masks[sample.id]
         return Item(sample, inputs, mask, is_manual=True, computed_with=sample.id)
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from copy import deepcopy
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from mmengine.config import Config, ConfigDict
@@ -66,23 +66,7 @@ def adapt_model(
             f"segmenter.config={settings.config} has no network with a backbone: choose another"
             " segmenter.config"
         )
-    patch_size = statistics = None
-    if tower is not None:
-        from pipeline.segmenter.frozen_tower import describe
-
-        patch_size, statistics = tower.patch_size, tower.normalisation
-        backbone = {"type": "FrozenTower", "tower": describe(tower)}
-        backbone["enlarge"] = float(settings.enlarge)
-        width = len(tower.class_token)
-        read_tokens(base.model, backbone, len(tower.blocks), width, settings.decoder)
-    elif settings.enlarge != "1":
-        raise UserError(
-            "segmenter.enlarge is for segmenter=frozen_clip, and for frozen_vit with a second"
-            " backbone: leave it out"
-        )
-    elif settings.backbone:
-        patch_size = timm_maps(settings.backbone)[1]
-        statistics = use_timm_backbone(base.model, settings.backbone, settings.decoder)
+    patch_size, statistics = choose_backbone(base.model, settings, tower)
     if statistics:  # of the images that the backbone was trained on
         base.model.data_preprocessor.mean = [255 * value for value in statistics.mean]
         base.model.data_preprocessor.std = [255 * value for value in statistics.std]
@@ -118,7 +102,12 @@ def adapt_model(
                 f"segmenter.config={settings.config} uses {part.type}, which"
                 f" {_REFUSED[part.type]}: choose another segmenter.config"
             )
-    for part in dictionaries([model.get("decode_head"), model.get("auxiliary_head")]):
+    heads = heads_of(model)
+    for head in heads:
+        kinds = [str(part.get("type")) for part in dictionaries(head)]
+        if not any(kind.endswith(("Loss", "CrossEntropy")) for kind in kinds):
+            head.loss_decode = ConfigDict(type="CrossEntropyLoss")  # as by default
+    for part in dictionaries(heads):
         if "num_classes" in part:
             part.num_classes = num_classes
             if part.get("type") != "KernelUpdateHead":  # which computes no loss from labels
@@ -130,6 +119,34 @@ def adapt_model(
         # Class weights belong to the data set of the config.
         part.pop("class_weight", None)
     return model
+
+
+def choose_backbone(
+    model: ConfigDict, settings: SegmenterSettings, tower: "ImageTower | None"
+) -> tuple[int | None, Any]:
+    """Replaces the backbone of a config by the one that the settings choose, if they choose one.
+
+    Returns the patch size of a vision transformer, and how images were normalised when its weights
+    were trained; none where the config's own backbone stays, or nothing is known. Raises a
+    UserError as :func:`use_timm_backbone`, and for ``enlarge`` without a tower.
+    """
+    if tower is not None:
+        from pipeline.segmenter.frozen_tower import describe
+
+        backbone = {"type": "FrozenTower", "tower": describe(tower)}
+        backbone["enlarge"] = float(settings.enlarge)
+        width = len(tower.class_token)
+        read_tokens(model, backbone, len(tower.blocks), width, settings.decoder)
+        return tower.patch_size, tower.normalisation
+    if settings.enlarge != "1":
+        raise UserError(
+            "segmenter.enlarge is for segmenter=frozen_clip, and for frozen_vit with a second"
+            " backbone: leave it out"
+        )
+    if not settings.backbone:
+        return None, None
+    statistics = use_timm_backbone(model, settings.backbone, settings.decoder)
+    return timm_maps(settings.backbone).patch_size, statistics
 
 
 def read_tokens(
@@ -146,13 +163,25 @@ def read_tokens(
         model.type = "GuidedEncoderDecoder"
 
 
-@cache
-def timm_maps(name: str) -> tuple[Any, int | None, dict[str, Any]]:
-    """Describes a network of timm by what timm says of its feature maps.
+class TimmMaps(NamedTuple):
+    """What timm says of the feature maps of a network.
 
-    Also returns the patch size of a vision transformer, whose maps are all of one size, else none;
-    and the options that make it accept images of any size. Raises a UserError if timm has no such
-    network, or the network returns no feature maps.
+    Attributes:
+        described: timm's ``FeatureInfo``.
+        patch_size: of a vision transformer, whose maps are all of one size; none for others.
+        options: those that make it accept images of any size.
+    """
+
+    described: Any
+    patch_size: int | None
+    options: dict[str, Any]
+
+
+@cache
+def timm_maps(name: str) -> TimmMaps:
+    """Describes the feature maps of a network of timm.
+
+    Raises a UserError if timm does not know the name, or its network returns no feature maps.
     """
     import timm  # takes seconds
 
@@ -175,7 +204,7 @@ def timm_maps(name: str) -> tuple[Any, int | None, dict[str, Any]]:
             f"segmenter.backbone={name} returns no feature maps ({first_line(error)}):"
             " choose another, such as convnext_tiny"
         ) from error
-    return maps, strides.pop() if is_vit else None, options
+    return TimmMaps(maps, strides.pop() if is_vit else None, options)
 
 
 def use_timm_backbone(model: ConfigDict, name: str, decoder: str | None) -> Any:  # noqa: ANN401
@@ -223,7 +252,7 @@ def smallest_side(model: nn.Module, divisor: int = 1) -> int:
 def check_sizes(model: nn.Module, settings: SegmenterSettings) -> None:
     """Refuses a vision transformer of timm that does not take crops, or images of other sizes."""
     is_timms = settings.backbone and type(model.backbone).__name__ == "TIMMBackbone"
-    if not is_timms or (patch_size := timm_maps(settings.backbone)[1]) is None:
+    if not is_timms or (patch_size := timm_maps(settings.backbone).patch_size) is None:
         return
     described, side = deepcopy(model).to("meta"), settings.crop_size
     for size in ((side, side), (side + patch_size, side + 3 * patch_size)):
@@ -245,6 +274,15 @@ def _refusal(model: nn.Module, *size: int) -> str:
     except MISFITS as error:
         return first_line(error)
     return ""
+
+
+def heads_of(model: nn.Module | ConfigDict) -> list[Any]:
+    """Returns the decode heads and then the auxiliary heads of a network or of its config."""
+    heads = []
+    for name in ("decode_head", "auxiliary_head"):
+        if part := getattr(model, name, None):
+            heads += part if isinstance(part, list | tuple | nn.ModuleList) else [part]
+    return heads
 
 
 def dictionaries(value: object) -> Iterator[ConfigDict]:

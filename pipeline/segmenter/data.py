@@ -15,7 +15,7 @@ from pipeline.engine.scan import available
 from pipeline.engine.stage import Stage
 from pipeline.engine.store import Store
 from pipeline.errors import ImageError, UserError
-from pipeline.files.fingerprints import fingerprint, fingerprint_file, fingerprint_image
+from pipeline.files.fingerprints import fingerprint, fingerprint_cached, fingerprint_file
 from pipeline.files.label_images import IGNORE, read_labels
 
 
@@ -77,7 +77,7 @@ def training_data_key(pairs: Sequence[TrainingPair]) -> str:
     """Returns the fingerprint of the contents of all files that a training reads."""
 
     def contents(pair: TrainingPair) -> list[str | None]:
-        read = [(pair.image, fingerprint_image), (pair.mask, fingerprint_file)]
+        read = [(pair.image, fingerprint_cached), (pair.mask, fingerprint_file)]
         # Missing files are listed, all of them, before the training begins.
         return [content(path) if path.is_file() else None for path, content in read]
 

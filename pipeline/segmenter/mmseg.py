@@ -18,7 +18,6 @@ from pipeline.clip.device import settle_precision
 from pipeline.errors import UserError, did_you_mean, shown
 from pipeline.files.fingerprints import fingerprint
 from pipeline.segmenter.architecture import MISFITS, adapt_model, dictionaries, first_line
-from pipeline.segmenter.losses import choose_loss
 from pipeline.segmenter.openmmlab import importable, provide_timm, shipped
 from pipeline.segmenter.optimization import configure_optimizer, configure_schedule
 from pipeline.segmenter.pretrained import check_pretrained, strip_pretrained
@@ -131,7 +130,6 @@ def build_config(
     synchronise = processes > 1 and torch.device(device).type == "cuda"
     model = adapt_model(base, settings, len(class_names) + 1, synchronise=synchronise, tower=tower)
     source = strip_pretrained(model)
-    choose_loss(model, settings.loss)
     optimizer = configure_optimizer(base, settings, device)
     return Config(
         {

@@ -56,7 +56,7 @@ class MmsegNetwork(nn.Module):
         pixels = ((images.flip(1) if self.swaps_channels else images) - self.mean) / self.std
         height, width = images.shape[2:]
         below, right = -height % self.divisor, -width % self.divisor
-        if self.min_side > 1:  # a graph of any size computes the larger number, too
+        if self.min_side > self.divisor:  # a graph of any size computes the larger number, too
             below = torch.sym_max(below, self.min_side - height)
             right = torch.sym_max(right, self.min_side - width)
         if self.divisor > 1 or self.min_side > 1:

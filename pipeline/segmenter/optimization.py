@@ -13,8 +13,8 @@ from torch import nn
 
 from pipeline.clip.device import is_cpu
 from pipeline.errors import UserError, check_choice, shown
-from pipeline.segmenter.losses import heads_of
-from pipeline.segmenter.settings import SegmenterSettings, bounded_warmup
+from pipeline.segmenter.architecture import heads_of
+from pipeline.segmenter.settings import SegmenterSettings
 
 _KEPT_FROM_CONFIG = ("paramwise_cfg", "constructor", "clip_grad")
 
@@ -61,14 +61,13 @@ def configure_optimizer(base: Config, settings: SegmenterSettings, device: str) 
 
 def configure_schedule(settings: SegmenterSettings, learning_rate: float) -> list[dict[str, Any]]:
     """Returns the "poly" schedule of DeepLab (Chen et al., TPAMI 2018) after a linear warm-up."""
-    iterations = settings.iterations
-    warmup = bounded_warmup(settings.warmup_iterations, iterations)
+    warmup = settings.warmup
     poly = {
         "type": "PolyLR",
         "power": settings.power,
         "eta_min": settings.minimum_learning_rate * learning_rate,
         "begin": warmup,
-        "end": iterations,
+        "end": settings.iterations,
         "by_epoch": False,
     }
     if not warmup:

@@ -90,7 +90,7 @@ class Segmenter:
     def logits(self, image: AnyImage) -> np.ndarray:
         """Computes the logits of the whole image at its own size, (n+1)×H×W float32.
 
-        The network sees it within its :class:`~pipeline.segmenter.network.Limits`.
+        The network sees it within its :class:`~pipeline.segmenter.limits.Limits`.
         """
         image = to_image(image)
         (scores,) = self._scores([self.network.limits.fit(image)])

@@ -1,4 +1,4 @@
-"""The initial weights of a segmenter's backbone: from ImageNet, COCO, a file, or none."""
+"""The initial weights of a segmenter's backbone: from ImageNet, a file, or none."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -32,10 +32,10 @@ def strip_pretrained(model: ConfigDict) -> str | None:
 def check_pretrained(settings: SegmenterSettings) -> None:
     """Refuses a ``segmenter.pretrained`` that is neither a word for such a network nor a file."""
     choice = "none" if settings.pretrained is None else settings.pretrained
-    words = ["imagenet", "coco", "none"]
+    words = ["imagenet", "none"]
     if settings.decoder:
         words = [PUBLISHED if settings.backbone else OF_CLIP]
-    takes_file, words = words != [OF_CLIP], words[: 2 if settings.freeze else 3]
+    takes_file, words = words != [OF_CLIP], words[: 1 if settings.freeze else 2]
     if choice in words or (takes_file and given_path(choice, "segmenter.pretrained").is_file()):
         return
     raise UserError(
@@ -58,9 +58,8 @@ def load_pretrained(
 
     Args:
         backbone: the backbone of a network of mmsegmentation; changed in place.
-        choice: ``imagenet``; ``coco``, from torchvision's DeepLabV3, which was trained on masks;
-            ``none`` or None; or the path of a file in the layout of mmsegmentation, torchvision,
-            timm, Swin Transformer or SegFormer.
+        choice: ``imagenet``; ``none`` or None; or the path of a file in the layout of
+            mmsegmentation, torchvision, timm, Swin Transformer or SegFormer.
         model: the config of the model to which the backbone belongs.
         source: the value that :func:`strip_pretrained` returned.
 
@@ -81,8 +80,6 @@ def load_pretrained(
     inner = backbone.get_submodule(next(names, ""))
     if choice in ("imagenet", PUBLISHED):
         weights, origin = weight_sources.fetch_imagenet(inner, settings, source, download)
-    elif choice == "coco":
-        weights, origin = weight_sources.fetch_coco(inner, settings, download)
     else:
         path = given_path(choice, "segmenter.pretrained")
         weights, origin = weight_sources.read_state(path), str(choice)

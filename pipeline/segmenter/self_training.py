@@ -42,6 +42,7 @@ def chosen_probabilities(
     size: tuple[int, int],
     settings: SelfTrainingSettings,
     tags: Sequence[int] | None = None,
+    background: bool = True,
 ) -> tuple[np.ndarray, Cams]:
     """Tags an image by a segmenter's probabilities, and chooses those of its tags.
 
@@ -50,6 +51,7 @@ def chosen_probabilities(
         size: height and width of the image.
         settings: how they become tags.
         tags: those to keep; none takes what the segmenter sees.
+        background: whether pixels may be background; an image without tags always is.
 
     Returns:
         The n scores of the classes, float32, and the probabilities of the background, whose key is
@@ -59,8 +61,9 @@ def chosen_probabilities(
     flat = probabilities[1:].reshape(len(probabilities) - 1, -1)
     surest = max(1, round(settings.tag_region * flat.shape[1]))
     scores = np.partition(flat, -surest, axis=1)[:, -surest:].mean(1)
-    keys = np.array([-1, *(seen(scores, settings) if tags is None else tags)])
-    chosen = probabilities[keys + 1]
+    tags = seen(scores, settings) if tags is None else tags
+    keys = np.array([*[-1] * (background or not tags), *tags])
+    chosen = probabilities[keys + 1].clip(1e-30)  # the sum over the tags alone could be 0
     return scores, Cams(keys, chosen / chosen.sum(0), size)
 
 
@@ -91,6 +94,7 @@ class _Relabelling(CorrectableMasks, Segmenting):
     thresholds = ("corrections",)  # those of an image are part of its inputs
     options: SelfTrainingSettings
     test: TestSettings
+    background: bool
     corrections: Corrections = Corrections()
     refiner: Masks | None = None
 
@@ -103,6 +107,7 @@ class _Relabelling(CorrectableMasks, Segmenting):
             **self.reader.key_facts,
             "scales": list(self.test.scales),
             "flip": self.test.flip,
+            "background": self.background,
             **self.corrections.key_facts,
         }
 
@@ -128,12 +133,14 @@ class _Relabelling(CorrectableMasks, Segmenting):
         workers = self.reader.threads if self.refiner and not self.refiner.batch_size else 1
         label = partial(_label, refine)
         for (item, scores, _, cams), found in in_processes(seen_by, label, workers):
-            yield item, self._outputs(item, scores, cams.keys[1:], found)
+            yield item, self._outputs(item, scores, cams.keys[cams.keys >= 0], found)
 
     def _look(self, segmenter: "Segmenter", item: Item, image: np.ndarray) -> _Seen:
         probabilities = segmenter.probabilities(image, self.test.scales, self.test.flip)
         kept, _ = item.given
-        scores, cams = chosen_probabilities(probabilities, item.size, self.options, kept)
+        scores, cams = chosen_probabilities(
+            probabilities, item.size, self.options, kept, self.background
+        )
         return item, scores, image, cams
 
     def _outputs(

@@ -2,9 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
-from math import lcm
 from typing import Any
 
 from pipeline.clip.device import AUTO, PRECISIONS
@@ -97,10 +96,9 @@ class SegmenterSettings(PredictionSettings):
         enlarge: the factor by which the patch grid of a decoder is finer: 1, 1.5 or 2.
         most_patches: a network with a decoder shrinks larger images to as many patches.
         freeze: whether the backbone keeps its initial weights, as it does with a decoder.
-        pretrained: initial weights of the backbone: imagenet, coco (trained on masks), none, or the
-            path of a file; with a decoder clip (the run's own), published, or a file.
+        pretrained: initial weights of the backbone: imagenet, none, or the path of a file; with a
+            decoder clip (the run's own), published, or a file.
         repeat_corrected: how often an epoch samples an image of ``masks.corrections``.
-        loss: cross_entropy, or balanced: foreground and background are averaged separately.
         iterations: the number of steps of the optimiser.
         batch_size: images per iteration, over all GPUs.
         accumulate: parts into which a batch is split to save memory; gradients are accumulated.
@@ -138,8 +136,6 @@ class SegmenterSettings(PredictionSettings):
     repeat_corrected: int = _training(
         4, at_least=1, at_most=1000, why="the key holds it only with corrected masks"
     )
-
-    loss: str = setting("cross_entropy", choices=("cross_entropy", "balanced"))
 
     iterations: int = setting(at_least=1)
     batch_size: int = setting(at_least=1)
@@ -181,16 +177,18 @@ class SegmenterSettings(PredictionSettings):
     def training_facts(self) -> dict[str, Any]:
         """The settings on which the weights depend, as plain values for a cache key."""
         others = [declared.name for declared in fields(PredictionSettings)]
-        # Other networks keep the keys that they had before there were these settings.
-        if self.decoder is None:
-            others += ["decoder", "enlarge", "most_patches"]
-        others += ["freeze"] * (not self.freeze)
-        return key_facts(self, without=others)
+        others += ["most_patches"] * (self.decoder is None)  # other networks shrink no image
+        return key_facts(replace(self, warmup_iterations=self.warmup), without=others)
+
+    @property
+    def warmup(self) -> int:
+        """The iterations of the warm-up, which is at most a tenth of the training."""
+        return min(self.warmup_iterations, self.iterations // 10)
 
 
 def side_divisor(patch_size: int | None, decoder: str | None) -> int | None:
     """Returns what the sides of images are multiples of, for a patch size, or none for none."""
-    return lcm(patch_size, STRIDE) if patch_size and decoder == GUIDED else patch_size
+    return math.lcm(patch_size, STRIDE) if patch_size and decoder == GUIDED else patch_size
 
 
 def whole_patches(crop_size: int, patch_size: int | None, usual: int) -> int:
@@ -229,8 +227,3 @@ class SelfTrainingSettings:
     confidence: float = setting(0.5, at_least=0, at_most=1)
     keep_tags: bool = True
     refine: bool = False
-
-
-def bounded_warmup(warmup: int, iterations: int) -> int:
-    """Returns the iterations of the warm-up, which is at most a tenth of a training."""
-    return min(warmup, iterations // 10)

@@ -24,7 +24,7 @@ from pipeline.engine.writer import Writer
 from pipeline.errors import ImageError, NeedsStage, UserError, tell
 from pipeline.files.archives import is_intact
 from pipeline.files.atomic import canonical_json, read_json, write_atomically
-from pipeline.files.fingerprints import fingerprint, fingerprint_file, fingerprint_image
+from pipeline.files.fingerprints import fingerprint, fingerprint_cached, fingerprint_file
 from pipeline.files.images import encode_png
 from pipeline.files.text import given_path
 from pipeline.segmenter.data import TrainingData, TrainingPair, check_pairs, training_data_key
@@ -147,7 +147,7 @@ class Training(OfSplit):
             return {}
         read = [value for sample in samples for value in (sample.image, *sample.mask.origin)]
         is_file = [isinstance(value, Path) and value.is_file() for value in read]
-        data = [fingerprint_image(v) if there else str(v) for v, there in zip(read, is_file)]
+        data = [fingerprint_cached(v) if there else str(v) for v, there in zip(read, is_file)]
         return {"validation_interval": interval, "data": fingerprint(data)}
 
     def _is_chosen_otherwise(self, folder: Path) -> bool:
@@ -275,8 +275,7 @@ class Training(OfSplit):
             return ""
         return (
             f"after {until} iterations the network predicted only background: check its masks"
-            " in the report; if they are sound, raise segmenter.iterations or give"
-            " segmenter.loss=balanced"
+            " in the report; if they are sound, raise segmenter.iterations"
         )
 
 

@@ -100,8 +100,9 @@ def train(task: Task, folder: Path, listener: Listener = Listener()) -> Path:  #
     precision = checkpoints.precision_of(task.settings.precision, resume_from)
     settings = replace(task.settings, precision=precision)
     tower = task.tower and task.tower()
-    about = settings, task.class_names, task.palette, task.seed, device, processes
-    config = build_config(*about, tower)
+    config = build_config(
+        settings, task.class_names, task.palette, task.seed, device, processes, tower
+    )
     iterations = settings.iterations
     start = checkpoints.iteration_of(resume_from) if resume_from else 0
     metainfo = {"classes": config.class_names, "palette": config.palette}
@@ -162,8 +163,13 @@ def train(task: Task, folder: Path, listener: Listener = Listener()) -> Path:  #
         curves.append("TensorboardVisBackend")
     # A sound network predicts objects after this share of its training; from scratch, after 0.2.
     first = min(interval * ceil(0.3 * iterations / interval), iterations)
-    given = settings.pretrained, config.model, config.pretrained_source
-    load = partial(load_pretrained, model.backbone, *given)
+    load = partial(
+        load_pretrained,
+        model.backbone,
+        settings.pretrained,
+        model=config.model,
+        source=config.pretrained_source,
+    )
     if tower is not None:
         load = partial(model.backbone.load_tower, tower, *task.about_tower)
     # mmengine keeps loggers, visualisers and counters by name until the process ends.

@@ -21,11 +21,10 @@ from pipeline.datasets.sources import find_licence
 from pipeline.errors import NotDownloaded, NotLocal, UserError, command
 from pipeline.files.hugging_face import fetch_to_cache, find_cached, on_mirror
 from pipeline.files.weight_files import Oversized, read_weights_file
-from pipeline.segmenter.weight_layouts import Fit, Weights, fit_weights
+from pipeline.segmenter.weight_layouts import Weights, fit_weights
 
 INSTEAD = "give segmenter.pretrained=PATH, a file that fits, or segmenter.pretrained=none"
 _TIMEOUT = 20.0  # seconds without an answer from the network
-_WITH_COCO_WEIGHTS = ("resnet50", "resnet101")
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # of timm on Hugging Face, by preference
 _CATALOGUES = {  # scheme of a name in a config → URLs by name
     "open-mmlab": get_external_models,
@@ -79,12 +78,14 @@ def fetch_imagenet(
             raise UserError(f"{unknown}, timm's {name}: {INSTEAD}")
         if known.hf_hub_id:
             return _fetch_from_hub(known, download)
-        return _fetch(known.url, "imagenet", download)
+        return _fetch(known.url, download)
     if name := _torchvision_name(backbone):
-        fit, tensors = _fit_torchvision(name, backbone, settings)
+        with torch.device("meta"):  # its shapes tell whether to download it
+            weights = get_model(name).state_dict()
+        fit, tensors = fit_weights(weights, name, backbone, settings)
         if tensors is None:
             raise UserError(f"{unknown}, since {name} {fit.shortage}: {INSTEAD}")
-        return _fetch(get_model_weights(name).IMAGENET1K_V1.url, "imagenet", download)
+        return _fetch(get_model_weights(name).IMAGENET1K_V1.url, download)
     # The depth of a ResNetV1c, which overrides may have changed, names its weights.
     by_depth = f"resnet{getattr(backbone, 'depth', None)}_v1c"
     if kind == "ResNetV1c" and by_depth in get_external_models():
@@ -95,31 +96,13 @@ def fetch_imagenet(
     if source is None:
         raise UserError(f"{unknown}: {INSTEAD}")
     if "://" in source:
-        return _fetch(source, "imagenet", download)
+        return _fetch(source, download)
     if not Path(source).is_file():
         raise UserError(
             f"segmenter.config takes its ImageNet weights from the file {source}, which does not"
             f" exist: {INSTEAD}"
         )
     return read_state(Path(source)), source
-
-
-def fetch_coco(
-    backbone: nn.Module, settings: Mapping[str, Any], download: bool = True
-) -> tuple[Weights, str]:
-    """Returns torchvision's DeepLabV3, trained on masks of COCO, and its URL.
-
-    Raises a UserError if the backbone is not one of torchvision's, or the download fails.
-    """
-    name = _torchvision_name(backbone)
-    if name not in _WITH_COCO_WEIGHTS or _fit_torchvision(name, backbone, settings)[1] is None:
-        raise UserError(
-            "segmenter.pretrained=coco is for a plain ResNet-50 or ResNet-101 of full width, not"
-            f" for this {type(backbone).__name__}: choose segmenter.pretrained=imagenet, or"
-            " segmenter.overrides.backbone.type=ResNet"
-        )
-    url = get_model_weights(f"deeplabv3_{name}").COCO_WITH_VOC_LABELS_V1.url
-    return _fetch(url, "coco", download)
 
 
 def licence_of(origin: str, settings: Mapping[str, Any]) -> str:
@@ -143,7 +126,7 @@ def _fetch_from_hub(known: timm.models.PretrainedCfg, download: bool) -> tuple[W
         if path is None:
             raise FileNotFoundError(url)
     except Exception as error:  # the clients of the hub raise many types
-        raise _not_downloaded(url, "imagenet", error) from error
+        raise _not_downloaded(url, error) from error
     return read_state(path), url
 
 
@@ -154,16 +137,7 @@ def _torchvision_name(backbone: nn.Module) -> str | None:
     return None if backbone.deep_stem or backbone.avg_down else f"resnet{backbone.depth}"
 
 
-def _fit_torchvision(
-    name: str, backbone: nn.Module, settings: Mapping[str, Any]
-) -> tuple[Fit, Weights | None]:
-    """Fits a network of torchvision by its shapes, to find out whether to download it."""
-    with torch.device("meta"):
-        weights = get_model(name).state_dict()
-    return fit_weights(weights, name, backbone, settings)
-
-
-def _fetch(url: str, choice: str, download: bool) -> tuple[Weights, str]:
+def _fetch(url: str, download: bool) -> tuple[Weights, str]:
     """Returns the tensors behind a URL, through torch's cache, and the URL."""
     stored = Path(get_dir()) / "checkpoints" / Path(url).name
     if not download and not stored.is_file():
@@ -176,10 +150,10 @@ def _fetch(url: str, choice: str, download: bool) -> tuple[Weights, str]:
             )
         return _tensors_of(checkpoint), url
     except (OSError, HTTPException) as error:
-        raise _not_downloaded(url, choice, error) from error
+        raise _not_downloaded(url, error) from error
     except Exception as error:  # every reader raises its own types
         raise UserError(
-            f"segmenter.pretrained={choice}: the download of {url} is damaged or holds more than"
+            f"segmenter.pretrained=imagenet: the download of {url} is damaged or holds more than"
             f" tensors ({type(error).__name__}): delete {stored} and try again, or {INSTEAD}"
         ) from error
 
@@ -204,9 +178,9 @@ def _tensors_of(checkpoint: Mapping[str, Any]) -> Weights:
     return timm.models.clean_state_dict(tensors)  # removes prefixes of distributed training
 
 
-def _not_downloaded(url: str, choice: str, error: Exception) -> NotDownloaded:
+def _not_downloaded(url: str, error: Exception) -> NotDownloaded:
     return NotDownloaded(
-        f"segmenter.pretrained={choice}: {url} could not be downloaded ({type(error).__name__}):"
+        f"segmenter.pretrained=imagenet: {url} could not be downloaded ({type(error).__name__}):"
         f" run {command('download')} {url} where there is a network, and give"
         " segmenter.pretrained=PATH here, or segmenter.pretrained=none"
     )

@@ -13,7 +13,7 @@ from pipeline.clip.second import SECONDS, FrozenSecond
 from pipeline.clip.settings import OPEN_BORDER, MethodOptions
 from pipeline.configuration.registry import Quirk, imported
 from pipeline.datasets.corrected import Corrections, saved
-from pipeline.engine.sample import Sample
+from pipeline.engine.sample import ByName, Sample
 from pipeline.engine.scan import key_unknown_until
 from pipeline.engine.stage import OfSplit, PerImage, Stage
 from pipeline.errors import UserError
@@ -168,11 +168,11 @@ class Builder(Parts):
 
     @cached_property
     def tower(self) -> FrozenClip | FrozenSecond | None:
-        """The frozen vision transformer that a decoder reads; none if it is one of timm's."""
+        """The frozen vision transformer that a decoder reads; none for timm's, and without one."""
         options = self.config.segmenter
-        releases()  # which registers second backbones as well
         if options.decoder is None or options.backbone is None:
             return self.clip if options.decoder else None
+        releases()  # which registers second backbones as well
         if options.backbone not in SECONDS:
             return None
         given = None if options.pretrained == PUBLISHED else options.pretrained
@@ -188,7 +188,7 @@ class Builder(Parts):
         elif options.backbone:
             from pipeline.segmenter.architecture import timm_maps  # takes seconds to import
 
-            patch_size = timm_maps(options.backbone)[1]
+            patch_size = timm_maps(options.backbone).patch_size
         usual = self.config.dataset.training.crop_size
         divisor = side_divisor(patch_size, options.decoder)
         return replace(options, crop_size=whole_patches(options.crop_size, divisor, usual))
@@ -196,7 +196,7 @@ class Builder(Parts):
     def training(self, masks: CorrectableMasks, number: int) -> Training:
         """Returns the stage that trains a segmenter on masks."""
         options = self.config.segmenter
-        repeats = dict.fromkeys(masks.corrected.masks, options.repeat_corrected)
+        repeats = ByName.fromkeys(masks.corrected.masks, options.repeat_corrected)
         return Training(
             split=self.train_split,
             round=number,
@@ -207,7 +207,7 @@ class Builder(Parts):
             vocabulary=self.vocabulary,
             decode=self.reader,
             source=partial(masks_of_stage, masks, self.images, self.store, repeats),
-            tower=self.tower if options.decoder else None,
+            tower=self.tower,
             fitted=lambda: self.network,
             validation=self._validation_samples,
         )
@@ -236,6 +236,7 @@ class Builder(Parts):
             "uses": {"segmenter": training},
             "options": options,
             "test": self.config.segmenter.test,
+            "background": self.config.masks.beta is not None,
             "corrections": tags.corrections,
             "refiner": self._refiner(split) if options.refine else None,
             "device": self.device,

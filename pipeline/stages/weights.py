@@ -48,14 +48,20 @@ def named(missing: Iterable[Source]) -> str:
 
 
 def missing_weights(
-    builder: Builder, commands: Collection[str], download: bool = False, everything: bool = False
+    builder: Builder,
+    commands: Collection[str],
+    download: bool = False,
+    everything: bool = False,
+    failures: list[str] | None = None,
 ) -> dict[str, Source]:
     """Returns the weights that are not where a run looks for them, and may download them to there.
 
     The setting that names a file of weights → where they are published: of those that a run of
     ``commands`` reads; without images, of those that the configuration names. With ``everything``,
     they count as missing wherever they are. Raises a UserError if the network of a training cannot
-    be built or cannot use the weights, and NotDownloaded if they cannot be downloaded.
+    be built or cannot use the weights, or if weights are given on request, and NotDownloaded if
+    they cannot be downloaded. A list of ``failures`` takes the sentences on models instead, and
+    the others follow.
     """
     config, names = builder.config, (builder.vocabulary.classes, builder.vocabulary.palette)
     trains = reads_clip = True
@@ -70,21 +76,23 @@ def missing_weights(
         used = [s for s in builder.per_split("").values() if s.command in commands]
     clip, found = config.clip, {}
     origin = find_origin(clip.model, clip.pretrained, hashable(clip.checkpoint))
-    is_published = clip.model is not None and clip.checkpoint is None
-    if reads_clip and is_published and (everything or not origin.is_on_disk):
-        found |= {f"clip.checkpoint.{part}": where for part, where in origin.published().items()}
-        if len(found) == 1:
-            found = {"clip.checkpoint": found.popitem()[1]}
-        if download:
-            origin.files()
+    models = [("clip.checkpoint", origin)] if reads_clip and clip.model is not None else []
     seconds = [each for stage in used for each in stage.resources.seconds.values()]
     trains = trains and "train" in commands
     tower = builder.tower if trains else None
-    for second in (*seconds, *[tower] * isinstance(tower, FrozenSecond)):
-        if second.origin.checkpoint is None and (everything or not second.origin.is_on_disk):
-            [found[second.keys[1]]] = second.origin.published().values()
+    seconds += [tower] * isinstance(tower, FrozenSecond)
+    for key, origin in (*models, *((second.keys[1], second.origin) for second in seconds)):
+        if origin.checkpoint is not None or (origin.is_on_disk and not everything):
+            continue
+        try:
+            parts = origin.published().items()
+            found |= {key if len(parts) == 1 else f"{key}.{part}": file for part, file in parts}
             if download:
-                second.origin.files()
+                origin.files()
+        except UserError as error:
+            if failures is None:
+                raise
+            failures.append(str(error))
     if not trains or (tower is not None and not tower.origin.is_on_disk):
         return found
     from pipeline.segmenter.architecture import check_sizes

@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.datasets.lists import read_class_list
 from pipeline.engine.progress import note
-from pipeline.engine.sample import Labels, Sample, spellings
+from pipeline.engine.sample import ByName, Labels, Sample
 from pipeline.engine.stage import Computed, Decoded, Folders, Item
 from pipeline.errors import ImageError, NoEntry, UserError
 from pipeline.files.fingerprints import fingerprint
@@ -102,7 +102,7 @@ class ListedTags(GivenTags):
         return settings | self.options.thresholds
 
     @cached_property
-    def _listed(self) -> Mapping[str, Labels]:
+    def _listed(self) -> ByName[Labels]:
         indices = {str(k): k for k in range(self.resources.num_classes)}
         return read_class_list(given_path(self.options.path, "tags.path"), "tags.path", indices)
 
@@ -111,8 +111,8 @@ class ListedTags(GivenTags):
         try:
             if self.threshold:
                 return self.annotations("path").find(sample.id).scores
-            for name in filter(self._listed.__contains__, spellings(sample.id)):
-                return dict.fromkeys(self._listed[name], 1.0)
+            if sample.id in self._listed:
+                return dict.fromkeys(self._listed[sample.id], 1.0)
             raise NoEntry(f"has no line in {self.options.path}", self._listed)
         except NoEntry:
             if sample.id in self.corrections.tags:

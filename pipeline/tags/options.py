@@ -14,7 +14,7 @@ from omegaconf import MISSING, OmegaConf
 from pipeline.clip.settings import MethodOptions
 from pipeline.configuration.registry import Quirk, methods, register
 from pipeline.configuration.settings import setting
-from pipeline.files.text import given_path, last_names
+from pipeline.files.text import given_path
 
 CWR_STOP = Quirk("cwr_stop", "an empty box ends CWR for all later classes")
 """The quirk of :class:`pipeline.tags.reidentification.Cwr`."""
@@ -107,7 +107,7 @@ class TagListOptions(TagOptions):
         join: class → further names in the file, one or a list, that count as this class.
     """
 
-    path: str = setting(MISSING, in_key=partial(last_names, name="tags.path"))
+    path: str = setting(MISSING, is_path=True)
     min_score: float | None = setting(None, at_least=0, at_most=1)
     alpha: float | None = setting(None, at_least=0, at_most=1)
     join: Any = setting(None, changes="images", why="what is read is part of each image's input")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -11,6 +12,8 @@ from pipeline.configuration.registry import methods
 from tests import REPOSITORY
 from tests.methods import dense_method
 from tests.small_runs import Finished
+from tools.benchmark import bank as section_of_bank
+from tools.benchmark.photographs import random_tower
 
 
 @pytest.fixture
@@ -53,6 +56,23 @@ def test_a_section_tells_what_it_measured(section, names, benchmark, monkeypatch
     assert table(benchmark("--sections", *section.split())).keys() >= {*names}
 
 
+@pytest.mark.large
+def test_parts_of_a_picture_of_a_bank_are_measured(benchmark, monkeypatch):
+    for name, value in {"_SIZE": (400, 300), "_BANKS": (500, 700)}.items():
+        monkeypatch.setattr(section_of_bank, name, value)
+
+    def small(release):
+        dimensions = release.dimensions._replace(depth=2, native_size=64)
+        return random_tower(replace(release, heads=1, dimensions=dimensions))
+
+    monkeypatch.setattr(section_of_bank, "random_tower", small)
+    rows = table(benchmark("--sections", "bank", "--repeats", "2"))
+    seconds = {name: float(cells[0]) for name, cells in rows.items() if cells[0][0].isdecimal()}
+    *parts, whole, _, _ = seconds.values()
+    assert [*seconds][:4] == [*section_of_bank._PARTS.values()] and min(parts) >= 0
+    assert 0 < sum(parts) <= 1.1 * whole and "a search among 700 regions" in seconds
+
+
 def test_other_cams_are_held_against_clip_es(benchmark):
     rows = table(benchmark("--sections", "cams", "--size", "112x96"))
     alone = [m.name for m in methods("dense") if not m.settings.needs_more()]  # plug-ins as well
@@ -64,12 +84,15 @@ def test_other_cams_are_held_against_clip_es(benchmark):
 @pytest.mark.large
 def test_segmenters_are_measured(benchmark):
     names = ("demo", "timm_mlp:resnet10t")
-    rows = table(benchmark("--sections", "segmenters", "--segmenters", ",".join(names)))
+    given = ["--sections", "segmenters", "--segmenters"]
+    rows = table(benchmark(*given, ",".join(names)))
     demo, timm = (rows[name] for name in names)
     assert [demo[0], demo[1], demo[4]] == ["3.1", "14.3", "0.1"]
     assert [timm[0], timm[1], timm[4]] == ["5.4", "26.1", "0.3"]
     peaks = [float(row[1]) * float(row[2]) / float(row[3].rstrip("%")) for row in (demo, timm)]
     assert peaks[0] > 0 and peaks[0] == pytest.approx(peaks[1], rel=0.2)  # of percent, rounded
+    smaller = table(benchmark(*given, "demo", "--crop", "107"))["demo"]
+    assert float(smaller[1]) == pytest.approx(14.3 / 9, rel=0.1), "a third of the side"
 
 
 @pytest.mark.large

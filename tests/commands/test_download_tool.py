@@ -9,6 +9,7 @@ import shlex
 import shutil
 import tarfile
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import open_clip
@@ -19,7 +20,9 @@ from torchvision.datasets import SBDataset
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 from torchvision.models import get_model_weights
 
+from pipeline.clip.image_text import Release
 from pipeline.clip.origins.origin import find_origin
+from pipeline.clip.second import SECONDS
 from pipeline.commands.download import run
 from pipeline.datasets import sources
 from pipeline.datasets.sources import read_downloads
@@ -219,6 +222,29 @@ def test_a_dead_address_does_not_stop_another_download(web):
     assert Path("imageset/voc2012/val.txt").is_file()
 
 
+@pytest.fixture
+def second_backbone(web, monkeypatch, tmp_path) -> Release:
+    """SAM's encoder, whose file the server holds, and which goes to a cache of its own."""
+    monkeypatch.setattr("pipeline.commands.download.missing_weights", missing_weights)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
+    web.files["sam.pth"] = b"weights"
+    changed = replace(SECONDS["sam_vit_b"], files={"weights": (web.url("sam.pth"),)})
+    monkeypatch.setitem(SECONDS, "sam_vit_b", changed)
+    return changed
+
+
+def test_what_is_given_on_request_stops_no_other_download(second_backbone, tmp_path):
+    with pytest.raises(UserError, match="clip.model=dinotxt3_l16 is given on request") as refused:
+        run(["experiment=dinotxt3_ade20k", "dataset.root=data"])
+    assert Path("data/ADEChallengeData2016/images").is_dir()
+    assert str(refused.value).count("on request") == 1
+    given = ["dataset=demo", "clip=demo", "cams=trident", "cams.second.model=dinov3_vitb16"]
+    with pytest.raises(UserError, match="cams.second.model=dinov3_vitb16 is given on request"):
+        run([*given, "stage=[tags,cams]"])
+    [kept] = (tmp_path / "cache").rglob("sam.pth")
+    assert kept.read_bytes() == b"weights"
+
+
 def test_cityscapes_is_said_to_be_for_registered_users(web, capsys):
     run(["dataset=cityscapes", "dataset.root=data"])
     told = capsys.readouterr().err
@@ -374,6 +400,8 @@ def test_openais_weights_become_a_file_for_clip_checkpoint(web, monkeypatch, cap
     entry = {"url": web.url(path), "hf_hub": "timm/copy/"}
     monkeypatch.setitem(open_clip.pretrained._PRETRAINED["ViT-B-16-quickgelu"], "openai", entry)
     monkeypatch.setattr("pipeline.commands.download.missing_weights", missing_weights)
+    run(["clip=vit_b16", "--output", "weights", "--dry-run"])
+    assert "ViT-B-16.pt  350.8 MB, missing; sha256" in capsys.readouterr().out
     run(["clip=vit_b16", "--output", "weights"])
     file = Path("weights/ViT-B-16.pt").absolute()
     assert file.read_bytes() == b"weights"
@@ -441,7 +469,8 @@ def test_the_list_shows_everything_with_sizes_and_licences(capsys):
         assert f"    {path.stem}  " in printed or path.stem in ("demo", "file", "hugging_face")
     assert "vit_b16  ViT-B-16-quickgelu  about 350.8 MB  licence: MIT" in printed
     assert "vit_b16_laion2b  ViT-B-16  about 599.0 MB  licence: MIT" in printed
-    assert printed.count("unknown size") == 1 + 3  # COCO-Stuff's maps; Pascal Context, each file
+    assert printed.count("unknown size") == 1  # Pascal Context's JSON
+    assert "dataset=context60 dataset.root=DIR  1.3 GB and more" in printed
 
 
 def test_a_data_set_may_be_read_from_the_files_of_another(tmp_path, capsys):
@@ -469,7 +498,7 @@ def test_the_checksums_are_those_of_torchvision():
         assert (source.algorithm, source.digest) == ("md5", published[Path(source.urls[0]).name])
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet101", "deeplabv3_resnet101"])
+@pytest.mark.parametrize("name", ["resnet18", "resnet101"])
 def test_the_sizes_of_networks_are_those_of_torchvision(name):
     weights = get_model_weights(name).DEFAULT
     stated = pytest.approx(weights.meta["_file_size"] * 2**20, rel=0.001)

@@ -193,14 +193,11 @@ def test_a_value_of_another_form_is_answered_in_few_words(key, value, words, arg
     assert words in str(refused.value) and len(str(refused.value)) < 2000
 
 
-@pytest.mark.parametrize(
-    "tool", ["clean", "compare", "export", "make_tables", "overlay", "predict"]
-)
+@pytest.mark.parametrize("tool", ["clean", "compare", "export", "overlay", "predict"])
 def test_an_output_folder_of_an_older_version_is_refused_in_one_sentence(tool, tmp_path):
     (old := tmp_path / "old" / "val" / "masks" / "key").mkdir(parents=True)
     (tmp_path / "old" / "store.json").write_text('{"format": 1}')
     (old / "manifest.json").write_text("{}")
-    (tmp_path / "old" / "metrics.json").write_text("{}")
     Image.new("RGB", (8, 8)).save(photograph := tmp_path / "a.png")
     given = {
         "export": [str(old), "--format=voc", f"--images={tmp_path}", f"--output={tmp_path / 'o'}"],

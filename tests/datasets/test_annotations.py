@@ -15,8 +15,7 @@ from pycocotools import mask as coco_mask
 
 from pipeline.datasets.ground_truth import AnnotatedMask
 from pipeline.datasets.instances import Instance, draw
-from pipeline.datasets.regions import find_regions
-from pipeline.engine.sample import Sample
+from pipeline.engine.sample import find_file
 from pipeline.errors import ImageError, NoEntry, UserError
 from pipeline.files.images import encode_png
 from tests.datasets.annotated import (
@@ -326,5 +325,4 @@ def test_a_name_may_have_another_unicode_normalisation_in_a_file(own, theirs, tm
     for name in ("coco.json", "tasks.json", "pngs"):
         found = opened(tmp_path / name, known=[own]).find(own)
         np.testing.assert_array_equal(found.labels(SIZE), CAT)
-    regions = find_regions(tmp_path / "pngs", Sample(own, tmp_path / "a.jpg"))
-    assert regions.stem == theirs
+    assert find_file(tmp_path / "pngs", own, "regions", ".json", ".png").stem == theirs

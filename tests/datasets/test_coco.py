@@ -136,7 +136,7 @@ def test_any_run_lengths_are_drawn_exactly():
     for index in range(10):
         wanted = rng.random((7 + index, 12)) > 0.5
         shape = run_lengths(wanted)
-        mask = InstanceMask("x", *wanted.shape, ((3, True, 1.0, shape),))
+        mask = InstanceMask("x", *wanted.shape, ((3, shape),))
         np.testing.assert_array_equal(mask.read(), np.where(wanted, 3, 0))
 
 
@@ -164,14 +164,14 @@ def test_any_run_lengths_are_drawn_exactly():
 def test_damaged_shapes_are_refused_before_they_are_drawn(shape):
     if isinstance(shape, dict):
         shape = {"size": [10, 12], **shape}
-    mask = InstanceMask("x", 10, 12, ((3, False, 1.0, shape),))
+    mask = InstanceMask("x", 10, 12, ((3, shape),))
     with pytest.raises(UserError, match="image x cannot be .* 12×10"):
         mask.read()
 
 
 def test_runs_and_corners_that_fit_are_drawn():
     def draw(shape):
-        return InstanceMask("x", 10, 12, ((3, False, 1.0, shape),)).read()
+        return InstanceMask("x", 10, 12, ((3, shape),)).read()
 
     assert (draw({"size": [10, 12], "counts": "0h3"}) == 3).all()
     assert not draw({"size": [10, 12], "counts": "h3"}).any()
@@ -182,7 +182,7 @@ def test_text_of_run_lengths_is_unpacked_as_pycocotools_packs_it():
     rng = np.random.default_rng(1)
     for height, width, zoom in [(7, 5, 1), (30, 40, 1), (20, 30, 9)]:
         wanted = np.kron(rng.random((height, width)) < 0.3, np.ones((zoom, zoom), bool))
-        mask = InstanceMask("x", *wanted.shape, ((1, False, 1.0, packed(wanted)),))
+        mask = InstanceMask("x", *wanted.shape, ((1, packed(wanted)),))
         np.testing.assert_array_equal(mask.read(), wanted)
 
 
@@ -195,7 +195,7 @@ def test_images_larger_than_the_limit_are_refused_before_they_are_drawn(coco):
 def test_what_has_no_three_corners_covers_nothing():
     shapes = ([], [[1, 1, 9, 9]], [[1, 1, 9, 9], [2, 2, 8, 2, 8, 8, 2, 8]])
     for shape, covers in zip(shapes, (False, False, True)):
-        mask = InstanceMask("x", 10, 12, ((3, False, 1.0, shape),)).read()
+        mask = InstanceMask("x", 10, 12, ((3, shape),)).read()
         assert mask.any() == covers and mask[3:7, 3:7].any() == covers
         assert not mask[1:2].any()
 
@@ -237,6 +237,16 @@ def test_missing_images_of_a_split_that_is_not_used_are_ignored(coco, tmp_path):
     assert len(dataset.splits["val"]) == 4
     with pytest.raises(UserError, match=r"no train2017 .*line \d+"):
         _ = dataset.splits["train"]
+
+
+def test_an_image_below_a_folder_has_its_path_as_id(coco, tmp_path):
+    root = copy_of(coco, tmp_path)
+    path = root / "annotations" / "instances_val2017.json"
+    content = json.loads(path.read_text())
+    content["images"][0]["file_name"] = "city/a.b.jpg"
+    path.write_text(json.dumps(content))
+    samples = {s.id: s for s in load("coco2017", root, split="val").splits["val"]}
+    assert samples["city/a.b"].file == "city/a.b.jpg"
 
 
 OTHER = "is not an annotation file of COCO: download it again"

@@ -72,14 +72,14 @@ def test_every_block_says_what_is_done_with_it():
 @pytest.mark.parametrize(("block", "line"), COMMANDS)
 def test_settings_and_arguments_exist(block: Block, line: str, tmp_path, monkeypatch):
     assert shlex.split(line)[0] == "python", f"{block.place}: say norun"
-    settings_and_arguments_exist(block.place, line, tmp_path, monkeypatch)
+    settings_and_arguments_exist(block.place, words_of(line), tmp_path, monkeypatch)
 
 
 def settings_and_arguments_exist(
-    place: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: str, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Composes the settings of a command line, or has its tool read its arguments, and no more."""
-    program, *arguments = words_of(line)[1:]
+    _, program, *arguments = words
     assert (REPOSITORY / program).is_file(), program
     if program == RUN_STAGE[1]:
         folders = [own for own in arguments if own.startswith("--config-dir")]
@@ -108,7 +108,7 @@ def settings_and_arguments_exist(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(REPOSITORY / program), run_name="__main__")
-    assert parsed and ended.value.code == 130, f"{place}: {line}"
+    assert parsed and ended.value.code == 130, f"{place}: {words}"
 
 
 def composes(arguments: list[str]) -> None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import html
 import re
 import shlex
+import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -32,16 +33,18 @@ from tests.presets import Miniatures
 from tests.segmenter.foreign_backbones import load
 from tests.small_runs import TINY_SEGMENTER, Finished, draw_photograph, latest
 from tests.stages import test_bank as bank
+from tests.tiers import large_except
 
 TYPED: dict[str, str] = {}
 """Words that are in one form alone → the test that types it."""
 
 
 def types(*words: str) -> Callable:
-    """Says which forms a test, or a scene of :func:`test_what_is_advised_helps`, types."""
+    """Says which forms a test types."""
 
     def register(function: Callable) -> Callable:
         TYPED.update(dict.fromkeys(words, function.__name__))
+        function.types = words
         return function
 
     return register
@@ -91,27 +94,41 @@ class World:
     photographs: Path
     stage: Callable[..., Finished]
     tool: Callable[..., Finished]
-    patch: pytest.MonkeyPatch
+    finish: Callable[..., Path]
 
     @property
     def folder(self) -> Path:
         return self.out.parent
+
+    @property
+    def images(self) -> list[Path]:
+        return sorted(path for path in self.photographs.rglob("*.*") if path.is_file())
+
+    def label(self) -> None:
+        """Says which classes the photographs show, so that tags can be measured."""
+        path = self.folder.parent / "labels.csv"  # of all tests, which share what was measured
+        path.write_text("".join(f"{p.relative_to(self.photographs)},cat\n" for p in self.images))
+        self.given.append(f"dataset.labels={path}")
+
+    def measure(self) -> Path:
+        """Computes and measures tags, and returns the file of figures."""
+        self.label()
+        return self.finish(self.given[-1], "stage=[tags,evaluate]") / "metrics.json"
+
+    def make_masks(self) -> Path:
+        return latest(self.finish("stage=[tags,cams,masks]"), "masks")
+
+    def train(self) -> Path:
+        """Trains a network, and returns its checkpoint."""
+        self.given += TINY_SEGMENTER
+        out = self.finish(*TINY_SEGMENTER, "stage=[tags,cams,masks,train]")
+        return out / "segmenter/latest/iter_2.pth"
 
     def run(self, *more: str) -> Finished:
         return self.stage(*self.given, *more)
 
     def do(self, *more: str) -> None:
         assert (done := self.run(*more)).code == 0, done.errors
-
-    def label(self) -> None:
-        """Says which classes the photographs show, so that tags can be measured."""
-        path = self.folder / "labels.csv"
-        path.write_text("".join(f"{p.relative_to(self.photographs)},cat\n" for p in self.images))
-        self.given.append(f"dataset.labels={path}")
-
-    @property
-    def images(self) -> list[Path]:
-        return sorted(path for path in self.photographs.rglob("*.*") if path.is_file())
 
     def report(self) -> Finished:
         """Writes the report, and returns its words with what the run said."""
@@ -127,210 +144,186 @@ class World:
             done, output=done.output + (path.read_text("utf-8") if path.is_file() else "")
         )
 
+    def export(self) -> Finished:
+        given = ["--format", "coco", "--images", self.photographs]
+        masks = latest(self.out, "masks")
+        return self.tool("export.py", masks, *given, "--output", self.folder / "a.json")
+
     def segment(self, checkpoint: Path) -> Finished:
         given = ["--checkpoint", checkpoint, "--output", self.folder / "masks", "--device", "cpu"]
         return self.tool("predict.py", *given, self.images[0])
 
 
 @pytest.fixture
-def world(arguments, photographs, run_stage, run_tool, tmp_path, monkeypatch) -> World:
-    return World([*arguments], tmp_path / "out", photographs, run_stage, run_tool, monkeypatch)
+def world(arguments, photographs, run_stage, run_tool, finish, tmp_path) -> World:
+    return World([*arguments], tmp_path / "out", photographs, run_stage, run_tool, finish)
 
 
-Scene = Callable[[World], Callable[[], Finished]]
-SCENES: list = []
+@pytest.fixture
+def follow(request, world, type_line) -> Iterator[Callable[..., None]]:
+    """Types what is advised until nothing is any more, which is soon.
 
+    Each of some outputs has to show the next one of the forms that the test types. Their advice is
+    typed in that order, so that the first alone is known to help.
+    """
+    words = iter(request.function.types)
 
-def scene(words: str, large: bool = False) -> Callable[[Scene], Scene]:
-    """Registers what leads to a message, and returns what shows it, again and again."""
-
-    def register(function: Scene) -> Scene:
-        types(words)(function)
-        marks = [pytest.mark.large] * large
-        SCENES.append(pytest.param(words, function, id=function.__name__, marks=marks))
-        return function
-
-    return register
-
-
-@scene("{wrong}: run stage={stage.command} first")
-def nothing_was_computed(world):
-    return lambda: world.run("stage=cams")
-
-
-@scene("there is nothing to evaluate")
-def nothing_was_computed_to_be_measured(world):
-    world.label()
-    return lambda: world.run("stage=evaluate")
-
-
-@scene("(edited, damaged or removed)")
-def a_result_was_edited(world):
-    world.do("stage=[tags,cams]")
-    next(latest(world.out, "cams").rglob("*.npz")).write_bytes(b"")
-    return lambda: world.run("stage=masks")
-
-
-@scene("made from something else than there is now")
-def a_photograph_was_replaced(world):
-    world.do("stage=[tags,cams,masks]")
-    world.images[0].write_bytes(world.images[2].read_bytes())
-    return world.report
-
-
-@scene("its photograph has changed")
-def a_photograph_was_replaced_before_an_export(world):
-    world.do("stage=[tags,cams,masks]")
-    Image.fromarray(draw_photograph(7, 90, 70)).save(world.photographs / "a.jpg")
-    masks, target = latest(world.out, "masks"), world.folder / "a.json"
-    given = (masks, "--format", "coco", "--images", world.photographs, "--output", target)
-    return lambda: world.tool("export.py", *given)
-
-
-@scene("names no classes: run")
-def a_manifest_lost_its_classes(world):
-    world.do("stage=[tags,cams,masks]")
-    manifest = latest(world.out, "masks") / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"classes"', '"others"'))
-    given = ("--format", "coco", "--images", world.photographs, "--output", world.folder / "a.json")
-    return lambda: world.tool("export.py", manifest.parent, *given)
-
-
-@scene("its CAMs are damaged")
-def cams_are_damaged_after_they_were_checked(world):
-    world.do("stage=[tags,cams]")
-    next(latest(world.out, "cams").rglob("*.npz")).write_bytes(b"damaged")
-    checks = iter([lambda *_: True])
-    given = ("--images", world.photographs, "--output", world.folder / "drawn")
-
-    def draw() -> Finished:
-        with world.patch.context() as patch:
-            for check in checks:
-                patch.setattr("pipeline.engine.results.holds", check)
-            return world.tool("overlay.py", latest(world.out, "cams"), *given)
-
-    return draw
-
-
-@scene("holds no image: run")
-def a_folder_lost_its_entries(world):
-    world.do("stage=[tags,cams,masks]")
-    folder = latest(world.out, "masks")
-    (folder / "entries.jsonl").write_text("")
-    given = ("--format", "coco", "--images", world.photographs, "--output", world.folder / "a.json")
-    return lambda: world.tool("export.py", folder, *given)
-
-
-@scene("Nothing was computed yet")
-def nothing_was_computed_to_be_shown(world):
-    return world.report
-
-
-@scene("{change}: run stage=evaluate")
-def measures_are_of_results_that_changed(world):
-    world.label()
-    world.do("stage=[tags,evaluate]")
-    world.images[0].write_bytes(world.images[2].read_bytes())
-    world.do("stage=tags")
-    return world.report
-
-
-@scene("than those of this run: run")
-def measures_are_of_another_run(world):
-    world.label()
-    world.do("stage=[tags,evaluate]", "tags.votes=3")
-    world.do("stage=tags")
-    return world.report
-
-
-@scene("{damage}, which is skipped: run")
-def measures_are_damaged(world):
-    world.label()
-    world.do("stage=[tags,evaluate]")
-    (world.out / "metrics.json").write_text("[1, 2")
-    return world.report
-
-
-@scene("{metrics.damage}, which is skipped: run", large=True)
-def measures_in_tables_are_damaged(world):
-    world.label()
-    world.do("stage=[tags,evaluate]")
-    (world.out / "metrics.json").write_text("[1, 2")
-    return world.tables
-
-
-@scene("nothing was measured{others}")
-def nothing_was_measured(world):
-    world.label()
-    world.do("stage=tags")
-    (world.out / "metrics.json").write_text('{"latest": {}, "runs": []}')
-    return lambda: world.tables("--leaderboard")
-
-
-@scene("{wrong}: run stage=train first")
-def no_network_was_trained(world):
-    world.given += TINY_SEGMENTER
-    world.do("stage=[tags,cams,masks]")
-    return lambda: world.run("stage=predict")
-
-
-@scene("checkpoint {path} does not exist")
-def a_checkpoint_is_not_there(world):
-    world.given += TINY_SEGMENTER
-    world.do("stage=[tags,cams,masks]")
-    return lambda: world.segment(world.out / "segmenter/latest/iter_2.pth")
-
-
-def trained(world: World) -> Path:
-    """Trains a network, and returns its checkpoint."""
-    world.given += TINY_SEGMENTER
-    world.do("stage=[tags,cams,masks,train]")
-    return world.out / "segmenter/latest/iter_2.pth"
-
-
-@scene("{what} in {folder} {wrong}: run")
-def a_network_was_removed(world):
-    trained(world).unlink()
-    return lambda: world.run("stage=predict")
-
-
-@scene("holds no checkpoint of a segmenter", large=True)
-def a_folder_lost_its_network(world):
-    trained(world).unlink()
-    return lambda: world.segment(world.out)
-
-
-@scene("is damaged: choose another file, or run", large=True)
-def a_checkpoint_is_damaged(world):
-    path = trained(world)
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-    return lambda: world.segment(path)
-
-
-@types("next_command(given, f\"[{','.join(parse_stages([*commands]))}]\")")
-@pytest.mark.parametrize(("words", "begin"), SCENES)
-def test_what_is_advised_helps(words, begin, world, type_line):
-    """What is printed is typed until nothing is advised any more, which is soon."""
-    show, form = begin(world), form_with(words)
-    done = show()
-    found = form.pattern.search(done.output + done.errors)
-    assert found, f"{form.place} was not printed:\n{done.output[-999:]}\n{done.errors[-999:]}"
-    typed = []
-    while found is not None:
-        assert len(typed) < 5, f"the advice goes round: {typed}"
-        said = (done.output + done.errors)[found.start() :].partition("\n")[0]
+    def advice(done: Finished, pattern: str | re.Pattern = r"[^\n]*\brun stage=") -> str:
+        """Returns a command line that is advised, or ""."""
+        said = done.output + done.errors
+        if (found := re.search(pattern, said)) is None:
+            return ""
+        said = said[found.start() :].partition("\n")[0]
         stage = re.search(r"\brun stage=([\w,[\]]+)", said)[1]
         line = shlex.join(["python", "tools/run_stage.py", f"stage={stage}", *world.given])
         if "python " in said:
             line = command_in(said)
             assert re.search(rf"stage=\S*\b{stage}\b", line), f"{stage} is not run by {line}"
-        type_line(line)
-        typed.append(line)
-        done = show()
-        found = re.search(r"[^\n]*\brun stage=", done.output + done.errors)
-    assert done.code == 0, f"after {typed}: {done.errors}"
+        return line
+
+    def follow(*shows: Callable[[], Finished]) -> None:
+        advised, typed = [], []
+        for show in shows:
+            form, done = form_with(next(words)), show()
+            advised.append(advice(done, form.pattern))
+            said = f"{done.output[-999:]}\n{done.errors[-999:]}"
+            assert advised[-1], f"{form.place} was not printed:\n{said}"
+        for show, line in zip(shows, advised):
+            line = line if line not in typed else advice(done := show())
+            while line:
+                assert len(typed) < 5, f"the advice goes round: {typed}"
+                type_line(line)
+                typed.append(line)
+                line = advice(done := show())
+            assert done.code == 0, f"after {typed}: {done.errors}"
+
+    yield follow
+    assert not [*words], "forms that were not shown"
+
+
+@types("{wrong}: run stage={stage.command} first")
+def test_nothing_was_computed(world, follow):
+    follow(partial(world.run, "stage=cams"))
+
+
+@types("there is nothing to evaluate")
+def test_nothing_was_computed_to_be_measured(world, follow):
+    world.label()
+    follow(partial(world.run, "stage=evaluate"))
+
+
+@types("Nothing was computed yet")
+def test_nothing_was_computed_to_be_shown(world, follow):
+    follow(world.report)
+
+
+@types("(edited, damaged or removed)")
+def test_a_result_was_edited(world, follow):
+    shutil.rmtree(world.make_masks().parent)
+    next(latest(world.out, "cams").rglob("*.npz")).write_bytes(b"")
+    follow(partial(world.run, "stage=masks"))
+
+
+@types("made from something else than there is now", "its photograph has changed")
+def test_a_photograph_was_replaced(world, follow):
+    world.make_masks()
+    Image.fromarray(draw_photograph(7, 90, 70)).save(world.photographs / "a.jpg")
+    follow(world.report, world.export)
+
+
+@types("names no classes: run")
+def test_a_manifest_lost_its_classes(world, follow):
+    manifest = world.make_masks() / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"classes"', '"others"'))
+    follow(world.export)
+
+
+@types("holds no image: run")
+def test_a_folder_lost_its_entries(world, follow):
+    (world.make_masks() / "entries.jsonl").write_text("")
+    follow(world.export)
+
+
+@types("its CAMs are damaged")
+def test_cams_are_damaged_after_they_were_checked(world, follow, monkeypatch):
+    world.make_masks()
+    next(latest(world.out, "cams").rglob("*.npz")).write_bytes(b"damaged")
+    checks = iter([lambda *_: True])
+    given = ("--images", world.photographs, "--output", world.folder / "drawn")
+
+    def draw() -> Finished:
+        with monkeypatch.context() as patch:
+            for check in checks:
+                patch.setattr("pipeline.engine.results.holds", check)
+            return world.tool("overlay.py", latest(world.out, "cams"), *given)
+
+    follow(draw)
+
+
+@types("{change}: run stage=evaluate")
+def test_measures_are_of_results_that_changed(world, follow):
+    world.measure()
+    world.images[0].write_bytes(world.images[2].read_bytes())
+    world.do("stage=tags")
+    follow(world.report)
+
+
+@types("than those of this run: run")
+def test_measures_are_of_another_run(world, follow):
+    world.label()
+    world.do("stage=[tags,evaluate]", "tags.votes=3")
+    world.do("stage=tags")
+    follow(world.report)
+
+
+@types("{damage}, which is skipped: run")
+def test_measures_are_damaged(world, follow):
+    world.measure().write_text("[1, 2")
+    follow(world.report)
+
+
+@pytest.mark.large
+@types("{metrics.damage}, which is skipped: run")
+def test_measures_in_tables_are_damaged(world, follow):
+    world.measure().write_text("[1, 2")
+    follow(world.tables)
+
+
+@types("nothing was measured{others}")
+def test_nothing_was_measured(world, follow):
+    world.measure().write_text('{"latest": {}, "runs": []}')
+    follow(partial(world.tables, "--leaderboard"))
+
+
+@types(
+    "checkpoint {path} does not exist",
+    "{wrong}: run stage=train first",
+    "{what} in {folder} {wrong}: run",
+)
+def test_a_network_is_not_there(world, follow):
+    world.make_masks()
+    world.given += TINY_SEGMENTER
+    predict, path = partial(world.run, "stage=predict"), world.out / "segmenter/latest/iter_2.pth"
+    follow(partial(world.segment, path), predict)
+    path.unlink()
+    follow(predict)
+
+
+@pytest.mark.large
+@types("holds no checkpoint of a segmenter")
+def test_a_folder_lost_its_network(world, follow):
+    world.train().unlink()
+    follow(partial(world.segment, world.out))
+
+
+@pytest.mark.large
+@types("is damaged: choose another file, or run")
+def test_a_checkpoint_is_damaged(world, follow):
+    path = world.train()
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    follow(partial(world.segment, path))
 
 
 @types("there is no image to train on")
@@ -345,9 +338,8 @@ def test_what_failed_is_corrected_and_masks_are_made(world, type_line):
     for path, content in whole.items():
         path.write_bytes(content)
     world.do("stage=[tags,cams]")
-    stage = re.search(r"run (stage=\w+)", done.errors)[1]
-    world.do(stage)
-    world.do("stage=train")
+    stage = re.search(r"run stage=(\w+)", done.errors)[1]
+    world.do(f"stage=[{stage},train]")
 
 
 @types("learn from the images of a split: run")
@@ -396,9 +388,8 @@ def test_one_command_after_the_other_leads_from_the_download_to_corrected_tags(
 
 @types("next_command(given, next(given_in, 'tags'))")
 def test_an_empty_folder_says_what_fills_it(world, type_line):
-    done = world.run("stage=status")
-    type_line(command_in(done.output))
-    assert "holds no results yet" not in world.run("stage=status").output
+    type_line(command_in(world.run("stage=status").output))
+    assert (latest(world.out, "tags") / "tags.txt").is_file()
 
 
 @types("{command()} --cfg job shows them all", "{command()} help KEY")
@@ -467,7 +458,7 @@ def test_weights_are_fetched_elsewhere(origin, type_line, monkeypatch, tmp_path)
     assert {*map(str, origin(given).files().values())} == {*places}
 
 
-@types("segmenter.pretrained={choice}: {url} could not be")
+@types("segmenter.pretrained=imagenet: {url} could not be")
 def test_a_network_is_fetched_elsewhere(type_line, monkeypatch, tmp_path):
     def unreachable(*_, **__):
         raise OSError("no network")
@@ -483,14 +474,16 @@ def test_a_network_is_fetched_elsewhere(type_line, monkeypatch, tmp_path):
 
 
 @types("`{command()} {settings}`")
+@pytest.mark.parametrize("chosen", large_except(["one of a kind"], ["one of a kind", "all"]))
 def test_what_was_not_measured_is_planned_by_the_command_of_its_table(
-    world, type_line, tiny_checkpoint
+    chosen, world, type_line, tiny_checkpoint
 ):
     sets = Miniatures(world.folder)
     world.out.mkdir()
-    lines = {*re.findall(r"`(python \S+ experiment=.*)`", world.tables().output)}
-    assert len(lines) > 15
-    for line in sorted(lines):
+    lines = re.findall(r"`(python \S+ experiment=.*)`", world.tables().output)
+    assert len({*lines}) > 15
+    settings = {re.sub(r"experiment=\S+", "", line): line for line in sorted(lines)}
+    for line in settings.values() if chosen != "all" else sorted({*lines}):
         name = re.search(r"experiment=(\S+)", line)[1]
         root = sets.roots[compose([f"experiment={name}", "dataset.root=x"]).dataset.name]
         given = line.replace("sbd_root=DIR", f"sbd_root={sets.sbd}").replace("=DIR", f"={root}")
@@ -502,13 +495,6 @@ def test_what_was_not_measured_is_planned_by_the_command_of_its_table(
         type_line(f"{given} clip=file clip.checkpoint={tiny_checkpoint} dry_run=true")
 
 
-@types("nothing to check: run experiment=")
-def test_what_can_be_checked_exists(world):
-    world.out.mkdir()
-    names = re.search(r"\(there are (.*?)\)", world.tables("--check").errors)[1].split(", ")
-    assert all((REPOSITORY / f"configs/experiment/{name}.yaml").is_file() for name in names)
-
-
 @pytest.mark.extras
 @types("{command()} {shlex.join(words)}")
 def test_the_app_shows_a_command(world, tiny_checkpoint, type_line):
@@ -518,7 +504,7 @@ def test_the_app_shows_a_command(world, tiny_checkpoint, type_line):
 
     own = world.given[5:]
     chosen = Names("file", {}, [f"clip.checkpoint={tiny_checkpoint}", *own], 0.3)
-    folder = Folder(chosen, str(world.photographs), 5, None, world.out)
+    folder = Folder(chosen, str(world.photographs), 5, world.out)
     type_line(folder.told("cat\nperson\nrocket\ncup", "wall", 0.3, "Masks"))
 
 
@@ -526,6 +512,7 @@ def test_the_app_shows_a_command(world, tiny_checkpoint, type_line):
 
 
 ELSEWHERE = {
+    "','.join(parse_stages([*commands]))": "commands/test_wrong_use.py",
     "{command('download')} {SAME_SETTINGS}": "stages/test_weights.py",
     "next_command(given)": "stages/test_weights.py",
     "{command()}": "stages/test_weights.py",

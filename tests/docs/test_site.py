@@ -60,7 +60,7 @@ def test_a_page_has_type_default_range_choices_source_presets_and_figures(pages)
         ".. option:: cams.box_threshold=<float>",
         "Default: ``0.4``; at least 0 and at most 1.",
         "Default: ``clip_es``; one of ``imagenet``, ",
-        "*A change computes anew:* nothing (CAMs are measured with it, not made).",
+        "*A change computes anew:* only the metrics (CAMs are measured with it, not made).",
         "`arXiv 2212.09506 <https://arxiv.org/abs/2212.09506>`__",
         "<../method.html#3-cams-clip-es>",
         "\ncams=clip_es_voc2012\n~~~",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -70,9 +71,14 @@ def build_workspace(folder: Path) -> Path:
 
 def words_of(line: str) -> list[str]:
     """Returns a command line as the shell hands it over, braces, quotes and comments included."""
-    script = f"printf '%s\\0' {line}"
+    return words_of_each([line])[0]
+
+
+def words_of_each(lines: Sequence[str]) -> list[list[str]]:
+    """Does what :func:`words_of` does, in one shell."""
+    script = "".join(f"printf '%s\\0' {line}\nprintf '\\1'\n" for line in lines)
     finished = subprocess.run(["bash", "-c", script], capture_output=True, check=True, text=True)
-    return finished.stdout.split("\0")[:-1]
+    return [words.split("\0")[:-1] for words in finished.stdout.split("\1")[:-1]]
 
 
 def stand_in(arguments: list[str], checkpoint: Path) -> list[str]:

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.configuration.settings import Rule, joined, key_facts, plain, setting
 from pipeline.errors import UserError
-from pipeline.files.fingerprints import fingerprint, fingerprint_file, fingerprint_image
+from pipeline.files.fingerprints import fingerprint, fingerprint_cached, fingerprint_file
 
 
 class Colour(Enum):
@@ -71,6 +71,6 @@ def test_bounds_include_what_they_name():
 def test_fingerprints_have_16_digits_and_stay_the_same(tmp_path):
     path = tmp_path / "a"
     path.write_bytes(b"abc")
-    assert fingerprint_file(path) == fingerprint_image(path) == "d8bb14d833d59559"
+    assert fingerprint_file(path) == fingerprint_cached(path) == "d8bb14d833d59559"
     assert len(fingerprint("a", 1)) == 16
     assert fingerprint("a", "b") != fingerprint("ab") != fingerprint(b"ab")

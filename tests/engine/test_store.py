@@ -14,7 +14,7 @@ import pytest
 from pipeline.engine.store import Store
 from pipeline.errors import UserError
 from pipeline.files.atomic import write_atomically
-from pipeline.files.fingerprints import fingerprint, fingerprint_image, remember_in
+from pipeline.files.fingerprints import fingerprint, fingerprint_cached, remember_in
 from tests.results import open_writer, write
 
 
@@ -171,7 +171,7 @@ def test_every_file_of_a_folder_follows_the_umask(umask, tmp_path):
         store.begin()
         remember_in(store.root)
         (tmp_path / "photograph").write_bytes(b"x")
-        fingerprint_image(tmp_path / "photograph")
+        fingerprint_cached(tmp_path / "photograph")
         with open_writer(store, "all", "tags", {}) as folder:
             write(folder, "a", {"photograph": "1"}, {"a.png": b"x"})
             folder.fail("b", "damaged")

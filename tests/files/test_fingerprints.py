@@ -9,7 +9,7 @@ import time
 import pytest
 
 from pipeline.files.atomic import MENDABLE
-from pipeline.files.fingerprints import FILE, fingerprint_file, fingerprint_image, remember_in
+from pipeline.files.fingerprints import FILE, fingerprint_cached, fingerprint_file, remember_in
 from pipeline.files.journal import OF_FILES, Journal
 
 
@@ -39,23 +39,23 @@ def not_read(monkeypatch):
 
 def test_a_known_photograph_is_not_read_again_until_it_changes(path, tmp_path, monkeypatch):
     remember_in(tmp_path)
-    first = fingerprint_image(path)
+    first = fingerprint_cached(path)
     assert first == fingerprint_file(path)
 
     remember_in(tmp_path)  # the next run
     with monkeypatch.context() as patched:
         not_read(patched)
-        assert fingerprint_image(path) == first
+        assert fingerprint_cached(path) == first
     path.write_bytes(b"two")
-    assert fingerprint_image(path) != first
+    assert fingerprint_cached(path) != first
     path.write_bytes(b"one")
-    assert fingerprint_image(path) == first
+    assert fingerprint_cached(path) == first
 
 
 def test_size_and_time_hide_no_change(path, tmp_path, monkeypatch):
     """As of a file that was copied with its time over another one."""
     remember_in(tmp_path)
-    first, status = fingerprint_image(path), path.stat()
+    first, status = fingerprint_cached(path), path.stat()
     other = tmp_path / "other.jpg"
     # A file system whose clock has not moved since tells them apart by nothing.
     while True:
@@ -66,7 +66,7 @@ def test_size_and_time_hide_no_change(path, tmp_path, monkeypatch):
     other.rename(path)
     assert path.stat().st_mtime_ns == status.st_mtime_ns
     remember_in(tmp_path)
-    assert fingerprint_image(path) != first
+    assert fingerprint_cached(path) != first
 
 
 def test_other_files_are_read_every_time(path, tmp_path, monkeypatch):
@@ -83,10 +83,10 @@ def test_a_file_as_young_as_its_entry_is_not_trusted(tmp_path, monkeypatch):
     path = tmp_path / "a.jpg"
     path.write_bytes(b"one")
     remember_in(tmp_path)
-    first = fingerprint_image(path)
+    first = fingerprint_cached(path)
     monkeypatch.setattr("pipeline.files.fingerprints.fingerprint_file", lambda _: "read again")
     remember_in(tmp_path)
-    assert fingerprint_image(path) == "read again" != first
+    assert fingerprint_cached(path) == "read again" != first
 
 
 @pytest.mark.parametrize("hours", [-5, 5])
@@ -97,12 +97,12 @@ def test_only_the_clock_of_the_file_system_counts(hours, path, tmp_path, monkeyp
     young = tmp_path / "young.jpg"
     young.write_bytes(b"one")
     remember_in(tmp_path)
-    first = fingerprint_image(path)
-    fingerprint_image(young)
+    first = fingerprint_cached(path)
+    fingerprint_cached(young)
     remember_in(tmp_path)
     monkeypatch.setattr("pipeline.files.fingerprints.fingerprint_file", lambda _: "read again")
-    assert fingerprint_image(path) == first
-    assert fingerprint_image(young) == "read again"
+    assert fingerprint_cached(path) == first
+    assert fingerprint_cached(young) == "read again"
 
 
 def test_a_file_server_has_a_clock_of_its_own(path, tmp_path, monkeypatch):
@@ -113,19 +113,19 @@ def test_a_file_server_has_a_clock_of_its_own(path, tmp_path, monkeypatch):
     monkeypatch.setattr(
         type(path), "touch", lambda self: touch(self) or settle(self, 3599) if self != path else 0
     )
-    fingerprint_image(path)
+    fingerprint_cached(path)
     (entry,) = Journal(tmp_path / FILE, OF_FILES).entries.values()
     assert entry["read"] < time.time_ns() - 3500 * 10**9
     monkeypatch.setattr("pipeline.files.fingerprints.fingerprint_file", lambda _: "read again")
     remember_in(tmp_path)
-    assert fingerprint_image(path) == "read again"
+    assert fingerprint_cached(path) == "read again"
 
 
 def test_a_dry_run_remembers_and_writes_nothing(path, tmp_path, monkeypatch):
     remember_in(tmp_path, write=False)
-    first = fingerprint_image(path)
+    first = fingerprint_cached(path)
     not_read(monkeypatch)
-    assert fingerprint_image(path) == first
+    assert fingerprint_cached(path) == first
     assert not (tmp_path / FILE).exists()
 
 
@@ -140,25 +140,25 @@ def test_the_journal_does_not_grow_for_ever(path, tmp_path, monkeypatch):
     other.write_bytes(b"other")
     settle(other)
     remember_in(tmp_path)
-    fingerprint_image(other)
+    fingerprint_cached(other)
     for k in range(60):
         daily = tmp_path / f"{k}.jpg"
         for each in (path, daily):
             each.write_bytes(b"%d" % k)
             settle(each)
         remember_in(tmp_path)
-        known = [fingerprint_image(each) for each in (path, daily)]
+        known = [fingerprint_cached(each) for each in (path, daily)]
         daily.unlink()
     assert size_of_journal(tmp_path) < 30
     not_read(monkeypatch)
     remember_in(tmp_path)
-    assert fingerprint_image(path) == known[0] and fingerprint_image(other)
+    assert fingerprint_cached(path) == known[0] and fingerprint_cached(other)
 
 
 def test_a_run_beside_one_that_tidies_loses_nothing(path, tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.files.journal._SMALL", 0, raising=False)
     remember_in(tmp_path)
-    first, beside = fingerprint_image(path), Journal(tmp_path / FILE, OF_FILES)
+    first, beside = fingerprint_cached(path), Journal(tmp_path / FILE, OF_FILES)
     beside.append({"id": "gone", "content": "1"})
     remember_in(tmp_path)
     beside.append({"id": "late", "content": "2"})
@@ -170,7 +170,7 @@ def test_a_run_beside_one_that_tidies_loses_nothing(path, tmp_path, monkeypatch)
 def test_a_dry_run_tidies_nothing(path, tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.files.journal._SMALL", 0, raising=False)
     remember_in(tmp_path)
-    fingerprint_image(path)
+    fingerprint_cached(path)
     before = {file: file.read_bytes() for file in tmp_path.iterdir()}
     remember_in(tmp_path, write=False)
     assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
@@ -179,14 +179,14 @@ def test_a_dry_run_tidies_nothing(path, tmp_path, monkeypatch):
 def test_without_a_journal_files_are_read_again(path, tmp_path):
     (tmp_path / FILE).write_text('{"id": "x", "content": "y"}\nnonsense\n')
     remember_in(tmp_path)
-    first = fingerprint_image(path)
+    first = fingerprint_cached(path)
     (tmp_path / FILE).write_bytes((tmp_path / FILE).read_bytes()[:-9])
     remember_in(tmp_path)
-    assert fingerprint_image(path) == first
+    assert fingerprint_cached(path) == first
     (tmp_path / FILE).unlink()
     (tmp_path / FILE).mkdir()
     remember_in(tmp_path)
-    assert fingerprint_image(path) == first
+    assert fingerprint_cached(path) == first
 
 
 def test_what_is_not_a_file_is_an_error(tmp_path):
@@ -206,4 +206,4 @@ def test_memory_of_another_user_is_not_a_photographs_fault(path, tmp_path, monke
     with monkeypatch.context() as patched:  # root may read everything
         patched.setattr("pipeline.files.journal.read_entries", refuse)
         remember_in(tmp_path)
-        assert fingerprint_image(path) == fingerprint_file(path)
+        assert fingerprint_cached(path) == fingerprint_file(path)

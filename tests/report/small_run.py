@@ -16,7 +16,7 @@ from pipeline.engine.sample import ImageReader, Sample
 from pipeline.engine.store import Store
 from pipeline.engine.writer import Writer
 from pipeline.evaluation.about import About
-from pipeline.files.fingerprints import fingerprint_image
+from pipeline.files.fingerprints import fingerprint_cached
 from pipeline.files.images import encode_png
 from pipeline.report.page.images import ReportInputs
 from pipeline.tags.scores import tags_output
@@ -56,7 +56,7 @@ def halfway(scores: np.ndarray) -> float:
 def fill(folder: Writer, samples: list[Sample], files: dict[str, dict[str, bytes]]) -> Writer:
     with folder:
         for sample in samples:
-            inputs = {"photograph": fingerprint_image(sample.image)}
+            inputs = {"photograph": fingerprint_cached(sample.image)}
             write(folder, sample.id, inputs, files[sample.id])
         folder.finish([sample.id for sample in samples])
     return folder
@@ -106,7 +106,7 @@ def build_run(
             scores[tags] = 0.8
             if "tags" in computed:
                 facts = tags_output(tags, {"scores": scores}).values
-                write(tags_folder, image_id, {"photograph": fingerprint_image(path)}, {}, **facts)
+                write(tags_folder, image_id, {"photograph": fingerprint_cached(path)}, {}, **facts)
             heat = np.array(Image.fromarray((labels > 0).astype(np.float32)).resize((8, 6)))
             maps = np.stack([heat] * len(tags)) if tags else np.zeros((0, 6, 8))
             cams = Cams(np.array(tags, np.int64), maps, (HEIGHT, WIDTH))

@@ -90,6 +90,7 @@ def test_given_tags_have_no_threshold_and_later_rounds_their_own():
             split="val",
             options=SelfTrainingSettings(tag_threshold=0.6, keep_tags=keep),
             test=TestSettings(),
+            background=True,
             vocabulary=None,
             reader=None,
             device="cpu",

@@ -218,7 +218,7 @@ def test_vision_transformers_of_timm_take_images_of_any_size_or_are_refused(
             train_tiny(pairs, tmp_path, replace(settings, crop_size=64))
     try:
         config = build_config(settings, CLASS_NAMES, PALETTE, 0)
-        patch_size = timm_maps(name)[1]
+        patch_size = timm_maps(name).patch_size
         assert config.model.data_preprocessor.test_cfg == {"size_divisor": patch_size}
         network = MmsegNetwork(build_model(config.model))
         check_sizes(network.model, replace(settings, crop_size=4 * patch_size))
@@ -234,13 +234,13 @@ def test_vision_transformers_of_timm_take_images_of_any_size_or_are_refused(
     [
         ({"pretrained": "imagenet"}, "what this backbone can start from: give clip$"),
         ({"pretrained": "none"}, "give clip$"),
-        ({"decoder": None}, "this backbone can .* imagenet, coco, none, or the path"),
+        ({"decoder": None}, "this backbone can .* imagenet, none, or the path"),
         ({"backbone": "vit_tiny_patch16_224"}, "give published, or the path of a weights file"),
         (
             {"backbone": "vit_tiny_patch16_224", "pretrained": "published", "enlarge": "2"},
             "enlarge",
         ),
-        ({"decoder": None, "freeze": True, "pretrained": "none"}, "give imagenet, coco, or"),
+        ({"decoder": None, "freeze": True, "pretrained": "none"}, "give imagenet, or"),
     ],
 )
 def test_each_network_says_what_it_starts_from(changes, words, pairs, tmp_path):

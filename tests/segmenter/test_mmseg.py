@@ -4,7 +4,9 @@ import types
 
 import numpy as np
 import pytest
+import torch
 from mmengine.registry import DefaultScope
+from mmengine.structures import PixelData
 
 from pipeline.errors import UserError
 from pipeline.segmenter.architecture import dictionaries
@@ -38,7 +40,6 @@ def test_the_scope_of_other_programs_stays(trained, pairs, tmp_path):
 def test_compiled_operators_end_in_one_sentence():
     import_mmseg()
     import mmcv.ops
-    import torch
 
     with pytest.raises(UserError, match="install the full mmcv"):
         mmcv.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
@@ -74,6 +75,24 @@ def test_config_fits_classes_and_one_offline_device(name):
     assert config.class_names == ["background", *CLASS_NAMES]
 
 
+def test_head_that_names_no_loss_does_not_count_255_either():
+    from mmseg.structures import SegDataSample
+
+    settings = tiny_settings()
+    settings.overrides["decode_head"]["loss_decode"] = None
+    model = build_config(settings, CLASS_NAMES, PALETTE, 7).model
+    head = build_model(model).decode_head
+    torch.manual_seed(0)
+    scores, labels = torch.randn(1, 3, 8, 8), torch.randint(0, 3, (1, 8, 8))
+    labels[..., 3:] = 255
+
+    def loss(columns):
+        sample = SegDataSample(gt_sem_seg=PixelData(data=labels[..., :columns]))
+        return head.loss_by_feat(scores[..., :columns], [sample])["loss_ce"]
+
+    assert torch.allclose(loss(8), loss(3))
+
+
 def test_schedule_and_optimiser():
     settings = tiny_settings(optimizer="AdamW", warmup_iterations=2, iterations=20)
     config = build_config(settings, CLASS_NAMES, PALETTE, 7)
@@ -82,6 +101,14 @@ def test_schedule_and_optimiser():
     assert config.param_scheduler[-1].eta_min == pytest.approx(1e-6)
     assert config.param_scheduler[-1].end == 20
     assert config.randomness.seed == 7
+
+
+def test_a_warm_up_of_more_than_a_tenth_is_one_of_a_tenth_in_the_key_too():
+    settings = [tiny_settings(warmup_iterations=count, iterations=20) for count in (2, 3, 1500)]
+    built = [build_config(each, CLASS_NAMES, PALETTE, 7).param_scheduler for each in settings]
+    assert built[0][0].end == 2 and built[0] == built[1] == built[2]
+    keys = [each.training_facts for each in settings]
+    assert keys[0] == keys[1] == keys[2]
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,16 @@ def test_given_tags_win_over_what_is_seen():
     assert relabelled.probability.min() > 0 and relabelled.probability.max() <= 1
 
 
+def test_only_tags_are_labels_where_there_is_no_background():
+    probabilities = np.zeros((4, 4, 6), np.float32)
+    probabilities[0] = 1  # which hides all tags in the lower half
+    probabilities[1:, :2] = np.array([0.1, 0.6, 0.2], np.float32)[:, None, None]
+    probabilities[0, :2] = 0.1
+    found = relabel(probabilities, (4, 6), SETTINGS, tags=(0, 2), background=False)
+    assert (found.labels[:2] == 3).all() and found.probability[0, 0] == pytest.approx(2 / 3)
+    assert {*np.unique(found.labels)} <= {1, 3} and np.isfinite(found.probability).all()
+
+
 def test_nothing_seen_is_background_everywhere():
     probabilities = np.full((3, 4, 4), 0.01, np.float32)
     probabilities[0] = 0.98

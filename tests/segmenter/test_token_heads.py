@@ -10,9 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from torch.nn.functional import cross_entropy, interpolate
+from torch.nn.functional import interpolate
 
-from pipeline.segmenter.losses import BalancedCrossEntropy
 from pipeline.segmenter.mmseg import import_mmseg
 from pipeline.segmenter.network import resize_scores
 from tests.golden_models import assert_close
@@ -67,7 +66,6 @@ def compute(head: WeclipHead, golden: dict, maps: torch.Tensor | None = None) ->
         "decoded": decoded,
         "logits": head.conv_seg(decoded),
         "upsampled": enlarged[:, :, ::3, ::3],
-        "seg_loss": BalancedCrossEntropy()(enlarged, masks.long())[None],
     }
 
 
@@ -178,18 +176,10 @@ def test_each_mistake_shows(golden, weclip, mistake):
 
 
 @torch.no_grad()
-def test_mistakes_of_the_loss_and_of_enlarging_show(golden):
-    logits, masks = golden["logits"], golden["masks"].long()
-    enlarged = resize_scores(logits, masks.shape[1:], align_corners=False)
-    learned = masks.where(masks != 255, 0)
-    for found in (
-        cross_entropy(enlarged, masks, ignore_index=255),
-        BalancedCrossEntropy()(enlarged, learned),
-    ):
-        with pytest.raises(AssertionError):
-            assert_close(found[None], golden["seg_loss"])
+def test_a_mistake_of_enlarging_shows(golden):
+    enlarged = interpolate(golden["logits"], golden["masks"].shape[1:])
     with pytest.raises(AssertionError):
-        assert_close(interpolate(logits, masks.shape[1:])[:, :, ::3, ::3], golden["upsampled"])
+        assert_close(enlarged[:, :, ::3, ::3], golden["upsampled"])
 
 
 def maps_of(blocks: int, width: int = 48, grid: tuple[int, int] = (5, 7)) -> list[torch.Tensor]:

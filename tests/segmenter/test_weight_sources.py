@@ -12,14 +12,14 @@ import torch
 from huggingface_hub.errors import OfflineModeIsEnabled
 from mmengine.runner import get_external_models, get_mmcls_models
 from safetensors.torch import save_file
-from torchvision.models import get_model, segmentation
+from torchvision.models import get_model
 
 from pipeline.errors import UserError
 from pipeline.files import hugging_face
 from pipeline.segmenter import weight_sources
 from pipeline.segmenter.weight_sources import read_state
 from tests.safety.live_weights import Code
-from tests.segmenter.foreign_backbones import CONVNEXT, DILATED, build_network, load, saved, stirred
+from tests.segmenter.foreign_backbones import CONVNEXT, build_network, load, saved, stirred
 
 
 @pytest.fixture
@@ -149,32 +149,6 @@ def test_imagenet_of_timm_for_another_width(published):
     assert_one_sentence(caught)
 
 
-def test_coco_has_seen_masks(published):
-    url = "https://download.pytorch.org/models/deeplabv3_resnet50_coco-cd0a2569.pth"
-    network = segmentation.deeplabv3_resnet50(weights=None, weights_backbone=None, aux_loss=True)
-    published[url] = stirred(network).state_dict()
-    backbone, report = load("coco", type="ResNet", depth=50, **DILATED)
-    assert report.source == url and report.seen_masks and "seen masks" in str(report)
-    assert torch.equal(backbone.conv1.weight, network.backbone.conv1.weight)
-
-
-@pytest.mark.parametrize(
-    "backbone",
-    [
-        {"type": "ResNetV1c", "depth": 101},
-        {"type": "ResNet", "depth": 18},
-        {"type": "ResNet", "depth": 50, "base_channels": 32},
-        {"type": "ResNet", "depth": 50, "style": "caffe"},
-        {"type": "MobileNetV2"},
-        CONVNEXT,
-    ],
-)
-def test_coco_is_for_torchvisions_resnets(backbone, published):
-    with pytest.raises(UserError, match=f"not for this {backbone['type']}.*imagenet") as caught:
-        load("coco", **backbone)
-    assert_one_sentence(caught)
-
-
 @pytest.mark.parametrize(
     "backbone, source",
     [
@@ -202,17 +176,16 @@ def test_imagenet_file_that_the_user_has_to_make(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "choice, backbone, url",
+    "backbone, url",
     [
-        ("imagenet", {"type": "ResNet", "depth": 18}, "pytorch.org/models/resnet18-f37072fd.pth"),
-        ("coco", {"type": "ResNet", "depth": 50}, "deeplabv3_resnet50_coco-cd0a2569.pth"),
-        ("imagenet", {"type": "ResNetV1c", "depth": 50}, "resnet50_v1c-2cccc1ad.pth"),
-        ("imagenet", CONVNEXT, "timm/convnext_atto.d2_in1k/resolve/main/model.safetensors"),
+        ({"type": "ResNet", "depth": 18}, "pytorch.org/models/resnet18-f37072fd.pth"),
+        ({"type": "ResNetV1c", "depth": 50}, "resnet50_v1c-2cccc1ad.pth"),
+        (CONVNEXT, "timm/convnext_atto.d2_in1k/resolve/main/model.safetensors"),
     ],
 )
-def test_no_network_is_one_sentence(choice, backbone, url, published):
+def test_no_network_is_one_sentence(backbone, url, published):
     with pytest.raises(UserError, match=rf"{url} could not be downloaded") as caught:
-        load(choice, **backbone)
+        load("imagenet", **backbone)
     assert_one_sentence(caught)
     assert re.search(rf"python tools/download.py https://\S*{url} ", str(caught.value))
     assert "give segmenter.pretrained=PATH" in str(caught.value)

@@ -37,10 +37,20 @@ def keep(folder: Path, image_id: str, mask: np.ndarray) -> None:
 
 
 class Runs:
-    """Runs stages on the photographs; called, it returns stage → computed, cached, reused."""
+    """Runs stages on the photographs; called, it returns stage → computed, cached, reused.
 
-    def __init__(self, run_stage: Callable[..., Finished], arguments: list[str], folder: Path):
-        self._run_stage, self._arguments, self._folder = run_stage, arguments, folder
+    ``begin`` copies what such a run leaves behind, if another test has done the same.
+    """
+
+    def __init__(
+        self,
+        run_stage: Callable[..., Finished],
+        finish: Callable[..., Path],
+        arguments: list[str],
+        folder: Path,
+    ):
+        self._run_stage, self.begin, self._arguments = run_stage, finish, arguments
+        self._folder = folder
         self.out, self.mine = folder / "out", folder / "mine"  # what a person's masks lie in
 
     def __call__(self, *more: str, code: int = 0) -> dict[str, tuple[int, int, int]]:
@@ -87,9 +97,14 @@ class Runs:
 
 
 @pytest.fixture
-def runs(run_stage: Callable[..., Finished], arguments: list[str], tmp_path: Path) -> Runs:
+def runs(
+    run_stage: Callable[..., Finished],
+    finish: Callable[..., Path],
+    arguments: list[str],
+    tmp_path: Path,
+) -> Runs:
     """Runs stages, with corrections if they are given."""
-    return Runs(run_stage, arguments, tmp_path)
+    return Runs(run_stage, finish, arguments, tmp_path)
 
 
 @pytest.fixture

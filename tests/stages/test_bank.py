@@ -18,7 +18,7 @@ from pipeline.dense.corrclip.bank import Bank
 from pipeline.dense.corrclip.learning import LearnedBank, RegionEncoder
 from pipeline.engine.store import encode_arrays
 from pipeline.errors import UserError
-from pipeline.files.fingerprints import fingerprint_image
+from pipeline.files.fingerprints import fingerprint_cached
 from tests.files_opened import files_opened
 from tests.small_runs import Finished, draw_photograph, latest
 from tests.tiny_second import dino_file
@@ -71,7 +71,7 @@ def test_a_split_is_a_bank_whose_own_regions_are_left_out(
     given = [*arguments, *GIVEN, "cams.bank.split=all", f"cams.bank.own={own}", *masks]
     done = images_of(run_stage(*given))
     assert done["vectors"] == done["regions"] == done["masks"] == 5
-    contents = {fingerprint_image(path) for path in photographs.rglob("*.*")}
+    contents = {fingerprint_cached(path) for path in photographs.rglob("*.*")}
     with np.load(latest(tmp_path / "out", "regions") / "bank.npz") as bank:
         assert {*bank["contents"]} == contents
         assert len(bank["keys"]) == len(bank["values"]) == len(bank["pictures"]) > 10

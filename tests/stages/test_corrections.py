@@ -18,7 +18,7 @@ KINDS = pytest.mark.parametrize("kind", ["tags", "masks"])
 
 @KINDS
 def test_two_corrections_cost_two_images_and_taking_one_back_costs_none(kind, runs):
-    assert runs(UP_TO_MASKS)["tags"] == (5, 0, 0)
+    runs.begin(UP_TO_MASKS)
     before, first, masks = runs.entries(), runs.folder("tags"), runs.folder()
     shown = {"a": [1, 3], E: []}
     counts = runs(UP_TO_MASKS, given := runs.corrected(kind, shown))
@@ -90,7 +90,7 @@ def test_figures_status_and_report_name_corrections(runs, run_stage, tmp_path):
     for image_id in SIZES:
         keep(tmp_path / "truth", image_id, draw(image_id, 1))
     given = [runs.corrected("masks", {"a": [1, 3], E: [0]}), f"dataset.masks={tmp_path / 'truth'}"]
-    runs(UP_TO_MASKS)
+    runs.begin(UP_TO_MASKS)
     runs(*given, "stage=[tags,cams,masks,evaluate,report]")
     said = {stage: runs.figures(stage)["corrections"] for stage in ("tags", "masks")}
     for stage, named in said.items():
@@ -190,7 +190,7 @@ def test_labels_may_be_corrections(runs, tmp_path):
 
 
 def test_the_command_of_a_report_tags_images(runs):
-    runs(UP_TO_MASKS)
+    runs.begin(UP_TO_MASKS)
     for stage, repeated, given in (
         ("stage=report", "stage=[tags,cams,masks,report]", []),
         ("stage=[tags,report]", "stage=[tags,report]", [runs.corrected("tags", {"a": [3]})]),
@@ -215,7 +215,7 @@ def test_a_changed_file_is_noticed_by_the_stages_after_tags(runs, tmp_path):
 
 
 def test_a_dry_run_knows_that_changed_tags_are_trained_on_anew(runs):
-    runs(*TRAINED)
+    runs.begin(*TRAINED)
     runs(*TRAINED, runs.corrected("tags", {"a": [3]}))
     for name, shown in (("mine", {"b": [3]}), ("other", {"a": [3]})):
         given = [*TRAINED, runs.corrected("tags", shown, name)]
@@ -227,7 +227,7 @@ def test_a_dry_run_knows_that_changed_tags_are_trained_on_anew(runs):
 
 
 def test_damaged_statistics_count_as_damage(runs):
-    runs(UP_TO_MASKS)
+    runs.begin(UP_TO_MASKS)
     for statistics in ({"near_synonyms": [5]}, {"flat": "x"}, {"background": None}, 5):
         for path in runs.out.glob("all/*/*/manifest.json"):
             manifest = json.loads(path.read_text())

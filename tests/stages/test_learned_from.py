@@ -115,4 +115,4 @@ def test_each_file_that_was_read_is_in_the_key_or_the_record(name, options, open
         edit(path)
         assert outlook(opened(*options), name) != before, path
         path.write_bytes(content)
-        assert outlook(opened(*options), name) == before
+    assert outlook(opened(*options), name) == before

@@ -15,6 +15,7 @@ from pipeline import Labeller
 from pipeline.cams.cams import read_cams
 from pipeline.clip.dimensions import Dimensions
 from pipeline.clip.encoder import ClipEncoder
+from pipeline.clip.image_text import releases
 from pipeline.clip.second import SECONDS
 from pipeline.errors import ImageError, UserError
 from pipeline.files.label_images import read_labels
@@ -57,6 +58,7 @@ def test_a_run_comes_to_its_end_and_is_cached(run_stage, arguments, tmp_path, mo
 @pytest.fixture
 def c_radio(monkeypatch, tmp_path) -> list[str]:
     """Settings that choose a small C-RADIO, which stands for a published one."""
+    releases()  # which registers second backbones as well
     small = replace(SECONDS["c_radio_v3_l16"], dimensions=Dimensions(3, 16, 64))
     monkeypatch.setitem(SECONDS, small.name, replace(small, heads=2, head_width=8))
     path = c_radio_files.timm(small_models.c_radio(), tmp_path)["image"]
@@ -179,10 +181,11 @@ def test_what_cannot_be_used_is_said_before_anything_is_computed(
 
 def test_a_dry_run_names_what_is_downloaded_and_keeps_the_tags(run_stage, arguments):
     assert run_stage(*arguments, "stage=tags").code == 0
-    planned = run_stage(*arguments, *CAMS, "cams=proxyclip", "dry_run=true")
+    planned = run_stage(*arguments, *CAMS, "cams=trident", "dry_run=true")
     assert planned.code == 0 and "known after download" in planned.output
-    [address] = addresses("dino_vitb8")
-    assert f"the run first downloads the weights {address}" in planned.errors
+    both = f"{addresses('dino_vitb16')[0]} and {addresses('sam_vit_b')[0]}"
+    sizes = "(second backbone: 343.0 MB and 375.0 MB)"
+    assert f"the run first downloads the weights {both} {sizes}" in planned.errors
 
 
 def addresses(name: str) -> tuple[str, ...]:

@@ -123,5 +123,5 @@ def test_weights_are_files_for_another_machine(hub, given, run_tool, monkeypatch
 
 def test_a_study_is_fetched_for_as_well(hub, given, run_tool):
     finished = run_tool("download.py", *given, "-m", "clip=vit_b16,vit_b32", "--dry-run")
-    assert finished.output.count("ViT-B-16.pt  missing") == 1, finished.errors
-    assert finished.output.count("ViT-B-32.pt  missing") == 1
+    assert finished.output.count("ViT-B-16.pt  350.8 MB, missing") == 1, finished.errors
+    assert finished.output.count("ViT-B-32.pt  354.0 MB, missing") == 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from types import SimpleNamespace
 
 import pytest
@@ -41,17 +40,6 @@ def test_tags_from_which_nothing_is_learned_are_named(tags, note, run_on_tags):
         finished = run_on_tags(*tags)
         assert finished.code == 0, finished.errors
         assert f"note: {note}" in finished.errors if note else "note" not in finished.errors
-
-
-def test_lists_may_be_in_another_normalisation(run_stage, arguments, photographs, tmp_path):
-    (photographs / "a.jpg").rename(photographs / "cafe\u0301.jpg")
-    for name, line in {"tags.txt": "0", "images.txt": "", "labels.csv": ",cat"}.items():
-        (tmp_path / name).write_text(f"caf\u00e9{' ' * line.isdigit()}{line}\n")
-    given = f"tags=file tags.path={tmp_path}/tags.txt dataset.image_list={tmp_path}/images.txt"
-    given += f" dataset.labels={tmp_path}/labels.csv dataset.split=all stage=[tags,evaluate]"
-    finished = run_stage(*replaced(arguments, *given.split()))
-    assert finished.code == 0, finished.errors
-    assert re.search(r"\| all +\| +1 \|.* 100\.0 \|\n", finished.output), finished.output
 
 
 @pytest.mark.parametrize(

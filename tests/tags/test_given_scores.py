@@ -195,29 +195,34 @@ def test_names_are_joined_and_others_are_counted(run, tags):
     assert "tags.join counts tree as two classes" in errors
 
 
+def test_an_image_with_a_line_that_cannot_be_used_is_left_out(run, tags):
+    lines = "id,class,score\na,cat,1\na,cup\nb,cat,1.5\n"
+    rest = "c,,\nd,rocket,.9\nholiday 2026/e f,cup,0.9\n"
+    finished = run("x.csv", lines + rest)
+    assert finished.errors.count("\n") == 1
+    assert "left out: b: its scores cannot be used: " in finished.errors
+    assert "x.csv has, in line 4, a score of 1.5, where 0 to 1 is expected" in finished.errors
+    assert tags() == {"a": ["cat", "cup"], "c": [], "d": ["rocket"], "holiday 2026/e f": ["cup"]}, (
+        "the others go on"
+    )
+
+
 @pytest.mark.parametrize(
     ("lines", "reason"),
     [
-        ("b,cat,1.5", "has, in line 4, a score of 1.5, where 0 to 1 is expected"),
-        ("b,cat,nan", "has, in line 4, a score of nan"),
-        ("b,cat,-inf", "has, in line 4, a score of -inf"),
-        ("b,cat,high", "has, in line 4, a score of high"),
-        ("b,cat,50%", "has, in line 4, a score of 50%"),
+        ("b,cat,nan", "has, in line 4, a score of nan, where 0 to 1 is expected"),
+        ("b,cat,-inf", "has, in line 4, a score of -inf, where 0 to 1 is expected"),
+        ("b,cat,high", "has, in line 4, a score of high, where 0 to 1 is expected"),
+        ("b,cat,50%", "has, in line 4, a score of 50%, where 0 to 1 is expected"),
         ("b,cat,0,5", "has, in line 4, 4 cells for 3 columns"),
         ("b", "has, in line 4, 1 cells for 3 columns"),
         ("b,cat,0.5\nb.png,cat,0.6", "has two entries of it"),
     ],
 )
-def test_an_image_with_a_line_that_cannot_be_used_is_left_out(lines, reason, run, tags):
-    lines = f"id,class,score\na,cat,1\na,cup\n{lines}\n"
-    rest = "c,,\nd,rocket,.9\nholiday 2026/e f,cup,0.9\n"
-    finished = run("x.csv", lines + rest)
-    assert finished.errors.count("\n") == 1
-    assert "left out: b: its scores cannot be used: " in finished.errors
-    assert f"x.csv {reason}" in finished.errors
-    assert tags() == {"a": ["cat", "cup"], "c": [], "d": ["rocket"], "holiday 2026/e f": ["cup"]}, (
-        "the others go on"
-    )
+def test_a_line_that_cannot_be_used_is_told_of_its_image_alone(lines, reason, tmp_path):
+    (tmp_path / "x.csv").write_text(f"id,class,score\na,cat,1\na,cup\n{lines}\nc,,\n")
+    table = read_table(tmp_path / "x.csv", "tags.path")
+    assert {i: row.problem for i, row in table.rows.items() if row.problem} == {"b": reason}
 
 
 def test_two_lines_of_an_image_are_one_too_many_where_classes_are_columns(run, tags):

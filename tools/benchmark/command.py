@@ -38,6 +38,7 @@ from pipeline.commands.command_line import Parser
 from pipeline.errors import UserError, check_choice
 from pipeline.files.shipped import HOME
 from tools.benchmark import sections
+from tools.benchmark.bank import bank
 from tools.benchmark.costs import peak, steps
 from tools.benchmark.masks import masks
 from tools.benchmark.photographs import photographs
@@ -61,6 +62,7 @@ _SECTIONS = (
     "steps",
     "stages",
     "cams",
+    "bank",
     "text",
     "growth",
     "masks",
@@ -118,6 +120,7 @@ def run(arguments: Sequence[str]) -> None:
         "steps": lambda: steps(setup, size, machine_peak, options.repeats),
         "stages": lambda: sections.stages(setup, plain_clip, size, options.images),
         "cams": lambda: sections.cam_methods(setup, size, options.repeats),
+        "bank": lambda: bank(setup, precision, kernel, options.repeats),
         "text": lambda: sections.text(clip, load_tokenizer(None), sum(names)),
         "growth": lambda: sections.growth(setup, size),
         "masks": lambda: masks(size),
@@ -125,6 +128,7 @@ def run(arguments: Sequence[str]) -> None:
         "segmenters": lambda: segmenters(
             options.segmenters.split(","),
             size,
+            options.crop,
             str(device),
             options.precision,
             machine_peak,
@@ -211,6 +215,7 @@ def _parse(arguments: Sequence[str]) -> Namespace:
     add("--checkpoint", type=Path, help="a file of weights in OpenAI's format, in place of --model")
     add("--size", default="500x375", help="width and height of the images")
     add("--names", default="20,25", help="number of classes, and of backgrounds")
+    add("--crop", type=int, default=321, help="side of the crops that segmenters are trained on")
     add("--images", type=int, default=8, help="number of images that stages are measured on")
     add("--batch-size", type=int, help="images that CLIP processes together")
     add("--crop-batch-size", type=int, help="crops that CWR classifies together")

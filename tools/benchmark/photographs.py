@@ -56,7 +56,7 @@ class Model(NamedTuple):
     cams: str = "clip_es"
 
 
-def _random_tower(release: Release) -> ImageTower:
+def random_tower(release: Release) -> ImageTower:
     """Returns an image tower of the dimensions of a release, with four registers."""
     width, (depth, patch, native) = _HEAD_WIDTH * release.heads, release.dimensions
     blocks = [
@@ -85,7 +85,7 @@ def _clip(name: str) -> ImageTower:
 MODELS = (
     Model("ViT-B/16", partial(_clip, "ViT-B-16-quickgelu")),
     Model("ViT-L/14", partial(_clip, "ViT-L-14-quickgelu")),
-    Model("TIPSv2 B/14", lambda: _random_tower(releases()["tipsv2_b14"]), "value_path"),
+    Model("TIPSv2 B/14", lambda: random_tower(releases()["tipsv2_b14"]), "value_path"),
 )
 
 

@@ -24,7 +24,7 @@ from pipeline.engine.stage import Item
 from pipeline.engine.store import Store
 from pipeline.engine.writer import Writer
 from pipeline.files import fingerprints
-from pipeline.files.fingerprints import fingerprint_image, remember_in
+from pipeline.files.fingerprints import fingerprint_cached, remember_in
 from pipeline.files.images import encode_png
 from pipeline.files.journal import Journal
 from pipeline.masks.crf import CrfOptions
@@ -105,7 +105,7 @@ def _measure_store(root: Path, cams_file: bytes, mask: bytes) -> dict[str, float
 
     for name in ("first", "known"):
         remember_in(store.root)
-        rate(name, lambda sample: fingerprint_image(sample.image))
+        rate(name, lambda sample: fingerprint_cached(sample.image))
     remember_in(None)
     names = ("tags", "cams", "masks")
     folders = [Results(store.root / "train" / name / "key", split="train") for name in names]

@@ -26,8 +26,8 @@ _CLASSES = 20
 _CLIP = "ViT-B-16"
 """The tower of ``frozen_clip``."""
 
-_BATCH, _CROP = 2, 321
-"""Of a step of training. The crop is the convention's; a batch of two is what batch norm needs."""
+_BATCH = 2
+"""Of a step of training: what batch norm needs."""
 
 _PHOTOGRAPHS = 5000
 
@@ -38,6 +38,7 @@ _DEMO_BATCH, _DEMO_CROP = 8, 192
 def segmenters(
     names: Sequence[str],
     size: tuple[int, int],
+    crop: int,
     device: str,
     precision: str,
     machine_peak: float,
@@ -46,14 +47,14 @@ def segmenters(
     """Returns what presets of ``configs/segmenter`` cost, with random weights, as Markdown.
 
     The name "timm:convnext_tiny" is segmenter=timm segmenter.backbone=convnext_tiny; the CLIP of
-    frozen_clip is a ViT-B/16. ``precision`` is that of the training, and of the matrix product of
-    ``machine_peak``, in operations a second; an image of width and height ``size`` is segmented in
-    fp32.
+    frozen_clip is a ViT-B/16. ``crop`` is the side of the crops of the training. ``precision`` is
+    that of the training, and of the matrix product of ``machine_peak``, in operations a second; an
+    image of width and height ``size`` is segmented in fp32.
     """
     rows = []
     for name in names:
         preset, _, backbone = name.partition(":")
-        given = {"batch_size": _BATCH, "crop_size": _CROP, "precision": precision}
+        given = {"batch_size": _BATCH, "crop_size": crop, "precision": precision}
         given |= {"pretrained": "null", **({"backbone": backbone} if backbone else {})}
         overrides = [f"segmenter.{key}={value}" for key, value in given.items()]
         settings = read_config(compose([f"segmenter={preset}", *overrides])).segmenter
@@ -75,7 +76,7 @@ def segmenters(
         )
     header = ["segmenter", "M parameters", "GFLOP a crop, training", "crops/s", "of the peak"]
     header += ["GFLOP an image", "images/s"]
-    title = f"Segmenters: training in batches of {_BATCH} crops of {_CROP}², {precision}; one image"
+    title = f"Segmenters: training in batches of {_BATCH} crops of {crop}², {precision}; one image"
     return section(title, header, rows)
 
 

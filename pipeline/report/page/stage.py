@@ -5,6 +5,7 @@ from dataclasses import replace
 from itertools import filterfalse
 
 from pipeline.configuration.registry import label_of
+from pipeline.datasets.corrections import BySplit
 from pipeline.engine.kinds import MASKS, NETWORK, PREDICTIONS, TAGS, measured_kinds
 from pipeline.engine.results import Results, describe_ways
 from pipeline.engine.run import Outcome
@@ -28,11 +29,13 @@ def write(
     settings: ReportSettings,
     *,
     read: ImageReader,
-    **rest: object,
+    corrections: BySplit,
+    command: str,
+    workers: int,
 ) -> Iterator[Outcome]:
     """Writes :data:`FILES` of the stages of all rounds; yields them, the page last.
 
-    ``last`` is the evaluation of the last round; the ``rest`` is of
+    ``last`` is the evaluation of the last round; the arguments after it are those of
     :class:`~pipeline.report.page.images.ReportInputs`.
     """
     # Matplotlib takes most of a second to import, which runs without a report are spared.
@@ -40,7 +43,10 @@ def write(
 
     damage = MetricsFile(last.store.root / METRICS).damage
     note = f"{damage}, which is skipped: run stage=evaluate" if damage else ""
-    for path in write_report(replace(_gather(stages, last, settings, read), **rest)):
+    inputs = _gather(stages, last, settings, read)
+    for path in write_report(
+        replace(inputs, corrections=corrections, command=command, workers=workers)
+    ):
         yield Outcome("report", "", 0, 0, {}, path, note=note)
         note = ""
 

@@ -58,7 +58,6 @@ class Row:
     rerun: Mapping[str, float] = field(default_factory=dict)  # when the authors ran it again
     experiments: Mapping[str, str] = field(default_factory=dict)  # ours that reproduce them
     stage: str | None = None  # our stage that it corresponds to, if the columns do not say it
-    segmenter: str = ""  # the network that a comparison requires
     error: Sequence[float] = ()  # figures in circulation without a source; they are in no column
 
 

@@ -168,12 +168,17 @@ def find_files(places: Iterable[Path]) -> list[Path]:
 def read_runs(files: Sequence[Path]) -> tuple[list[MeasuredRun], list[str]]:
     """Returns the runs of metrics files, oldest first, and sentences on what is left out of them.
 
-    Figures that are not of what lies beside a file are left out.
+    Left out are files of output directories of another format, and figures that are not of what
+    lies beside a file.
     """
     runs: list[MeasuredRun] = []
     problems = []
-    refuse_other_format(*files)
     for file in files:
+        try:
+            refuse_other_format(file)
+        except UserError as error:
+            problems.append(f"{file} is skipped: {error}")
+            continue
         metrics = MetricsFile(file)
         if metrics.damage:
             problems.append(f"{metrics.damage}, which is skipped: run stage=evaluate again")

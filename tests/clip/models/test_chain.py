@@ -121,7 +121,9 @@ def assert_trained(run, tmp_path: Path, patch_size: int) -> None:
     facts = json.loads(manifest.read_text())
     assert facts["configuration"]["name"] == "frozen_clip"
     assert facts["configuration"]["crop_size"] == round(60 / patch_size) * patch_size
-    assert facts["initial_weights"]["source"] == "clip"
+    model, *files = facts["initial_weights"]["source"].split(", ")
+    assert model == facts["configuration"]["tower"]["model"]
+    assert files and all(Path(file).exists() for file in files)
     for name, size in (("a", (90, 70)), ("b", (64, 96))):
         [file] = (tmp_path / "out/all/predictions").glob(f"[!l]*/{name}.png")
         assert imread(file).shape[:2] == size
