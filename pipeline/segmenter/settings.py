@@ -22,6 +22,8 @@ OF_CLIP, PUBLISHED = "clip", "published"
 GUIDED, STRIDE = "tokens", 4
 """The decoder whose logits the image guides, and the pixels a side from one of them to the next."""
 
+_GUIDED_ALGORITHM = 1  # of its weights; a larger one trains them anew
+
 SINGLE_SCALE, MULTI_SCALE, CRF = "single_scale", "multi_scale", "crf"
 
 
@@ -178,7 +180,8 @@ class SegmenterSettings(PredictionSettings):
         """The settings on which the weights depend, as plain values for a cache key."""
         others = [declared.name for declared in fields(PredictionSettings)]
         others += ["most_patches"] * (self.decoder is None)  # other networks shrink no image
-        return key_facts(replace(self, warmup_iterations=self.warmup), without=others)
+        guided = {"guided": _GUIDED_ALGORITHM} if self.decoder == GUIDED else {}
+        return key_facts(replace(self, warmup_iterations=self.warmup), without=others) | guided
 
     @property
     def warmup(self) -> int:

@@ -12,7 +12,7 @@ from mmcv.cnn import build_norm_layer
 from open_clip.transformer import QuickGELU, ResidualAttentionBlock
 from torch import nn
 
-from pipeline.segmenter.guided import ConvexUpsampling
+from pipeline.segmenter.guided import GuidedLogits
 from pipeline.segmenter.openmmlab import importable
 
 with importable():
@@ -52,14 +52,14 @@ class TokensHead(_HeadOnTokens):
         enlarge = nn.ConvTranspose2d(channels, half, 4, stride=4)
         self.enlarge = nn.Sequential(enlarge, nn.GroupNorm(8, half), nn.GELU())
         self.conv_seg = nn.Conv2d(half, self.out_channels, 3, padding=1)
-        self.upsampling = ConvexUpsampling(half)
+        self.guided = GuidedLogits(half)
 
     def forward(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
         """Returns logits, N×C×H×W, of feature maps and the image, N×3×H×W."""
         *maps, image = inputs
         tokens = self.layers(self.fusion(self.projected(maps)))
         features = self.enlarge(tokens.mT.unflatten(-1, maps[0].shape[2:]))
-        return self.upsampling(self.cls_seg(features), features, image)
+        return self.guided(self.cls_seg(features), features, image)
 
 
 @MODELS.register_module()

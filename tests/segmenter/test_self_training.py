@@ -15,11 +15,10 @@ def probabilities_of(seed=0, classes=3, size=(10, 12)):
     return raw / raw.sum(0)
 
 
-def relabel(probabilities, size, settings, tags=None):
-    scores, cams = chosen_probabilities(probabilities, size, settings, tags)
+def relabel(probabilities, size, settings, tags=None, background=True):
+    scores, cams = chosen_probabilities(probabilities, size, settings, tags, background)
     labels, probability = best_of(None, cams)
-    assert cams.keys[0] == -1
-    tags = tuple(cams.keys[1:].tolist())
+    tags = tuple(cams.keys[cams.keys >= 0].tolist())
     return SimpleNamespace(scores=scores, tags=tags, labels=labels, probability=probability)
 
 
