@@ -47,6 +47,11 @@ class MmsegNetwork(nn.Module):
         self.register_buffer("mean", getattr(before, "mean", zeros).clone())
         self.register_buffer("std", getattr(before, "std", ones).clone())
 
+    def compute_backbone_in(self, dtype: torch.dtype) -> None:
+        """Computes the backbone in mixed precision, unless that is float32; the head never is."""
+        if dtype != torch.float32:
+            self.model.backbone = _MixedPrecision(self.model.backbone, dtype)
+
     def __reduce__(self) -> tuple[Any, ...]:
         return _empty_network, (), self.__dict__
 
@@ -65,6 +70,18 @@ class MmsegNetwork(nn.Module):
         meta = {"ori_shape": size, "img_shape": size, "pad_shape": size}
         scores = resize_scores(self.model.encode_decode(pixels, [meta]), size, self.align_corners)
         return scores[:, :, :height, :width].float()
+
+
+class _MixedPrecision(nn.Module):
+    """A backbone in mixed precision, whose feature maps are float32."""
+
+    def __init__(self, backbone: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.backbone, self.dtype = backbone, dtype
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        with torch.autocast(images.device.type, self.dtype):
+            return tuple(each.float() for each in self.backbone(images))
 
 
 def _empty_network() -> MmsegNetwork:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, overload
 import numpy as np
 import torch
 
-from pipeline.clip.device import choose_device, to_host
+from pipeline.clip.device import choose_device, choose_precision, to_host
 from pipeline.engine.store import refuse_other_format
 from pipeline.errors import UserError, check_choice
 from pipeline.files.images import AnyImage, limit_longest_side, to_image
@@ -40,7 +40,13 @@ class Segmenter:
         self.network, self.class_names, self.palette = network, class_names, palette
 
     @classmethod
-    def from_run(cls, path: str | Path, device: str = "cpu", which: str = "last") -> Segmenter:
+    def from_run(
+        cls,
+        path: str | Path,
+        device: str = "cpu",
+        which: str = "last",
+        precision: str = "fp32",
+    ) -> Segmenter:
         """Reads a trained segmenter, whose file contains the network, classes and palette.
 
         Args:
@@ -50,6 +56,8 @@ class Segmenter:
             device: "auto", "cpu", "cuda" or "cuda:N".
             which: "last" takes the newest complete checkpoint of a directory, "best" the one with
                 the highest mIoU on validation images, if the training measured it.
+            precision: of the backbone: "fp32", "bf16", "fp16" (GPU only), or "auto", which is bf16
+                on CPUs with native bfloat16, and otherwise fp32. ONNX files have their own.
 
         Raises:
             UserError: the file does not exist, is damaged, or is not of a segmenter.
@@ -68,7 +76,9 @@ class Segmenter:
             return cls(graph, graph.class_names, graph.palette)
         from pipeline.segmenter.mmseg_network import read_network  # takes seconds to import
 
-        return cls(*read_network(path, device, which))
+        network, *classes = read_network(path, device, which)
+        network.compute_backbone_in(choose_precision(precision, device))
+        return cls(network, *classes)
 
     @overload
     def __call__(self, image: AnyImage) -> np.ndarray: ...

@@ -24,7 +24,7 @@ from pipeline.files.fingerprints import fingerprint
 from pipeline.masks.labels import best_labels
 from pipeline.masks.refiner import Labelled, labelled
 from pipeline.masks.stage import CorrectableMasks, Masks
-from pipeline.segmenter.settings import SelfTrainingSettings, TestSettings
+from pipeline.segmenter.settings import SelfTrainingSettings
 from pipeline.segmenter.stage import Segmenting
 from pipeline.tags.scores import read_tags, tags_output
 from pipeline.tags.stage import Tags
@@ -93,7 +93,6 @@ class _Relabelling(CorrectableMasks, Segmenting):
     command = "masks"
     thresholds = ("corrections",)  # those of an image are part of its inputs
     options: SelfTrainingSettings
-    test: TestSettings
     background: bool
     corrections: Corrections = Corrections()
     refiner: Masks | None = None
@@ -107,6 +106,7 @@ class _Relabelling(CorrectableMasks, Segmenting):
             **self.reader.key_facts,
             "scales": list(self.test.scales),
             "flip": self.test.flip,
+            "precision": self.test.precision,
             "background": self.background,
             **self.corrections.key_facts,
         }

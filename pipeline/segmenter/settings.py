@@ -35,6 +35,8 @@ class TestSettings:
         scales: factors by which an image is resized; the softmax is averaged over them.
         flip: whether to average over the mirror image as well.
         crf: constants of the CRF that refines the probabilities; null leaves the CRF out.
+        precision: the precision of the backbone, as in ``runtime.precision``; the rest computes in
+            fp32.
     """
 
     __test__ = False  # pytest would take it for tests
@@ -42,6 +44,7 @@ class TestSettings:
     scales: list[float] = setting([1.0], above=0, at_most=100, lengths=range(1, 100))
     flip: bool = False
     crf: CrfOptions | None = None
+    precision: str = setting("fp32", choices=(*PRECISIONS, AUTO))
 
     @property
     def steps(self) -> list[str]:

@@ -8,7 +8,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.clip.device import device_kind
+from pipeline.clip.device import AUTO, device_kind, settle_precision
 from pipeline.clip.frozen import FrozenClip
 from pipeline.clip.origins.origin import refuse_changed
 from pipeline.clip.second import FrozenSecond
@@ -29,7 +29,7 @@ from pipeline.files.images import encode_png
 from pipeline.files.text import given_path
 from pipeline.segmenter.data import TrainingData, TrainingPair, check_pairs, training_data_key
 from pipeline.segmenter.distributed import explain_lost_process, join, process_rank
-from pipeline.segmenter.settings import PredictionSettings, SegmenterSettings
+from pipeline.segmenter.settings import PredictionSettings, SegmenterSettings, TestSettings
 from pipeline.segmenter.testing import segment_all
 
 if TYPE_CHECKING:
@@ -285,12 +285,16 @@ class Segmenting(PerImage):
 
     device: str
     vocabulary: Vocabulary
+    test: TestSettings
     checkpoint = "last"  # or "best"
 
     @cached_property
     def machine(self) -> Sequence[str]:
-        """The kind of the device that segments."""
-        return [f"device={device_kind(self.device)}"]
+        """The kind of the device that segments, and what a precision of "auto" is on it."""
+        traits, precision = [f"device={device_kind(self.device)}"], self.test.precision
+        if precision == AUTO:  # any other is in the key
+            traits.append(f"precision={settle_precision(precision, self.device)}")
+        return traits
 
     def loaded(self, folders: Mapping[str, Path]) -> Mapping[str, Path]:
         """Returns the checkpoint that segments; perhaps there is none yet."""
@@ -306,7 +310,8 @@ class Segmenting(PerImage):
         """Loads the network."""
         from pipeline.segmenter.predict import Segmenter
 
-        return Segmenter.from_run(folders["segmenter"], self.device, self.checkpoint)
+        given = self.device, self.checkpoint, self.test.precision
+        return Segmenter.from_run(folders["segmenter"], *given)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -336,13 +341,12 @@ class Predictions(Segmenting):
     @property
     def variants(self) -> Sequence[str]:
         """The steps of testing before the last."""
-        return self.options.test.steps[:-1]
+        return self.test.steps[:-1]
 
     def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:
         """Segments images."""
-        test = self.options.test
-        *before, last = test.steps
-        for item, labels in segment_all(images, model(), test, self.reader.threads):
+        *before, last = self.test.steps
+        for item, labels in segment_all(images, model(), self.test, self.reader.threads):
             if isinstance(labels, ImageError):
                 yield item, labels
                 continue

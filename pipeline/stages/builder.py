@@ -219,6 +219,7 @@ class Builder(Parts):
             round=training.round,
             uses={"segmenter": training},
             options=self.config.segmenter,
+            test=self.config.segmenter.test,
             device=self.device,
             vocabulary=self.vocabulary,
             reader=replace(self.reader, prefetch=_PREFETCHED),

@@ -161,6 +161,19 @@ def test_a_photograph_of_many_patches_is_shrunk_whole_before_it_is_scaled(pairs,
         assert (larger[0].argmax(0).numpy() == found.argmax(0)).mean() > 0.99
 
 
+@pytest.mark.parametrize("decoder", ["tokens", "linear"])
+def test_the_backbone_alone_predicts_in_16_bits(pairs, tmp_path, decoder):
+    path = train_frozen(pairs, tmp_path, iterations=3, decoder=decoder)
+    exact, rounded = (Segmenter.from_run(path, precision=each) for each in ("fp32", "bf16"))
+    network, seen = rounded.network.model, []
+    network.backbone.register_forward_hook(lambda *given: seen.extend(given[-1]))
+    image = draw_photograph(1, 61, 90)
+    found, expected = (each.logits(image) for each in (rounded, exact))
+    assert {each.dtype for each in (*seen, *network.parameters())} == {torch.float32}
+    assert 0 < np.abs(found - expected).max() < 0.03 * np.abs(expected).max()
+    assert np.array_equal(Segmenter.from_run(path, precision="fp32").logits(image), expected)
+
+
 def test_the_key_holds_the_weights_of_the_tower_and_nothing_of_features(pairs, tmp_path):
     stage = training_stage(pairs, [], **SETTINGS)
 
