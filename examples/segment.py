@@ -14,7 +14,11 @@ model, photograph, mask = sys.argv[1:]
 session = onnxruntime.InferenceSession(model)
 about = session.get_modelmeta().custom_metadata_map
 limits, names = json.loads(about["limits"]), json.loads(about["class_names"])
-image = ImageOps.exif_transpose(Image.open(photograph)).convert("RGB")
+image = ImageOps.exif_transpose(Image.open(photograph))
+if image.has_transparency_data:  # what is transparent becomes white
+    image = image.convert("RGBA")
+    image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+image = image.convert("RGB")
 
 # Shrink it to the longest side that the network takes.
 factor = min(1, limits["longest_side"] / max(image.size))

@@ -8,8 +8,11 @@ from pipeline.errors import UserError
 RUN = ("-P", "-m", "pipeline", "app", "--started")
 """Python's arguments for a run, before the app's folder and the command to run."""
 
-LOG, ENDED, BEGUN = "run.log", "run.json", "begun"
-"""The files with a run's output and exit code, and what it prints when it holds the lock."""
+LOG, ENDED = "run.log", "run.json"
+"""The files with a run's output and exit code."""
+
+BEGUN, NOT_COMPARED = "begun", "no comparison"
+"""What a run prints when it holds the lock, and where its results cannot be compared."""
 
 
 def own_folder(output: Path, name: str = ".app") -> Path:

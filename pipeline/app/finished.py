@@ -20,7 +20,7 @@ from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response
 
-from pipeline.app import BEGUN, ENDED, LOG, RUN, own_folder
+from pipeline.app import BEGUN, ENDED, LOG, NOT_COMPARED, RUN, own_folder
 from pipeline.configuration.hydra import take_plugins
 from pipeline.engine.children import searched
 from pipeline.engine.store import refuse_other_format
@@ -184,6 +184,7 @@ class Finished:
                 said = re.split(r"[\r\n]+", file.read().decode("utf-8", "replace").strip())
         said = [line for line in said if not line.startswith(("note: ", "left out: "))] or [""]
         line = " ".join(said[-1].partition("→")[0].split())
-        compared = (self._folder / "comparison.html").is_file()
+        compared = (self._folder / "comparison.html").is_file()  # perhaps of an earlier run
+        compared &= not line.startswith(NOT_COMPARED)
         facts = {"running": running, "line": line, "code": code, "compared": compared}
         return {**facts, "log": str(log)}

@@ -1,6 +1,6 @@
 """Names on the photographs of a folder: which have which, before anything runs."""
 
-import json
+import re
 import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
+from hydra.core.override_parser.types import Quote, QuotedString
 
 from pipeline.api.labeller import load_image
 from pipeline.api.labelling import Labelling
@@ -133,7 +134,9 @@ class Folder:
 
     def _settings(self, names: str, backgrounds: str, min_score: float, end: str) -> list[str]:
         """Returns the settings of the run with these names, up to one of ``_ENDS``."""
-        words = [*self._names.plugins, "dataset=folder", f"dataset.root={self._root}"]
+        words = [*self._names.plugins, "dataset=folder"]
+        plain = re.fullmatch(r"[\w.~-]*(/[\w.~-]*)+", self._root)
+        words.append(f"dataset.root={self._root if plain else _written(self._root)}")
         words.append(f"clip={self._names.clip}")
         words.append(f"dataset.classes={_written(classes_of(names))}")
         if given := lines(backgrounds):
@@ -243,4 +246,4 @@ def _written(entry: Any) -> str:  # noqa: ANN401
         return f"{{name:{_written(entry['name'])},names:{_written(entry['names'])}}}"
     if isinstance(entry, list):
         return f"[{','.join(map(_written, entry))}]"
-    return json.dumps(entry, ensure_ascii=False)
+    return QuotedString(entry, Quote.double).with_quotes()

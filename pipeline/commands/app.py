@@ -14,7 +14,7 @@ from pathlib import Path
 
 from psutil import pid_exists
 
-from pipeline.app import BEGUN, ENDED, LOG, RUN
+from pipeline.app import BEGUN, ENDED, LOG, NOT_COMPARED, RUN
 from pipeline.commands.command_line import Parser, check_folder
 from pipeline.commands.composition import naming_code
 from pipeline.commands.console import main
@@ -131,7 +131,7 @@ def run_again(folder: Path, corrections: str, allowed: Mapping[str, str]) -> Non
     try:
         compare.run([str(folder), "--output", str(folder / "comparison.html")])
     except UserError as error:
-        print(f"no comparison: {error}")
+        print(f"{NOT_COMPARED}: {error}")
 
 
 def _check_allowed(folder: Path, config: Config, allowed: Mapping[str, str]) -> None:

@@ -61,13 +61,11 @@ def run(arguments: Sequence[str]) -> None:
         check_folder(options.images, "--images", "the one that holds them")
     elif "link" in allowed:
         raise UserError(f"--format {options.format} needs images: give their folder, --images")
-    if options.format in _FILES:
-        if options.output.suffix.lower() != ".json" or options.output.is_dir():
-            raise UserError(
-                f"--output {options.output} is not a JSON file: give one such as annotations.json"
-            )
-    elif options.output.exists():
-        check_folder(options.output, "--output", "another")
+    is_json = options.output.suffix.lower() == ".json" and not options.output.is_dir()
+    if options.format in _FILES and not is_json:
+        raise UserError(
+            f"--output {options.output} is not a JSON file: give one such as annotations.json"
+        )
     if "link" in allowed and options.output.resolve().is_relative_to(options.images.resolve()):
         raise UserError(f"--output {options.output} is in the folder of the images: give another")
     if not artefact.entries:

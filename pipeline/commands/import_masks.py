@@ -32,8 +32,6 @@ def run(arguments: Sequence[str]) -> None:
     check_folder(options.folder, "", "the one that holds the masks")
     if options.output.resolve().is_relative_to(options.folder.resolve()):
         raise UserError(f"--output {options.output} is in the folder of the masks: give another")
-    if options.output.exists():
-        check_folder(options.output, "--output", "another")
     files = [path for path in sorted(options.folder.rglob("*")) if path.suffix.lower() in SUFFIXES]
     masks = [path.relative_to(options.folder) for path in files]
     if (options.folder / ENTRIES).is_file():  # a stage's, where results of removed images lie, too

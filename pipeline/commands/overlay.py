@@ -10,6 +10,7 @@ import numpy as np
 
 from pipeline.commands.command_line import Parser, check_folder, fraction
 from pipeline.engine.kinds import measured_kinds
+from pipeline.engine.sample import ByName
 from pipeline.errors import UserError
 from pipeline.exchange.artefacts import Artefact, Export, find_photograph, target_path
 from pipeline.exchange.overlays import draw_overlay, make_tiles
@@ -45,11 +46,13 @@ def run(arguments: Sequence[str]) -> None:
             raise UserError(f"--{name} {value} is out of range: give 1 or more")
     if not (common := set.intersection(*(set(artefact.entries) for artefact in artefacts))):
         raise UserError("no image is in all of the folders: give folders of one split")
+    known = ByName(zip(common, common))
     for image_id in options.ids:
-        if image_id not in common:
-            folder = next(a.path for a in artefacts if image_id not in a.entries)
+        if image_id not in known:
+            folder = next(a.path for a in artefacts if image_id not in ByName(a.entries))
             raise UserError(f"{folder} holds no image {image_id}: its entries.jsonl lists them")
-    ids = (list(dict.fromkeys(options.ids)) or sorted(common))[: options.limit]
+    wanted = [known[image_id] for image_id in options.ids]
+    ids = (list(dict.fromkeys(wanted)) or sorted(common))[: options.limit]
     drawing, written = Export(), 0
     output = OwnFiles(options.output, "overlay.py")
     if not options.sheet:

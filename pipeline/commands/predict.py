@@ -43,6 +43,8 @@ def run(arguments: Sequence[str]) -> None:
     for option, pixels in sizes.items():
         if pixels is not None and pixels < 1:
             raise UserError(f"{option} {pixels} is not a size: give pixels above 0")
+    if options.max_failures is not None and not options.max_failures >= 0:
+        raise UserError(f"--max-failures {options.max_failures} is not a number: give 0 or more")
     endings = [_LABELS] if options.no_overlay else [_LABELS, _OVERLAY]
     inputs = find_inputs(options.images, options.output, endings)
     for text in inputs.remarks:

@@ -85,7 +85,7 @@ def _read_instances(
             # Smaller objects cover larger ones, as a cup on a table; crowds are below all others.
             drawn = sorted(annotations, key=lambda a: (not a.get("iscrowd"), -a["area"]))
             instances = tuple((labels[a["category_id"]], a["segmentation"]) for a in drawn)
-            mask = InstanceMask(image_id, height, width, instances, max_pixels)
+            mask = InstanceMask(image_id, height, width, instances, max_pixels, path)
             classes = tuple(sorted({label - 1 for label, _ in instances}))
             samples.append(Sample(image_id, images / name, mask, classes))
     except UserError:

@@ -16,6 +16,8 @@ from pipeline.files.text import given_folder
 
 SPLIT = "all"
 
+_DIFFERS = "its ending or Unicode spelling: rename one of them"
+
 
 def load_folder(
     settings: DatasetSettings,
@@ -40,7 +42,7 @@ def load_folder(
                 refuse_special_file(path)
             # Results and entries of both would have the same name.
             if (other := named.setdefault(normalize("NFC", image_id), path)) is not path:
-                raise ImageError(f"has the same name as {other.name}: rename one of them")
+                raise ImageError(f"has the same name as {other.name}, but for {_DIFFERS}")
             samples[image_id] = Sample(image_id, path)
         except ImageError as error:
             unusable.append((image_id, path.relative_to(root).as_posix(), str(error)))

@@ -50,6 +50,7 @@ class InstanceMask(GroundTruthMask):
     width: int
     instances: Sequence[tuple[int, Any]]
     max_pixels: int | None = None
+    file: Path | None = None
 
     def read(self) -> np.ndarray:
         """Implements the base class."""
@@ -139,6 +140,11 @@ class WithoutBackground(GroundTruthMask):
     def origin(self) -> list[Any]:
         """Implements the base class."""
         return [IGNORE, *self.complete.origin]
+
+    @property
+    def file(self) -> Path | None:  # type: ignore[override]
+        """Implements the base class."""
+        return self.complete.file
 
     def read(self) -> np.ndarray:
         """Implements the base class."""

@@ -72,7 +72,7 @@ def _read(path: Path, folder: Path, labels: dict, max_pixels: int) -> dict[str, 
             shapes[each["image_id"]].append((labels[category], each["segmentation"]))
         for record in sorted(images, key=lambda each: each["file_name"]):
             (name, *size), drawn = described(record), tuple(shapes[record["image_id"]])
-            mask = InstanceMask(name.stem, *size, drawn, max_pixels)
+            mask = InstanceMask(name.stem, *size, drawn, max_pixels, path)
             phases.setdefault(record["phase"], []).append(Sample(name.stem, folder / name, mask))
     except OSError as error:
         raise UserError(

@@ -26,6 +26,8 @@ Element = TypeVar("Element")
 VocabularyType = TypeVar("VocabularyType")
 """The engine passes class names on, and does not read them."""
 
+_NOT_IN_LABELS = ("image_id", "max_pixels", "file")  # of a mask
+
 LOOKED_AT = 64
 """Images whose results are looked at for remarks, where files have to be read."""
 
@@ -59,14 +61,20 @@ class ByName(UserDict[str, Element]):
         return normalize("NFC", str(name)) in self.data
 
 
+def spellings(name: str) -> list[str]:
+    """Returns a name as it is and in both Unicode normalisations, each form once."""
+    return [*dict.fromkeys([name, *(normalize(form, name) for form in ("NFC", "NFD"))])]
+
+
 def find_file(folder: Path, image_id: str, what: str, *suffixes: str) -> Path:
     """Returns an image's file below a folder, in any Unicode normalisation of its name.
 
-    Raises an ImageError if there are two, with different suffixes, or (NoEntry) none.
+    Raises an ImageError if there are two, in different spellings or with different suffixes, or
+    (NoEntry) none.
     """
-    names = [image_id, *(normalize(form, image_id) for form in ("NFC", "NFD"))]
-    paths = ([folder / f"{name}{suffix}" for name in names] for suffix in suffixes)
-    found = [path for each in paths for path in [*filter(Path.is_file, each)][:1]]
+    names = [f"{name}{suffix}" for suffix in suffixes for name in spellings(image_id)]
+    paths = [path for path in map(folder.joinpath, names) if path.is_file()]
+    found = [*{path.stat().st_ino: path for path in paths}.values()]  # some systems know no forms
     if not found:
         missing = folder / f"{image_id}{suffixes[0]}"
         raise NoEntry(f"has no {what}: {missing} is missing", ids_below(folder, *suffixes))
@@ -76,7 +84,13 @@ def find_file(folder: Path, image_id: str, what: str, *suffixes: str) -> Path:
 
 
 class GroundTruthMask(ABC):
-    """The mask of one image; can be pickled."""
+    """The mask of one image; can be pickled.
+
+    Attributes:
+        file: a file that holds the masks of many images; of this one, the ``origin`` says all.
+    """
+
+    file: Path | None = None
 
     @abstractmethod
     def read(self) -> np.ndarray:
@@ -88,7 +102,7 @@ class GroundTruthMask(ABC):
     @property
     def origin(self) -> list[Any]:
         """What the labels follow from: values that JSON can hold, and paths of files."""
-        return [v for name, v in vars(self).items() if name not in ("image_id", "max_pixels")]
+        return [v for name, v in vars(self).items() if name not in _NOT_IN_LABELS]
 
     @property
     def contents(self) -> list[Any]:

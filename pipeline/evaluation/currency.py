@@ -48,7 +48,9 @@ class MeasuredOn:
         """Returns what figures are measured on now; ``lists`` hold ground truth of many images."""
         images, files = {}, {str(path): content_of(path) for path in lists}
         for sample in samples:
-            origin, truth = (sample.mask.origin, sample.mask.contents) if sample.mask else ([], [])
+            mask = sample.mask
+            origin, truth = ([mask.file, *mask.origin], mask.contents) if mask else ([], [])
+            origin += getattr(sample.labels, "args", ())  # of a function that reads them
             paths = (v for v in [sample.image, *origin] if isinstance(v, Path))
             files |= {str(path): content for path in paths if (content := content_of(path))}
             made = photograph_and_result(results.entries[sample.id])

@@ -15,6 +15,7 @@ from pipeline.engine.kinds import TAGS, measured_kinds
 from pipeline.engine.progress import track
 from pipeline.engine.records import MANIFEST, PHOTOGRAPH
 from pipeline.engine.results import FAILURES, REMOVED, Results
+from pipeline.engine.sample import spellings
 from pipeline.engine.store import refuse_other_format
 from pipeline.errors import ImageError, UserError, tell
 from pipeline.files.atomic import fits
@@ -100,12 +101,13 @@ class Artefact(Results):
 def find_photograph(root: Path, image_id: str) -> Path:
     """Returns the image file of an id below the image root; raises an ImageError without one."""
     endings = (e for suffix in COMMON_SUFFIXES for e in (suffix, suffix.upper()))
-    usual = (root / f"{image_id}{ending}" for ending in endings)
+    ids = spellings(image_id)
+    usual = (root / f"{each}{ending}" for ending in endings for each in ids)
     if found := next((path for path in usual if path.is_file()), None):
         return found
-    name = (root / image_id).name
-    named = (root / image_id).parent.glob(f"{escape(name)}.*")  # a camera may write .Jpg
-    files = {path.suffix.lower(): path for path in named if path.stem == name}
+    stems = [root / each for each in ids]
+    named = (path for stem in stems for path in stem.parent.glob(f"{escape(stem.name)}.*"))
+    files = {p.suffix.lower(): p for p in named if p.with_suffix("") in stems}  # .Jpg of cameras
     if found := next((files[suffix] for suffix in SUFFIXES if suffix in files), None):
         return found
     raise ImageError(f"no image {root / image_id} ({', '.join(SUFFIXES)})")

@@ -6,7 +6,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from pipeline.errors import UserError, shown
-from pipeline.files.atomic import link_symbolically, remove_abandoned, write_atomically
+from pipeline.files.atomic import (
+    cannot_write,
+    link_symbolically,
+    remove_abandoned,
+    write_atomically,
+)
 from pipeline.files.fingerprints import fingerprint
 from pipeline.files.journal import OF_FILES, Journal
 
@@ -30,6 +35,9 @@ class OwnFiles:
 
     def refuse_foreign(self, paths: Iterable[Path]) -> None:
         """Raises a UserError for a folder, or a file of somebody else or that was changed since."""
+        above = next(each for each in (self._folder, *self._folder.parents) if each.exists())
+        if not above.is_dir():
+            raise UserError(f"{shown(above)} is not a folder: give another --output")
         written = self._record.entries
         for path in paths:
             if os.path.lexists(path) and self._entry(path, _digest_of(path)) not in written:
@@ -61,7 +69,10 @@ class OwnFiles:
         digest = fingerprint(data)
         entry = {"id": self._entry(path, digest), "content": digest, **about}
         if self._record.entries.get(entry["id"]) != entry:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            try:
+                self._folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise cannot_write(self._folder, error) from error
             self._record.append(entry)
 
     def _entry(self, path: Path, digest: str) -> str:

@@ -4,6 +4,7 @@ import csv
 import errno
 import io
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -100,7 +101,12 @@ def last_names(given: str | Path, name: str) -> str:
     So the files of two methods can be compared, and the same ones have one key on several machines.
     Arguments and errors are those of :func:`given_path`.
     """
-    return Path(*given_path(given, name).absolute().parts[-2:]).as_posix()
+    return Path(*Path(full_name(given_path(given, name))).parts[-2:]).as_posix()
+
+
+def full_name(path: Path) -> str:
+    """Returns the name of a path for keys, which is one for ``a`` and for ``../b/a``."""
+    return os.path.normpath(path.absolute())
 
 
 def join_cell(names: Iterable[str]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.clip.device import AUTO, PRECISIONS
 from pipeline.configuration.settings import key_facts, setting
 from pipeline.datasets.settings import CrfOptions
-from pipeline.errors import UserError
+from pipeline.errors import UserError, shown
 
 MAX_SIZE_DIVISOR = 1024
 """Sides of images are padded to a multiple of at most so many pixels."""
@@ -23,6 +23,7 @@ GUIDED, STRIDE = "tokens", 4
 """The decoder whose logits the image guides, and the pixels a side from one of them to the next."""
 
 _GUIDED_ALGORITHM = 1  # of its weights; a larger one trains them anew
+_LARGEST = 100
 
 SINGLE_SCALE, MULTI_SCALE, CRF = "single_scale", "multi_scale", "crf"
 
@@ -41,7 +42,7 @@ class TestSettings:
 
     __test__ = False  # pytest would take it for tests
 
-    scales: list[float] = setting([1.0], above=0, at_most=100, lengths=range(1, 100))
+    scales: list[float] = setting([1.0], above=0, at_most=_LARGEST, lengths=range(1, 100))
     flip: bool = False
     crf: CrfOptions | None = None
     precision: str = setting("fp32", choices=(*PRECISIONS, AUTO))
@@ -58,10 +59,11 @@ class TestSettings:
 
 
 def check_scales(scales: Sequence[float]) -> None:
-    """Raises a UserError unless there are factors by which to resize images, all above 0."""
-    if not scales or not all(0 < scale < math.inf for scale in scales):
-        shown = " ".join(f"{scale:g}" for scale in scales) or "nothing"
-        raise UserError(f"scales are {shown}: give numbers above 0, as in 0.5 1.0 1.5")
+    """Raises a UserError unless there are factors by which to resize images, up to 100."""
+    given = scales if isinstance(scales, Sequence) else ()
+    if not given or not all(isinstance(s, int | float) and 0 < s <= _LARGEST for s in given):
+        numbers = f"numbers above 0, up to {_LARGEST}"
+        raise UserError(f"scales are {shown(scales)}: give {numbers}, as in 0.5 1.0 1.5")
 
 
 @dataclass(kw_only=True)

@@ -215,6 +215,10 @@ def test_a_run_of_another_app_is_known(client, out):
     assert (state["running"], state["line"], state["code"]) == (True, "tags 2/4", None)
     state = client.get("/report/state").json()
     assert not state["running"] and not state["compared"]
+    (out / "comparison.html").write_text("of an earlier run")
+    for said, compared in (("written to comparison.html", True), ("no comparison: none", False)):
+        (out / ".app" / "run.log").write_text(f"tags 4/4\n{said}\n")
+        assert client.get("/report/state").json()["compared"] == compared
 
 
 def test_the_page_runs_our_scripts_alone(client, out):

@@ -6,6 +6,7 @@ import re
 import socket
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +15,7 @@ from PIL import Image
 from pipeline.app.names import Names, classes_of
 from pipeline.datasets.scenes import load_world, render_scene
 from pipeline.errors import UserError
+from pipeline.stages.config import compose
 from tests import REPOSITORY
 from tests.extras import library
 
@@ -117,6 +119,23 @@ def test_photographs_are_tried_from_every_sub_folder(tmp_path):
         assert {image_id.partition("/")[0] for image_id in folder._photographs} == {*"abcde"}
         assert seen <= {*folder._photographs}, "a larger number adds to those that were seen"
     assert len(folder._photographs) == 12
+
+
+@pytest.mark.extras
+@pytest.mark.parametrize("folder", ["my, photos", "[x]", "null", '"q"', "end ", "b\\n"])
+def test_a_run_has_the_names_and_the_folder_of_the_page(folder, tmp_path, monkeypatch):
+    library("gradio")
+    from pipeline.app.folder import Folder
+
+    monkeypatch.chdir(tmp_path)
+    Path(folder).mkdir()
+    Image.new("RGB", (32, 32)).save(f"{folder}/a.png")
+    names = ["back\\slash", "[red]", "b's", 'say "x"']
+    words = Folder(Names("demo", {}, [], 0.3), folder, 5, tmp_path / "out")._settings(
+        "\n".join(names), "", 0.3, "Masks"
+    )
+    dataset = compose(words).dataset
+    assert (dataset.root, [*dataset.classes]) == (folder, names)
 
 
 @pytest.mark.extras

@@ -43,10 +43,14 @@ def places(tmp_path_factory, trained):
 def test_a_file_of_somebody_else_stays(command, name, places, run_tool, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delattr("pipeline.segmenter.export._export")  # it is refused before the work
+    tool, *arguments = command.format(out=tmp_path / "out", **places).split()
+    (tmp_path / "out").touch()
+    finished = run_tool(tool, *arguments)
+    assert finished.code == 2 and "out is not a folder: give another --output" in finished.errors
+    (tmp_path / "out").unlink()
     stranger = tmp_path / "out" / name
     stranger.parent.mkdir(parents=True)
     stranger.write_bytes(b"\xfftheirs")
-    tool, *arguments = command.format(out=tmp_path / "out", **places).split()
     finished = run_tool(tool, *arguments)
     assert finished.code == 2
     assert f"{name} exists, and tools/{tool} did not write it" in finished.errors

@@ -84,6 +84,10 @@ def test_a_jpeg_wins_over_another_format_of_its_name(photographs):
     assert find_photograph(photographs, "new").name == "new.bmp"
     (photographs / "b.png").rename(photographs / "b.Png")
     assert find_photograph(photographs, "b").name == "b.Png", "in any case, and before b.gif"
+    for name, other in (("cafe\u0301.jpg", "caf\u00e9"), ("\u00fc.Gif", "u\u0308")):
+        (photographs / "a.tiff").rename(photographs / name)
+        assert find_photograph(photographs, other).name == name
+        (photographs / name).rename(photographs / "a.tiff")
 
 
 @pytest.fixture

@@ -91,20 +91,28 @@ def test_an_edited_annotation_changes_the_ground_truth_of_its_image_alone(annota
 
 
 @pytest.mark.large
-def test_only_what_was_edited_is_computed_anew(annotated, run_stage, tmp_path):
+def test_only_what_was_edited_is_computed_and_measured_anew(
+    annotated, run_stage, run_tool, tmp_path
+):
     root, content = annotated
-    path = root / "trainval_merged.json"
+    path, out = root / "trainval_merged.json", tmp_path / "out"
     given = "dataset=context60", f"dataset.root={root}", f"dataset.annotations={path}", "clip=demo"
-    given += "dataset.split=[train,val]", "masks=ground_truth", "stage=masks"
+    given += "dataset.split=[train,val]", f"output_dir={out}"
     for computed in (3, 1):
         if computed == 1:
             content["annos_segmentation"][-1]["category_id"] = 2
         path.write_text(json.dumps(content))
-        finished = run_stage(*given, f"output_dir={tmp_path / 'out'}")
+        table = run_tool("make_tables.py", out, "--leaderboard")
+        assert computed == 3 or "photographs or ground truth changed" in table.errors
+        finished = run_stage(*given, "stage=[tags,evaluate]")
+        assert finished.code == 0, finished.errors
+        finished = run_stage(*given, "masks=ground_truth", "stage=masks")
         assert finished.code == 0, finished.errors
         counts = re.findall(r"(\d+) computed now, (\d+) from the cache", finished.output)
         assert [sum(map(int, each)) for each in zip(*counts)] == [computed, 3 - computed]
-    written = read_labels(next((tmp_path / "out" / "val" / "masks").rglob("2008_000002.png")))
+        table = run_tool("make_tables.py", out, "--leaderboard")
+        assert table.code == 0 and "changed" not in table.errors
+    written = read_labels(next((out / "val" / "masks").rglob("2008_000002.png")))
     assert {*np.unique(written)} == {1, 59}, "31 became category 2, an aeroplane"
 
 

@@ -215,6 +215,22 @@ def test_the_program_of_a_card_labels_as_predict_does(
     assert len(np.unique(labels)) > 1, "labels that all agree would prove nothing"
 
 
+@pytest.mark.parametrize("mode", ["RGBA", "P", "CMYK"])
+def test_the_program_reads_pictures_as_predict_does(mode, tmp_path, monkeypatch):
+    graph = write_graph(tmp_path / "model.onnx", ("batch", 3, "height", "width"), METADATA)
+    photograph = tmp_path / ("picture.tif" if mode == "CMYK" else "picture.png")
+    image = Image.fromarray(draw_photograph(3, 60, 90))
+    if mode == "RGBA":
+        image.putalpha(Image.linear_gradient("L").resize(image.size))
+    elif mode == "P":
+        image = image.quantize(8)
+        image.info["transparency"] = 0
+    image.convert(mode).save(photograph)
+    labels = run_program(program_of(graph), graph, photograph, monkeypatch)
+    assert (Segmenter.from_run(graph)(photograph) == labels).mean() > 0.999
+    assert len(np.unique(labels)) > 1, "labels that all agree would prove nothing"
+
+
 @pytest.mark.large
 @pytest.mark.parametrize("dynamic", [True, False])
 def test_the_program_of_a_card_labels_as_the_exported_network_does(dynamic, tmp_path, monkeypatch):

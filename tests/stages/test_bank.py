@@ -195,7 +195,8 @@ def test_folders_of_equal_last_names_are_two_banks(run_stage, arguments, picture
     assert images_by("a")["regions"] == 3
     assert images_by("b") == {"vectors": 1, "regions": 4, "cams": 5, "masks": 5}
     # From equal contents follow equal results, which are taken over.
-    assert images_by("moved") == {"regions": 4} and not images_by("b")
+    assert images_by("moved") == {"regions": 4}
+    assert not images_by("b") and not images_by("a/../b"), "one folder by two names"
 
 
 def test_a_missing_folder_of_a_bank_stops_what_reads_it_alone(run, pictures):

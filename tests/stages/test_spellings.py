@@ -89,6 +89,18 @@ def test_masks_of_people_may_have_another_normalisation(spelt, run, tmp_path):
     assert masks(tmp_path) == {f"{own}0": 2, f"{own}1": 1, f"{own}2": 1}
 
 
+def test_overlays_take_ids_in_any_normalisation(spelt, run, run_tool, tmp_path):
+    own, theirs = spelt
+    save(tmp_path / "masks" / f"{own}0.png", np.full(SIZE, 1, np.uint8))
+    run("masks", "masks=file", "masks.path=/masks", "dataset.limit=1")
+    given = "--images", tmp_path / "photographs", "--output", tmp_path / "drawn"
+    finished = run_tool(
+        "overlay.py", latest(tmp_path / "out", "masks"), *given, "--ids", f"{theirs}0"
+    )
+    assert finished.code == 0, finished.errors
+    assert (tmp_path / "drawn" / "masks" / f"{own}0.png").is_file()
+
+
 def test_a_correction_of_no_image_is_named_with_the_nearest(spelt, run, tmp_path):
     _, theirs = spelt
     save(tmp_path / "mine" / f"{theirs}9x.png", np.full(SIZE, 2, np.uint8))
@@ -103,8 +115,11 @@ def test_a_correction_of_no_image_is_named_with_the_nearest(spelt, run, tmp_path
 def test_two_masks_of_one_image_are_refused(spelt, run, tmp_path):
     for name in spelt:
         save(tmp_path / "mine" / f"{name}0.png", np.full(SIZE, 2, np.uint8))
+        save(tmp_path / "regions" / f"{name}0.png", np.full(SIZE, 1, np.uint8))
     finished = run("masks", "masks=file", "masks.path=/mine")
     assert finished.code == 2 and "holds two masks of image" in finished.errors
+    finished = run("tags,cams,masks", "masks=regions", "masks.regions=/regions", "dataset.limit=1")
+    assert finished.code == 2 and "has two files of regions" in finished.errors
 
 
 @pytest.mark.parametrize(("number", "is_named"), [("0", False), ("9x", True)])

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shlex
 
+import numpy as np
 import open_clip
 import pytest
 import timm
 from safetensors.torch import save_file
 
+from pipeline import load_image, train
 from pipeline.clip.origins.open_clip_origin import OfOpenClip
+from pipeline.errors import UserError
 from pipeline.files import hugging_face
 from tests.small_runs import folder_options
 
@@ -125,3 +128,9 @@ def test_a_study_is_fetched_for_as_well(hub, given, run_tool):
     finished = run_tool("download.py", *given, "-m", "clip=vit_b16,vit_b32", "--dry-run")
     assert finished.output.count("ViT-B-16.pt  350.8 MB, missing") == 1, finished.errors
     assert finished.output.count("ViT-B-32.pt  354.0 MB, missing") == 1
+
+
+def test_a_training_looks_at_its_files_before_it_downloads(hub, photographs, tmp_path):
+    image, mask = load_image(photographs / "a.jpg"), np.full((2, 2), 1, np.uint8)
+    with pytest.raises(UserError, match=r"^images\[0\]: .* pixels"):
+        train([image], [mask], ["cat"], output=tmp_path, segmenter="frozen_vit")

@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from pipeline.clip.frozen import Resources
 from pipeline.clip.method_stage import MethodStage
 from pipeline.configuration.settings import joined, key_facts
-from pipeline.datasets.regions import SLIC
 from pipeline.dense.corrclip import ROOT, CorrClipSettings
 from pipeline.dense.picture import means_of_regions
 from pipeline.dense.settings import SHARED
@@ -25,7 +24,7 @@ from pipeline.engine.sample import ImageReader, Size
 from pipeline.engine.stage import Computed, Decoded, Output
 from pipeline.engine.store import Store, encode_arrays
 from pipeline.errors import ImageError, UserError
-from pipeline.files.text import given_path
+from pipeline.files.text import full_name, given_path
 
 _LONGEST_SIDE = 2048  # of a picture, in pixels, as CLIP sees it
 _AFTER = {*SHARED, "correct", "bank"}
@@ -86,9 +85,10 @@ class RegionVectors(MethodStage):
         """
         found = {name: v for name, v in self.option_facts().items() if name not in _AFTER}
         bank = key_facts(self.options.bank, ("neighbours", "share", "own"))
-        root = self.options.bank.root and given_path(self.options.bank.root, ROOT).absolute()
+        root = self.options.bank.root and given_path(self.options.bank.root, ROOT)
         more = {"bank": bank, "clip": self.resources.clip.key_facts()}
-        more["folders"] = [root and str(root), str(self.region_folder or SLIC)]
+        folders = root, self.region_folder
+        more["folders"] = [each and full_name(each) for each in folders]
         given = found, more, vars(self.resources.quirks), self.reader.key_facts
         return joined(self.options.method.key_facts, *given)
 
