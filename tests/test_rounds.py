@@ -21,11 +21,12 @@ def manifests(out, stage):
 
 
 @pytest.mark.large
-def test_rounds_without_any_ground_truth(run_stage, run_tool, arguments, tmp_path):
-    out = tmp_path / "out"
+@pytest.mark.parametrize("refined", [False, True])
+def test_rounds_without_any_ground_truth(refined, run_stage, run_tool, arguments, tmp_path):
+    out, given = tmp_path / "out", (*SEEN, f"self_training.refine={refined}")
     one = run_stage(*arguments, *TINY_SEGMENTER)
     assert one.code == 0, one.errors
-    two = run_stage(*arguments, *TINY_SEGMENTER, *SEEN, "rounds=2")
+    two = run_stage(*arguments, *TINY_SEGMENTER, *given, "rounds=2")
     assert two.code == 0, two.errors
     trained = [p.name for p in (out / "segmenter").iterdir() if not p.is_symlink()]
     assert len(trained) == 2
@@ -38,8 +39,9 @@ def test_rounds_without_any_ground_truth(run_stage, run_tool, arguments, tmp_pat
 
     # The masks are what the first segmenter sees.
     from pipeline.files.images import decode_image
+    from pipeline.masks.crf import CrfOptions, dense_crf
     from pipeline.segmenter.predict import Segmenter
-    from pipeline.segmenter.self_training import relabel
+    from pipeline.segmenter.self_training import best_of, chosen_probabilities
     from pipeline.segmenter.settings import SelfTrainingSettings
 
     newest = (out / "segmenter" / "latest").resolve().name
@@ -49,15 +51,20 @@ def test_rounds_without_any_ground_truth(run_stage, run_tool, arguments, tmp_pat
     (folder,) = [out / "all" / "masks" / key for key in seen]
     for image in (tmp_path / "photographs").glob("?.*"):
         pixels = decode_image(image)
-        found = relabel(segmenter.probabilities(pixels), pixels.shape[:2], settings)
-        labels = np.where(found.probability < 0.25, 255, found.labels)
+        seen_by = segmenter.probabilities(pixels)
+        _, cams = chosen_probabilities(seen_by, pixels.shape[:2], settings)
+        labels, probability = best_of(pixels, cams)
+        if refined:
+            scores = dense_crf(pixels, cams.cams, CrfOptions())
+            labels, probability = (cams.keys + 1)[scores.argmax(0)], scores.max(0)
+        labels = np.where(probability < 0.25, 255, labels)
         with Image.open(folder / f"{image.stem}.png") as mask:
             assert np.array_equal(np.asarray(mask), labels)
 
     before = artefacts(out)
     cleaned = run_tool("clean.py", out, "--yes")
     assert "nothing to remove" in cleaned.output, cleaned.output
-    again = run_stage(*arguments, *TINY_SEGMENTER, *SEEN, "rounds=2")
+    again = run_stage(*arguments, *TINY_SEGMENTER, *given, "rounds=2")
     assert again.code == 0 and again.output.count(" 0 computed now") == 9
     assert artefacts(out) == before
 
@@ -82,3 +89,11 @@ def test_tags_of_the_first_round_are_kept_by_default(run_stage, arguments, tmp_p
     assert lines[0] == lines[1]
     scores = [np.load(out / "tags" / key / "scores.npz")["scores"] for key, _ in (first, later)]
     assert not np.allclose(*scores)  # these are the segmenter's own
+
+
+@pytest.mark.parametrize("masks", ["argmax", "ground_truth"])
+def test_masks_without_a_refiner_cannot_refine_later_rounds(masks, run_stage, arguments):
+    given = f"masks={masks}", "rounds=2", "self_training.refine=true", "dry_run=true"
+    finished = run_stage(*arguments, *TINY_SEGMENTER, *given)
+    assert finished.code == 2
+    assert "requires a refiner of probabilities" in finished.errors

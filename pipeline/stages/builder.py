@@ -252,8 +252,8 @@ class Builder(Parts):
         masks = self.per_split(split)["masks"]
         if type(masks) is not Masks or getattr(masks.options, "crf", "") is None:
             raise UserError(
-                f"{masks.chosen} has no refiner of probabilities, which self_training.refine"
-                " requires: leave it out, or give masks=crf, pamr or par"
+                "self_training.refine requires a refiner of probabilities: leave it out, or give"
+                " masks=crf, pamr or par"
             )
         # Corrected masks pass unrefined, and the confidence is that of the later round.
         options = replace(masks.options, beta=None, confidence=0.0, corrections=None)
