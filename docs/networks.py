@@ -1,4 +1,4 @@
-"""The figures of networks in docs/experiments.md; docs/networks.json keeps them with their settings.
+"""Figures of networks in docs/experiments.md; docs/networks.json keeps them with their settings.
 
 ``python -m docs.networks OUTPUT...`` reads the results in output directories, and shows how they
 differ from those that are kept. With ``--write`` it keeps them; then ``python -m docs.tables`` puts
