@@ -143,7 +143,7 @@ def test_only_the_decoder_learns_and_a_resumed_training_learns_the_same(pairs, t
     assert len(optimizer["state"]) == len(learning)
     # The file holds all that it takes to label images of any size.
     segmenter = Segmenter.from_run(whole)
-    for size in ((40, 48), (40, 300), (7, 3)):
+    for size in ((40, 48), (40, 300), (7, 3), (1, 1000)):
         assert segmenter(np.zeros((*size, 3), np.uint8)).shape == size
 
 
