@@ -199,20 +199,21 @@ def side_divisor(patch_size: int | None, decoder: str | None) -> int | None:
     return math.lcm(patch_size, STRIDE) if patch_size and decoder == GUIDED else patch_size
 
 
-def whole_patches(crop_size: int, patch_size: int | None, usual: int) -> int:
-    """Returns the side of crops that hold whole patches: the nearest to that of the data set.
+def whole_patches(crop_size: int, divisor: int | None, usual: int) -> int:
+    """Returns a side of crops that hold whole patches: the multiple next to that of the data set.
 
-    Raises a UserError for any other side than the ``usual`` one that is not a multiple of a patch.
+    The ``divisor`` is that of :func:`side_divisor`. Raises a UserError for any other side than the
+    ``usual`` one that is not a multiple of it.
     """
-    if not patch_size or crop_size % patch_size == 0:
+    if not divisor or crop_size % divisor == 0:
         return crop_size
     if crop_size != usual:
-        below = crop_size // patch_size * patch_size
+        below = crop_size // divisor * divisor
         raise UserError(
-            f"segmenter.crop_size={crop_size} does not hold whole patches of {patch_size} pixels:"
-            f" give {f'{below} or ' * (below > 0)}{below + patch_size}"
+            f"segmenter.crop_size={crop_size} is not a multiple of {divisor}, as this backbone and"
+            f" decoder require: give {f'{below} or ' * (below > 0)}{below + divisor}"
         )
-    return max(1, round(crop_size / patch_size)) * patch_size
+    return max(1, round(crop_size / divisor)) * divisor
 
 
 @dataclass
