@@ -78,10 +78,8 @@ class GuidedLogits(nn.Module):
                 for place, near in enumerate(_neighbours(logits, dilation))
             )
         weights = self.upsampling(guide).float().unflatten(1, (9, -1)).softmax(1)
-        pixels = sum(
-            near[:, :, None] * weights[:, place, None]
-            for place, near in enumerate(_neighbours(logits))
-        )
+        near = torch.stack([*_neighbours(logits)], 1)
+        pixels = torch.einsum("npchw,npshw->ncshw", near, weights)
         return functional.pixel_shuffle(pixels.flatten(1, 2), STRIDE)
 
 
