@@ -134,10 +134,9 @@ class Folder:
 
     def _settings(self, names: str, backgrounds: str, min_score: float, end: str) -> list[str]:
         """Returns the settings of the run with these names, up to one of ``_ENDS``."""
-        words = [*self._names.plugins, "dataset=folder"]
         plain = re.fullmatch(r"[\w.~-]*(/[\w.~-]*)+", self._root)
-        words.append(f"dataset.root={self._root if plain else _written(self._root)}")
-        words.append(f"clip={self._names.clip}")
+        root, clip = self._root if plain else _written(self._root), self._names.clip
+        words = [*self._names.plugins, "dataset=folder", f"dataset.root={root}", f"clip={clip}"]
         words.append(f"dataset.classes={_written(classes_of(names))}")
         if given := lines(backgrounds):
             words.append(f"dataset.backgrounds={_written(given)}")

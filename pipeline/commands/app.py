@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import sys
 import tempfile
 import webbrowser
@@ -92,6 +93,7 @@ def run(arguments: Sequence[str]) -> None:
 
 def run_started(own: Path, command: Sequence[str]) -> None:
     """Runs a command that an app starts, under the lock by which every app knows that it runs."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # in scripts, "&" has it ignored
     with FolderLock(own):
         (own / ENDED).unlink(missing_ok=True)
         log = open_own(own / LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)

@@ -101,11 +101,10 @@ class Artefact(Results):
 def find_photograph(root: Path, image_id: str) -> Path:
     """Returns the image file of an id below the image root; raises an ImageError without one."""
     endings = (e for suffix in COMMON_SUFFIXES for e in (suffix, suffix.upper()))
-    ids = spellings(image_id)
-    usual = (root / f"{each}{ending}" for ending in endings for each in ids)
+    stems = [root / each for each in spellings(image_id)]
+    usual = (Path(f"{stem}{ending}") for ending in endings for stem in stems)
     if found := next((path for path in usual if path.is_file()), None):
         return found
-    stems = [root / each for each in ids]
     named = (path for stem in stems for path in stem.parent.glob(f"{escape(stem.name)}.*"))
     files = {p.suffix.lower(): p for p in named if p.with_suffix("") in stems}  # .Jpg of cameras
     if found := next((files[suffix] for suffix in SUFFIXES if suffix in files), None):

@@ -405,11 +405,15 @@ def test_a_killed_run_is_told_and_its_number_is_nobodys(new_client, out, waiting
         other.kill()
 
 
-@pytest.mark.parametrize("by", ["its own app", "a later app"])
+@pytest.mark.parametrize("by", ["its own app", "a later app", "an app that ignores Ctrl-C"])
 def test_a_stopped_run_ends_as_with_ctrl_c(client, new_client, by):
     client.post("/report/save", content=CSV)
+    before = signal.getsignal(signal.SIGINT)
+    if "ignores" in by:  # a script has started it, with "&"
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     client.post("/report/run", content="corrections.1.csv")
-    state = stop(client, client if by == "its own app" else new_client())
+    signal.signal(signal.SIGINT, before)
+    state = stop(client, new_client() if by == "a later app" else client)
     assert state["code"] not in (0, None)
 
 

@@ -26,6 +26,7 @@ ARGUMENTS = [
     "--disable-sync",
 ]
 MISSING = "no Chromium is installed: {} (Debian: apt install chromium)"
+STORE = "stored => Object.assign(localStorage, stored)"
 STORED = "Object.fromEntries(Object.entries(localStorage).sort())"
 PHONE = {"viewport": {"width": 375, "height": 667}, "is_mobile": True, "has_touch": True}
 
@@ -71,7 +72,7 @@ class Watched:
 def reload(page: Page) -> None:
     """Reloads a page whose choices stay: Chromium stores them in another process, a bit later.
 
-    How much later depends on how busy the machine is, so a page without them is loaded again.
+    On a busy machine it may lose what was stored last: then it is stored and loaded once more.
     """
     stored = page.evaluate(STORED)
     for _ in range(20):
@@ -79,6 +80,7 @@ def reload(page: Page) -> None:
         page.reload()
         if page.evaluate(STORED) == stored:
             return
+        page.evaluate(STORE, stored)
     raise AssertionError(f"the reloaded page has {page.evaluate(STORED)} stored, not {stored}")
 
 
