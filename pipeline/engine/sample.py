@@ -26,8 +26,6 @@ Element = TypeVar("Element")
 VocabularyType = TypeVar("VocabularyType")
 """The engine passes class names on, and does not read them."""
 
-_NOT_IN_LABELS = ("image_id", "max_pixels", "file")  # of a mask
-
 LOOKED_AT = 64
 """Images whose results are looked at for remarks, where files have to be read."""
 
@@ -102,7 +100,7 @@ class GroundTruthMask(ABC):
     @property
     def origin(self) -> list[Any]:
         """What the labels follow from: values that JSON can hold, and paths of files."""
-        return [v for name, v in vars(self).items() if name not in _NOT_IN_LABELS]
+        return [v for k, v in vars(self).items() if k not in ("image_id", "max_pixels", "file")]
 
     @property
     def contents(self) -> list[Any]:

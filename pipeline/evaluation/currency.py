@@ -51,7 +51,8 @@ class MeasuredOn:
             mask = sample.mask
             origin, truth = ([mask.file, *mask.origin], mask.contents) if mask else ([], [])
             origin += getattr(sample.labels, "args", ())  # of a function that reads them
-            paths = (v for v in [sample.image, *origin] if isinstance(v, Path))
+            given = (v for v in [sample.image, *origin] if isinstance(v, Path))
+            paths = (path for path in given if str(path) not in files)
             files |= {str(path): content for path in paths if (content := content_of(path))}
             made = photograph_and_result(results.entries[sample.id])
             images[sample.id] = [*made, fingerprint([truth, _labels(sample)])]

@@ -20,7 +20,7 @@ def draw_overlay(
 ) -> bytes:
     """Draws an image's artefact over its photograph, H×W×3 uint8, with a legend: a PNG file.
 
-    Tags: the photograph, and their scores. CAMs: a sheet with a tile for each. Masks and other
+    Tags: the photograph over their scores. CAMs: a sheet with a tile for each. Masks and other
     labels: see :func:`~pipeline.report.page.painting.overlay`; ``opacity`` is theirs. Raises
     an OSError for a missing file of the artefact, an ImageError for a damaged one, and a ValueError
     for a label without a name.

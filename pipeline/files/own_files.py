@@ -27,7 +27,10 @@ class OwnFiles:
     """
 
     def __init__(self, folder: Path, tool: str):
-        """Prepares a folder, which need not exist; ``tool`` is the name in ``tools/``."""
+        """Prepares a folder, which may be new, for a tool; a UserError for a file, or below one."""
+        above = next(each for each in (folder, *folder.parents) if each.exists())
+        if not above.is_dir():
+            raise UserError(f"{shown(above)} is not a folder: give another --output")
         self._folder, self._tool = folder, tool
         self._record = record = Journal(folder / RECORD, OF_FILES)
         record.shrink(lambda e: _digest_of(folder / e["id"].split(" ", 2)[-1]) == e["content"])
@@ -35,9 +38,6 @@ class OwnFiles:
 
     def refuse_foreign(self, paths: Iterable[Path]) -> None:
         """Raises a UserError for a folder, or a file of somebody else or that was changed since."""
-        above = next(each for each in (self._folder, *self._folder.parents) if each.exists())
-        if not above.is_dir():
-            raise UserError(f"{shown(above)} is not a folder: give another --output")
         written = self._record.entries
         for path in paths:
             if os.path.lexists(path) and self._entry(path, _digest_of(path)) not in written:

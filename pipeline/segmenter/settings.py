@@ -23,7 +23,7 @@ GUIDED, STRIDE = "tokens", 4
 """The decoder whose logits the image guides, and the pixels a side from one of them to the next."""
 
 _GUIDED_ALGORITHM = 1  # of its weights; a larger one trains them anew
-_LARGEST = 100
+_LARGEST_SCALE = 100
 
 SINGLE_SCALE, MULTI_SCALE, CRF = "single_scale", "multi_scale", "crf"
 
@@ -42,7 +42,7 @@ class TestSettings:
 
     __test__ = False  # pytest would take it for tests
 
-    scales: list[float] = setting([1.0], above=0, at_most=_LARGEST, lengths=range(1, 100))
+    scales: list[float] = setting([1.0], above=0, at_most=_LARGEST_SCALE, lengths=range(1, 100))
     flip: bool = False
     crf: CrfOptions | None = None
     precision: str = setting("fp32", choices=(*PRECISIONS, AUTO))
@@ -61,8 +61,8 @@ class TestSettings:
 def check_scales(scales: Sequence[float]) -> None:
     """Raises a UserError unless there are factors by which to resize images, up to 100."""
     given = scales if isinstance(scales, Sequence) else ()
-    if not given or not all(isinstance(s, int | float) and 0 < s <= _LARGEST for s in given):
-        numbers = f"numbers above 0, up to {_LARGEST}"
+    if not given or not all(isinstance(s, int | float) and 0 < s <= _LARGEST_SCALE for s in given):
+        numbers = f"numbers above 0, up to {_LARGEST_SCALE}"
         raise UserError(f"scales are {shown(scales)}: give {numbers}, as in 0.5 1.0 1.5")
 
 
