@@ -1,4 +1,4 @@
-"""Turns masks of other programs into palette PNGs with this pipeline's labels; see --help."""
+"""Was removed: masks=file reads what it converted; see docs/import.md."""
 
 from __future__ import annotations
 

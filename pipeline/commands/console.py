@@ -12,7 +12,7 @@ gc.disable()  # while the tool is imported, of which nothing is garbage
 from pipeline.commands.command_line import answer  # noqa: E402
 from pipeline.errors import UserError, command, console_word, did_you_mean, shown  # noqa: E402
 
-_WRITERS = ("export", "import_masks", "overlay", "predict")
+_WRITERS = ("export", "overlay", "predict")
 _OTHERS = ("benchmark", "clean", "compare", "export_onnx", "make_tables")
 
 WHEN_INTERRUPTED = {
@@ -24,8 +24,13 @@ WHEN_INTERRUPTED = {
 """The tools, which are modules of this package, and what they say when they are interrupted."""
 
 
+_REMOVED = {"import_masks": "give masks=file masks.path=…, which reads the same masks"}
+
+
 def run_tool(tool: str) -> None:
-    """Runs a tool on the command line."""
+    """Runs a tool on the command line, or refuses one that was removed."""
+    if tool in _REMOVED:
+        answer(lambda _: _refuse(tool, ()))
     answer(f"pipeline.commands.{tool}:run", WHEN_INTERRUPTED[tool])
 
 
@@ -56,6 +61,8 @@ def main() -> None:
 def _refuse(word: str, words: Sequence[str]) -> None:
     from pipeline.stages.pipeline import COMMANDS  # imports PyTorch
 
+    if instead := _REMOVED.get(word.replace("-", "_")):
+        raise UserError(f"{word} was removed: {instead}")
     if word in COMMANDS:
         raise UserError(f"{word} is a stage: run {command()} stage={word}")
     raise UserError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
+from argparse import BooleanOptionalAction, Namespace
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,7 +78,8 @@ def _segment(
     limits = segmenter.network.limits.for_photographs(options.longest_side)
     segmenter.network.limits = limits
     reader = ImageReader(True, options.max_pixels, limits.longest_side)
-    test = TestSettings(options.scales, options.flip, CrfOptions() if options.crf else None)
+    crf = segmenter.crf if options.crf is None else options.crf and (segmenter.crf or CrfOptions())
+    test = TestSettings(options.scales, options.flip, crf or None)
     # Starting processes takes longer than a few images.
     workers = min(joblib.cpu_count(), len(samples) // 2, _MAX_PROCESSES)
     images: dict[str, np.ndarray] = {}  # being segmented
@@ -117,7 +118,8 @@ def _parse(arguments: Sequence[str]) -> Namespace:
     add_checkpoint(parser)
     output = "folder of the results; default: predictions"
     add("--output", type=Path, default=Path("predictions"), metavar="DIR", help=output)
-    add("--crf", action="store_true", help="refine regions with the dense CRF")
+    crf = "refine regions with the dense CRF, or do not; default: as in the run that trained it"
+    add("--crf", action=BooleanOptionalAction, help=crf)
     scales = "factors of the image size to average over; default: 1"
     add("--scales", nargs="+", default=["1"], metavar="S", help=scales)
     add("--flip", action="store_true", help="average over the mirror image too")

@@ -81,23 +81,6 @@ def read_colours(path: Path, labels: Mapping[str, int], key: str) -> dict[Colour
     return {(0, 0, 0): 0} | colours
 
 
-def parse_values(given: str, num_classes: int) -> dict[int, int]:
-    """Returns pixel value → label from text like ``255=1,128=2``; 0 and 255 stay unless named.
-
-    Raises a UserError if it is not such text, or names a label that does not exist.
-    """
-    values = {0: 0, IGNORE: IGNORE}
-    for pair in given.split(","):
-        match = re.fullmatch(r"\s*(\d{1,5})\s*=\s*(\d{1,3})\s*", pair)
-        if match is None or num_classes < int(match[2]) != IGNORE:
-            raise UserError(
-                f"--values: {shown(pair)} is not a pixel value and a label, 0 to {num_classes} or"
-                f" {IGNORE}: write it like 255=1"
-            )
-        values[int(match[1])] = int(match[2])
-    return values
-
-
 @dataclass(frozen=True)
 class Reading:
     """How annotations become labels.
@@ -122,7 +105,7 @@ class Reading:
 
     @classmethod
     def of(cls, settings: AnnotationSettings, group: str, classes: Sequence[str]) -> "Reading":
-        """Reads the settings of a group of the configuration; without a group, of a tool.
+        """Reads the settings of a group of the configuration, such as "masks".
 
         Raises a UserError if a table of colours is missing or damaged, or a name has two classes.
         """
@@ -142,7 +125,7 @@ class Reading:
                     raise UserError(
                         f"{group}.join counts {shown(other)} as two classes: keep one of them"
                     )
-        palette, key = voc_palette(256), f"{group}.colours" if group else "--colours"
+        palette, key = voc_palette(256), f"{group}.colours"
         colours = {palette[label]: label for label in (*range(len(classes) + 1), IGNORE)}
         if settings.colours is not None:
             colours = read_colours(given_path(settings.colours, key), labels, key)

@@ -132,14 +132,13 @@ class Export:
         images: Sequence[Name],
         convert: Callable[[Name], Converted],
         title: str = "export",
-        note: str = "left out",
     ) -> Iterator[tuple[Name, Converted]]:
         """Converts images one after the other, and yields their ids, or other names, with results.
 
         An :class:`ImageError`, a :class:`UserError`, a :class:`ValueError` or an :class:`OSError`
         of ``convert`` leaves an image out; so refuse files of others before, by
         :meth:`~pipeline.files.own_files.OwnFiles.refuse_foreign`. ``title`` stands before the
-        progress bar, and ``note`` behind the number of skipped images.
+        progress bar.
         """
         with track(title, len(images)) as advance:
             for name in images:
@@ -154,15 +153,15 @@ class Export:
                 else:
                     yield name, result
                     self.written += 1
-                advance(note=f"{len(self.left_out)} {note}" if self.left_out else "")
+                advance(note=f"{len(self.left_out)} left out" if self.left_out else "")
 
-    def refuse_left_out(self, sentence: str, prefix: str = "left out: ") -> None:
+    def refuse_left_out(self, sentence: str) -> None:
         """Names every skipped image on stderr.
 
         If there is any, it raises a UserError with their number before the sentence.
         """
         for name, reason in self.left_out.items():
-            tell(f"{prefix}{name}: {reason}")
+            tell(f"left out: {name}: {reason}")
         if self.left_out:
             raise UserError(f"{len(self.left_out)} {sentence}")
 

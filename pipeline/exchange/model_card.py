@@ -48,6 +48,7 @@ def write_card(file: str, segmenter: Segmenter, shape: Shape, checkpoint: Path, 
     return Template(_TEMPLATE.read_text(encoding="utf-8"), keep_trailing_newline=True).render(
         file=file,
         shape=shape,
+        crf=segmenter.crf,
         limits=network.limits.for_photographs(),
         program=PROGRAM.read_text(encoding="utf-8"),
         is_free=None in shape[1:],

@@ -3,7 +3,7 @@
 :func:`pipeline.files.images.encode_png` writes them, with a palette.
 """
 
-from collections.abc import Collection, Iterable, Set
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -85,10 +85,5 @@ def refuse_brush_masks(masks: Iterable[Path], name: str, remedy: str) -> None:
             found.update(np.unique(read_labels(path)).tolist())
         if found - {0, IGNORE}:
             break
-    refuse_brush_labels(found, name, remedy)
-
-
-def refuse_brush_labels(found: Set[int], name: str, remedy: str) -> None:
-    """Refuses 0 and 255 as all labels of several masks; see :func:`refuse_brush_masks`."""
     if IGNORE in found and found <= {0, IGNORE}:
         raise UserError(f"{name} holds only 0 and {IGNORE}: is {IGNORE} the object? {remedy}")

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from pipeline.configuration.settings import plain
 from pipeline.errors import UserError, tell
 from pipeline.files.own_files import OwnFiles
 from pipeline.segmenter.architecture import first_line
@@ -157,6 +158,7 @@ def _export(
             "palette": json.dumps(segmenter.palette),
             "size": json.dumps(shape._asdict()),  # null stands for any
             "limits": json.dumps({"longest_side": side, "patches": patches}),
+            "crf": json.dumps(plain(segmenter.crf)),
             "align_corners": json.dumps(segmenter.network.align_corners),
             "input": "image: N×3×H×W float32, RGB in [0, 255]",
             "output": "logits: N×(n+1)×H×W float32; labels: N×H×W uint8, 0 the first class name",

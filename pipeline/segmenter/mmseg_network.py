@@ -18,7 +18,7 @@ from pipeline.segmenter.architecture import MISFITS, licence_notes, smallest_sid
 from pipeline.segmenter.checkpoints import best_checkpoint, last_checkpoint, read_checkpoint
 from pipeline.segmenter.limits import Limits
 from pipeline.segmenter.mmseg import build_model, import_mmseg
-from pipeline.segmenter.network import Names, Palette, check_classes, resize_scores
+from pipeline.segmenter.network import Names, Palette, check_classes, check_crf, resize_scores
 from pipeline.segmenter.openmmlab import swaps_channels
 from pipeline.segmenter.pretrained import strip_pretrained
 from pipeline.segmenter.settings import MAX_SIZE_DIVISOR
@@ -41,6 +41,7 @@ class MmsegNetwork(nn.Module):
         self.swaps_channels = not swaps_channels(before)  # the network expects BGR
         self.divisor = (before.test_cfg or {}).get("size_divisor") or 1
         self.limits = Limits.of(model.test_cfg.get("limits") or {})
+        self.crf = check_crf(model.test_cfg.get("crf"))
         self.padding = float(before.pad_val)
         self.min_side = smallest_side(model, self.divisor)
         zeros, ones = torch.zeros(3, 1, 1, device=device), torch.ones(3, 1, 1, device=device)
@@ -109,7 +110,8 @@ def read_network(path: Path, device: str, which: str) -> tuple[MmsegNetwork, Nam
         if padding or type(divisor) is not int or not 1 <= divisor <= MAX_SIZE_DIVISOR:
             raise foreign
         Limits.of(architecture.test_cfg.limits)
-    except MISFITS as error:
+        check_crf(architecture.test_cfg.get("crf"))
+    except (*MISFITS, UserError) as error:
         raise foreign from error
     with Uninitialised():
         model = build_model(architecture)

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import astuple
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,8 @@ import torch
 from torch.nn import functional
 
 from pipeline.clip.device import is_cpu
+from pipeline.configuration.settings import check
+from pipeline.datasets.settings import CrfOptions
 from pipeline.errors import UserError, shown, tell
 from pipeline.files.label_images import IGNORE
 from pipeline.segmenter.limits import Limits
@@ -68,6 +71,7 @@ class OnnxGraph:
             self.align_corners = facts.get("align_corners") == "true" and not is_fixed
             limits = Limits.of(json.loads(facts["limits"]))
             self.limits = limits._replace(size=tuple(size)) if is_fixed else limits
+            self.crf = check_crf(json.loads(facts.get("crf", "null")))
         except Exception as error:  # ONNX Runtime's have no common type
             raise UserError(
                 f"{self._name} is damaged or not a segmenter of tools/export_onnx.py"
@@ -115,6 +119,17 @@ def check_classes(names: object, palette: object) -> tuple[Names, Palette]:
         raise ValueError("no names with a colour each")
     "".join(names).encode()  # half a surrogate pair is a ValueError
     return tuple(names), tuple(map(tuple, colours.tolist()))
+
+
+def check_crf(given: object) -> CrfOptions | None:
+    """Returns the constants of a file's CRF, or none; an error unless they are as in settings."""
+    if given is None:
+        return None
+    crf = CrfOptions(**given)
+    if {type(each) for each in astuple(crf)} - {int, float} or type(crf.iterations) is float:
+        raise TypeError("constants that are not numbers")
+    check(crf)
+    return crf
 
 
 def resize_scores(

@@ -32,12 +32,17 @@ class Segmenter:
         network: labels images of any size.
         class_names: n+1 names, "background" first.
         palette: n+1 colours, RGB in [0, 255].
+
+    Attributes:
+        crf: refines the probabilities before they become labels, as in the run that trained the
+            network; none leaves them.
     """
 
     def __init__(
         self, network: MmsegNetwork | OnnxGraph, class_names: Names, palette: Palette
     ) -> None:
         self.network, self.class_names, self.palette = network, class_names, palette
+        self.crf = network.crf
 
     @classmethod
     def from_run(
@@ -94,7 +99,10 @@ class Segmenter:
             return [self(each) for each in image]
         image = to_image(image)
         seen = limit_longest_side(image, self.network.limits.longest_side)
-        return resized_argmax(self.probabilities(seen), *image.shape[:2])[0]
+        probabilities = self.probabilities(seen)
+        if self.crf is not None:
+            probabilities = dense_crf(seen, probabilities, self.crf)
+        return resized_argmax(probabilities, *image.shape[:2])[0]
 
     @torch.inference_mode()
     def logits(self, image: AnyImage) -> np.ndarray:

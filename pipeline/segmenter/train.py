@@ -19,6 +19,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.clip.device import is_cpu
+from pipeline.configuration.settings import plain
 from pipeline.engine.sample import ImageReader, Sample
 from pipeline.errors import UserError, tell
 from pipeline.files.atomic import MENDABLE, cannot_write, write_atomically
@@ -107,6 +108,7 @@ def train(task: Task, folder: Path, listener: Listener = Listener()) -> Path:  #
     start = checkpoints.iteration_of(resume_from) if resume_from else 0
     metainfo = {"classes": config.class_names, "palette": config.palette}
     config.model.test_cfg.limits.longest_side = task.read.longest_side
+    config.model.test_cfg.crf = plain(settings.test.crf)
     limits = Limits.of(config.model.test_cfg.limits)
     labelled = Labelled(task.validation, task.read, metainfo, limits)
     is_measured = settings.validation_interval and len(labelled)

@@ -40,7 +40,7 @@ for module in ("PIL.TiffImagePlugin", "mine"):
 
 def test_every_tool_is_a_word_of_the_command():
     tools = {path.stem for path in (REPOSITORY / "tools").glob("[a-z]*.py")}
-    assert {*console.WHEN_INTERRUPTED} == tools - {*SCRIPTS}
+    assert {*console.WHEN_INTERRUPTED} == tools - {*SCRIPTS, "import_masks"}
     page = (REPOSITORY / "docs" / "installation.md").read_text(encoding="utf-8")
     needing = re.search(r"Only\s`(.*)` and `(.*)` need a clone", page).groups()
     for tool in ("benchmark", *SCRIPTS[1:]):  # which run code of tools/
@@ -51,6 +51,15 @@ def test_the_first_word_chooses_the_tool(monkeypatch, capsys):
     code, output, _ = run(monkeypatch, capsys, "export-onnx", "--help")
     assert code == 0 and output.startswith("usage: afseg export-onnx [-h]")
     assert "  afseg export-onnx --checkpoint" in output and "tools/" not in output
+
+
+def test_a_tool_that_was_removed_names_what_replaces_it(monkeypatch, capsys):
+    code, _, errors = run(monkeypatch, capsys, "import-masks", "MASKS", "--classes", "cat")
+    assert code == 2 and "import-masks was removed: give masks=file" in errors
+    monkeypatch.setattr(sys, "argv", ["tools/import_masks.py", "MASKS"])
+    with pytest.raises(SystemExit) as ended:
+        console.run_tool("import_masks")
+    assert ended.value.code == 2 and "was removed: give masks=file" in capsys.readouterr().err
 
 
 def test_options_and_settings_are_those_of_the_stages(monkeypatch, capsys):

@@ -9,13 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
+from pipeline.datasets.settings import CrfOptions
 from pipeline.errors import ImageError
 from pipeline.files.own_files import RECORD
 from pipeline.masks.labels import resized_argmax
 from pipeline.segmenter.checkpoints import last_checkpoint
 from pipeline.segmenter.predict import Segmenter
 from tests.processes import run_python
-from tests.segmenter.tiny_graphs import scores_of, write_graph
+from tests.segmenter.tiny_graphs import METADATA, scores_of, write_graph
 
 
 def read_png(path):
@@ -82,6 +83,22 @@ def test_scales_flips_and_the_crf(predict, photographs, trained, tmp_path):
     segmenter = Segmenter.from_run(trained)
     refined = segmenter.refine(image, segmenter.probabilities(image, (0.5, 1), flip=True))
     assert np.array_equal(read_png(tmp_path / "out" / "b.png")[0], refined.argmax(0))
+
+
+def test_a_network_refines_as_its_run_did_unless_told(predict, photographs, tmp_path):
+    described = METADATA | {"crf": '{"iterations": 3}'}
+    graph = write_graph(tmp_path / "model.onnx", metadata=described)
+    with Image.open(photographs / "b.png") as file:
+        image = np.asarray(file.convert("RGB"))
+    segmenter = Segmenter.from_run(graph)
+    probabilities = segmenter.probabilities(image)
+    refined = segmenter.refine(image, probabilities, CrfOptions(iterations=3)).argmax(0)
+    assert not np.array_equal(refined, probabilities.argmax(0))
+    given = {(): refined, ("--crf",): refined, ("--no-crf",): probabilities.argmax(0)}
+    for option, wanted in given.items():
+        finished = predict(photographs / "b.png", *option, checkpoint=graph)
+        assert finished.code == 0, finished.errors
+        assert np.array_equal(read_png(tmp_path / "out" / "b.png")[0], wanted), option
 
 
 def test_the_crf_in_processes_gives_the_same(predict, photographs, tmp_path, monkeypatch):

@@ -11,7 +11,6 @@ from tests.report.two_runs import build_two
 
 EXPORT = "export.py {masks} --images {images} --output {out}"
 OVERLAY = "overlay.py {masks} --images {images} --output {out}"
-IMPORT = "import_masks.py {masks}/ --classes cat,dog,cup --output {out}"
 WRITERS = [
     ("export.py {run}/all/cams/latest --format clip_es --output {out}", "5.npy"),
     (f"{EXPORT}/annotations.json --format coco", "annotations.json"),
@@ -21,7 +20,6 @@ WRITERS = [
     (f"{EXPORT} --format mmsegmentation", "img_dir/all/5.png"),
     (f"{EXPORT} --format mmsegmentation", "ann_dir/all/5.png"),
     (f"{EXPORT} --format mmsegmentation", "all.py"),
-    (IMPORT, "5.png"),
     (OVERLAY, "masks/5.png"),
     (f"{OVERLAY} --sheet", "sheet_1.png"),
     ("compare.py {run} {other} --output {out}/comparison.html", "comparison.html"),

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from pipeline.datasets.settings import CrfOptions
 from pipeline.exchange.model_card import write_card
 from pipeline.files.shipped import PROGRAM
 from pipeline.segmenter.export import Shape, export_onnx
@@ -52,7 +53,7 @@ MANIFEST = {
 @pytest.fixture
 def segmenter():
     names = ("background", "red|ish", "blue")
-    network = SimpleNamespace(limits=Limits(640, [16, 300]), licence_notes=[])
+    network = SimpleNamespace(limits=Limits(640, [16, 300]), licence_notes=[], crf=None)
     return Segmenter(network, names, tuple(PALETTE))
 
 
@@ -96,6 +97,14 @@ def test_what_a_run_says_of_its_network(segmenter, folder):
     assert settings.startswith("name: light\nalgorithm: 2\niterations: 60\n")
     assert "https://somewhere/resnet18.pth. Licence: apache-2.0" in text
     assert "openai. Licence: MIT" in text
+
+
+def test_a_card_says_who_refines_labels(segmenter, folder):
+    plain = write_card("m.onnx", segmenter, FREE, folder, best=False)
+    assert "`--crf` refines" in plain and "--no-crf" not in plain
+    segmenter.crf = CrfOptions()
+    refined = write_card("m.onnx", segmenter, FREE, folder, best=False)
+    assert "`--no-crf`" in refined and "not refined" in refined
 
 
 @pytest.mark.parametrize("masks", [{"method": "file", "path": "sam3.json"}, {"from": "files"}])

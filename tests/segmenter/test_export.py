@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.datasets.settings import CrfOptions
 from pipeline.errors import UserError
 from pipeline.segmenter import export
 from pipeline.segmenter.export import Shape, export_onnx
@@ -70,8 +71,10 @@ def test_openvino_reads_a_frozen_tower_of_any_size(tmp_path, half):
 
 def test_a_padded_network_of_one_size(tmp_path):
     segmenter = balanced_segmenter(**UNET)
+    segmenter.crf = CrfOptions(iterations=3)
     assert export_onnx(segmenter, tmp_path / "m.onnx", 37, 50) == Shape(1, 37, 50)
     assert_same(tmp_path / "m.onnx", segmenter, noise(37, 50)[None])
+    assert Segmenter.from_run(tmp_path / "m.onnx").crf == segmenter.crf
 
 
 def test_the_size_is_kept_where_the_network_holds_for_one_alone(tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
+from pipeline.datasets.settings import CrfOptions
 from pipeline.errors import UserError
 from pipeline.segmenter.predict import Segmenter, scale_image
 from tests.segmenter.tiny_graphs import METADATA, WEIGHT, scores_of, write_graph
@@ -60,6 +61,15 @@ def test_a_graph_of_one_size_resizes_images_and_scores(tmp_path):
         segmenter.probabilities(image, (0.5, 1.0))
 
 
+def test_labels_of_a_graph_pass_the_crf_that_it_names(tmp_path):
+    path = write_graph(tmp_path / "m.onnx", **described(crf={"iterations": 3}))
+    segmenter, image = Segmenter.from_run(path), noise(30, 45)
+    assert segmenter.crf == CrfOptions(iterations=3)
+    refined = segmenter.refine(image, segmenter.probabilities(image), segmenter.crf).argmax(0)
+    assert np.array_equal(segmenter(image), refined)
+    assert not np.array_equal(refined, segmenter.logits(image).argmax(0))
+
+
 def test_a_graph_can_be_sent_to_another_process(segmenter):
     sent = pickle.loads(pickle.dumps(segmenter))
     assert np.array_equal(sent.logits(noise(9, 9)), segmenter.logits(noise(9, 9)))
@@ -89,6 +99,10 @@ BROKEN = {
     "a negative limit": described(limits={"longest_side": -5}),
     "a limit of no patches": described(limits={"patches": [16, 0]}),
     "a limit in words": described(limits={"patches": "16"}),
+    "another CRF": described(crf={"steps": 5}),
+    "a CRF without end": described(crf={"iterations": 10**6}),
+    "half a step of a CRF": described(crf={"iterations": 2.5}),
+    "a CRF in words": described(crf={"bilateral_sxy": "67"}),
     "no JSON": {"metadata": METADATA | {"class_names": "['a'"}},
     "nested": {"metadata": METADATA | {"class_names": "[" * 100_000}},
     "numbers": described(class_names=[1, 2, 3]),

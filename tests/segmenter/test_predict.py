@@ -281,7 +281,7 @@ def changed(change):
 
 
 TEST_CFG = "model.data_preprocessor.test_cfg"
-LIMITS = "model.test_cfg.limits"
+LIMITS, CRF = "model.test_cfg.limits", "model.test_cfg.crf"
 
 
 @pytest.mark.parametrize(
@@ -293,6 +293,7 @@ LIMITS = "model.test_cfg.limits"
         *({TEST_CFG: {"size_divisor": value}} for value in (0, -1, "x", [3], 1.5, 10**9, None)),
         *({TEST_CFG: value} for value in ([1], "x", {"size": (10**6, 10**6)})),
         *({LIMITS: value} for value in (None, [1], {"longest_side": 0}, {"patches": [14]})),
+        *({CRF: value} for value in ([1], {"steps": 1}, {"iterations": -1}, {"iterations": "x"})),
         {"class_names": ["a"] * 4, "palette": [[0] * 3] * 4},
     ],
     ids=lambda change: " ".join(f"{name}={value}" for name, value in change.items()),

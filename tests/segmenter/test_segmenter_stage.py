@@ -58,12 +58,15 @@ def test_every_step_of_testing_is_kept_and_the_last_predicts(run_stage, own, tmp
             return np.asarray(labels)
 
     averaged = segmenter.probabilities(image, (0.5, 1.0), flip=True)
-    assert np.array_equal(stored(".single_scale/2.png"), segmenter(image))
+    plain = segmenter.probabilities(image)
+    assert np.array_equal(stored(".single_scale/2.png"), plain.argmax(0))
     assert np.array_equal(stored(".multi_scale/2.png"), averaged.argmax(0))
     from pipeline.masks.crf import CrfOptions, dense_crf
 
-    sharpened = dense_crf(image, averaged, CrfOptions(iterations=3))
-    assert np.array_equal(stored("2.png"), sharpened.argmax(0))
+    crf = CrfOptions(iterations=3)
+    assert np.array_equal(stored("2.png"), dense_crf(image, averaged, crf).argmax(0))
+    assert segmenter.crf == crf
+    assert np.array_equal(segmenter(image), dense_crf(image, plain, crf).argmax(0))
 
     # Two workers for the CRF change no byte, and other ways of testing leave the network alone.
     out = tmp_path / "out"
