@@ -14,12 +14,18 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from omegaconf import OmegaConf
+
+from pipeline.configuration.hydra import compose_config
 from pipeline.report.tables.runs import MeasuredRun, find_files, read_runs
 
 KEPT = Path(__file__).with_suffix(".json")
 
 Record = dict[str, Any]
 """Settings, seed, split and commit of a network, and its mIoU in percent."""
+
+CHANGED = ("iterations", "enlarge", "decoder", "crop_size", "scale_range", "learning_rate")
+"""Settings of a network that a row names where they are not those of its preset."""
 
 COLUMNS = {
     "demo, val": ("demo", ("val",)),
@@ -33,7 +39,14 @@ STEPS = {"single_scale": "", "multi_scale": "several scales", "crf": "with the C
 
 def records_of(run: MeasuredRun) -> Iterator[Record]:
     """Yields a network's record for each step of its test."""
-    network, changes = run.chain["segmenter"], [c for c in run.changes() if ".test." not in c]
+    network = run.chain["segmenter"]
+    given = [f"dataset={run.about.dataset}", f"segmenter={run.about.segmenter}"]
+    usual = OmegaConf.to_container(compose_config(given).segmenter, resolve=True)
+    changes = [f"{name}={network[name]}" for name in CHANGED if network[name] != usual[name]]
+    if run.about.round:
+        masks = run.chain["masks"]
+        changes += [f"rounds={run.about.round}"]
+        changes += [f"{name}={str(masks[name]).lower()}" for name in ("refine", "keep_tags")]
     about = {
         "network": run.about.segmenter,
         "masks": run.about.experiment or "published",
