@@ -1,8 +1,8 @@
 """Figures of networks in docs/experiments.md; docs/networks.json keeps them with their settings.
 
 ``python -m docs.networks OUTPUT...`` reads the results in output directories, and shows how they
-differ from those that are kept. With ``--write`` it keeps them; then ``python -m docs.tables`` puts
-them into the page.
+differ from those that are kept; ``make networks`` repeats them all. With ``--write`` it keeps them;
+then ``python -m docs.tables`` puts them into the page.
 """
 
 from __future__ import annotations
@@ -18,47 +18,66 @@ from omegaconf import OmegaConf
 
 from pipeline.configuration.hydra import compose_config
 from pipeline.report.tables.runs import MeasuredRun, find_files, read_runs
+from pipeline.segmenter.settings import CRF, MULTI_SCALE, SINGLE_SCALE
 
 KEPT = Path(__file__).with_suffix(".json")
 
 Record = dict[str, Any]
-"""Settings, seed, split and commit of a network, and its mIoU in percent."""
+"""Settings, seed, split and commit of a network, and the mIoU of its labels in percent."""
 
-CHANGED = ("iterations", "enlarge", "decoder", "crop_size", "scale_range", "learning_rate")
+CHANGED = (
+    *("backbone", "pretrained", "iterations", "enlarge", "decoder"),
+    *("crop_size", "scale_range", "learning_rate"),
+)
 """Settings of a network that a row names where they are not those of its preset."""
 
 COLUMNS = {
-    "demo, val": ("demo", ("val",)),
-    "crowded, choose": ("demo_crowded", ("choose",)),
-    "crowded, report": ("demo_crowded", ("report", "report_2", "report_3")),
+    "demo, %": {"demo": ("val",)},
+    "crowded, `choose`, %": {"demo_crowded": ("choose",)},
+    "crowded, report, %": {"demo_crowded": ("report", "report_2", "report_3")},
 }
 """Header of a column → the data set and the splits that it is the mean over."""
 
-STEPS = {"single_scale": "", "multi_scale": "several scales", "crf": "with the CRF"}
+MASKS = "masks"
+STEPS = {
+    SINGLE_SCALE: "",
+    MULTI_SCALE: "several scales",
+    CRF: "with the CRF",
+    MASKS: "masks of the last round",
+}
+"""A step of a network's test, or masks → how a row names it."""
 
 
 def records_of(run: MeasuredRun) -> Iterator[Record]:
-    """Yields a network's record for each step of its test."""
-    network = run.chain["segmenter"]
+    """Yields a network's record for each step of its test, or that of the masks of a later round.
+
+    Nothing is yielded for other results.
+    """
+    if run.stage not in ("predictions", "masks") or "segmenter" not in run.configuration:
+        return
+    network = run.configuration["segmenter"]
     given = [f"dataset={run.about.dataset}", f"segmenter={run.about.segmenter}"]
     usual = OmegaConf.to_container(compose_config(given).segmenter, resolve=True)
-    changes = [f"{name}={network[name]}" for name in CHANGED if network[name] != usual[name]]
+    changes = [f"{name}={network[name]}" for name in CHANGED if network.get(name) != usual[name]]
     if run.about.round:
         masks = run.chain["masks"]
         changes += [f"rounds={run.about.round}"]
         changes += [f"{name}={str(masks[name]).lower()}" for name in ("refine", "keep_tags")]
+    annotated = run.figures.get("supervised") and "ground truth"
     about = {
         "network": run.about.segmenter,
-        "masks": run.about.experiment or "published",
+        "masks": annotated or run.about.experiment or "published",
         "changes": changes,
         "seed": network["seed"],
         "dataset": run.about.dataset,
         "split": run.split,
     }
-    steps = run.figures.get("variants", {})
-    last = run.settings["segmenter"]["test"]
-    final = "crf" if last["crf"] else "single_scale" if last["scales"] == [1] else "multi_scale"
-    for step, figures in {**steps, final: run.figures}.items():
+    steps = {MASKS: run.figures}
+    if run.stage == "predictions":
+        last = run.settings["segmenter"]["test"]
+        last = CRF if last["crf"] else SINGLE_SCALE if last["scales"] == [1] else MULTI_SCALE
+        steps = {**run.figures.get("variants", {}), last: run.figures}
+    for step, figures in steps.items():
         miou = round(100 * figures["miou"], 2)
         yield {**about, "step": step, "miou": miou, "commit": run.about.commit}
 
@@ -79,28 +98,27 @@ def write_kept(records: Iterable[Record]) -> None:
     KEPT.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
 
 
-def networks_table() -> Sequence[Sequence[str]]:
-    """Returns a row for each network, its masks and settings: means over seeds and splits."""
+def networks_table() -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+    """Returns the header and the rows: a network, its masks and settings, and means of its mIoU."""
     rows: dict[tuple[str, ...], list[Record]] = {}
     for record in read_kept().values():
-        words = [*record["changes"], STEPS[record["step"]]]
-        row = record["network"], record["masks"], ", ".join(filter(None, words))
+        words = [*(f"`{change}`" for change in record["changes"]), STEPS[record["step"]]]
+        row = f"`{record['network']}`", record["masks"], ", ".join(filter(None, words))
         rows.setdefault(row, []).append(record)
-    found = []
-    for (network, masks, words), records in sorted(rows.items()):
-        cells = []
-        for dataset, splits in COLUMNS.values():
-            here = [r for r in records if r["dataset"] == dataset and r["split"] in splits]
-            cells.append(_cell([each["miou"] for each in here]))
-        seeds = len({each["seed"] for each in records})
-        found.append((f"`{network}`", masks, words, str(seeds), *cells))
-    return found
+    header = ("`segmenter=`", "masks", "settings, and what is measured", *COLUMNS)
+    return header, [(*row, *map(_cell, _columns(records))) for row, records in sorted(rows.items())]
+
+
+def _columns(records: Sequence[Record]) -> Iterator[list[float]]:
+    for splits in COLUMNS.values():
+        yield [r["miou"] for r in records if r["split"] in splits.get(r["dataset"], ())]
 
 
 def _cell(values: Sequence[float]) -> str:
-    if not values:
-        return ""
-    return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
+    """Returns the mean, the standard deviation, and of how many values they are."""
+    if len(values) < 2:
+        return "".join(f"{value:.1f}" for value in values)
+    return f"{mean(values):.1f} ± {stdev(values):.1f} ({len(values)})"
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -109,7 +127,7 @@ def main(arguments: Sequence[str]) -> None:
     kept = read_kept()
     print(*problems, sep="\n", end="\n" if problems else "")
     for run in runs:
-        for record in records_of(run) if run.stage == "predictions" else ():
+        for record in records_of(run):
             before = kept.get(place := place_of(record), {}).get("miou")
             changed = "new" if before is None else f"{record['miou'] - before:+.2f}"
             words = [record["network"], *record["changes"], record["split"], record["step"]]

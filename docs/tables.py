@@ -1,4 +1,4 @@
-"""Writes the generated tables of docs/, from the configurations and the published figures.
+"""Writes the generated tables of docs/, from configurations, published figures and kept results.
 
 ``python -m docs.tables`` puts each table between its marks, ``<!-- generated: NAME -->`` and
 ``<!-- end -->``. A test finds a page whose tables are out of date.
@@ -15,13 +15,14 @@ from typing import Any
 
 import yaml
 
+from docs.networks import networks_table
 from pipeline.clip.settings import SecondSettings
 from pipeline.configuration.registry import methods
 from pipeline.files.shipped import CONFIGS
 from pipeline.report.tables.published import PUBLISHED, Figure, PublishedTable, load_published
 
 DOCS = Path(__file__).parent
-PAGES = (DOCS / "presets.md", DOCS / "published-results.md")
+PAGES = (DOCS / "presets.md", DOCS / "published-results.md", DOCS / "experiments.md")
 
 _SECTION = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _MEASURES = {"map": "mAP", "miou": "mIoU", "miou_union": "`miou_union`"}
@@ -243,6 +244,7 @@ def _plain(value: object) -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "choices": choices_table,
     "dense": dense_table,
+    "networks": lambda: markdown(*networks_table()),
     "published": published_table,
     "stages": stages_table,
 }
