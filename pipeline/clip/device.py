@@ -98,11 +98,11 @@ def settle_precision(wanted: str, device: str, key: str = "runtime.precision") -
     return "bf16" if is_cpu(device) and not cpu_flags().isdisjoint(_ONEDNN_BF16) else "fp32"
 
 
-def choose_precision(wanted: str, device: str) -> torch.dtype:
+def choose_precision(wanted: str, device: str, key: str = "runtime.precision") -> torch.dtype:
     """Returns torch's type of a precision, or refuses it; as :func:`settle_precision`."""
     import torch
 
-    return getattr(torch, PRECISIONS[settle_precision(wanted, device)])
+    return getattr(torch, PRECISIONS[settle_precision(wanted, device, key)])
 
 
 def to_host(*tensors: torch.Tensor) -> list[np.ndarray]:

@@ -82,7 +82,7 @@ class Segmenter:
         from pipeline.segmenter.mmseg_network import read_network  # takes seconds to import
 
         network, *classes = read_network(path, device, which)
-        network.compute_backbone_in(choose_precision(precision, device))
+        network.compute_backbone_in(choose_precision(precision, device, "precision"))
         return cls(network, *classes)
 
     @overload

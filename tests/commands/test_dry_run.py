@@ -162,6 +162,10 @@ DENSE = "cams=sclip masks=dense stage=masks"
         ("cams=sc_clip cams.stream_blocks=[-1,-3]", "stream_blocks=[-1,-3] is empty"),
         ("tags.attention_blocks=[9,9]", "tags.attention_blocks=[9,9] asks for block 9"),
         ("cams.affinity=2", "cams.affinity=2 is neither true nor false"),
+        (
+            "segmenter.test.precision=fp16 runtime.device=cpu rounds=2",
+            "segmenter.test.precision=fp16 is for GPUs",
+        ),
         ("clip.checkpoint={empty}", "{empty} is damaged or holds no weights"),
         ("clip.checkpoint={half}", "{half} is damaged or holds no weights"),
         ("clip.checkpoint={demo} clip.model=ViT-B-32", "not clip.model=ViT-B-32"),
