@@ -57,12 +57,14 @@ def records_of(run: MeasuredRun) -> Iterator[Record]:
         return
     network = run.configuration["segmenter"]
     given = [f"dataset={run.about.dataset}", f"segmenter={run.about.segmenter}"]
-    usual = OmegaConf.to_container(compose_config(given).segmenter, resolve=True)
+    config = OmegaConf.to_container(compose_config(given), resolve=True)
+    usual, rounds = config["segmenter"], config["self_training"]
     changes = [f"{name}={network[name]}" for name in CHANGED if network.get(name) != usual[name]]
     if run.about.round:
         masks = run.chain["masks"]
         changes += [f"rounds={run.about.round}"]
-        changes += [f"{name}={str(masks[name]).lower()}" for name in ("refine", "keep_tags")]
+        names = (name for name in ("refine", "keep_tags") if masks[name] != rounds[name])
+        changes += [f"{name}={str(masks[name]).lower()}" for name in names]
     annotated = run.figures.get("supervised") and "ground truth"
     about = {
         "network": run.about.segmenter,

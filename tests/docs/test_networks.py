@@ -70,7 +70,7 @@ def test_steps_rounds_and_given_masks_have_rows_of_their_own(results):
     refined = "predictions", 0.9, {"variants": {"single_scale": {"miou": 0.8}}}
     later = ("masks", 0.7, {"round": 2}), ("predictions", 0.71, {"round": 2})
     main([results(refined, *later, ("predictions", 0.95, {"supervised": True})), "--write"])
-    rounds = "`rounds=2`, `refine=true`, `keep_tags=true`"
+    rounds = "`rounds=2`, `refine=true`"
     assert rows() == [
         ("ground truth", ": 95.0"),
         ("published", ": 80.0"),
