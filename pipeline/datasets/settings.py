@@ -81,8 +81,8 @@ class AnnotationSettings:
 class CrfOptions:
     """The dense CRF's constants (docs/method.md, section 4); the defaults are CLIP-ES's.
 
-    The compiled kernel takes them in this order. pydensecrf ends the process where a standard
-    deviation is far below a pixel or a grey level.
+    The compiled kernel takes the first six in this order. pydensecrf ends the process where a
+    standard deviation is far below a pixel or a grey level.
 
     Attributes:
         iterations: the number of iterations of mean-field inference.
@@ -91,6 +91,8 @@ class CrfOptions:
         bilateral_sxy: the standard deviation of the appearance kernel, in pixels.
         bilateral_srgb: the standard deviation of the appearance kernel in colour, from 0 to 255.
         bilateral_compat: the weight of the appearance kernel.
+        min_probability: labels that no pixel has with this probability are left out, which saves
+            time; 0 keeps all.
     """
 
     iterations: int = setting(10, at_least=0, at_most=1000)
@@ -99,6 +101,7 @@ class CrfOptions:
     bilateral_sxy: float = setting(67, at_least=0.01, at_most=1e6)
     bilateral_srgb: float = setting(3, at_least=0.01, at_most=1e6)
     bilateral_compat: float = setting(4, at_least=0, at_most=1e6)
+    min_probability: float = setting(0, at_least=0, at_most=1)
 
 
 @dataclass(kw_only=True)

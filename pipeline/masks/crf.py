@@ -58,7 +58,8 @@ def dense_crf(
         bgr: quirk ``crf_bgr``: the image is BGR, minus a mean, cast to bytes with wrap-around.
 
     Returns:
-        C×H×W float32 probabilities; all 1 if C is 1.
+        C×H×W float32 probabilities; 0 for labels that ``min_probability`` leaves out, and all 1 for
+        a label that is alone.
 
     Raises:
         UserError: pydensecrf is not installed.
@@ -72,6 +73,12 @@ def dense_crf(
     for name, most in (("gaussian_sxy", far), ("bilateral_sxy", far), ("bilateral_srgb", 255)):
         if not most < _MAX_FEATURE * getattr(options, name):  # also if it is NaN
             raise ValueError(f"{name}={getattr(options, name)}: give a larger standard deviation")
+    highest = scores.max((1, 2))
+    kept = ~(highest < min(options.min_probability, highest.max()))  # NaN is kept
+    if not kept.all():
+        refined = np.zeros(scores.shape, np.float32)
+        refined[kept] = dense_crf(image, scores[kept], options, bgr=bgr)
+        return refined
     if len(scores) == 1:
         return np.ones(scores.shape, np.float32)
     unary = -np.log(scores.clip(1e-5, 1.0))
@@ -118,7 +125,7 @@ class CrfKernel:
         fit = unary.ndim == 3 and image.shape == (*unary.shape[1:], 3)
         if not (are_right and fit and image.flags.c_contiguous and unary.flags.c_contiguous):
             return None
-        iterations, *constants = astuple(options)  # in the order in which the kernel takes them
+        iterations, *constants, _ = astuple(options)  # in the order in which the kernel takes them
         constants = np.array(constants, np.float32)
         found = np.empty_like(unary)
         given = [ctypes.c_void_p(array.ctypes.data) for array in (unary, image, constants)]

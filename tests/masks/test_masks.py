@@ -133,6 +133,16 @@ def test_the_crf_takes_as_many_steps_as_it_is_told(iterations):
     assert abs(more - found).max() > 1e-3
 
 
+@pytest.mark.parametrize(("least", "kept"), [(0, [0, 1, 2]), (0.4, [0, 2]), (0.99, [0])])
+def test_labels_that_no_pixel_is_likely_to_have_are_left_out(least, kept):
+    random = np.random.default_rng(3)
+    image, scores = random.integers(0, 256, (6, 7, 3), np.uint8), random.random((3, 6, 7))
+    scores *= np.array([0.9, 0.3, 0.6])[:, None, None] / scores.max((1, 2), keepdims=True)
+    found = dense_crf(image, scores, replace(CLEAN, min_probability=least))
+    np.testing.assert_array_equal(found[kept], dense_crf(image, scores[kept], CLEAN))
+    assert not np.delete(found, kept, 0).any()
+
+
 def test_scores_are_clipped_before_their_logarithm():
     scores, image = np.array([[[0, 0.25]], [[1.5, 0.75]]]), np.zeros((1, 2, 3), np.uint8)
     clipped = np.array([[[1e-5, 0.25]], [[1, 0.75]]])

@@ -9,14 +9,14 @@ from unittest.mock import patch
 import open_clip
 import torch
 
-from pipeline.clip.device import AUTO, is_cpu, settle_precision
+from pipeline.clip.device import AUTO, choose_precision, is_cpu, settle_precision
 from pipeline.clip.image_tower import ImageTower
 from pipeline.datasets.vocabulary import voc_palette
 from pipeline.segmenter.mmseg import build_config, build_model, import_mmseg
 from pipeline.segmenter.mmseg_network import MmsegNetwork
 from pipeline.segmenter.optimization import arrange_for_cpu
 from pipeline.segmenter.predict import Segmenter
-from pipeline.segmenter.settings import OF_CLIP, SegmenterSettings, whole_patches
+from pipeline.segmenter.settings import OF_CLIP, SegmenterSettings, side_divisor, whole_patches
 from pipeline.segmenter.train import freeze
 from pipeline.stages.config import compose, read_config
 from tools.benchmark.costs import Cost, measure
@@ -84,7 +84,7 @@ def networks(names: Sequence[str], size: tuple[int, int], device: str, repeats: 
     """Returns what a network of ``dataset=folder`` takes, in the precisions of a training.
 
     The name "frozen_clip:ViT-L-14" is segmenter=frozen_clip on that model of open_clip, with random
-    weights. Images of width and height ``size`` are segmented in fp32.
+    weights. Images of width and height ``size`` are segmented as the preset does, without the CRF.
     """
     rows = []
     for name in names:
@@ -109,7 +109,8 @@ def networks(names: Sequence[str], size: tuple[int, int], device: str, repeats: 
 def _on_tower(settings: SegmenterSettings, model: str) -> tuple[SegmenterSettings, ImageTower]:
     """Returns a random tower of open_clip's, and settings whose crops hold its patches."""
     tower = ImageTower.of(open_clip.create_model(model).requires_grad_(requires_grad=False))
-    crop_size = whole_patches(settings.crop_size, tower.patch_size, settings.crop_size)
+    divisor = side_divisor(tower.patch_size, settings.decoder)
+    crop_size = whole_patches(settings.crop_size, divisor, settings.crop_size)
     return replace(settings, pretrained=OF_CLIP, crop_size=crop_size), tower
 
 
@@ -210,6 +211,7 @@ def _costs(
     backbone = measure("backbone", embed, repeats) if tower else None
     model.to(memory_format=torch.contiguous_format)
     network = MmsegNetwork(model, device)
+    network.compute_backbone_in(choose_precision(settings.test.precision, device))
     segmenter = Segmenter(network, ("background", *names), tuple(palette))
     (image,) = load_photographs(1, *size)
     prediction = measure("predict", lambda: segmenter(image), repeats)
