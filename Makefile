@@ -155,7 +155,6 @@ recipe: $(VENV)/installed
 # two cores.
 LEARN = stage=[tags,cams,masks,train,predict,evaluate]
 DEMO = dataset=demo clip=demo dataset.split=[train,val] $(LEARN)
-CHOOSE = $(RECIPE) segmenter=frozen_clip segmenter.iterations=200 dataset.split=[train,choose] $(LEARN)
 DRAWN = dataset.split=[train,choose,$(DRAWS)] $(LEARN)
 REFINED = rounds=2,3 self_training.refine=true
 networks: $(VENV)/installed
@@ -171,13 +170,9 @@ networks: $(VENV)/installed
 	$$run $(RECIPE) $(DRAWN) segmenter=frozen_clip segmenter.iterations=200,400 seed=0,1,2; \
 	$$run $(RECIPE) $(DRAWN) segmenter=frozen_clip segmenter.test.crf='{}'; \
 	$$run $(RECIPE) $(DRAWN) segmenter=demo; \
-	$$run $(RECIPE) $(DRAWN) segmenter=frozen_vit segmenter.backbone=demo; \
 	$$run $(RECIPE) $(DRAWN) segmenter=frozen_clip masks=ground_truth; \
 	$$run $(RECIPE) $(DRAWN) segmenter=frozen_clip rounds=2 self_training.refine=true seed=0,1,2; \
-	$$run $(CHOOSE) segmenter.enlarge=1.5,2; \
-	$$run $(CHOOSE) segmenter.learning_rate=5e-4,2e-3; \
-	$$run $(CHOOSE) segmenter.crop_size=240; \
-	$$run $(CHOOSE) 'segmenter.scale_range=[0.5,2]'; \
+	$$run $(RECIPE) $(DRAWN) segmenter=frozen_clip segmenter.iterations=200 segmenter.enlarge=1.5; \
 	$$run $(PUBLISHED) $(DRAWN) segmenter=frozen_clip segmenter.iterations=200,400 seed=0,1,2
 	$(RUN) -m docs.networks outputs/demo outputs/demo_crowded
 
