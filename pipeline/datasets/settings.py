@@ -91,8 +91,8 @@ class CrfOptions:
         bilateral_sxy: the standard deviation of the appearance kernel, in pixels.
         bilateral_srgb: the standard deviation of the appearance kernel in colour, from 0 to 255.
         bilateral_compat: the weight of the appearance kernel.
-        min_probability: labels that no pixel has with this probability are left out, which saves
-            time; 0 keeps all.
+        min_probability: labels that are nowhere the best, and have this probability nowhere, are
+            left out, which saves time; 0 keeps all.
     """
 
     iterations: int = setting(10, at_least=0, at_most=1000)

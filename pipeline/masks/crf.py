@@ -73,8 +73,8 @@ def dense_crf(
     for name, most in (("gaussian_sxy", far), ("bilateral_sxy", far), ("bilateral_srgb", 255)):
         if not most < _MAX_FEATURE * getattr(options, name):  # also if it is NaN
             raise ValueError(f"{name}={getattr(options, name)}: give a larger standard deviation")
-    highest = scores.max((1, 2))
-    kept = ~(highest < min(options.min_probability, highest.max()))  # NaN is kept
+    kept = scores.max((1, 2)) >= options.min_probability
+    kept[np.unique(scores.argmax(0))] = True
     if not kept.all():
         refined = np.zeros(scores.shape, np.float32)
         refined[kept] = dense_crf(image, scores[kept], options, bgr=bgr)

@@ -255,7 +255,8 @@ def check_sizes(model: nn.Module, settings: SegmenterSettings) -> None:
     if not is_timms or (patch_size := timm_maps(settings.backbone).patch_size) is None:
         return
     described, side = deepcopy(model).to("meta"), settings.crop_size
-    for size in ((side, side), (side + patch_size, side + 3 * patch_size)):
+    more = side_divisor(patch_size, settings.decoder)
+    for size in ((side, side), (side + more, side + 3 * more)):
         if why := _refusal(described, *size):
             raise UserError(
                 f"segmenter.backbone={settings.backbone} does not take images of"

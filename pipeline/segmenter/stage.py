@@ -338,6 +338,16 @@ class Predictions(Segmenting):
         chosen = {"chosen_by": self.uses["segmenter"].chosen_by} if is_best else {}
         return {**self.reader.key_facts, **self.options.prediction_facts, **chosen}
 
+    def load(self, folders: Mapping[str, Path]) -> "Segmenter":
+        """Loads the network, and notes if its file names another CRF."""
+        segmenter = super().load(folders)
+        if segmenter.crf != self.test.crf:
+            tell(
+                "note: segmenter.test.crf has changed since the network was trained; predict.py"
+                " without --crf and --no-crf, and exported files, keep the value of the training"
+            )
+        return segmenter
+
     @property
     def variants(self) -> Sequence[str]:
         """The steps of testing before the last."""

@@ -23,7 +23,7 @@ from pipeline.segmenter.checkpoints import read_checkpoint
 from pipeline.segmenter.mmseg import build_config, build_model, import_mmseg
 from pipeline.segmenter.mmseg_network import MmsegNetwork
 from pipeline.segmenter.predict import Segmenter
-from pipeline.segmenter.settings import whole_patches
+from pipeline.segmenter.settings import side_divisor, whole_patches
 from tests import small_models
 from tests.segmenter.tiny_training import (
     CLASS_NAMES,
@@ -214,31 +214,32 @@ def test_crops_of_a_data_set_hold_whole_patches(crop, patch, fitted):
 
 
 @pytest.mark.parametrize(
-    ("name", "refused"),
+    ("name", "decoder", "refused"),
     [
-        ("vit_tiny_patch16_224", ""),
-        ("vit_small_patch14_dinov2", ""),
-        ("beit_base_patch16_224", "does not take images of 64×64 pixels"),
-        ("resnet18", "is not a vision transformer, whose tokens segmenter.decoder=linear reads"),
+        ("vit_tiny_patch16_224", "linear", ""),
+        ("vit_small_patch14_dinov2", "linear", ""),
+        ("vit_small_patch14_dinov2", "tokens", ""),
+        ("beit_base_patch16_224", "linear", "does not take images of 64×64 pixels"),
+        ("resnet18", "linear", "is not a vision transformer, whose tokens segmenter"),
     ],
 )
 def test_vision_transformers_of_timm_take_images_of_any_size_or_are_refused(
-    name, refused, pairs, tmp_path
+    name, decoder, refused, pairs, tmp_path
 ):
-    settings = tiny_settings(backbone=name, decoder="linear", pretrained="published", overrides={})
+    settings = tiny_settings(backbone=name, decoder=decoder, pretrained="published", overrides={})
     if refused:
         with pytest.raises(UserError, match=refused):
             train_tiny(pairs, tmp_path, replace(settings, crop_size=64))
     try:
         config = build_config(settings, CLASS_NAMES, PALETTE, 0)
-        patch_size = timm_maps(name).patch_size
-        assert config.model.data_preprocessor.test_cfg == {"size_divisor": patch_size}
+        divisor = side_divisor(timm_maps(name).patch_size, decoder)
+        assert config.model.data_preprocessor.test_cfg == {"size_divisor": divisor}
         network = MmsegNetwork(build_model(config.model))
-        check_sizes(network.model, replace(settings, crop_size=4 * patch_size))
+        check_sizes(network.model, replace(settings, crop_size=4 * divisor))
     except UserError as error:
         assert refused and refused in str(error)
     else:
-        assert not refused and network.min_side == patch_size
+        assert not refused and network.min_side == divisor
         assert network(torch.zeros(1, 3, 33, 50)).shape == (1, 3, 33, 50)
 
 

@@ -77,6 +77,9 @@ def test_every_step_of_testing_is_kept_and_the_last_predicts(run_stage, own, tmp
     assert again.code == 0, again.errors
     assert before == {path.name: path.read_bytes() for path in folder.glob("*.png")}
     assert len([p for p in (out / "segmenter").iterdir() if not p.is_symlink()]) == 1
+    changed = run_stage(*own, "segmenter.test.crf=null", "stage=predict")
+    assert "keep the value of the training" in changed.errors
+    assert "keep the value of the training" not in finished.errors
 
 
 def test_unknown_ways_of_testing(run_stage, own):
