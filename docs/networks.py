@@ -17,6 +17,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from pipeline.configuration.hydra import compose_config
+from pipeline.files.shipped import CONFIGS
 from pipeline.report.tables.runs import MeasuredRun, find_files, read_runs
 from pipeline.segmenter.settings import CRF, MULTI_SCALE, SINGLE_SCALE
 
@@ -26,7 +27,7 @@ Record = dict[str, Any]
 """Settings, seed, split and commit of a network, and the mIoU of its labels in percent."""
 
 CHANGED = (
-    *("backbone", "pretrained", "iterations", "enlarge", "decoder"),
+    *("backbone", "iterations", "enlarge", "decoder"),
     *("crop_size", "scale_range", "learning_rate"),
 )
 """Settings of a network that a row names where they are not those of its preset."""
@@ -56,18 +57,21 @@ def records_of(run: MeasuredRun) -> Iterator[Record]:
     if run.stage not in ("predictions", "masks") or "segmenter" not in run.configuration:
         return
     network = run.configuration["segmenter"]
-    given = [f"dataset={run.about.dataset}", f"segmenter={run.about.segmenter}"]
+    name = run.about.segmenter
+    if not (CONFIGS / "segmenter" / f"{name}.yaml").exists():
+        name = "frozen_vit"  # which a run calls by its backbone
+    given = [f"dataset={run.about.dataset}", f"segmenter={name}"]
     config = OmegaConf.to_container(compose_config(given), resolve=True)
     usual, rounds = config["segmenter"], config["self_training"]
-    changes = [f"{name}={network[name]}" for name in CHANGED if network.get(name) != usual[name]]
+    changes = [f"{key}={network[key]}" for key in CHANGED if network.get(key) != usual[key]]
     if run.about.round:
         masks = run.chain["masks"]
         changes += [f"rounds={run.about.round}"]
-        names = (name for name in ("refine", "keep_tags") if masks[name] != rounds[name])
-        changes += [f"{name}={str(masks[name]).lower()}" for name in names]
+        keys = (key for key in ("refine", "keep_tags") if masks[key] != rounds[key])
+        changes += [f"{key}={str(masks[key]).lower()}" for key in keys]
     annotated = run.figures.get("supervised") and "ground truth"
     about = {
-        "network": run.about.segmenter,
+        "network": name,
         "masks": annotated or run.about.experiment or "published",
         "changes": changes,
         "seed": network["seed"],

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pipeline.segmenter.predict import Segmenter
 
 _LABELS, _OVERLAY = ".png", "_overlay.jpg"  # added to a name
+_CRF = CrfOptions(min_probability=0.1)  # as of photographs, where the run had none
 _MAX_PROCESSES = 16  # each holds PyTorch and the probabilities of several images
 _JPEG = {"quality": 92, "subsampling": 0}  # chroma subsampling would blur the outlines
 
@@ -78,7 +79,7 @@ def _segment(
     limits = segmenter.network.limits.for_photographs(options.longest_side)
     segmenter.network.limits = limits
     reader = ImageReader(True, options.max_pixels, limits.longest_side)
-    crf = segmenter.crf if options.crf is None else options.crf and (segmenter.crf or CrfOptions())
+    crf = segmenter.crf if options.crf is None else options.crf and (segmenter.crf or _CRF)
     test = TestSettings(options.scales, options.flip, crf or None)
     # Starting processes takes longer than a few images.
     workers = min(joblib.cpu_count(), len(samples) // 2, _MAX_PROCESSES)
