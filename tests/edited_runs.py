@@ -235,6 +235,8 @@ class Fresh:
 class ColourNetwork:
     """Stands for a segmenter: a pixel has the label whose mean colour is the nearest."""
 
+    crf = None
+
     def __init__(self, means: np.ndarray):
         self.means = means
 

@@ -38,6 +38,7 @@ CRF = {
         "bilateral_sxy": 67,
         "bilateral_srgb": 3,
         "bilateral_compat": 4,
+        "min_probability": 0,
     },
 }
 WHOLE = [["tags", "cams", "masks", "evaluate", "report"]]

@@ -343,8 +343,8 @@ class Predictions(Segmenting):
         segmenter = super().load(folders)
         if segmenter.crf != self.test.crf:
             tell(
-                "note: segmenter.test.crf has changed since the network was trained; predict.py"
-                " without --crf and --no-crf, and exported files, keep the value of the training"
+                "note: segmenter.test.crf has changed since the network was trained; predict.py and"
+                " exported files keep the value of the training"
             )
         return segmenter
 

@@ -7,7 +7,6 @@ from functools import cache, cached_property, partial
 from typing import Any
 
 from pipeline.cams.stage import CamStage, ComputedCams
-from pipeline.clip.device import settle_precision
 from pipeline.clip.frozen import FrozenClip
 from pipeline.clip.image_text import releases
 from pipeline.clip.second import SECONDS, FrozenSecond
@@ -22,13 +21,7 @@ from pipeline.files.text import given_path
 from pipeline.masks.stage import CorrectableMasks, Masks, MaskStage
 from pipeline.segmenter.data import masks_of_stage
 from pipeline.segmenter.self_training import SegmenterMasks, SegmenterTags
-from pipeline.segmenter.settings import (
-    PUBLISHED,
-    SegmenterSettings,
-    TestSettings,
-    side_divisor,
-    whole_patches,
-)
+from pipeline.segmenter.settings import PUBLISHED, SegmenterSettings, side_divisor, whole_patches
 from pipeline.segmenter.stage import Predictions, Training
 from pipeline.stages.config import Config
 from pipeline.stages.parts import Parts
@@ -200,13 +193,6 @@ class Builder(Parts):
         divisor = side_divisor(patch_size, options.decoder)
         return replace(options, crop_size=whole_patches(options.crop_size, divisor, usual))
 
-    @cached_property
-    def test(self) -> TestSettings:
-        """How segmenters are tested, in a precision that is not slow on the device."""
-        test = self.config.segmenter.test
-        settle_precision(test.precision, self.device, "segmenter.test.precision")
-        return test
-
     def training(self, masks: CorrectableMasks, number: int) -> Training:
         """Returns the stage that trains a segmenter on masks."""
         options = self.config.segmenter
@@ -233,7 +219,7 @@ class Builder(Parts):
             round=training.round,
             uses={"segmenter": training},
             options=self.config.segmenter,
-            test=self.test,
+            test=self.config.segmenter.test,
             device=self.device,
             vocabulary=self.vocabulary,
             reader=replace(self.reader, prefetch=_PREFETCHED),
@@ -250,7 +236,7 @@ class Builder(Parts):
             "before": {"first_tags": tags} if options.keep_tags else {},
             "uses": {"segmenter": training},
             "options": options,
-            "test": self.test,
+            "test": self.config.segmenter.test,
             "background": self.config.masks.beta is not None,
             "corrections": tags.corrections,
             "refiner": self._refiner(split) if options.refine else None,

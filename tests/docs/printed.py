@@ -124,6 +124,8 @@ def options() -> dict[str, set[str]]:
                 names = {
                     w for w in words if isinstance(w, str) and w.startswith("-") and " " not in w
                 }
+                if "BooleanOptionalAction" in ast.unparse(call):
+                    names |= {w.replace("--", "--no-", 1) for w in names}
                 name = getattr(call.func, "attr", getattr(call.func, "id", ""))
                 if names and name in ("add", "add_argument"):
                     declared.setdefault(file, {"--help", "--version"}).update(names)
