@@ -6,7 +6,7 @@ Where it cannot be compiled, or gives other bits on a small image, pydensecrf co
 
 import ctypes
 import importlib
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -73,11 +73,11 @@ def dense_crf(
     for name, most in (("gaussian_sxy", far), ("bilateral_sxy", far), ("bilateral_srgb", 255)):
         if not most < _MAX_FEATURE * getattr(options, name):  # also if it is NaN
             raise ValueError(f"{name}={getattr(options, name)}: give a larger standard deviation")
-    kept = scores.max((1, 2)) >= options.min_probability
-    kept[np.unique(scores.argmax(0))] = True
-    if not kept.all():
-        refined = np.zeros(scores.shape, np.float32)
-        refined[kept] = dense_crf(image, scores[kept], options, bgr=bgr)
+    if options.min_probability:
+        kept = scores.max((1, 2)) >= options.min_probability
+        kept[np.unique(scores.argmax(0))] = True
+        refined, every = np.zeros(scores.shape, np.float32), replace(options, min_probability=0)
+        refined[kept] = dense_crf(image, scores[kept], every, bgr=bgr)
         return refined
     if len(scores) == 1:
         return np.ones(scores.shape, np.float32)

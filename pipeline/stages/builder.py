@@ -7,6 +7,7 @@ from functools import cache, cached_property, partial
 from typing import Any
 
 from pipeline.cams.stage import CamStage, ComputedCams
+from pipeline.clip.device import settle_precision
 from pipeline.clip.frozen import FrozenClip
 from pipeline.clip.image_text import releases
 from pipeline.clip.second import SECONDS, FrozenSecond
@@ -196,6 +197,7 @@ class Builder(Parts):
     def training(self, masks: CorrectableMasks, number: int) -> Training:
         """Returns the stage that trains a segmenter on masks."""
         options = self.config.segmenter
+        settle_precision(options.test.precision, self.device, "segmenter.test.precision")
         repeats = ByName.fromkeys(masks.corrected.masks, options.repeat_corrected)
         return Training(
             split=self.train_split,

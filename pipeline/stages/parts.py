@@ -61,8 +61,6 @@ class Parts:
         """The frozen CLIP."""
         config, runtime = self.config, self.config.runtime
         devices.settle_precision(runtime.precision, self.device)
-        test = self.config.segmenter.test
-        devices.settle_precision(test.precision, self.device, "segmenter.test.precision")
         return FrozenClip(
             model=config.clip.model,
             pretrained=config.clip.pretrained,

@@ -220,7 +220,11 @@ def test_crops_of_a_data_set_hold_whole_patches(crop, patch, fitted):
         ("vit_small_patch14_dinov2", "linear", ""),
         ("vit_small_patch14_dinov2", "tokens", ""),
         ("beit_base_patch16_224", "linear", "does not take images of 64×64 pixels"),
-        ("resnet18", "linear", "is not a vision transformer, whose tokens segmenter"),
+        (
+            "resnet18",
+            "linear",
+            "is not a vision transformer, whose tokens segmenter.decoder=linear reads",
+        ),
     ],
 )
 def test_vision_transformers_of_timm_take_images_of_any_size_or_are_refused(
