@@ -17,7 +17,6 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from pipeline.configuration.hydra import compose_config
-from pipeline.files.shipped import CONFIGS
 from pipeline.report.tables.runs import MeasuredRun, find_files, read_runs
 from pipeline.segmenter.settings import CRF, MULTI_SCALE, SINGLE_SCALE
 
@@ -57,9 +56,8 @@ def records_of(run: MeasuredRun) -> Iterator[Record]:
     if run.stage not in ("predictions", "masks") or "segmenter" not in run.configuration:
         return
     network = run.configuration["segmenter"]
-    name = run.about.segmenter
-    if not (CONFIGS / "segmenter" / f"{name}.yaml").exists():
-        name = "frozen_vit"  # which a run calls by its backbone
+    name = run.about.segmenter.removesuffix(f"_{network.get('backbone')}")  # timm_resnet18
+    name = "frozen_vit" if name == "frozen" else name
     given = [f"dataset={run.about.dataset}", f"segmenter={name}"]
     config = OmegaConf.to_container(compose_config(given), resolve=True)
     usual, rounds = config["segmenter"], config["self_training"]
