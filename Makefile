@@ -156,22 +156,23 @@ recipe: $(VENV)/installed
 LEARN = stage=[tags,cams,masks,train,predict,evaluate]
 DEMO = dataset=demo clip=demo dataset.split=[train,val] $(LEARN)
 DRAWN = dataset.split=[train,choose,$(DRAWS)] $(LEARN)
-REFINED = rounds=2,3 self_training.refine=true
 networks: $(VENV)/installed
 	set -e; run="$(RUN) tools/run_stage.py -m"; \
 	$$run $(DEMO) segmenter.test.crf='{}' seed=0,1,2; \
-	$$run $(DEMO) segmenter=frozen_clip,demo seed=0,1,2; \
-	$$run $(DEMO) segmenter.iterations=400 seed=0,1,2; \
+	$$run $(DEMO) segmenter=demo seed=0,1,2; \
+	$$run $(DEMO) segmenter.iterations=400 segmenter.test.crf='{}' seed=0,1,2; \
 	$$run $(DEMO) segmenter=frozen_vit segmenter.backbone=demo; \
 	$$run $(DEMO) segmenter.enlarge=1.5; \
 	$$run $(DEMO) masks=ground_truth; \
-	$$run $(DEMO) $(REFINED) seed=0,1,2; \
+	$$run $(DEMO) rounds=2,3 self_training.refine=true seed=0,1,2; \
 	$$run $(DEMO) rounds=2 self_training.refine=true,false self_training.keep_tags=true,false; \
 	$$run $(RECIPE) $(DRAWN) segmenter=frozen_clip segmenter.iterations=200,400 seed=0,1,2; \
-	$$run $(RECIPE) $(DRAWN) segmenter=frozen_clip segmenter.test.crf='{}'; \
+	$$run $(RECIPE) $(DRAWN) segmenter=frozen_clip segmenter.iterations=200,400 segmenter.test.crf='{}'; \
 	$$run $(RECIPE) $(DRAWN) segmenter=demo; \
 	$$run $(RECIPE) $(DRAWN) segmenter=frozen_clip masks=ground_truth; \
 	$$run $(RECIPE) $(DRAWN) segmenter=frozen_clip rounds=2 self_training.refine=true seed=0,1,2; \
+	$$run $(RECIPE) $(DRAWN) segmenter=frozen_clip segmenter.iterations=200 rounds=2,3 self_training.refine=true; \
+	$$run $(RECIPE) $(DRAWN) segmenter=frozen_clip segmenter.iterations=200 rounds=2 self_training.refine=true self_training.keep_tags=false; \
 	$$run $(RECIPE) $(DRAWN) segmenter=frozen_clip segmenter.iterations=200 segmenter.enlarge=1.5; \
 	$$run $(PUBLISHED) $(DRAWN) segmenter=frozen_clip segmenter.iterations=200,400 seed=0,1,2
 	$(RUN) -m docs.networks outputs/demo outputs/demo_crowded
