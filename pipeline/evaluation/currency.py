@@ -12,7 +12,13 @@ from pipeline.engine.records import MANIFEST, photograph_and_result
 from pipeline.engine.results import Results
 from pipeline.engine.sample import Labels, Sample, content_of
 from pipeline.errors import UserError
-from pipeline.files.atomic import Complete, canonical_json, read_json, write_atomically
+from pipeline.files.atomic import (
+    Complete,
+    canonical_json,
+    read_json,
+    remove_abandoned,
+    write_atomically,
+)
 from pipeline.files.fingerprints import fingerprint
 
 MEASURED_ON = "measured_on.json"
@@ -70,6 +76,7 @@ class MeasuredOn:
 
     def write(self, folder: Path) -> None:
         """Writes it beside the results."""
+        remove_abandoned(folder)  # of an evaluation that was killed; the stage will not come by
         write_atomically(folder / MEASURED_ON, canonical_json(asdict(self)))
 
     def describe_change(self, now: "MeasuredOn") -> str:

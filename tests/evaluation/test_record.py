@@ -5,12 +5,15 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import platform
+import subprocess
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 from pipeline.evaluation.about import About
+from pipeline.evaluation.currency import MEASURED_ON, MeasuredOn
 from pipeline.evaluation.record import MetricsFile, changing_metrics
 from pipeline.files.lock import HOLDER
 from pipeline.report.tables.runs import read_runs
@@ -26,6 +29,16 @@ def results_of(root, alpha):
     writer = open_writer(root, "val", "tags", settings)
     writer.results.stage = SimpleNamespace(settings=settings, about={})
     return writer
+
+
+def test_a_record_of_what_was_measured_sweeps_up_after_a_killed_one(tmp_path):
+    killed = subprocess.Popen(["true"])
+    killed.wait()
+    half = tmp_path / f".partial-{killed.pid}-{platform.node()}-0123abcd"
+    for path in (half, tmp_path / "a.npz"):
+        path.write_text("half")
+    MeasuredOn({}, {}, {}).write(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"a.npz", MEASURED_ON}
 
 
 def test_a_run_of_two_experiments_is_one_entry_and_counts_for_both(tmp_path):
