@@ -24,8 +24,8 @@ from pipeline.files.images import encode, encode_png
 from pipeline.files.own_files import OwnFiles
 from pipeline.report.page.painting import overlay
 from pipeline.segmenter.limits import USUAL_SIDE
+from pipeline.segmenter.multi_scale import LabelMaps, segment_all
 from pipeline.segmenter.settings import TestSettings, check_scales
-from pipeline.segmenter.testing import LabelMaps, segment_all
 
 if TYPE_CHECKING:
     from pipeline.segmenter.predict import Segmenter

@@ -15,7 +15,7 @@ from pipeline.configuration.settings import plain
 from pipeline.errors import UserError, tell
 from pipeline.files.own_files import OwnFiles
 from pipeline.segmenter.architecture import first_line
-from pipeline.segmenter.network import IMAGE, LABELS, LOGITS, OnnxGraph
+from pipeline.segmenter.onnx_network import IMAGE, LABELS, LOGITS, OnnxGraph
 from pipeline.segmenter.predict import Segmenter
 
 _MAX_PIXELS = 4096 * 4096

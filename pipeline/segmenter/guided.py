@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pipeline.segmenter.network import resize_scores
+from pipeline.segmenter.onnx_network import resize_scores
 from pipeline.segmenter.openmmlab import importable
 from pipeline.segmenter.settings import STRIDE
 

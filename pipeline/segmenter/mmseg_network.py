@@ -18,7 +18,7 @@ from pipeline.segmenter.architecture import MISFITS, licence_notes, smallest_sid
 from pipeline.segmenter.checkpoints import best_checkpoint, last_checkpoint, read_checkpoint
 from pipeline.segmenter.limits import Limits
 from pipeline.segmenter.mmseg import build_model, import_mmseg
-from pipeline.segmenter.network import Names, Palette, check_classes, check_crf, resize_scores
+from pipeline.segmenter.onnx_network import Names, Palette, check_classes, check_crf, resize_scores
 from pipeline.segmenter.openmmlab import swaps_channels
 from pipeline.segmenter.pretrained import strip_pretrained
 from pipeline.segmenter.settings import MAX_SIZE_DIVISOR

@@ -15,7 +15,7 @@ from pipeline.errors import UserError, check_choice
 from pipeline.files.images import AnyImage, limit_longest_side, to_image
 from pipeline.masks.crf import CrfOptions, dense_crf
 from pipeline.masks.labels import resized_argmax
-from pipeline.segmenter.network import Names, OnnxGraph, Palette, resize_scores
+from pipeline.segmenter.onnx_network import Names, OnnxGraph, Palette, resize_scores
 from pipeline.segmenter.settings import check_scales
 
 if TYPE_CHECKING:

@@ -29,8 +29,8 @@ from pipeline.files.images import encode_png
 from pipeline.files.text import given_path
 from pipeline.segmenter.data import TrainingData, TrainingPair, check_pairs, training_data_key
 from pipeline.segmenter.distributed import explain_lost_process, join, process_rank
+from pipeline.segmenter.multi_scale import segment_all
 from pipeline.segmenter.settings import PredictionSettings, SegmenterSettings, TestSettings
-from pipeline.segmenter.testing import segment_all
 
 if TYPE_CHECKING:
     from pipeline.clip.image_tower import ImageTower

@@ -115,7 +115,7 @@ def test_the_crf_in_processes_gives_the_same(predict, photographs, tmp_path, mon
         return [(item, send(pickle.loads(pickle.dumps(item)))) for item in items]
 
     monkeypatch.setattr("joblib.cpu_count", lambda: 8)
-    monkeypatch.setattr("pipeline.segmenter.testing.in_processes", send)
+    monkeypatch.setattr("pipeline.segmenter.multi_scale.in_processes", send)
     many = predict(photographs, "--crf", "--max-failures", 0, output=tmp_path / "many")
     assert many.code == 2 and "1 of 6 could not be segmented" in many.errors
     assert asked == [3], "no more processes than half as many as images"

@@ -11,7 +11,7 @@ from pipeline.datasets.settings import CrfOptions
 from pipeline.errors import UserError
 from pipeline.segmenter import export
 from pipeline.segmenter.export import Shape, export_onnx
-from pipeline.segmenter.network import OnnxGraph
+from pipeline.segmenter.onnx_network import OnnxGraph
 from pipeline.segmenter.predict import Segmenter
 from tests.extras import library
 from tests.segmenter.test_frozen_tower import SETTINGS, load_tower

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.functional import interpolate
 
 from pipeline.segmenter.mmseg import import_mmseg
-from pipeline.segmenter.network import resize_scores
+from pipeline.segmenter.onnx_network import resize_scores
 from tests.golden_models import assert_close
 
 import_mmseg()

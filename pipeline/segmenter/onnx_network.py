@@ -1,4 +1,7 @@
-"""The network of a segmenter as an ONNX file, which requires no mmsegmentation."""
+"""The network of a segmenter as an ONNX file, which requires no mmsegmentation.
+
+The checks of classes and CRF are for checkpoints, too.
+"""
 
 import json
 import os
