@@ -177,7 +177,7 @@ class Learned(OfSplit):
             return self.outlook()
         anew = ", anew, since most of these are new" if results.manifest.get("anew") else ""
         what = f"{len(ids):,} images of split {self.split}"
-        return f"{self.name} were learned from {what}, without labels{anew}"
+        return f"{self.name} learned from {what}, without labels{anew}"
 
     def outlook(self) -> str:
         """Says how the split has changed since it was learned, and what a run does then; or ""."""
@@ -186,19 +186,19 @@ class Learned(OfSplit):
             return ""
         change = self._change_since(results)
         images = f"{change.known:,} of {len(self.sources):,} images of split {self.split}"
-        learned = f"{self.name} were learned from {images}"
+        learned = f"{self.name} learned from {images}"
         if change.has_lost and change.is_mostly_new:
-            return f"{learned}, and from others: they are learned anew"
+            return f"{learned}, and from others: learning starts anew"
         if change.has_lost:
             counts = "added: {1:,}, changed: {2:,}, removed: {3:,}".format(*change)
-            learned = f"split {self.split} has changed since {self.name} were learned ({counts})"
+            learned = f"{self.name} learned from split {self.split}, which has changed ({counts})"
         remedy = f"{self.refit_key.format(self.command)}=true learns anew"
         return f"{learned}: {remedy}" if change.has_lost or change.added else ""
 
     def refuse_missing(self, results: Results, reader: Stage) -> None:
         """Raises the UserError of a stage that uses it, where it was not learned."""
         if not self.exists(results):
-            wrong = f"no {self.name} were learned from split {self.split}"
+            wrong = f"no {self.name} learned from split {self.split}"
             raise NeedsStage(f"{wrong}: run stage={self.command} first", self.command)
 
     def is_settled(self) -> bool:

@@ -157,7 +157,7 @@ def test_it_is_learned_once_and_serves_every_image(kept):
     assert kept.shares == [2]
     manifest = json.loads((kept.latest("fit", "mean") / "manifest.json").read_text())
     assert manifest["complete"] and (manifest["images"], manifest["left_out"]) == (2, 0)
-    assert kept.outcomes[1].note == "mean were learned from 2 images of split fit, without labels"
+    assert kept.outcomes[1].note == "mean learned from 2 images of split fit, without labels"
     assert kept.planned() == {"mean fit": (0, ""), "relative val": (0, "")}
     assert kept() == {"mean fit": (0, 2), "relative val": (0, 1)}
     assert not find_removable(kept.store)
@@ -175,7 +175,7 @@ def test_new_images_change_it_only_if_that_is_asked_for(kept):
     kept.add("val", "e", 10)
     assert kept.planned() == {"mean fit": (0, ""), "relative val": (1, "")}
     assert kept() == {"mean fit": (0, 2), "relative val": (1, 2)}, "the new one is not learned"
-    assert kept.outcomes[0].note == f"mean were learned from 2 of 3 images of split fit{REFIT}"
+    assert kept.outcomes[0].note == f"mean learned from 2 of 3 images of split fit{REFIT}"
     assert kept.shares == [2, 0.5]
     asked = {"sizes fit": (1, ""), "mean fit": (3, "sizes"), "relative val": (2, "sizes")}
     assert kept.planned(refit=True) == asked
@@ -204,13 +204,13 @@ def five(kept) -> Kept:
 def test_new_images_are_counted_and_change_nothing(five, new):
     five.replace(*FIVE, *((f"new{n}", 99 + n) for n in range(new)))
     for _ in range(2):
-        note = f"mean were learned from 5 of {5 + new} images of split fit{REFIT}"
+        note = f"mean learned from 5 of {5 + new} images of split fit{REFIT}"
         assert five.notes() == (note, note) and five.mean[0] == 30
 
 
 def test_edited_and_removed_images_are_counted(five):
     five.replace(*FIVE[:3], ("i", 41), ("new", 99))
-    note = "split fit has changed since mean were learned (added: 1, changed: 1, removed: 1)"
+    note = "mean learned from split fit, which has changed (added: 1, changed: 1, removed: 1)"
     for _ in range(2):
         assert five.notes() == (note + REFIT, note + REFIT)
         assert five.mean[0] == 30 and five.shares == [40 / 30]
@@ -231,9 +231,9 @@ def test_of_a_split_that_was_replaced_it_is_learned_anew(five, names, sizes, kno
     five.replace(*zip(names, sizes))
     count, mean = len(names), sum(sizes) / len(names)
     planned, ran = five.notes()
-    found = f"mean were learned from {known} of {count} images of split fit"
-    assert planned == f"{found}, and from others: they are learned anew"
-    found = f"mean were learned from {count} images of split fit, without labels"
+    found = f"mean learned from {known} of {count} images of split fit"
+    assert planned == f"{found}, and from others: learning starts anew"
+    found = f"mean learned from {count} images of split fit, without labels"
     assert ran == f"{found}, anew, since most of these are new"
     assert five.mean == [mean, *names] and five.shares == [40 / mean]
     assert five.notes() == ("", "")

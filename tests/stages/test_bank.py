@@ -70,63 +70,67 @@ def test_a_split_is_a_bank_whose_own_regions_are_left_out(
     )
     given = [*arguments, *GIVEN, "cams.bank.split=all", f"cams.bank.own={own}", *masks]
     done = images_of(run_stage(*given))
-    assert done["vectors"] == done["regions"] == done["masks"] == 5
+    assert done["region_vectors"] == done["bank"] == done["masks"] == 5
     contents = {fingerprint_cached(path) for path in photographs.rglob("*.*")}
-    with np.load(latest(tmp_path / "out", "regions") / "bank.npz") as bank:
+    with np.load(latest(tmp_path / "out", "bank") / "bank.npz") as bank:
         assert {*bank["contents"]} == contents
         assert len(bank["keys"]) == len(bank["values"]) == len(bank["pictures"]) > 10
     assert {*without} == ({""} if own else contents)
     assert not images_of(run_stage(*given))
     plain = run_stage(*arguments, *GIVEN, *masks)
-    assert "regions" not in plain.counts and plain.counts["masks"][0] == 5
+    assert "bank" not in plain.counts and plain.counts["masks"][0] == 5
 
 
 def test_what_pictures_change_and_nothing_else(run, pictures, tmp_path):
-    everything = {"tags": 5, "vectors": 4, "regions": 4, "cams": 5, "masks": 5}
+    everything = {"tags": 5, "region_vectors": 4, "bank": 4, "cams": 5, "masks": 5}
     assert images_of(run()) == everything and not images_of(run())
     again, after = (*CRF, "cams.bank.refit=true"), {"cams": 5, "masks": 5}
     draw(pictures / "picture_4.png", 104)
     assert not images_of(run())  # a bank is not learned anew for one picture
-    assert images_of(run(*again)) == {"vectors": 1, "regions": 5, **after}
+    assert images_of(run(*again)) == {"region_vectors": 1, "bank": 5, **after}
     draw(pictures / "picture_0.png", 105)
     noted = run()
     assert not images_of(noted) and "cams.bank.refit=true learns anew" in noted.errors
-    assert images_of(run(*again)) == {"vectors": 1, "regions": 5, **after}
+    assert images_of(run(*again)) == {"region_vectors": 1, "bank": 5, **after}
     (pictures / "picture_1.png").unlink()
-    assert images_of(run(*again)) == {"regions": 4, **after}
+    assert images_of(run(*again)) == {"bank": 4, **after}
     assert not images_of(run(*again))
     for number in range(2, 5):
         draw(pictures / f"picture_{number}.png", 110 + number)
-    assert images_of(run()) == {"vectors": 3, "regions": 4, **after}  # most of them are new
+    assert images_of(run()) == {"region_vectors": 3, "bank": 4, **after}  # most of them are new
     # What follows the search costs no look at pictures.
     assert images_of(run(*CRF, "cams.bank.share=0.3")) == after
-    assert images_of(run(*CRF, "cams.bank.short_side=48")) == {"vectors": 4, "regions": 4, **after}
+    assert images_of(run(*CRF, "cams.bank.short_side=48")) == {
+        "region_vectors": 4,
+        "bank": 4,
+        **after,
+    }
 
 
 def test_a_limit_leaves_the_bank_whole(run):
-    assert images_of(run(*CRF, "dataset.limit=2"))["regions"] == 4
+    assert images_of(run(*CRF, "dataset.limit=2"))["bank"] == 4
 
 
 def test_label_maps_have_a_bank_of_their_own(run):
-    assert images_of(run(*DENSE)) == {"vectors": 4, "regions": 4, "masks": 5}
+    assert images_of(run(*DENSE)) == {"region_vectors": 4, "bank": 4, "masks": 5}
     # It looks at pictures with the positions of released code.
-    assert images_of(run(*DENSE, "compat.position_scale=true"))["vectors"] == 4
+    assert images_of(run(*DENSE, "compat.position_scale=true"))["region_vectors"] == 4
 
 
 def test_cams_and_label_maps_of_one_run_have_both_banks(run):
     done = run(*CRF, *DENSE[:-1], "compat.position_scale=true")
     assert done.code == 0 and done.output.count("for cams") == done.output.count("for masks") == 2
-    assert images_of(done) == {"tags": 5, "vectors": 4, "regions": 4, "cams": 5, "masks": 5}
+    assert images_of(done) == {"tags": 5, "region_vectors": 4, "bank": 4, "cams": 5, "masks": 5}
 
 
 def test_a_picture_that_cannot_be_read_is_named_and_left_out(run, pictures, tmp_path):
     (pictures / "picture_2.png").write_bytes(b"no picture")
     done = run()
     assert done.code == 0 and "picture_2: cannot be decoded" in done.output + done.errors
-    assert images_of(done) == {"tags": 5, "vectors": 3, "regions": 3, "cams": 5, "masks": 5}
+    assert images_of(done) == {"tags": 5, "region_vectors": 3, "bank": 3, "cams": 5, "masks": 5}
     draw(pictures / "picture_2.png", 102)
     again = run(*CRF, "cams.bank.refit=true")
-    assert images_of(again) == {"vectors": 1, "regions": 4, "cams": 5, "masks": 5}
+    assert images_of(again) == {"region_vectors": 1, "bank": 4, "cams": 5, "masks": 5}
 
 
 def test_a_killed_learning_resumes(run, monkeypatch):
@@ -142,8 +146,8 @@ def test_a_killed_learning_resumes(run, monkeypatch):
         patched.setattr(RegionEncoder, "__call__", dies)
         assert run().code != 0
     done = images_of(run())
-    assert done.pop("vectors") in (2, 3)  # the second may not have been written
-    assert done == {"regions": 4, "cams": 5, "masks": 5}
+    assert done.pop("region_vectors") in (2, 3)  # the second may not have been written
+    assert done == {"bank": 4, "cams": 5, "masks": 5}
 
 
 def test_files_of_regions_are_those_of_the_pictures(run, pictures, tmp_path, photographs):
@@ -156,7 +160,7 @@ def test_files_of_regions_are_those_of_the_pictures(run, pictures, tmp_path, pho
     Image.fromarray(0 * halves).save(folder / "picture_1.png")
     done = run(*CRF, f"cams.bank.regions={folder}")
     assert "picture_3: has no regions" in done.output + done.errors
-    with np.load(latest(tmp_path / "out", "regions", SPLIT) / "bank.npz") as bank:
+    with np.load(latest(tmp_path / "out", "bank", SPLIT) / "bank.npz") as bank:
         assert bank["pictures"].tolist() == [0, 1]  # one region of each picture that has any
 
 
@@ -172,14 +176,14 @@ def test_a_bank_is_not_older_than_the_regions_of_its_pictures(run, pictures, tmp
     names, folder = [path.stem for path in sorted(pictures.iterdir())], tmp_path / "regions"
     write_regions(folder, *names)
     of_folder, after = (*CRF, f"cams.bank.regions={folder}"), {"cams": 5, "masks": 5}
-    assert images_of(run(*of_folder))["regions"] == 4 and not images_of(run(*of_folder))
+    assert images_of(run(*of_folder))["bank"] == 4 and not images_of(run(*of_folder))
     write_regions(folder, names[0], value=0)
     noted, again = run(*of_folder), (*of_folder, "cams.bank.refit=true")
     assert not images_of(noted) and "changed: 1" in noted.output + noted.errors
-    assert images_of(run(*again)) == {"vectors": 1, "regions": 4, **after}
+    assert images_of(run(*again)) == {"region_vectors": 1, "bank": 4, **after}
     write_regions(folder, *names[1:], value=0)  # those of most pictures
-    assert images_of(run(*of_folder)) == {"vectors": 3, "regions": 4, **after}
-    with np.load(latest(tmp_path / "out", "regions", SPLIT) / "bank.npz") as bank:
+    assert images_of(run(*of_folder)) == {"region_vectors": 3, "bank": 4, **after}
+    with np.load(latest(tmp_path / "out", "bank", SPLIT) / "bank.npz") as bank:
         assert len(bank["keys"]) == 4
 
 
@@ -192,10 +196,10 @@ def test_folders_of_equal_last_names_are_two_banks(run_stage, arguments, picture
         shutil.copytree(
             pictures, tmp_path / name / "pictures" / "jpg", ignore=lambda *_, out=left_out: out
         )
-    assert images_by("a")["regions"] == 3
-    assert images_by("b") == {"vectors": 1, "regions": 4, "cams": 5, "masks": 5}
+    assert images_by("a")["bank"] == 3
+    assert images_by("b") == {"region_vectors": 1, "bank": 4, "cams": 5, "masks": 5}
     # From equal contents follow equal results, which are taken over.
-    assert images_by("moved") == {"regions": 4}
+    assert images_by("moved") == {"bank": 4}
     assert not images_by("b") and not images_by("a/../b"), "one folder by two names"
 
 
@@ -209,7 +213,7 @@ def test_a_missing_folder_of_a_bank_stops_what_reads_it_alone(run, pictures):
 
 def test_a_bank_that_was_learned_is_not_read_again(run, tmp_path):
     assert run().code == 0
-    path = latest(tmp_path / "out", "regions", SPLIT).resolve() / "bank.npz"
+    path = latest(tmp_path / "out", "bank", SPLIT).resolve() / "bank.npz"
     os.utime(path, (1, 1))  # what has just been written is read once more
     is_read = []
     for more in (CRF, CRF, [*CRF, "dry_run=true"]):
@@ -290,7 +294,7 @@ def test_settings_without_a_bank_are_noted(run_stage, arguments):
 
 def test_another_backbone_may_look_at_windows_of_the_bank(run):
     other = f"cams.bank.second.checkpoint={dino_file(16)}"
-    assert images_of(run())["vectors"] == images_of(run(*CRF, other))["vectors"] == 4
+    assert images_of(run())["region_vectors"] == images_of(run(*CRF, other))["region_vectors"] == 4
 
 
 def test_python_has_no_bank(tiny_checkpoint):

@@ -163,7 +163,7 @@ def keys(tmp_path, monkeypatch, tiny_checkpoint):
         if learned and learned.source.name == "patches":
             found["patches"] = learned.source
         if learned := found["cams"].uses.get("learned"):
-            found["vectors"] = learned.source
+            found["region_vectors"] = learned.source
         return {n: (stage.key, getattr(stage, "own_key", "")) for n, stage in found.items()}
 
     return keys
@@ -410,8 +410,11 @@ def test_every_setting_changes_what_it_declares(walked, keys, tmp_path):
             in_own_keys = {*owners(key)} if computes_with(config, key) else set()
             if "patches" in after and "tags" in owners(key) and key not in AFTER_PATCHES:
                 in_keys, in_own_keys = in_keys | {"patches"}, in_own_keys | {"patches"}
-            if "vectors" in after and "cams" in owners(key) and key not in AFTER_VECTORS:
-                in_keys, in_own_keys = in_keys | {"vectors"}, in_own_keys | {"vectors"}
+            if "region_vectors" in after and "cams" in owners(key) and key not in AFTER_VECTORS:
+                in_keys, in_own_keys = (
+                    in_keys | {"region_vectors"},
+                    in_own_keys | {"region_vectors"},
+                )
             if key == "cams.bank.regions":  # of CAMs, the whole bank is an input
                 in_own_keys -= {"cams"}
         for part, expected in ((0, in_keys), (1, in_own_keys - {*TRAINING})):

@@ -195,7 +195,7 @@ def test_other_prototypes_are_other_tags(opened, photographs):
     ]
     assert again[-1].path != first.path
     note = run(opened())[0].note
-    assert note.startswith("prototypes were learned from 2 of 5 images of split all: tags.refit=")
+    assert note.startswith("prototypes learned from 2 of 5 images of split all: tags.refit=")
     assert run(opened("tags.refit=true"))[-1].computed == 5
 
 

@@ -69,7 +69,7 @@ class RegionEncoder:
 class RegionVectors(MethodStage):
     """What is stored in the bank of the regions of every picture."""
 
-    name = "vectors"
+    name = "region_vectors"
     command: str
     thresholds = ("folders",)  # since the contents of their files are inputs
 
@@ -113,7 +113,7 @@ class RegionVectors(MethodStage):
 class LearnedBank(Learned):
     """The regions of all pictures, with what tells the picture of each."""
 
-    name = "regions"
+    name = "bank"
     command: str
     file = "bank.npz"
     refit_key = "cams.bank.refit"
@@ -161,4 +161,4 @@ def learn_bank(
         reader=reader,
         **shared,
     )
-    return LearnedBank(before={"vectors": vectors}, store=store, refit=refit, **shared)
+    return LearnedBank(before={"region_vectors": vectors}, store=store, refit=refit, **shared)
