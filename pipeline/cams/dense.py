@@ -20,6 +20,7 @@ from pipeline.clip.encoder import BlockHook
 from pipeline.clip.shared_pass import SharedPass
 from pipeline.dense.method import DenseMethod, NameEmbeddings
 from pipeline.engine.records import PHOTOGRAPH
+from pipeline.engine.stage import Item
 
 
 class DenseCams(PassCams):
@@ -40,14 +41,14 @@ class DenseCams(PassCams):
         """Returns the hooks of the method."""
         return self.method.hooks(self.encoder)
 
-    def looked_at(self, shared_pass: SharedPass, name: Any, image: np.ndarray) -> SharedPass:  # noqa: ANN401
+    def with_picture(self, shared_pass: SharedPass, name: Any, image: np.ndarray) -> SharedPass:  # noqa: ANN401
         """Returns the pass of an image with what the method reads of it besides its pixels."""
-        file = getattr(name, "regions", None)
-        if file is None and self.options.shares_pass:
+        if self.options.shares_pass:
             return shared_pass
-        size, inputs = getattr(name, "size", None), getattr(name, "inputs", {})
-        given = image, size or image.shape[:2], file, inputs.get(PHOTOGRAPH, "")
-        picture = self.method.look(self.encoder, *given)
+        file, size, content = None, image.shape[:2], ""
+        if isinstance(name, Item):
+            file, size, content = name.regions, name.size, name.inputs[PHOTOGRAPH]
+        picture = self.method.read_picture(self.encoder, image, size, file, content)
         found = [picture.at(shared_pass.pixels.shape[-2:])] if picture else ()
         return replace(shared_pass, pictures=found)
 
@@ -69,6 +70,6 @@ class DenseCams(PassCams):
         if found.shape[-2:] != shared_pass.grid:
             found = F.adaptive_avg_pool2d(found, shared_pass.grid)
         for picture in shared_pass.pictures:
-            found = self.method.supported(found[0], names, picture)[None]
+            found = self.method.with_support(found[0], names, picture)[None]
         similarities = found.flatten(2).mT[0]
         return normalise((names.temperature * similarities).softmax(-1)[:, :num_tags].mT)

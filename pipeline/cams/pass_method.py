@@ -105,15 +105,16 @@ class PassCams(CamMethod):
                 try:
                     shared_pass = batch_pass.copy_image(row)
                     if len(tags):
-                        shared_pass = self.looked_at(shared_pass, name, image)
+                        shared_pass = self.with_picture(shared_pass, name, image)
                     yield name, self.cams_of_pass(shared_pass, tags)
                 except ImageError as error:
                     yield name, error
 
-    def looked_at(self, shared_pass: SharedPass, name: Any, image: np.ndarray) -> SharedPass:  # noqa: ANN401
+    def with_picture(self, shared_pass: SharedPass, name: Any, image: np.ndarray) -> SharedPass:  # noqa: ANN401
         """Returns the pass of an image with what a method reads of it besides its pixels.
 
-        The ``name`` is what :meth:`stream` was given, such as the image's item.
+        The ``name`` is what :meth:`stream` was given: in a stage the image's item, which knows its
+        file of regions, its full size and its fingerprint.
         """
         return shared_pass
 

@@ -110,7 +110,7 @@ class DenseMethod(ABC):
         """
         return patch_size
 
-    def look(
+    def read_picture(
         self, encoder: ClipEncoder, image: np.ndarray, size: Size, file: Path | None, content: str
     ) -> Picture | None:
         """Returns what the method reads of an image besides its pixels; none if that is nothing.
@@ -120,14 +120,14 @@ class DenseMethod(ABC):
         """
         return None
 
-    def supported(
+    def with_support(
         self, similarities: torch.Tensor, names: NameEmbeddings, picture: Picture
     ) -> torch.Tensor:
-        """Returns similarities, C×h×w float32, after a look at the picture."""
+        """Returns similarities, C×h×w float32, with what other pictures say of this one."""
         return similarities
 
     def relabel(self, labels: torch.Tensor, regions: torch.Tensor) -> torch.Tensor:
-        """Returns the labels of an image, H×W uint8, after a look at its regions, H×W int64."""
+        """Returns the labels of an image, H×W uint8, corrected by its regions, H×W int64."""
         return labels
 
     def fit(self, pixels: torch.Tensor, patch_size: int, window: int, stride: int) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """What a dense method knows of a picture besides the pixels that CLIP sees."""
 
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,23 @@ BESIDE = 1 << 20
 _AT_ONCE = 1 << 20  # pixels, each with four weights of 8 bytes
 
 
+class Cut(NamedTuple):
+    """Where a window lies that was cut out of a picture, in pixels.
+
+    Attributes:
+        whole: height and width of the picture.
+        corner: top and left pixel of the window.
+        inside: height and width of the window without margins.
+        margins: beside it: left, right, top and bottom, as :func:`torch.nn.functional.pad` takes
+            them.
+    """
+
+    whole: tuple[int, int]
+    corner: tuple[int, int]
+    inside: tuple[int, int]
+    margins: tuple[int, int, int, int]
+
+
 @dataclass(frozen=True)
 class Picture:
     """A picture's regions, and features of a second backbone that saw the whole of it.
@@ -20,24 +37,25 @@ class Picture:
         regions: the number of each pixel's, H×W int64.
         features: on any grid over the picture, C×h×w float32; none where they are not read.
         content: the fingerprint of its file; "" if there is none.
-        window: of one that was cut out: the size of the whole, the top and left pixel, the height
-            and width, and the pixels beside it, as :func:`torch.nn.functional.pad` takes them.
+        window: where it lies in another one that it was cut out of; none for a whole picture.
     """
 
     regions: torch.Tensor
     features: torch.Tensor | None = None
     content: str = ""
-    window: tuple[tuple[int, int], tuple[int, int], tuple[int, int], tuple[int, ...]] | None = None
+    window: Cut | None = None
 
     def at(self, size: tuple[int, int]) -> Self:
         """Returns the picture at another height and width."""
         return replace(self, regions=resize_nearest(self.regions, size))
 
-    def cut(self, corner: tuple[int, int], size: tuple[int, int], margins: tuple[int, ...]) -> Self:
+    def cut(
+        self, corner: tuple[int, int], size: tuple[int, int], margins: tuple[int, int, int, int]
+    ) -> Self:
         """Returns a window of the picture, beside which is region :data:`BESIDE`."""
         (top, left), (tall, wide) = corner, size
         inside = self.regions[top : top + tall, left : left + wide]
-        window = tuple(self.regions.shape), corner, size, margins
+        window = Cut(tuple(self.regions.shape), corner, size, margins)
         return replace(self, regions=F.pad(inside, margins, value=BESIDE), window=window)
 
     def on_grid(self, grid: tuple[int, int]) -> torch.Tensor:
@@ -46,14 +64,16 @@ class Picture:
         Beside the picture, those of its border are repeated. No other pixels are computed.
         """
         size = tuple(self.regions.shape)
-        whole, corner, inside, (left, _, top, _) = self.window or (size, (0, 0), size, (0, 0, 0, 0))
+        window = self.window or Cut(size, (0, 0), size, (0, 0, 0, 0))
+        left, _, top, _ = window.margins
         pixels, shares = [], []
-        for side, count, first, length, margin in zip(size, grid, corner, inside, (top, left)):
+        axes = zip(size, grid, window.corner, window.inside, (top, left))
+        for side, count, first, length, margin in axes:
             places = torch.arange(count, device=self.features.device)
             *pair, share = _neighbours(places, side / count, side)
             pixels.append(first + (torch.cat(pair) - margin).clamp(0, length - 1))
             shares.append(share)
-        upper, lower = F.normalize(enlarge(self.features, whole, *pixels), dim=0).chunk(2, 1)
+        upper, lower = F.normalize(enlarge(self.features, window.whole, *pixels), dim=0).chunk(2, 1)
         before, after = upper.lerp(lower, shares[0][:, None]).chunk(2, 2)
         return before.lerp(after, shares[1])
 

@@ -80,13 +80,13 @@ class DenseLabeller:
         """
         method, options, names = self._method, self._options, self._names
         pixels = self._prepare(image)
-        picture = method.look(self._encoder, image, size, file, content)
+        picture = method.read_picture(self._encoder, image, size, file, content)
         seen = picture and picture.at(pixels.shape[-2:])
         found = similarity_map(
             method, self._encoder, pixels, names, self._windows, self._batch_size, seen, image
         )
         if seen is not None:
-            found = method.supported(found, names, seen)
+            found = method.with_support(found, names, seen)
         if options.pamr_iterations:
             guide = resize(pixels, image.shape[:2])
             at_once = max(1, _PAMR_VALUES // guide[0].numel())  # names

@@ -152,7 +152,7 @@ def look(labeller: DenseLabeller, golden: dict[str, np.ndarray]) -> tuple[torch.
     image = golden["image"]
     with pytest.MonkeyPatch.context() as patch:
         give_regions(patch, golden["regions"])
-        picture = labeller._method.look(labeller._encoder, image, image.shape[:2], None, "")
+        picture = labeller._method.read_picture(labeller._encoder, image, image.shape[:2], None, "")
     return labeller._prepare(image), picture
 
 
@@ -203,7 +203,7 @@ def test_windows_own_similarities_and_labels(labeller, scene, monkeypatch):
     support = torch.from_numpy(golden["support_main"] + golden["support_second"]) / 2
     vectors = support @ torch.linalg.pinv(names.text).T
     monkeypatch.setattr(Bank, "support", lambda *_: vectors)
-    fused = method.supported(own, names, seen)
+    fused = method.with_support(own, names, seen)
     enlarged = F.interpolate(fused[None], whole, mode="bilinear")[0]
     assert_close(enlarged[:, ::4, ::4], golden["fused"], TOLERANCE)
     probability = (40 * enlarged).softmax(0)

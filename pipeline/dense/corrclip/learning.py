@@ -54,7 +54,7 @@ class RegionEncoder:
         left out. The ``file`` holds the regions; without one, they are superpixels.
         """
         encoder = self._encoder
-        picture = self._method.look(encoder, image, size, file, "")
+        picture = self._method.read_picture(encoder, image, size, file, "")
         pixels = prepare(encoder, image, self._windows, (self._short_side, _LONGEST_SIDE))
         seen = picture.at(pixels.shape[-2:])
         given = pixels, None, self._windows, self._batch_size, seen

@@ -42,7 +42,7 @@ class CorrClip(OnSecondGrid):
             return tuple(2 * side for side in shared_pass.grid)
         return super().grid(shared_pass)
 
-    def look(
+    def read_picture(
         self, encoder: ClipEncoder, image: np.ndarray, size: Size, file: Path | None, content: str
     ) -> Picture:
         """Returns the regions of an image, and what the second backbone sees in the whole of it."""
@@ -70,7 +70,7 @@ class CorrClip(OnSecondGrid):
         """The bank of regions that was learned."""
         return Bank.read(self.learned / "bank.npz", self.seconds["second"].device)
 
-    def supported(
+    def with_support(
         self, similarities: torch.Tensor, names: NameEmbeddings, picture: Picture
     ) -> torch.Tensor:
         """Returns the weighted sum of similarities, C×h×w, and of those of the bank's regions."""
