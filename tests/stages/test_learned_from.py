@@ -28,8 +28,8 @@ SHORT = ["segmenter.iterations=2", "segmenter.batch_size=2", "segmenter.crop_siz
 LEARNED = [
     ("prototypes", ["stage=tags", "tags=piaa", "tags.min_score=0", "tags.bank_size=4"]),
     ("statistics", ["stage=tags", "tags=tagclip", "tags.standardise=[class]"]),
-    ("regions", ["stage=[tags,cams]", *REGIONS, *FILES, "cams.bank.regions={}/regions"]),
-    ("regions", ["stage=[tags,cams]", *REGIONS, *FILES, "cams.regions={}/both"]),
+    ("bank", ["stage=[tags,cams]", *REGIONS, *FILES, "cams.bank.regions={}/regions"]),
+    ("bank", ["stage=[tags,cams]", *REGIONS, *FILES, "cams.regions={}/both"]),
     ("segmenter", [*TRAINED, *TINY_SEGMENTER, "segmenter.pretrained=none"]),
     ("segmenter", [*TRAINED, *SHORT, "segmenter=frozen_clip"]),
 ]
@@ -107,7 +107,7 @@ def test_each_file_that_was_read_is_in_the_key_or_the_record(name, options, open
     read = {path for path in paths if path.is_file() and path.is_relative_to(given)}
     read = sorted(path for path in read if not path.is_relative_to(given / "out"))
     # Those of images that the bank only serves are no concern of what is learned.
-    read = [path for path in read if name != "regions" or not path.name.startswith("0")]
+    read = [path for path in read if name != "bank" or not path.name.startswith("0")]
     assert len(read) >= 4
     before = outlook(opened(*options), name)
     for path in read:
