@@ -1,7 +1,7 @@
 """Hooks of dense methods that use the blocks before the last one."""
 
 from abc import abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 import torch
 
@@ -75,18 +75,18 @@ class EveryToken(BlockHook):
 
 
 class TokensAfter(BlockHook):
-    """Keeps the tokens after two blocks, and the sum of those after several; counted from 1."""
+    """Keeps, for each group of blocks, the sum of the tokens after them; counted from 1."""
 
-    def __init__(self, middle: int, shallow: int, several: Sequence[int]):
-        self._wanted = [[middle], [shallow], several]
-        self._sums: list[torch.Tensor | float] = [0.0, 0.0, 0.0]
+    def __init__(self, *groups: Collection[int]):
+        self._groups = groups
+        self._sums: list[torch.Tensor | float] = [0.0] * len(groups)
 
     def __call__(self, number: int, block: Block, inputs: BlockInput) -> None:
         """Adds the tokens that enter a block, which are those after the block before."""
-        for index, wanted in enumerate(self._wanted):
-            if number - 1 in wanted:
+        for index, group in enumerate(self._groups):
+            if number - 1 in group:
                 self._sums[index] = self._sums[index] + inputs.tokens
 
     def result(self) -> torch.Tensor:
-        """Returns all three, B×3×(1+N)×D float32."""
+        """Returns the sums of G groups, B×G×(1+N)×D float32."""
         return torch.stack(self._sums, 1)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from pipeline.clip.encoder import ClipEncoder, to_pixels
 from pipeline.clip.image_tower import AS_DINO
 from pipeline.clip.shared_pass import SharedPass
-from pipeline.dense.method import DenseMethod, NameEmbeddings, Windowed
+from pipeline.dense.method import DenseMethod, NameEmbeddings, Passes, Windowed
 from pipeline.dense.picture import Picture
 
 _CHANNELS = 64  # of features, which are enlarged together
@@ -149,37 +149,31 @@ def similarity_map(
     size = seen = tall + sum(margins[2:]), wide + sum(margins[:2])
     if windows.remainder == "enlarge":
         seen = -(-tall // patch) * patch, -(-wide // patch) * patch
-    is_usual = windows.softmax is None and not (windows.of_features or windows.align_corners)
-    is_usual = is_usual and not method.joins_windows
-    if windows.side == 0 and windows.remainder != "pad" and is_usual:
-        shared_pass = method.run_pass(encoder, _enlarge(pixels[None], seen))
-        if picture is not None:
-            shared_pass = replace(shared_pass, pictures=[picture])
-        return _similarities(method, encoder, shared_pass, names)[0]
     corners = windows.corners(height, width)
     step = encoder.batch_size_for((seen[0] // patch, seen[1] // patch), batch_size)
 
-    batches = [corners[first : first + step] for first in range(0, len(corners), step)]
-
-    def pass_over(batch: list[tuple[int, int]]) -> SharedPass:
-        crops = torch.stack([pixels[:, y : y + tall, x : x + wide] for y, x in batch])
-        shared_pass = method.run_pass(encoder, _enlarge(F.pad(crops, margins), seen))
-        if picture is None:
-            return shared_pass
-        cut = [picture.cut(corner, (tall, wide), margins) for corner in batch]
-        return replace(shared_pass, pictures=cut)
+    def passes() -> Passes:
+        for first in range(0, len(corners), step):
+            batch = corners[first : first + step]
+            crops = torch.stack([pixels[:, y : y + tall, x : x + wide] for y, x in batch])
+            shared_pass = method.run_pass(encoder, _enlarge(F.pad(crops, margins), seen))
+            if picture is not None:
+                cut = [picture.cut(corner, (tall, wide), margins) for corner in batch]
+                shared_pass = replace(shared_pass, pictures=cut)
+            yield batch, shared_pass
 
     if method.joins_windows:
-        passes = ((batch, pass_over(batch)) for batch in batches)
-        windowed = Windowed(passes, (height, width), image)
+        windowed = Windowed(passes(), (height, width), image)
         return method.similarities_of_windows(encoder, windowed, names)
-
     compare = _similarities_of_pixels if windows.of_features else _similarities
-    found = (s for batch in batches for s in compare(method, encoder, pass_over(batch), names))
-    enlarged = (resize(each, size, windows.align_corners) for each in found)
+    found = (s for _, each in passes() for s in compare(method, encoder, each, names))
+    is_usual = windows.softmax is None and not (windows.of_features or windows.align_corners)
+    if is_usual and windows.side == 0 and windows.remainder != "pad":
+        return next(found)
+    found = (resize(each, size, windows.align_corners) for each in found)
     if windows.softmax is not None:
-        enlarged = ((windows.softmax * each).softmax(0) for each in enlarged)
-    return mean_of_windows(enlarged, corners, size, (tall, wide), (height, width))
+        found = ((windows.softmax * each).softmax(0) for each in found)
+    return mean_of_windows(found, corners, size, (tall, wide), (height, width))
 
 
 def mean_of_windows(
@@ -274,8 +268,11 @@ def resize_to_multiples(pixels: torch.Tensor, multiple: int, least: int) -> torc
 def with_scaled_positions(encoder: ClipEncoder) -> ClipEncoder:
     """Returns an encoder of the same weights that interpolates positions as the authors' code does.
 
-    Bicubic; the sampling positions follow a factor of (h + 0.1)/h₀, and not h/h₀.
+    Bicubic; the sampling positions follow a factor of (h + 0.1)/h₀, and not h/h₀. An encoder whose
+    positions are not those of CLIP stays as it is.
     """
+    if not encoder.tower.is_stretched_as_clip:
+        return encoder
     changed = copy.copy(encoder)
     changed.tower, changed.position_fp16 = replace(encoder.tower, **AS_DINO), False
     return changed

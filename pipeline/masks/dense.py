@@ -44,8 +44,8 @@ class DenseLabeller:
         clip, encoder = resources.clip, resources.clip.encoder
         self._method, self._options, self._batch_size = method, options, clip.batches.images
         side = options.side(encoder.native_size)
-        scaled = resources.quirks.position_scale and encoder.tower.is_stretched_as_clip
-        self._encoder = with_scaled_positions(encoder) if scaled else encoder
+        is_scaled = resources.quirks.position_scale
+        self._encoder = with_scaled_positions(encoder) if is_scaled else encoder
         first = 0 if has_background(names, resources.vocabulary) else 1
         self._labels = [label for label, several in enumerate(names, first) for _ in several]
         flat = tuple((name,) for several in names for name in several)

@@ -43,21 +43,20 @@ class AsTrained(DenseMethod):
         """Returns the hook that keeps what enters a head, if that is wanted."""
         from pipeline.dense.hooks import TokensAfter
 
-        if getattr(self.options, "patches", "head") == "head":  # or no such setting
+        if self.options.patches == "head":
             return []
         if isinstance(encoder, Dimensions) and not encoder.head_blocks:
             raise UserError(
                 "cams.patches=backbone is for models with a head on the backbone, such as"
                 " clip=dinotxt_l14: give one, or cams.patches=head"
             )
-        last = block_at(-DimensionsWithHead.head_blocks, encoder.depth)
-        return [TokensAfter(last, last, [last])]
+        return [TokensAfter([block_at(-DimensionsWithHead.head_blocks, encoder.depth)])]
 
     def patch_features(
         self, encoder: ClipEncoder, shared_pass: SharedPass, names: NameEmbeddings | None = None
     ) -> torch.Tensor:
         """Returns the embeddings of patches, B×N×E float32."""
-        if self.hooks(encoder):
+        if self.options.patches == "backbone":
             return encoder.patches(shared_pass.for_cams[0][:, 0])
         return encoder.patches(encoder.attended(shared_pass.last_block_input))
 

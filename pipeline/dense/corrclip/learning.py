@@ -36,8 +36,8 @@ class RegionEncoder:
     def __init__(self, options: CorrClipSettings, resources: Resources):
         """Prepares the image tower; ``resources`` have the quirk ``position_scale``."""
         clip, bank, seconds = resources.clip, options.bank, resources.seconds
-        scaled = resources.quirks.position_scale and clip.encoder.tower.is_stretched_as_clip
-        self._encoder = with_scaled_positions(clip.encoder) if scaled else clip.encoder
+        is_scaled = resources.quirks.position_scale
+        self._encoder = with_scaled_positions(clip.encoder) if is_scaled else clip.encoder
         self._batch_size, self._short_side = clip.batches.images, bank.short_side
         self._windows = Windows(bank.window, bank.stride, "pad")
         self._method = self._values = options.dense_method(seconds=seconds)

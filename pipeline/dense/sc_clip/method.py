@@ -29,7 +29,7 @@ class ScClip(DenseMethod):
         pair = options.middle_block, options.shallow_block
         middle, shallow = (block_at(each, depth) for each in pair)
         several = block_window("stream_blocks", options.stream_blocks, depth)
-        return [TokensAfter(middle, shallow, several)]
+        return [TokensAfter([middle], [shallow], several)]
 
     def patch_features(
         self, encoder: ClipEncoder, shared_pass: SharedPass, names: NameEmbeddings | None = None

@@ -5,15 +5,20 @@ import torch.nn.functional as F
 
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.shared_pass import SharedPass
-from pipeline.dense.as_trained import AsTrained
-from pipeline.dense.method import NameEmbeddings
+from pipeline.dense.method import DenseMethod, NameEmbeddings
 
 _SCALE = 0.125  # of the logits, whatever the width of a head is
 _SHARE = 0.2  # of the cleaning map
 
 
-class Talk2Dino(AsTrained):
+class Talk2Dino(DenseMethod):
     """Talk2DINO: the sigmoids of the cosine similarities of unmodified patches."""
+
+    def patch_features(
+        self, encoder: ClipEncoder, shared_pass: SharedPass, names: NameEmbeddings | None = None
+    ) -> torch.Tensor:
+        """Returns the embeddings of patches as trained, B×N×E float32."""
+        return encoder.patches(encoder.attended(shared_pass.last_block_input))
 
     def similarities(
         self, encoder: ClipEncoder, shared_pass: SharedPass, names: NameEmbeddings
