@@ -1,7 +1,6 @@
 """Paints tags, CAMs, masks or predictions over their photographs, with a legend.
 
-python tools/overlay.py outputs/folder/all/masks/latest --images PHOTOS             a PNG an image
-python tools/overlay.py outputs/folder/all/cams/latest --images PHOTOS --sheet      contact sheets
+python tools/overlay.py outputs/folder/all/masks/latest --images PHOTOS
 """
 
 from __future__ import annotations

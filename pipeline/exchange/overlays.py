@@ -1,4 +1,4 @@
-"""Pictures of finished stages: over their photographs, and as tiles of contact sheets."""
+"""Pictures of finished stages over their photographs."""
 
 import numpy as np
 from PIL import Image
@@ -8,7 +8,7 @@ from pipeline.exchange.artefacts import Artefact
 from pipeline.files.images import encode_png
 from pipeline.files.label_images import read_labels
 from pipeline.report.page.painting import add_legend, drawing_colours, overlay
-from pipeline.report.page.sheets import Tile, cam_tiles, draw_sheet, label_tile, photograph_tile
+from pipeline.report.page.sheets import cam_tiles, draw_sheet, photograph_tile
 from pipeline.tags.scores import decode_scores
 
 _MAX_COLUMNS = 4
@@ -28,23 +28,13 @@ def draw_overlay(
     if artefact.kind.holds == "tags":
         return _draw_tags(artefact, image_id, image)
     if artefact.kind.holds == "cams":
-        tiles = [photograph_tile(image, "image"), *make_tiles(artefact, image_id, image)]
+        cams = read_cams(artefact.path / f"{image_id}.npz")
+        found = cam_tiles(image, cams, artefact.classes) or [photograph_tile(image, "no tag")]
+        tiles = [photograph_tile(image, "image"), *found]
         images = [(image_id if tile is tiles[0] else "", [tile]) for tile in tiles]
         return draw_sheet(images, artefact.names, artefact.palette, min(len(tiles), _MAX_COLUMNS))
     labels = read_labels(artefact.path / f"{image_id}.png")
     return encode_png(overlay(image, labels, artefact.names, artefact.palette, opacity))
-
-
-def make_tiles(artefact: Artefact, image_id: str, image: np.ndarray) -> list[Tile]:
-    """Returns an image's tiles: one, or of CAMs one a tag; raises as :func:`draw_overlay` does."""
-    if artefact.kind.holds == "tags":
-        names = [artefact.classes[k] for k in artefact.entries[image_id]["tags"]]
-        return [photograph_tile(image, ", ".join(names) or "no tag")]
-    if artefact.kind.holds == "cams":
-        cams = read_cams(artefact.path / f"{image_id}.npz")
-        return cam_tiles(image, cams, artefact.classes) or [photograph_tile(image, "no tag")]
-    labels = read_labels(artefact.path / f"{image_id}.png")
-    return [label_tile(image, labels, artefact.palette, artefact.kind.layer)]
 
 
 def _draw_tags(artefact: Artefact, image_id: str, image: np.ndarray) -> bytes:

@@ -1,4 +1,4 @@
-"""``tools/overlay.py``: artefacts over photographs, and contact sheets."""
+"""``tools/overlay.py``: artefacts over photographs."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.exchange.artefacts import Artefact
-from pipeline.exchange.overlays import make_tiles
 from pipeline.files.images import encode_png
 from pipeline.files.journal import encode_line
 from tests.report.small_run import PALETTE, build_run
@@ -60,49 +58,14 @@ def test_masks_are_tinted_and_named(draw, material, tmp_path):
     assert not (tmp_path / "o" / "masks" / "1.png").exists()
 
 
-def test_sheets_hold_so_many_images_and_go_on(draw, material, tmp_path):
-    finished = draw(
-        material.results["tags"].path, material.results["masks"].path, "--sheet", "--limit", "3"
-    )
-    assert finished.code == 0 and finished.output.startswith("1 sheet in ")
-    wide = pixels(tmp_path / "o" / "sheet_1.png")
-    finished = draw(material.results["masks"].path, "--sheet", "--columns", "1", "--limit", "3")
-    narrow = pixels(tmp_path / "o" / "sheet_1.png")
-    assert narrow.shape[1] < wide.shape[1] and narrow.shape[0] > wide.shape[0]
-
-
-def test_more_images_than_a_sheet_holds_take_several(draw, material, tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.commands.overlay._ROWS", 1)
-    finished = draw(material.results["predictions"].path, "--sheet", "--columns", "3")
-    assert finished.output.startswith("2 sheets")
-    assert {p.name for p in (tmp_path / "o").glob("[!.]*")} == {"sheet_1.png", "sheet_2.png"}
-
-
-def test_tiles_show_their_artefact(material):
-    image = np.full((48, 64, 3), 110, np.uint8)
-    cams, masks, tags = (Artefact(material.results[k].path) for k in ("cams", "masks", "tags"))
-    (tile,) = make_tiles(masks, "0", image)
-    assert tile.labels == {1} and not tile.has_heat
-    assert tile.picture[80, 60, 0] > tile.picture[80, 60, 1], "the class's colour is red"
-    assert (tile.picture[80, 230] == 110).all(), "the background keeps the photograph's"
-    (heat,) = make_tiles(cams, "0", image)
-    assert heat.has_heat and heat.caption == "CAM of cat"
-    assert heat.picture[80, 60].sum() > heat.picture[80, 230].sum()
-    assert [tile.caption for tile in make_tiles(tags, "1", image)] == ["$\\frac{dog, cup"]
-    captions = [tile.caption for tile in make_tiles(cams, "1", image)]
-    assert captions == ["CAM of $\\frac{dog", "CAM of cup"], "a picture for each tag"
-    for artefact in (tags, cams):
-        assert [tile.caption for tile in make_tiles(artefact, "3", image)] == ["no tag"]
-
-
-def test_a_sheet_has_a_column_for_each_tag(draw, material, tmp_path):
-    folders = [material.results[name].path for name in ("cams", "masks")]
-
-    def width(*ids: str) -> int:
-        assert draw(*folders, "--sheet", "--columns", "1", "--ids", *ids).code == 0
-        return pixels(tmp_path / "o" / "sheet_1.png").shape[1]
-
-    assert width("0") == width("3") < width("1") == width("0", "1", "3")
+def test_every_tag_has_its_class_activation_map(draw, material, tmp_path):
+    draw(material.results["cams"].path)
+    side = 240 + 8  # of a tile, with the gap
+    pictures = [pixels(tmp_path / "o" / "cams" / f"{i}.png") for i in "013"]
+    sizes = [picture.shape[1] for picture in pictures]
+    assert sizes == [8 + side * tiles for tiles in (2, 3, 2)], "without tags, a tile says so"
+    heat = pictures[0][44:224, 8 + side : 8 + side + 240]
+    assert heat[80, 60].sum() > heat[80, 230].sum(), "the CAM is hot where the object is"
 
 
 def test_what_cannot_be_drawn_is_named_and_the_others_are_done(draw, material, tmp_path):
@@ -126,7 +89,6 @@ def test_what_cannot_be_drawn_is_named_and_the_others_are_done(draw, material, t
     [
         (["--ids", "nine"], "holds no image nine"),
         (["--limit", "0"], "--limit 0 is out of range: give 1 or more"),
-        (["--columns", "0"], "--columns 0 is out of range: give 1 or more"),
         (["--opacity", "2"], "--opacity: 2 is not a number from 0 to 1"),
         (["--opacity", "nan"], "--opacity: nan is not a number from 0 to 1"),
         (["--opacity", "half"], "--opacity: half is not a number from 0 to 1"),
@@ -168,8 +130,7 @@ def test_a_grey_label_has_the_colour_of_its_regions_in_every_legend(run_tool, tm
     material = build_run(tmp_path / "run", ids, classes)
     given = ["--images", material.root.parent / "photographs", "--ids", "6"]
     for folder in (material.results["tags"], material.results["masks"]):
-        for more in ([], ["--sheet"] if folder is material.results["masks"] else []):
-            target = tmp_path / f"{folder.name}{len(more)}"
-            assert run_tool("overlay.py", folder.path, *given, "--output", target, *more).code == 0
-            (path,) = target.rglob("*.png")
-            assert (pixels(path) == (255, 128, 255)).all(-1).sum() > 20
+        target = tmp_path / folder.name
+        assert run_tool("overlay.py", folder.path, *given, "--output", target).code == 0
+        (path,) = target.rglob("*.png")
+        assert (pixels(path) == (255, 128, 255)).all(-1).sum() > 20

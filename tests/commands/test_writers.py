@@ -10,7 +10,6 @@ from tests import REPOSITORY
 from tests.report.two_runs import build_two
 
 EXPORT = "export.py {masks} --images {images} --output {out}"
-OVERLAY = "overlay.py {masks} --images {images} --output {out}"
 WRITERS = [
     ("export.py {run}/all/cams/latest --format clip_es --output {out}", "5.npy"),
     (f"{EXPORT}/annotations.json --format coco", "annotations.json"),
@@ -20,8 +19,7 @@ WRITERS = [
     (f"{EXPORT} --format mmsegmentation", "img_dir/all/5.png"),
     (f"{EXPORT} --format mmsegmentation", "ann_dir/all/5.png"),
     (f"{EXPORT} --format mmsegmentation", "all.py"),
-    (OVERLAY, "masks/5.png"),
-    (f"{OVERLAY} --sheet", "sheet_1.png"),
+    ("overlay.py {masks} --images {images} --output {out}", "masks/5.png"),
     ("compare.py {run} {other} --output {out}/comparison.html", "comparison.html"),
     ("make_tables.py --output {out}/notes.md", "notes.md"),
     ("predict.py {images} --checkpoint {trained} --output {out}", "5.png"),

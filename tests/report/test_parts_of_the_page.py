@@ -16,7 +16,7 @@ from pipeline.engine.sample import Sample
 from pipeline.evaluation.metrics import Confusion
 from pipeline.files.text import in_words
 from pipeline.report.page import painting
-from pipeline.report.page.diagrams import draw_confusion, draw_margins, find_confused
+from pipeline.report.page.diagrams import draw_confusion, find_confused
 from pipeline.report.page.gallery import (
     BEST,
     DISAGREEING,
@@ -250,16 +250,6 @@ def test_the_matrix_names_its_labels_and_escapes_them():
     worst = find_confused(confusion)
     assert [found[:3] for found in worst] == [(0, 1, 10), (1, 0, 5), (2, 1, 1)]
     assert worst[1][3] == 0.5
-
-
-def test_margins_are_drawn_where_scores_decide():
-    scores = np.array([0.9, 0.1], np.float32)
-    known = figures(0, tags=(0,), truth=(0,), scores=scores, threshold=0.5)
-    unknown = figures(1, tags=(0,), scores=scores, threshold=0.5)
-    assert "that the image shows" in draw_margins([known])
-    assert "without labels" in draw_margins([unknown])
-    assert "without labels" not in draw_margins([known])
-    assert draw_margins([figures(0, scores=scores)]) == ""
 
 
 def test_durations_are_readable():

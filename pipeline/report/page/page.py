@@ -27,7 +27,7 @@ from pipeline.files.atomic import replacing, write_atomically
 from pipeline.files.fingerprints import fingerprint
 from pipeline.files.label_images import BACKGROUND
 from pipeline.files.text import in_words
-from pipeline.report.page.diagrams import draw_confusion, draw_margins, find_confused
+from pipeline.report.page.diagrams import draw_confusion, find_confused
 from pipeline.report.page.gallery import build_cards, choose_images
 from pipeline.report.page.images import ReportInputs, for_each_readable, measure_images
 from pipeline.report.page.painting import DIFFERENCE_COLOURS, HEAT, drawing_colours
@@ -170,7 +170,6 @@ def _context(inputs: ReportInputs, metrics: MetricsFile) -> dict[str, Any]:
         "confusions": {n: found for n, found in measured.confusions.items() if found.matrix.any()},
         "draw_confusion": draw_confusion,
         "find_confused": find_confused,
-        "margins": draw_margins(measured.images),
         "cards": build_cards(selection, inputs, measured.problems),
         "corrections": _corrections(inputs),
         "tagged": sum(len(image.copies) for image in tagged),
