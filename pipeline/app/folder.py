@@ -14,7 +14,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from pipeline.api.labeller import load_image
 from pipeline.api.labelling import Labelling
 from pipeline.app.finished import Finished
-from pipeline.app.names import SLIDER, Names, classes_of, lines
+from pipeline.app.labellers import SLIDER, Labellers, classes_of, lines
 from pipeline.datasets.folder import find_images
 from pipeline.errors import ImageError, UserError, command
 from pipeline.files.images import limit_longest_side
@@ -36,8 +36,9 @@ _ENDS = ("Masks", "Masks and a network")  # of the run
 class Folder:
     """The part of the page with photographs of a folder, of all sub-folders if there are many."""
 
-    def __init__(self, names: Names, root: str, limit: int, output: Path):
-        self._names, self._root, self.finished = names, root, Finished(output, names.plugins)
+    def __init__(self, labellers: Labellers, root: str, limit: int, output: Path):
+        self._labellers, self._root = labellers, root
+        self.finished = Finished(output, labellers.plugins)
         found, _, _ = find_images(Path(root).absolute())
         if not found:
             raise UserError(f"{root} contains no photographs: give another folder")
@@ -60,22 +61,24 @@ class Folder:
         Cards come after half a second, after one, two, four, …, and at the end.
         """
         part, found, began, due = f"folder {request.session_hash}", {}, monotonic(), 0.5
-        number = self._names.begin(part)
+        number = self._labellers.begin(part)
         ids = self._ids[: self._limit if limit is None else max(int(limit), 1)]
         # CAMs are not computed; without affinity, none of the attention is kept for them.
         settings = [f"tags.min_score={float(min_score)}", "cams.affinity=false"]
         yield [self._about(ids), "", ""]  # what is shown are not these names' results
         try:
-            with self._names.lock:
-                labeller = self._names.labeller(names, backgrounds, *self._names.choices, *settings)
+            with self._labellers.lock:
+                labeller = self._labellers.labeller(
+                    names, backgrounds, *self._labellers.choices, *settings
+                )
             yield [gr.skip(), gr.skip(), self.told(names, backgrounds, min_score, end)]
             for place, image_id in enumerate(ids, 1):
-                with self._names.lock:
-                    if not self._names.is_newest(part, number):
+                with self._labellers.lock:
+                    if not self._labellers.is_newest(part, number):
                         break
                     if (image := self._read(image_id)) is not None:
                         found[image_id] = next(labeller.step_by_step(image))
-                if not self._names.is_newest(part, number):  # or its status would stay
+                if not self._labellers.is_newest(part, number):  # or its status would stay
                     break
                 if (seconds := monotonic() - began) > due and found:
                     due, page = 2 * seconds, self._page(found, labeller.near_synonyms())
@@ -85,7 +88,7 @@ class Folder:
                 left = f"{left:.0f} s" if left < 100 else f"{left / 60:.0f} min"
                 about = f"{self._about(ids)}: {place:,} done, about {left} left"
                 yield [about, page, gr.skip()]
-            if not self._names.is_newest(part, number):
+            if not self._labellers.is_newest(part, number):
                 yield [gr.skip()] * 3  # Gradio sends what came last once more
                 return
             unread = {i: self._unread[i] for i in ids if i in self._unread}
@@ -135,13 +138,13 @@ class Folder:
     def _settings(self, names: str, backgrounds: str, min_score: float, end: str) -> list[str]:
         """Returns the settings of the run with these names, up to one of ``_ENDS``."""
         plain = re.fullmatch(r"[\w.~-]*(/[\w.~-]*)+", self._root)
-        root, clip = self._root if plain else _written(self._root), self._names.clip
-        words = [*self._names.plugins, "dataset=folder", f"dataset.root={root}", f"clip={clip}"]
+        root, clip = self._root if plain else _written(self._root), self._labellers.clip
+        words = [*self._labellers.plugins, "dataset=folder", f"dataset.root={root}", f"clip={clip}"]
         words.append(f"dataset.classes={_written(classes_of(names))}")
         if given := lines(backgrounds):
             words.append(f"dataset.backgrounds={_written(given)}")
-        words += [*self._names.choices, *self._names.overrides]
-        if min_score != self._names.min_score:
+        words += [*self._labellers.choices, *self._labellers.overrides]
+        if min_score != self._labellers.min_score:
             words.append(f"tags.min_score={min_score:g}")
         return [*words, "stage=[tags,cams,masks,report]"] if end == _ENDS[0] else words
 
@@ -159,7 +162,7 @@ class Folder:
         """Starts the run of the command, and ends the look at photographs; returns the status."""
         try:
             words = self._settings(names, backgrounds, min_score, end)
-            self._names.begin(f"folder {request.session_hash}")  # the run needs the processor
+            self._labellers.begin(f"folder {request.session_hash}")  # the run needs the processor
             self.finished.start(words, Path.cwd())
         except (UserError, OSError) as error:
             return str(error)
@@ -174,7 +177,7 @@ class Folder:
         """
         tab.select(None, js="() => catchUp('look')")
         with gr.Row():
-            value = self._names.min_score
+            value = self._labellers.min_score
             min_score = gr.Slider(
                 **SLIDER, value=value, elem_id="folder_min_score", scale=3, min_width=320
             )
@@ -197,7 +200,7 @@ class Folder:
                 min_width=320,
                 interactive=False,
             )
-            is_fixed = any(word.startswith("stage=") for word in self._names.overrides)
+            is_fixed = any(word.startswith("stage=") for word in self._labellers.overrides)
             end = gr.Radio(
                 _ENDS,
                 value=_ENDS[-1],

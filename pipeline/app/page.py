@@ -15,7 +15,7 @@ from markdown_it import MarkdownIt
 
 from pipeline.app.finished import Finished
 from pipeline.app.folder import Folder
-from pipeline.app.names import WORLD, Names
+from pipeline.app.labellers import WORLD, Labellers
 from pipeline.app.photograph import GROUPS, Photograph
 from pipeline.app.server import MAX_UPLOAD
 from pipeline.configuration.hydra import take_plugins
@@ -77,8 +77,10 @@ def build_app(
     others = [f"{key}={value}" for key, value in settings.items() if key not in known]
     modules, _ = take_plugins(words)
     plugins = [f"plugins=[{','.join(modules)}]"] if modules else []
-    names = Names(usual["clip"], chosen, others, getattr(config.tags, "min_score", 0.0), plugins)
-    folder = Folder(names, folders[0], limit, Path(config.output_dir)) if folders else None
+    labellers = Labellers(
+        usual["clip"], chosen, others, getattr(config.tags, "min_score", 0.0), plugins
+    )
+    folder = Folder(labellers, folders[0], limit, Path(config.output_dir)) if folders else None
     words_of_classes, background_names = [], ()
     if usual["clip"] == WORLD:
         world = load_world(WORLD)
@@ -111,12 +113,12 @@ def build_app(
             with gr.Tab("The folder") as tab:
                 kept += folder.build(blocks, tab, *given)
         with gr.Tab("A photograph") as tab:
-            kept += Photograph(names).build(tab, *given)
+            kept += Photograph(labellers).build(tab, *given)
         with gr.Accordion(_SYMPTOMS, open=False):
             gr.Markdown(remedies_table(), elem_id="remedies")
         blocks.load(None, kept, kept, js="(...given) => restore(...given)")
         gr.on([each.change for each in kept], None, kept, js="(...values) => keep(...values)")
-    Thread(target=names.warm_up, daemon=True).start()
+    Thread(target=labellers.warm_up, daemon=True).start()
     style = script_of("theme.css") + (_HERE / "app.css").read_text(encoding="utf-8")
     kept_as = json.dumps(json.dumps(["afseg", *words])).replace("<", r"\u003c")
     script = f"const keptAs = {kept_as};" + (_HERE / "page.js").read_text(encoding="utf-8")

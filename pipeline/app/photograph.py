@@ -13,7 +13,7 @@ import skimage.data
 
 from pipeline.api.labeller import load_image
 from pipeline.api.labelling import Labelling
-from pipeline.app.names import SLIDER, WORLD, Names
+from pipeline.app.labellers import SLIDER, WORLD, Labellers
 from pipeline.cams.cams import Cams
 from pipeline.configuration.registry import methods
 from pipeline.datasets.scenes import load_world, render_scene
@@ -50,8 +50,8 @@ def choices_of(group: str, chosen: str) -> list[tuple[str, str]]:
 class Photograph:
     """The part of the page with one photograph."""
 
-    def __init__(self, names: Names):
-        self._names = names
+    def __init__(self, labellers: Labellers):
+        self._labellers = labellers
 
     def segment(
         self,
@@ -66,35 +66,35 @@ class Photograph:
     ) -> Iterator[list[Any]]:
         """Yields what the page shows after each step; ends when the same browser asks anew."""
         part, seconds = f"photograph {request.session_hash}", []
-        number = self._names.begin(part)
+        number = self._labellers.begin(part)
         settings = [f"{group}={name}" for group, name in zip(GROUPS, (tagger, cams, masks))]
         settings.append(f"tags.min_score={float(min_score)}")
         try:
             if image is None:
                 raise UserError("no photograph is given: add one, or try the example")
             pixels, *shown = _read(image)
-            with self._names.lock:
-                labeller = self._names.labeller(names, backgrounds, *settings)
+            with self._labellers.lock:
+                labeller = self._labellers.labeller(names, backgrounds, *settings)
             steps = labeller.step_by_step(pixels)
             for _ in STEPS:
-                with self._names.lock:
-                    if not self._names.is_newest(part, number):
+                with self._labellers.lock:
+                    if not self._labellers.is_newest(part, number):
                         break
                     began = perf_counter()
                     found = next(steps)
                     seconds.append(perf_counter() - began)
-                if self._names.is_newest(part, number):
+                if self._labellers.is_newest(part, number):
                     yield as_shown(found, seconds, *shown, min_score)
         except ImageError as error:
             yield [f"{Path(image).name} {error}", "", "", ""]
         except UserError as error:
             yield [str(error), "", "", ""]
-        if not self._names.is_newest(part, number):
+        if not self._labellers.is_newest(part, number):
             yield [gr.skip()] * 4  # Gradio sends what came last once more
 
     def example(self, names: str) -> tuple[np.ndarray, str]:
         """Returns an example photograph, H×W×3 uint8, and names for it if none are given."""
-        if self._names.clip == WORLD:
+        if self._labellers.clip == WORLD:
             return render_scene(load_world(WORLD), "val", 15).image, names
         return skimage.data.coffee(), names.strip() and names or _EXAMPLE_NAMES
 
@@ -108,9 +108,9 @@ class Photograph:
                 # Gradio would decode the file, and fail without a sentence.
                 image.preprocess = lambda given: given and given.path
                 example = gr.Button("Try an example", elem_id="example")
-                set_by_hand: list[Any] = [gr.Slider(**SLIDER, value=self._names.min_score)]
+                set_by_hand: list[Any] = [gr.Slider(**SLIDER, value=self._labellers.min_score)]
                 for group, label in GROUPS.items():
-                    value = self._names.chosen[group]
+                    value = self._labellers.chosen[group]
                     offered = choices_of(group, value)
                     set_by_hand.append(gr.Dropdown(offered, value=value, label=label))
                 button = gr.Button("Segment", variant="primary", elem_id="segment")

@@ -54,7 +54,7 @@ class FrozenSecond:
     """A second backbone whose weights never change; can be pickled, and loads nothing until used.
 
     Attributes:
-        keys: those of the settings that name the model, and the checkpoint.
+        settings: those that name the model, and the checkpoint.
         usual: the model that the method usually takes; others are of its kind.
         model: as in :class:`~pipeline.clip.settings.SecondSettings`, like the next.
         checkpoint: a file of weights; none for a download.
@@ -67,7 +67,7 @@ class FrozenSecond:
         UserError: the model does not exist, or none is named.
     """
 
-    keys: tuple[str, str] = field(compare=False)  # in messages alone
+    settings: tuple[str, str] = field(compare=False)  # in messages alone
     usual: str
     model: str | None
     checkpoint: str | None
@@ -81,12 +81,12 @@ class FrozenSecond:
         kind = SECONDS[self.usual].kind
         known = [name for name, release in SECONDS.items() if release.kind == kind]
         if self.model is not None:
-            check_choice(f"{self.keys[0]}={shown(self.model)} is unknown", self.model, known)
+            check_choice(f"{self.settings[0]}={shown(self.model)} is unknown", self.model, known)
         elif self.checkpoint is None:
-            key = self.keys[0].removesuffix(".model")
+            key = self.settings[0].removesuffix(".model")
             raise UserError(
-                f"{key} names no backbone: give {self.keys[0]}=NAME, one of {', '.join(known)},"
-                f" or the file of another one, {self.keys[1]}=PATH"
+                f"{key} names no backbone: give {self.settings[0]}=NAME, one of {', '.join(known)},"
+                f" or the file of another one, {self.settings[1]}=PATH"
             )
 
     @cached_property
@@ -95,7 +95,7 @@ class FrozenSecond:
         of_file = _OF_FILES[SECONDS[self.usual].kind]
         release = of_file if self.model is None else SECONDS[self.model]
         given = _SHIPPED.get(release.name) if self.checkpoint is None else self.checkpoint
-        return OfRelease(release, given, self.keys)
+        return OfRelease(release, given, self.settings)
 
     @cached_property
     def fingerprint(self) -> str:

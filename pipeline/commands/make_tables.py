@@ -7,7 +7,7 @@ from pipeline.commands.command_line import Parser, print_notes
 from pipeline.configuration.plugins import import_plugins
 from pipeline.errors import UserError
 from pipeline.files.own_files import OwnFiles
-from pipeline.report.tables.comparison import write_comparison
+from pipeline.report.tables.beside_published import write_comparison
 from pipeline.report.tables.eight import write_eight
 from pipeline.report.tables.leaderboard import write_leaderboard
 from pipeline.report.tables.published import load_published

@@ -177,8 +177,8 @@ class Builder(Parts):
         if options.backbone not in SECONDS:
             return None
         given = None if options.pretrained == PUBLISHED else options.pretrained
-        keys, kind = ("segmenter.backbone", "segmenter.pretrained"), "dino_vitb8"
-        return FrozenSecond(keys, kind, options.backbone, given, self.device, precision="fp32")
+        settings, kind = ("segmenter.backbone", "segmenter.pretrained"), "dino_vitb8"
+        return FrozenSecond(settings, kind, options.backbone, given, self.device, precision="fp32")
 
     @cached_property
     def network(self) -> SegmenterSettings:

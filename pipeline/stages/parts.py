@@ -109,7 +109,7 @@ class Parts:
             for name, chosen in files.seconds().items():
                 key = f"{files.method.group}.{name}"
                 seconds[name] = FrozenSecond(
-                    keys=(f"{key}.model", f"{key}.checkpoint"),
+                    settings=(f"{key}.model", f"{key}.checkpoint"),
                     usual=files.usual_second(name),
                     model=chosen.model,
                     checkpoint=chosen.checkpoint,

@@ -81,7 +81,7 @@ def missing_weights(
     trains = trains and "train" in commands
     tower = builder.tower if trains else None
     seconds += [tower] * isinstance(tower, FrozenSecond)
-    for key, origin in (*models, *((second.keys[1], second.origin) for second in seconds)):
+    for key, origin in (*models, *((second.settings[1], second.origin) for second in seconds)):
         if origin.checkpoint is not None or (origin.is_on_disk and not everything):
             continue
         try:

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from pipeline.app.names import Names, classes_of
+from pipeline.app.labellers import Labellers, classes_of
 from pipeline.datasets.scenes import load_world, render_scene
 from pipeline.errors import UserError
 from pipeline.stages.config import compose
@@ -31,20 +31,22 @@ def test_a_line_is_a_class_and_commas_add_words():
 
 
 def test_a_later_request_of_the_same_part_ends_the_first():
-    names = Names("demo", {}, [], 0.3)
-    first, other = names.begin("photograph a"), names.begin("photograph b")
-    assert names.is_newest("photograph a", first)
-    second = names.begin("photograph a")
-    assert not names.is_newest("photograph a", first) and names.is_newest("photograph a", second)
-    assert names.is_newest("photograph b", other)
+    labellers = Labellers("demo", {}, [], 0.3)
+    first, other = labellers.begin("photograph a"), labellers.begin("photograph b")
+    assert labellers.is_newest("photograph a", first)
+    second = labellers.begin("photograph a")
+    assert not labellers.is_newest("photograph a", first) and labellers.is_newest(
+        "photograph a", second
+    )
+    assert labellers.is_newest("photograph b", other)
 
 
 def test_further_words_are_names_of_the_same_class():
     image = render_scene(load_world("demo"), "val", 1).image
-    names = Names("demo", {}, [], 0.3)
-    labelling = names.labeller("disc\nsquare, box", "grass")(image)
+    labellers = Labellers("demo", {}, [], 0.3)
+    labelling = labellers.labeller("disc\nsquare, box", "grass")(image)
     assert labelling.classes == ("disc", "square") and labelling.names == ("square",)
-    other = names.labeller("disc\nbox", "grass", "tags.min_score=0")(image)
+    other = labellers.labeller("disc\nbox", "grass", "tags.min_score=0")(image)
     assert other.scores[1] != labelling.scores[1]
 
 
@@ -90,7 +92,7 @@ def test_a_folder_of_damaged_photographs_is_a_sentence(tmp_path):
     from pipeline.app.folder import Folder
 
     (tmp_path / "a.png").write_bytes(b"nothing")
-    folder = Folder(Names("demo", {}, [], 0.3), str(tmp_path), 5, tmp_path / "out")
+    folder = Folder(Labellers("demo", {}, [], 0.3), str(tmp_path), 5, tmp_path / "out")
     before, *_, (said, page, told) = folder.choose(
         "disc", "", 0.3, None, "Masks", SimpleNamespace(session_hash="s")
     )
@@ -107,7 +109,7 @@ def test_photographs_are_tried_from_every_sub_folder(tmp_path):
         path = tmp_path / f"{place}.png"
         path.parent.mkdir(exist_ok=True)
         Image.new("RGB", (32, 32)).save(path)
-    folder = Folder(Names("demo", {}, [], 0.3), str(tmp_path), 10, tmp_path / "out")
+    folder = Folder(Labellers("demo", {}, [], 0.3), str(tmp_path), 10, tmp_path / "out")
     request = SimpleNamespace(session_hash="s")
     for limit in (None, 10.0, 12):
         about = f"{limit or 10:.0f} of 150 photographs of {tmp_path}"
@@ -131,7 +133,7 @@ def test_a_run_has_the_names_and_the_folder_of_the_page(folder, tmp_path, monkey
     Path(folder).mkdir()
     Image.new("RGB", (32, 32)).save(f"{folder}/a.png")
     names = ["back\\slash", "[red]", "b's", 'say "x"']
-    words = Folder(Names("demo", {}, [], 0.3), folder, 5, tmp_path / "out")._settings(
+    words = Folder(Labellers("demo", {}, [], 0.3), folder, 5, tmp_path / "out")._settings(
         "\n".join(names), "", 0.3, "Masks"
     )
     dataset = compose(words).dataset
@@ -143,7 +145,7 @@ def test_a_run_ends_the_look_at_photographs_before_it_begins(scenes, tmp_path):
     library("gradio")
     from pipeline.app.folder import Folder
 
-    folder = Folder(Names("demo", {}, [], 0.3), str(scenes), 9, tmp_path / "out")
+    folder = Folder(Labellers("demo", {}, [], 0.3), str(scenes), 9, tmp_path / "out")
     request, began = SimpleNamespace(session_hash="s"), []
     names = "disc", "", 0.3
     looking = folder.choose(*names, None, "Masks", request)

@@ -500,10 +500,10 @@ def test_what_was_not_measured_is_planned_by_the_command_of_its_table(
 def test_the_app_shows_a_command(world, tiny_checkpoint, type_line):
     library("gradio")
     from pipeline.app.folder import Folder
-    from pipeline.app.names import Names
+    from pipeline.app.labellers import Labellers
 
     own = world.given[5:]
-    chosen = Names("file", {}, [f"clip.checkpoint={tiny_checkpoint}", *own], 0.3)
+    chosen = Labellers("file", {}, [f"clip.checkpoint={tiny_checkpoint}", *own], 0.3)
     folder = Folder(chosen, str(world.photographs), 5, world.out)
     type_line(folder.told("cat\nperson\nrocket\ncup", "wall", 0.3, "Masks"))
 

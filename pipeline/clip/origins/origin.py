@@ -81,12 +81,12 @@ class OfRelease:
     Attributes:
         release: what is published.
         checkpoint: the setting ``checkpoint``.
-        keys: those of the settings that name the model, and the checkpoint.
+        settings: those that name the model, and the checkpoint.
     """
 
     release: Release
     checkpoint: Checkpoint
-    keys: tuple[str, str] = ("clip.model", "clip.checkpoint")
+    settings: tuple[str, str] = ("clip.model", "clip.checkpoint")
 
     @property
     def has_whole_image(self) -> bool:
@@ -112,7 +112,7 @@ class OfRelease:
         release = self.release
         if missing := [name for name in release.packages if find_spec(name) is None]:
             raise UserError(
-                f"{self.keys[0]}={release.name} requires {' and '.join(missing)}: install the"
+                f"{self.settings[0]}={release.name} requires {' and '.join(missing)}: install the"
                 f" extra backbones, or run pip install {' '.join(missing)}"
             )
         if release.about:
@@ -147,7 +147,7 @@ class OfRelease:
 
         optional, found, terms = self.release.optional, {}, self.release.terms
         if terms:
-            what, key = f"{self.keys[0]}={self.release.name}", self.keys[1]
+            what, key = f"{self.settings[0]}={self.release.name}", self.settings[1]
             raise UserError(f"{what} is given on request at {terms}: give its file as {key}=PATH")
         for part, given in self.release.files.items():
             if not (urls := tuple(map(on_mirror, given))):
@@ -181,12 +181,12 @@ class OfRelease:
             raise NotDownloaded(
                 f"{urls[0]} could not be downloaded ({type(error).__name__}): run"
                 f" {command('download')} {' '.join(each.urls[0] for each in published.values())}"
-                f" --output DIR where there is a network, and give {self.keys[1]}=DIR here"
+                f" --output DIR where there is a network, and give {self.settings[1]}=DIR here"
             ) from error
 
     def _given(self, part: str, urls: Sequence[str]) -> Path | None:
         """Returns the file of a part that ``checkpoint`` names, itself or by its folder."""
-        parts, name, (model, key) = self.release.files.keys(), self.release.name, self.keys
+        parts, name, (model, key) = self.release.files.keys(), self.release.name, self.settings
         if isinstance(self.checkpoint, tuple):
             given = dict(self.checkpoint)
             wrong = [f"has no part {other}" for other in given if other not in parts]
@@ -230,7 +230,7 @@ class OfRelease:
             yield
         except _MISSHAPEN as error:
             name, verb = self.release.name, "does" if len(files) == 1 else "do"
-            what = f"{self.keys[0]}={name}" if name else self.release.what
+            what = f"{self.settings[0]}={name}" if name else self.release.what
             raise UserError(
                 f"{' and '.join(map(str, files.values()))} {verb} not hold {what}"
                 f" ({shown(' '.join(str(error).split()))}): give that model's files"

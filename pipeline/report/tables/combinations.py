@@ -81,12 +81,12 @@ class Combination:
         nested = (v for n, v in flatten(self.settings).items() if n.endswith("tags.method"))
         return _GIVEN in (self.last.about.methods.get("tags"), *nested)
 
-    def own_settings(self, kind: Kind) -> dict[str, Any]:
+    def settings_of(self, kind: Kind) -> dict[str, Any]:
         """Returns the settings of one stage, without those of the stages before it."""
         left_out = {"affinity", "clip", "name", *quirks(), *(each.stage for each in kinds())}
         settings = readable(self.settings.get(kind.stage, {}), self.last.figures.get("legend", {}))
         found = {name: value for name, value in settings.items() if name not in left_out}
-        network = {NETWORK.stage: self.own_settings(NETWORK)} if kind is PREDICTIONS else {}
+        network = {NETWORK.stage: self.settings_of(NETWORK)} if kind is PREDICTIONS else {}
         return found | network
 
     def values(self, column: str) -> list[float]:

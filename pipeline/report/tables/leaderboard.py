@@ -109,7 +109,7 @@ def _differing_settings(combinations: Sequence[Combination]) -> list[str]:
         having = [i for i, row in enumerate(combinations) if stage in row.settings]
         by_method = grouped(having, lambda i, kind=kind: combinations[i].choices[kind.method])
         for rows in by_method.values():
-            texts = distinguish([combinations[i].own_settings(kind) for i in rows])
+            texts = distinguish([combinations[i].settings_of(kind) for i in rows])
             for i, text in zip(rows, texts):
                 if text:
                     words[i].append(f"{kind.method} {text}")

@@ -1,4 +1,4 @@
-"""Names that a person tries: what they write, and the labellers that follow."""
+"""The labellers of the page, and the names that a person writes for them."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -23,8 +23,8 @@ SLIDER = {"minimum": 0, "maximum": 1, "label": "Minimum score", "info": _LEAST}
 
 
 @dataclass
-class Names:
-    """Makes labellers, which share one CLIP and what it found.
+class Labellers:
+    """Makes labellers for the names that a person tries. They share one CLIP and what it found.
 
     Attributes:
         clip: the choice of ``clip=``.
