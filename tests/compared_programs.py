@@ -78,6 +78,8 @@ def write_inputs(root: Path, folder: Path) -> None:
         regions = (rows // 16 * 16 + columns // 16).astype(np.uint8)
         Image.fromarray(regions).save(folder / "regions" / f"{image_id}.png")
         cam = (columns / labels.shape[1])[None].astype(np.float32)
+        np.savez(folder / "cams" / f"{image_id}.npz", keys=np.array([number]), cams=cam)
+        # Up to 5340bebc, cams=file read these instead.
         np.save(folder / "cams" / f"{image_id}.npy", {"keys": np.array([number]), "cam": cam})
     for image_id, path in [*zip(ids, masks)][:2]:
         (folder / "masks" / f"{image_id}.png").write_bytes(path.read_bytes())

@@ -69,7 +69,7 @@ def test_a_wheel_holds_what_runs_need(installed):
         *(REPOSITORY / "configs").rglob("*.yaml"),
         *(REPOSITORY / "data").glob("*/scenes.yaml"),
         REPOSITORY / "docs" / "data-sets.md",
-        REPOSITORY / "examples" / "segment.py",
+        *(REPOSITORY / "examples" / name for name in ("convert_cams.py", "segment.py")),
     ]
     for path in shipped:
         assert (package / path.relative_to(REPOSITORY)).is_file()

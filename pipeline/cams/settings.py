@@ -11,7 +11,7 @@ from pipeline.configuration.settings import setting
 
 @dataclass
 class CamFileOptions(CamOptions):
-    """``cams=file``: CAMs in the format of CLIP-ES and IRN, ``<path>/<id>.npy``.
+    """``cams=file``: CAMs in files, ``<path>/<id>.npz``, as the stage ``cams`` stores them.
 
     Attributes:
         path: the folder of the CAMs.

@@ -6,17 +6,15 @@ A format is an entry of :data:`_FORMATS`, with a function that writes it.
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pipeline.cams.cams import read_cams
-from pipeline.cams.clip_es_files import encode_clip_es
 from pipeline.commands.command_line import Parser, check_folder, print_notes
 from pipeline.engine.kinds import measured_kinds
 from pipeline.errors import UserError
-from pipeline.exchange.artefacts import Artefact, Export, target_path
+from pipeline.exchange.artefacts import Artefact, Export
+from pipeline.exchange.formats.clip_es import export_clip_es
 from pipeline.exchange.formats.coco import export_coco
 from pipeline.exchange.formats.label_images import HuggingFace, Mmsegmentation, Voc
 from pipeline.exchange.formats.label_studio import export_label_studio
 from pipeline.exchange.formats.polygons import Labelme, Yolo
-from pipeline.files.own_files import OwnFiles
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -87,33 +85,13 @@ def _having(option: str) -> str:
     return ", ".join(name for name, (_, _, names) in _FORMATS.items() if option in names)
 
 
-def _export_clip_es(artefact: Artefact, target: Path) -> Export:
-    """Writes CAMs as ``<id>.npy``, see :func:`pipeline.cams.clip_es_files.encode_clip_es`."""
-    export, output = Export(), OwnFiles(target, "export.py")
-    output.refuse_foreign(target / f"{image_id}.npy" for image_id in artefact.entries)
-
-    def write(image_id: str) -> int:
-        path = target_path(target, f"{image_id}.npy")
-        artefact.refuse_changed(image_id)
-        cams = read_cams(artefact.path / f"{image_id}.npz")
-        output.write(path, encode_clip_es(cams))
-        return len(cams.keys)
-
-    if without := sum(not count for _, count in export.each(sorted(artefact.entries), write)):
-        export.notes.append(
-            f"{without} images have no tag, and their files no CAM: CLIP-ES's scripts cannot read"
-            " these files, so leave them out of their list"
-        )
-    return export
-
-
 # What a format can hold of an image, see pipeline.engine.kinds.Kind; what writes it, to a file or a
 # folder; and the options of the command line that this takes. What copies images cannot do without.
 _LABELS = ("masks", "labels")
 _LABEL_IMAGES, _POLYGONS = ("images", "link", "grey"), ("images", "link", "min_area", "tolerance")
 _FILES = ("coco", "label_studio")
 _FORMATS: dict[str, tuple[tuple[str, ...], Callable[..., Export], tuple[str, ...]]] = {
-    "clip_es": (("cams",), _export_clip_es, ()),
+    "clip_es": (("cams",), export_clip_es, ()),
     "coco": (_LABELS, export_coco, ("images", "components")),
     "hugging_face": (_LABELS, HuggingFace.export, _LABEL_IMAGES),
     "label_studio": (("tags", *_LABELS), export_label_studio, ("images", "prefix")),

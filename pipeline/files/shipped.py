@@ -16,5 +16,8 @@ DEMO = DATA / "demo"
 PROGRAM = HOME / "examples" / "segment.py"
 """Segments a photograph with an exported network, without this package."""
 
+CONVERT_CAMS = HOME / "examples" / "convert_cams.py"
+"""Converts pickled CAMs of CLIP-ES and IRN to files that ``cams=file`` reads."""
+
 DATA_GUIDE = HOME / "docs" / "data-sets.md"
 """How to get each data set."""

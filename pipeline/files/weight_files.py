@@ -5,7 +5,6 @@ their values. Libraries write no such files, and these are refused.
 """
 
 import argparse
-import io
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -65,22 +64,6 @@ def read_weights_file(path: Path, device: str = "cpu") -> Any:  # noqa: ANN401
     if sum(storages.values()) > path.stat().st_size + _SLACK:
         raise Oversized(f"its tensors take {sum(storages.values())} bytes")
     return content
-
-
-def read_storage(data: bytes) -> torch.Tensor:
-    """Returns the values of a tensor's storage, in the older format of ``torch.save``, as a tensor.
-
-    PyTorch writes it so into another object's pickle. Raises an Oversized if it claims more memory
-    than it has bytes, and other errors if it is damaged.
-    """
-    if zipfile.is_zipfile(io.BytesIO(data)):  # which could be compressed
-        raise ValueError("a storage in an archive")
-    storage = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    if not isinstance(storage, torch.storage.TypedStorage):
-        raise ValueError("not a storage")
-    if storage.nbytes() > len(data):
-        raise Oversized(f"a storage takes {storage.nbytes()} bytes")
-    return torch.tensor([], dtype=storage.dtype).set_(storage)
 
 
 def check_archive(path: Path) -> None:

@@ -63,8 +63,8 @@ def build_workspace(folder: Path) -> Path:
         (folder / name).symlink_to(voc / "SegmentationClass")
     (folder / "CAMS").mkdir()
     for index, name in enumerate(miniatures.VOC2012_LISTS["train"]):
-        found = {"keys": np.array([3]), "cam": np.full((1, *miniatures.size_of(index)), 0.5)}
-        np.save(folder / "CAMS" / f"{name}.npy", found)
+        cams = np.full((1, *miniatures.size_of(index)), 0.5)
+        np.savez(folder / "CAMS" / f"{name}.npz", keys=np.array([3]), cams=cams)
     (folder / "scores.csv").write_text("id,class,score\nimg_18,cat,0.9\nimg_19,cup,0.8\n")
     return folder
 

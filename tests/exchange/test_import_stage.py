@@ -19,10 +19,10 @@ IDS = ["a", "b", "c", "d", "holiday 2026/e f"]
 
 @pytest.fixture
 def maps(photographs, tmp_path):
-    """CLIP-ES's files of the photographs."""
+    """Files of CAMs of the photographs."""
     folder = tmp_path / "maps of others"
     for index, image_id in enumerate(IDS):
-        write(folder / f"{image_id}.npy", index, (64, 96) if index % 2 else (90, 70))
+        write(folder / f"{image_id}.npz", index, (64, 96) if index % 2 else (90, 70))
     return folder
 
 
@@ -30,8 +30,8 @@ def write(path, seed, size, **changes):
     path.parent.mkdir(parents=True, exist_ok=True)
     left = np.zeros(size, np.float16)
     left[:, : size[1] // 2] = 0.9
-    content = {"keys": np.array([3, seed % 3]), "attn_highres": np.stack([left, 0.8 - left / 2])}
-    np.save(path, content | changes)
+    content = {"keys": np.array([3, seed % 3]), "cams": np.stack([left, 0.8 - left / 2])}
+    np.savez(path, **content | changes)
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_masks_are_made_from_imported_cams(run_stage, arguments, maps, tmp_path)
     again = run_stage(*arguments, "stage=[cams,masks,report]", "tags=ground_truth")
     assert again.computed == {"cams": 0, "masks": 0}
     assert (tmp_path / "out/report.html").is_file()
-    write(maps / "b.npy", 0, (64, 96))
+    write(maps / "b.npz", 0, (64, 96))
     assert run_stage(*arguments, stages).computed == {"cams": 1, "masks": 1}
     moved = maps.rename(maps.parent / "elsewhere").rename(maps)
     assert run_stage(*arguments, f"cams.path={moved}", stages).computed["cams"] == 0
@@ -72,19 +72,30 @@ def test_masks_are_made_from_imported_cams(run_stage, arguments, maps, tmp_path)
 
 
 def test_what_cannot_be_used_is_left_out_and_named(run_stage, arguments, maps, tmp_path):
-    (maps / "a.npy").unlink()
-    write(maps / "b.npy", 1, (64, 90))
-    write(maps / "c.npy", 2, (90, 70), keys=np.array([3, 4]))
-    (maps / "d.npy").write_bytes(b"noise")
+    (maps / "a.npz").unlink()
+    write(maps / "b.npz", 1, (64, 90))
+    write(maps / "c.npz", 2, (90, 70), keys=np.array([3, 4]))
+    (maps / "d.npz").write_bytes(b"noise")
     assert run_stage(*arguments, "stage=[cams,masks]").computed == {"cams": 1, "masks": 1}
     lines = (tmp_path / "out/all/cams/latest/failures.jsonl").read_text().splitlines()
     reasons = {line["id"]: line["reason"] for line in map(json.loads, lines)}
-    assert "a.npy is missing" in reasons["a"]
+    assert "a.npz is missing" in reasons["a"]
     assert "90×64 for an image of 96×64 pixels" in reasons["b"]
     assert "class 4: the classes are 0 to 3" in reasons["c"]
     assert "damaged" in reasons["d"] and len(reasons) == 4
-    write(maps / "a.npy", 0, (90, 70))
+    write(maps / "a.npz", 0, (90, 70))
     assert run_stage(*arguments, "stage=[cams,masks]").computed == {"cams": 1, "masks": 1}
+
+
+def test_a_pickle_is_refused_with_the_program_that_converts_it(run_stage, arguments, maps):
+    np.save(maps / "a.npy", {"keys": [0], "cam": np.ones((1, 90, 70))})
+    assert run_stage(*arguments, "stage=cams").computed == {"cams": 5}, "a.npz is beside it"
+    (maps / "a.npz").unlink()
+    for more in ("stage=cams", "stage=[cams,masks]", "stage=cams dry_run=true"):
+        finished = run_stage(*arguments, *more.split())
+        assert finished.code == 2, finished.output
+        (line,) = [line for line in finished.errors.splitlines() if "a.npy" in line]
+        assert line.endswith("examples/convert_cams.py") and "is a pickle" in line
 
 
 def test_the_path_has_to_be_given(run_stage, arguments):

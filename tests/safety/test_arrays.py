@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import pickle
+import struct
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.cams.cam_files import read_cam_file
 from pipeline.cams.cams import read_cams
 from pipeline.datasets.ground_truth import MaskFile, MatlabMask
 from pipeline.engine.store import Store
@@ -76,24 +79,56 @@ def test_a_kept_array_that_claims_terabytes_is_made_again(tmp_path):
     assert store.array("key", lambda: np.arange(3.0)).tolist() == [0, 1, 2]
 
 
+def read_own(path: Path) -> None:
+    with pytest.raises(ImageError, match="run stage=cams again"):
+        read_cams(path)
+
+
+def read_imported(path: Path) -> None:
+    with pytest.raises(ImageError, match="its CAMs cannot be used: .*a.npz ") as caught:
+        read_cam_file(path, (8, 8), (2, 2), 1)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("name", WRITERS)
-def test_maps_are_an_images_failure(name, mark, tmp_path):
+@pytest.mark.parametrize("read", [read_own, read_imported])
+def test_maps_are_an_images_failure(read, name, mark, tmp_path):
     path = tmp_path / "a.npz"
     WRITERS[name](path, mark)
     assert mark.is_left_by(lambda: read_carelessly(path)), "it has to be live"
-    with pytest.raises(ImageError, match="run stage=cams again"):
-        read_cams(path)
+    read(path)
     assert not mark.is_left
 
 
-def test_maps_that_claim_terabytes_are_an_images_failure(tmp_path):
+@pytest.mark.parametrize("read", [read_own, read_imported])
+def test_maps_that_claim_terabytes_are_an_images_failure(read, tmp_path):
     path = tmp_path / "a.npz"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("size.npy", header((2,), "<i8") + np.array([3, 4]).tobytes())
         archive.writestr("keys.npy", header((2**45,), "<i8"))
         archive.writestr("cams.npy", header((2**40, 9, 9), "<f2"))
-    with pytest.raises(ImageError, match="run stage=cams again"):
-        read_cams(path)
+    read(path)
+
+
+def understate(content: bytes, stated: int) -> bytes:
+    """Returns an archive whose headers state a size of 64 MB as another."""
+    return content.replace(struct.pack("<I", 2**26), struct.pack("<I", stated))
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA])
+@pytest.mark.parametrize("is_honest", [True, False])
+def test_imported_maps_take_no_more_memory_than_the_image_has_room_for(method, is_honest, tmp_path):
+    path, buffer = tmp_path / "a.npz", io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as archive:
+        begin = header((2**26 - 128,), "u1")
+        archive.writestr("cams.npy", begin + bytes(2**26 - len(begin)))
+        archive.writestr("keys.npy", header((1,), "<i8") + bytes(8))
+    path.write_bytes(buffer.getvalue() if is_honest else understate(buffer.getvalue(), 500))
+    tracemalloc.start()
+    read_imported(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**21
 
 
 def test_scores_and_maps_of_a_run(mark, tmp_path, photographs, tiny_checkpoint, run_stage):

@@ -269,7 +269,7 @@ def test_weights_are_in_the_key_by_content(group, stage, opened, tiny_checkpoint
 
 
 def test_imported_cams_are_in_the_inputs_by_content(opened, tmp_path):
-    path, sample = tmp_path / "1.npy", Sample("1", tmp_path / "photographs" / "1.png")
+    path, sample = tmp_path / "1.npz", Sample("1", tmp_path / "photographs" / "1.png")
     path.write_bytes(b"some CAMs")
 
     def made_from() -> str:

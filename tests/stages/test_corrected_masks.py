@@ -142,9 +142,9 @@ CHOICES = {
 def test_every_choice_takes_corrected_masks(choice, runs, given, tmp_path):
     for image_id, size in SIZES.items():
         keep(tmp_path / "THEIRS", image_id, draw(image_id, 3))
-        path = tmp_path / "CAMS" / f"{image_id}.npy"
+        path = tmp_path / "CAMS" / f"{image_id}.npz"
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(path, {"keys": np.array([0]), "cam": np.ones((1, *size), np.float32)})
+        np.savez(path, keys=np.array([0]), cams=np.ones((1, *size), np.float32))
     chosen = [re.sub("THEIRS|CAMS", rf"{tmp_path}/\g<0>", each) for each in CHOICES[choice]]
     reads_tags = choice not in ("dense", "file", "cams=file", "own stage")
     chosen.append(UP_TO_MASKS if reads_tags or choice == "cams=file" else "stage=masks")

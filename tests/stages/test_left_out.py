@@ -206,9 +206,9 @@ def files(root) -> dict[str, list[str]]:
     """Tags, CAMs and regions of three photographs in files, with the settings that read them."""
     (root / "tags.txt").write_text("a 0\nb 1\nsub/c 2\n")
     for image_id in IDS:
-        path = root / "cams" / f"{image_id}.npy"
+        path = root / "cams" / f"{image_id}.npz"
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(path, {"keys": np.array([0]), "cam": np.ones((1, 40, 48), np.float16)})
+        np.savez(path, keys=np.array([0]), cams=np.ones((1, 40, 48), np.float16))
     return {
         "tags": ["tags=file", f"tags.path={root / 'tags.txt'}"],
         "cams": ["cams=file", f"cams.path={root / 'cams'}"],
@@ -225,7 +225,7 @@ def take_away(root: Path, stage: str, image_id: str, instead: str = "") -> None:
         lines |= {instead: tag} if instead else {}
         path.write_text("".join(f"{name} {k}\n" for name, k in lines.items()))
         return
-    folder, suffix = {"cams": ("cams", ".npy"), "masks": ("regions", ".png")}[stage]
+    folder, suffix = {"cams": ("cams", ".npz"), "masks": ("regions", ".png")}[stage]
     path = root / folder / f"{image_id}{suffix}"
     path.rename(root / folder / f"{instead}{suffix}") if instead else path.unlink()
 

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.cams.cams import Cams
-from pipeline.cams.clip_es_files import encode_clip_es
+from pipeline.cams.cams import Cams, encode_cams
 from pipeline.files.label_images import read_labels
 from tests.small_runs import Finished, draw_photograph, folder_options, latest
 
@@ -66,7 +65,7 @@ def test_lists_and_folders_name_images_in_any_normalisation(spelt, run, tmp_path
         save(tmp_path / name, text.format(theirs).encode())
     cams = Cams(np.array([0, 3]), np.ones((2, 3, 3), np.float16), SIZE)
     for index in range(2):
-        save(tmp_path / "cams" / f"{theirs}{index}.npy", encode_clip_es(cams))
+        save(tmp_path / "cams" / f"{theirs}{index}.npz", encode_cams(cams))
         save(tmp_path / "regions" / f"{theirs}{index}.png", np.ones(SIZE, np.uint8))
     given = "dataset.image_list=/images.txt", "dataset.labels=/labels.csv", "tags=file"
     given += "tags.path=/tags.txt", "tags.corrections=/corrections.csv", "cams=file"
