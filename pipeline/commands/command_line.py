@@ -194,9 +194,15 @@ class Parser(argparse.ArgumentParser):
             epilog=as_started(examples),
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
+        self._tool = prog
 
     def error(self, message: str) -> NoReturn:
-        """Raises a UserError for wrong usage."""
+        """Raises a UserError for wrong usage, which says what to do instead of a removed option."""
+        from pipeline.configuration.removed import REMOVED_WORDS  # imports YAML
+
+        for option in re.findall(r"--\w+", message):
+            if instead := REMOVED_WORDS.get(f"{self._tool} {option}"):
+                raise UserError(f"{option} was removed: {instead}")
         raise UserError(f"{message}; --help shows the options")
 
 

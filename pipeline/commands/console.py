@@ -24,14 +24,12 @@ WHEN_INTERRUPTED = {
 """The tools, which are modules of this package, and what they say when they are interrupted."""
 
 
-_REMOVED = {"import_masks": "give masks=file masks.path=…, which reads the same masks"}
-
-
 def run_tool(tool: str) -> None:
     """Runs a tool on the command line, or refuses one that was removed."""
-    if tool in _REMOVED:
+    if tool in WHEN_INTERRUPTED:
+        answer(f"pipeline.commands.{tool}:run", WHEN_INTERRUPTED[tool])
+    else:
         answer(lambda _: _refuse(tool, ()))
-    answer(f"pipeline.commands.{tool}:run", WHEN_INTERRUPTED[tool])
 
 
 def run_stages() -> None:
@@ -59,9 +57,10 @@ def main() -> None:
 
 
 def _refuse(word: str, words: Sequence[str]) -> None:
+    from pipeline.configuration.removed import REMOVED_WORDS  # imports YAML
     from pipeline.stages.pipeline import COMMANDS  # imports PyTorch
 
-    if instead := _REMOVED.get(word.replace("-", "_")):
+    if instead := REMOVED_WORDS.get(f"{word.replace('-', '_')}.py"):
         raise UserError(f"{word} was removed: {instead}")
     if word in COMMANDS:
         raise UserError(f"{word} is a stage: run {command()} stage={word}")

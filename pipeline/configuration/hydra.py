@@ -21,6 +21,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from omegaconf.resolvers import oc
 
 from pipeline.configuration.registry import COMPAT, methods, quirks
+from pipeline.configuration.removed import REMOVED_KEYS
 from pipeline.errors import UserError, check_choice, command, did_you_mean, nearest, shown
 from pipeline.files.shipped import CONFIGS
 
@@ -31,11 +32,6 @@ DEFAULTS = "dataclass_defaults"
 
 _OPEN = (".overrides.", ".cluster.")
 """Groups that take more settings than they have: the arguments of another library."""
-
-REMOVED: dict[str, str] = yaml.safe_load(
-    Path(__file__).with_name("removed_keys.yaml").read_text(encoding="utf-8")
-)
-"""Settings that went → what to give instead."""
 
 DEFAULT_CHOICES: dict[str, Any] = yaml.safe_load(
     Path(__file__).with_name("default_choices.yaml").read_text(encoding="utf-8")
@@ -299,8 +295,8 @@ def no_such_setting(key: str, error: BaseException | None, known: Sequence[str] 
     if any(group in key for group in _OPEN):
         return f"there is no setting {key}: give +{key}=… to add it"
     missing = getattr(error, "full_key", None) or key
-    if missing in REMOVED:
-        return f"there is no setting {missing} any more: {REMOVED[missing]}"
+    if missing in REMOVED_KEYS:
+        return f"there is no setting {missing} any more: {REMOVED_KEYS[missing]}"
     key = missing if key.startswith(missing) else key  # masks.slick of masks.slick.beta
     group, _, _ = key.rpartition(".")
     names = getattr(error, "parent_node", None) or ()
@@ -345,7 +341,7 @@ def explain(error: Exception) -> str:
         return f"there is no {group}={choice}: {hint}choose from {', '.join(names)}{own}"
     preset = r"In '([^']+)': ConfigKeyError raised while composing config: .* full_key: (\S+)"
     if match := re.search(preset, text):
-        if match[2] in REMOVED:
+        if match[2] in REMOVED_KEYS:
             return f"{match[1]}: {no_such_setting(match[2], None)}"
         chosen = match[2].partition(".")[0]
         return f"{match[1]} sets {match[2]}, which this choice of {chosen} lacks: choose another"

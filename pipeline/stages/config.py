@@ -21,6 +21,7 @@ from pipeline.configuration.hydra import (
     no_such_setting,
 )
 from pipeline.configuration.registry import find_method, methods
+from pipeline.configuration.removed import REMOVED_WORDS
 from pipeline.configuration.settings import (
     REQUIRED,
     Declared,
@@ -144,6 +145,10 @@ def read_config(composed: DictConfig) -> Config:
         is_there = OmegaConf.is_dict(composed.get(group))
         if not is_there or (group in METHODS and OmegaConf.get_type(composed, group) is dict):
             raise UserError(f"{group} is missing: give a choice or its settings, and not null")
+    for word, instead in REMOVED_WORDS.items():
+        key, _, value = word.partition("=")
+        if value and OmegaConf.select(composed, key) == value:
+            raise UserError(f"{word} was removed: {instead}")
     try:
         plain = OmegaConf.to_object(composed)  # in which the settings of methods are typed
         executor = plain["executor"]["name"]

@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.commands import console
 from pipeline.commands.command_line import answer
+from pipeline.configuration.removed import REMOVED_WORDS
 from pipeline.engine import versions
 from pipeline.errors import UserError, as_started
 from tests import REPOSITORY
@@ -56,10 +57,18 @@ def test_the_first_word_chooses_the_tool(monkeypatch, capsys):
 def test_a_tool_that_was_removed_names_what_replaces_it(monkeypatch, capsys):
     code, _, errors = run(monkeypatch, capsys, "import-masks", "MASKS", "--classes", "cat")
     assert code == 2 and "import-masks was removed: give masks=file" in errors
-    monkeypatch.setattr(sys, "argv", ["tools/import_masks.py", "MASKS"])
-    with pytest.raises(SystemExit) as ended:
-        console.run_tool("import_masks")
-    assert ended.value.code == 2 and "was removed: give masks=file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("word", REMOVED_WORDS)
+def test_a_word_that_went_is_answered_by_what_replaces_it(word, run_tool, run_stage):
+    tool, _, option = word.partition(" ")
+    if "=" in word:
+        finished, name = run_stage("dataset=demo", word, "stage=segmenter", "dry_run=true"), word
+    else:
+        typed = [*(["FOLDER", "--images", "FOLDER"] if "overlay" in tool else ()), option]
+        finished, name = run_tool(tool, *filter(None, typed)), option or tool.removesuffix(".py")
+    assert finished.code == 2
+    assert finished.errors == f"error: {name} was removed: {REMOVED_WORDS[word]}\n"
 
 
 def test_options_and_settings_are_those_of_the_stages(monkeypatch, capsys):

@@ -8,7 +8,8 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from pipeline.commands.composition import compose_jobs
-from pipeline.configuration.hydra import REMOVED, compose_config, for_hydra
+from pipeline.configuration.hydra import compose_config, for_hydra
+from pipeline.configuration.removed import REMOVED_KEYS
 from pipeline.errors import UserError
 from pipeline.stages.config import read_config
 
@@ -64,9 +65,9 @@ def test_a_key_that_is_added_and_nothing_reads_is_refused(key):
         read_config(compose_config([f"+{key}=2"]))
 
 
-@pytest.mark.parametrize("key", REMOVED)
+@pytest.mark.parametrize("key", REMOVED_KEYS)
 def test_a_key_that_went_is_answered_by_what_replaces_it(key, run_stage, tmp_path):
-    said = f"there is no setting {key} any more: {REMOVED[key]}"
+    said = f"there is no setting {key} any more: {REMOVED_KEYS[key]}"
     for typed in (f"{key}=1", f"+{key}=1", f"{key}.deeper=1"):
         with pytest.raises(UserError, match=re.escape(said)):
             read_config(compose_config([typed]))
