@@ -172,6 +172,8 @@ class MethodOptions(Settings):
     """The split whose pictures CAMs learn from, if they learn."""
     folders: ClassVar[Mapping[str, str]] = {}
     """Folders of further pictures that it learns from, by the names of their splits."""
+    refit = False
+    """Whether it learns again after what it learned from has changed."""
 
     method = property(method_of, doc="The method that these settings choose.")
 

@@ -86,7 +86,7 @@ class Builder(Parts):
         method, uses = options.method, {}
         if method.learns and self.images is not None:
             options = replace(options, fit_split=options.fit_split or self.train_split)
-            uses = self._learned(options, options.fit_split, refit=options.refit)
+            uses = self._learned(options, options.fit_split)
         depends = method.batch_of and self.images is not None
         return (method.stage or ScoredTags)(
             split=split,
@@ -102,15 +102,14 @@ class Builder(Parts):
         self, options: MethodOptions, split: str, quirks: Sequence[Quirk] = (), **more: object
     ) -> dict[str, OfSplit]:
         """Returns the stage that learns for a method from a split, as "learned"."""
-        method = options.method
-        given = {"split": split, "store": self.store, "method": method, **more}
-        return {"learned": imported(method.learns)(**given, **self.by_method(options, quirks))}
+        given = {"split": split, "store": self.store, "refit": options.refit, **more}
+        learn = imported(options.method.learns)
+        return {"learned": learn(**given, **self.by_method(options, quirks))}
 
     def _bank(self, command: str, quirks: Sequence[Quirk] = ()) -> dict[str, OfSplit]:
         """Returns the stage that learns for CAMs, or for the label maps of their method."""
-        cams = self.config.cams
-        more = {"refit": cams.bank.refit, "command": command, "title": f"for {command}"}
-        return self._learned(cams, cams.learns_from, quirks, **more)
+        cams, title = self.config.cams, f"for {command}"
+        return self._learned(cams, cams.learns_from, quirks, command=command, title=title)
 
     def _corrections(self, split: str) -> Corrections:
         table = Corrections()

@@ -105,6 +105,11 @@ class CorrClipSettings(RegionSettings, DenseSettings):
         """Returns the folder of the bank's pictures, by the name of its split."""
         return {ROOT: self.bank.root} if self.bank.root else {}
 
+    @property
+    def refit(self) -> bool:
+        """Whether the bank is learned again after its pictures or their regions changed."""
+        return self.bank.refit
+
     def seconds(self) -> dict[str, SecondSettings]:
         """Returns the second backbones that these settings use, by their keys below ``cams``."""
         bank, found = self.bank, super().seconds()

@@ -142,7 +142,6 @@ class LearnedBank(Learned):
 
 def learn_bank(
     *,
-    method: Any,  # noqa: ANN401
     options: CorrClipSettings,
     resources: Resources,
     reader: ImageReader,

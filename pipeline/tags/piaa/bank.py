@@ -185,7 +185,6 @@ def read_prototypes(
 
 def learn_prototypes(
     *,
-    method: Any,  # noqa: ANN401
     options: PiaaOptions,
     resources: Resources,
     reader: ImageReader,
