@@ -99,7 +99,10 @@ def described(*words: str, known: Collection[str] = ()) -> Preset:
 def every_preset() -> list[Preset]:
     """Returns all of them, each study with methods that no preset before it has."""
     networks, experiments, clips = (
-        {path.stem: path.read_text(encoding="utf-8") for path in sorted(CONFIGS.glob(f"{group}/*"))}
+        {
+            path.stem: path.read_text(encoding="utf-8")
+            for path in sorted(CONFIGS.glob(f"{group}/[!_]*"))
+        }
         for group in ("segmenter", "experiment", "clip")
     )
     del networks["default"]

@@ -74,10 +74,13 @@ def register_groups() -> None:
 
 
 def shipped_choices() -> dict[str, set[str]]:
-    """Returns group → its choices that come with the package, and the methods of plug-ins."""
+    """Returns group → its choices that come with the package, and the methods of plug-ins.
+
+    Files whose names begin with ``_`` are what presets build on, and no choices.
+    """
     stored, found = ConfigStore.instance().repo, {"compat": {*COMPAT}}
     for group in (path.name for path in CONFIGS.iterdir() if path.is_dir()):
-        files = [path.name for path in (CONFIGS / group).glob("*.yaml")]
+        files = [path.name for path in (CONFIGS / group).glob("[!_]*.yaml")]
         found[group] = {name.removesuffix(".yaml") for name in (*files, *stored.get(group, ()))}
     for method in methods():
         found.setdefault(method.group, set()).add(method.name)
@@ -88,7 +91,8 @@ def choices() -> dict[str, set[str]]:
     """Returns group → its choices, with the presets of plug-ins."""
     found = shipped_choices()
     for path in _presets_of_plugins():
-        found.setdefault(path.parent.name, set()).add(path.stem)
+        if not path.stem.startswith("_"):
+            found.setdefault(path.parent.name, set()).add(path.stem)
     return found
 
 
@@ -335,7 +339,8 @@ def explain(error: Exception) -> str:
     choices = r"Could not find '(\w+)/([^']*)' Available options in '\w+': (.*?) Config search"
     if match := re.search(choices, text):
         group, choice, known = match.groups()
-        names = [name for name in known.split() if name != "default"]  # what the others build on
+        # Without those that others build on.
+        names = [n for n in known.split() if n != "default" and not n.startswith("_")]
         own = ", or give plugins=[MODULE] for your own method" * bool(methods(group))
         hint = nearest(choice, names)
         return f"there is no {group}={choice}: {hint}choose from {', '.join(names)}{own}"

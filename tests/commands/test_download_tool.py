@@ -35,7 +35,9 @@ from tests.datasets import miniature_coco, miniatures
 from tests.files.server import Answer, serving
 
 SBD, CONTEXT = "benchmark.tgz", "VOCtrainval_03-May-2010.tar"
-EXPERIMENTS = sorted(path.stem for path in (REPOSITORY / "configs" / "experiment").glob("*.yaml"))
+EXPERIMENTS = sorted(
+    path.stem for path in (REPOSITORY / "configs" / "experiment").glob("[!_]*.yaml")
+)
 
 
 def zipped(path: Path, root: Path, *folders: str) -> None:

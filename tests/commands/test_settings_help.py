@@ -115,6 +115,7 @@ def test_experiments_are_grouped_by_publication(helped):
         names = sorted(n for n in choices()["experiment"] if n.startswith(f"{name}_"))
         assert len(names) > 1 and ", ".join(names) in lines
     [others] = [line for line in lines if line.startswith("alpha, ")]
+    assert not any(name.startswith("_") for name in choices()["experiment"])
     assert "leaderboard" in others and not re.search("_(voc|coco|ade|context|city)", others)
 
 

@@ -158,6 +158,12 @@ def test_a_study_is_refused_before_its_first_job():
         compose_jobs(["cams=naclip,no_such"], None, True)
 
 
+def test_what_presets_build_on_is_no_choice():
+    with pytest.raises(UserError, match="no experiment=dense: choose from alpha, ") as error:
+        compose_config(["experiment=dense"])
+    assert "_dense" not in str(error.value)
+
+
 @pytest.mark.parametrize("typed", [["x"], ["a=1", "b c"], ["=3"], ["clip=1.5"], ["clip=null"]])
 def test_what_is_not_an_override_is_a_sentence(typed):
     with pytest.raises(UserError) as error:

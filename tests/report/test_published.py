@@ -72,7 +72,7 @@ def test_two_images_are_part_of_every_split_that_an_experiment_is_measured_on():
 
 def test_every_experiment_is_a_study_or_of_a_publication(monkeypatch):
     """A new preset of a publication belongs into published.yaml, so that another CLIP is named."""
-    there = {path.stem for path in (REPOSITORY / "configs" / "experiment").glob("*.yaml")}
+    there = {path.stem for path in (REPOSITORY / "configs" / "experiment").glob("[!_]*.yaml")}
     assert published_experiments() <= there and len(published_experiments()) == 107
     studies = {name for name in there if name.startswith(("alpha", "dmar_", "leaderboard"))}
     studies |= {"classes_in_classes", "input_size", "noisy_masks", "precision", "quirks", "recipe"}
