@@ -1,7 +1,7 @@
 """The plan of a run: what it would compute, without computing or writing anything."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.engine.learned import Learned
 from pipeline.engine.sample import Images
@@ -37,7 +37,12 @@ def plan(
     """
     carriers: dict[Stage, str] = {}
     for stage in stages:
-        found = scans[stage] = scan(stage, images, store, scans)
+        found = scan(stage, images, store, scans)
+        if isinstance(stage, PerImage) and (states := found.of(Compute)):
+            items = [state.item for state in states.values()]
+            wrong = {i: LeftOut(reason) for i, reason in stage.unusable(items).items()}
+            found = replace(found, states={**found.states, **wrong})
+        scans[stage] = found
         for state in found.of(Reuse).values():  # the stages after it find what a run would link
             found.results.entries[state.entry["id"]] = dict(state.entry)
         carrier, results, pending = carriers.get(stage, ""), found.results, len(found.pending)

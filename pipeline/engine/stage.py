@@ -298,6 +298,10 @@ class PerImage(Stage):
         files = {name: folders[name] / use.file for name, use in self.uses.items()}
         return {name: path for name, path in files.items() if path.is_file()}
 
+    def unusable(self, items: Sequence[Item]) -> Mapping[str, str]:
+        """Returns id → reason, of the items that cannot have a result, by reading what is given."""
+        return {}
+
     @property
     def batch_size(self) -> int | None:
         """Images that its model takes at a time.

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from pipeline.errors import ImageError, UserError, shown
 
@@ -69,6 +69,22 @@ def decode_image(
             if image.mode != "RGB" or image.has_transparency_data:
                 image = _to_rgb(image)
             return np.asarray(image)
+    except FileNotFoundError as error:
+        raise to_image_error(error, path, FORMATS) from error
+
+
+def read_size(path: Path, apply_exif: bool = False) -> tuple[int, int]:
+    """Returns the height and width that :func:`decode_image` gives, and decodes no pixel.
+
+    Raises an ImageError if the file is missing, or not an image.
+    """
+    try:
+        with open_image(path, FORMATS) as image:
+            width, height = image.size
+            with contextlib.suppress(Exception):  # damaged EXIF, as above
+                if apply_exif and image.getexif().get(ExifTags.Base.Orientation, 1) > 4:
+                    return width, height  # on its side
+            return height, width
     except FileNotFoundError as error:
         raise to_image_error(error, path, FORMATS) from error
 

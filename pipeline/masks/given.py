@@ -1,16 +1,18 @@
 """``masks=file`` and ``masks=ground_truth``: masks that are read, which need no tags and CAMs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline.datasets.annotations import refuse_brush, refuse_other_size
 from pipeline.datasets.mask_images import Reading
-from pipeline.engine.progress import note
+from pipeline.engine.pool import prefetch
+from pipeline.engine.progress import note, track
 from pipeline.engine.sample import Sample
 from pipeline.engine.stage import Computed, Decoded, Folders, Item
 from pipeline.errors import ImageError, NoEntry, UserError
 from pipeline.files.fingerprints import fingerprint
+from pipeline.files.images import read_size
 from pipeline.files.text import last_names
 from pipeline.masks.refiner import labelled
 from pipeline.masks.stage import MaskStage
@@ -49,6 +51,19 @@ class GivenMasks(MaskStage):
         """Returns an image with what is said of it; raises a NoEntry if there is nothing."""
         found = self.annotations("path").find(sample.id)
         return super().item(sample, folders).reading({"given": found.content}, found)
+
+    def unusable(self, items: Sequence[Item]) -> Mapping[str, str]:
+        """Reads the masks as a run would, but of the photographs only the size."""
+
+        def read(item: Item) -> None:
+            item.given.labels(read_size(item.sample.image, self.reader.apply_exif))
+
+        with track("check masks", len(items)) as advance:
+            reasons = {}
+            for item, error in prefetch(items, read, self.reader.threads, 4, caught=(ImageError,)):
+                advance()
+                reasons |= {item.sample.id: str(error)} if error else {}
+        return reasons
 
     def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:
         """Draws the masks of images."""

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from pipeline.errors import ImageError, UserError
-from pipeline.files.images import decode_image, limit_longest_side, to_image
+from pipeline.files.images import decode_image, limit_longest_side, read_size, to_image
 from pipeline.files.label_images import decode_png
 
 
@@ -62,6 +62,7 @@ def test_what_python_holds_becomes_rgb(tmp_path):
         for form in (path, str(path), picture):
             assert np.array_equal(to_image(form), decode_image(path, apply_exif=True))
             assert to_image(form).shape == (4, 3, 3)
+    assert read_size(path) == (3, 4) and read_size(path, apply_exif=True) == (4, 3)
 
 
 @pytest.mark.parametrize(

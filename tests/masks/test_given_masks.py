@@ -211,6 +211,20 @@ def test_images_without_an_entry_and_damaged_ones_are_left_out_by_name(run, tmp_
     assert "2 of 5 images of split all have an entry, fewer than half: image a has" in few.errors
 
 
+def test_a_dry_run_reads_the_masks_and_names_what_a_run_would_leave_out(run, tmp_path):
+    for index, name in enumerate(NAMES):
+        (tmp_path / "pngs" / name).parent.mkdir(parents=True, exist_ok=True)
+        labels = np.full(size(index), 9 if name == "b" else 1, np.uint8)[int(name == "d") :]
+        Image.fromarray(labels).save(tmp_path / "pngs" / f"{name}.png")
+    planned = run(tmp_path / "pngs", "dry_run=true")
+    assert planned.code == 0 and not (tmp_path / "out").exists()
+    assert "masks will leave out 2 of 5 images, the first b: its mask cannot be" in planned.errors
+    assert "holds label 9 (6144 pixels, the first at x=0, y=0), where labels are" in planned.errors
+    (row,) = [line.split() for line in planned.output.splitlines() if line.startswith("│ masks")]
+    assert row[5:10:2] == ["5", "0", "3"]
+    assert computed(run(tmp_path / "pngs", "runtime.max_failures=2")) == 3
+
+
 def test_all_computes_neither_tags_nor_cams(run, tmp_path):
     path = write_json(tmp_path / "given.json", data_set())
     planned = run(path, "dry_run=true", "segmenter=demo", stage="all")
