@@ -10,8 +10,9 @@ import pytest
 from pipeline.commands import settings_help
 from pipeline.commands.settings_help import described_choices, described_settings
 from pipeline.configuration import hydra
-from pipeline.configuration.hydra import REMOVED, choices
+from pipeline.configuration.hydra import choices
 from pipeline.configuration.registry import methods
+from pipeline.configuration.removed import REMOVED_KEYS
 from pipeline.stages import config
 from pipeline.stages.config import all_settings
 from tests import REPOSITORY
@@ -89,7 +90,7 @@ def test_settings_within_a_setting_come_with_it(helped):
         ("sede", "seed"),
         ("masks=crff", "crf"),
         ("masks.crf.iteration", "masks.crf.iterations"),
-        ("dataset.cache", REMOVED["dataset.cache"]),
+        ("dataset.cache", REMOVED_KEYS["dataset.cache"]),
     ],
 )
 def test_what_is_unknown_is_one_sentence_with_the_nearest(run_tool, word, named):
