@@ -68,7 +68,7 @@ docs-test: $(VENV)/installed
 	DOCS=all $(RUN) -m pytest -n 2 tests/docs/test_notebook.py \
 	  tests/docs/test_commands.py::test_the_commands_of_a_page_work_one_after_the_other
 
-# The site, in site/: README, docs/, and a reference that follows from the code.
+# The site, in site/: README, docs/, and the reference of the Python API.
 docs: $(VENV)/installed-docs
 	rm -rf site
 	$(RUN) -m sphinx --fail-on-warning --keep-going --quiet -d $(VENV)/doctrees --fresh-env -c docs/website . site

@@ -23,20 +23,15 @@ FURTHER = {
 """Page → names of the API that it mentions, beside those that its examples import."""
 
 
-def heading(title: str, rule: str) -> str:
-    """Returns a heading of reStructuredText, underlined by a character."""
-    return f"{title}\n{rule * len(title)}"
-
-
 def api_page() -> str:
     """Returns the reference of the names that the pages tell their readers to import."""
-    parts, seen = [heading("Python API", "=")], set()
+    parts, seen = [_heading("Python API", "=")], set()
     for page, further in FURTHER.items():
         text = (PAGES / page).read_text(encoding="utf-8")
         names = [n for n in dict.fromkeys([*_imported(text), *further]) if n not in seen]
         seen.update(names)
         title = re.search("^# (.*)", text, re.MULTILINE).group(1)
-        parts += [heading(title, "-"), f":doc:`/docs/{Path(page).stem}` explains their use."]
+        parts += [_heading(title, "-"), f":doc:`/docs/{Path(page).stem}` explains their use."]
         parts += map(_documented, sorted(names, key=lambda name: name.rpartition(".")[2].lower()))
     return "\n\n".join(parts) + "\n"
 
@@ -48,6 +43,10 @@ def _imported(text: str) -> Iterator[str]:
             if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "pipeline":
                 yield from (f"{node.module}.{each.name}" for each in node.names)
     yield from re.findall(r"`(pipeline\.[\w.]+\.[A-Za-z]\w*)[`(]", text)
+
+
+def _heading(title: str, rule: str) -> str:
+    return f"{title}\n{rule * len(title)}"
 
 
 def _documented(name: str) -> str:

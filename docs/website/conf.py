@@ -18,8 +18,9 @@ from sphinx.application import Sphinx
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 
-from website.markup import repair_pages  # noqa: E402  it lies beside this file
-from website.pages import NAVIGATION, write_pages  # noqa: E402
+from website.api import api_page  # noqa: E402  it lies beside this file
+from website.markup import repair_pages  # noqa: E402
+from website.navigation import NAVIGATION  # noqa: E402
 
 project = "Segmentation without a single annotation"
 extensions = [
@@ -75,6 +76,14 @@ def draw_formula(self: nodes.NodeVisitor, node: nodes.math | nodes.math_block) -
     raise nodes.SkipNode
 
 
+def write_reference(_: Sphinx) -> None:
+    """Writes the reference of the Python API, which is not committed."""
+    folder = ROOT / "docs" / "reference"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    (folder / "api.rst").write_text(api_page(), encoding="utf-8")
+
+
 def finish_site(app: Sphinx, error: Exception | None) -> None:
     """Repairs the pages, and makes README the page that a server sends first."""
     if error is None:
@@ -86,6 +95,6 @@ def setup(app: Sphinx) -> None:
     """Connects the functions above."""
     app.add_lexer("csv", TextLexer)  # Pygments has none
     app.add_html_math_renderer("mathml", (draw_formula, None), (draw_formula, None))
-    app.connect("builder-inited", lambda app: write_pages(ROOT / "docs" / "reference"))
+    app.connect("builder-inited", write_reference)
     app.connect("source-read", add_navigation)
     app.connect("build-finished", finish_site)

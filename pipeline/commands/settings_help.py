@@ -84,9 +84,9 @@ def described_settings(given: Iterable[Choice]) -> dict[Entry, list[str]]:
     return dict(sorted(found.items(), key=lambda item: (order[item[0].key], -len(item[1]))))
 
 
-def settings_of(choice: Choice, values: object = None) -> list[Declared]:
-    """Returns the settings of a choice; ``values`` take the place of defaults."""
-    found = [*declared_settings(choice.settings, choice.group, values=values)]
+def settings_of(choice: Choice) -> list[Declared]:
+    """Returns the settings of a choice."""
+    found = [*declared_settings(choice.settings, choice.group)]
     outside = [each for each in found if "." not in each.key and each.default != REQUIRED]
     return found if choice.group else outside
 

@@ -89,8 +89,7 @@ class Method:
             each result depends, or 0; none if images are always independent.
         on_gpu: whether a GPU, where there is one, computes it although it does not apply CLIP.
         reads: the parts of the vocabulary that its results depend on; all of them unless declared.
-        source: the publication that describes it, for its page in the documentation.
-        section: the heading in docs/method.md or docs/other-methods.md of what it computes.
+        source: the publication that describes it, for ``help``.
         code: what keys call what computes it; by default its qualified name.
         family: the group that it was registered in, if that is a part of its own.
     """
@@ -112,7 +111,6 @@ class Method:
     on_gpu: bool = False
     reads: Sequence[str] = ("classes", "tag_names", "cam_names", "backgrounds")
     source: str = ""
-    section: str = ""
     code: str = ""
     family: str = ""
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pipeline.clip.frozen import Resources
     from pipeline.clip.second import FrozenSecond
 
-register_dense = partial(register, "dense", section="Dense methods")
+register_dense = partial(register, "dense")
 """The decorator by which a dense method is declared."""
 
 REMAINDERS = ("stretch", "pad", "enlarge")

@@ -18,8 +18,6 @@ from pipeline.dense.settings import REMAINDERS
 from pipeline.errors import UserError
 from pipeline.masks.refiner import MaskOptions
 
-_SECTION = "4. Masks: CRF and labels"
-_REFINERS = "Refiners: PAMR, PAR and regions"
 _MAX_SIDE = 16_384
 
 
@@ -60,7 +58,6 @@ register(
     presets=("masks/argmax", "masks/crf_*"),
     reads=(),
     source="Krähenbühl and Koltun, NIPS 2011; constants of Lin et al., CLIP-ES, arXiv 2212.09506",
-    section=_SECTION,
 )("pipeline.masks.pseudo_mask:PseudoMask")
 
 
@@ -106,7 +103,6 @@ register(
     on_gpu=True,
     reads=(),
     source="Araslanov and Roth, CVPR 2020, arXiv 2005.08104",
-    section=_REFINERS,
 )("pipeline.masks.pixel_adaptive:Pamr")
 
 register(
@@ -117,7 +113,6 @@ register(
     on_gpu=True,
     reads=(),
     source="Ru et al., AFA, CVPR 2022, arXiv 2203.02664; as in arXiv 2503.20826",
-    section=_REFINERS,
 )("pipeline.masks.pixel_adaptive:Par")
 
 
@@ -214,7 +209,6 @@ register(
     is_stage=True,
     reads=(),
     source="SLIC: Achanta et al., TPAMI 2012",
-    section=_REFINERS,
 )("pipeline.masks.regions:RegionMasks")
 
 register(
@@ -232,7 +226,6 @@ register(
     is_stage=True,
     reads=(),
     source="the released code of the dense methods",
-    section="Dense methods as published",
 )("pipeline.masks.dense_stage:DenseMasks")
 
 

@@ -1,20 +1,16 @@
-"""The generated pages of the site, and the check of the built one; neither requires Sphinx."""
+"""What the site is written from, and the check of the built one; neither requires Sphinx."""
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import re
 from types import ModuleType
 
 import pytest
 
-from pipeline.configuration.registry import methods
 from tests import REPOSITORY
 
 pytestmark = pytest.mark.large
-
-OURS = [m for m in methods() if m.is_ours]
 
 
 @pytest.fixture(scope="module")
@@ -25,77 +21,7 @@ def website():
         yield lambda name: importlib.import_module(f"website.{name}")
 
 
-@pytest.fixture(scope="module")
-def pages(website, tmp_path_factory) -> dict[str, str]:
-    """Returns the generated pages by their names."""
-    folder = tmp_path_factory.mktemp("site") / "reference"
-    folder.mkdir()
-    (folder / "of-a-method-that-is-gone.rst").touch()
-    website("pages").write_pages(folder)
-    return {path.stem: path.read_text(encoding="utf-8") for path in folder.iterdir()}
-
-
-def options(page: str) -> dict[str, str]:
-    """Returns the settings on a page: key → the paragraph below it."""
-    return dict(re.findall(r"^\.\. option:: ([\w.]+)=.*\n\n   (.*)$", page, re.MULTILINE))
-
-
-@pytest.mark.parametrize("method", OURS, ids=lambda m: f"{m.group}={m.name}")
-def test_every_method_has_a_page_with_each_of_its_settings(pages, method):
-    page = pages[f"{method.group}-{method.name}"]
-    expected = {f"{method.group}.{f.name}" for f in dataclasses.fields(method.settings)}
-    assert expected and expected <= options(page).keys()
-    assert f"python tools/run_stage.py {method.group}={method.name}" in page
-
-
-def test_every_setting_says_what_it_means(pages):
-    settings = {(name, *each) for name, page in pages.items() for each in options(page).items()}
-    assert len(settings) > 300
-    assert [s for s in settings if re.match(r"(Default|Required|Its keys|$)", s[2])] == []
-
-
-def test_a_page_has_type_default_range_choices_source_presets_and_figures(pages):
-    page = pages["cams-clip_es"]
-    for expected in (
-        ".. option:: cams.box_threshold=<float>",
-        "Default: ``0.4``; at least 0 and at most 1.",
-        "Default: ``clip_es``; one of ``imagenet``, ",
-        "*A change computes anew:* only the metrics (CAMs are measured with it, not made).",
-        "`arXiv 2212.09506 <https://arxiv.org/abs/2212.09506>`__",
-        "<../method.html#3-cams-clip-es>",
-        "\ncams=clip_es_voc2012\n~~~",
-        "     - 64.8\n     - 64.7\n     - ``python tools/run_stage.py experiment=cls_seg_voc2012",
-    ):
-        assert expected in page, expected
-    assert "92.8" in pages["tags-tagclip"]
-    assert "92.8" not in page, "a result of tags, on which CAMs have no influence"
-    assert "Published results" not in pages["cams-file"]
-    assert "75.0" in pages["masks-crf"] and "75.0" not in pages["tags-tagclip"]
-
-
-def test_other_groups_and_settings_within_settings_have_pages(pages):
-    assert "masks.crf.iterations" in options(pages["masks-crf"])
-    assert {"dataset.mask_folders", "dataset.training.iterations"} <= options(
-        pages["dataset-voc2012"]
-    ).keys()
-    assert "``[aeroplane, bicycle," in pages["dataset-voc2012"]
-    assert "executor.cluster" in options(pages["executor-dask"])
-    assert "executor=slurm" in pages["executor-dask"]
-    assert {"seed", "rounds"} <= options(pages["other-keys"]).keys()
-    assert "segmenter=segformer_b0" in pages["segmenter"] and "71.1" in pages["segmenter"]
-    assert "of-a-method-that-is-gone" not in pages
-    listed = set(re.findall(r"^   ([\w-]+)$", pages["index"], re.MULTILINE))
-    assert listed == pages.keys() - {"index"}
-
-
-def test_sections_that_methods_name_are_headings():
-    pages = (REPOSITORY / "docs" / f"{name}.md" for name in ("method", "other-methods"))
-    text = "".join(page.read_text(encoding="utf-8") for page in pages)
-    named = {method.section for method in OURS} - {""}
-    assert named and named <= set(re.findall("^##+ (.*)", text, re.MULTILINE))
-
-
-def test_the_reference_has_what_readers_are_told_to_import(pages):
+def test_the_reference_has_what_readers_are_told_to_import(website):
     assert {
         ".. autoclass:: pipeline.Labeller",
         ".. autoclass:: pipeline.Segmenter",
@@ -107,16 +33,16 @@ def test_the_reference_has_what_readers_are_told_to_import(pages):
         ".. autoclass:: pipeline.masks.refiner.Refiner",
         ".. autoexception:: pipeline.errors.ImageError",
         ".. autodata:: pipeline.datasets.settings.GROUND_TRUTH",
-    } <= set(pages["api"].splitlines())
+    } <= set(website("api").api_page().splitlines())
 
 
 def test_the_navigation_has_every_page(website):
-    navigation = website("pages").NAVIGATION
+    navigation = website("navigation").NAVIGATION
     listed = [page for pages in navigation.values() for page in pages]
     written = [*(REPOSITORY / "docs").glob("*.md"), *(REPOSITORY / "data").rglob("*.md")]
     assert sorted(listed) == sorted(
         [f"{p.relative_to(REPOSITORY).with_suffix('').as_posix()}" for p in written]
-        + ["docs/reference/index"]
+        + ["docs/reference/api"]
     )
 
 

@@ -37,7 +37,6 @@ class ClipEsOptions(PassCamOptions):
     presets=("cams/clip_es_*", "cams/cls_seg_*", "experiment/clip_es_*", "experiment/cls_seg_*"),
     reads=("cam_names", "backgrounds"),
     source="Lin et al., CLIP-ES, CVPR 2023, arXiv 2212.09506",
-    section="3. CAMs: CLIP-ES",
 )
 def build_clip_es(options: ClipEsOptions, resources: Resources) -> CamMethod:
     """Builds CLIP-ES."""

@@ -85,7 +85,6 @@ class ExcelOptions(PassCamOptions):
     presets=("cams/excel_*", "experiment/excel_*"),
     reads=("cam_names", "backgrounds"),
     source="Yang et al., ExCEL, CVPR 2025, arXiv 2503.20826",
-    section="ExCEL",
 )
 def build_excel(options: ExcelOptions, resources: Resources) -> CamMethod:
     """Builds ExCEL's CAMs."""

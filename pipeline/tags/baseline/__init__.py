@@ -37,7 +37,6 @@ class ClassTokenOptions(ScoredTagOptions):
     uses_clip=True,
     reads=("classes", "tag_names", "backgrounds"),
     source="Radford et al., CLIP, ICML 2021, arXiv 2103.00020",
-    section="2. Tags: TagCLIP",
 )
 def build_class_token(options: ClassTokenOptions, resources: Resources) -> Tagger:
     """Builds the baseline."""

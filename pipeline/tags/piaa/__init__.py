@@ -108,7 +108,6 @@ class PiaaOptions(ScoredTagOptions):
     learns="pipeline.tags.piaa.bank:learn_prototypes",
     reads=("classes", "tag_names", "backgrounds"),
     source="Wang et al., PIAA, ICML 2026, arXiv 2605.25821",
-    section="Tags: PIAA",
 )
 def build_piaa(options: PiaaOptions, resources: Resources, learned: Path) -> Tagger:
     """Builds PIAA with the prototypes that follow from the bank in a folder."""

@@ -95,7 +95,6 @@ class TagClipOptions(ScoredTagOptions):
     variants=VARIANTS,
     reads=("classes", "tag_names", "backgrounds"),
     source="Lin et al., TagCLIP, AAAI 2024, arXiv 2312.12828, figure 2",
-    section="2. Tags: TagCLIP",
 )
 def build_tagclip(options: TagClipOptions, resources: Resources) -> Tagger:
     """Builds TagCLIP."""
