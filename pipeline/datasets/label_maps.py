@@ -45,7 +45,8 @@ def load_cityscapes(settings: LabelMapSettings) -> Dataset[Vocabulary]:
     An image is named by its path below the split. Images of "test" have no ground truth.
     """
     root = find_root(settings, "root", "leftImg8bit")
-    reading = _reading(settings)
+    vocabulary = build_vocabulary(settings)
+    reading = _reading(settings, vocabulary)
 
     def read(folder: Path) -> list[Sample]:
         samples = []
@@ -63,12 +64,12 @@ def load_cityscapes(settings: LabelMapSettings) -> Dataset[Vocabulary]:
         return samples
 
     splits = find_splits(settings, root / "leftImg8bit", lambda name: [name], read)
-    return Dataset(build_vocabulary(settings), splits, settings.train_split)
+    return Dataset(vocabulary, splits, settings.train_split)
 
 
-def _reading(settings: LabelMapSettings) -> Reading:
+def _reading(settings: LabelMapSettings, vocabulary: Vocabulary) -> Reading:
     other = 0 if settings.other_values == "background" else IGNORE
-    reading = Reading.of(settings, "dataset", build_vocabulary(settings).classes)
+    reading = Reading.of(settings, "dataset", vocabulary.classes)
     return replace(reading, other=other, colours={})  # coloured PNGs are refused
 
 
@@ -79,7 +80,8 @@ def _load(
     images_of: Callable[[str], Path],
 ) -> Dataset[Vocabulary]:
     """Reads the splits that one of the map folders holds: ``<split>/<id>.png``, and its images."""
-    reading = _reading(settings)
+    vocabulary = build_vocabulary(settings)
+    reading = _reading(settings, vocabulary)
 
     def read(maps: Path) -> list[Sample]:
         images = images_of(maps.name)
@@ -89,4 +91,4 @@ def _load(
         return [Sample(name, images / f"{name}.jpg", mask) for name, mask in masks.items()]
 
     splits = find_splits(settings, root, lambda n: [f"{each}/{n}" for each in map_folders], read)
-    return Dataset(build_vocabulary(settings), splits, settings.train_split)
+    return Dataset(vocabulary, splits, settings.train_split)
