@@ -2,7 +2,7 @@
 
 No label is used. Read it from top to bottom, like a paper; :func:`main` at the end calls the steps:
 
-1. a frozen CLIP embeds names and looks at the photograph;
+1. a frozen CLIP embeds names and the photograph;
 2. TagCLIP says which classes are there (Lin et al., AAAI 2024, arXiv 2312.12828);
 3. CLIP-ES says where (Lin et al., CVPR 2023, arXiv 2212.09506);
 4. a dense CRF draws their outlines (Krähenbühl and Koltun, NIPS 2011).
@@ -19,7 +19,8 @@ most about 1,000 pixels a side. After ``make demo``, which draws the scene:
 
 Notation, as in docs/method.md: h×w patches of P×P pixels, N = h·w; T = 1 + N tokens of width D,
 the class token first; blocks 1 to L; embeddings of E numbers; C names, of which the first n are
-classes and the others backgrounds; K tags, M backgrounds.
+classes and the others backgrounds; K tags, M backgrounds. S⁰, S¹ and S² are the N×C scores of
+TagCLIP: coarse, and refined with its first mask and with both.
 """
 
 import argparse
@@ -44,7 +45,7 @@ BACKGROUNDS = "grass gravel brick sky sand water".split()
 STARTS = "there is a", "there is the", "this is a", "this is the", "this is one"
 SCENES = [f"{start} {{}} in the scene." for start in STARTS]
 TAG_PROMPTS = [*(prompt("{}") for prompt in open_clip.OPENAI_IMAGENET_TEMPLATES), *SCENES]
-ALPHA = 0.5  # α of both thresholds: which classes are looked at again, and which are tags
+ALPHA = 0.5  # α of both thresholds: which classes get a crop, and which are tags
 VOTES = 4  # of L blocks, for an entry of the first mask of DMAR
 DMAR_BLOCKS = slice(-4, -1)  # L−3 to L−1
 OBJECT = 0.5  # scaled score of a patch that shows the object
@@ -114,7 +115,9 @@ def positions(trained: Tensor, h: int, w: int) -> Tensor:
     return found.half().float()  # quirk position_fp16: if stretched, all are rounded
 
 
-def run(block: nn.Module, tokens: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def run_block(
+    block: nn.Module, tokens: Tensor, bias: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Runs a block; returns its tokens and its attention, T×T, the mean over heads.
 
     ``bias``, T×T, is added to the logits of the attention.
@@ -125,7 +128,7 @@ def run(block: nn.Module, tokens: Tensor, bias: Tensor | None = None) -> tuple[T
     return tokens + block.mlp(block.ln_2(tokens)), attention[0]
 
 
-def look(clip: nn.Module, pixels: Tensor) -> tuple[Tensor, Tensor]:
+def run_backbone(clip: nn.Module, pixels: Tensor) -> tuple[Tensor, Tensor]:
     """Returns the tokens that enter block L, 1×T×D, and the attention between patches, L×N×N.
 
     Block L runs for its attention alone.
@@ -134,9 +137,9 @@ def look(clip: nn.Module, pixels: Tensor) -> tuple[Tensor, Tensor]:
     tokens = to_tokens(clip, pixels)
     *blocks, last = clip.visual.transformer.resblocks
     for block in blocks:
-        tokens, attention = run(block, tokens)
+        tokens, attention = run_block(block, tokens)
         attentions.append(attention[1:, 1:])
-    attentions.append(run(last, tokens)[1][1:, 1:])
+    attentions.append(run_block(last, tokens)[1][1:, 1:])
     return tokens, torch.stack(attentions)
 
 
@@ -179,47 +182,46 @@ def boxes_of(regions: np.ndarray) -> Iterator[tuple[int, int, int, int]]:
 # 2. TagCLIP: which classes are there
 
 
-def score_classes(
-    clip: nn.Module, pixels: Tensor, text: Tensor, num_classes: int, propose: Callable
-) -> np.ndarray:
+def score_classes(clip: nn.Module, pixels: Tensor, text: Tensor, num_classes: int) -> np.ndarray:
     """Scores n classes in [0, 1], n float32.
 
-    ``pixels`` are 3×hP×wP; ``text`` is C×E, of the classes and then of the backgrounds; ``propose``
-    is :func:`propose_crops` (our benchmark counts with other crops).
+    ``pixels`` are 3×hP×wP; ``text`` is C×E, of the classes and then of the backgrounds.
     """
-    tokens, attentions = look(clip, pixels)
-    coarse = classify(clip, run_alone(clip, tokens)[0, 1:], text)
+    tokens, attentions = run_backbone(clip, pixels)
+    coarse = classify(clip, value_features(clip, tokens)[0, 1:], text)
     grid = [side // clip.visual.patch_size[0] for side in pixels.shape[1:]]
     refined = refine_scores(attentions, coarse, grid)
     scores = refined.amax(0)[:num_classes]
-    for c, crop, inside in propose(clip, pixels, refined, num_classes):
-        scores[c] = (scores[c] + look_again(clip, crop, inside, text)[c]) / 2
+    for c, crop, inside in propose_crops(clip, pixels, refined, num_classes):
+        scores[c] = (scores[c] + classify_crop(clip, crop, inside, text)[c]) / 2
     return scores.numpy()
 
 
-def run_alone(clip: nn.Module, tokens: Tensor) -> Tensor:
+def value_features(clip: nn.Module, tokens: Tensor) -> Tensor:
     """Runs block L with every token attending to itself alone; 1×T×D.
 
     CLIP is trained to gather the image in the class token, so its last attention blurs the patches
     (TagCLIP, patch-level classification).
     """
     itself = torch.full((tokens.shape[1],) * 2, -torch.inf).fill_diagonal_(0)
-    return run(clip.visual.transformer.resblocks[-1], tokens, itself)[0]
+    return run_block(clip.visual.transformer.resblocks[-1], tokens, itself)[0]
 
 
 def refine_scores(attentions: Tensor, coarse: Tensor, grid: Sequence[int]) -> Tensor:
-    """Sums scores, N×C, over the patches that each patch attends to, weighted by the attention.
+    """Sums the coarse scores, N×C, over the patches that each patch attends to.
 
-    This is TagCLIP's dual-masking attention refinement (DMAR). The first mask keeps entries that
-    exceed the mean of their block in at least four of the L blocks; rows are not renormalised. The
-    second, for each name, keeps the boxes around patches of high scores.
+    They are weighted by the attention: TagCLIP's dual-masking attention refinement (DMAR). The
+    first mask keeps entries that exceed the mean of their block in at least four of the L blocks;
+    rows are not renormalised. The second, for each name, keeps the boxes around patches whose
+    scores are high.
     """
     above = attentions > attentions.mean((1, 2), keepdim=True)
     attention = attentions[DMAR_BLOCKS].mean(0) * (above.sum(0) >= VOTES)
-    first = attention @ coarse
-    refined = torch.zeros_like(first)
-    for c, scores in enumerate(first.T):
+    once = attention @ coarse  # S¹ = A·S⁰
+    refined = torch.zeros_like(once)  # S²
+    for c, scores in enumerate(once.T):
         scaled = min_max(scores.view(*grid).numpy())
+        # Scaled scores have a peak of 1, so that their mean is also a share of the peak.
         boxes = union_of_boxes(scaled, scaled.mean())
         refined[:, c] = attention @ (coarse[:, c] * torch.from_numpy(boxes).flatten())
     return refined
@@ -249,7 +251,7 @@ def propose_crops(
         yield c, crop, F.interpolate(inside, size // patch, mode="nearest")[0, 0] > 0
 
 
-def look_again(clip: nn.Module, crop: Tensor, inside: Tensor, text: Tensor) -> Tensor:
+def classify_crop(clip: nn.Module, crop: Tensor, inside: Tensor, text: Tensor) -> Tensor:
     """Classifies a crop by the whole CLIP: probabilities of C names.
 
     The class token attends only to itself and to the patches of the object.
@@ -258,7 +260,7 @@ def look_again(clip: nn.Module, crop: Tensor, inside: Tensor, text: Tensor) -> T
     bias = torch.zeros((tokens.shape[1],) * 2)
     bias[0, 1:][~inside.flatten()] = -1000
     for block in clip.visual.transformer.resblocks:
-        tokens, _ = run(block, tokens, bias)
+        tokens, _ = run_block(block, tokens, bias)
     return classify(clip, tokens[0, 0], text)
 
 
@@ -278,7 +280,8 @@ def activation_maps(
 
     Embeddings of the tags are K×E, those of the backgrounds M×E.
     """
-    tokens, attentions = look(clip, pixels)  # again, for clarity; the package shares this pass
+    # Again, for clarity; the package shares this pass.
+    tokens, attentions = run_backbone(clip, pixels)
     grid = [side // clip.visual.patch_size[0] for side in pixels.shape[1:]]
     spread = affinity(attentions[AFFINITY_BLOCKS].mean(0))
     text = torch.cat([tags, backgrounds])
@@ -334,9 +337,7 @@ def draw_mask(image: np.ndarray, cams: np.ndarray, tags: Sequence[int]) -> np.nd
     The score of the background is 1 − max cam; the CRF aligns all scores with edges.
     """
     height, width, _ = image.shape
-    stored = torch.from_numpy(
-        cams.astype(np.float16).astype(np.float32)
-    )  # as the package stores them
+    stored = torch.from_numpy(cams).half().float()  # the package stores float16
     enlarged = F.interpolate(stored[None], (height, width), mode="bilinear")[0].numpy()
     enlarged = enlarged.astype(np.float16)  # quirk crf_fp16: float16, the logarithm included
     scores = np.concatenate([1 - enlarged.max(0, keepdims=True), enlarged])
@@ -378,7 +379,7 @@ def main() -> None:
         names, count = [*given.classes, *given.backgrounds], len(given.classes)
 
         text = torch.stack([embed(clip, tokenizer, name, TAG_PROMPTS) for name in names])
-        scores = score_classes(clip, pixels, text, count, propose_crops)
+        scores = score_classes(clip, pixels, text, count)
         tags = choose_tags(scores)
         print("tags:", ", ".join(f"{given.classes[k]} {scores[k]:.3f}" for k in tags))
 

@@ -68,7 +68,7 @@ def test_scores_are_those_of_the_package(plain, clip, released, text, seed):
     image = draw_photograph(seed, 70 + 16 * seed, 96)
     tagger = TagClip(released, text, 4, TagClipOptions(), BATCHES, RELEASED)
     pixels = plain.to_pixels(clip, Image.fromarray(image))
-    expected = plain.score_classes(clip, pixels, text, 4, plain.propose_crops)
+    expected = plain.score_classes(clip, pixels, text, 4)
     assert expected.min() > 0 and len({*expected}) == 4
     (found,) = scores_of(tagger, [image])
     np.testing.assert_allclose(found["scores"], expected, atol=1e-5)

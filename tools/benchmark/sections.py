@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import runpy
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache, partial
+from importlib.util import module_from_spec, spec_from_file_location
 from itertools import cycle
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType
 from unittest.mock import patch
 
 import numpy as np
@@ -43,9 +43,12 @@ _SIDES = (256, 384, 512, 768, 1024)  # pixels of images that tagging grows with
 
 
 @cache
-def _plain() -> SimpleNamespace:
+def _plain() -> ModuleType:
     """Returns the method in one file: in float32 on a CPU, one class, crop and tag at a time."""
-    return SimpleNamespace(**runpy.run_path(str(HOME / "examples" / "tagclip_to_mask.py")))
+    spec = spec_from_file_location("plain", HOME / "examples" / "tagclip_to_mask.py")
+    plain = module_from_spec(spec)
+    spec.loader.exec_module(plain)
+    return plain
 
 
 def stages(setup: Setup, clip: ClipModel, size: tuple[int, int], count: int) -> str:
@@ -62,7 +65,8 @@ def stages(setup: Setup, clip: ClipModel, size: tuple[int, int], count: int) -> 
 
     def tag_plainly(image: np.ndarray) -> None:
         pixels = plain.to_pixels(clip, Image.fromarray(image))
-        plain.score_classes(clip, pixels, text, classes, propose)
+        with patch.object(plain, "propose_crops", propose):
+            plain.score_classes(clip, pixels, text, classes)
 
     def cams_plainly(image: np.ndarray) -> None:
         pixels = plain.to_pixels(clip, Image.fromarray(image))
