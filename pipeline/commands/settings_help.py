@@ -5,7 +5,8 @@ import inspect
 import re
 import shutil
 import textwrap
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
 import yaml
@@ -155,7 +156,8 @@ def help_on(word: str) -> str:
         parts += [unmarked(each.text) for each in own if each.text]
         parts += [f"Source: {m.source}" for *_, m in own if m and m.source]
         files = [folder / key / f"{name}.yaml" for folder in (CONFIGS, *preset_folders())]
-        parts += [file.read_text(encoding="utf-8").strip() for file in files if file.is_file()]
+        texts = [text for file in files if file.is_file() for text in _texts(file)]
+        parts += [text.strip() for text in texts]
         parts += _settings(own) or [f"what a setting means: {command()} help KEY"]
     elif key in known or key == own[0].group:
         parts = [unmarked(each.text) for each in own if each.group and not each.name]
@@ -165,6 +167,14 @@ def help_on(word: str) -> str:
         every = [*known, *(entry.key for entry in described_settings(described))]
         raise UserError(no_such_setting(key, None, every))
     return "\n\n".join(parts) + "\n"
+
+
+def _texts(file: Path) -> Iterator[str]:
+    """Yields the text of a preset, and of those in its folder that it builds on."""
+    yield (text := file.read_text(encoding="utf-8"))
+    for name in yaml.safe_load(text).get("defaults", ()):
+        if isinstance(name, str) and (base := file.with_name(f"{name}.yaml")).is_file():
+            yield from _texts(base)
 
 
 def listed_choices(group: str) -> str:

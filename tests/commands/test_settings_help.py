@@ -72,6 +72,8 @@ def test_a_choice_has_its_settings_and_a_preset_its_file(helped):
     assert "masks.dilations" not in text, "another refiner's"
     assert "confidence: 0.95" in helped("help", "masks=crf_confident")
     assert "split: val" in helped("help", "experiment=cls_seg_voc2012")
+    preset, method, of_all = helped("help", "experiment=sclip_voc21").split("# @package")[1:]
+    assert "min_area: 0.1" in preset and "/cams: sclip" in method and "split: val" in of_all
     assert "cams.second.model=dino_vitb16" in helped("help", "cams=lposs")
     assert "cams.second.model=dino_vitb8" in helped("help", "cams=proxyclip")
 
