@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import random
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -107,6 +108,32 @@ def write(path: Path, content: object) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content))
     return path
+
+
+ODD = [None, True, -1, 0, 1.5, 1e308, float("nan"), float("inf"), 10**40, "", "x", "n1.png", "cat"]
+ODD += ["\ud800", "9" * 500, [], {}, [[]], {"size": 5}, {"rle": []}]
+
+
+def altered(value: object, rng: random.Random) -> str:
+    """Returns JSON in which one part, at any depth, is removed, doubled, moved or another."""
+    node = value = json.loads(json.dumps(value))
+    while True:
+        key = rng.choice([*node] if isinstance(node, dict) else range(len(node)))
+        inner = node[key]
+        if not inner or not isinstance(inner, dict | list) or rng.random() < 0.3:
+            break
+        node = inner
+    change = rng.choice(["remove", "double", "move", "replace", "replace"])
+    if change == "remove":
+        del node[key]
+    elif change == "double" and isinstance(node, dict):
+        node["a second time"] = rng.choice([inner, *ODD])
+        return json.dumps(value).replace('"a second time"', json.dumps(key))
+    elif change in ("double", "move") and isinstance(node, list):
+        node.insert(rng.randrange(len(node)), inner if change == "double" else node.pop(key))
+    else:
+        node[key] = rng.choice(ODD)
+    return json.dumps(value)
 
 
 def boxes(*corners: tuple[int, int, int, int]) -> np.ndarray:

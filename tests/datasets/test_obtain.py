@@ -125,19 +125,6 @@ def test_a_second_process_waits_and_finds_the_file(case):
     assert case.is_intact() and len(case.server.requests) == 1
 
 
-@pytest.mark.parametrize("case", KINDS[:1], indirect=True)
-def test_a_second_process_that_does_not_wait_names_the_first(case):
-    first, pause = case.start_slow()
-    second = case.start(wait=0)
-    assert second.wait(300) == 2
-    message = second.stderr.read()
-    assert f".download is being written by process {first.pid} on" in message
-    assert "wait for it with runtime.wait=SECONDS" in message and len(message.splitlines()) == 1
-    pause.over.set()
-    assert first.wait(300) == 0, first.stderr.read()
-    assert case.is_intact() and len(case.server.requests) == 1
-
-
 @pytest.mark.large
 @pytest.mark.parametrize("case", KINDS[2:], indirect=True)
 def test_a_killed_process_leaves_the_file_to_the_next(case):

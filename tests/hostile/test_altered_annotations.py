@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import shutil
 from pathlib import Path
@@ -13,6 +12,7 @@ from pipeline.engine.progress import notes
 from pipeline.files.images import encode_png
 from tests.datasets.annotated import (
     SIZE,
+    altered,
     boxes,
     coco,
     instance,
@@ -25,7 +25,6 @@ from tests.datasets.annotated import (
 from tests.small_runs import artefacts, draw_photograph
 
 IDS = [f"n{k}" for k in range(6)]
-ODD = [None, True, -1, 0, 1.5, 1e308, float("nan"), 10**40, "", "n1.png", "cat", [], {}, [[]]]
 CASES = 15
 TAGS_AND_MASKS = {
     "tags": ["tags=file", "tags.alpha=0", "tags.min_score=0.3"],
@@ -46,28 +45,6 @@ def content_of(form: str) -> object:
         [(f"{i}.png", [instance(*r, score=0.9) for r in found[i]]) for i in IDS],
         ["cat", "dog", "x"],
     )
-
-
-def altered(value: object, rng: random.Random) -> str:
-    """Returns JSON in which one part, at any depth, is removed, doubled, moved or another."""
-    node = value = json.loads(json.dumps(value))
-    while True:
-        key = rng.choice([*node] if isinstance(node, dict) else range(len(node)))
-        inner = node[key]
-        if not inner or not isinstance(inner, dict | list) or rng.random() < 0.3:
-            break
-        node = inner
-    change = rng.choice(["remove", "double", "move", "replace", "replace"])
-    if change == "remove":
-        del node[key]
-    elif change == "double" and isinstance(node, dict):
-        node["a second time"] = rng.choice([inner, *ODD])
-        return json.dumps(value).replace('"a second time"', json.dumps(key))
-    elif change in ("double", "move") and isinstance(node, list):
-        node.insert(rng.randrange(len(node)), inner if change == "double" else node.pop(key))
-    else:
-        node[key] = rng.choice(ODD)
-    return json.dumps(value)
 
 
 def write_altered(place: Path, form: str, content: dict | list, rng: random.Random) -> None:

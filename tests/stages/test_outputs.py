@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +20,13 @@ from tests.plugins.colour_tagger import ColourTagger
 from tests.plugins.superpixels import Superpixels
 
 PLUGINS = [f"tests.plugins.{name}" for name in ("colour_tagger", "colour_cams", "superpixels")]
-CHOICES = ["tags=colour", "cams=channel", "masks=superpixels"]
 STAGES = ["tags", "cams", "masks"]
+METHODS = {
+    ColourTagger: "tags=colour",
+    ChannelCams: "cams=channel",
+    Superpixels: "masks=superpixels",
+}
+CHOICES = [*METHODS.values()]
 
 
 @pytest.fixture
@@ -40,8 +45,13 @@ def run(photographs: Path, tmp_path: Path) -> Callable[[], None]:
     return run
 
 
+def gives(value: object) -> Callable[..., object]:
+    """Returns what a method may be replaced by: it returns a value, whatever it is given."""
+    return lambda *_: value
+
+
 def scores(*values: float) -> Callable[..., np.ndarray]:
-    return lambda self, image: np.array(values, np.float32)
+    return gives(np.array(values, np.float32))
 
 
 def cams(change: Callable[[np.ndarray], np.ndarray]) -> Callable[..., np.ndarray]:
@@ -52,54 +62,35 @@ def masks(change: Callable[[np.ndarray], np.ndarray]) -> Callable[..., tuple]:
     return lambda self, image, cams: (change(np.zeros(cams.size, np.uint8)), None)
 
 
+def lists(self: object, images: Iterable[tuple], *_: object) -> Iterator[tuple]:
+    """Yields a list for each image, in place of a Scored."""
+    return ((name, [1]) for name, _ in images)
+
+
+TAGGER, CAMS, REFINER = (ColourTagger, "scores"), (ChannelCams, "cams"), (Superpixels, "__call__")
 WRONG = {  # for masks see also tests/masks/test_stage.py
-    "too few scores": (ColourTagger, "scores", scores(0.5, 1), "2 scores for 3 classes"),
-    "a score alone": (ColourTagger, "scores", lambda *_: np.float32(1), "one scores for 3"),
-    "NaN scores": (ColourTagger, "scores", scores(0, np.nan, 1), "scores that are not finite"),
-    "infinite scores": (ColourTagger, "scores", scores(0, np.inf, 1), "scores that are not finite"),
-    "a generator": (
-        ColourTagger,
-        "scores",
-        lambda *_: (k for k in "abc"),
-        "scores that are not an",
-    ),
-    "names": (
-        ColourTagger,
-        "scores",
-        lambda *_: ["red", "0.5", "1"],
-        "scores that are not an array",
-    ),
-    "complex scores": (
-        ColourTagger,
-        "scores",
-        lambda *_: np.ones(3, complex),
-        "scores that are not",
-    ),
-    "no Scored": (
-        ColourTagger,
-        "stream",
-        lambda _, images, *__: ((n, [1]) for n, _ in images),
-        "no",
-    ),
-    "large scores": (ColourTagger, "scores", scores(0, 3, 1), "scores from 0 to 3, which"),
-    "too few CAMs": (ChannelCams, "cams", cams(lambda c: c[1:]), "CAMs of shape "),
-    "flat CAMs": (ChannelCams, "cams", cams(lambda c: c[..., 0]), "CAMs of shape "),
-    "no cells": (ChannelCams, "cams", cams(lambda c: c[..., :0]), "CAMs of shape "),
-    "NaN CAMs": (ChannelCams, "cams", cams(lambda c: c * np.nan), "CAMs that are not finite"),
-    "large CAMs": (ChannelCams, "cams", cams(lambda c: c * 20), "CAMs from 10 to 10, which"),
-    "negative CAMs": (ChannelCams, "cams", cams(lambda c: -c), "CAMs from -0.5 to -0.5, which"),
-    "no CAMs": (ChannelCams, "cams", lambda *_: None, "CAMs that are not an array"),
-    "complex CAMs": (ChannelCams, "cams", cams(lambda c: c * 1j), "CAMs that are not an array of"),
-    "labels alone": (
-        Superpixels,
-        "__call__",
-        lambda *_: np.zeros((90, 70), np.uint8),
-        "ndarray, not",
-    ),
-    "nothing": (Superpixels, "__call__", lambda *_: None, "NoneType, not labels and their probab"),
-    "text": (Superpixels, "__call__", lambda *_: "ab", "str, not labels and their probability or"),
-    "a list as labels": (Superpixels, "__call__", lambda *_: ([[0]], None), "labels of type list"),
-    "a mask of floats": (Superpixels, "__call__", masks(lambda m: m / 1), "labels of type float64"),
+    "too few scores": (*TAGGER, scores(0.5, 1), "2 scores for 3 classes"),
+    "a score alone": (*TAGGER, gives(np.float32(1)), "one scores for 3"),
+    "NaN scores": (*TAGGER, scores(0, np.nan, 1), "scores that are not finite"),
+    "infinite scores": (*TAGGER, scores(0, np.inf, 1), "scores that are not finite"),
+    "a generator": (*TAGGER, gives(k for k in "abc"), "scores that are not an"),
+    "names": (*TAGGER, gives(["red", "0.5", "1"]), "scores that are not an array"),
+    "complex scores": (*TAGGER, gives(np.ones(3, complex)), "scores that are not"),
+    "no Scored": (ColourTagger, "stream", lists, "no"),
+    "large scores": (*TAGGER, scores(0, 3, 1), "scores from 0 to 3, which"),
+    "too few CAMs": (*CAMS, cams(lambda c: c[1:]), "CAMs of shape "),
+    "flat CAMs": (*CAMS, cams(lambda c: c[..., 0]), "CAMs of shape "),
+    "no cells": (*CAMS, cams(lambda c: c[..., :0]), "CAMs of shape "),
+    "NaN CAMs": (*CAMS, cams(lambda c: c * np.nan), "CAMs that are not finite"),
+    "large CAMs": (*CAMS, cams(lambda c: c * 20), "CAMs from 10 to 10, which"),
+    "negative CAMs": (*CAMS, cams(lambda c: -c), "CAMs from -0.5 to -0.5, which"),
+    "no CAMs": (*CAMS, gives(None), "CAMs that are not an array"),
+    "complex CAMs": (*CAMS, cams(lambda c: c * 1j), "CAMs that are not an array of"),
+    "labels alone": (*REFINER, gives(np.zeros((90, 70), np.uint8)), "ndarray, not"),
+    "nothing": (*REFINER, gives(None), "NoneType, not labels and their probab"),
+    "text": (*REFINER, gives("ab"), "str, not labels and their probability or"),
+    "a list as labels": (*REFINER, gives(([[0]], None)), "labels of type list"),
+    "a mask of floats": (*REFINER, masks(lambda m: m / 1), "labels of type float64"),
 }
 
 
@@ -107,7 +98,7 @@ WRONG = {  # for masks see also tests/masks/test_stage.py
 def test_what_cannot_be_used_is_not_stored(name, run, monkeypatch, tmp_path):
     method, function, wrong, sentence = WRONG[name]
     monkeypatch.setattr(method, function, wrong)
-    choice = dict(zip((ColourTagger, ChannelCams, Superpixels), CHOICES))[method]
+    choice = METHODS[method]
     with pytest.raises(UserError, match=f"{choice} returned {sentence}.* for image a: correct the"):
         run()
     stage = choice.partition("=")[0]
@@ -120,10 +111,7 @@ def test_what_cannot_be_used_is_not_stored(name, run, monkeypatch, tmp_path):
         labeller(np.full((90, 70, 3), 200, np.uint8))
 
 
-@pytest.mark.parametrize(
-    ("method", "function"),
-    [(ColourTagger, "scores"), (ChannelCams, "cams"), (Superpixels, "__call__")],
-)
+@pytest.mark.parametrize(("method", "function"), [TAGGER, CAMS, REFINER])
 def test_a_method_that_fails_is_named_with_its_image(method, function, run, monkeypatch):
     right, seen = getattr(method, function), []
 
@@ -134,24 +122,18 @@ def test_a_method_that_fails_is_named_with_its_image(method, function, run, monk
         return right(self, *given)
 
     monkeypatch.setattr(method, function, fail)
-    choice = dict(zip((ColourTagger, ChannelCams, Superpixels), CHOICES))[method]
+    choice = METHODS[method]
     with pytest.raises(ZeroDivisionError) as caught:
         run()
     assert caught.value.__notes__ == [f"{choice} failed on image c"]
 
 
 @pytest.mark.parametrize(
-    ("method", "function"),
-    [
-        (ColourTagger, "__init__"),
-        (ColourTagger, "scores"),
-        (ChannelCams, "cams"),
-        (Superpixels, "__call__"),
-    ],
+    ("method", "function"), [(ColourTagger, "__init__"), TAGGER, CAMS, REFINER]
 )
 def test_a_method_does_not_end_the_program(method, function, run, monkeypatch):
     monkeypatch.setattr(method, function, lambda *_: sys.exit(0))
-    choice = dict(zip((ColourTagger, ChannelCams, Superpixels), CHOICES))[method]
+    choice = METHODS[method]
     with pytest.raises(UserError, match=rf"{choice} ended the program \(SystemExit: 0\)"):
         run()
     labeller = Labeller(["red", "green", "blue"], clip="demo", plugins=PLUGINS, overrides=CHOICES)
