@@ -27,6 +27,7 @@ class Block:
         *,
         differentiable: bool = False,
         in_pieces: bool = False,
+        packed: bool = True,
     ):
         """Packs the weights of open_clip's block, which is not modified, on their device.
 
@@ -34,7 +35,8 @@ class Block:
         attribute ``rotary``, see :class:`~pipeline.clip.rotary.Rotary`, patches are turned.
 
         If ``differentiable``, :meth:`finish` can be differentiated by the attention output. If
-        ``in_pieces``, layers take few rows at a time, which suits bfloat16 on CPUs with AMX.
+        ``in_pieces``, layers take few rows at a time, which suits bfloat16 on CPUs with AMX. If not
+        ``packed``, PyTorch computes all products, so that autocast and exporters see them.
         """
         attn, expand, contract = block.attn, block.mlp.c_fc, block.mlp.c_proj
         activation, mlp = block.mlp.gelu, (expand.weight, expand.bias, contract.weight)
@@ -49,7 +51,7 @@ class Block:
             weight: torch.Tensor, bias: torch.Tensor, activation: nn.Module | None = None
         ) -> Linear:
             weight, bias = weight.detach().to(precision), bias.detach().to(precision)
-            return Linear(weight, bias, activation, differentiable=differentiable)
+            return Linear(weight, bias, activation, differentiable=differentiable, packed=packed)
 
         self.precision = precision
         self.ln_1 = block.ln_1

@@ -156,14 +156,8 @@ class ClipEncoder:
 
     def embed_patches(self, pixels: torch.Tensor) -> torch.Tensor:
         """Turns pixels into the tokens that enter the first block."""
-        tower, patches = self.tower, self.tower.patch_embedding(pixels)
-        class_token = tower.class_token.expand(len(pixels), 1, -1)
-        positions = self.position_embedding(*patches.shape[-2:])
-        tokens = torch.cat([class_token, patches.flatten(2).mT], 1) + positions
-        if tower.registers is not None:
-            registers = tower.registers.expand(len(pixels), -1, -1)
-            tokens = torch.cat([tokens[:, :1], registers, tokens[:, 1:]], 1)
-        return tower.norm_before(tokens)
+        patches = self.tower.patch_embedding(pixels)
+        return self.tower.first_tokens(patches, self.position_embedding(*patches.shape[-2:]))
 
     def position_embedding(self, rows: int, columns: int) -> torch.Tensor:
         """Returns a patch grid's position embedding, see :class:`ImageTower`."""

@@ -27,9 +27,12 @@ AS_DINO = {"stretch": {"mode": "bicubic", "align_corners": False}, "offset": 0.1
 """Attributes of a tower whose positions are stretched as DINO's code does."""
 
 
-class Positions:
-    """What has positions that are stretched to any patch grid: see :class:`ImageTower`."""
+class Embedding:
+    """What turns patches into the tokens that enter the first block: see :class:`ImageTower`."""
 
+    class_token: torch.Tensor
+    registers: torch.Tensor | None
+    norm_before: nn.Module
     positions: torch.Tensor
     stretch: dict[str, Any]
     offset: float
@@ -55,9 +58,18 @@ class Positions:
         stretched = F.interpolate(grid, **wanted, **self.stretch)[..., :rows, :columns]
         return torch.cat([self.positions[:1], stretched[0].flatten(1).mT])
 
+    def first_tokens(self, patches: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Returns the tokens of patches, B×D×h×w, with the position embedding of their grid."""
+        class_token = self.class_token.expand(patches.shape[0], 1, -1)
+        tokens = torch.cat([class_token, patches.flatten(2).mT], 1) + positions
+        if self.registers is not None:
+            registers = self.registers.expand(patches.shape[0], -1, -1)
+            tokens = torch.cat([tokens[:, :1], registers, tokens[:, 1:]], 1)
+        return self.norm_before(tokens)
+
 
 @dataclass(frozen=True, eq=False)
-class ImageTower(Positions):
+class ImageTower(Embedding):
     """A frozen vision transformer whose patches are compared with names.
 
     Attributes:

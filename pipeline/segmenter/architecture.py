@@ -315,5 +315,7 @@ RESTRICTED = {
 
 def licence_notes(model: Mapping[str, Any]) -> list[str]:
     """Returns what to know of a network's licences, from the ``model`` part of a config."""
-    names = [str(p.get(key)) for p in dictionaries(model) for key in ("type", "model_name")]
+    parts = [*dictionaries(model)]
+    names = [str(part.get(key)) for part in parts for key in ("type", "model_name")]
+    names += ["dinov3" for part in parts if part.get("periods")]  # of rotary positions
     return [note for part, note in RESTRICTED.items() if any(part in name for name in names)]

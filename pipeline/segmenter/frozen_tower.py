@@ -13,9 +13,10 @@ from open_clip.transformer import LayerNorm, QuickGELU, ResidualAttentionBlock
 from torch import nn
 from torch.nn import functional
 
-from pipeline.clip.image_tower import ImageTower, Positions
+from pipeline.clip.block import Block
+from pipeline.clip.image_tower import Embedding, ImageTower
+from pipeline.clip.rotary import Rotary
 from pipeline.clip.weights.layouts import SwiGlu
-from pipeline.errors import UserError
 from pipeline.segmenter.openmmlab import importable
 from pipeline.segmenter.weight_layouts import Fit
 
@@ -26,9 +27,8 @@ _ACTIVATIONS = {kind.__name__: kind for kind in (nn.GELU, QuickGELU, SwiGlu)}
 
 
 def describe(tower: ImageTower) -> dict[str, Any]:
-    """Returns what :class:`FrozenTower` is built from; a UserError for rotary positions."""
-    if any(hasattr(block, "rotary") for block in tower.blocks):
-        raise UserError("this DINOv3 cannot be trained on: give timm's, vit_base_patch16_dinov3")
+    """Returns what :class:`FrozenTower` is built from."""
+    periods = _periods(tower)
     return {
         "width": len(tower.class_token),
         "patch_size": tower.patch_size,
@@ -40,7 +40,13 @@ def describe(tower: ImageTower) -> dict[str, Any]:
         "covers_square": tower.covers_square,
         "norm_before": getattr(tower.norm_before, "eps", None),
         "blocks": [*map(_describe_block, tower.blocks)],
+        "periods": None if periods is None else len(periods),
     }
+
+
+def _periods(tower: ImageTower) -> torch.Tensor | None:
+    """Returns the periods of rotary positions, which all turned blocks share; perhaps none."""
+    return next((block.rotary.periods for block in tower.blocks if hasattr(block, "rotary")), None)
 
 
 def _describe_block(block: ResidualAttentionBlock) -> dict[str, Any]:
@@ -52,6 +58,7 @@ def _describe_block(block: ResidualAttentionBlock) -> dict[str, Any]:
         "epsilon": block.ln_1.eps,
         "scaled": not isinstance(block.ls_1, nn.Identity),
         "norm_after": getattr(getattr(block, "norm_after", None), "eps", None),
+        "rotary": hasattr(block, "rotary"),
     }
 
 
@@ -67,11 +74,12 @@ def _build_block(width: int, described: Mapping[str, Any]) -> ResidualAttentionB
     block.mlp.gelu = _ACTIVATIONS[described["activation"]]()
     block.mlp.c_proj = nn.Linear(described["hidden"], width)
     block.norm_after = _norm(width, described["norm_after"])
+    block.is_turned = described["rotary"]
     return block
 
 
 @MODELS.register_module()
-class FrozenTower(nn.Module, Positions):
+class FrozenTower(nn.Module, Embedding):
     """A vision transformer whose tokens after some blocks are feature maps.
 
     Args:
@@ -92,6 +100,7 @@ class FrozenTower(nn.Module, Positions):
         self.class_token = nn.Parameter(torch.zeros(width))
         self.positions = nn.Parameter(torch.zeros(tower["positions"], width))
         self.registers = nn.Parameter(torch.zeros(tower["registers"], width))
+        self.register_buffer("periods", tower["periods"] and torch.zeros(tower["periods"]))
         self.norm_before = _norm(width, tower["norm_before"])
         used = tower["blocks"][: max(out_indices) + 1]
         self.blocks = nn.ModuleList(_build_block(width, each) for each in used)
@@ -103,6 +112,8 @@ class FrozenTower(nn.Module, Positions):
         state = nn.ModuleDict(parts).state_dict()
         state |= {"class_token": tower.class_token, "positions": tower.positions}
         state["registers"] = self.registers if tower.registers is None else tower.registers
+        if self.periods is not None:
+            state["periods"] = _periods(tower)
         self.load_state_dict(state)
         about = "frozen", len(state), len(state), (), ()
         return Fit(name, *about, seen_masks=False, licence=licence)
@@ -114,14 +125,17 @@ class FrozenTower(nn.Module, Positions):
             rows, columns = (int(2 * self.enlarge) * side // 2 for side in (rows, columns))
             size = rows * self.patch_size, columns * self.patch_size
             images = functional.interpolate(images, size, mode="bilinear", align_corners=False)
-        tokens = self.patch_embedding(images).flatten(2).mT
-        positions = self.position_embedding(rows, columns)
-        prefix = torch.cat([self.class_token + positions[:1], self.registers])
-        prefix = prefix.expand(len(images), -1, -1)
-        tokens = self.norm_before(torch.cat([prefix, tokens + positions[1:]], 1))
+        patches, positions = self.patch_embedding(images), self.position_embedding(rows, columns)
+        tokens, prefix = self.first_tokens(patches, positions), 1 + len(self.registers)
+        rotary = None if self.periods is None else Rotary(self.periods, self.patch_size)
         maps = []
-        for number, block in enumerate(self.blocks):
-            tokens = block.norm_after(block(tokens))
+        for number, each in enumerate(self.blocks):
+            block = Block(each, packed=False)
+            block.rotary = rotary if each.is_turned else None
+            attended = functional.scaled_dot_product_attention(
+                *block.project(block.ln_1(tokens), images.shape[-2:])
+            )
+            tokens = block.finish(tokens, attended)
             if number in self.out_indices:
-                maps.append(tokens[:, prefix.shape[1] :].mT.unflatten(-1, (rows, columns)))
+                maps.append(tokens[:, prefix:].mT.unflatten(-1, (rows, columns)))
         return tuple(maps)

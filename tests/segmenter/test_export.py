@@ -14,9 +14,10 @@ from pipeline.segmenter.export import Shape, export_onnx
 from pipeline.segmenter.onnx_network import OnnxGraph
 from pipeline.segmenter.predict import Segmenter
 from tests.extras import library
-from tests.segmenter.test_frozen_tower import SETTINGS, load_tower
+from tests.segmenter.test_frozen_tower import SETTINGS, TOWERS, load_tower
 from tests.segmenter.tiny_graphs import write_graph
 from tests.segmenter.tiny_segmenters import UNET, balanced_segmenter, noise
+from tests.segmenter.tiny_training import tiny_settings, train_tiny, write_pairs
 
 GRAPH = SimpleNamespace(SerializeToString=lambda: b"graph")
 
@@ -49,6 +50,27 @@ def test_any_number_of_images_of_any_size(tmp_path):
     assert json.loads(properties["size"]) == {"batch": None, "height": None, "width": None}
     sides = model.graph.input[0].type.tensor_type.shape.dim
     assert [side.dim_param or side.dim_value for side in sides] == ["batch", 3, "height", "width"]
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("dinotxt3", Shape(1, 33, 90)),
+        pytest.param("dinov3", Shape(None, None, None), marks=pytest.mark.large),
+        pytest.param("dinotxt3", Shape(None, None, None), marks=pytest.mark.large),
+    ],
+)
+def test_a_tower_with_rotary_positions_is_trained_and_exported(tmp_path, name, shape):
+    settings, pairs = tiny_settings(**SETTINGS), write_pairs(tmp_path / "pairs")
+    run = train_tiny(pairs, tmp_path / "run", settings, tower=TOWERS[name])
+    segmenter = Segmenter.from_run(run)
+    assert any("DINOv3" in note for note in segmenter.network.licence_notes)
+    path = tmp_path / "m.onnx"
+    assert export_onnx(segmenter, path, 33, 90, dynamic=shape.height is None) == shape
+    exported = Segmenter.from_run(path)
+    for size in [(33, 90), (40, 48)][: 1 if shape.height else 2]:
+        found, expected = (each.logits(noise(*size)) for each in (exported, segmenter))
+        assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
 
 
 @pytest.mark.extras

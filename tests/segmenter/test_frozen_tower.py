@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from torch import nn
 
 from pipeline.clip.device import Batches
@@ -16,6 +19,7 @@ from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.frozen import FrozenClip
 from pipeline.clip.image_text import releases
 from pipeline.clip.image_tower import AS_DINO, BICUBIC, BILINEAR, ImageTower
+from pipeline.clip.models.dinov2 import dinotxt
 from pipeline.clip.weights.layouts import build_vision_transformer
 from pipeline.errors import UserError
 from pipeline.segmenter.architecture import check_sizes, timm_maps
@@ -49,12 +53,30 @@ def of_release(registers: int = 0, **more: object) -> ImageTower:
     return build_vision_transformer(weights, release, temperature=20.0, **more)
 
 
+def of_dinotxt3() -> ImageTower:
+    """Three blocks of DINOv3, whose positions are rotary, and two of dino.txt, whose are not."""
+    sizes = {"dimensions": Dimensions(5, 16, 64), "heads": 2, "head_width": 8, "text_heads": 2}
+    release = replace(releases()["dinotxt3_l16"], **sizes)
+    with TemporaryDirectory() as folder:
+        files = {part: Path(folder, f"{part}.safetensors") for part in ("image", "head")}
+        for part, weights in small_models.dinotxt3().items():
+            save_file(weights, files[part])
+        return dinotxt.build_of_dinov3(release, files, "cpu").image
+
+
+def of_dinov3() -> ImageTower:
+    tower = of_dinotxt3()
+    return replace(tower, blocks=tower.blocks[:3])
+
+
 TOWERS = {
     "clip": lambda: ImageTower.of(build_tiny_clip()),
     "clip, patches of 32": lambda: ImageTower.of(build_tiny_clip(patch_size=32, head_width=32)),
     "dino": lambda: of_release(**AS_DINO),
     "registers": lambda: of_release(4, stretch=BICUBIC),
     "c_radio": lambda: of_release(4, stretch=BILINEAR, covers_square=True),
+    "dinov3": of_dinov3,
+    "dinotxt3": of_dinotxt3,
 }
 
 

@@ -53,6 +53,7 @@ class Linear:
         activation: nn.Module | None = None,
         *,
         differentiable: bool = False,
+        packed: bool = True,
     ):
         """Packs a layer, W of O×I and b of the same type, for the device of its weight.
 
@@ -60,13 +61,14 @@ class Linear:
             activation: applied to W·x + b.
             differentiable: whether gradients with respect to the inputs can be computed, which
                 keeps a second copy of the weight.
+            packed: whether oneDNN may take the weight.
         """
         self._bias = bias
         self._activation = activation
         self._fused = _FUSED.get(type(activation))
         self._packed: torch.Tensor | None = None
         self._weight: torch.Tensor | None = weight
-        if _suits_onednn(weight):
+        if packed and _suits_onednn(weight):
             self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
             self._weight = weight if differentiable else None
 

@@ -27,7 +27,6 @@ from pipeline.dense.method import NameEmbeddings
 from pipeline.dense.windows import Windows, cut_size, resize, similarity_map
 from pipeline.errors import UserError
 from pipeline.segmenter.architecture import licence_notes
-from pipeline.segmenter.frozen_tower import describe
 from tests import small_models
 from tests.extras import library
 from tests.golden_models import assert_close
@@ -391,13 +390,10 @@ def test_a_model_on_request_says_where_to_ask():
         chosen.fingerprint  # noqa: B018
 
 
-def test_networks_name_the_licence_and_take_the_tower_of_timm(drawn, tmp_path):
+def test_networks_name_the_licence():
     model = {"backbone": {"type": "TIMMBackbone", "model_name": "vit_base_patch16_dinov3.lvd1689m"}}
     assert any("DINOv3" in note for note in licence_notes(model))
     assert not licence_notes({"backbone": {"type": "TIMMBackbone", "model_name": "resnet18"}})
-    save_file(drawn("mlp"), tmp_path / "model.safetensors")
-    with pytest.raises(UserError, match="give timm's, vit_base_patch16_dinov3"):
-        describe(tower_of(tmp_path / "model.safetensors", "mlp", depth=2))
 
 
 @torch.no_grad()
