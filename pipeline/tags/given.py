@@ -15,7 +15,6 @@ from pipeline.engine.stage import Computed, Decoded, Folders, Item
 from pipeline.errors import ImageError, NoEntry, UserError
 from pipeline.files.fingerprints import fingerprint
 from pipeline.files.text import given_path
-from pipeline.tags.scores import decode_scores, tags_output
 from pipeline.tags.stage import Tags
 from pipeline.tags.tagger import image_threshold
 
@@ -45,14 +44,10 @@ class GivenTags(Tags):
         for item, _ in images:
             scores = np.zeros(self.resources.num_classes, np.float32)
             scores[[*item.given]] = [*item.given.values()]
-            facts = self.corrections.apply(item.sample.id, self._choose(scores))
-            yield item, {self.name: tags_output(**facts, scores={"scores": scores})}
+            yield item, {self.name: self.output(item, {"scores": scores})}
 
-    def found(self, entry: Mapping[str, Any]) -> list[int]:
-        """Returns the tags that were given, or that follow from an entry's scores."""
-        return self._choose(decode_scores(entry["scores"]))
-
-    def _choose(self, scores: np.ndarray) -> list[int]:
+    def choose(self, scores: np.ndarray) -> list[int]:
+        """Returns the tags that were given, or that follow from scores."""
         threshold = self.threshold(scores) if self.threshold else 0.0
         return np.flatnonzero(scores > threshold).tolist()
 

@@ -16,7 +16,7 @@ from pipeline.engine.kinds import TAGS
 from pipeline.engine.records import MANIFEST, read_manifest
 from pipeline.engine.results import Results
 from pipeline.engine.sample import Sample
-from pipeline.engine.stage import Computed, Decoded
+from pipeline.engine.stage import Computed, Decoded, Item, Output
 from pipeline.engine.writer import Writer
 from pipeline.errors import ImageError
 from pipeline.tags.remarks import find_near_synonyms, remarks_on_tags
@@ -44,6 +44,9 @@ class Tags(MethodStage):
     threshold: ClassVar[Callable[[np.ndarray], float] | None] = None
     """What an image's scores, n float32 in [0, 1], must exceed; none where tags are given."""
 
+    row: ClassVar[str] = "scores"
+    """The row of scores from which tags follow."""
+
     @property
     def thresholds(self) -> Collection[str]:
         """The setting that replaces tags."""
@@ -67,8 +70,17 @@ class Tags(MethodStage):
             refuse_unknown(corrected, known, self.split, self.options.corrections)
 
     @abstractmethod
+    def choose(self, scores: np.ndarray) -> Sequence[int]:
+        """Returns the tags that follow from an image's scores, n float32."""
+
+    def output(self, item: Item, rows: Mapping[str, np.ndarray]) -> Output:
+        """Returns what is stored of an image, by its rows of scores."""
+        facts = self.corrections.apply(item.sample.id, self.choose(rows[self.row]))
+        return tags_output(**facts, scores=rows)
+
     def found(self, entry: Mapping[str, Any]) -> Sequence[int] | None:
         """Returns the tags of an entry before any correction; none if it lacks a variant."""
+        return self.choose(decode_scores(entry["scores"], self.row))
 
     def adapt(self, entry: Mapping[str, Any]) -> dict[str, Any] | None:
         """Returns an entry with the tags that this stage gives its image."""
@@ -128,9 +140,9 @@ class ScoredTags(Tags):
         return [name for name in self.options.variants if name in self.options.method.variants]
 
     def found(self, entry: Mapping[str, Any]) -> Sequence[int] | None:
-        """Returns the tags that follow from an entry's scores."""
+        """Returns the tags that follow from an entry's scores, if it has the variants."""
         is_covered = {"scores", *self.variants} <= entry["scores"].keys()
-        return self.choose(decode_scores(entry["scores"])) if is_covered else None
+        return super().found(entry) if is_covered else None
 
     def checked(self, scored: Scored, image_id: str = "") -> dict[str, np.ndarray]:
         """Returns an image's scores, each n float32; a UserError if they cannot be used."""
@@ -147,19 +159,15 @@ class ScoredTags(Tags):
 
     def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:
         """Scores images and chooses their tags."""
-        options, corrected = self.options, self.corrections.tags
         hooks = {"cam_hooks": self.rider.hooks} if self.rider else {}
         for item, scored in model().stream(images, self.variants, **hooks):
             if isinstance(scored, ImageError):
                 yield item, scored
                 continue
-            scores, image_id = self.checked(scored, item.sample.id), item.sample.id
-            facts = {"tags": choose_tags(scores["scores"], options.alpha, options.min_score)}
-            if image_id in corrected:
-                facts = self.corrections.apply(image_id, facts["tags"])
-            outputs = {self.name: tags_output(**facts, scores=scores)}
+            found = self.output(item, self.checked(scored, item.sample.id))
+            outputs = {self.name: found}
             if self.rider:
-                outputs |= self.rider.of_pass(item, scored.shared_pass, facts["tags"])
+                outputs |= self.rider.of_pass(item, scored.shared_pass, found.values["tags"])
             yield item, outputs
 
     def statistics(self, writer: Writer, done: Sequence[Sample]) -> Mapping[str, Any]:

@@ -17,7 +17,7 @@ from pipeline.engine.sample import Sample
 from pipeline.engine.stage import Computed, Decoded, Folders, Item
 from pipeline.errors import UserError
 from pipeline.files.fingerprints import fingerprint
-from pipeline.tags.scores import decode_scores, read_scores, tags_output
+from pipeline.tags.scores import decode_scores, read_scores
 from pipeline.tags.stage import Tags
 from pipeline.tags.tagger import STANDARDISED, ScoredTagOptions
 
@@ -85,6 +85,7 @@ class StandardisedTags(Tags):
 
     options_base = ScoredTagOptions
     reads_images = False
+    row = STANDARDISED
 
     @property
     def thresholds(self) -> Collection[str]:
@@ -106,10 +107,6 @@ class StandardisedTags(Tags):
         scores = folders["raw"].entries[sample.id]["scores"]
         return super().item(sample, folders).reading({"raw.scores": fingerprint(scores)}, scores)
 
-    def found(self, entry: Mapping[str, Any]) -> list[int]:
-        """Returns the tags that follow from an entry's standardised scores."""
-        return self._choose(decode_scores(entry["scores"], STANDARDISED))
-
     def load(self, folders: Mapping[str, Path]) -> Statistics | None:
         """Reads the statistics, if images are compared."""
         if "learned" not in folders:
@@ -126,9 +123,9 @@ class StandardisedTags(Tags):
                 scores = over_classes(scores)
             if (statistics := model()) is not None:
                 scores = standardise(scores, *statistics)
-            rows[STANDARDISED] = scores[0].astype(np.float32)
-            facts = self.corrections.apply(item.sample.id, self._choose(rows[STANDARDISED]))
-            yield item, {self.name: tags_output(**facts, scores=rows)}
+            rows[self.row] = scores[0].astype(np.float32)
+            yield item, {self.name: self.output(item, rows)}
 
-    def _choose(self, standardised: np.ndarray) -> list[int]:
-        return [int(k) for k in np.flatnonzero(standardised > self.options.z)]
+    def choose(self, scores: np.ndarray) -> list[int]:
+        """Returns the classes whose standardised scores exceed ``z``."""
+        return np.flatnonzero(scores > self.options.z).tolist()

@@ -12,7 +12,7 @@ import torch
 from pipeline.clip.encoder import BlockInput, ClipEncoder, to_pixels
 from pipeline.clip.image_tower import ImageTower
 from pipeline.clip.weights.checkpoint import load_clip
-from pipeline.dense.gem.method import self_self_attention
+from pipeline.dense.gem.method import SelfSelfPath
 from pipeline.dense.method import NameEmbeddings
 from pipeline.dense.sc_clip import ScClipSettings
 from pipeline.dense.windows import with_scaled_positions
@@ -62,7 +62,7 @@ def test_attention_of_gem_is_the_released_one(encoder, golden):
     normed, block = torch.from_numpy(golden["gem_tokens"])[None], encoder.last_block
     plain = SimpleNamespace(ln_1=lambda tokens: tokens, attention_output=block.attention_output)
     inputs = BlockInput(normed, *block.project(normed))
-    attended = self_self_attention(plain, inputs)[0]
+    attended = SelfSelfPath(1).attention(plain, inputs)[0]
     assert_close(attended, golden["gem_attention"])
 
 

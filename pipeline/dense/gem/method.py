@@ -12,35 +12,27 @@ from pipeline.dense.hooks import SecondPath
 from pipeline.dense.method import DenseMethod, NameEmbeddings
 
 
-def self_self_attention(block: Block, inputs: BlockInput) -> torch.Tensor:
-    """Returns GEM's attention of a block (section 3.2).
-
-    The mean of the value-value, key-key and query-query attention of the values, projected: in
-    place of a temperature that is learned, τ follows from the length of the tokens.
-
-    The ``inputs`` are those of the original path. The result is B×T×D, without the residual
-    connection.
-    """
-    tokens, query, key, value = inputs
-    normed = block.ln_1(tokens)
-    # τ is the mean length of the tokens over √d, by which attend divides the logits anyway.
-    length = normed.float().norm(dim=-1).mean(-1)[:, None, None, None]
-    scale = length.sqrt().to(query.dtype)
-    attended = 0.0
-    for features in (value, key, query):
-        unit = F.normalize(features, dim=-1)
-        sharp = scale * unit
-        unit = F.normalize(attend(sharp, sharp, unit), dim=-1)
-        attended = attended + attend(scale * unit, scale * unit, value) / 3
-    return block.attention_output(attended)
-
-
 class SelfSelfPath(SecondPath):
     """GEM's second path: of self-self attention of the original tokens."""
 
     def attention(self, block: Block, inputs: BlockInput) -> torch.Tensor:
-        """Returns a block's self-self attention."""
-        return self_self_attention(block, inputs)
+        """Returns GEM's attention of a block, B×T×D (section 3.2).
+
+        The mean of the value-value, key-key and query-query attention of the values, projected: in
+        place of a temperature that is learned, τ follows from the length of the tokens.
+        """
+        tokens, query, key, value = inputs
+        normed = block.ln_1(tokens)
+        # τ is the mean length of the tokens over √d, by which attend divides the logits anyway.
+        length = normed.float().norm(dim=-1).mean(-1)[:, None, None, None]
+        scale = length.sqrt().to(query.dtype)
+        attended = 0.0
+        for features in (value, key, query):
+            unit = F.normalize(features, dim=-1)
+            sharp = scale * unit
+            unit = F.normalize(attend(sharp, sharp, unit), dim=-1)
+            attended = attended + attend(scale * unit, scale * unit, value) / 3
+        return block.attention_output(attended)
 
 
 class Gem(DenseMethod):
