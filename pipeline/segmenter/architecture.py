@@ -79,6 +79,22 @@ def adapt_model(
         ) from error
     model = base.model
     model.setdefault("data_preprocessor", ConfigDict(base.get("data_preprocessor", {})))
+    _set_sizes(model, settings, patch_size)
+    for part in dictionaries(model):
+        if part.get("type") in ("BN", "SyncBN", "MMSyncBN"):
+            part.type = "SyncBN" if synchronise else "BN"
+        if part.get("type") in _REFUSED:
+            raise UserError(
+                f"segmenter.config={settings.config} uses {part.type}, which"
+                f" {_REFUSED[part.type]}: choose another segmenter.config"
+            )
+    for head in heads_of(model):
+        _learn_classes(head, num_classes)
+    return model
+
+
+def _set_sizes(model: ConfigDict, settings: SegmenterSettings, patch_size: int | None) -> None:
+    """Sets the size of crops, what other images are padded to, and that they are not cut."""
     model.data_preprocessor.size = (settings.crop_size, settings.crop_size)
     needed = side_divisor(patch_size, settings.decoder)
     needed = needed or _SIZE_DIVISORS.get(model.backbone.get("type"))
@@ -94,20 +110,14 @@ def adapt_model(
     kept = {k: v for k, v in (model.get("test_cfg") or {}).items() if k not in _SLIDING_WINDOW}
     patches = [patch_size, settings.most_patches] if settings.decoder else None
     model.test_cfg = ConfigDict(kept, mode="whole", limits={"patches": patches})
-    for part in dictionaries(model):
-        if part.get("type") in ("BN", "SyncBN", "MMSyncBN"):
-            part.type = "SyncBN" if synchronise else "BN"
-        if part.get("type") in _REFUSED:
-            raise UserError(
-                f"segmenter.config={settings.config} uses {part.type}, which"
-                f" {_REFUSED[part.type]}: choose another segmenter.config"
-            )
-    heads = heads_of(model)
-    for head in heads:
-        kinds = [str(part.get("type")) for part in dictionaries(head)]
-        if not any(kind.endswith(("Loss", "CrossEntropy")) for kind in kinds):
-            head.loss_decode = ConfigDict(type="CrossEntropyLoss")  # as by default
-    for part in dictionaries(heads):
+
+
+def _learn_classes(head: ConfigDict, num_classes: int) -> None:
+    """Gives a head our classes, and has its losses leave unlabelled pixels out."""
+    kinds = [str(part.get("type")) for part in dictionaries(head)]
+    if not any(kind.endswith(("Loss", "CrossEntropy")) for kind in kinds):
+        head.loss_decode = ConfigDict(type="CrossEntropyLoss")  # as by default
+    for part in dictionaries(head):
         if "num_classes" in part:
             part.num_classes = num_classes
             if part.get("type") != "KernelUpdateHead":  # which computes no loss from labels
@@ -118,7 +128,6 @@ def adapt_model(
             part.avg_non_ignore = True
         # Class weights belong to the data set of the config.
         part.pop("class_weight", None)
-    return model
 
 
 def choose_backbone(

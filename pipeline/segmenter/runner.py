@@ -3,9 +3,10 @@
 import json
 import logging
 import random
+import threading
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,7 +22,7 @@ from mmengine.registry import LOOPS
 from torch import nn
 
 from pipeline.errors import UserError
-from pipeline.files.atomic import write_atomically
+from pipeline.files.atomic import MENDABLE, cannot_write, write_atomically
 from pipeline.segmenter.architecture import MISFITS
 from pipeline.segmenter.checkpoints import iteration_of, read_checkpoint
 from pipeline.segmenter.openmmlab import InitialisedRunner, StartedLoop
@@ -125,6 +126,46 @@ class QuietRunner(InitialisedRunner):
 def _raise(record: logging.LogRecord) -> NoReturn:
     """Ends the training when a log cannot be written, as for any other file."""
     raise
+
+
+@contextmanager
+def explain_faults(work_dir: Path) -> Iterator[None]:
+    """Turns faults of the disk and of processes that load images into errors with a remedy."""
+    # TensorBoard's thread would print a traceback if its file cannot be written. It also raises the
+    # error in the main thread, which ends the training.
+    previous = threading.excepthook
+
+    def hook(arguments: threading.ExceptHookArgs) -> None:
+        if not _is_mendable(arguments.exc_value):
+            previous(arguments)
+
+    threading.excepthook = hook
+    try:
+        yield
+    except UserError as error:
+        # A process that loads images sends a traceback, which ends in our sentence.
+        line = str(error).strip().splitlines()[-1]
+        raise UserError(line.removeprefix("pipeline.errors.UserError: ")) from error
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if _is_mendable(cause):
+                raise cannot_write(cause.filename or work_dir, cause) from error
+            # PyTorch raises this at any point of the training when a process ends.
+            if isinstance(cause, RuntimeError) and str(cause).startswith("DataLoader worker"):
+                raise UserError(
+                    "a process that loads images was killed, probably because memory or shared"
+                    " memory (/dev/shm) ran out: lower segmenter.workers, and run the same"
+                    " command again to resume from the last checkpoint"
+                ) from error
+            cause = cause.__cause__ or cause.__context__
+        raise
+    finally:
+        threading.excepthook = previous
+
+
+def _is_mendable(error: BaseException | None) -> bool:
+    return isinstance(error, OSError) and error.errno in MENDABLE
 
 
 @LOOPS.register_module()

@@ -2,10 +2,8 @@
 
 import importlib.util
 import json
-import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from math import ceil
@@ -13,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from mmengine.dataset import DefaultSampler
+from mmengine.config import Config
 from mmengine.dist import barrier
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -22,10 +20,9 @@ from pipeline.clip.device import is_cpu
 from pipeline.configuration.settings import plain
 from pipeline.engine.sample import ImageReader, Sample
 from pipeline.errors import UserError, tell
-from pipeline.files.atomic import MENDABLE, cannot_write, write_atomically
-from pipeline.files.label_images import IGNORE
+from pipeline.files.atomic import write_atomically
 from pipeline.segmenter import checkpoints
-from pipeline.segmenter.architecture import check_sizes, licence_notes, smallest_side
+from pipeline.segmenter.architecture import check_sizes, licence_notes
 from pipeline.segmenter.data import TrainingPair
 from pipeline.segmenter.distributed import join, local_device, process_count, process_rank
 from pipeline.segmenter.limits import Limits
@@ -33,9 +30,10 @@ from pipeline.segmenter.mmseg import build_config, build_model, in_mmseg
 from pipeline.segmenter.openmmlab import only_device
 from pipeline.segmenter.optimization import arrange_for_cpu
 from pipeline.segmenter.pretrained import load_pretrained
-from pipeline.segmenter.runner import Listener, QuietRunner
+from pipeline.segmenter.runner import Listener, QuietRunner, explain_faults
 from pipeline.segmenter.samples import Labelled, PseudoLabelled, build_loader, positions
 from pipeline.segmenter.settings import OF_CLIP, SegmenterSettings
+from pipeline.segmenter.validation import measurements
 
 if TYPE_CHECKING:
     from pipeline.clip.image_tower import ImageTower
@@ -101,17 +99,13 @@ def train(task: Task, folder: Path, listener: Listener = Listener()) -> Path:  #
     precision = checkpoints.precision_of(task.settings.precision, resume_from)
     settings = replace(task.settings, precision=precision)
     tower = task.tower and task.tower()
-    config = build_config(
-        settings, task.class_names, task.palette, task.seed, device, processes, tower
-    )
-    iterations = settings.iterations
-    start = checkpoints.iteration_of(resume_from) if resume_from else 0
+    config = _configure(task, settings, device, processes, tower)
     metainfo = {"classes": config.class_names, "palette": config.palette}
-    config.model.test_cfg.limits.longest_side = task.read.longest_side
-    config.model.test_cfg.crf = plain(settings.test.crf)
     limits = Limits.of(config.model.test_cfg.limits)
     labelled = Labelled(task.validation, task.read, metainfo, limits)
-    is_measured = settings.validation_interval and len(labelled)
+    is_measured = bool(settings.validation_interval and len(labelled))
+    iterations = settings.iterations
+    start = checkpoints.iteration_of(resume_from) if resume_from else 0
     if start == iterations and not is_measured:
         return resume_from  # else its last measurement may be missing
     if start > iterations:
@@ -120,63 +114,38 @@ def train(task: Task, folder: Path, listener: Listener = Listener()) -> Path:  #
             f" segmenter.iterations={iterations}: delete it to train anew"
         )
 
-    if resume_from is None and not process_rank():
-        for note in licence_notes(config.model):
-            tell(f"note: {note}")
-
-    # What mmsegmentation's own tools segment images with; decoded as by ``task.read``.
-    color_type = "color" if task.read.apply_exif else "color_ignore_orientation"
-    config.test_pipeline = [
-        {"type": "LoadImageFromFile", "imdecode_backend": "pillow", "color_type": color_type},
-        {"type": "PackSegInputs"},
-    ]
-
     # Modules draw random weights when they are built, before the runner seeds anything.
     torch.manual_seed(task.seed)
     model = build_model(config.model)
     check_sizes(model, settings)
     if settings.freeze or settings.decoder:
         freeze(model.backbone)
-        size = sum(p.numel() * p.element_size() for p in model.backbone.parameters()) / 1e6
-        if resume_from is None and not process_rank():
-            kept = "the last two and the best" if is_measured else "the last two"
-            tell(
-                f"note: each checkpoint ({kept} are kept) holds the frozen backbone, {size:.0f} MB,"
-                " to which the terms of its weights apply: see docs/licences.md"
-            )
+    if resume_from is None and not process_rank():
+        _note_licences(config, model, settings, is_measured)
     _check_parts(model, settings, processes, device)
     if is_cpu(device):
         arrange_for_cpu(model)
-    description = {key: config.to_dict()[key] for key in ("model", "class_names", "palette")}
-    description["precision"] = config.settings.precision
+
     samples = PseudoLabelled(task.pairs, settings, task.seed, metainfo, task.read, limits)
     indices = positions(settings.batch_size, start, iterations, process_rank(), processes)
     share = settings.batch_size // processes
-    interval = settings.checkpoint_interval
-    best = {"save_best": checkpoints.METRIC, "rule": "greater"} if is_measured else {}
-    measured = _measured_by(model, labelled, settings.workers) if is_measured else {}
-    hooks = {
-        "logger": {"type": "LoggerHook", "interval": LOG_INTERVAL, "log_metric_by_epoch": False},
-        "checkpoint": checkpoints.KeepCheckpoints(description, interval=interval, **best),
-        "sampler_seed": None,
-    }
-    curves = ["LocalVisBackend"]
-    if importlib.util.find_spec("tensorboard") is not None:
-        curves.append("TensorboardVisBackend")
-    # A sound network predicts objects after this share of its training; from scratch, after 0.2.
-    first = min(interval * ceil(0.3 * iterations / interval), iterations)
-    load = partial(
-        load_pretrained,
-        model.backbone,
-        settings.pretrained,
-        model=config.model,
-        source=config.pretrained_source,
-    )
     if tower is not None:
         load = partial(model.backbone.load_tower, tower, *task.about_tower)
+    else:
+        load = partial(
+            load_pretrained,
+            model.backbone,
+            settings.pretrained,
+            model=config.model,
+            source=config.pretrained_source,
+        )
+    # A sound network predicts objects after this share of its training; from scratch, after 0.2.
+    interval = settings.checkpoint_interval
+    first = min(interval * ceil(0.3 * iterations / interval), iterations)
     # mmengine keeps loggers, visualisers and counters by name until the process ends.
     name = f"segmenter-{uuid.uuid4().hex}"
-    with _explain_faults(folder), only_device(device), in_mmseg():
+    measured = measurements(model, labelled, settings.workers) if is_measured else {}
+    with explain_faults(folder), only_device(device), in_mmseg():
         folder.mkdir(parents=True, exist_ok=True)
         runner = QuietRunner(
             initialise=None if resume_from else partial(_initialise, model, load, folder, device),
@@ -189,13 +158,8 @@ def train(task: Task, folder: Path, listener: Listener = Listener()) -> Path:  #
             optim_wrapper=config.optim_wrapper,
             param_scheduler=config.param_scheduler,
             **measured,
-            default_hooks=hooks,
-            visualizer={
-                "type": "Visualizer",
-                "name": name,
-                "vis_backends": [{"type": backend} for backend in curves],
-                "save_dir": str(folder),
-            },
+            default_hooks=_hooks(config, interval, is_measured),
+            visualizer=_visualizer(name, folder),
             load_from=str(resume_from) if resume_from else None,
             resume=resume_from is not None,
             launcher="pytorch" if processes > 1 else "none",
@@ -218,22 +182,71 @@ def train(task: Task, folder: Path, listener: Listener = Listener()) -> Path:  #
     return checkpoints.last_checkpoint(folder)
 
 
-def _measured_by(model: nn.Module, labelled: Labelled, workers: int) -> dict[str, Any]:
-    """Returns what the runner is told of the measurements of a network."""
-    from pipeline.segmenter.validation import ValidationIoU
+def _configure(
+    task: Task,
+    settings: SegmenterSettings,
+    device: str,
+    processes: int,
+    tower: "ImageTower | None",
+) -> Config:
+    """Returns the configuration of a training, with what its network is told of images and CRF."""
+    config = build_config(
+        settings,
+        task.class_names,
+        task.palette,
+        task.seed,
+        device=device,
+        processes=processes,
+        tower=tower,
+    )
+    config.model.test_cfg.limits.longest_side = task.read.longest_side
+    config.model.test_cfg.crf = plain(settings.test.crf)
+    # What mmsegmentation's own tools segment images with; decoded as by ``task.read``.
+    color_type = "color" if task.read.apply_exif else "color_ignore_orientation"
+    config.test_pipeline = [
+        {"type": "LoadImageFromFile", "imdecode_backend": "pillow", "color_type": color_type},
+        {"type": "PackSegInputs"},
+    ]
+    return config
 
-    if not model.data_preprocessor.test_cfg and (side := smallest_side(model)) > 1:
-        model.data_preprocessor.test_cfg = {"size": (side, side)}  # pads smaller images
-    sampler = DefaultSampler(labelled, shuffle=False)
+
+def _note_licences(
+    config: Config, model: nn.Module, settings: SegmenterSettings, is_measured: bool
+) -> None:
+    """Notes whose terms apply to the network, and to the checkpoints of a frozen backbone."""
+    for note in licence_notes(config.model):
+        tell(f"note: {note}")
+    if settings.freeze or settings.decoder:
+        size = sum(p.numel() * p.element_size() for p in model.backbone.parameters()) / 1e6
+        kept = "the last two and the best" if is_measured else "the last two"
+        tell(
+            f"note: each checkpoint ({kept} are kept) holds the frozen backbone, {size:.0f} MB, to"
+            " which the terms of its weights apply: see docs/licences.md"
+        )
+
+
+def _hooks(config: Config, interval: int, is_measured: bool) -> dict[str, Any]:
+    """Returns what the runner is told of logs and checkpoints."""
+    description = {key: config.to_dict()[key] for key in ("model", "class_names", "palette")}
+    description["precision"] = config.settings.precision
+    best = {"save_best": checkpoints.METRIC, "rule": "greater"} if is_measured else {}
     return {
-        "val_dataloader": build_loader(labelled, sampler, 1, workers),
-        "val_cfg": {"type": "ValLoop"},
-        "val_evaluator": {
-            "type": ValidationIoU,
-            "ignore_index": IGNORE,
-            "iou_metrics": [checkpoints.METRIC],
-            "collect_device": "gpu",  # sends tensors, on CPUs too; "cpu" writes pickles to disk
-        },
+        "logger": {"type": "LoggerHook", "interval": LOG_INTERVAL, "log_metric_by_epoch": False},
+        "checkpoint": checkpoints.KeepCheckpoints(description, interval=interval, **best),
+        "sampler_seed": None,
+    }
+
+
+def _visualizer(name: str, folder: Path) -> dict[str, Any]:
+    """Returns what the runner is told of curves."""
+    curves = ["LocalVisBackend"]
+    if importlib.util.find_spec("tensorboard") is not None:
+        curves.append("TensorboardVisBackend")
+    return {
+        "type": "Visualizer",
+        "name": name,
+        "vis_backends": [{"type": backend} for backend in curves],
+        "save_dir": str(folder),
     }
 
 
@@ -269,43 +282,3 @@ def _initialise(model: nn.Module, load: Callable[[], Any], work_dir: Path, devic
     if initial is not None and not process_rank():
         text = json.dumps({"is": str(initial), **asdict(initial)}, indent=1)
         write_atomically(work_dir / INITIAL_WEIGHTS, text)
-
-
-@contextmanager
-def _explain_faults(work_dir: Path) -> Iterator[None]:
-    """Turns faults of the disk and of processes that load images into errors with a remedy."""
-    # TensorBoard's thread would print a traceback if its file cannot be written. It also raises the
-    # error in the main thread, which ends the training.
-    previous = threading.excepthook
-
-    def hook(arguments: threading.ExceptHookArgs) -> None:
-        if not _is_mendable(arguments.exc_value):
-            previous(arguments)
-
-    threading.excepthook = hook
-    try:
-        yield
-    except UserError as error:
-        # A process that loads images sends a traceback, which ends in our sentence.
-        line = str(error).strip().splitlines()[-1]
-        raise UserError(line.removeprefix("pipeline.errors.UserError: ")) from error
-    except Exception as error:
-        cause: BaseException | None = error
-        while cause is not None:
-            if _is_mendable(cause):
-                raise cannot_write(cause.filename or work_dir, cause) from error
-            # PyTorch raises this at any point of the training when a process ends.
-            if isinstance(cause, RuntimeError) and str(cause).startswith("DataLoader worker"):
-                raise UserError(
-                    "a process that loads images was killed, probably because memory or shared"
-                    " memory (/dev/shm) ran out: lower segmenter.workers, and run the same"
-                    " command again to resume from the last checkpoint"
-                ) from error
-            cause = cause.__cause__ or cause.__context__
-        raise
-    finally:
-        threading.excepthook = previous
-
-
-def _is_mendable(error: BaseException | None) -> bool:
-    return isinstance(error, OSError) and error.errno in MENDABLE
