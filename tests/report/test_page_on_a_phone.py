@@ -64,7 +64,7 @@ def test_every_chapter_can_be_reached(visit, address, width):
     page = visit(address, **{**PHONE, "viewport": {"width": width, "height": 667}}).page
     chapters = page.locator("main > section")
     links = page.locator("nav.sections a")
-    assert links.count() == chapters.count() == 8
+    assert links.count() == chapters.count() == 7
     page.evaluate("document.documentElement.style.scrollBehavior = 'auto'")
     for link in links.all():
         expect(link).to_be_in_viewport(ratio=1)
