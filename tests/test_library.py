@@ -21,13 +21,12 @@ from pipeline.errors import UserError
 from pipeline.masks.pseudo_mask import PseudoMask
 from pipeline.segmenter.stage import Training
 from tests.segmenter.tiny_training import CLASS_NAMES, write_pairs
-from tests.small_runs import TINY_SEGMENTER, draw_photograph, folder_options, latest
+from tests.small_runs import TINY_SEGMENTER, draw_photograph, folder_options
+from tests.test_api import CLASSES, SETTINGS, assert_stored
 from tests.tiers import large_except
 
-CLASSES = ["cat", "person", "rocket", "cup"]
 EXCEL = ["cams=excel", "masks=argmax"]
 DENSE = ["cams=sclip", "masks=dense", "masks.short_side=80"]
-SETTINGS = ["tags.min_score=0", "tags.votes=2", "tags.templates=piaa", "runtime.precision=fp32"]
 
 
 @pytest.fixture(scope="module")
@@ -56,17 +55,9 @@ def test_a_batch_gives_what_the_stages_store_with_its_size(
     labeller = Labeller(CLASSES, checkpoint=tiny_checkpoint, overrides=SETTINGS, batch_size=3)
     assert labeller._builder.clip.batches.images == 3
     files = sorted(photographs.rglob("*.*"))
-    out = tmp_path / "out"
-    with np.load(latest(out, "tags") / "scores.npz") as arrays:
-        stored = dict(zip(arrays["ids"].tolist(), arrays["scores"]))
-    for file, found in zip(files, labeller(files), strict=True):
-        image_id = file.relative_to(photographs).with_suffix("").as_posix()
-        assert np.array_equal(found.scores, stored[image_id])
-        with np.load(latest(out, "cams") / f"{image_id}.npz") as arrays:
-            assert found.tags == tuple(arrays["keys"])
-            assert np.array_equal(found.cams, arrays["cams"])
-        with Image.open(latest(out, "masks") / f"{image_id}.png") as mask:
-            assert np.array_equal(found.mask, np.asarray(mask))
+    ids = [file.relative_to(photographs).with_suffix("").as_posix() for file in files]
+    for image_id, found in zip(ids, labeller(files), strict=True):
+        assert_stored(found, tmp_path / "out", image_id)
 
 
 def test_every_method_takes_several_images_of_any_form(labeller, photographs):
@@ -105,9 +96,23 @@ def test_every_method_takes_several_images_of_any_form(labeller, photographs):
         (lambda one, image: one.features(image, [5]), "asks for block 5, but this CLIP has 4"),
         (lambda one, image: Labeller(["cat"], batch_size=0), "batch_size=0 is out of range"),
         (lambda one, image: Labeller(["cat"], batch_size="many"), "runtime.batch_size"),
+        (lambda one, image: one.cams([image, image], [["cat"], None]), "give a list for each"),
+        (lambda one, image: one.cams(image, 3.0), "give a list for each"),
+        (lambda one, image: one.features(image, 3), "is not a list of numbers"),
+        (lambda one, image: one.features(image, ["a"]), "is not a list of numbers"),
+        (lambda one, image: one.features(image, [1.5]), "is not a list of numbers"),
+        (lambda one, image: one.features(image, [True]), "is not a list of numbers"),
+        (lambda one, image: one.mask(image, [False, True]), "no class False"),
+        (lambda one, image: one.mask(image, np.array([False, True])), "no class False"),
+        (lambda one, image: one.cams(image, True), "no class True"),
+        (lambda one, image: one.cams(image, [1, "person"]), "person is named twice"),
+        (lambda one, image: one.mask([image, image], [[0], [1, 1]]), "person is named twice"),
+        (lambda one, image: train([], [], ["cat"], output=None), "output=None is not a folder"),
+        (lambda one, image: Labeller(["${oc.env:HOME}"]), r"classes=.* holds \${"),
+        (lambda one, image: Labeller(["cat"], checkpoint="a${b"), r"checkpoint=a\${b holds \${"),
     ],
 )
-def test_what_is_wrong_with_a_list_is_said(labeller, images, use, message):
+def test_arguments_of_another_form_are_one_sentence(labeller, images, use, message):
     with pytest.raises(UserError, match=message):
         use(labeller, images[1])
 
@@ -412,26 +417,3 @@ def test_a_segmenter_is_pickled_to_a_new_process(pairs, tmp_path):
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         (found,) = pool.map(segmenter, [str(pairs[0][0])])
     assert np.array_equal(found, wanted)
-
-
-def test_arguments_of_another_form_are_one_sentence(tiny_checkpoint):
-    labeller = Labeller(["cat", "dog"], checkpoint=tiny_checkpoint)
-    image = np.zeros((32, 32, 3), np.uint8)
-    for wrong, said in (
-        (lambda: labeller.cams([image, image], [["cat"], None]), "give a list for each"),
-        (lambda: labeller.cams(image, 3.0), "give a list for each"),
-        (lambda: labeller.features(image, 3), "is not a list of numbers"),
-        (lambda: labeller.features(image, ["a"]), "is not a list of numbers"),
-        (lambda: labeller.features(image, [1.5]), "is not a list of numbers"),
-        (lambda: labeller.features(image, [True]), "is not a list of numbers"),
-        (lambda: labeller.mask(image, [False, True]), "no class False"),
-        (lambda: labeller.mask(image, np.array([False, True])), "no class False"),
-        (lambda: labeller.cams(image, True), "no class True"),
-        (lambda: labeller.cams(image, [1, "dog"]), "dog is named twice"),
-        (lambda: labeller.mask([image, image], [[0], [1, 1]]), "dog is named twice"),
-        (lambda: train([], [], ["cat"], output=None), "output=None is not a folder"),
-        (lambda: Labeller(["${oc.env:HOME}"], checkpoint=tiny_checkpoint), r"classes=.* holds \${"),
-        (lambda: Labeller(["cat"], checkpoint="a${b"), r"checkpoint=a\${b holds \${"),
-    ):
-        with pytest.raises(UserError, match=said):
-            wrong()

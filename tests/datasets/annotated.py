@@ -15,6 +15,7 @@ from PIL import Image
 from pipeline.datasets.annotations import Annotations, open_annotations
 from pipeline.datasets.mask_images import Reading
 from pipeline.datasets.settings import AnnotationSettings
+from pipeline.exchange.formats.label_studio import encode_brush
 from tests.datasets.miniature_coco import run_lengths
 
 CLASSES = ["cat", "dog", "traffic light"]
@@ -57,26 +58,9 @@ def instance(name: str, pixels: np.ndarray, **more: object) -> dict:
     return {"category_id": CLASSES.index(name) + 7, "segmentation": run_lengths(pixels), **more}
 
 
-def brush(pixels: np.ndarray) -> list[int]:
-    """Returns run lengths as Label Studio's brush writes them: of RGBA, bit by bit."""
-    values = np.repeat(pixels.ravel(), 4).astype(int) * 255
-    lengths = 3, 5, 8, 16
-    bits = f"{len(values):032b}{8 - 1:05b}" + "".join(f"{n - 1:04b}" for n in lengths)
-    start = 0
-    while start < len(values):
-        end = start
-        while end < len(values) and values[end] == values[start] and end - start < 2**16:
-            end += 1
-        choice = next(k for k, n in enumerate(lengths) if end - start <= 2**n)
-        bits += f"1{choice:02b}" + f"{end - start - 1:0{lengths[choice]}b}{values[start]:08b}"
-        start = end
-    bits += "0" * (-len(bits) % 8)
-    return [int(bits[k : k + 8], 2) for k in range(0, len(bits), 8)]
-
-
 def stroke(name: str, pixels: np.ndarray, **more: object) -> dict:
     """Returns a result of Label Studio's."""
-    value = {"format": "rle", "rle": brush(pixels), "brushlabels": [name]}
+    value = {"format": "rle", "rle": encode_brush(pixels > 0).tolist(), "brushlabels": [name]}
     sizes = {"original_height": pixels.shape[0], "original_width": pixels.shape[1]}
     return {"type": "brushlabels", "value": value, "image_rotation": 0, **sizes, **more}
 

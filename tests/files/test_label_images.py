@@ -9,7 +9,6 @@ from PIL import Image
 from pipeline.errors import UserError
 from pipeline.files.images import encode_png
 from pipeline.files.label_images import GREY, PALETTE, decode_png, read_labels
-from tests.hostile.files import grey_png
 
 LABELS = np.random.default_rng(0).choice([0, 1, 2, 3, 255], (12, 9)).astype(np.uint8)
 
@@ -25,20 +24,9 @@ def test_labels_come_back(palette, tmp_path):
         assert png.palette.shape == (256, 3) and (png.palette[:4] == 9).all()
 
 
-@pytest.mark.parametrize("depth", [2, 4])
-def test_grey_values_of_few_bits_are_those_that_were_stored(depth, tmp_path):
-    path = tmp_path / "a.png"
-    path.write_bytes(grey_png(LABELS % 4, depth))
-    assert np.array_equal(read_labels(path), LABELS % 4)
-
-
 def test_what_cannot_be_read_is_named(tmp_path):
     path = tmp_path / "a.png"
     with pytest.raises(FileNotFoundError):
-        read_labels(path)
-    Image.fromarray(LABELS, "P").convert("RGB").save(path)
-    wanted = "a.png is a PNG of mode RGB: convert it to a palette or grey PNG of 8 bits"
-    with pytest.raises(UserError, match=wanted):
         read_labels(path)
     Image.fromarray(LABELS, "P").save(path)
     path.write_bytes(path.read_bytes()[:60])

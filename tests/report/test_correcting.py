@@ -187,8 +187,6 @@ def test_a_thumb_suffices(open_run):
     chip(page, "fig 1", "dog").tap()
     expect(page.locator("#changes-count")).to_have_text("1 change in 1 image")
     assert wide <= window
-    for button in page.locator(".card:visible .chip[data-name]").all():
-        assert button.bounding_box()["height"] >= 24
     page.get_by_role("button", name="Undo all").tap()
     expect(page.locator("#changes")).to_be_hidden()
 
