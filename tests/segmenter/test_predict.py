@@ -47,19 +47,6 @@ def test_classes_come_from_the_checkpoint(segmenter, trained, tmp_path):
     assert Segmenter.from_run(alone).class_names == segmenter.class_names
 
 
-def test_matches_mmsegmentation(segmenter):
-    """The same image through mmsegmentation's own ``predict``."""
-    from mmseg.structures import SegDataSample
-
-    image = np.random.default_rng(1).integers(0, 256, (41, 50, 3), dtype=np.uint8)
-    model = segmenter.network.model
-    sample = SegDataSample(metainfo={"img_shape": (41, 50), "ori_shape": (41, 50)})
-    bgr = torch.from_numpy(image[:, :, ::-1].transpose(2, 0, 1).copy())
-    with torch.no_grad():
-        result = model.test_step({"inputs": [bgr], "data_samples": [sample]})[0]
-    assert np.allclose(result.seg_logits.data.numpy(), segmenter.logits(image), atol=1e-5)
-
-
 @pytest.mark.large
 def test_the_configuration_of_a_run_is_one_of_mmsegmentation(pairs, trained, segmenter, tmp_path):
     """The program that the documentation prints labels an image as our own ``Segmenter`` does."""
@@ -82,14 +69,6 @@ def test_the_configuration_of_a_run_is_one_of_mmsegmentation(pairs, trained, seg
     assert np.array_equal(labels, Segmenter.from_run(run)(photograph))
     assert np.bincount(labels.ravel()).min() > 50
     assert names.tolist() == ["background", *CLASS_NAMES]
-
-
-def test_network_that_needs_whole_strides():
-    model = build_model(build_config(tiny_settings(**UNET), CLASS_NAMES, PALETTE, 0).model)
-    labels = Segmenter(MmsegNetwork(model), ("background", *CLASS_NAMES), tuple(PALETTE))(
-        np.zeros((37, 50, 3), np.uint8)
-    )
-    assert labels.shape == (37, 50)
 
 
 SEGFORMER = {
@@ -157,14 +136,6 @@ def test_a_gpu_segments_an_image_and_its_mirror_image_together(segmenter, shape,
     found = segmenter.probabilities(image, scales, flip=True)
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert sizes == [2, 2, 2]
-
-
-def test_the_mirror_image_counts_as_much(segmenter):
-    image = noise(30, 45)
-    both = segmenter.probabilities(image, flip=True)
-    mirrored = segmenter.probabilities(np.ascontiguousarray(image[:, ::-1]), flip=True)
-    assert np.allclose(both, mirrored[:, :, ::-1], atol=1e-6)
-    assert not np.allclose(both, segmenter.probabilities(image), atol=1e-4)
 
 
 def augmented(image, scales, flip):

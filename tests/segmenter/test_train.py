@@ -72,13 +72,6 @@ def test_seed_changes_the_weights(trained, pairs, tmp_path):
     assert not torch.equal(weights(trained)[name], weights(tmp_path)[name])
 
 
-def test_checkpoint_holds_only_plain_values(trained):
-    checkpoint = torch.load(last_checkpoint(trained), weights_only=True)
-    described = checkpoint["meta"]["segmenter"]
-    assert described["class_names"] == ["background", *CLASS_NAMES]
-    assert [tuple(colour) for colour in described["palette"]] == PALETTE
-
-
 def test_non_finite_loss_stops(pairs, tmp_path):
     with pytest.raises(UserError, match=r"iteration \d.*s/\d.*learning_rate"):
         train_tiny(pairs, tmp_path, tiny_settings(learning_rate=1e20, checkpoint_interval=100))
