@@ -163,7 +163,7 @@ def test_a_run_ends_the_look_at_photographs_before_it_begins(scenes, tmp_path):
     )
     # Nor does the photograph that is being scored replace what the run says.
     reading = folder._read
-    folder._read = lambda image_id: folder._names.begin("folder s") and reading(image_id)
+    folder._read = lambda image_id: folder._labellers.begin("folder s") and reading(image_id)
     _, _, *rest = folder.choose(*names, None, "Masks", request)
     assert rest and all(each["__type__"] == "update" for shown in rest for each in shown)
 

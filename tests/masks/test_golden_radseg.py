@@ -1,4 +1,4 @@
-"""RADSeg against its released code, on the same weights; and the mistakes that its arrays show."""
+"""RADSeg against its released code, on the same weights."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pipeline.clip.attention import attention_to_alike
 from pipeline.clip.block import Block
 from pipeline.clip.encoder import ClipEncoder, to_pixels
 from pipeline.clip.text import join_prompts
 from pipeline.dense.best_name import best_classes
 from pipeline.dense.method import NameEmbeddings
 from pipeline.dense.radseg import RadSegSettings, method
-from pipeline.dense.windows import Windows, resize, resize_to_multiples, similarity_map
+from pipeline.dense.windows import Windows, resize, similarity_map
 from tests.golden_models import assert_close
 from tests.masks.test_golden_maps import assert_labels, labeller_of
 
@@ -35,7 +34,7 @@ def compute(build, golden, monkeypatch) -> Callable[..., Arrays]:
     """Computes every array of the released code from the image and the text vectors."""
 
     @torch.no_grad()
-    def compute(denoising: float = float(golden["denoising_threshold"])) -> Arrays:
+    def compute() -> Arrays:
         found: Arrays = {}
         encoder = ClipEncoder(build("c_radio_v3_b16").image)
         aggregate, embed = method.aggregate, encoder.embed
@@ -56,7 +55,7 @@ def compute(build, golden, monkeypatch) -> Callable[..., Arrays]:
             return block._block.ls_1(output) if scaled else output
 
         image, size = golden["image"], golden["image"].shape[:2]
-        radseg = RadSegSettings(denoising=denoising).dense_method()
+        radseg = RadSegSettings(denoising=float(golden["denoising_threshold"])).dense_method()
         pixels = to_pixels(image, *size, encoder.normalisation)
         fitted = radseg.fit(pixels, 16, WINDOW, STRIDE)
         mean, std = encoder.normalisation.mean, encoder.normalisation.std
@@ -95,27 +94,12 @@ def column(values: tuple[float, ...]) -> torch.Tensor:
     return torch.tensor(values)[:, None, None]
 
 
-def wrong(found: Arrays, golden: dict[str, np.ndarray]) -> dict[str, float]:
-    """Returns the largest difference of each array beyond the tolerance; ∞ for another shape."""
-    differences = {}
-    for name, ours in found.items():
-        if name == "labels":
-            decided = golden[name] != 255
-            share = (ours.numpy() != golden[name])[decided].mean()
-        elif ours.shape != golden[name].shape:
-            share = np.inf
-        else:
-            share = np.abs(ours.numpy() - golden[name]).max() / np.abs(golden[name]).max()
-        if share > (0 if name == "labels" else 2e-5):
-            differences[name] = share
-    return differences
-
-
 def test_every_array_is_that_of_the_released_code(compute, golden):
     found = compute()
     for name in sorted(found.keys() - {"labels"}):
         assert_close(found[name], golden[name])
-    assert wrong(found, golden) == {}
+    decided = golden["labels"] != 255
+    assert (found["labels"].numpy() == golden["labels"])[decided].all()
     given = {"image", "resized_size", "denoising_threshold"}
     given |= {name for name in golden if name.startswith(("text/", "positions/"))}
     assert found.keys() == golden.keys() - given
@@ -137,78 +121,6 @@ def test_labels_are_those_of_the_released_code(build, golden):
     options["temperature"] = 1.0
     flat = labeller_of(encoder, replace(settings, denoising=0.0), text, **options)
     assert flat(golden["image"], golden["image"].shape[:2])[1].max() < 0.5
-
-
-def before_the_projection(patch: pytest.MonkeyPatch) -> None:
-    project, run, asked = Block.attention_output, method.run_last_block, []
-
-    def output(block: Block, attended: torch.Tensor, *, scaled: bool = True) -> torch.Tensor:
-        if asked and asked.pop():
-            return attended.transpose(1, 2).flatten(2)
-        return project(block, attended, scaled=scaled)
-
-    def run_last_block(encoder: ClipEncoder, shared_pass: object) -> torch.Tensor:
-        asked.append(True)  # of the first of its two outputs
-        return run(encoder, shared_pass)
-
-    patch.setattr(Block, "attention_output", output)
-    patch.setattr(method, "run_last_block", run_last_block)
-
-
-def keeping_negatives(patch: pytest.MonkeyPatch) -> None:
-    def attention(logits: torch.Tensor) -> torch.Tensor:
-        return logits.softmax(-1) if logits.ndim == 4 else attention_to_alike(logits)
-
-    patch.setattr(method, "attention_to_alike", attention)
-
-
-def aggregating(shift: bool, unit_values: bool) -> Callable[[pytest.MonkeyPatch], None]:
-    def aggregate(features: torch.Tensor) -> torch.Tensor:
-        unit = F.normalize(features, dim=-1)
-        similarity = unit @ unit.mT
-        mean = similarity.mean() if shift else 0.0
-        weights = attention_to_alike(10 * (similarity - mean))
-        return weights @ (unit if unit_values else features)
-
-    return lambda patch: patch.setattr(method, "aggregate", aggregate)
-
-
-def multiples_of_patches(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(
-        method,
-        "resize_to_multiples",
-        lambda pixels, _, least: resize_to_multiples(pixels, 16, least),
-    )
-
-
-@pytest.mark.parametrize(
-    ("make", "first", "size", "count"),
-    [
-        (before_the_projection, "window0/scra", 0.64, 8),
-        (keeping_negatives, "window0/scra", 2.5e-4, 7),
-        (aggregating(shift=False, unit_values=False), "aggregated", 0.17, 5),
-        (aggregating(shift=True, unit_values=True), "aggregated", 0.56, 5),
-        (multiples_of_patches, "resized", np.inf, None),
-    ],
-    ids=["projection", "negatives", "mean", "unit", "multiples"],
-)
-def test_a_mistake_is_seen(make, first, size, count, compute, golden, monkeypatch):
-    make(monkeypatch)
-    found = wrong(compute(), golden)
-    assert next(iter(found)) == first or min(found, key=list(golden).index) == first
-    assert found[first] == pytest.approx(size, rel=0.05)
-    assert count is None or len(found) == count
-
-
-def test_leaving_out_the_denoising_is_seen(compute, golden):
-    found = wrong(compute(denoising=0.0), golden)
-    assert found.keys() == {"enlarged", "labels"}
-    assert found["enlarged"] == pytest.approx(0.49, rel=0.05)
-
-
-def test_the_right_arrays_pass_as_the_mistakes_compute_them(compute, golden, monkeypatch):
-    aggregating(shift=True, unit_values=False)(monkeypatch)
-    assert wrong(compute(), golden) == {}
 
 
 def test_sides_become_multiples_of_the_stride():

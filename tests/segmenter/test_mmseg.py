@@ -125,12 +125,6 @@ def test_a_cpu_updates_weights_in_one_go(optimizer, device, expected):
     assert config.optim_wrapper.optimizer.get("fused", False) is expected
 
 
-def test_weights_that_are_no_file(tmp_path):
-    weights = tmp_path / "weights.pth"
-    with pytest.raises(UserError, match="segmenter.pretrained"):
-        build_config(tiny_settings(pretrained=str(weights)), CLASS_NAMES, PALETTE, 0)
-
-
 def test_batch_that_cannot_be_divided():
     with pytest.raises(UserError, match="segmenter.accumulate"):
         build_config(tiny_settings(batch_size=4, accumulate=3), CLASS_NAMES, PALETTE, 0)

@@ -108,11 +108,6 @@ def test_nothing_is_loaded(choice):
     assert torch.equal(network.backbone.conv1.weight, before)
 
 
-def test_missing_weights_file():
-    with pytest.raises(UserError, match="pretrained=/nowhere/weights.pth"):
-        load("/nowhere/weights.pth", type="ResNet", depth=18)
-
-
 def without(weights, count):
     """Leaves out some tensors, of which the last batch norms' are the least needed."""
     counted = [name for name in weights if "fc" not in name and "tracked" not in name]

@@ -139,14 +139,6 @@ def test_tolerance_spares_points():
     assert 0.95 < fewer._ious[0] < exact._ious[0] == 1
 
 
-def test_other_labels_in_the_target_are_refused(export, masks, images, tmp_path):
-    stranger = tmp_path / "other/labels/val/stranger.txt"
-    stranger.parent.mkdir(parents=True)
-    stranger.touch()
-    finished = export("yolo", masks, tmp_path / "other", images)
-    assert finished.code == 2 and "stranger.txt is not part of this export" in finished.errors
-
-
 @pytest.mark.extras
 def test_labelmes_own_loader_reads_it(export, noisy, tmp_path):
     loader, shape = library("labelme._label_file"), library("labelme.utils.shape")
