@@ -24,7 +24,6 @@ from tests.hostile.files import encode, photograph, write
 from tests.typed import to_settings
 
 PHOTOGRAPH = encode(photograph())
-NOT_UTF8 = os.fsdecode(b"caf\xe9")
 
 NAMES = st.one_of(
     st.binary(min_size=1, max_size=40).map(os.fsdecode),

@@ -172,10 +172,6 @@ def test_a_checkpoint_of_another_adaptor_is_refused(
         load(release, files)
 
 
-def without_head(weights: dict) -> dict:
-    return {k: v for k, v in weights.items() if "head" not in k or k.startswith("head.fc1")}
-
-
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_weights_of_another_model_are_refused(layout, release, radseg_weights, tmp_path):
     tower = part_of(radseg_weights, "vit.")
