@@ -142,9 +142,6 @@ Counterparts = Mapping[str, Sequence[str]]
 The last stage comes first. Splits on which the run did not work are named too, as far as the keys
 that it would have there are known."""
 
-UNNAMED = "name no results of other splits: run their stages again, which computes nothing"
-"""What is said of results of an earlier version."""
-
 
 def named_in(runs: Iterable[Counterparts], split: str, stage: str, key: str) -> bool:
     """Tells whether one of the runs that made or confirmed a result has another on a split."""

@@ -177,7 +177,7 @@ def read_kept(path: Path) -> tuple[np.ndarray, list[str]]:
         if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
             raise ValueError("it is compressed")
     with np.load(path, allow_pickle=False) as kept:
-        array, about = kept[path.stem], kept[_ABOUT].tolist() if _ABOUT in kept else []
+        array, about = kept[path.stem], kept[_ABOUT].tolist()
         if str(kept[_SUM]) != _sum_of(array):
             raise ValueError("it is not what was written")
     return array, about

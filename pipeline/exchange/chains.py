@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline.engine.kinds import NETWORK, measured_kinds
-from pipeline.engine.records import LATEST, MANIFEST, UNNAMED, read_manifest
+from pipeline.engine.records import LATEST, MANIFEST, read_manifest
 from pipeline.engine.results import Results
 from pipeline.engine.store import refuse_other_format
-from pipeline.errors import UserError, tell
+from pipeline.errors import UserError
 
 Place = tuple[str, str]
 """A split, and the name of a stage."""
@@ -98,9 +98,6 @@ def find_chain(path: Path) -> Chain:
     else:
         latest = [r for r in _finished(path) if (r.path.parent / LATEST).resolve() == r.path]
         chain = Chain(latest)
-        lacking = (r for r in latest if not r.manifest.get("counterparts"))
-        if any(_place(each) not in chain.results for each in lacking):
-            tell(f"note: {path} holds results that {UNNAMED}, so that they are not compared")
     if not chain.results:
         raise UserError(
             f"{path} contains no finished results: run a stage to its end, or {_REMEDY}"

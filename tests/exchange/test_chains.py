@@ -127,14 +127,6 @@ def test_a_correction_that_one_split_alone_ran_with_leaves_the_other_out(results
     assert len(names(find_chain(results.root))) == 2
 
 
-def test_results_of_an_earlier_version_belong_to_no_other_split(results, capsys):
-    for place in ("train/tags/a", "val/tags/a"):
-        path = results.root / results.finish(place) / "manifest.json"
-        path.write_text(json.dumps({**json.loads(path.read_text()), "counterparts": []}))
-    assert names(find_chain(results.root)) == {("val", "tags"): "a"}
-    assert "run their stages again" in capsys.readouterr().err
-
-
 def test_a_manifest_is_read_once_however_many_results_were_made_from_it(results, monkeypatch):
     tags = results.finish("val/tags/t")
     for key in "abcde":

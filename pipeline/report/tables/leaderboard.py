@@ -7,7 +7,6 @@ from math import prod
 from statistics import mean
 
 from pipeline.engine.kinds import CAMS, figure_columns, kinds, measured_kinds
-from pipeline.engine.records import UNNAMED
 from pipeline.errors import UserError
 from pipeline.report.tables.combinations import Combination, combinations, merge_splits
 from pipeline.report.tables.configurations import distinguish
@@ -44,12 +43,10 @@ class Board(Table):
 def write_leaderboard(runs: Sequence[MeasuredRun], splits: Sequence[str] = ()) -> str:
     """Returns the tables of :func:`collect_boards` as Markdown; a UserError if there are none."""
     boards = collect_boards(runs, splits)
-    unnamed = sum(not run.counterparts for run in runs) if splits else 0
     if splits and not boards:
-        more = f"; {unnamed} results {UNNAMED}" if unnamed else ""
         raise UserError(
             f"no combination was measured on each of the splits {', '.join(splits)}: run them with"
-            f" dataset.split=[{','.join(splits)}]{more}"
+            f" dataset.split=[{','.join(splits)}]"
         )
     if not boards:
         others = " but networks that were trained on the ground truth" if runs else ""
@@ -60,8 +57,6 @@ def write_leaderboard(runs: Sequence[MeasuredRun], splits: Sequence[str] = ()) -
         parts.append(board.markdown())
         if board.averages:
             parts.append(board.averages.markdown("###"))
-    if unnamed:
-        parts.append(f"Left out are results ({unnamed}) that {UNNAMED}.\n")
     # Results that give way to later ones of the same images and the same key.
     same = grouped(runs, lambda r: (*result_name(r), r.split, r.figures["image_set"]))
     results = ({run.figures.get("results") for run in each} for each in same.values())
