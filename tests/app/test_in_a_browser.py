@@ -19,7 +19,7 @@ from pipeline.datasets.scenes import load_world
 from tests import REPOSITORY
 from tests.app.conftest import SCENES
 from tests.extras import library
-from tests.report.browsing import reload
+from tests.report.browsing import barriers, reload
 
 pytestmark = pytest.mark.extras
 
@@ -46,14 +46,6 @@ def visit(browser) -> Callable[..., Page]:  # noqa: F811
     hosts = {re.sub(r"^(\w+://[^/:]*).*", r"\1", url) for url in visited}
     assert {host for host in hosts if host.startswith("http")} <= {"http://127.0.0.1"}
     assert not complaints
-
-
-def barriers(page: Page, inside: str) -> list[str]:
-    """Returns what axe-core finds in what we add, and not in Gradio's own parts."""
-    from axe_playwright_python.sync_playwright import Axe
-
-    found = Axe().run(page, context=inside).response["violations"]
-    return [f"{each['id']}: {[node['html'] for node in each['nodes']]}" for each in found]
 
 
 _DROP = """written => {

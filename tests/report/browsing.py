@@ -14,6 +14,7 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests import IN_CI
+from tests.extras import library
 
 ARGUMENTS = [
     "--headless",
@@ -67,6 +68,17 @@ class Watched:
 
     def names(self) -> list[str]:
         return self.page.locator(".card:visible .name").all_text_contents()
+
+
+def barriers(page: Page, inside: str = "body") -> list[str]:
+    """Returns what axe-core finds, such as text that hardly stands out from its ground."""
+    found = (
+        library("axe_playwright_python.sync_playwright")
+        .Axe()
+        .run(page, context=inside)
+        .response["violations"]
+    )
+    return [f"{each['id']}: {[node['html'] for node in each['nodes']]}" for each in found]
 
 
 def reload(page: Page) -> None:

@@ -12,7 +12,7 @@ from pipeline.evaluation.about import About
 from pipeline.evaluation.record import MetricsFile
 from pipeline.files.images import encode_png
 from pipeline.report.page.page import write_page
-from tests.report.browsing import PHONE
+from tests.report.browsing import PHONE, barriers
 from tests.report.measured import KNOWN
 from tests.report.small_run import CLASSES, HOSTILE_CLASSES, HOSTILE_IDS, PALETTE, build_run
 
@@ -163,9 +163,6 @@ def test_nothing_scrolls_sideways(visit, address, settings):
     page.get_by_role("button", name="fig 1", exact=True).click()
     wide, there = page.locator("#viewer").evaluate("(d) => [d.scrollWidth, d.clientWidth]")
     assert wide <= there
-    for button in ("Previous image", "Next image", "Close"):
-        box = page.get_by_role("button", name=button).bounding_box()
-        assert min(box["width"], box["height"]) >= 40, "large enough for a thumb"
 
 
 def test_names_on_masks_do_not_cross_at_any_size(visit, tmp_path):
@@ -274,42 +271,15 @@ def test_hostile_names_are_text(visit, tmp_path):
     assert page.locator("#failures td").last.text_content() == reason["x"]
 
 
+@pytest.mark.extras
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_stands_out_from_its_ground(visit, address, scheme):
     page = visit(address, color_scheme=scheme).page
     page.get_by_role("button", name="fig 1", exact=True).click()
-    ratios = page.evaluate(CONTRASTS)
-    assert len(ratios) > 50
-    assert min(ratios.values()) >= 4.5, {k: v for k, v in ratios.items() if v < 4.5}
+    assert not barriers(page)
 
 
 def test_a_page_without_images_says_so(visit, tmp_path):
     inputs = build_run(tmp_path, IDS, CLASSES, trained=False, computed=())
     page = visit(write(inputs)).page
     expect(page.locator("#count")).to_have_text("There is nothing to show yet.")
-
-
-CONTRASTS = """() => {
-  const parse = (colour) => colour.match(/[\\d.]+/g).map(Number);
-  const light = ([r, g, b]) => [r, g, b].map((v) => v / 255)
-    .map((v) => (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
-    .reduce((sum, v, k) => sum + v * [0.2126, 0.7152, 0.0722][k], 0);
-  const ground = (element) => {
-    for (let e = element; e; e = e.parentElement) {
-      const colour = parse(getComputedStyle(e).backgroundColor);
-      if (colour.length === 3 || colour[3] === 1) return colour;
-    }
-    return [255, 255, 255];
-  };
-  const ratios = {};
-  for (const element of document.querySelectorAll("body *")) {
-    const own = [...element.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
-    const hidden = element.closest("svg, script, style, template, noscript, .place, :disabled");
-    if (!own || hidden || !element.checkVisibility()) continue;
-    const [a, b] = [light(parse(getComputedStyle(element).color)), light(ground(element))];
-    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-    const key = `${element.tagName}.${element.className} ${element.textContent.slice(0, 30)}`;
-    ratios[key] = Math.min(ratio, ratios[key] ?? 99);
-  }
-  return ratios;
-}"""

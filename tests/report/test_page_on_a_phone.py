@@ -53,9 +53,12 @@ def test_chips_are_large_enough_for_a_thumb(visit, address):
     page = visit(address, **PHONE).page
     page.locator(".card .add").first.tap()
     page.get_by_role("dialog").get_by_role("button").first.wait_for()
-    chips = page.locator("button.chip:visible").all()
-    assert len(chips) > 12
-    for box in (button.bounding_box() for button in chips):
+    boxes = [chip.bounding_box() for chip in page.locator("button.chip:visible").all()]
+    assert len(boxes) > 12
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="fig 1", exact=True).tap()
+    names = ("Previous image", "Next image", "Close")
+    for box in boxes + [page.get_by_role("button", name=name).bounding_box() for name in names]:
         assert min(box["width"], box["height"]) >= 40
 
 
