@@ -38,8 +38,14 @@ def find_chromium() -> str | None:
     return next(filter(None, map(shutil.which, names)), None)
 
 
+_running: list[Browser] = []  # Playwright starts once in a process; several conftest.py ask for it
+
+
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
+    if _running:
+        yield _running[0]
+        return
     program = find_chromium()
     if program is None:
         reason = MISSING.format("the page's tests need it")
@@ -47,7 +53,9 @@ def browser() -> Iterator[Browser]:
         (pytest.fail if IN_CI else pytest.skip)(reason)
     with sync_playwright() as playwright:
         started = playwright.chromium.launch(executable_path=program, args=ARGUMENTS)
+        _running.append(started)
         yield started
+        _running.clear()
         started.close()
         # The browser's driver waits for the end of its input, which a process that loads images
         # for a training inherits if it was forked while the browser was open.
@@ -72,12 +80,8 @@ class Watched:
 
 def barriers(page: Page, inside: str = "body") -> list[str]:
     """Returns what axe-core finds, such as text that hardly stands out from its ground."""
-    found = (
-        library("axe_playwright_python.sync_playwright")
-        .Axe()
-        .run(page, context=inside)
-        .response["violations"]
-    )
+    axe = library("axe_playwright_python.sync_playwright").Axe()
+    found = axe.run(page, context=inside).response["violations"]
     return [f"{each['id']}: {[node['html'] for node in each['nodes']]}" for each in found]
 
 
