@@ -1,14 +1,19 @@
 """Lists of the names that ``masks=dense`` compares pixels with, and those that come with it."""
 
 import re
+from functools import cache
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from pipeline.datasets.vocabulary import Names, Vocabulary, as_names
 from pipeline.errors import UserError, shown
 from pipeline.files.text import given_path, read_text
 
 FOLDER = Path(__file__).with_name("names")
-"""The lists of the authors, to the letter: ``<name>.txt``, a line for each class."""
+"""The lists of the authors, to the letter: ``<name>.txt`` has a line for each class, and
+``differences.yaml`` what other lists have instead."""
 
 _MAX_BYTES = 1 << 20
 _BETWEEN = re.compile(r"(?<!\\), ")
@@ -16,7 +21,7 @@ _BETWEEN = re.compile(r"(?<!\\), ")
 
 def shipped_lists() -> list[str]:
     """Returns the names of the lists that come with the package."""
-    return sorted(path.stem for path in FOLDER.glob("*.txt"))
+    return sorted({path.stem for path in FOLDER.glob("*.txt")} | _differences().keys())
 
 
 def read_name_list(given: str | None, vocabulary: Vocabulary) -> Names:
@@ -52,12 +57,31 @@ def names_in(given: str) -> Names:
     A UserError refuses a list that does not exist, and a name that CLIP cannot read.
     """
     key = f"masks.names={shown(given)}"
-    wanted = f"give a file with a line for each class, or one of {', '.join(shipped_lists())}"
-    path = FOLDER / f"{given}.txt" if given in shipped_lists() else given_path(given, "masks.names")
-    # splitlines() would also break lines at characters at which editors do not.
-    lines = read_text(path, key, wanted, _MAX_BYTES).replace("\r", "\n").split("\n")
+    if given in shipped_lists():
+        lines = _shipped_lines(given)
+    else:
+        path = given_path(given, "masks.names")
+        wanted = f"give a file with a line for each class, or one of {', '.join(shipped_lists())}"
+        # splitlines() would also break lines at characters at which editors do not.
+        lines = read_text(path, key, wanted, _MAX_BYTES).replace("\r", "\n").split("\n")
     given_names = (_BETWEEN.split(line) for line in lines if line.strip())
     return tuple(as_names([n.replace("\\,", ",") for n in names], key) for names in given_names)
+
+
+@cache
+def _differences() -> dict[str, dict[str, Any]]:
+    return yaml.safe_load((FOLDER / "differences.yaml").read_text(encoding="utf-8"))
+
+
+def _shipped_lines(name: str) -> list[str]:
+    if name not in _differences():
+        return (FOLDER / f"{name}.txt").read_text(encoding="utf-8").splitlines()
+    difference = _differences()[name]
+    lines = _shipped_lines(difference["like"])
+    if not difference.get("background", True):
+        lines = lines[1:]
+    others = difference.get("lines", {})
+    return [others.get(number, line) for number, line in enumerate(lines, start=1)]
 
 
 def has_background(names: Names, vocabulary: Vocabulary) -> bool:
