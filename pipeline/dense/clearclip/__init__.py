@@ -24,7 +24,7 @@ class ClearClipSettings(DenseSettings):
     "clearclip",
     ClearClipSettings,
     label="ClearCLIP",
-    presets=("experiment/clearclip_*",),
+    presets=("experiment/_clearclip", "experiment/clearclip_*"),
     source="Lan et al., ClearCLIP, ECCV 2024, arXiv 2407.12442",
 )
 class ClearClip(DenseMethod):

@@ -139,6 +139,6 @@ register_dense(
     label="CorrCLIP",
     algorithm=2,
     learns="pipeline.dense.corrclip.learning:learn_bank",
-    presets=("cams/corrclip_*", "experiment/corrclip_*", "experiment/corrclipv2_*"),
+    presets=("cams/corrclip_*", "experiment/*corrclip*"),
     source="Zhang et al., CorrCLIP, ICCV 2025, arXiv 2411.10086",
 )("pipeline.dense.corrclip.method:CorrClip")

@@ -34,6 +34,6 @@ register_dense(
     "lposs",
     LpossSettings,
     label="LPOSS",
-    presets=("experiment/lposs_*",),
+    presets=("experiment/_lposs", "experiment/lposs_*"),
     source="Stojnić et al., LPOSS, CVPR 2025, arXiv 2503.19777",
 )("pipeline.dense.lposs.method:Lposs")

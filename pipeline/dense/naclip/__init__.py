@@ -21,6 +21,6 @@ register_dense(
     "naclip",
     NaClipSettings,
     label="NACLIP",
-    presets=("experiment/naclip_*",),
+    presets=("experiment/_naclip", "experiment/naclip_*"),
     source="Hajimiri et al., NACLIP, WACV 2025, arXiv 2404.08181",
 )("pipeline.dense.naclip.method:NaClip")

@@ -27,6 +27,6 @@ register_dense(
     "proxyclip",
     ProxyClipSettings,
     label="ProxyCLIP",
-    presets=("experiment/proxyclip_*",),
+    presets=("experiment/_proxyclip", "experiment/proxyclip_*"),
     source="Lan et al., ProxyCLIP, ECCV 2024, arXiv 2408.04883",
 )("pipeline.dense.proxyclip.method:ProxyClip")

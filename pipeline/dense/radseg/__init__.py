@@ -29,6 +29,6 @@ register_dense(
     "radseg",
     RadSegSettings,
     label="RADSeg",
-    presets=("experiment/radseg_*",),
+    presets=("experiment/_radseg", "experiment/radseg_*"),
     source="RADSeg, 2025, arXiv 2511.19704",
 )("pipeline.dense.radseg.method:RadSeg")

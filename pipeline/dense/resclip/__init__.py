@@ -33,6 +33,6 @@ register_dense(
     "resclip",
     ResClipSettings,
     label="ResCLIP",
-    presets=("experiment/resclip_*",),
+    presets=("experiment/_resclip", "experiment/resclip_*"),
     source="Yang et al., ResCLIP, CVPR 2025, arXiv 2411.15851",
 )("pipeline.dense.resclip.method:ResClip")

@@ -36,6 +36,6 @@ register_dense(
     "sc_clip",
     ScClipSettings,
     label="SC-CLIP",
-    presets=("experiment/sc_clip_*",),
+    presets=("experiment/_sc_clip", "experiment/sc_clip_*"),
     source="Bai et al., SC-CLIP, 2024, arXiv 2411.15869",
 )("pipeline.dense.sc_clip.method:ScClip")

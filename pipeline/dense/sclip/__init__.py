@@ -24,7 +24,7 @@ class SclipSettings(DenseSettings):
     "sclip",
     SclipSettings,
     label="SCLIP",
-    presets=("experiment/sclip_*",),
+    presets=("experiment/_sclip", "experiment/sclip_*"),
     source="Wang et al., SCLIP, ECCV 2024, arXiv 2312.01597",
 )
 class Sclip(DenseMethod):

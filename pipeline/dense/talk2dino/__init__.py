@@ -20,6 +20,6 @@ register_dense(
     "talk2dino",
     Talk2DinoSettings,
     label="Talk2DINO",
-    presets=("experiment/talk2dino_*",),
+    presets=("experiment/_talk2dino", "experiment/talk2dino_*"),
     source="Barsellotti et al., Talk2DINO, ICCV 2025, arXiv 2411.19331",
 )("pipeline.dense.talk2dino.method:Talk2Dino")

@@ -34,6 +34,6 @@ register_dense(
     "trident",
     TridentSettings,
     label="Trident",
-    presets=("experiment/trident_*",),
+    presets=("experiment/_trident", "experiment/trident_*"),
     source="Shi et al., Trident, ICCV 2025, arXiv 2411.09219",
 )("pipeline.dense.trident.method:Trident")
