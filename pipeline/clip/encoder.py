@@ -162,7 +162,7 @@ class ClipEncoder:
     def position_embedding(self, rows: int, columns: int) -> torch.Tensor:
         """Returns a patch grid's position embedding, see :class:`ImageTower`."""
         embedding = self.tower.position_embedding(rows, columns)
-        is_stretched = (rows, columns) != self.tower.native_grid
+        is_stretched = embedding is not self.tower.positions
         return embedding.half().float() if self.position_fp16 and is_stretched else embedding
 
     def backbone(self, pixels: torch.Tensor, *hooks: AttentionHook | BlockHook) -> BlockInput:

@@ -38,23 +38,18 @@ class Embedding:
     offset: float
     covers_square: bool
 
-    @property
-    def native_grid(self) -> tuple[int, int]:
-        """The patch grid that the positions are of."""
-        side = math.isqrt(len(self.positions) - 1)
-        return side, side
-
     def position_embedding(self, rows: int, columns: int) -> torch.Tensor:
         """Returns a patch grid's position embedding, (1+N)×D (docs/method.md, section 1)."""
+        side = math.isqrt(len(self.positions) - 1)  # of the grid that was trained
         # An exported graph of any size must work for every grid, so it takes no shortcut for one.
-        if isinstance(rows, int) and (rows, columns) == self.native_grid:
+        if isinstance(rows, int) and rows == columns == side:
             return self.positions
         sides = (torch.sym_max(rows, columns),) * 2 if self.covers_square else (rows, columns)
         wanted: dict[str, Any] = {"size": sides}
         if self.offset:
-            sides = zip((rows, columns), self.native_grid)
-            wanted = {"scale_factor": tuple((side + self.offset) / own for side, own in sides)}
-        grid = self.positions[1:].unflatten(0, self.native_grid).permute(2, 0, 1).unsqueeze(0)
+            scales = ((length + self.offset) / side for length in (rows, columns))
+            wanted = {"scale_factor": tuple(scales)}
+        grid = self.positions[1:].unflatten(0, (side, side)).permute(2, 0, 1).unsqueeze(0)
         stretched = F.interpolate(grid, **wanted, **self.stretch)[..., :rows, :columns]
         return torch.cat([self.positions[:1], stretched[0].flatten(1).mT])
 

@@ -159,15 +159,19 @@ class ScoredTags(Tags):
 
     def compute(self, images: Decoded, model: Callable[[], Any]) -> Computed:
         """Scores images and chooses their tags."""
+        options, corrected = self.options, self.corrections.tags
         hooks = {"cam_hooks": self.rider.hooks} if self.rider else {}
         for item, scored in model().stream(images, self.variants, **hooks):
             if isinstance(scored, ImageError):
                 yield item, scored
                 continue
-            found = self.output(item, self.checked(scored, item.sample.id))
-            outputs = {self.name: found}
+            scores, image_id = self.checked(scored, item.sample.id), item.sample.id
+            facts = {"tags": choose_tags(scores["scores"], options.alpha, options.min_score)}
+            if image_id in corrected:
+                facts = self.corrections.apply(image_id, facts["tags"])
+            outputs = {self.name: tags_output(**facts, scores=scores)}
             if self.rider:
-                outputs |= self.rider.of_pass(item, scored.shared_pass, found.values["tags"])
+                outputs |= self.rider.of_pass(item, scored.shared_pass, facts["tags"])
             yield item, outputs
 
     def statistics(self, writer: Writer, done: Sequence[Sample]) -> Mapping[str, Any]:
