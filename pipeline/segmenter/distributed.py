@@ -1,6 +1,7 @@
 """Training in several processes started by ``torchrun``, one for each GPU."""
 
 import atexit
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,8 +46,19 @@ def join(device: str) -> None:
         if on_gpu:
             torch.cuda.set_device(device)
         distributed.init_process_group("nccl" if on_gpu else "gloo")
-        atexit.register(distributed.destroy_process_group)
+        atexit.register(_leave)
     distributed.barrier()
+
+
+def _leave() -> None:
+    """Leaves the group, and ends the threads of Gloo before the interpreter ends.
+
+    A thread that asks for the interpreter's lock later aborts the process.
+    """
+    from torch import distributed
+
+    distributed.destroy_process_group()
+    gc.collect()  # the network and its runner, in a cycle, hold the group
 
 
 @contextmanager

@@ -27,8 +27,14 @@ from tests.segmenter.tiny_training import (
 )
 
 DISTRIBUTED_RUN = """
+import atexit
 import sys
 from pathlib import Path
+
+def print_threads():
+    print("threads at the end:", *(t.read_text() for t in Path("/proc/self/task").glob("*/comm")))
+
+atexit.register(print_threads)  # the first that is registered runs last
 sys.path.insert(0, sys.argv[1])
 from tests.segmenter.test_training_features import of_kind
 from tests.segmenter.tiny_training import train_tiny, write_labelled, write_pairs
@@ -185,6 +191,7 @@ def test_two_processes_train_as_one(pairs, tmp_path, kind):
     arguments = script, REPOSITORY, folder, together, kind
     done = run_python(*TORCHRUN, *arguments, PYTHONPATH=str(REPOSITORY))
     assert done.returncode == 0, done.stderr
+    assert done.stdout.count("threads at the end") == 2 and "gloo" not in done.stdout
     given = of_kind(kind, validation_interval=2, accumulate=2)
     train_tiny(pairs, alone, validation=labelled, **given)
     for name, values in weights(together).items():
