@@ -124,10 +124,6 @@ class Method:
         TEMPLATES.update(method.templates)
         return build
 
-    def __reduce__(self) -> tuple[Callable, tuple[str, ...]]:
-        # Another process registers it as well.
-        return _registered, (self.settings.__module__, self.group, self.name)
-
     @property
     def is_ours(self) -> bool:
         """Whether it comes with the package, and not from a plug-in."""
@@ -286,11 +282,6 @@ def find_method(group: str, name: str) -> Method:
     known = {method.name: method for method in methods(group)}
     check_choice(f"there is no {group} method {shown(name)}", name, known)
     return known[name]
-
-
-def _registered(module: str, group: str, name: str) -> Method:
-    importlib.import_module(module)
-    return find_method(group, name)
 
 
 def label_of(group: str, name: str) -> str:
