@@ -45,13 +45,14 @@ class Client:
         assert status == 200, found
         return json.loads(found)[0]
 
-    def segment(self, image: dict, *, names="disc", tagger="tagclip", masks="crf") -> str:
+    def segment(self, path: object, *, names="disc", tagger="tagclip") -> str:
         """Presses the button with any values; returns all that the page is told."""
         _, _, config = self.ask("GET", "/config")
         config = json.loads(config)
         [button] = [c["id"] for c in config["components"] if c["props"].get("elem_id") == "segment"]
         [call] = [d["id"] for d in config["dependencies"] if [button, "click"] in d["targets"]]
-        data = [image, names, "", 0.3, tagger, "clip_es", masks]
+        image = {"path": str(path), "meta": {"_type": "gradio.FileData"}}
+        data = [image, names, "", 0.3, tagger, "clip_es", "crf"]
         join = {"data": data, "fn_index": call, "session_hash": "s", "trigger_id": button}
         kind = {"Content-Type": "application/json"}
         status, _, found = self.ask(
@@ -105,7 +106,7 @@ def test_no_other_file_is_served(client, path):
 
 
 def test_a_path_of_this_machine_is_no_photograph(client, scenes):
-    told = client.segment({"path": str(scenes / "1.png"), "meta": {"_type": "gradio.FileData"}})
+    told = client.segment(scenes / "1.png")
     assert "CAMs" not in told and '"success": false' in told.replace(
         '"success":false', '"success": false'
     )
@@ -114,13 +115,13 @@ def test_a_path_of_this_machine_is_no_photograph(client, scenes):
 @pytest.mark.parametrize("value", ["file", "tagclip tags.corrections=/etc/passwd", "../x"])
 def test_a_method_that_is_not_offered_is_none(client, scenes, value):
     path = client.upload("a.png", (scenes / "1.png").read_bytes())
-    told = client.segment({"path": path, "meta": {"_type": "gradio.FileData"}}, tagger=value)
+    told = client.segment(path, tagger=value)
     assert "mask" not in told and "passwd:" not in told and "not in the list of choices" in told
 
 
 def test_a_bomb_of_pixels_is_refused_in_a_sentence(client):
     path = client.upload("bomb.png", png_of(60_000, 60_000))
-    told = client.segment({"path": path, "meta": {"_type": "gradio.FileData"}})
+    told = client.segment(path)
     assert "pixels" in told and "CAMs" not in told
 
 
@@ -137,7 +138,7 @@ def test_an_uploaded_page_is_not_shown(client, name, content):
     assert "afseg-app-" in path and ".." not in path
     status, headers, _ = client.ask("GET", f"/gradio_api/file={path}")
     assert status != 200 or "attachment" in headers["content-disposition"]
-    told = client.segment({"path": path, "meta": {"_type": "gradio.FileData"}})
+    told = client.segment(path)
     assert "cannot be decoded" in told or "cannot identify" in told or "success" in told
     assert "CAMs" not in told
 
@@ -145,9 +146,7 @@ def test_an_uploaded_page_is_not_shown(client, name, content):
 def test_names_with_markup_are_names(client, scenes):
     path = client.upload("a.png", (scenes / "1.png").read_bytes())
     name = "<img src=x onerror=alert(1)>"
-    told = client.segment(
-        {"path": path, "meta": {"_type": "gradio.FileData"}}, names=f"disc\n{name}"
-    )
+    told = client.segment(path, names=f"disc\n{name}")
     assert "&lt;img src=x" in told and "<img src=x" not in told
 
 

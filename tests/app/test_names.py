@@ -19,6 +19,18 @@ from pipeline.stages.config import compose
 from tests import REPOSITORY
 from tests.extras import library
 
+REQUEST = SimpleNamespace(session_hash="s")
+
+
+@pytest.fixture
+def open_folder(tmp_path):
+    """Returns a function that makes the part of the page with photographs of a folder."""
+    library("gradio")
+    from pipeline.app.folder import Folder
+
+    labellers = Labellers("demo", {}, [], 0.3)
+    return lambda root, limit=5: Folder(labellers, str(root), limit, tmp_path / "out")
+
 
 def test_a_line_is_a_class_and_commas_add_words():
     assert classes_of("cat\n\n sofa , couch,\ndisc,,x") == [
@@ -87,34 +99,25 @@ def test_what_cannot_be_opened_is_a_sentence(words, sentence):
 
 
 @pytest.mark.extras
-def test_a_folder_of_damaged_photographs_is_a_sentence(tmp_path):
-    library("gradio")
-    from pipeline.app.folder import Folder
-
+def test_a_folder_of_damaged_photographs_is_a_sentence(open_folder, tmp_path):
     (tmp_path / "a.png").write_bytes(b"nothing")
-    folder = Folder(Labellers("demo", {}, [], 0.3), str(tmp_path), 5, tmp_path / "out")
-    before, *_, (said, page, told) = folder.choose(
-        "disc", "", 0.3, None, "Masks", SimpleNamespace(session_hash="s")
-    )
+    shown = open_folder(tmp_path).choose("disc", "", 0.3, None, "Masks", REQUEST)
+    before, *_, (said, page, told) = shown
     assert before == [f"1 photograph of {tmp_path}", "", ""]
     assert said.startswith("no photograph can be read (cannot be decoded") and page == told == ""
 
 
 @pytest.mark.extras
-def test_photographs_are_tried_from_every_sub_folder(tmp_path):
-    library("gradio")
-    from pipeline.app.folder import Folder
-
+def test_photographs_are_tried_from_every_sub_folder(open_folder, tmp_path):
     for place in (f"{folder}/{name}" for folder in "abcde" for name in range(30)):
         path = tmp_path / f"{place}.png"
         path.parent.mkdir(exist_ok=True)
         Image.new("RGB", (32, 32)).save(path)
-    folder = Folder(Labellers("demo", {}, [], 0.3), str(tmp_path), 10, tmp_path / "out")
-    request = SimpleNamespace(session_hash="s")
+    folder = open_folder(tmp_path, 10)
     for limit in (None, 10.0, 12):
         about = f"{limit or 10:.0f} of 150 photographs of {tmp_path}"
         seen = {*folder._photographs}
-        said, pages, told = zip(*folder.choose("disc", "", 0.3, limit, "Masks", request))
+        said, pages, told = zip(*folder.choose("disc", "", 0.3, limit, "Masks", REQUEST))
         assert said[0] == said[-1] == about and "disc: " in pages[-1]
         assert re.fullmatch(rf"{re.escape(about)}: 2 done, about \d+ s left", said[3])
         assert "'stage=[tags,cams,masks,report]'" in told[1]
@@ -125,35 +128,26 @@ def test_photographs_are_tried_from_every_sub_folder(tmp_path):
 
 @pytest.mark.extras
 @pytest.mark.parametrize("folder", ["my, photos", "[x]", "null", '"q"', "end ", "b\\n"])
-def test_a_run_has_the_names_and_the_folder_of_the_page(folder, tmp_path, monkeypatch):
-    library("gradio")
-    from pipeline.app.folder import Folder
-
+def test_a_run_has_the_names_and_the_folder_of_the_page(folder, open_folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path(folder).mkdir()
     Image.new("RGB", (32, 32)).save(f"{folder}/a.png")
     names = ["back\\slash", "[red]", "b's", 'say "x"']
-    words = Folder(Labellers("demo", {}, [], 0.3), folder, 5, tmp_path / "out")._settings(
-        "\n".join(names), "", 0.3, "Masks"
-    )
+    words = open_folder(folder)._settings("\n".join(names), "", 0.3, "Masks")
     dataset = compose(words).dataset
     assert (dataset.root, [*dataset.classes]) == (folder, names)
 
 
 @pytest.mark.extras
-def test_a_run_ends_the_look_at_photographs_before_it_begins(scenes, tmp_path):
-    library("gradio")
-    from pipeline.app.folder import Folder
-
-    folder = Folder(Labellers("demo", {}, [], 0.3), str(scenes), 9, tmp_path / "out")
-    request, began = SimpleNamespace(session_hash="s"), []
+def test_a_run_ends_the_look_at_photographs_before_it_begins(scenes, open_folder):
+    folder, began = open_folder(scenes, 9), []
     names = "disc", "", 0.3
-    looking = folder.choose(*names, None, "Masks", request)
+    looking = folder.choose(*names, None, "Masks", REQUEST)
     assert [next(looking)[0] for _ in range(3)][-1].endswith("left")
     folder.finished = SimpleNamespace(start=lambda words, _: began.append((words, [*looking])))
-    assert folder.run("", "", 0.3, "Masks", request).startswith("no names are given")
+    assert folder.run("", "", 0.3, "Masks", REQUEST).startswith("no names are given")
     assert not began
-    assert "has ended" in folder.run(*names, "Masks", request)
+    assert "has ended" in folder.run(*names, "Masks", REQUEST)
     [(words, rest)] = began
     assert words[-1] == "stage=[tags,cams,masks,report]" and "stage" not in str(
         folder._settings(*names, "Masks and a network")
@@ -164,7 +158,7 @@ def test_a_run_ends_the_look_at_photographs_before_it_begins(scenes, tmp_path):
     # Nor does the photograph that is being scored replace what the run says.
     reading = folder._read
     folder._read = lambda image_id: folder._labellers.begin("folder s") and reading(image_id)
-    _, _, *rest = folder.choose(*names, None, "Masks", request)
+    _, _, *rest = folder.choose(*names, None, "Masks", REQUEST)
     assert rest and all(each["__type__"] == "update" for shown in rest for each in shown)
 
 
