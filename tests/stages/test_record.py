@@ -30,13 +30,8 @@ def write(folder: Path, *overrides: str) -> str:
 
 @pytest.mark.parametrize("name", [n for n in READERS if n not in ("folder", "coco2017")])
 def test_the_data_set_is_read_as_it_was(name, tmp_path):
-    given = (
-        f"dataset={name}",
-        "dataset.limit=3",
-        "+dataset.labels=l.csv",
-        f"dataset.root={tmp_path}",
-    )
-    given = [g.replace("+", "") for g in given]
+    root = f"dataset.root={tmp_path}"
+    given = [f"dataset={name}", "dataset.limit=3", "dataset.labels=l.csv", root]
     write(tmp_path, *given)
     settings, _ = read_record(tmp_path)
     expected = read_config(compose(given)).dataset
