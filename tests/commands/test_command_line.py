@@ -213,11 +213,6 @@ def test_what_was_imported_and_no_garbage_is_kept_from_the_collector(monkeypatch
         assert gc.isenabled() and called == [False, gc.unfreeze]
 
 
-def test_a_tool_without_output_ends_as_usual(monkeypatch):
-    monkeypatch.setattr("sys.stdout", None)  # as Python has it after >&-
-    answer(lambda _: print("lost"))
-
-
 def test_output_may_be_a_stream_of_a_notebook(monkeypatch):
     monkeypatch.setattr("sys.stdout", shown := io.StringIO())  # which has no reconfigure
     answer(lambda _: print("shown"))

@@ -193,12 +193,8 @@ assert not {{"torch", "scipy", "hydra"}} & sys.modules.keys()
 
 
 def test_wrong_arguments_end_with_one_sentence(make_tables):
-    finished = make_tables("--chek")
-    assert finished.code == 2 and len(finished.errors.splitlines()) == 1
     finished = make_tables("--output", str(REPOSITORY))
     assert finished.code == 2 and "is a folder: give the name of a file in it" in finished.errors
-    finished = make_tables("--help")
-    assert finished.code == 0 and "--study alpha" in finished.output
     finished = make_tables("--splits", "train,val")
     assert (finished.code, finished.errors) == (2, "error: --splits requires --leaderboard\n")
 

@@ -182,17 +182,6 @@ def test_evaluate_prints_the_figures_of_its_run_and_no_others(run_stage, argumen
     assert run_stage(*given, "stage=[evaluate,report]").output.count("Tags (%)") == 1
 
 
-def test_tags_come_from_a_list_too(run_stage, arguments, tmp_path):
-    tags = tmp_path / "tags.txt"
-    tags.write_text("a 1 3\nb 0\nc\nd 2\nholiday%202026/e%20f 3\n")
-    given = "tags=file", f"tags.path={tags}", "stage=[tags,cams]"
-    finished = run_stage(*replaced(arguments, *given))
-    assert finished.code == 0, finished.errors
-    assert (latest(tmp_path / "out", "tags") / "tags.txt").read_text() == tags.read_text()
-    with np.load(latest(tmp_path / "out", "cams") / "c.npz") as arrays:
-        assert arrays["cams"].shape[0] == 0
-
-
 @pytest.mark.large
 def test_a_reader_of_voc_reads_real_images(run_stage, tiny_checkpoint, voc_sample, tmp_path):
     given = ["dataset=voc2012", f"dataset.root={voc_sample}", "dataset.split=train_aug"]
