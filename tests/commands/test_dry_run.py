@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import replace
 from pathlib import Path
 from urllib.error import URLError
 
@@ -15,8 +14,6 @@ from PIL import Image
 from torchvision.models import get_model
 
 from pipeline.clip.origins.open_clip_origin import OfOpenClip
-from pipeline.commands.status import what_to_compute
-from pipeline.engine.plan import PlannedStage
 from pipeline.engine.store import Store
 from pipeline.errors import UserError
 from pipeline.files.shipped import DEMO
@@ -309,13 +306,6 @@ def test_weights_are_looked_for_where_they_are_kept(tmp_path, monkeypatch):
     (tmp_path / ".cache" / "clip").mkdir(parents=True)
     (tmp_path / ".cache" / "clip" / "weights.pt").touch()
     assert OfOpenClip(**published).is_on_disk
-
-
-def test_what_a_row_says():
-    row = PlannedStage("cams", "val", images=9, cached=3, to_compute=6, after="tags")
-    assert what_to_compute(row) == "6, after tags"
-    assert what_to_compute(replace(row, rides_with="tags")) == "6, with tags"
-    assert what_to_compute(PlannedStage("masks", "val", images=9, cached=0, to_compute=9)) == "all"
 
 
 RESNET = "https://download.pytorch.org/models/resnet18-f37072fd.pth"

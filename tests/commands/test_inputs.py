@@ -54,11 +54,6 @@ def test_what_is_no_image_is_said(tmp_path):
     assert "empty contains no image (.jpeg, .jpg, .png, .webp, .bmp, " in inputs.problems[1]
 
 
-def test_earlier_results_are_no_photographs(tmp_path):
-    place(tmp_path, "in/a.jpg", "in/predictions/a.png", "in/predictions/a_overlay.jpg")
-    assert ids(find_inputs([tmp_path / "in"], tmp_path / "in/predictions")) == ["a"]
-
-
 @pytest.mark.parametrize("output", ["in", "in/x", "in/x/.."])
 def test_results_do_not_lie_among_the_images(tmp_path, output):
     place(tmp_path, "in/a.png", "in/x/b.jpg")

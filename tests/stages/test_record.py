@@ -103,7 +103,6 @@ def bomb(levels: int) -> str:
         (lambda text: text.replace("cams:", "camz:"), "is not as runs write it"),
         (lambda text: text.replace("background_betas:", "betas:"), "is not as runs write it"),
         (lambda text: "42", "is not as runs write it"),
-        (lambda text: "true", "is not as runs write it"),
         (lambda text: text.replace("masks: null", 'masks: "a\\0b"', 1), "holds a NUL character"),
         (lambda text: text.replace("root: ", 'root: "a\\0b" #', 1), "holds a NUL character"),
         (lambda text: f"{text}{bomb(3)}", "is not as runs write it"),
