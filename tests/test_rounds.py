@@ -56,7 +56,7 @@ def test_rounds_without_any_ground_truth(refined, run_stage, run_tool, arguments
         labels, probability = best_of(pixels, cams)
         if refined:
             scores = dense_crf(pixels, cams.cams, CrfOptions())
-            labels, probability = (cams.keys + 1)[scores.argmax(0)], scores.max(0)
+            labels, probability = (cams.classes + 1)[scores.argmax(0)], scores.max(0)
         labels = np.where(probability < 0.25, 255, labels)
         with Image.open(folder / f"{image.stem}.png") as mask:
             assert np.array_equal(np.asarray(mask), labels)

@@ -15,18 +15,18 @@ class Cams:
     """The CAMs of one image.
 
     Attributes:
-        keys: K int64 class indices.
+        classes: K int64 class indices.
         cams: K×h×w float16 in [0, 1], on the patch grid.
         size: height and width of the image in pixels.
     """
 
-    keys: np.ndarray
+    classes: np.ndarray
     cams: np.ndarray
     size: tuple[int, int]
 
     def resized(self, height: int, width: int) -> np.ndarray:
         """Returns the CAMs at an image's size, K×height×width float32 (bilinear)."""
-        if not len(self.keys):
+        if not len(self.classes):
             return np.zeros((0, height, width), np.float32)
         import torch  # seconds, which reading a file need not take
         import torch.nn.functional as F
@@ -39,7 +39,7 @@ def encode_cams(cams: Cams) -> bytes:
     """Returns an image's CAMs as a compressed ``.npz`` file."""
     buffer = io.BytesIO()
     size = np.array(cams.size, np.int64)
-    np.savez_compressed(buffer, keys=cams.keys, cams=cams.cams.astype(np.float16), size=size)
+    np.savez_compressed(buffer, keys=cams.classes, cams=cams.cams.astype(np.float16), size=size)
     return buffer.getvalue()
 
 

@@ -99,7 +99,7 @@ def label_pixels(
 def best_labels(scores: np.ndarray, cams: Cams) -> tuple[np.ndarray, np.ndarray]:
     """Returns the best channel of every pixel as a label; see :func:`label_pixels`."""
     channels, best = resized_argmax(scores.astype(np.float32, copy=False), *cams.size)
-    return to_labels(channels, cams.keys, background=len(scores) > len(cams.keys)), best
+    return to_labels(channels, cams.classes, background=len(scores) > len(cams.classes)), best
 
 
 def ignore_unsure(labels: np.ndarray, probability: np.ndarray, confidence: float) -> np.ndarray:

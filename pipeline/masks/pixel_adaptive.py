@@ -53,7 +53,7 @@ class PixelAdaptive(Refiner):
         """Labels every pixel of images of one size; each gets what it gets alone."""
         size, beta = images[0].shape[:2], self._options.beta
         scores = [stack_background(each.resized(*size), beta) for each in cams]
-        if tagged := [index for index, each in enumerate(cams) if len(each.keys)]:
+        if tagged := [index for index, each in enumerate(cams) if len(each.classes)]:
             # Both methods divide by standard deviations of colours, so that the mean and the
             # deviation by which pixels are normalised cancel out, whichever CLIP's they are.
             pixels = torch.stack([to_pixels(images[index], *size) for index in tagged])

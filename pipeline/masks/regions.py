@@ -54,8 +54,8 @@ class RegionVote(Refiner):
             won = region[smallest[region] > region.size]
             smallest[won], channels.reshape(-1)[won] = region.size, means.argmax()
             probability.reshape(-1)[won] = shares(torch.from_numpy(means)).max()
-        has_background = len(scores) > len(cams.keys)
-        return to_labels(channels, cams.keys, background=has_background), probability
+        has_background = len(scores) > len(cams.classes)
+        return to_labels(channels, cams.classes, background=has_background), probability
 
     def stream(self, images: Iterable[Given]) -> Iterator[tuple[Item, Labelled | ImageError]]:
         """Labels images; their names are items, which give their files of regions, if any."""

@@ -133,7 +133,7 @@ class _Relabelling(CorrectableMasks, Segmenting):
         workers = self.reader.threads if self.refiner and not self.refiner.batch_size else 1
         label = partial(_label, refine)
         for (item, scores, _, cams), found in in_processes(seen_by, label, workers):
-            yield item, self._outputs(item, scores, cams.keys[cams.keys >= 0], found)
+            yield item, self._outputs(item, scores, cams.classes[cams.classes >= 0], found)
 
     def _look(self, segmenter: "Segmenter", item: Item, image: np.ndarray) -> _Seen:
         probabilities = segmenter.probabilities(image, self.test.scales, self.test.flip)

@@ -50,7 +50,7 @@ def test_fine_maps_are_averaged_over_the_cells(kind, path):
     maps = np.asfortranarray(smooth().astype(kind))
     np.savez(path, keys=np.array([2, 0], np.int32), cams=maps)
     cams = read(path)
-    assert cams.keys.tolist() == [2, 0] and cams.keys.dtype == np.int64
+    assert cams.classes.tolist() == [2, 0] and cams.classes.dtype == np.int64
     assert cams.size == SIZE and cams.cams.dtype == np.float16 and cams.cams.shape == (2, *GRID)
     assert np.abs(cams.cams - averaged(maps, *GRID)).max() < 1e-3
 
@@ -67,7 +67,7 @@ def test_what_the_stage_stores_is_read_as_it_is(seed, path):
     maps = np.random.default_rng(seed).random((len(keys), rows, columns)).astype(np.float16)
     path.write_bytes(encode_cams(Cams(keys, maps, size)))
     found = read_cam_file(path, size, (rows, columns), 3)
-    assert found.keys.tolist() == keys.tolist() and found.size == size
+    assert found.classes.tolist() == keys.tolist() and found.size == size
     assert found.cams.tobytes() == maps.tobytes() and found.cams.shape == maps.shape
 
 

@@ -155,7 +155,7 @@ def test_stored_cams_are_read_back(tmp_path):
     path = tmp_path / "a.npz"
     path.write_bytes(encode_cams(Cams(np.array([4, 7]), cams, (45, 60))))
     stored = read_cams(path)
-    assert stored.keys.tolist() == [4, 7] and stored.keys.dtype == np.int64
+    assert stored.classes.tolist() == [4, 7] and stored.classes.dtype == np.int64
     assert stored.size == (45, 60)
     np.testing.assert_array_equal(stored.cams, cams)
     assert stored.cams.dtype == np.float16

@@ -320,5 +320,5 @@ def test_stored_cams_are_the_naive_ones(run_stage, arguments, photographs, tiny_
     features = features / np.linalg.norm(features, axis=0)
     mean = naive.mean_attention(attention, range(1, 5), 5, head_sum=True)
     expected = naive.refined(naive.surgery(features, text)[[1, 3]], mean, (4, 4), 0.79, True)
-    assert stored.keys.tolist() == [1, 3] and stored.cams.dtype == np.float16
+    assert stored.classes.tolist() == [1, 3] and stored.cams.dtype == np.float16
     np.testing.assert_allclose(stored.cams.astype(float), expected, atol=3e-3)

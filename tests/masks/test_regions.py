@@ -54,7 +54,7 @@ def naive(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Labels pixel by pixel; returns labels and the share of each one's score."""
     scores = stack_background(cams.resized(*cams.size), beta)
-    values = [*[0] * (beta is not None), *(cams.keys + 1).tolist()]
+    values = [*[0] * (beta is not None), *(cams.classes + 1).tolist()]
     labels, share = np.zeros(cams.size, np.uint8), np.zeros(cams.size)
     for y, x in np.ndindex(*cams.size):
         around = [region for region in regions if region[y, x]]

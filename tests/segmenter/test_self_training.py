@@ -18,7 +18,7 @@ def probabilities_of(seed=0, classes=3, size=(10, 12)):
 def relabel(probabilities, size, settings, tags=None, background=True):
     scores, cams = chosen_probabilities(probabilities, size, settings, tags, background)
     labels, probability = best_of(None, cams)
-    tags = tuple(cams.keys[cams.keys >= 0].tolist())
+    tags = tuple(cams.classes[cams.classes >= 0].tolist())
     return SimpleNamespace(scores=scores, tags=tags, labels=labels, probability=probability)
 
 

@@ -24,7 +24,7 @@ def export_clip_es(artefact: Artefact, target: Path) -> Export:
         artefact.refuse_changed(image_id)
         cams = read_cams(artefact.path / f"{image_id}.npz")
         output.write(path, encode_clip_es(cams))
-        return len(cams.keys)
+        return len(cams.classes)
 
     if without := sum(not count for _, count in export.each(sorted(artefact.entries), write)):
         export.notes.append(
@@ -41,7 +41,7 @@ def encode_clip_es(cams: Cams) -> bytes:
     CLIP-ES does (bilinear). Any version of NumPy reads it.
     """
     content = {
-        "keys": np.asarray(cams.keys, np.int64),
+        "keys": np.asarray(cams.classes, np.int64),
         "attn_highres": cams.resized(*cams.size).astype(np.float16),
     }
     buffer = io.BytesIO()

@@ -184,7 +184,7 @@ def _panels(cams: Cams | None, layers: Layers, inputs: ReportInputs, size: Size)
     """Yields CAMs, labels and differences of labels, as far as there are any, in a size."""
     classes = inputs.vocabulary.classes
     if cams is not None:
-        for index, cam in zip(cams.keys.tolist(), cams.resized(*size)):
+        for index, cam in zip(cams.classes.tolist(), cams.resized(*size)):
             row, column = np.unravel_index(cam.argmax(), cam.shape)
             left, top = (column + 0.5) / cam.shape[1], (row + 0.5) / cam.shape[0]
             across = ("left", "centre", "right")[min(2, int(3 * left))]

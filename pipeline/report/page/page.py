@@ -60,8 +60,8 @@ def write_report(inputs: ReportInputs) -> list[Path]:
         """Returns a title, and a tile for every result that the image may have."""
         image, _ = inputs.read(sample)
         cams, layers = read_cams(results[0].path / f"{sample.id}.npz"), inputs.layers(sample)
-        tags = ", ".join(vocabulary.classes[k] for k in cams.keys) or "no tag"
-        first = Cams(cams.keys[:1], cams.cams[:1], cams.size)
+        tags = ", ".join(vocabulary.classes[k] for k in cams.classes) or "no tag"
+        first = Cams(cams.classes[:1], cams.cams[:1], cams.size)
         heat = next(iter(cam_tiles(image, first, vocabulary.classes)), None)
         labels = (
             label_tile(image, layers[layer], vocabulary.palette, title) if layer in layers else None

@@ -51,7 +51,7 @@ def cam_tiles(image: np.ndarray, cams: Cams, classes: Sequence[str]) -> list[Til
     small = photograph_tile(image, "").picture
     heat = HEAT(cams.resized(*small.shape[:2]))[..., :3]
     blended = (0.4 * small + 0.6 * 255 * heat).round().astype(np.uint8)
-    names = [f"CAM of {classes[k]}" for k in cams.keys]
+    names = [f"CAM of {classes[k]}" for k in cams.classes]
     return [Tile(*each, has_heat=True) for each in zip(blended, names)]
 
 

@@ -26,7 +26,7 @@ def test_exported_maps_are_read_as_clip_es_reads_them(cams, tmp_path, run_tool):
         # The next lines are those of eval_cam.py.
         cam_dict = np.load(tmp_path / "exported" / f"{image_id}.npy", allow_pickle=True).item()
         maps = cam_dict["attn_highres"]
-        assert maps.dtype == np.float16 and maps.shape == (len(ours.keys), *size)
+        assert maps.dtype == np.float16 and maps.shape == (len(ours.classes), *size)
         assert cam_dict["keys"].dtype == np.int64
         assert np.array_equal(maps, ours.resized(*size).astype(np.float16))
         if image_id == "e":
@@ -57,9 +57,10 @@ def test_exported_maps_come_back(cams, convert, tmp_path):
         (tmp_path / "npy" / f"{image_id}.npy").write_bytes(encode_clip_es(ours))
         grid = (-(-size[0] // 4), -(-size[1] // 4))
         back = convert(image_id, size, grid)
-        assert np.array_equal(back.keys, ours.keys) and back.cams.shape == (len(ours.keys), *grid)
+        assert np.array_equal(back.classes, ours.classes)
+        assert back.cams.shape == (len(ours.classes), *grid)
         difference = np.abs(back.resized(*size) - ours.resized(*size))
-        if len(ours.keys):  # the values are noise, which averages smooth the most
+        if len(ours.classes):  # the values are noise, which averages smooth the most
             assert difference.max() < 0.15 and difference.mean() < 0.015
 
 
@@ -80,7 +81,7 @@ def test_files_of_clip_es_and_irn_are_converted(content, expected, convert, tmp_
     np.save(tmp_path / "npy" / "b" / "2007.01.npy", content)
     found = convert("b/2007.01")
     averaged = torch.nn.functional.adaptive_avg_pool2d(expected, (10, 13)).numpy()
-    assert found.keys.tolist() == [2, 0] and np.abs(found.cams - averaged).max() < 2e-3
+    assert found.classes.tolist() == [2, 0] and np.abs(found.cams - averaged).max() < 2e-3
 
 
 def test_exported_files_name_nothing_that_one_numpy_alone_has():
