@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 
@@ -50,7 +49,7 @@ def changes(root, *given, experiment="sclip_cityscapes", **about):
     for stage in (each for each in Pipeline.open(config).builder.stages if each.kind.figures):
         settings = json.loads(json.dumps(settings_behind(stage, config)))  # as the file has it
         of = About(experiment, round=str(stage.round) if stage.round > 1 else "", **about)
-        run = MeasuredRun(Path("m"), 0, stage.name, "val", "", 2, of, {}, settings, {})
+        run = MeasuredRun(0, stage.name, "val", "", 2, of, {}, settings, {})
         found[stage.name, stage.round] = run.changes()
     return {name: changes for (name, _), changes in found.items()}
 
@@ -124,5 +123,5 @@ def test_corrections_and_later_rounds_change_the_experiment(cityscapes):
 )
 def test_paths_do_not_change_what_a_preset_names_or_leaves_open(settings, expected):
     of = About("corrclipv2_cityscapes")
-    run = MeasuredRun(Path("m"), 0, "cams", "val", "", 2, of, {}, settings, {})
+    run = MeasuredRun(0, "cams", "val", "", 2, of, {}, settings, {})
     assert run.changes() == expected

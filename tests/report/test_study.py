@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 
@@ -23,10 +22,8 @@ def study_run(
     """A run of the experiment "mine", whose key is its configuration."""
     named = {"experiment": "mine", "dataset": "demo", "clip": "demo", **(about or {})}
     key = json.dumps(configuration, sort_keys=True)
-    return MeasuredRun(
-        *(Path("metrics.json"), 0, stage, "val", key, images, About.of(named)),
-        *(configuration, {}, figures),
-    )
+    about = About.of(named)
+    return MeasuredRun(0, stage, "val", key, images, about, configuration, {}, figures)
 
 
 def tags_run(alpha: float, value: float, **figures: object) -> MeasuredRun:

@@ -39,7 +39,6 @@ _MAX_NAMES = 3  # classes that a note lists
 class MeasuredRun:
     """One measured result: of a stage, a split and a configuration."""
 
-    file: Path  # the metrics.json that holds it
     order: int  # increases from the oldest run to the latest
     stage: str
     split: str
@@ -185,13 +184,11 @@ def read_runs(files: Sequence[Path]) -> tuple[list[MeasuredRun], list[str]]:
         remember_in(file.parent, write=False)
         metrics.withhold(Currency(file.parent))
         problems += [f"{file}: {sentence}" for sentence in metrics.withheld]
-        runs += runs_of(metrics, file, len(runs))
+        runs += runs_of(metrics, len(runs))
     return runs, problems
 
 
-def runs_of(
-    metrics: MetricsFile, file: Path = Path(METRICS), earlier: int = 0
-) -> list[MeasuredRun]:
+def runs_of(metrics: MetricsFile, earlier: int = 0) -> list[MeasuredRun]:
     """Returns the runs of a metrics file, oldest first, after ``earlier`` runs of other files.
 
     An entry is a run of every experiment that it belongs to.
@@ -204,7 +201,7 @@ def runs_of(
         order = earlier + len(runs)
         for experiment in entry["experiments"]:
             about = replace(about, experiment=experiment)
-            runs.append(MeasuredRun(file, order, about=about, figures=entry, **shared))
+            runs.append(MeasuredRun(order, about=about, figures=entry, **shared))
     return runs
 
 
