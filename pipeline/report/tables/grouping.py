@@ -93,12 +93,7 @@ class Shown(NamedTuple):
         return percent(values[0]) if None in values else percent_of_several(values)
 
     def cell(self, metric: str, notes: Notes, level: int = 0) -> str:
-        """Returns a figure in percent with its marks and remarks, or nothing if not measured.
-
-        A dash stands for a figure that the results do not have, such as the mAP of decisions.
-        """
-        if level >= len(self.run.levels) or metric not in self.run.levels[level]:
-            return ""
+        """Returns a figure, which the run has, in percent with its marks and remarks."""
         latest = f"latest of {self.candidates}" if self.candidates > 1 else ""
         images = describe_images(self.run.images, self.full_sizes)
         seeds = f"{1 + len(self.seeds)} seeds" if self.seeds else ""
