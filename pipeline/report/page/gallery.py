@@ -115,12 +115,11 @@ class Card:
         That is one without tags yet, and one whose id a file in UTF-8 cannot hold.
         """
         figures = self.figures
-        ids = figures.copies or (figures.sample.id,)
-        if figures.tags is None or any("\ud800" <= c <= "\udfff" for c in "".join(ids)):
+        if figures.tags is None or any("\ud800" <= c <= "\udfff" for c in "".join(figures.copies)):
             return None
         rows = [(r.index, None if r.score is None else f"{r.score:.2f}") for r in self.rows]
         tags = {"tags": figures.tags, "found": figures.found, "truth": figures.truth}
-        return {"ids": ids, **tags, "rows": rows}
+        return {"ids": figures.copies, **tags, "rows": rows}
 
     @property
     def marks(self) -> list[str]:

@@ -71,8 +71,8 @@ class ReportInputs:
         """Reads the labels of an image."""
         layers = {}
         for kind in label_kinds():
-            results = self.results.get(kind.stage)
-            if results is not None and sample.id in results.entries:
+            results = self.results[kind.stage]
+            if sample.id in results.entries:
                 labels, unfiltered = read_pseudo_mask(results.path, sample.id)
                 layers |= {kind.layer: labels, kind.unfiltered: unfiltered}
         if sample.mask is not None:
