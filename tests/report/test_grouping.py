@@ -18,10 +18,10 @@ def runs_of(tmp_path: Path, *entries: dict) -> list[MeasuredRun]:
     return read_runs([write_runs(tmp_path / "metrics.json", *entries)])[0]
 
 
-def test_the_latest_run_on_all_images_is_chosen(tmp_path):
-    runs = runs_of(tmp_path, *(voc2007(0.9, n) for n in (7, 9, 8)))
+def test_the_latest_run_on_all_images_is_chosen_and_not_the_largest(tmp_path):
+    runs = runs_of(tmp_path, *(voc2007(0.9, n) for n in (8, 9, 7)))
     assert choose_run(runs).run.images == 9
-    assert choose_run(runs, (7, 8)).run.images == 8
+    assert choose_run(runs, (7, 8)).run.images == 7
 
 
 def seeded(seed: int, miou: float, images: int = 150, **masks: object) -> dict:

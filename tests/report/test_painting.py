@@ -74,16 +74,6 @@ def test_the_largest_comes_first_and_the_background_last():
     assert columns == sorted(columns), "a cup covers more than a cat"
 
 
-def test_what_is_ignored_is_hatched_in_white():
-    labels = labelled()
-    labels[labels == 1] = 255
-    picture = overlay(grey(600, 800), labels, NAMES, PALETTE, 0.5)
-    assert picture[200, 200].min() > 180
-    lines = (picture[100:300, 100:300] == 255).all(2)
-    assert lines.mean() == pytest.approx(1 / 6, abs=0.01)
-    assert (picture[100:300, 100:300][~lines] == 128).all()
-
-
 @pytest.mark.parametrize("shape", [(1, 1), (30, 40), (700, 20), (20, 700)])
 def test_small_and_narrow_photographs_get_room(shape):
     labels = np.ones(shape, np.uint8)

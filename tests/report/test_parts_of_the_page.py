@@ -32,7 +32,6 @@ from pipeline.segmenter.settings import SelfTrainingSettings, TestSettings
 from pipeline.stages.builder import Builder
 from pipeline.stages.config import compose, read_config
 from pipeline.tags.stage import Tags
-from pipeline.tags.tagger import choose_tags
 
 IDS = [f"{k}" for k in range(6)]
 
@@ -71,16 +70,6 @@ def test_a_corrected_image_has_no_doubt_nor_the_class_that_was_taken_from_it(bui
     right, corrected, other = measure_images(inputs).images[:3]
     assert right.doubt is corrected.doubt is None and other.doubt is not None
     assert right.tags == right.found and corrected.classes == {"tags": corrected.tags}
-
-
-@pytest.mark.parametrize("min_score", [0.0, 0.4])
-def test_thresholds_are_those_by_which_tags_are_chosen(min_score):
-    given = ["dataset=demo", f"tags.min_score={min_score}", "clip=demo"]
-    threshold = tags_of(given).threshold
-    for seed in range(20):
-        scores = np.random.default_rng(seed).random(7).astype(np.float32) ** 2
-        above = np.flatnonzero(scores > threshold(scores)).tolist()
-        assert above == list(choose_tags(scores, 0.5, min_score))
 
 
 def test_given_tags_have_no_threshold_and_later_rounds_their_own():

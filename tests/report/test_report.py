@@ -168,9 +168,6 @@ def test_labels_are_painted_in_their_colours():
     assert tile.labels == {2, 255}
     assert painted[20, 20, 1] - painted[20, 20, 0] > 80, "class 2 is green"
     assert np.ptp(painted[2, 2]) == 0, "the background is grey"
-    assert (painted[9, 20] == 255).all(), "regions are outlined"
-    ignored = (painted[40:, 40:] == 255).all(-1)
-    assert ignored.mean() == pytest.approx(1 / 6, abs=0.01), "what is ignored is hatched in white"
 
 
 def test_a_contact_sheet_has_a_row_an_image_and_leaves_out_empty_columns():

@@ -7,7 +7,6 @@ import json
 import pytest
 
 from pipeline.evaluation.about import About, settings_behind
-from pipeline.report.tables.grouping import choose_run
 from pipeline.report.tables.runs import MeasuredRun, read_runs
 from pipeline.stages.config import compose, read_config
 from pipeline.stages.pipeline import Pipeline
@@ -19,12 +18,6 @@ def test_runs_of_several_files_are_numbered_through(tmp_path):
     first = write_runs(tmp_path / "a" / "metrics.json", {}, voc2007(0.1))
     second = write_runs(tmp_path / "b" / "metrics.json", voc2007(0.2), voc2007(0.3))
     assert [run.order for run in read_runs([first, second])[0]] == [0, 1, 2]
-
-
-def test_of_whole_splits_the_latest_is_chosen_and_not_the_largest(tmp_path):
-    path = write_runs(tmp_path / "metrics.json", voc2007(0.9, 8), voc2007(0.9, 7))
-    runs, _ = read_runs([path])
-    assert choose_run(runs, (7, 8)).run.images == 7
 
 
 def test_a_level_that_was_not_measured_has_no_figure(tmp_path):

@@ -11,6 +11,7 @@ from pipeline.errors import UserError
 from pipeline.evaluation.about import About
 from pipeline.report.tables.runs import MeasuredRun
 from pipeline.report.tables.study import write_study
+from tests.report.chains import cells
 from tests.report.measured import KNOWN
 
 CLIP = {"model": "ViT-B-16", "weights": "f00", "precision": "fp32", "exif": True}
@@ -29,12 +30,6 @@ def study_run(
 def tags_run(alpha: float, value: float, **figures: object) -> MeasuredRun:
     settings = {"method": "tagclip", "alpha": alpha, "votes": 4, "clip": CLIP}
     return study_run("tags", settings, map=value, f1=value / 2, **figures)
-
-
-def cells(text: str) -> list[list[str]]:
-    """Returns the cells of all rows of all tables, without the lines below headers."""
-    lines = [x for x in text.splitlines() if x.startswith("|") and not x.startswith("| --")]
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
 def test_a_study_shows_what_differs_and_the_best_in_bold():
