@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +12,8 @@ from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.engine.sample import Sample
 from pipeline.evaluation.measures import EvaluationInputs, evaluate_tags
 from pipeline.evaluation.metrics import best_threshold, calibration_figures
-from pipeline.evaluation.record import MetricsFile
-from pipeline.report.tables.latest import write_tables
 from pipeline.tags.scores import tags_output
+from tests.report.measured import tables_of
 from tests.results import open_writer, write
 
 
@@ -73,9 +71,7 @@ def test_it_is_measured_where_scores_are_standardised(tmp_path: Path):
 
     assert "calibration" not in measure("scores")
     figures = measure("scores", "z")
-    metrics = tmp_path / "metrics.json"
-    metrics.write_text(json.dumps({"latest": {"tags": {"val": figures}}, "runs": []}))
-    text = write_tables(tmp_path / "tables.md", MetricsFile(metrics)).read_text()
+    text = tables_of(tmp_path, tags=figures)
     assert "## Calibration of the standardised scores, val" in text
     assert "| cat | 2 | 100.0 | 50.0 | 66.7 | -0.30 | 100.0 |" in text
     assert "| cup | 1 | 100.0 | 100.0 | 100.0 | 0.65 | 100.0 |" in text

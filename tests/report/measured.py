@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from pipeline.evaluation.record import MetricsFile
+from pipeline.report.tables.latest import write_tables
+
 CRF = {"method": "crf", "crf": {"iterations": 10, "bilateral_sxy": 67}}
 
 KNOWN = {"image_set": "a1", "ground_truth": "labels", "experiments": [""], "settings": {}}
@@ -43,10 +46,18 @@ def voc2007(value: float, images: int = 4952, **about: str) -> dict:
     return measured("tags", "test", images, of, map=value, f1=0.8, precision=0.7, recall=0.9)
 
 
-def write_runs(path: Path, *runs: dict) -> Path:
+def write_runs(path: Path, *runs: dict, **latest: dict) -> Path:
+    """Writes runs, and by stage its latest figures on split val."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"latest": {}, "runs": runs}), encoding="utf-8")
+    content = {"latest": {stage: {"val": each} for stage, each in latest.items()}, "runs": runs}
+    path.write_text(json.dumps(content), encoding="utf-8")
     return path
+
+
+def tables_of(folder: Path, *runs: dict, **latest: dict) -> str:
+    """Returns the tables of what :func:`write_runs` writes to a folder."""
+    path = write_runs(folder / "metrics.json", *runs, **latest)
+    return write_tables(folder / "tables.md", MetricsFile(path)).read_text()
 
 
 def rows_of(text: str, beginning: str) -> list[list[str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
 from dataclasses import replace
@@ -25,7 +24,7 @@ from pipeline.report.page.page import write_page, write_report
 from pipeline.report.page.settings import ReportSettings
 from pipeline.tags.scores import tags_output
 from tests.report.html_page import Page
-from tests.report.measured import KNOWN
+from tests.report.measured import KNOWN, write_runs
 from tests.report.small_run import CLASSES, HOSTILE_CLASSES, HOSTILE_IDS, PALETTE
 from tests.results import open_writer
 
@@ -219,8 +218,7 @@ def test_figures_of_the_shown_folders_stand_beside_split_and_images(build):
         {**named, "key": inputs.results["tags"].key, **figures},
         {**named, "key": "another", **figures, "map": 0.111, "image_set": "b2"},
     ]
-    content = {"latest": {"tags": {"val": figures}}, "runs": runs}
-    (inputs.root / "metrics.json").write_text(json.dumps(content))
+    write_runs(inputs.root / "metrics.json", *runs, tags=figures)
     page = page_of(inputs)
     words = " ".join(page.text.split())
     assert "tags 90.0 % mAP, val, 6 images" in words and "11.1" not in words
@@ -303,8 +301,7 @@ def test_landmarks_and_headers_of_tables_have_names_of_their_own(build):
     failures = {"x": "cannot be read"}
     inputs = build(IDS, CLASSES, failures=failures)
     run = {"images": 6, "miou": 0.5, "miou_union": 0.4, "per_class": {}}
-    content = {"latest": {"masks": {"val": run}}, "runs": []}
-    (inputs.root / "metrics.json").write_text(json.dumps(content))
+    write_runs(inputs.root / "metrics.json", masks=run)
     page = page_of(inputs)
     texts = dict(re.findall(r'<h2 id="([\w-]+)"[^>]*>([^<]*)</h2>', page.html))
     landmarks = [

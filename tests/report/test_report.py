@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import json
 
 import numpy as np
 import pytest
@@ -12,13 +11,11 @@ from PIL import Image
 
 from pipeline.cams.cams import Cams
 from pipeline.evaluation.metrics import tagging_figures
-from pipeline.evaluation.record import MetricsFile
 from pipeline.report.page.sheets import cam_tiles, draw_sheet, label_tile, photograph_tile
-from pipeline.report.tables.latest import write_tables
 from pipeline.report.tables.markdown import Table
 from pipeline.report.tables.runs import read_runs
 from pipeline.report.tables.study import write_study
-from tests.report.measured import KNOWN
+from tests.report.measured import KNOWN, tables_of
 
 pytestmark = pytest.mark.usefixtures("figures_are_current")
 
@@ -41,13 +38,12 @@ def run(seed: int, miou: float) -> dict:
 
 def test_tables_show_what_was_measured_and_no_more(tmp_path):
     figures = {"images": 10, "map": 0.9, "f1": 0.8, "precision": 0.7, "recall": 0.6}
-    latest = {
-        "tags": {"val": {**figures, "variants": {"clip": {"map": 0.5}, "cwr": {"map": 0.9}}}},
-        "masks": {"val": {"images": 10, "miou": 0.6, "kept": 0.5}},
-        "predictions": {"val": {"images": 10, "miou": 0.55}},
-    }
-    (tmp_path / "metrics.json").write_text(json.dumps({"latest": latest, "runs": []}))
-    text = write_tables(tmp_path / "t.md", MetricsFile(tmp_path / "metrics.json")).read_text()
+    text = tables_of(
+        tmp_path,
+        tags={**figures, "variants": {"clip": {"map": 0.5}, "cwr": {"map": 0.9}}},
+        masks={"images": 10, "miou": 0.6, "kept": 0.5},
+        predictions={"images": 10, "miou": 0.55},
+    )
     assert "| val | 10 | 90.0 | 80.0 | 70.0 | 60.0 |" in text
     assert "squeezed to the native size | 50.0 |" in text
     assert "DMAR |" not in text, "a row that was not measured"
@@ -66,9 +62,7 @@ def test_steps_of_testing_and_weights_that_have_seen_masks_stand_beside_the_figu
         },
         "initial_weights": {"source": "coco", "seen_masks": True},
     }
-    latest = {"predictions": {"val": predictions}}
-    (tmp_path / "metrics.json").write_text(json.dumps({"latest": latest, "runs": []}))
-    text = write_tables(tmp_path / "t.md", MetricsFile(tmp_path / "metrics.json")).read_text()
+    text = tables_of(tmp_path, predictions=predictions)
     lines = [line for line in text.splitlines() if "| val |" in line]
     assert "seen masks" in lines[0] and lines[0].endswith("| 73.0 | 60.0 | – |")
     assert "at one scale" in lines[1] and lines[1].endswith("| 70.0 | 55.0 | 50.0 |")
@@ -79,20 +73,16 @@ def test_seeds_are_summed_up(tmp_path):
     runs = [run(0, 0.5), run(1, 0.6), run(2, 0.7)]
     runs.append({**run(0, 0.1), "key": "other"})
     runs[-1]["configuration"] = {"segmenter": {"name": "demo", "seed": 0, "masks": {"beta": 2}}}
-    (tmp_path / "metrics.json").write_text(json.dumps({"latest": {}, "runs": runs}))
-    text = write_tables(tmp_path / "t.md", MetricsFile(tmp_path / "metrics.json")).read_text()
-    assert "| demo | val | 10 | 0, 1, 2 | 60.0 ± 10.0 |" in text
+    assert "| demo | val | 10 | 0, 1, 2 | 60.0 ± 10.0 |" in tables_of(tmp_path, *runs)
 
 
 def test_what_a_supervised_network_reaches_is_marked_in_every_table(tmp_path):
     runs = [run(seed, 0.8) | {"supervised": True, "experiments": ["mine"]} for seed in (0, 1)]
-    content = {"latest": {"predictions": {"val": runs[1]}}, "runs": runs}
-    (path := tmp_path / "metrics.json").write_text(json.dumps(content))
-    text = write_tables(tmp_path / "t.md", MetricsFile(path)).read_text()
+    text = tables_of(tmp_path, *runs, predictions=runs[1])
     mark = "trained on the ground truth (supervised)"
     assert f"| segmenter, {mark} | val | 10 | 80.0 |" in text and "pseudo masks |" not in text
     assert f"| demo, {mark} | val | 10 | 0, 1 | 80.0 ± 0.0 |" in text
-    assert mark in write_study("mine", read_runs([path])[0])
+    assert mark in write_study("mine", read_runs([tmp_path / "metrics.json"])[0])
 
 
 def tags(positive: list, scores: list, **options: bool) -> dict:
@@ -122,11 +112,9 @@ GIVEN = ABSENT[0], ABSENT[0]
 def test_a_table_says_what_its_map_is_the_mean_of(figures, cell, note, tmp_path):
     entry = {"stage": "tags", "split": "val", "key": "k", "configuration": {}, **KNOWN, **figures}
     entry |= {"about": {"dataset": "own", "tags": "file"}, "experiments": ["mine"]}
-    content = {"latest": {"tags": {"val": figures}}, "runs": [entry]}
-    (path := tmp_path / "metrics.json").write_text(json.dumps(content))
-    text = write_tables(tmp_path / "t.md", MetricsFile(path)).read_text()
+    text = tables_of(tmp_path, entry, tags=figures)
     assert f"| val | 3 | {cell} |" in text and f"\nval: {note}.\n" in text
-    runs, problems = read_runs([path])
+    runs, problems = read_runs([tmp_path / "metrics.json"])
     assert not problems
     assert note in write_study("mine", runs)
 
@@ -135,17 +123,13 @@ def test_the_three_means_of_a_run_stand_beside_each_other(tmp_path):
     means = {"miou": 0.7, "miou_union": 0.5, "miou_images": 0.6}
     entry = {"stage": "masks", "split": "val", "key": "k", "images": 3, "configuration": {}}
     entry |= {"about": {"dataset": "own"}, **KNOWN, **means, "kept": 1}
-    content = {"latest": {"masks": {"val": entry}}, "runs": [entry]}
-    (path := tmp_path / "metrics.json").write_text(json.dumps(content))
-    text = write_tables(tmp_path / "t.md", MetricsFile(path)).read_text()
+    text = tables_of(tmp_path, entry, masks=entry)
     header = "| split | images | mIoU (%) | mIoU_union (%) | mIoU_images (%) |"
     assert header in text and "| 70.0 | 50.0 | 60.0 |" in text and "In mIoU_union" in text
-    (run,), _ = read_runs([path])
+    (run,), _ = read_runs([tmp_path / "metrics.json"])
     assert run.notes() == ["mIoU_union 50.0, where classes that are only predicted count 0"]
-    for figures in (content["latest"]["masks"]["val"], entry):
-        figures["miou_union"] = 0.7
-    path.write_text(json.dumps(content))
-    assert "mIoU_union" not in write_tables(tmp_path / "t.md", MetricsFile(path)).read_text()
+    entry["miou_union"] = 0.7
+    assert "mIoU_union" not in tables_of(tmp_path, entry, masks=entry)
     equal = dataclasses.replace(run, figures={**run.figures, "miou_union": 0.7})
     assert not equal.notes()
     about = {"experiment": "cls_seg_voc2012", "clip": "vit_l14"}
@@ -155,8 +139,7 @@ def test_the_three_means_of_a_run_stand_beside_each_other(tmp_path):
 
 
 def test_nothing_measured_says_so(tmp_path):
-    text = write_tables(tmp_path / "t.md", MetricsFile(tmp_path / "none.json")).read_text()
-    assert "Nothing was measured" in text
+    assert "Nothing was measured" in tables_of(tmp_path)
 
 
 def test_labels_are_painted_in_their_colours():
