@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,13 +22,13 @@ def chip(page: Page, image: str, name: str):
     return card.locator(f'.chip[data-name="{name}"]')
 
 
-def save(page: Page, path: Path) -> dict:
+def save(page: Page, path: Path, classes: list[str] = CLASSES) -> dict:
     """Clicks "Save"; returns the file's content as a run reads it."""
     with page.expect_download() as download:
         page.get_by_role("button", name="Save", exact=True).click()
     assert download.value.suggested_filename == "corrections.csv"
     download.value.save_as(path)
-    return read_corrections(path, "tags.corrections", CLASSES)
+    return read_corrections(path, "tags.corrections", classes)
 
 
 def add(page: Page, image: str, name: str) -> None:
@@ -43,22 +42,19 @@ def test_two_corrections_cost_two_images_and_one_taken_back_costs_none(
     visit, run_stage, arguments, tmp_path
 ):
     file, out = tmp_path / "corrections.csv", tmp_path / "out"
+    classes = ["cat", "person", "rocket", "cup"]
 
     def run(*given: str) -> tuple[dict[str, tuple[int, int]], Page]:
         stages = "stage=[tags,cams,masks,report]"
         finished = run_stage(*arguments, "runtime.device=cpu", *given, stages)
         assert finished.code == 0, finished.errors
-        counts = {}
-        for line in finished.output.splitlines():
-            if found := re.match(r"(\w+) .* (\d+) computed now", line):
-                reused = re.search(r"(\d+) reused", line)
-                counts[found[1]] = int(found[2]), int(reused[1]) if reused else 0
+        counts = {name: (now, reused) for name, (now, _, reused) in finished.counts.items()}
         return counts, visit((out / "report.html").as_uri()).page
 
     _, page = run()
     first = page.locator(".card", has=page.locator(".name", has_text="a")).first
     tag = first.locator(".chip[aria-pressed=true]").first.get_attribute("data-name")
-    missing = {"cat", "person", "rocket", "cup"} - {
+    missing = {*classes} - {
         b.get_attribute("data-name")
         for b in page.locator(".card").nth(1).locator(".chip[data-name]").all()
     }
@@ -73,10 +69,8 @@ def test_two_corrections_cost_two_images_and_one_taken_back_costs_none(
     reload(page)
     expect(page.locator("#changes-count")).to_have_text(counted)
     expect(first.locator(f'.chip[data-name="{tag}"]')).to_have_attribute("aria-pressed", "false")
-    with page.expect_download() as download:
-        page.get_by_role("button", name="Save", exact=True).click()
+    save(page, file, classes)
     expect(page.locator("#command")).to_contain_text("tags.corrections=corrections.csv")
-    download.value.save_as(file)
 
     given = f"tags.corrections={file}"
     counts, page = run(given)
@@ -96,9 +90,7 @@ def test_two_corrections_cost_two_images_and_one_taken_back_costs_none(
     page.get_by_role("button", name=f"{other} corrected by hand", exact=True).click()
     page.get_by_role("button", name="as found").click()
     page.get_by_role("button", name="Close").click()
-    with page.expect_download() as download:
-        page.get_by_role("button", name="Save", exact=True).click()
-    download.value.save_as(file)
+    save(page, file, classes)
     assert file.read_text().count("\n") == 3, "the header and two images"
     counts, page = run(given)
     assert counts == {"tags": (0, 5), "cams": (0, 5), "masks": (0, 5)}, "all are reused"
@@ -140,11 +132,7 @@ def test_names_are_written_so_that_they_are_read_again(open_run, tmp_path):
                 image.locator(".chip.add").click()
                 page.get_by_label("Class to add").fill(name)
                 page.keyboard.press("Enter")
-    with page.expect_download() as download:
-        page.get_by_role("button", name="Save", exact=True).click()
-    download.value.save_as(tmp_path / "saved.csv")
-    found = read_corrections(tmp_path / "saved.csv", "tags.corrections", classes)
-    assert found == {"": dict.fromkeys(ids, (0, 1, 2))}
+    assert save(page, tmp_path / "saved.csv", classes) == {"": dict.fromkeys(ids, (0, 1, 2))}
 
 
 def test_a_copy_is_shown_once_and_corrected_too(visit, tmp_path):
