@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from html.parser import HTMLParser
 
+from pipeline.evaluation.record import MetricsFile
+from pipeline.report.page.page import write_page
+
 
 class Page(HTMLParser):
     """Elements, their attributes and all text of a page."""
@@ -27,3 +30,10 @@ class Page(HTMLParser):
 
     def find(self, tag, **wanted):
         return [a for name, a in self.elements if name == tag and wanted.items() <= a.items()]
+
+
+def page_of(inputs):
+    """Writes the page of a run, with the figures of its metrics.json."""
+    metrics = MetricsFile(inputs.root / "metrics.json")
+    path = write_page(inputs.root / "report.html", inputs, metrics)
+    return Page(path.read_text(encoding="utf-8"))

@@ -8,11 +8,9 @@ import statistics
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.evaluation.record import MetricsFile
-from pipeline.report.page.page import write_page
 from pipeline.report.tables.leaderboard import collect_boards, write_leaderboard
 from tests.report.chains import Chain, cells, runs_of
-from tests.report.html_page import Page
+from tests.report.html_page import page_of
 from tests.report.measured import write_runs
 from tests.report.small_run import CLASSES
 
@@ -230,19 +228,15 @@ def test_the_page_shows_several_combinations_and_marks_its_own(build):
     chains[0].entries[0] |= {"key": inputs.results["tags"].key, "split": "val"}
     chains[1].entries[0]["split"] = "val"
     chains[1].entries[0]["about"]["tags"] = "<b>mine</b>"
-
-    def page_of(*entries: dict) -> Page:
-        write_runs(path := inputs.root / "metrics.json", *entries)
-        page = write_page(inputs.root / "report.html", inputs, MetricsFile(path))
-        return Page(page.read_text(encoding="utf-8"))
-
-    page = page_of(chains[0].entries[0], chains[1].entries[0])
+    write_runs(inputs.root / "metrics.json", chains[0].entries[0], chains[1].entries[0])
+    page = page_of(inputs)
     section = page.html.partition('<section id="leaderboard"')[2].partition("</section>")[0]
     rows = re.findall(r"<tr>.*?</tr>", section)
     assert "<bdi>TagCLIP</bdi>" in rows[2] and "on this page" in rows[2]
     assert "<strong>70.0</strong>" in rows[1] and "on this page" not in rows[1]
     assert "&lt;b&gt;mine" in rows[1] and 'href="#leaderboard"' in page.html
-    alone = page_of(chains[0].entries[0])
+    write_runs(inputs.root / "metrics.json", chains[0].entries[0])
+    alone = page_of(inputs)
     assert 'id="leaderboard"' not in alone.html and 'href="#leaderboard"' not in alone.html
 
 

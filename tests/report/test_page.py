@@ -23,18 +23,12 @@ from pipeline.report.page.images import measure_images
 from pipeline.report.page.page import write_page, write_report
 from pipeline.report.page.settings import ReportSettings
 from pipeline.tags.scores import tags_output
-from tests.report.html_page import Page
+from tests.report.html_page import Page, page_of
 from tests.report.measured import KNOWN, write_runs
 from tests.report.small_run import CLASSES, HOSTILE_CLASSES, HOSTILE_IDS, PALETTE
 from tests.results import open_writer
 
 IDS = [f"holiday/{k}" for k in range(6)]
-
-
-def page_of(inputs):
-    metrics = MetricsFile(inputs.root / "metrics.json")
-    path = write_page(inputs.root / "report.html", inputs, metrics)
-    return Page(path.read_text(encoding="utf-8"))
 
 
 def test_one_file_holds_every_image_with_all_that_was_computed(build):
