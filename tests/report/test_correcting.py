@@ -49,7 +49,7 @@ def test_two_corrections_cost_two_images_and_one_taken_back_costs_none(
         finished = run_stage(*arguments, "runtime.device=cpu", *given, stages)
         assert finished.code == 0, finished.errors
         counts = {name: (now, reused) for name, (now, _, reused) in finished.counts.items()}
-        return counts, visit((out / "report.html").as_uri()).page
+        return counts, visit((out / "report.html").as_uri())
 
     _, page = run()
     first = page.locator(".card", has=page.locator(".name", has_text="a")).first
@@ -104,7 +104,7 @@ def open_run(visit, tmp_path) -> Callable[..., Page]:
 
     def open_run(ids=IDS, classes=CLASSES, settings=None, **made) -> Page:
         inputs = build_run(tmp_path, ids, classes, **made)
-        return visit(write(inputs), **(settings or {})).page
+        return visit(write(inputs), **(settings or {}))
 
     return open_run
 
@@ -139,7 +139,7 @@ def test_a_copy_is_shown_once_and_corrected_too(visit, tmp_path):
     inputs = build_run(tmp_path, ["a", "b", "c"], CLASSES, truth=False)
     entries = inputs.results["tags"].entries
     entries["b"] |= {name: entries["a"][name] for name in ("inputs", "tags", "scores")}
-    page = visit(write(inputs)).page
+    page = visit(write(inputs))
     expect(page.locator(".card")).to_have_count(2)
     expect(page.locator("#gallery")).to_contain_text("1 is a copy of another photograph")
     chip(page, "a", "cat").click()

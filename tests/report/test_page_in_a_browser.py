@@ -12,7 +12,7 @@ from pipeline.evaluation.about import About
 from pipeline.evaluation.record import MetricsFile
 from pipeline.files.images import encode_png
 from pipeline.report.page.page import write_page
-from tests.report.browsing import PHONE, barriers
+from tests.report.browsing import PHONE, barriers, names
 from tests.report.measured import KNOWN
 from tests.report.small_run import CLASSES, HOSTILE_CLASSES, HOSTILE_IDS, PALETTE, build_run
 
@@ -40,47 +40,46 @@ def address(tmp_path_factory) -> str:
 
 
 def test_images_are_searched_filtered_and_counted_aloud(visit, address):
-    watched = visit(address)
-    page, count = watched.page, watched.page.locator("#count")
+    page = visit(address)
+    count = page.locator("#count")
     expect(count).to_have_text("6 of 6 images")
     page.get_by_label("Search").fill("APPLE")
-    assert watched.names() == ["apple 2"]
+    assert names(page) == ["apple 2"]
     expect(count).to_have_text("1 of 6 images")
     page.get_by_label("Search").fill("cat")
-    assert watched.names() == ["pear 0", "kiwi 3"], "by their tags"
+    assert names(page) == ["pear 0", "kiwi 3"], "by their tags"
     page.get_by_role("button", name="Reset").click()
     expect(count).to_have_text("6 of 6 images")
     page.get_by_label("Class", exact=True).select_option(label="dog (2)")
-    assert watched.names() == ["fig 1", "plum 4"]
+    assert names(page) == ["fig 1", "plum 4"]
     page.get_by_label("Show").select_option("with-wrong")
-    assert watched.names() == ["fig 1", "plum 4"], "both have a wrong tag beside the right one"
+    assert names(page) == ["fig 1", "plum 4"], "both have a wrong tag beside the right one"
     page.get_by_label("Show").select_option("without-tags")
     expect(count).to_have_text("0 of 6 images")
     page.get_by_role("button", name="Reset").click()
     page.get_by_label("Show").select_option("without-tags")
-    assert watched.names() == ["lime 5"]
+    assert names(page) == ["lime 5"]
 
 
 def test_images_are_sorted(visit, address):
-    watched = visit(address)
-    choose = watched.page.get_by_label("Sort by").select_option
-    assert watched.names() == IDS
+    page = visit(address)
+    choose = page.get_by_label("Sort by").select_option
+    assert names(page) == IDS
     choose("name")
-    assert watched.names() == sorted(IDS)
+    assert names(page) == sorted(IDS)
     choose("predictionIou:up")
-    assert watched.names() == IDS[::-1], "predictions lose a column with every image"
+    assert names(page) == IDS[::-1], "predictions lose a column with every image"
     choose("predictionIou:down")
-    assert watched.names() == IDS
+    assert names(page) == IDS
     choose("disagreement:down")
-    assert watched.names() == IDS[::-1]
+    assert names(page) == IDS[::-1]
     choose("tag")
-    assert watched.names()[-1] == "lime 5", "the one without a tag comes last"
-    assert watched.names()[:2] == ["pear 0", "kiwi 3"]
+    assert names(page)[-1] == "lime 5", "the one without a tag comes last"
+    assert names(page)[:2] == ["pear 0", "kiwi 3"]
 
 
 def test_any_layer_is_laid_over_the_photographs(visit, address):
-    watched = visit(address)
-    page = watched.page
+    page = visit(address)
     first = page.locator(".card .open .over").nth(2)
     expect(page.get_by_label("Overlay")).to_have_value("prediction")
     shown = first.get_attribute("src")
@@ -91,8 +90,7 @@ def test_any_layer_is_laid_over_the_photographs(visit, address):
 
 
 def test_an_image_opens_with_all_its_pictures_decoded(visit, address):
-    watched = visit(address)
-    page = watched.page
+    page = visit(address)
     page.get_by_role("button", name="fig 1", exact=True).click()
     viewer = page.get_by_role("dialog", name="fig 1", exact=True)
     expect(viewer).to_be_visible()
@@ -116,14 +114,13 @@ def test_an_image_opens_with_all_its_pictures_decoded(visit, address):
 
 
 def test_the_keyboard_alone_suffices(visit, address):
-    watched = visit(address)
-    page = watched.page
+    page = visit(address)
     page.keyboard.press("/")
     expect(page.get_by_label("Search")).to_be_focused()
     page.keyboard.type("i/")
     expect(page.get_by_label("Search")).to_have_value("i/")
     page.keyboard.press("Backspace")
-    assert watched.names() == ["fig 1", "kiwi 3", "lime 5"], "what is typed is no command"
+    assert names(page) == ["fig 1", "kiwi 3", "lime 5"], "what is typed is no command"
     page.locator(".card:visible .open").first.focus()
     page.keyboard.press("ArrowRight")
     expect(page.get_by_role("button", name="kiwi 3", exact=True)).to_be_focused()
@@ -147,16 +144,16 @@ def test_the_keyboard_alone_suffices(visit, address):
 
 
 def test_an_address_leads_to_an_image(visit, address):
-    watched = visit(address)
-    watched.page.get_by_role("button", name="apple 2", exact=True).click()
-    link = watched.page.url
+    page = visit(address)
+    page.get_by_role("button", name="apple 2", exact=True).click()
+    link = page.url
     assert link.endswith("#image-3")
-    expect(visit(link).page.get_by_role("dialog", name="apple 2")).to_be_visible()
+    expect(visit(link).get_by_role("dialog", name="apple 2")).to_be_visible()
 
 
 @pytest.mark.parametrize("settings", [PHONE, {"viewport": {"width": 1280, "height": 800}}])
 def test_nothing_scrolls_sideways(visit, address, settings):
-    page = visit(address, **settings).page
+    page = visit(address, **settings)
     widths = "[document.scrollingElement.scrollWidth, window.innerWidth]"
     content, window = page.evaluate(widths)
     assert content <= window == settings["viewport"]["width"]
@@ -174,7 +171,7 @@ def test_names_on_masks_do_not_cross_at_any_size(visit, tmp_path):
             top, left = rng.integers(0, 24, 2)
             labels[top : top + 14, left : left + 20] = label
         sample.mask.path.write_bytes(encode_png(labels, PALETTE))
-    page = visit(write(inputs)).page
+    page = visit(write(inputs))
     named = 0
     for image in IDS:
         page.get_by_role("button", name=image, exact=True).click()
@@ -213,7 +210,7 @@ def test_what_stages_were_made_with_is_readable_on_a_laptop(visit, tmp_path):
     made = {"name": "deeplabv3plus_r101", "seed": 12, "masks": chain}
     for results in inputs.stages:
         results.manifest = {**results.manifest, "configuration": made}
-    page = visit(write(inputs), viewport={"width": 1440, "height": 900}).page
+    page = visit(write(inputs), viewport={"width": 1440, "height": 900})
     cell = page.locator(".stages tbody td").last
     expect(cell).to_have_text("deeplabv3plus_r101, seed 12, crf_confident, clip_es, tagclip")
     wide, there = page.get_by_role("group", name="Stages").evaluate(
@@ -225,7 +222,7 @@ def test_what_stages_were_made_with_is_readable_on_a_laptop(visit, tmp_path):
 def test_names_and_figures_stay_on_a_line_on_a_phone(visit, tmp_path):
     about = About(corrections="tags of 2 images in corrections.csv of 2026-12-01 23:29:11")
     inputs = build_run(tmp_path, ["COCO_val2014_000000123456", *IDS], CLASSES, about=about)
-    page = visit(write(inputs, measured_masks(inputs)), **PHONE).page
+    page = visit(write(inputs, measured_masks(inputs)), **PHONE)
     name = page.locator(".open bdi").first
     wide, there = name.evaluate("(name) => [name.scrollWidth, name.clientWidth]")
     assert wide > there and name.get_attribute("title") == name.text_content(), "its end is cut"
@@ -246,7 +243,7 @@ LINES = """(elements) => elements.filter((e) => e.checkVisibility()).map((elemen
 def test_tables_of_classes_are_sorted_by_their_headers(visit, tmp_path):
     inputs = build_run(tmp_path, IDS, CLASSES)
     per_class = {name: {"iou": k / 10} for k, name in enumerate(["background", *CLASSES])}
-    page = visit(write(inputs, measured_masks(inputs, per_class))).page
+    page = visit(write(inputs, measured_masks(inputs, per_class)))
     names = page.locator("#classes tbody th")
     page.get_by_role("button", name="masks, IoU").click()
     assert names.all_text_contents() == ["cup", "dog", "cat", "background"]
@@ -259,14 +256,13 @@ def test_tables_of_classes_are_sorted_by_their_headers(visit, tmp_path):
 def test_hostile_names_are_text(visit, tmp_path):
     reason = {"x": "<img src=x onerror=hacked=1>"}
     inputs = build_run(tmp_path, HOSTILE_IDS, HOSTILE_CLASSES, failures=reason)
-    watched = visit(write(inputs))
-    page = watched.page
+    page = visit(write(inputs))
     for card in page.locator(".open").all():
         card.click()
         expect(page.locator("#viewer")).to_be_visible()
         page.keyboard.press("Escape")
     page.get_by_label("Class", exact=True).select_option(index=1)
-    assert len(watched.names()) >= 1
+    assert len(names(page)) >= 1
     assert page.evaluate("typeof hacked") == "undefined"
     assert page.locator("#failures td").last.text_content() == reason["x"]
 
@@ -274,12 +270,12 @@ def test_hostile_names_are_text(visit, tmp_path):
 @pytest.mark.extras
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_stands_out_from_its_ground(visit, address, scheme):
-    page = visit(address, color_scheme=scheme).page
+    page = visit(address, color_scheme=scheme)
     page.get_by_role("button", name="fig 1", exact=True).click()
     assert not barriers(page)
 
 
 def test_a_page_without_images_says_so(visit, tmp_path):
     inputs = build_run(tmp_path, IDS, CLASSES, trained=False, computed=())
-    page = visit(write(inputs)).page
+    page = visit(write(inputs))
     expect(page.locator("#count")).to_have_text("There is nothing to show yet.")

@@ -35,7 +35,7 @@ def address(tmp_path_factory) -> str:
 
 
 def test_filters_are_one_row_that_opens(visit, address):
-    page = visit(address, **PHONE).page
+    page = visit(address, **PHONE)
     form, chosen = page.get_by_role("search"), page.get_by_label("Class", exact=True)
     assert form.bounding_box()["height"] < 110
     expect(chosen).to_be_hidden()
@@ -50,7 +50,7 @@ def test_filters_are_one_row_that_opens(visit, address):
 
 
 def test_chips_are_large_enough_for_a_thumb(visit, address):
-    page = visit(address, **PHONE).page
+    page = visit(address, **PHONE)
     page.locator(".card .add").first.tap()
     page.get_by_role("dialog").get_by_role("button").first.wait_for()
     boxes = [chip.bounding_box() for chip in page.locator("button.chip:visible").all()]
@@ -64,7 +64,7 @@ def test_chips_are_large_enough_for_a_thumb(visit, address):
 
 @pytest.mark.parametrize("width", [320, 390])
 def test_every_chapter_can_be_reached(visit, address, width):
-    page = visit(address, **{**PHONE, "viewport": {"width": width, "height": 667}}).page
+    page = visit(address, **{**PHONE, "viewport": {"width": width, "height": 667}})
     chapters = page.locator("main > section")
     links = page.locator("nav.sections a")
     assert links.count() == chapters.count() == 7
@@ -80,7 +80,7 @@ def test_every_chapter_can_be_reached(visit, address, width):
 
 @pytest.mark.parametrize("width", [390, 700])
 def test_a_table_that_goes_on_has_a_shadow_at_that_end(visit, address, width):
-    page = visit(address, **{**PHONE, "viewport": {"width": width, "height": 667}}).page
+    page = visit(address, **{**PHONE, "viewport": {"width": width, "height": 667}})
     stages = page.get_by_role("group", name="Stages")
 
     def has_shadows(scrolled: int) -> tuple[bool, bool]:
@@ -97,7 +97,7 @@ def test_a_table_that_goes_on_has_a_shadow_at_that_end(visit, address, width):
 
 
 def test_the_steps_keep_their_figures_in_view(visit, address):
-    page = visit(address, **PHONE).page
+    page = visit(address, **PHONE)
     steps = page.get_by_role("group", name="Tagging, step by step")
     steps.scroll_into_view_if_needed()
     wide, there = steps.evaluate("(group) => [group.scrollWidth, group.clientWidth]")
@@ -111,7 +111,7 @@ def test_the_steps_keep_their_figures_in_view(visit, address):
 
 
 def test_the_bar_leaves_the_images_in_view(visit, address):
-    page = visit(address, **PHONE).page
+    page = visit(address, **PHONE)
     page.locator(".card .chip").first.tap()
     bar = page.get_by_role("region", name="Corrections")
     assert bar.bounding_box()["height"] < 667 / 4

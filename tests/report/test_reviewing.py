@@ -5,16 +5,12 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.report.browsing import reload
+from tests.report.browsing import names, reload
 from tests.report.small_run import CLASSES, build_run
 from tests.report.test_correcting import add, chip, open_run, save  # noqa: F401  a fixture
 from tests.report.test_page_in_a_browser import IDS, write
 
 pytestmark = pytest.mark.large
-
-
-def names(page: Page) -> list[str]:
-    return page.locator(".card:visible .name").all_text_contents()
 
 
 def mark(page: Page, image: str):
@@ -200,7 +196,7 @@ def test_a_mark_of_an_earlier_file_stays_until_it_is_taken_back(visit, tmp_path)
     entries = inputs.results["tags"].entries
     entries["kiwi 3"]["found"], entries["fig 1"]["found"] = [0], [1, 2]
     entries["fig 1"]["tags"] = [1]
-    page = visit(write(inputs)).page
+    page = visit(write(inputs))
     expect(page.locator("#changes")).to_be_hidden()
     expect(mark(page, "kiwi 3")).to_have_attribute("aria-pressed", "true")
     mark(page, "kiwi 3").click()

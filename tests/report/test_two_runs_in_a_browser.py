@@ -22,7 +22,7 @@ def address(tmp_path_factory) -> str:
 
 @pytest.mark.parametrize("settings", [PHONE, {"viewport": {"width": 1440, "height": 900}}])
 def test_nothing_scrolls_sideways_and_all_pictures_are_decoded(visit, address, settings):
-    page = visit(address, **settings).page
+    page = visit(address, **settings)
     content, window = page.evaluate("[document.scrollingElement.scrollWidth, window.innerWidth]")
     assert content <= window == settings["viewport"]["width"]
     images = page.locator("article img")
@@ -40,11 +40,11 @@ def test_nothing_scrolls_sideways_and_all_pictures_are_decoded(visit, address, s
 @pytest.mark.extras
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_stands_out_from_its_ground(visit, address, scheme):
-    assert not barriers(visit(address, color_scheme=scheme).page)
+    assert not barriers(visit(address, color_scheme=scheme))
 
 
 def test_tables_are_sorted_by_their_differences(visit, address):
-    page = visit(address).page
+    page = visit(address)
     names = page.get_by_role("group", name="Classes").locator("tbody th")
     page.get_by_role("button", name="segmenter B − A").click()
     assert names.all_text_contents() == ["cup", "background", "cat", "dog"]
@@ -58,6 +58,6 @@ def test_hostile_names_do_nothing(visit, tmp_path):
             text.replace('"alpha": 0.25', '"alpha": "<img src=x onerror=hacked=1>"')
         )
     run([*map(str, runs), "--output", str(tmp_path / "c.html")])
-    page = visit((tmp_path / "c.html").as_uri()).page
+    page = visit((tmp_path / "c.html").as_uri())
     assert page.evaluate("typeof hacked") == "undefined"
     expect(page.get_by_role("heading", level=1)).to_contain_text("<img src=x onerror=hacked=1>")
