@@ -26,15 +26,8 @@ from pipeline.masks.labels import UNFILTERED
 from pipeline.tags.scores import tags_output
 from tests.results import open_writer, write
 
-VOCABULARY = build_vocabulary(
-    VocabularySettings(
-        classes=[
-            {"name": "cat", "parent": "animal"},
-            {"name": "dog", "parent": "animal"},
-            "car",
-        ]
-    )
-)
+ANIMALS = [{"name": name, "parent": "animal"} for name in ("cat", "dog")]
+VOCABULARY = build_vocabulary(VocabularySettings(classes=[*ANIMALS, "car"]))
 
 
 @pytest.fixture
@@ -49,23 +42,21 @@ def measured(tmp_path):
     with folder:
         cams = Cams(np.array([0]), maps, (4, 8))
         write(folder, "a", {"photograph": "input"}, {"a.npz": encode_cams(cams)})
-    return [sample], folder
+    return EvaluationInputs([sample], folder.results, VOCABULARY)
 
 
 def test_the_better_background_is_chosen_by_ground_truth_and_says_so(measured):
-    samples, folder = measured
-    single = evaluate_cams(EvaluationInputs(samples, folder.results, VOCABULARY), [1])
+    single = evaluate_cams(measured, [1])
     assert single["miou"] == 1 and "background_beta" not in single
     # With β=2 the background has 0.16 and 0.49; with β=4 it loses the right half to the cat.
-    both = evaluate_cams(EvaluationInputs(samples, folder.results, VOCABULARY), [4, 1])
+    both = evaluate_cams(measured, [4, 1])
     assert both["miou"] == 1 and both["background_beta"] == 1
-    worse = evaluate_cams(EvaluationInputs(samples, folder.results, VOCABULARY), [4])["miou"]
+    worse = evaluate_cams(measured, [4])["miou"]
     assert both["chosen_by_ground_truth"] == {"4": worse, "1": 1.0} and worse < 0.5
 
 
 def test_without_a_background_the_best_map_is_the_label(measured):
-    samples, folder = measured
-    found = evaluate_cams(EvaluationInputs(samples, folder.results, VOCABULARY), [None])
+    found = evaluate_cams(measured, [None])
     assert found["per_class"]["cat"]["iou"] == pytest.approx(0.5)
     assert found["per_class"]["background"]["iou"] == 0
 
@@ -95,9 +86,8 @@ def test_pixels_that_given_masks_ignore_are_measured_as_background(tmp_path):
     truth, labels = np.array([[0, 0, 1, 1]], np.uint8), np.array([[255, 0, 1, 255]], np.uint8)
     Image.fromarray(truth).save(tmp_path / "a.png")
     with open_writer(tmp_path / "outputs", "val", "masks", {}) as folder:
-        write(
-            folder, "a", {"photograph": "input"}, {"a.png": encode_png(labels, VOCABULARY.palette)}
-        )
+        files = {"a.png": encode_png(labels, VOCABULARY.palette)}
+        write(folder, "a", {"photograph": "input"}, files)
     samples = [Sample("a", tmp_path / "a", MaskFile(tmp_path / "a.png"))]
     found = evaluate_masks(EvaluationInputs(samples, folder.results, VOCABULARY))
     assert found["miou"] == pytest.approx((2 / 3 + 1 / 2) / 2) and found["kept"] == 1 / 2
@@ -125,8 +115,7 @@ def test_predictions_are_measured_beside_their_steps(tmp_path):
 
 
 def test_maps_are_also_measured_one_level_up(measured):
-    samples, folder = measured
-    level = evaluate_cams(EvaluationInputs(samples, folder.results, VOCABULARY), [1])["levels"][0]
+    level = evaluate_cams(measured, [1])["levels"][0]
     assert list(level["per_class"]) == ["background", "animal", "car"]
     assert level["per_class"]["animal"]["iou"] == 1 and level["per_class"]["car"]["iou"] is None
 
@@ -141,12 +130,12 @@ def test_tags_are_also_measured_one_level_up(tmp_path):
             tags = [int(np.argmax(values))]
             write(folder, image_id, {"photograph": "input"}, {}, tags=tags, scores=encoded)
     samples = [Sample(i, tmp_path / i, labels=labels) for i, labels in truth.items()]
-    found = evaluate_tags(EvaluationInputs(samples, folder.results, VOCABULARY))
+    inputs = EvaluationInputs(samples, folder.results, VOCABULARY)
+    found = evaluate_tags(inputs)
     # A dog that is a cat is a mistake among classes, and none among their parents.
     assert found["per_class"]["cat"]["ap"] == pytest.approx(1)
     assert found["precision"] == pytest.approx(1 / 3)
     assert (found["map"], found["map_classes"]) == (pytest.approx(3 / 4), 2)  # no image has a dog
-    inputs = EvaluationInputs(samples, folder.results, VOCABULARY)
     found = evaluate_tags(inputs, absent_as_zero=True)
     assert (found["map"], found["map_classes"]) == (pytest.approx(1 / 2), 3)
     (level,) = found["levels"]
