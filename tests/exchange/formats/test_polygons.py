@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from skimage.measure import label as label_components
 
 from pipeline.exchange.formats.regions import Outlines, draw_outlines
 from pipeline.files.label_images import IGNORE
@@ -109,7 +111,7 @@ def test_what_is_small_is_dropped_and_counted(export, noisy, tmp_path):
     small = sum(
         int(np.sum(np.bincount(parts.ravel())[1:] < 4))
         for mask in labels.values()
-        for parts in [label_components(without_ignored(mask))]
+        for parts in [label_components(without_ignored(mask), connectivity=2)]
     )
     assert f"note: {small} components below 4 pixels have no polygon" in finished.errors
     worst = min(
@@ -117,12 +119,6 @@ def test_what_is_small_is_dropped_and_counted(export, noisy, tmp_path):
         for i, mask in labels.items()
     )
     assert f"and {worst:.4f} in the worst" in finished.errors
-
-
-def label_components(labels):
-    from skimage.measure import label
-
-    return label(labels, connectivity=2)
 
 
 def iou(mask, drawn):
@@ -147,17 +143,10 @@ def test_labelmes_own_loader_reads_it(export, noisy, tmp_path):
     names = {"_background_": 0} | {name: k + 1 for k, name in enumerate(CLASSES)}
     for image_id, mask in labels.items():
         read = loader.LabelFile(str(tmp_path / "set/val" / f"{image_id}.json"))
-        image = shape_of(read.image_data)
-        assert image == mask.shape
-        drawn, _ = shape.shapes_to_label(image, read.shapes, names)
+        with Image.open(io.BytesIO(read.image_data)) as image:
+            assert image.size[::-1] == mask.shape
+        drawn, _ = shape.shapes_to_label(mask.shape, read.shapes, names)
         assert np.array_equal(drawn, without_ignored(mask))
-
-
-def shape_of(data):
-    from io import BytesIO
-
-    with Image.open(BytesIO(data)) as image:
-        return image.size[::-1]
 
 
 @pytest.mark.extras
