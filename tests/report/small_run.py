@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -53,11 +53,20 @@ def halfway(scores: np.ndarray) -> float:
     return low + 0.5 * (high - low)
 
 
-def fill(folder: Writer, samples: list[Sample], files: dict[str, dict[str, bytes]]) -> Writer:
+def fill(
+    folder: Writer,
+    samples: list[Sample],
+    files: dict[str, dict[str, bytes]],
+    facts: Mapping[str, dict] = {},
+    failures: Mapping[str, str] = {},
+) -> Writer:
+    """Completes a folder with the files and the facts of each image."""
     with folder:
         for sample in samples:
             inputs = {"photograph": fingerprint_cached(sample.image)}
-            write(folder, sample.id, inputs, files[sample.id])
+            write(folder, sample.id, inputs, files.get(sample.id, {}), **facts.get(sample.id, {}))
+        for image_id, reason in failures.items():
+            folder.fail(image_id, reason)
         folder.finish([sample.id for sample in samples])
     return folder
 
@@ -71,7 +80,7 @@ def build_run(
     trained: bool = True,
     split: str = "val",
     computed: tuple[str, ...] = ("tags", "cams", "masks"),
-    failures: dict[str, str] | None = None,
+    failures: Mapping[str, str] = {},
     **settings: object,
 ) -> ReportInputs:
     """Returns a run on photographs of one rectangle each.
@@ -82,55 +91,41 @@ def build_run(
     """
     vocabulary = build_vocabulary(VocabularySettings(classes=classes))
     store, count = Store(root / "out"), len(classes)
-    samples, files = [], {stage: {} for stage in ("cams", "masks", "predictions")}
+    samples, facts, files = [], {}, {stage: {} for stage in ("cams", "masks", "predictions")}
+    for folder in ("photographs", "truth"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    for index, image_id in enumerate(ids):
+        label = 1 + index % count
+        labels = draw_labels(index, label, 24)
+        path, mask = (root / folder / f"{index}.png" for folder in ("photographs", "truth"))
+        image = np.full((HEIGHT, WIDTH, 3), 110, np.uint8)
+        image[labels > 0] = PALETTE[label]
+        image[0, 0] = index
+        Image.fromarray(image).save(path)
+        mask.write_bytes(encode_png(labels, PALETTE))
+        samples.append(Sample(image_id, path, MaskFile(mask) if truth else None))
+        tags = [] if index == len(ids) - 1 else [label - 1]
+        if index % 3 == 1 and tags:
+            tags = sorted({*tags, label % count})
+        scores = np.full(count, 0.1, np.float32)
+        scores[tags] = 0.8
+        facts[image_id] = tags_output(tags, {"scores": scores}).values
+        heat = np.array(Image.fromarray((labels > 0).astype(np.float32)).resize((8, 6)))
+        maps = np.stack([heat] * len(tags)) if tags else np.zeros((0, 6, 8))
+        cams = Cams(np.array(tags, np.int64), maps, (HEIGHT, WIDTH))
+        predicted = draw_labels(index, label, max(1, 24 - index))
+        files["cams"][image_id] = {f"{image_id}.npz": encode_cams(cams)}
+        files["masks"][image_id] = {f"{image_id}.png": encode_png(labels, PALETTE)}
+        files["predictions"][image_id] = {f"{image_id}.png": encode_png(predicted, PALETTE)}
     chosen = {"classes": classes, "exif": False}
-    tags_folder = open_writer(store, split, "tags", {"method": "tagclip", **chosen})
-    with tags_folder if "tags" in computed else nullcontext():
-        for index, image_id in enumerate(ids):
-            label = 1 + index % count
-            labels = draw_labels(index, label, 24)
-            path = root / "photographs" / f"{index}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            image = np.full((HEIGHT, WIDTH, 3), 110, np.uint8)
-            image[labels > 0] = PALETTE[label]
-            image[0, 0] = index
-            Image.fromarray(image).save(path)
-            mask = root / "truth" / f"{index}.png"
-            mask.parent.mkdir(exist_ok=True)
-            mask.write_bytes(encode_png(labels, PALETTE))
-            samples.append(Sample(image_id, path, MaskFile(mask) if truth else None))
-            tags = [] if index == len(ids) - 1 else [label - 1]
-            if index % 3 == 1 and tags:
-                tags = sorted({*tags, label % count})
-            scores = np.full(count, 0.1, np.float32)
-            scores[tags] = 0.8
-            if "tags" in computed:
-                facts = tags_output(tags, {"scores": scores}).values
-                write(tags_folder, image_id, {"photograph": fingerprint_cached(path)}, {}, **facts)
-            heat = np.array(Image.fromarray((labels > 0).astype(np.float32)).resize((8, 6)))
-            maps = np.stack([heat] * len(tags)) if tags else np.zeros((0, 6, 8))
-            cams = Cams(np.array(tags, np.int64), maps, (HEIGHT, WIDTH))
-            predicted = draw_labels(index, label, max(1, 24 - index))
-            files["cams"][image_id] = {f"{image_id}.npz": encode_cams(cams)}
-            files["masks"][image_id] = {f"{image_id}.png": encode_png(labels, PALETTE)}
-            files["predictions"][image_id] = {f"{image_id}.png": encode_png(predicted, PALETTE)}
-        if "tags" in computed:
-            for image_id, reason in (failures or {}).items():
-                tags_folder.fail(image_id, reason)
-            tags_folder.finish(ids)
-    folders = {
-        name: open_writer(store, split, name, {"name": "x", "tags": chosen}) for name in files
-    }
-    done = {*computed, *(["predictions"] if trained else [])}
-    for name in ("cams", "masks", "predictions"):
-        if name in done:
-            fill(folders[name], samples, files[name])
-    writers = {"tags": tags_folder, **folders}
-    settings = {
-        "threshold": halfway,
-        "about": About(dataset="test"),
-        **settings,
-    }
+    writers = {"tags": open_writer(store, split, "tags", {"method": "tagclip", **chosen})}
+    writers |= {s: open_writer(store, split, s, {"name": "x", "tags": chosen}) for s in files}
+    if "tags" in computed:
+        fill(writers["tags"], samples, {}, facts, failures)
+    for name in files:
+        if name in computed or (trained and name == "predictions"):
+            fill(writers[name], samples, files[name])
+    settings = {"threshold": halfway, "about": About(dataset="test"), **settings}
     return ReportInputs(
         root=root / "out",
         split=split,
