@@ -34,7 +34,8 @@ def settle(path, seconds=60):
 
 
 def not_read(monkeypatch):
-    monkeypatch.setattr("hashlib.file_digest", lambda *_: pytest.fail("it was read"))
+    read = "pipeline.files.fingerprints.fingerprint_file"
+    monkeypatch.setattr(read, lambda _: pytest.fail("it was read"))
 
 
 def test_a_known_photograph_is_not_read_again_until_it_changes(path, tmp_path, monkeypatch):
