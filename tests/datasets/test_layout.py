@@ -48,13 +48,7 @@ def test_every_guide_is_a_section(preset, tmp_path):
 @pytest.mark.parametrize(
     ("name", "section", "wanted"),
     [
-        ("voc2007", "VOC 2007", "JPEGImages"),
         ("voc2012", "VOC 2012", "JPEGImages"),
-        (
-            "coco2014",
-            "COCO 2014 and 2017",
-            "annotations/instances_train2014.json or annotations/instances_val2014.json",
-        ),
         (
             "coco2017",
             "COCO 2014 and 2017",

@@ -69,7 +69,7 @@ def test_voc2012_labels_are_those_in_the_masks(voc2012):
     assert sorted(dataset.splits) == ["train", "val"] and dataset.train_split == "train"
     for split, ids in VOC2012_LISTS.items():
         assert [s.id for s in dataset.splits[split]] == ids
-        for index, sample in enumerate(dataset.splits[split]):
+        for sample in dataset.splits[split]:
             labels = VOC2012_LABELS[sample.id]
             assert sample.ground_truth_labels == tuple(k - 1 for k in sorted(labels))
             index = list(VOC2012_LABELS).index(sample.id)
@@ -85,8 +85,6 @@ def test_voc2012_labels_come_from_the_annotations_where_they_are_wanted(voc2012)
         "2007_000032": ["aeroplane", "bottle", "person"],
         "2007_000039": ["bottle", "tvmonitor"],
     }
-    dataset = load("voc2012", voc2012, label_source="xml", difficult=False)
-    assert names_of(dataset, dataset.splits["train"][1]) == ["tvmonitor"]
 
 
 def test_classes_may_have_other_names_than_in_the_annotations(voc2012):
@@ -116,18 +114,14 @@ def test_a_missing_annotation_is_not_replaced_by_the_mask(voc2012, tmp_path):
         ("<annotation><object><name>zebra</name></object></annotation>", "names zebra, which"),
     ],
 )
-def test_damaged_annotations_are_named(voc2012, tmp_path, content, message):
+def test_damaged_annotations_are_named_and_empty_ones_read(voc2012, tmp_path, content, message):
     root = copy_of(voc2012, tmp_path)
-    (root / "Annotations" / "2007_000032.xml").write_text(content)
+    path = root / "Annotations" / "2007_000032.xml"
+    path.write_text(content)
     sample = load("voc2012", root, label_source="xml").splits["train"][0]
     with pytest.raises(UserError, match=rf"2007_000032.xml {message}"):
         _ = sample.ground_truth_labels
-
-
-def test_annotations_without_objects_show_nothing(voc2012, tmp_path):
-    root = copy_of(voc2012, tmp_path)
-    (root / "Annotations" / "2007_000032.xml").write_text("<annotation/>")
-    sample = load("voc2012", root, label_source="xml").splits["train"][0]
+    path.write_text("<annotation/>")
     assert sample.has_ground_truth and sample.ground_truth_labels == ()
 
 
@@ -164,17 +158,8 @@ def test_train_aug_is_derived_from_sbd(voc2012, sbd, image_set):
     # VOC's own masks have borders, those of SBD have none.
     values = [np.unique(s.mask.read()).tolist() for s in samples]
     assert values == [[0, 1, 15, 255], [0, 20, 255], [0, 8], [0, 8]]
-    assert samples[2].mask.read().shape == striped(5, [0, 8]).shape
-
-
-def test_masks_of_sbd_are_read_exactly(voc2012, sbd):
-    [sample] = [
-        s
-        for s in load("voc2012", voc2012, sbd_root=str(sbd)).splits["train_aug"]
-        if s.id == "2008_000015"
-    ]
-    wanted = striped(6, [0, 8])
-    np.testing.assert_array_equal(sample.mask.read(), wanted)
+    for index, sample in enumerate(samples[2:], 5):
+        np.testing.assert_array_equal(sample.mask.read(), striped(index, [0, 8]))
 
 
 def test_sbd_may_lie_above_or_below_its_folder(voc2012, sbd):
