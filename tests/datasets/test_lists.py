@@ -46,22 +46,10 @@ def test_a_list_takes_its_images_in_its_order(voc2012, write):
     assert ids_of(dataset, "train") == VOC2012_LISTS["train"], "only of the split that is worked on"
 
 
-def test_a_list_may_name_files(coco, write):
-    first, last = (coco_names("val2017")[k] for k in (0, 4))
-    dataset = load("coco2017", coco, split="val", image_list=write(f"{last}.jpg\n{first}\n"))
-    assert ids_of(dataset, "val") == [last, first]
-
-
 def test_a_list_is_of_the_split_that_a_data_set_works_on_by_default(voc2007, write):
     dataset = load("voc2007", voc2007, image_list=write("000002\n"))
     assert ids_of(dataset, "test") == ["000002"]
     assert ids_of(dataset, "trainval") == VOC2007_LISTS["trainval"]
-
-
-def test_images_of_a_folder_are_named_with_white_space_encoded(photographs, write):
-    path = write("holiday%202026/e%20f\nb.png\na\n")
-    dataset = load("folder", photographs, classes=CLASSES, image_list=path)
-    assert ids_of(dataset, "all") == ["holiday 2026/e f", "b", "a"]
 
 
 def test_a_list_of_other_images_is_refused(voc2012, write):
@@ -276,21 +264,10 @@ def test_labels_may_be_choices_of_label_studio(photographs, write, capsys):
     assert noted in capsys.readouterr().err
 
 
-def test_other_json_is_named(photographs, write):
-    labels = write("[1, 2]", "annotations.json")
-    with pytest.raises(UserError, match="neither images with COCO's annot"):
-        _ = load("folder", photographs, classes=CLASSES, labels=str(labels)).splits["all"]
-
-
-@pytest.mark.parametrize(
-    "images",
-    [
-        [{"id": 1, "file_name": "a.jpg"}, {"id": 1, "file_name": "b.png"}],
-        [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "a.jpg"}],
-    ],
-)
-def test_an_image_whose_entry_is_not_its_own_has_no_labels(photographs, write, images):
-    images = [*images, {"id": 3, "file_name": "c.webp"}]
+def test_an_image_whose_entry_is_not_its_own_has_no_labels(photographs, write):
+    images = [
+        {"id": k, "file_name": name} for k, name in ((1, "a.jpg"), (1, "b.png"), (3, "c.webp"))
+    ]
     labels = str(write(annotations(images=images), "annotations.json"))
     samples = load("folder", photographs, classes=CLASSES, labels=labels).splits["all"]
     with pytest.raises(UserError, match="image a: its scores .* has two"):
