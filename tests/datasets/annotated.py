@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 import random
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from pipeline.datasets.annotations import Annotations, open_annotations
 from pipeline.datasets.mask_images import Reading
 from pipeline.datasets.settings import AnnotationSettings
 from pipeline.exchange.formats.label_studio import encode_brush
+from pipeline.files.images import encode
 from tests.datasets.miniature_coco import run_lengths
 
 CLASSES = ["cat", "dog", "traffic light"]
@@ -79,12 +78,14 @@ def labelme_mask(name: str, pixels: np.ndarray) -> dict:
     """Returns a shape of labelme's: a PNG of the part of the image that holds the mask."""
     rows, columns = np.flatnonzero(pixels.any(1)), np.flatnonzero(pixels.any(0))
     top, bottom, left, right = rows[0], rows[-1], columns[0], columns[-1]
-    buffer = io.BytesIO()
-    part = pixels[top : bottom + 1, left : right + 1]
-    Image.fromarray(part.astype(np.uint8)).save(buffer, "PNG")
+    mask = png_text(pixels[top : bottom + 1, left : right + 1].astype(np.uint8))
     corners = [[int(left), int(top)], [int(right), int(bottom)]]
-    mask = base64.b64encode(buffer.getvalue()).decode()
     return {"label": name, "shape_type": "mask", "points": corners, "mask": mask}
+
+
+def png_text(pixels: np.ndarray) -> str:
+    """Returns a PNG as the text that a JSON file holds."""
+    return base64.b64encode(encode(pixels, "PNG")).decode()
 
 
 def write(path: Path, content: object) -> Path:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import pickle
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from PIL import Image
 from pycocotools import mask as coco_mask
 
 from pipeline.datasets.ground_truth import AnnotatedMask
@@ -31,6 +28,7 @@ from tests.datasets.annotated import (
     labelme,
     labelme_mask,
     opened,
+    png_text,
     reading,
     run_lengths,
     stroke,
@@ -167,9 +165,7 @@ def test_shapes_of_labelme(tmp_path):
     circle = np.hypot(rows - 6, columns - 8) < 4.5
     assert (drawn("circle", [[8, 6], [8, 10]]) != circle).mean() < 0.05
     picture = np.uint8(np.stack([CAT] * 3 + [np.ones(SIZE)], -1) * 255)  # opaque all over
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "PNG")
-    data = base64.b64encode(buffer.getvalue()).decode()
+    data = png_text(picture)
     write(path, labelme({"label": "cat", "shape_type": "mask", "points": [[0, 0]], "mask": data}))
     np.testing.assert_array_equal(opened(tmp_path).find("a").labels(SIZE), CAT)
     assert not drawn("linestrip", [[1, 1], [9, 9]]).any() and not drawn("point", [[1, 1]]).any()

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import io
-
 import numpy as np
 import pytest
-from PIL import Image
 
 from pipeline.datasets.instances import label_studio_image
 from pipeline.errors import ImageError, NoEntry
-from tests.datasets.annotated import CAT, DOG, SIZE, opened, stroke, task, write
+from tests.datasets.annotated import CAT, DOG, SIZE, opened, png_text, stroke, task, write
 
 
 def test_the_newest_annotation_that_was_not_cancelled_counts(tmp_path):
@@ -63,9 +59,8 @@ def test_regions_without_an_outline_are_tags_and_no_mask(tmp_path):
 
 def bitmask(name, pixels, **more) -> dict:
     """Returns a result of Label Studio's bit mask: black pixels on a transparent background."""
-    buffer = io.BytesIO()
-    Image.fromarray(np.uint8(pixels)[..., None] * np.uint8([0, 0, 0, 255])).save(buffer, "PNG")
-    data = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    picture = np.uint8(pixels)[..., None] * np.uint8([0, 0, 0, 255])
+    data = f"data:image/png;base64,{png_text(picture)}"
     value = {"imageDataURL": data, "bitmasklabels": [name]}
     sizes = {"original_height": SIZE[0], "original_width": SIZE[1]}
     return {"type": "bitmasklabels", "value": value, **sizes, **more}

@@ -9,15 +9,14 @@ import pytest
 from PIL import Image
 
 from pipeline.datasets.mask_images import Reading, read_colours
-from pipeline.datasets.settings import AnnotationSettings
 from pipeline.datasets.vocabulary import voc_palette
 from pipeline.errors import ImageError, UserError
 from pipeline.files.images import encode_png
 from pipeline.files.label_images import IGNORE
+from tests.datasets.annotated import CLASSES, reading
 from tests.exchange.conftest import draw_labels
 from tests.hostile.files import grey_png
 
-CLASSES = ["cat", "dog", "traffic light"]
 KNOWN = {name: label for label, name in enumerate(CLASSES, 1)}
 LABELS = draw_labels(7, 40, 56)
 COLOURS = {0: (0, 0, 0), 1: (10, 20, 30), 2: (0, 0, 1), 3: (255, 0, 255), IGNORE: (1, 1, 1)}
@@ -34,10 +33,6 @@ def indexed(palette: list[int]) -> Image.Image:
     image = Image.fromarray(LABELS, "P")
     image.putpalette(palette)
     return image
-
-
-def reading(**settings) -> Reading:
-    return Reading.of(AnnotationSettings(**settings), "masks", CLASSES)
 
 
 def refused(path, of: Reading | None = None) -> str:
