@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from tests.datasets.miniatures import size_of, striped, write_labels, write_photograph
+from tests.datasets.miniatures import run_lengths, size_of, striped, write_labels, write_photograph
 
 COCO_IDS = [i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]
 _NAMES = """
@@ -30,14 +30,6 @@ PERSON, DOG, CUP, TABLE, TOOTHBRUSH = 1, 18, 47, 67, 90
 
 STUFF_VALUES = ([0, 21, 156], [15, 123, 181], [0, 30, 92, 255])
 """What the pixel maps of COCO-Stuff's images hold."""
-
-
-def run_lengths(mask: np.ndarray) -> dict[str, Any]:
-    """Returns COCO's uncompressed run lengths: down the columns, zeros first."""
-    flat = mask.ravel(order="F").astype(int)
-    changes = np.flatnonzero(np.diff(flat)) + 1
-    counts = np.diff([0, *changes, flat.size]).tolist()
-    return {"size": list(mask.shape), "counts": [0, *counts] if flat[0] else counts}
 
 
 def packed(mask: np.ndarray) -> dict[str, Any]:

@@ -125,6 +125,13 @@ def write_labels(path: Path, labels: np.ndarray, palette: bool = True) -> None:
     path.write_bytes(encode_png(labels, voc_palette(256) if palette else None))
 
 
+def run_lengths(mask: np.ndarray) -> dict[str, Any]:
+    """Returns COCO's uncompressed run lengths: down the columns, zeros first."""
+    flat = mask.ravel(order="F")
+    edges = [0, *np.flatnonzero(np.diff(flat, prepend=False)), flat.size]
+    return {"size": list(mask.shape), "counts": np.diff(edges).tolist()}
+
+
 def write_list(path: Path, lines: Iterable[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
@@ -237,11 +244,8 @@ def context_json() -> dict:
         image = {"image_id": number, "file_name": f"{name}.jpg", "height": height, "width": width}
         content["images"].append({**image, "phase": "val" if number else "train"})
         for label, region in [(58, mask >= 0), *((k, mask == k) for k in labels)]:
-            flat = region.ravel(order="F")
-            edges = [0, *np.flatnonzero(np.diff(flat, prepend=False)).tolist(), flat.size]
-            shape = {"size": [height, width], "counts": np.diff(edges).tolist()}
             entry = {"id": len(content["annos_segmentation"]), "image_id": number}
-            entry |= {"category_id": categories[label], "segmentation": shape}
+            entry |= {"category_id": categories[label], "segmentation": run_lengths(region)}
             content["annos_segmentation"].append(entry)
     return content
 

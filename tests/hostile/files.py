@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import struct
 import zlib
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from pipeline.files import images
 from tests.small_runs import draw_photograph
 
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -26,9 +26,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
 def encode(image: Image.Image, kind: str = "JPEG", **options: Any) -> bytes:
     """Returns an image as a file of one of ``KINDS`` or of Pillow's formats."""
     file_format, usual = KINDS.get(kind, (kind, {}))
-    buffer = io.BytesIO()
-    image.save(buffer, file_format, **usual, **options)
-    return buffer.getvalue()
+    return images.encode(image, file_format, **usual, **options)
 
 
 def photograph(seed: int = 3, height: int = 40, width: int = 56) -> Image.Image:
