@@ -26,19 +26,6 @@ def test_no_side_vanishes(shape):
     assert (height, width) == (1, max(1, shape[1] // 10))
 
 
-def test_a_single_class_is_certain():
-    assert np.array_equal(
-        Segmenter.refine(noise(5, 6), np.full((1, 5, 6), 0.3, np.float32)), np.ones((1, 5, 6))
-    )
-
-
-def test_certain_pixels_stay_finite():
-    probabilities = np.zeros((3, 8, 9), np.float32)
-    probabilities[1] = 1
-    refined = Segmenter.refine(noise(8, 9), probabilities)
-    assert np.isfinite(refined).all() and (refined.argmax(0) == 1).all()
-
-
 def test_an_image_of_another_size_is_refused():
     with pytest.raises(UserError, match="5×6 pixels: give those of this"):
         Segmenter.refine(noise(5, 6), np.ones((2, 6, 5), np.float32))

@@ -13,10 +13,8 @@ from mmengine.utils.dl_utils import mmcv_full_available
 
 from pipeline import segmenter
 from pipeline.engine import versions
-from pipeline.segmenter import train
 from pipeline.segmenter.mmseg import import_mmseg
 from pipeline.segmenter.openmmlab import pixel_accuracy, swaps_channels
-from tests.segmenter.tiny_training import tiny_settings, train_tiny
 
 MODULES = [module.name for module in pkgutil.iter_modules(segmenter.__path__)]
 THEIRS = ("mmengine", "mmcv", "mmseg")
@@ -87,21 +85,6 @@ def test_the_accuracy_is_that_of_mmsegmentation(dtype, ignored):
         accuracy(one, labels, ignore_index=ignored),
     )
     assert decode_head.accuracy is pixel_accuracy
-
-
-def test_the_first_batch_is_drawn_before_the_initial_weights(pairs, tmp_path, monkeypatch):
-    """The families start loaders at different times, but both give the same weights."""
-    states, initialise = [], train._initialise
-
-    def recorded(*arguments):
-        states.append(torch.get_rng_state())
-        initialise(*arguments)
-
-    monkeypatch.setattr(train, "_initialise", recorded)
-    train_tiny(pairs, tmp_path, tiny_settings(iterations=1))
-    torch.manual_seed(3)
-    torch.empty((), dtype=torch.int64).random_()  # as a loader does
-    assert torch.equal(states[0], torch.get_rng_state())
 
 
 def test_manifests_name_the_family(monkeypatch):

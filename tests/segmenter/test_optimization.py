@@ -43,7 +43,10 @@ def test_losses_and_gradients_are_those_of_an_unarranged_network(pairs):
 
 
 def test_a_training_on_a_cpu_is_arranged_and_starts_from_the_same_weights(pairs, tmp_path):
-    """Random numbers are drawn in the order of memory, so that it must not change before."""
+    """Random numbers are drawn in the order of memory, so that it must not change before.
+
+    The families of mmsegmentation start loaders at different times, which must not matter either.
+    """
     still = tiny_settings(iterations=1, learning_rate=0.0, weight_decay=0.0)
     train_tiny(pairs, tmp_path, still)
     found = read_checkpoint(last_checkpoint(tmp_path))["state_dict"]

@@ -129,11 +129,6 @@ class Breaking:
         return self.mask.read()
 
 
-def test_no_validation_no_best_checkpoint(trained):
-    with pytest.raises(UserError, match="validation_interval"):
-        best_checkpoint(trained)
-
-
 def test_curves_for_tensorboard(pairs, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
