@@ -81,15 +81,17 @@ class DenseMethod(ABC):
         return ()
 
     @abstractmethod
-    def patch_features(
-        self, encoder: ClipEncoder, shared_pass: SharedPass, names: NameEmbeddings | None = None
-    ) -> torch.Tensor:
+    def patch_features(self, encoder: ClipEncoder, shared_pass: SharedPass) -> torch.Tensor:
         """Returns the embeddings of patches of :meth:`grid`, B×N×E float32, of any length.
 
-        Args:
-            shared_pass: the pass over B images, with the results of :meth:`hooks`.
-            names: what the patches will be compared with; required by some methods alone.
+        The shared pass is over B images, with the results of :meth:`hooks`.
         """
+
+    def features_for(
+        self, encoder: ClipEncoder, shared_pass: SharedPass, names: NameEmbeddings
+    ) -> torch.Tensor:
+        """Returns :meth:`patch_features`, or those that depend on what they are compared with."""
+        return self.patch_features(encoder, shared_pass)
 
     def similarities(
         self, encoder: ClipEncoder, shared_pass: SharedPass, names: NameEmbeddings
@@ -97,7 +99,7 @@ class DenseMethod(ABC):
         """Returns the cosine similarities of patches and names, B×N×C float32."""
         from torch.nn.functional import normalize
 
-        return normalize(self.patch_features(encoder, shared_pass, names), dim=-1) @ names.text.mT
+        return normalize(self.features_for(encoder, shared_pass, names), dim=-1) @ names.text.mT
 
     def grid(self, shared_pass: SharedPass) -> tuple[int, int]:
         """Returns the grid of the patches that are embedded, which may be finer than CLIP's."""

@@ -214,8 +214,8 @@ def _similarities(
 
     Without names, these are features. Patches leave the remainder out.
     """
-    compare = method.patch_features if names is None else method.similarities
-    found = compare(encoder, shared_pass, names)
+    given = encoder, shared_pass
+    found = method.similarities(*given, names) if names else method.patch_features(*given)
     return found.mT.unflatten(-1, method.grid(shared_pass))
 
 
@@ -226,7 +226,7 @@ def _similarities_of_pixels(
 
     Some channels are enlarged at a time, since all of them would take gigabytes.
     """
-    features = method.patch_features(encoder, shared_pass, names).mT
+    features = method.features_for(encoder, shared_pass, names).mT
     size = shared_pass.pixels.shape[-2:]
     products, squares = 0.0, 0.0
     for channels, text in zip(features.split(_CHANNELS, 1), names.text.split(_CHANNELS, 1)):

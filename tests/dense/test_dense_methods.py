@@ -85,7 +85,7 @@ def test_each_image_of_a_batch_has_the_features_of_loops(name, clip, encoder, na
     method, plainly = ours_and_naive(name, names)
     pixels = pictures(encoder)
     seen = method.run_pass(encoder, pixels)
-    features = method.patch_features(encoder, seen, names)
+    features = method.features_for(encoder, seen, names)
     for image, of_image in zip(pixels, features):
         assert_close(of_image, plainly(clip, image))
     similarities = DenseMethod.similarities(method, encoder, seen, names)

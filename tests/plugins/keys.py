@@ -7,7 +7,7 @@ import torch
 from pipeline.clip.attention import attend
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.shared_pass import SharedPass
-from pipeline.dense.method import DenseMethod, NameEmbeddings
+from pipeline.dense.method import DenseMethod
 from pipeline.dense.settings import DenseSettings
 from pipeline.engine.registry import Quirk, register
 from pipeline.engine.settings import setting
@@ -31,9 +31,7 @@ DOUBLE_GAIN = Quirk("double_gain", "the released code doubles the gain", release
 class Keys(DenseMethod):
     """The attention of block L is softmax(gain · KKᵀ/√d)."""
 
-    def patch_features(
-        self, encoder: ClipEncoder, seen: SharedPass, names: NameEmbeddings | None = None
-    ) -> torch.Tensor:
+    def patch_features(self, encoder: ClipEncoder, seen: SharedPass) -> torch.Tensor:
         _, _, key, value = seen.last_block_input
         gain = self.options.gain * (2 if self.quirks.double_gain else 1)
         attended = attend(gain * key[:, :, 1:], key, value)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.clip.dimensions import Dimensions, DimensionsWithHead, block_at
 from pipeline.configuration.settings import setting
-from pipeline.dense.method import DenseMethod, NameEmbeddings
+from pipeline.dense.method import DenseMethod
 from pipeline.dense.settings import DenseSettings, register_dense
 from pipeline.errors import UserError
 
@@ -52,9 +52,7 @@ class AsTrained(DenseMethod):
             )
         return [TokensAfter([block_at(-DimensionsWithHead.head_blocks, encoder.depth)])]
 
-    def patch_features(
-        self, encoder: ClipEncoder, shared_pass: SharedPass, names: NameEmbeddings | None = None
-    ) -> torch.Tensor:
+    def patch_features(self, encoder: ClipEncoder, shared_pass: SharedPass) -> torch.Tensor:
         """Returns the embeddings of patches, B×N×E float32."""
         if self.options.patches == "backbone":
             return encoder.patches(shared_pass.for_cams[0][:, 0])
@@ -75,8 +73,6 @@ class ValuePathSettings(DenseSettings):
 class ValuePath(DenseMethod):
     """Value path: the identity replaces the attention of block L; the rest of it stays."""
 
-    def patch_features(
-        self, encoder: ClipEncoder, shared_pass: SharedPass, names: NameEmbeddings | None = None
-    ) -> torch.Tensor:
+    def patch_features(self, encoder: ClipEncoder, shared_pass: SharedPass) -> torch.Tensor:
         """Returns the embeddings of patches, B×N×E float32."""
         return encoder.value_embeddings(shared_pass.last_block_input)

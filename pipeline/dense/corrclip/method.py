@@ -83,9 +83,7 @@ class CorrClip(OnSecondGrid):
         support = F.adaptive_avg_pool2d(scores[:, which], similarities.shape[-2:])
         return similarities.lerp(support, options.share)
 
-    def patch_features(
-        self, encoder: ClipEncoder, shared_pass: SharedPass, names: NameEmbeddings | None = None
-    ) -> torch.Tensor:
+    def patch_features(self, encoder: ClipEncoder, shared_pass: SharedPass) -> torch.Tensor:
         """Returns the embeddings of patches of the second backbone's grid, B×M×E float32."""
         alike = self.alike(encoder, shared_pass)
         regions, every = self.regions_of(encoder, shared_pass), shared_pass.for_cams[0]

@@ -9,7 +9,7 @@ from pipeline.clip.dimensions import block_at
 from pipeline.clip.encoder import BlockHook, BlockInput, ClipEncoder
 from pipeline.clip.shared_pass import SharedPass
 from pipeline.dense.hooks import SecondPath
-from pipeline.dense.method import DenseMethod, NameEmbeddings
+from pipeline.dense.method import DenseMethod
 
 
 class SelfSelfPath(SecondPath):
@@ -42,8 +42,6 @@ class Gem(DenseMethod):
         """Returns the second path."""
         return [SelfSelfPath(block_at(1 - self.options.blocks, encoder.depth))]
 
-    def patch_features(
-        self, encoder: ClipEncoder, shared_pass: SharedPass, names: NameEmbeddings | None = None
-    ) -> torch.Tensor:
+    def patch_features(self, encoder: ClipEncoder, shared_pass: SharedPass) -> torch.Tensor:
         """Returns the embeddings of patches, B×N×E float32."""
         return encoder.embed(encoder.patches(shared_pass.for_cams[0]))

@@ -23,9 +23,7 @@ class ItaClip(DenseMethod):
         blocks = {block_at(each, encoder.depth) for each in self.options.middle_blocks}
         return [MeanWeights(blocks, ("query", "query"), ("key", "key"))]
 
-    def patch_features(
-        self, encoder: ClipEncoder, shared_pass: SharedPass, names: NameEmbeddings | None = None
-    ) -> torch.Tensor:
+    def patch_features(self, encoder: ClipEncoder, shared_pass: SharedPass) -> torch.Tensor:
         """Returns the embeddings of the patches of one view, B×N×E float32."""
         inputs = shared_pass.last_block_input
         middle = encoder.patches(shared_pass.for_cams[0]).to(inputs.value.dtype) @ inputs.value

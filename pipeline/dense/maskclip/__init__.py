@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.dense.method import DenseMethod, NameEmbeddings
+from pipeline.dense.method import DenseMethod
 from pipeline.dense.settings import DenseSettings, register_dense
 
 if TYPE_CHECKING:
@@ -29,9 +29,7 @@ class MaskClipSettings(DenseSettings):
 class MaskClip(DenseMethod):
     """MaskCLIP: in block L the identity replaces the attention; no residual connection, no MLP."""
 
-    def patch_features(
-        self, encoder: ClipEncoder, shared_pass: SharedPass, names: NameEmbeddings | None = None
-    ) -> torch.Tensor:
+    def patch_features(self, encoder: ClipEncoder, shared_pass: SharedPass) -> torch.Tensor:
         """Returns the embeddings of patches, B×N×E float32."""
         value = encoder.patches(shared_pass.last_block_input.value)
         return encoder.embed(encoder.last_block.attention_output(value))

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.shared_pass import SharedPass
-from pipeline.dense.method import DenseMethod, NameEmbeddings
+from pipeline.dense.method import DenseMethod
 
 PATCH = 16
 """The patch size in pixels of the CLIP for which constants in patches were chosen."""
@@ -14,9 +14,7 @@ PATCH = 16
 class NaClip(DenseMethod):
     """NACLIP: the attention of block L is softmax(KKᵀ/√d + ω); no residual connection, no MLP."""
 
-    def patch_features(
-        self, encoder: ClipEncoder, shared_pass: SharedPass, names: NameEmbeddings | None = None
-    ) -> torch.Tensor:
+    def patch_features(self, encoder: ClipEncoder, shared_pass: SharedPass) -> torch.Tensor:
         """Returns the embeddings of patches, B×N×E float32."""
         _, _, key, value = shared_pass.last_block_input
         sigma = self.options.sigma * PATCH / encoder.patch_size

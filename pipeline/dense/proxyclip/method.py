@@ -6,7 +6,6 @@ from pipeline.clip.attention import attention_to_alike, one_by_one
 from pipeline.clip.encoder import ClipEncoder
 from pipeline.clip.second_encoder import unit
 from pipeline.clip.shared_pass import SharedPass
-from pipeline.dense.method import NameEmbeddings
 from pipeline.dense.on_second_grid import OnSecondGrid
 
 
@@ -16,9 +15,7 @@ class ProxyClip(OnSecondGrid):
     No residual connection, no MLP.
     """
 
-    def patch_features(
-        self, encoder: ClipEncoder, shared_pass: SharedPass, names: NameEmbeddings | None = None
-    ) -> torch.Tensor:
+    def patch_features(self, encoder: ClipEncoder, shared_pass: SharedPass) -> torch.Tensor:
         """Returns the embeddings of patches of the second backbone's grid, B×M×E float32."""
         features = self.features(encoder, shared_pass)
         values = self.values(encoder, shared_pass)

@@ -30,9 +30,7 @@ class RadSeg(DenseMethod):
             )
         return ()
 
-    def patch_features(
-        self, encoder: ClipEncoder, shared_pass: SharedPass, names: NameEmbeddings | None = None
-    ) -> torch.Tensor:
+    def patch_features(self, encoder: ClipEncoder, shared_pass: SharedPass) -> torch.Tensor:
         """Returns the embeddings of patches, B×N×E float32."""
         return encoder.embed(aggregate(run_last_block(encoder, shared_pass)))
 

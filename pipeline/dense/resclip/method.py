@@ -51,6 +51,12 @@ class ResClip(DenseMethod):
         share = options.feedback_share
         return attended_by(options.feedback_scale * ((1 - share) * logits + share * feedback))
 
+    def features_for(
+        self, encoder: ClipEncoder, shared_pass: SharedPass, names: NameEmbeddings
+    ) -> torch.Tensor:
+        """Returns the embeddings of patches of the second pass, B×N×E float32."""
+        return self.patch_features(encoder, shared_pass, names)
+
     def _labels(
         self, patch: int, shared_pass: SharedPass, features: torch.Tensor, names: NameEmbeddings
     ) -> torch.Tensor:

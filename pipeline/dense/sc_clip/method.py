@@ -9,7 +9,7 @@ from pipeline.clip.dimensions import block_at, block_window
 from pipeline.clip.encoder import BlockHook, ClipEncoder
 from pipeline.clip.shared_pass import SharedPass
 from pipeline.dense.hooks import TokensAfter
-from pipeline.dense.method import DenseMethod, NameEmbeddings
+from pipeline.dense.method import DenseMethod
 from pipeline.errors import ImageError
 
 
@@ -31,9 +31,7 @@ class ScClip(DenseMethod):
         several = block_window("stream_blocks", options.stream_blocks, depth)
         return [TokensAfter([middle], [shallow], several)]
 
-    def patch_features(
-        self, encoder: ClipEncoder, shared_pass: SharedPass, names: NameEmbeddings | None = None
-    ) -> torch.Tensor:
+    def patch_features(self, encoder: ClipEncoder, shared_pass: SharedPass) -> torch.Tensor:
         """Returns the embeddings of patches, B×N×E float32; an ImageError if these are too few."""
         tokens = shared_pass.last_block_input.tokens
         middle, shallow, several = shared_pass.for_cams[0].unbind(1)

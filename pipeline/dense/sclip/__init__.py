@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.dense.method import DenseMethod, NameEmbeddings
+from pipeline.dense.method import DenseMethod
 from pipeline.dense.settings import DenseSettings, register_dense
 
 if TYPE_CHECKING:
@@ -30,9 +30,7 @@ class SclipSettings(DenseSettings):
 class Sclip(DenseMethod):
     """SCLIP: the attention of block L is softmax(QQᵀ/√d) + softmax(KKᵀ/√d), whose rows sum to 2."""
 
-    def patch_features(
-        self, encoder: ClipEncoder, shared_pass: SharedPass, names: NameEmbeddings | None = None
-    ) -> torch.Tensor:
+    def patch_features(self, encoder: ClipEncoder, shared_pass: SharedPass) -> torch.Tensor:
         """Returns the embeddings of patches, B×N×E float32."""
         inputs = shared_pass.last_block_input
         attended = attend_to_alike(encoder, inputs)

@@ -14,9 +14,7 @@ _SHARE = 0.2  # of the cleaning map
 class Talk2Dino(DenseMethod):
     """Talk2DINO: the sigmoids of the cosine similarities of unmodified patches."""
 
-    def patch_features(
-        self, encoder: ClipEncoder, shared_pass: SharedPass, names: NameEmbeddings | None = None
-    ) -> torch.Tensor:
+    def patch_features(self, encoder: ClipEncoder, shared_pass: SharedPass) -> torch.Tensor:
         """Returns the embeddings of patches as trained, B×N×E float32."""
         return encoder.patches(encoder.attended(shared_pass.last_block_input))
 
