@@ -63,11 +63,6 @@ class SecondSettings:
     checkpoint: str | None = setting(None, changes="nothing", why=_CONTENTS, stage="cams")
 
 
-def second_backbone(model: str) -> Any:  # noqa: ANN401
-    """Declares a setting that chooses a second backbone, with its usual ``model``."""
-    return setting(SecondSettings(model))
-
-
 @dataclass
 class ImageSettings:
     """The sizes at which images are processed.

@@ -6,7 +6,7 @@ CorrCLIPv2 of the same authors adds a second backbone that sees whole pictures, 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipeline.clip.settings import SecondSettings, second_backbone
+from pipeline.clip.settings import SecondSettings
 from pipeline.configuration.settings import ABSENT, setting
 from pipeline.datasets.regions import SLIC, RegionSettings
 from pipeline.dense.settings import DenseSettings, register_dense
@@ -78,7 +78,7 @@ class CorrClipSettings(RegionSettings, DenseSettings):
         bank: the memory bank of CorrCLIPv2.
     """
 
-    second: SecondSettings = second_backbone("dino_vitb8")
+    second: SecondSettings = setting(SecondSettings("dino_vitb8"))
     whole_picture: bool = False
     merge: float = setting(0.2, at_least=0, at_most=2)
     sharpness: float = setting(4.0, above=0)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pipeline.clip.settings import SecondSettings, second_backbone
+from pipeline.clip.settings import SecondSettings
 from pipeline.configuration.settings import setting
 from pipeline.dense.settings import DenseSettings, register_dense
 
@@ -21,7 +21,7 @@ class LpossSettings(DenseSettings):
         pixels: whether names then spread over the pixels of the image as well, as in LPOSS+.
     """
 
-    second: SecondSettings = second_backbone("dino_vitb16")
+    second: SecondSettings = setting(SecondSettings("dino_vitb16"))
     neighbours: int = setting(400, at_least=1)
     exponent: float = setting(3.0, above=0)
     distance_weight: float = setting(0.01, at_least=0)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pipeline.clip.settings import SecondSettings, second_backbone
+from pipeline.clip.settings import SecondSettings
 from pipeline.configuration.settings import setting
 from pipeline.dense.settings import DenseSettings, register_dense
 
@@ -18,7 +18,7 @@ class ProxyClipSettings(DenseSettings):
         sharpness: γ, the factor of similarities in the attention.
     """
 
-    second: SecondSettings = second_backbone("dino_vitb8")
+    second: SecondSettings = setting(SecondSettings("dino_vitb8"))
     shift: float = setting(1.2, at_least=0)
     sharpness: float = setting(3.0, above=0)
 

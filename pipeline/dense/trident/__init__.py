@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pipeline.clip.settings import SecondSettings, second_backbone
+from pipeline.clip.settings import SecondSettings
 from pipeline.configuration.settings import setting
 from pipeline.dense.proxyclip import ProxyClipSettings
 from pipeline.dense.settings import register_dense
@@ -23,8 +23,8 @@ class TridentSettings(ProxyClipSettings):
         halves: whether SAM sees the left and the right half of an image apart, as on Cityscapes.
     """
 
-    second: SecondSettings = second_backbone("dino_vitb16")
-    sam: SecondSettings = second_backbone("sam_vit_b")
+    second: SecondSettings = setting(SecondSettings("dino_vitb16"))
+    sam: SecondSettings = setting(SecondSettings("sam_vit_b"))
     factor: float = setting(1.2, at_least=0)
     negative: float | None = setting(None, at_least=-1, at_most=1)
     halves: bool = False
