@@ -54,11 +54,6 @@ def run_on(
     return run
 
 
-def latest(out: Path, stage: str) -> Path:
-    """Returns the newest folder of a stage."""
-    return out / "all" / stage / "latest"
-
-
 def failures(folder: Path) -> dict[str, str]:
     """Returns id → reason, as ``failures.jsonl`` in a folder has them."""
     path = folder / "failures.jsonl"

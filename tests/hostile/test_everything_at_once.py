@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.hostile.conftest import assert_one_sentence, failures, latest
+from tests.hostile.conftest import assert_one_sentence, failures
 from tests.hostile.files import KINDS, deep_png, encode, photograph, raw_png, write
-from tests.small_runs import TINY_SEGMENTER
+from tests.small_runs import TINY_SEGMENTER, latest
 
 LONGEST_SIDE = 96
 STAGES = ("tags", "cams", "masks", "predictions")

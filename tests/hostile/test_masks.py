@@ -13,8 +13,9 @@ from PIL import Image
 from pipeline.datasets.ground_truth import MaskFile, MatlabMask
 from pipeline.errors import UserError
 from tests.datasets.miniatures import write_labels
-from tests.hostile.conftest import assert_one_sentence, failures, latest
+from tests.hostile.conftest import assert_one_sentence, failures
 from tests.hostile.files import encode, photograph, raw_png, write
+from tests.small_runs import latest
 
 HEIGHT, WIDTH = 40, 56
 
