@@ -74,3 +74,4 @@ def test_fingerprints_have_16_digits_and_stay_the_same(tmp_path):
     assert fingerprint_file(path) == fingerprint_cached(path) == "d8bb14d833d59559"
     assert len(fingerprint("a", 1)) == 16
     assert fingerprint("a", "b") != fingerprint("ab") != fingerprint(b"ab")
+    assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})

@@ -14,7 +14,7 @@ import pytest
 from pipeline.engine.store import Store
 from pipeline.errors import UserError
 from pipeline.files.atomic import write_atomically
-from pipeline.files.fingerprints import fingerprint, fingerprint_cached, remember_in
+from pipeline.files.fingerprints import fingerprint_cached, remember_in
 from tests.results import open_writer, write
 
 
@@ -25,14 +25,6 @@ def store(tmp_path) -> Store:
 
 def reopen(store: Store, configuration=None):
     return open_writer(store, "val", "masks", configuration or {"a": 1})
-
-
-def test_the_key_names_the_configuration_and_nothing_else(store):
-    key = reopen(store).results.key
-    assert reopen(store, {"a": 1}).results.key == key
-    assert reopen(store, {"a": 2}).results.key != key
-    assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
-    assert fingerprint("ab", "c") != fingerprint("a", "bc")
 
 
 def test_what_was_written_is_done_until_input_or_file_change(store):
