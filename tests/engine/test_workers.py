@@ -278,11 +278,3 @@ def test_weights_that_change_during_a_run_are_refused(weights, opened):
     exchange()
     with pytest.raises(UserError, match="not hold the weights .*began with"):
         run(pipeline, ["tags"], HerePool())
-
-
-@pytest.mark.parametrize("key", ["workers", "threads"])
-@pytest.mark.parametrize("value", ["0", "-1", "1.5", "two"])
-def test_numbers_are_checked(key, value):
-    given = ["dataset=demo", "executor=processes", f"executor.{key}={value}"]
-    with pytest.raises(UserError, match=rf"executor\.{key}={value} is "):
-        read_config(compose(given))

@@ -101,7 +101,6 @@ def test_the_scheduler_is_killed_in_the_middle(started, nursery, options, undist
             "no dask worker became available at nonsense://x",
             marks=pytest.mark.large,
         ),
-        (["executor.workers=0"], "executor.workers=0 is out of range"),
         (["executor=slurm", "executor.cluster.class=Cloud"], "is none of dask_jobqueue"),
         (["executor=slurm", "+executor.cluster.colour=red"], "does not suit SLURMCluster"),
     ],

@@ -123,9 +123,11 @@ def test_every_number_is_in_its_declared_range_or_refused(choice):
         ("tags.attention_blocks=[1]", "tags.attention_blocks=[1] has 1 values: give 2"),
         ("cams.background_betas=[]", "cams.background_betas=[] has 0 values: give 1 or more"),
         ("dataset.values=[0,256]", "dataset.values=256 is out of range"),
+        ("executor=processes executor.threads=0", "executor.threads=0 is out of range"),
+        ("executor=dask executor.workers=0", "executor.workers=0 is out of range"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_runs(given, sentence):
     with pytest.raises(UserError) as error:
-        read_config(compose([given]))
+        read_config(compose(given.split()))
     assert sentence in str(error.value)
