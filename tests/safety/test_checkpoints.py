@@ -76,17 +76,6 @@ def test_no_checkpoint_runs(name, read, two_steps, mark, tmp_path, monkeypatch):
         assert code == 2 and said.count("\n") == 1 and "checkpoint" in said, said
 
 
-def test_a_whole_checkpoint_with_code_beside_its_weights(read, two_steps, mark, tmp_path):
-    from tests.safety.live_weights import Code
-
-    path = tmp_path / "checkpoint.pth"
-    torch.save({**own(two_steps), "hook": Code(mark.path)}, path)
-    assert mark.is_left_by(lambda: torch.load(path, weights_only=False))
-    code, said = read(path)
-    assert not mark.is_left
-    assert code == 2 and said.count("\n") == 1, said
-
-
 def test_a_checkpoint_that_would_take_memory_without_end(read, tmp_path):
     path = tmp_path / "checkpoint.pth"
     state_bomb(path)
