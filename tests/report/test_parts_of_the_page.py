@@ -167,9 +167,6 @@ def test_masks_that_do_not_follow_from_the_cams_are_doubtful():
     assert label_doubt(cams, mask, 1.0) == 0
     mask[0, 0] = 3
     assert label_doubt(cams, mask, 1.0) == 1 / 16
-    mask[0, 0] = 255
-    assert label_doubt(cams, mask, 1.0) == 0, "ignored pixels do not count"
-    assert label_doubt(cams, np.full((4, 4), 255, np.uint8), 1.0) == 0
 
 
 def test_labels_have_their_colours_an_outline_and_a_hatching_where_they_are_ignored():

@@ -20,7 +20,6 @@ from pipeline.errors import ImageError, UserError
 from pipeline.evaluation.about import About
 from pipeline.evaluation.currency import MeasuredOn
 from pipeline.evaluation.metrics import Confusion, as_number
-from pipeline.files.label_images import IGNORE
 from pipeline.masks.labels import label_pixels, read_pseudo_mask
 from pipeline.report.page.settings import ReportSettings
 from pipeline.report.tables.grouping import grouped
@@ -190,7 +189,7 @@ def _measure(sample: Sample, inputs: ReportInputs) -> tuple[ImageFigures, dict[s
         labels = layers.get(kind.unfiltered)
         confusions[kind.stage] = confuse(layers.get("truth"), labels, num_classes + 1)
         if labels is not None:
-            present = np.setdiff1d(labels, (0, IGNORE)).tolist()
+            present = np.setdiff1d(labels, 0).tolist()
             classes[kind.layer] = tuple(label - 1 for label in present)
     unknown = {*(found or ()), *chain(*classes.values())} - {*range(num_classes)}
     if unknown or scores is not None and len(scores) != num_classes:
@@ -224,9 +223,6 @@ def confuse(truth: np.ndarray | None, labels: np.ndarray | None, num_labels: int
     """
     confusion = Confusion(num_labels)
     if truth is not None and labels is not None:
-        if truth.shape == labels.shape:
-            # Where only the filtered mask is stored, it is measured without ignored pixels.
-            truth = np.where(labels == IGNORE, np.uint8(IGNORE), truth)
         try:
             confusion.add(truth, labels)
         except ValueError as error:
@@ -256,5 +252,4 @@ def label_doubt(cams: Cams, mask: np.ndarray, beta: float | None) -> float:
 def _disagreement(mask: np.ndarray | None, labels: np.ndarray | None) -> float | None:
     if mask is None or labels is None or mask.shape != labels.shape:
         return None
-    different = (mask != labels)[mask != IGNORE]
-    return float(different.mean()) if different.size else None
+    return float((mask != labels).mean())
