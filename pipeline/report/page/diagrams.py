@@ -3,11 +3,10 @@
 import io
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipeline.evaluation.metrics import Confusion
@@ -40,8 +39,12 @@ def draw_confusion(confusion: Confusion, names: Sequence[str], predicted: str) -
     labels = [names[k] for k in used]
     numbered = len(labels) <= _MAX_NUMBERED
     side = max(2.5, len(labels) * (0.42 if numbered else 0.17))
-
-    def draw(axes: Axes) -> None:
+    buffer = io.StringIO()
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": predicted}), warnings.catch_warnings():
+        # The font has no letters of some scripts; the reader's browser has.
+        warnings.simplefilter("ignore", UserWarning)
+        figure = Figure((side + 1.2, side + 1.2), layout="constrained")
+        axes = figure.add_subplot()
         # Opacity instead of brightness, so that an empty cell has the page's own background.
         colour = matplotlib.colors.to_rgb(_CELLS)
         cells = np.dstack([np.broadcast_to(colour, (*shares.shape, 3)), np.sqrt(shares)])
@@ -57,8 +60,8 @@ def draw_confusion(confusion: Confusion, names: Sequence[str], predicted: str) -
             ink = "white" if share > 0.7 else _INK
             text = f"{100 * share:.0f}"
             axes.text(column, row, text, color=ink, ha="center", va="center", fontsize=8)
-
-    return _to_svg(draw, side + 1.2, predicted)
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    return _for_page(buffer.getvalue())
 
 
 def find_confused(confusion: Confusion, max_pairs: int = 10) -> list[tuple[int, int, int, float]]:
@@ -74,15 +77,8 @@ def find_confused(confusion: Confusion, max_pairs: int = 10) -> list[tuple[int, 
     return [(*pair, int(wrong[pair]), float(shares[pair])) for pair in pairs if wrong[pair]]
 
 
-def _to_svg(draw: Callable[[Axes], None], side: float, name: str) -> str:
-    buffer = io.StringIO()
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
-        # The font has no letters of some scripts; the reader's browser has.
-        warnings.simplefilter("ignore", UserWarning)
-        figure = Figure((side, side), layout="constrained")
-        draw(figure.add_subplot())
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    svg = buffer.getvalue()
+def _for_page(svg: str) -> str:
+    """Returns an SVG file as an element in the page's text colour."""
     svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, count=1, flags=re.DOTALL)
     # All diagrams number their groups alike, and ids must be unique in a page.
