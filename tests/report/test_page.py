@@ -114,16 +114,6 @@ def test_before_the_segmenter_only_what_exists_is_shown(build):
     assert "prediction IoU" not in page.text
 
 
-def test_tags_alone_and_nothing_at_all_give_a_page(build):
-    page = page_of(build(IDS, CLASSES, trained=False, computed=("tags",)))
-    assert len(page.find("li", **{"class": "card"})) == len(IDS)
-    layers = {a.get("data-layer") for a in page.find("figure")} - {None}
-    assert layers == {"photograph", "truth"}
-    page = page_of(build(IDS, CLASSES, trained=False, computed=()))
-    assert not page.find("li", **{"class": "card"})
-    assert "Nothing was computed yet" in page.text
-
-
 def test_without_a_crf_there_is_one_mask(build):
     page = page_of(build(IDS, CLASSES, argmax_title=None, mask_title="mask"))
     layers = {a.get("data-layer") for a in page.find("figure")}
