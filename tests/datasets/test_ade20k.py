@@ -22,11 +22,6 @@ def test_zero_is_ignored_and_the_rest_is_counted_from_one(ade20k):
     assert named == ["wall", "sky", "person"]
 
 
-def test_no_class_of_ade20k_has_white_space_around_its_name(ade20k):
-    classes = load("ade20k", ade20k).vocabulary.classes
-    assert all(name == name.strip() for name in classes) and "bed" in classes
-
-
 def test_ade20k_may_lie_below_the_root_or_be_it(ade20k):
     for root in (ade20k, ade20k / "ADEChallengeData2016"):
         samples = load("ade20k", root).splits["train"]

@@ -84,13 +84,6 @@ def test_another_table_is_refused_in_a_sentence(text, message, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_one_image_may_stand_in_two_splits(tmp_path):
-    path = tmp_path / "corrections.csv"
-    path.write_text("id,split,classes\na,train,cat\na,val,\n")
-    found = read_corrections(path, "tags.corrections", ("cat",))
-    assert found == {"train": {"a": (0,)}, "val": {"a": ()}}
-
-
 def test_corrected_tags_take_the_place_of_those_found():
     corrections = Corrections({"a": (1,), "b": ()}, "mine.csv", "2026-11-29 10:20:03")
     assert corrections.apply("a", (0, 2)) == {"tags": [1], "found": [0, 2]}

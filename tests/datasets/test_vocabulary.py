@@ -104,18 +104,6 @@ def test_yaml_files_that_are_not_as_expected_are_answered(tmp_path, text, messag
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(
-    ("classes", "message"),
-    [
-        (None, "dataset.classes is missing"),
-        (5, "dataset.classes=5 is not a list"),
-    ],
-)
-def test_unusable_names_are_answered_in_one_sentence(classes, message):
-    with pytest.raises(UserError, match=message):
-        vocabulary_of(classes)
-
-
 def test_other_names_are_not_empty():
     for names in (["a", ""], ["a", []], ["a", ["b", ""]]):
         with pytest.raises(UserError, match="dataset.tag_names .* empty name"):

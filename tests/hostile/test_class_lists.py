@@ -33,6 +33,8 @@ def refused(**settings) -> str:
 @pytest.mark.parametrize(
     ("classes", "what", "sentence"),
     [
+        (None, "nothing", "dataset.classes is missing"),
+        (5, "a number", "dataset.classes=5 is not a list"),
         (["cat", "dog", "cat"], "one name twice", "names cat twice: keep one of each"),
         (["cat", "dog", "Cat"], "names that differ in case", "names cat (also as Cat) twice"),
         (["a cat", " a  cat "], "names that differ in white space", "names a cat (also as a  cat)"),
