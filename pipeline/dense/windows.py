@@ -214,8 +214,10 @@ def _similarities(
 
     Without names, these are features. Patches leave the remainder out.
     """
-    given = encoder, shared_pass
-    found = method.similarities(*given, names) if names else method.patch_features(*given)
+    if names is None:
+        found = method.patch_features(encoder, shared_pass)
+    else:
+        found = method.similarities(encoder, shared_pass, names)
     return found.mT.unflatten(-1, method.grid(shared_pass))
 
 
