@@ -120,7 +120,7 @@ def test_the_keyboard_alone_suffices(visit, address):
     page.keyboard.type("i/")
     expect(page.get_by_label("Search")).to_have_value("i/")
     page.keyboard.press("Backspace")
-    assert names(page) == ["fig 1", "kiwi 3", "lime 5"], "what is typed is no command"
+    assert names(page) == ["fig 1", "kiwi 3", "lime 5"], "typed letters are not commands"
     page.locator(".card:visible .open").first.focus()
     page.keyboard.press("ArrowRight")
     expect(page.get_by_role("button", name="kiwi 3", exact=True)).to_be_focused()

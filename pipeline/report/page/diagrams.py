@@ -41,7 +41,7 @@ def draw_confusion(confusion: Confusion, names: Sequence[str], predicted: str) -
     side = max(2.5, len(labels) * (0.42 if numbered else 0.17))
     buffer = io.StringIO()
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": predicted}), warnings.catch_warnings():
-        # The font has no letters of some scripts; the reader's browser has.
+        # The font lacks the letters of some scripts; the reader's browser has them.
         warnings.simplefilter("ignore", UserWarning)
         figure = Figure((side + 1.2, side + 1.2), layout="constrained")
         axes = figure.add_subplot()
