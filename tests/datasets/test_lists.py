@@ -264,10 +264,16 @@ def test_labels_may_be_choices_of_label_studio(photographs, write, capsys):
     assert noted in capsys.readouterr().err
 
 
-def test_an_image_whose_entry_is_not_its_own_has_no_labels(photographs, write):
-    images = [
-        {"id": k, "file_name": name} for k, name in ((1, "a.jpg"), (1, "b.png"), (3, "c.webp"))
-    ]
+def test_other_json_is_named(photographs, write):
+    labels = write("[1, 2]", "annotations.json")
+    with pytest.raises(UserError, match="neither images with COCO's annot"):
+        _ = load("folder", photographs, classes=CLASSES, labels=str(labels)).splits["all"]
+
+
+@pytest.mark.parametrize("second", [(1, "b.png"), (2, "a.jpg")])
+def test_an_image_whose_entry_is_not_its_own_has_no_labels(second, photographs, write):
+    named = [(1, "a.jpg"), second, (3, "c.webp")]
+    images = [{"id": number, "file_name": name} for number, name in named]
     labels = str(write(annotations(images=images), "annotations.json"))
     samples = load("folder", photographs, classes=CLASSES, labels=labels).splits["all"]
     with pytest.raises(UserError, match="image a: its scores .* has two"):
