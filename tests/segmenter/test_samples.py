@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,13 @@ from pipeline.segmenter.samples import Labelled, PseudoLabelled, build_loader
 from tests.segmenter.tiny_training import tiny_settings, write_labelled
 
 
+def pair_of(folder: Path, image: np.ndarray, labels: np.ndarray) -> TrainingPair:
+    """Returns an image with its mask, as files."""
+    Image.fromarray(image).save(folder / "i.png")
+    Image.fromarray(labels).save(folder / "m.png")
+    return TrainingPair("the/one", folder / "i.png", folder / "m.png")
+
+
 @pytest.mark.parametrize(
     ("longest_side", "patches"), [(40, None), (None, [4, 50]), (40, [4, 5000])]
 )
@@ -26,9 +34,7 @@ def test_large_images_and_their_masks_are_shrunk_alike(longest_side, patches, tm
     image[:, 200:] = 255
     labels = np.zeros((200, 400), np.uint8)
     labels[:, 200:] = 1
-    Image.fromarray(image).save(tmp_path / "i.png")
-    Image.fromarray(labels).save(tmp_path / "m.png")
-    pair = TrainingPair("i", tmp_path / "i.png", tmp_path / "m.png")
+    pair = pair_of(tmp_path, image, labels)
     settings = tiny_settings(crop_size=64, scale_range=[1.0, 1.0], photometric_distortion=False)
     read = ImageReader(longest_side=longest_side)
     limits = Limits(longest_side, patches)
@@ -42,9 +48,7 @@ def test_large_images_and_their_masks_are_shrunk_alike(longest_side, patches, tm
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 60), (2, 1)])
 def test_images_of_a_few_pixels_can_be_trained_on(size, tmp_path):
-    Image.fromarray(np.zeros((*size, 3), np.uint8)).save(tmp_path / "i.png")
-    Image.fromarray(np.ones(size, np.uint8)).save(tmp_path / "m.png")
-    pair = TrainingPair("i", tmp_path / "i.png", tmp_path / "m.png")
+    pair = pair_of(tmp_path, np.zeros((*size, 3), np.uint8), np.ones(size, np.uint8))
     settings = tiny_settings(scale_range=[0.5, 1.5], photometric_distortion=False)
     dataset = PseudoLabelled([pair], settings, seed=0, metainfo={})
     for position in range(8):
@@ -56,9 +60,7 @@ def test_images_of_a_few_pixels_can_be_trained_on(size, tmp_path):
 
 def test_decoded_images_are_kept_unchanged_while_there_is_room(tmp_path, monkeypatch):
     image = np.random.default_rng(0).integers(0, 255, (40, 50, 3), np.uint8)
-    Image.fromarray(image).save(tmp_path / "i.png")
-    Image.fromarray(np.ones((40, 50), np.uint8)).save(tmp_path / "m.png")
-    pair = TrainingPair("i", tmp_path / "i.png", tmp_path / "m.png")
+    pair = pair_of(tmp_path, image, np.ones((40, 50), np.uint8))
     settings = tiny_settings(scale_range=[0.5, 1.5])
 
     def draw() -> list[np.ndarray]:
@@ -81,9 +83,7 @@ def test_crops_are_those_of_mmsegmentation(size, tmp_path, monkeypatch):
     labels = np.zeros(size, np.uint8)
     labels[: size[0] // 3, : size[1] // 4] = 1  # most crops are background
     labels[-6:] = 255
-    Image.fromarray(rng.integers(0, 255, (*size, 3), np.uint8)).save(tmp_path / "i.png")
-    Image.fromarray(labels).save(tmp_path / "m.png")
-    pair = TrainingPair("i", tmp_path / "i.png", tmp_path / "m.png")
+    pair = pair_of(tmp_path, rng.integers(0, 255, (*size, 3), np.uint8), labels)
     settings = tiny_settings(scale_range=[0.75, 1.5])
     ours, theirs = (PseudoLabelled([pair], settings, 0, {}) for _ in range(2))
     (place,) = [k for k, t in enumerate(theirs._transforms) if isinstance(t, RandomCrop)]
@@ -97,10 +97,9 @@ def test_crops_are_those_of_mmsegmentation(size, tmp_path, monkeypatch):
     for position in range(40):
         for name in ("inputs", "data_samples"):
             one, other = (each[position][name] for each in (ours, theirs))
-            pair_of = (
-                (one, other) if name == "inputs" else (one.gt_sem_seg.data, other.gt_sem_seg.data)
-            )
-            torch.testing.assert_close(*pair_of, rtol=0, atol=0)
+            if name == "data_samples":
+                one, other = one.gt_sem_seg.data, other.gt_sem_seg.data
+            torch.testing.assert_close(one, other, rtol=0, atol=0)
     assert len(tried) > 4 * 40 * 2 or size == (32, 32), "some crops are drawn again"
 
 
@@ -131,9 +130,7 @@ ABOVE = "60×100 pixels are more than dataset.max_pixels=2000"
 
 
 def test_the_limit_on_pixels_holds_for_masks_of_a_training(tmp_path):
-    Image.fromarray(np.zeros((40, 48, 3), np.uint8)).save(tmp_path / "i.png")
-    Image.fromarray(np.zeros((100, 60), np.uint8)).save(tmp_path / "m.png")
-    pair = TrainingPair("the/one", tmp_path / "i.png", tmp_path / "m.png")
+    pair = pair_of(tmp_path, np.zeros((40, 48, 3), np.uint8), np.zeros((100, 60), np.uint8))
     dataset = PseudoLabelled([pair], tiny_settings(), 0, {}, ImageReader(max_pixels=2000))
     with pytest.raises(UserError, match=f"training image the/one or its mask.*{ABOVE}"):
         dataset[0]
