@@ -234,14 +234,6 @@ def test_shipped_lists_are_in_the_order_of_the_classes(name, dataset, lines, nam
     assert [first.replace(" ", "") for first, *_ in of_classes] == ours
 
 
-def test_a_line_of_corrclipv2_is_one_name_with_a_comma():
-    names, before = names_in("corrclipv2_cityscapes"), names_in("corrclip_cityscapes")
-    assert len(names) == len(before) == len(classes_of("cityscapes").classes)
-    assert {pair for pair in zip(before, names) if pair[0] != pair[1]} == {
-        (("people",), ("people, person",))
-    }
-
-
 OF_THE_AUTHORS = {
     "clearclip_voc21": "265d9ede93be",
     "corrclip_ade20k": "09ac710c57fc",

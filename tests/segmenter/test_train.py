@@ -88,20 +88,6 @@ def test_unreadable_image_is_named(pairs, tmp_path, workers):
     assert "\n" not in str(caught.value)
 
 
-def test_pretrained_backbone(trained, pairs, tmp_path):
-    backbone = {
-        name.removeprefix("backbone."): value
-        for name, value in weights(trained).items()
-        if name.startswith("backbone.")
-    }
-    path = tmp_path / "backbone.pth"
-    torch.save(backbone, path)
-    settings = tiny_settings(pretrained=str(path), iterations=1, learning_rate=0.0)
-    train_tiny(pairs, tmp_path / "run", settings)
-    started = weights(tmp_path / "run")
-    assert torch.equal(started["backbone.conv1.weight"], backbone["conv1.weight"])
-
-
 @pytest.mark.parametrize("content", [{"a": torch.zeros(1)}, {"a": print}, None])
 def test_unfit_pretrained_weights(pairs, tmp_path, content):
     path = tmp_path / "weights.pth"
