@@ -117,13 +117,11 @@ class CrfKernel:
     def __call__(
         self, unary: np.ndarray, image: np.ndarray, options: CrfOptions
     ) -> np.ndarray | None:
-        """Computes what :func:`by_pydensecrf` does.
+        """Computes what :func:`by_pydensecrf` does, of contiguous arrays.
 
         Returns none for more labels than it is fast for, and for what pydensecrf refuses.
         """
-        are_right = image.dtype == np.uint8 and unary.dtype == np.float32
-        fit = unary.ndim == 3 and image.shape == (*unary.shape[1:], 3)
-        if not (are_right and fit and image.flags.c_contiguous and unary.flags.c_contiguous):
+        if image.dtype != np.uint8 or image.shape != (*unary.shape[1:], 3):
             return None
         iterations, *constants, _ = astuple(options)  # in the order in which the kernel takes them
         constants = np.array(constants, np.float32)
