@@ -51,13 +51,11 @@ def resized_argmax(scores: np.ndarray, height: int, width: int) -> tuple[np.ndar
     import torch
     import torch.nn.functional as F
 
-    best = channel = None
+    best = torch.full((height, width), -torch.inf)
+    channel = torch.zeros(height, width, dtype=torch.uint8)
     for index, score in enumerate(torch.from_numpy(scores)):
         if score.shape != (height, width):
             score = F.interpolate(score[None, None], (height, width), mode="bilinear")[0, 0]
-        if best is None:
-            best, channel = score.clone(), torch.zeros(height, width, dtype=torch.uint8)
-            continue
         channel[score > best] = index
         torch.maximum(best, score, out=best)
     return channel.numpy(), best.numpy()
