@@ -117,16 +117,15 @@ def mask_files(
 
     Args:
         labels: H×W uint8, before the filter.
-        probability: H×W float32, of those labels; none where it is not known.
+        probability: H×W float32, of those labels; without a confidence it may be none.
         palette: n+1 colours.
-        confidence: pixels below this probability become 255.
+        confidence: pixels below this probability become 255; 0 for no filter.
     """
-    unsure = probability is not None and confidence > 0
-    filtered = ignore_unsure(labels, probability, confidence) if unsure else labels
-    files = {f"{image_id}.png": encode_png(filtered, palette)}
-    if confidence > 0:
-        files[f"{UNFILTERED}/{image_id}.png"] = encode_png(labels, palette)
-    return files
+    name, unfiltered = f"{image_id}.png", encode_png(labels, palette)
+    if not confidence:
+        return {name: unfiltered}
+    filtered = ignore_unsure(labels, probability, confidence)
+    return {name: encode_png(filtered, palette), f"{UNFILTERED}/{name}": unfiltered}
 
 
 def read_pseudo_mask(folder: Path, image_id: str) -> tuple[np.ndarray, np.ndarray]:
