@@ -117,7 +117,7 @@ def fetch(source: Source, path: Path, show: Show = lambda *_: None, copies: int 
         if wrong := _differs(path, source):
             raise UserError(f"{path} is not the published file ({wrong}): move it away")
         return
-    partial, failures = _partial(path), []
+    partial, failures, cause = _partial(path), [], None
     try:
         partial.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(path.parent).free
@@ -133,6 +133,7 @@ def fetch(source: Source, path: Path, show: Show = lambda *_: None, copies: int 
                 return
             except _Failed as error:
                 failures.append(f"{url} {error}")
+                cause = error.__cause__
     except OSError as error:
         raise cannot_write(error.filename or partial, error) from error
     finally:
@@ -143,7 +144,7 @@ def fetch(source: Source, path: Path, show: Show = lambda *_: None, copies: int 
     raise UserError(
         f"{source.name} could not be downloaded: {'; '.join(failures)}: run the same command to"
         f" {again}, or download it elsewhere and store it as {path}"
-    )
+    ) from cause
 
 
 def _differs(path: Path, source: Source) -> str:

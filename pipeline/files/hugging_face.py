@@ -5,6 +5,7 @@ import re
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
+from filelock import FileLock
 from huggingface_hub import (
     constants,
     get_hf_file_metadata,
@@ -84,7 +85,8 @@ def fetch_to_cache(url: str) -> Path | None:
         return None
     path = _torch_cache() / PurePosixPath(url).name
     path.parent.mkdir(parents=True, exist_ok=True)
-    fetch(source_at(url), path)
+    with FileLock(f"{path}.lock"):  # several processes of a training ask for it at once
+        fetch(source_at(url), path)
     return path
 
 

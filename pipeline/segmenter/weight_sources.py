@@ -3,10 +3,8 @@
 No code in a file is run. mmengine's own loader is not used, since it may unpickle a download.
 """
 
-import socket
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from http.client import HTTPException
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -14,7 +12,6 @@ import timm
 import torch
 from mmengine.runner import get_external_models, get_mmcls_models, get_torchvision_models
 from torch import nn
-from torch.hub import get_dir, load_state_dict_from_url
 from torchvision.models import get_model, get_model_weights
 
 from pipeline.datasets.sources import find_licence
@@ -24,7 +21,6 @@ from pipeline.files.weight_files import Oversized, read_weights_file
 from pipeline.segmenter.weight_layouts import Weights, fit_weights
 
 INSTEAD = "give segmenter.pretrained=PATH, a file that fits, or segmenter.pretrained=none"
-_TIMEOUT = 20.0  # seconds without an answer from the network
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # of timm on Hugging Face, by preference
 _CATALOGUES = {  # scheme of a name in a config → URLs by name
     "open-mmlab": get_external_models,
@@ -76,16 +72,14 @@ def fetch_imagenet(
         known = timm.get_pretrained_cfg(name)
         if known is None or not known.has_weights:
             raise UserError(f"{unknown}, timm's {name}: {INSTEAD}")
-        if known.hf_hub_id:
-            return _fetch_from_hub(known, download)
-        return _fetch(known.url, download)
+        return _fetch(_files_of_timm(known), download)
     if name := _torchvision_name(backbone):
         with torch.device("meta"):  # its shapes tell whether to download it
             weights = get_model(name).state_dict()
         fit, tensors = fit_weights(weights, name, backbone, settings)
         if tensors is None:
             raise UserError(f"{unknown}, since {name} {fit.shortage}: {INSTEAD}")
-        return _fetch(get_model_weights(name).IMAGENET1K_V1.url, download)
+        return _fetch([get_model_weights(name).IMAGENET1K_V1.url], download)
     # The depth of a ResNetV1c, which overrides may have changed, names its weights.
     by_depth = f"resnet{getattr(backbone, 'depth', None)}_v1c"
     if kind == "ResNetV1c" and by_depth in get_external_models():
@@ -96,7 +90,7 @@ def fetch_imagenet(
     if source is None:
         raise UserError(f"{unknown}: {INSTEAD}")
     if "://" in source:
-        return _fetch(source, download)
+        return _fetch([source], download)
     if not Path(source).is_file():
         raise UserError(
             f"segmenter.config takes its ImageNet weights from the file {source}, which does not"
@@ -112,22 +106,14 @@ def licence_of(origin: str, settings: Mapping[str, Any]) -> str:
     return find_licence(PurePosixPath(origin).stem)
 
 
-def _fetch_from_hub(known: timm.models.PretrainedCfg, download: bool) -> tuple[Weights, str]:
-    """Returns timm's weights from Hugging Face, through the cache of its client, and their URL."""
+def _files_of_timm(known: timm.models.PretrainedCfg) -> list[str]:
+    """Returns the URLs of timm's weights, of which the first that exists counts."""
+    if not known.hf_hub_id:
+        return [known.url]
     repository, _, revision = known.hf_hub_id.partition("@")
     folder = f"https://huggingface.co/{repository}/resolve/{revision or 'main'}"
     files = [known.hf_hub_filename] if known.hf_hub_filename else _HUB_FILES
-    urls = [f"{folder}/{file}" for file in files]
-    path, url = next(filter(None, map(find_cached, urls)), None), on_mirror(urls[0])
-    if path is None and not download:
-        raise NotLocal(url)
-    try:
-        path = path or next(filter(None, map(fetch_to_cache, urls)), None)
-        if path is None:
-            raise FileNotFoundError(url)
-    except Exception as error:  # the clients of the hub raise many types
-        raise _not_downloaded(url, error) from error
-    return read_state(path), url
+    return [f"{folder}/{file}" for file in files]
 
 
 def _torchvision_name(backbone: nn.Module) -> str | None:
@@ -137,36 +123,30 @@ def _torchvision_name(backbone: nn.Module) -> str | None:
     return None if backbone.deep_stem or backbone.avg_down else f"resnet{backbone.depth}"
 
 
-def _fetch(url: str, download: bool) -> tuple[Weights, str]:
-    """Returns the tensors behind a URL, through torch's cache, and the URL."""
-    stored = Path(get_dir()) / "checkpoints" / Path(url).name
-    if not download and not stored.is_file():
+def _fetch(urls: Sequence[str], download: bool) -> tuple[Weights, str]:
+    """Returns the tensors behind the first URL that exists, through its client's cache, and it."""
+    path, url = next(filter(None, map(find_cached, urls)), None), on_mirror(urls[0])
+    if path is None and not download:
         raise NotLocal(url)
     try:
-        has_hash = url.startswith("https://download.pytorch.org/")
-        with _network_timeout():
-            checkpoint = load_state_dict_from_url(
-                url, map_location="cpu", check_hash=has_hash, weights_only=True
-            )
-        return _tensors_of(checkpoint), url
-    except (OSError, HTTPException) as error:
-        raise _not_downloaded(url, error) from error
-    except Exception as error:  # every reader raises its own types
+        path = path or next(filter(None, map(fetch_to_cache, urls)), None)
+        if path is None:
+            raise FileNotFoundError(url)
+    except Exception as error:  # the clients raise many types
+        cause = error.__cause__ or error if isinstance(error, UserError) else error
+        raise NotDownloaded(
+            f"segmenter.pretrained=imagenet: {url} could not be downloaded"
+            f" ({type(cause).__name__}): run {command('download')} {url} where there is a network,"
+            " and give segmenter.pretrained=PATH here, or segmenter.pretrained=none"
+        ) from cause
+    try:
+        return read_state(path), url
+    except UserError as error:
         raise UserError(
             f"segmenter.pretrained=imagenet: the download of {url} is damaged or holds more than"
-            f" tensors ({type(error).__name__}): delete {stored} and try again, or {INSTEAD}"
+            f" tensors ({type(error.__cause__).__name__}): delete {path} and try again, or"
+            f" {INSTEAD}"
         ) from error
-
-
-@contextmanager
-def _network_timeout() -> Iterator[None]:
-    """Limits the wait for hosts that do not answer; urllib has no limit by default."""
-    previous = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_TIMEOUT)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(previous)
 
 
 def _tensors_of(checkpoint: Mapping[str, Any]) -> Weights:
@@ -176,11 +156,3 @@ def _tensors_of(checkpoint: Mapping[str, Any]) -> Weights:
             checkpoint = checkpoint[key]
     tensors = {k: value for k, value in checkpoint.items() if isinstance(value, torch.Tensor)}
     return timm.models.clean_state_dict(tensors)  # removes prefixes of distributed training
-
-
-def _not_downloaded(url: str, error: Exception) -> NotDownloaded:
-    return NotDownloaded(
-        f"segmenter.pretrained=imagenet: {url} could not be downloaded ({type(error).__name__}):"
-        f" run {command('download')} {url} where there is a network, and give"
-        " segmenter.pretrained=PATH here, or segmenter.pretrained=none"
-    )

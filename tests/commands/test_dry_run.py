@@ -10,14 +10,15 @@ from urllib.error import URLError
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from torchvision.models import get_model
 
 from pipeline.clip.origins.open_clip_origin import OfOpenClip
 from pipeline.engine.store import Store
 from pipeline.errors import UserError
+from pipeline.files import hugging_face
 from pipeline.files.shipped import DEMO
-from pipeline.segmenter import weight_sources
 from tests.datasets import miniatures
 from tests.small_runs import TINY_SEGMENTER, draw_photograph, latest, replaced
 
@@ -325,12 +326,13 @@ def test_a_run_fetches_the_weights_of_its_training_before_its_first_stage(
 ):
     downloads: dict[str, dict] = {}
 
-    def download(url, **_):
+    def download(source, path):
+        (url,) = source.urls
         if url not in downloads:
-            raise URLError("Name or service not known")
-        return downloads[url]
+            raise UserError("no such host") from URLError("Name or service not known")
+        torch.save(downloads[url], path)
 
-    monkeypatch.setattr(weight_sources, "load_state_dict_from_url", download)
+    monkeypatch.setattr(hugging_face, "fetch", download)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     given = [*arguments, *PRETRAINED]
     note = f"note: the run first downloads the weights {RESNET} (network: 46.8 MB)\n"
@@ -347,6 +349,7 @@ def test_a_run_fetches_the_weights_of_its_training_before_its_first_stage(
     assert finished.code == 0, finished.errors
     # Without a network again, a training that is complete or has begun requires no weights.
     downloads.clear()
+    (tmp_path / "torch/hub/checkpoints" / Path(RESNET).name).unlink()
     (manifest,) = tmp_path.glob("out/segmenter/latest/manifest.json")
     for changes in ({}, {"checkpoint": None, "complete": False}):
         manifest.write_text(json.dumps({**json.loads(manifest.read_text()), **changes}))

@@ -463,7 +463,8 @@ def test_a_network_is_fetched_elsewhere(type_line, monkeypatch, tmp_path):
     def unreachable(*_, **__):
         raise OSError("no network")
 
-    monkeypatch.setattr("pipeline.segmenter.weight_sources.load_state_dict_from_url", unreachable)
+    monkeypatch.setattr("pipeline.segmenter.weight_sources.find_cached", lambda _: None)
+    monkeypatch.setattr("pipeline.segmenter.weight_sources.fetch_to_cache", unreachable)
     with pytest.raises(NotDownloaded) as caught:
         load("imagenet", type="ResNet", depth=18)
     line = f"{command_in(str(caught.value))} --output {tmp_path} --dry-run"

@@ -21,9 +21,6 @@ ALLOWED = {
     "pipeline/clip/weights/torchscript.py": {"pickle.Unpickler"},  # with names of its own
     "pipeline/engine/workers.py": {"pickle.loads"},  # of the process that asks for results
     "pipeline/files/weight_files.py": {"torch.load(weights_only=True)"},
-    "pipeline/segmenter/weight_sources.py": {
-        "torch.hub.load_state_dict_from_url(weights_only=True)"
-    },
     "tools/train_demo_clip.py": {"torch.load(weights_only=True)"},
     "examples/convert_cams.py": {"numpy.load(allow_pickle=True)"},  # which users run themselves
 }

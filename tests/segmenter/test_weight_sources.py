@@ -16,7 +16,6 @@ from torchvision.models import get_model
 
 from pipeline.errors import UserError
 from pipeline.files import hugging_face
-from pipeline.segmenter import weight_sources
 from pipeline.segmenter.weight_sources import read_state
 from tests.safety.live_weights import Code
 from tests.segmenter.foreign_backbones import CONVNEXT, build_network, load, saved, stirred
@@ -27,11 +26,11 @@ def published(monkeypatch, tmp_path):
     """What the network holds, by URL; a request for anything else finds no network."""
     held = {}
 
-    def download(url, *, map_location, check_hash, weights_only):
-        assert weights_only is True
+    def download(source, path):
+        (url,) = source.urls
         if url not in held:
-            raise URLError("Name or service not known")
-        return held[url]
+            raise UserError("no such host") from URLError("Name or service not known")
+        torch.save(held[url], path)
 
     class Session:
         def head(self, url, timeout):
@@ -43,7 +42,8 @@ def published(monkeypatch, tmp_path):
         save_file(held[f"https://huggingface.co/{repo_id}/resolve/{revision}/{filename}"], path)
         return str(path)
 
-    monkeypatch.setattr(weight_sources, "load_state_dict_from_url", download)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr(hugging_face, "fetch", download)
     monkeypatch.setattr(hugging_face, "hf_hub_download", download_from_hub)
     monkeypatch.setattr(hugging_face, "get_session", Session)
     monkeypatch.setattr(hugging_face, "try_to_load_from_cache", lambda *_, **__: None)
