@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.cams.clip_es import ClipEsOptions, build_clip_es
+from pipeline.cams.clip_es import ClipEsOptions
+from pipeline.cams.clip_es.method import ClipEs
 from pipeline.cams.method import CamMethod
 from pipeline.cams.pass_method import competitors_of
 from pipeline.cams.stage import ComputedCams
@@ -99,7 +100,7 @@ def test_clip_es_is_built_from_its_settings_and_resources(open_border, tiny_clip
         encoder=ClipEncoder(ImageTower.of(tiny_clip)), embed=embed, batches=ALONE
     )
     options = ClipEsOptions(backgrounds=["sea", "sky"], affinity_blocks=[1, 2])
-    built = build_clip_es(options, resources_of(VOCABULARY, clip, open_border=open_border))
+    built = ClipEs.build(options, resources_of(VOCABULARY, clip, open_border=open_border))
     assert asked == [(CAM_NAMES, ("sea", "sky"), "clip_es")]
     assert torch.equal(built.class_text, torch.eye(4, 32)[:2])
     assert torch.equal(built.background_text, torch.eye(4, 32)[2:])

@@ -1,17 +1,10 @@
 """CLIP-ES's CAMs: softmax Grad-CAM, refined by class-aware attention-based affinity."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from pipeline.cams.method import CamMethod
 from pipeline.clip.settings import OPEN_BORDER
 from pipeline.configuration.registry import register
 from pipeline.dense.settings import PassCamOptions
-
-if TYPE_CHECKING:
-    from pipeline.clip.frozen import Resources
 
 
 @dataclass
@@ -26,7 +19,7 @@ class ClipEsOptions(PassCamOptions):
         return f"choose a dense method as {prefix}, see docs/compare-methods.md"
 
 
-@register(
+register(
     "cams",
     "clip_es",
     ClipEsOptions,
@@ -37,9 +30,5 @@ class ClipEsOptions(PassCamOptions):
     presets=("cams/clip_es_*", "cams/cls_seg_*", "experiment/clip_es_*", "experiment/cls_seg_*"),
     reads=("cam_names", "backgrounds"),
     source="Lin et al., CLIP-ES, CVPR 2023, arXiv 2212.09506",
-)
-def build_clip_es(options: ClipEsOptions, resources: Resources) -> CamMethod:
-    """Builds CLIP-ES."""
-    from pipeline.cams.clip_es.method import ClipEs  # imports PyTorch
-
-    return ClipEs.build(options, resources)
+    code="pipeline.cams.clip_es.build_clip_es",  # what keys call it
+)("pipeline.cams.clip_es.method:ClipEs.build")
