@@ -35,14 +35,10 @@ class OnSecondGrid(DenseMethod):
         encoder: ClipEncoder,
         shared_pass: SharedPass,
         value: torch.Tensor,
-        grid: tuple[int, int] | None = None,
+        grid: tuple[int, int],
     ) -> torch.Tensor:
-        """Returns values of all tokens, B×heads×T×d, on the second backbone's grid: B×M×D.
-
-        A ``grid`` takes the place of that one.
-        """
+        """Returns values of all tokens, B×heads×T×d, on a grid of M patches: B×M×D."""
         channels = encoder.patches(value).mT.flatten(1, 2).unflatten(-1, shared_pass.grid)
-        grid = grid or self.second.grid(shared_pass.pixels)
         return F.interpolate(channels.float(), grid, mode="bilinear").flatten(2).mT
 
     def attended(

@@ -31,7 +31,8 @@ class ProxyClip(OnSecondGrid):
 
     def values(self, encoder: ClipEncoder, shared_pass: SharedPass) -> torch.Tensor:
         """Returns the values of block L on the second backbone's grid, B×M×D float32."""
-        return self.fine_values(encoder, shared_pass, shared_pass.last_block_input.value)
+        value, grid = shared_pass.last_block_input.value, self.second.grid(shared_pass.pixels)
+        return self.fine_values(encoder, shared_pass, value, grid)
 
     def attention(self, features: torch.Tensor, mean: torch.Tensor | None = None) -> torch.Tensor:
         """Returns the attention between patches, B×M×M, by their features, each of length 1.
