@@ -42,13 +42,15 @@ def test_the_cpu_decides_what_auto_means(flags, wanted, on_device, expected, tmp
         ("ALL", None),
     ],
 )
-def test_what_onednn_may_not_use_is_no_flag(limit, expected, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", device._ISA_LIMITS)
+def test_what_onednn_may_not_use_is_no_flag(name, limit, expected, tmp_path, monkeypatch):
     flags = {"avx512_bf16", "amx_bf16", "amx_tile"}
     cpu = tmp_path / "cpuinfo"
     cpu.write_text(f"processor : 0\nflags : fpu {' '.join(flags)}\n")
     monkeypatch.setattr(device, "_CPU", cpu)
-    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
-    monkeypatch.setenv("DNNL_MAX_CPU_ISA", limit)
+    for each in device._ISA_LIMITS:
+        monkeypatch.delenv(each, raising=False)
+    monkeypatch.setenv(name, limit)
     found = device.cpu_flags.__wrapped__()
     assert found == {"fpu"} | (flags if expected is None else expected)
 

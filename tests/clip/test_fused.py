@@ -219,21 +219,6 @@ def test_a_cpu_without_amx_computes_by_head(machine, monkeypatch, capsys):
         choose_attention("fused", "cpu")
 
 
-@pytest.mark.parametrize(
-    ("limit", "expected"),
-    [
-        ("AVX2", False),
-        ("avx512_core_bf16", False),
-        ("AVX512_CORE_AMX", True),
-        ("ALL", True),
-    ],
-)
-@pytest.mark.parametrize("name", ["ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"])
-def test_amx_can_be_switched_off(machine, monkeypatch, name, limit, expected):
-    monkeypatch.setenv(name, limit)
-    assert bool(choose_attention("auto", "cpu")) == expected
-
-
 def test_without_a_compiler_attention_is_computed_by_head(machine, monkeypatch, capsys):
     monkeypatch.setenv("CXX", "no-such-compiler")
     for _ in range(2):
