@@ -12,7 +12,6 @@ from pipeline.cams.cams import Cams, encode_cams, read_cams
 from pipeline.cams.clip_es import ClipEsOptions
 from pipeline.cams.clip_es.method import ClipEs
 from pipeline.cams.gradcam import attention_vjp_sums, normalise, softmax_gradcam
-from pipeline.clip.shared_pass import MeanAttention
 from pipeline.errors import ImageError
 from tests.clip.naive_boxes import naive_union
 from tests.methods import ALONE, RELEASED, cams_of
@@ -103,19 +102,6 @@ def test_refined_cams_are_the_naive_ones(open_border: bool):
         )
         expected = (expected - expected.min()) / (1e-7 + (expected - expected.min()).max())
         np.testing.assert_allclose(refined[k], expected, atol=1e-5)
-
-
-def test_affinity_is_symmetric_before_it_is_squared():
-    matrix = torch.rand(5, 5, generator=torch.Generator().manual_seed(0)) + 0.1
-    squared = affinity(matrix)
-    torch.testing.assert_close(squared, squared.mT, atol=1e-6, rtol=0)
-
-
-def test_mean_attention_takes_its_blocks_only():
-    mean = MeanAttention(range(2, 4))
-    for block in range(1, 6):
-        mean(block, torch.full((1, 2, 2), float(block)))
-    assert torch.equal(mean.result(), torch.full((1, 2, 2), 2.5))
 
 
 @pytest.mark.parametrize(

@@ -188,12 +188,6 @@ def test_the_code_of_a_plug_in_is_in_the_key_of_its_text(tmp_path, monkeypatch):
     assert len(computed) == 2
 
 
-def test_heads_which_no_file_tells_are_in_the_key():
-    release = small("tipsv2_b14")
-    sources = {OfRelease(replace(release, heads=n), None).source for n in (2, 2, 4)}
-    assert len(sources) == 2
-
-
 def test_openais_weights_are_verified_wherever_they_are_asked_for():
     (url,) = releases()["talk2dino_b14"].files["text"]
     source = source_at(url)

@@ -78,16 +78,6 @@ def test_refinement_is_the_naive_one(seed: int, open_border: bool):
     np.testing.assert_allclose(refined[0], naive_refine(attention, scores, open_border), atol=1e-5)
 
 
-def test_images_of_a_batch_are_independent():
-    rng = np.random.default_rng(5)
-    attention = torch.from_numpy(random_attentions(rng, 2))
-    scores = torch.from_numpy(rng.random((2, PATCHES, 3), np.float32))
-    both = refine(attention, scores, GRID, open_border=True)
-    for row in range(2):
-        alone = refine(attention[row : row + 1], scores[row : row + 1], GRID, open_border=True)
-        torch.testing.assert_close(both[row], alone[0])
-
-
 def test_a_class_without_foreground_has_no_mask():
     attention, scores = torch.ones(1, PATCHES, PATCHES), torch.ones(1, PATCHES, 2)
     assert not refine(attention, scores, GRID, open_border=False).any()
