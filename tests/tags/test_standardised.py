@@ -10,14 +10,12 @@ import numpy as np
 import pytest
 
 import pipeline as package
-from pipeline.engine.executors import ExecutorSettings
-from pipeline.engine.run import Run
-from pipeline.engine.workers import Executor
 from pipeline.errors import UserError
 from pipeline.stages.config import compose, read_config
 from pipeline.stages.pipeline import Pipeline
 from pipeline.tags.standardised import over_classes, standardise, statistics_of
 from tests.small_runs import folder_options
+from tests.tags.test_piaa import run as run_tags
 from tests.tiers import large_except
 
 
@@ -64,10 +62,7 @@ def run(photographs: Path, tiny_checkpoint: Path, tmp_path: Path) -> Callable[..
 
     def run(*given: str) -> list:
         composed = compose([*options, f"output_dir={tmp_path / 'out'}", *given])
-        pipeline = Pipeline.open(read_config(composed))
-        builder, executor = pipeline.builder, Executor(ExecutorSettings(), 1)
-        with Run(builder.images, builder.store, executor) as run:
-            outcomes = [*run.compute(pipeline.stages(["tags"]))]
+        outcomes = run_tags(Pipeline.open(read_config(composed)))
         return [(o.stage, o.computed, o.reused, o.path) for o in outcomes]
 
     return run
