@@ -9,6 +9,7 @@ from open_clip.model import CLIP
 
 from tests.cams.test_cams import naive_affinity
 from tests.clip.naive_boxes import naive_union
+from tests.dense.naive import embed, heads_of, project_out, tokens_of
 
 IMAGENET = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 OPENAI = (122.7709383, 116.7460125, 104.09373615), (68.5005327, 66.6321579, 70.32316305)
@@ -26,46 +27,22 @@ def pixels_of(image: np.ndarray, side: int, mean: tuple, std: tuple) -> torch.Te
     return F.interpolate(planes, (side, side), mode="bilinear", align_corners=False)
 
 
-def embedded(clip: CLIP, pixels: torch.Tensor) -> torch.Tensor:
-    """Returns the tokens that enter block 1, (1+N)×D."""
-    visual = clip.visual
-    patches = visual.conv1(pixels)
-    positions, native = visual.positional_embedding, visual.grid_size
-    grid = positions[1:].reshape(*native, -1).permute(2, 0, 1)[None]
-    grid = F.interpolate(grid, patches.shape[-2:], mode="bilinear", align_corners=False)
-    positions = torch.cat([positions[:1], grid[0].flatten(1).T])
-    tokens = torch.cat([visual.class_embedding[None], patches[0].flatten(1).T])
-    return visual.ln_pre(tokens + positions)
-
-
 @torch.no_grad()
 def look(clip: CLIP, pixels: torch.Tensor, blocks: int) -> tuple[np.ndarray, list[np.ndarray]]:
     """Returns F before any norm, (1+N)×E, and every block's attention, heads×(1+N)×(1+N)."""
-    visual, second, attention = clip.visual, None, []
-    tokens = embedded(clip, pixels)
-    layers = list(visual.transformer.resblocks)
-    for number, block in enumerate(layers):
-        heads = block.attn.num_heads
-        width = tokens.shape[1] // heads
-        projected = block.ln_1(tokens) @ block.attn.in_proj_weight.T + block.attn.in_proj_bias
-        q, k, v = projected.chunk(3, -1)
-        per_head = [slice(width * h, width * (h + 1)) for h in range(heads)]
-        ordinary = [softmax((q[:, h] @ k[:, h].T / width**0.5).numpy()) for h in per_head]
-        attention.append(np.array(ordinary))
+    layers, second, attention = clip.visual.transformer.resblocks, None, []
+    entering = tokens_of(clip, pixels[0])
+    for number, (block, tokens) in enumerate(zip(layers, entering)):
+        heads = heads_of(block, tokens)
+        scale = heads[0][0].shape[1] ** -0.5
+        attention.append(np.array([softmax((scale * q @ k.T).numpy()) for q, k, _ in heads]))
         if number >= len(layers) - blocks:
             second = tokens if second is None else second
-            total = sum(
-                softmax((m[:, h] @ m[:, h].T / width**0.5).numpy()) / 3
-                for h in per_head
-                for m in (q, k, v)
-            )
-            attended = torch.cat([torch.from_numpy(total) @ v[:, h] for h in per_head], -1)
-            second = second + block.attn.out_proj(attended)
-        normed = block.ln_1(tokens)[None]
-        tokens = tokens + block.attn(normed, normed, normed, need_weights=False)[0][0]
-        tokens = tokens + block.mlp(block.ln_2(tokens))
-    second[0] = tokens[0]
-    return (visual.ln_post(second) @ visual.proj).numpy(), attention
+            total = sum(softmax((scale * m @ m.T).numpy()) / 3 for head in heads for m in head)
+            attended = [torch.from_numpy(total) @ v for _, _, v in heads]
+            second = second + project_out(block, attended)
+    second[0] = layers[-1](entering[-1][None])[0, 0]
+    return embed(clip, second).numpy(), attention
 
 
 def surgery(features: np.ndarray, text: np.ndarray) -> np.ndarray:
