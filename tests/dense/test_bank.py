@@ -13,10 +13,8 @@ import torch
 import torch.nn.functional as F
 
 from pipeline.clip.encoder import ClipEncoder
-from pipeline.clip.image_tower import ImageTower
 from pipeline.clip.second import SECONDS, FrozenSecond
 from pipeline.clip.second_encoder import SecondEncoder
-from pipeline.clip.weights.checkpoint import load_clip
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.dense.corrclip import BankSettings, CorrClipSettings
 from pipeline.dense.corrclip.bank import Bank
@@ -42,11 +40,6 @@ def read(golden_folder: Path) -> Callable[[str], dict[str, np.ndarray]]:
             return dict(arrays)
 
     return read
-
-
-@pytest.fixture(scope="module")
-def plain(golden_folder) -> ClipEncoder:
-    return ClipEncoder(ImageTower.of(load_clip(golden_folder / "tiny_clip_openai_format.pt")))
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from pipeline.clip.encoder import ClipEncoder, to_pixels
-from pipeline.clip.image_tower import ImageTower
 from pipeline.clip.second import FrozenSecond
-from pipeline.clip.weights.checkpoint import load_clip
 from pipeline.configuration.registry import find_method
 from pipeline.dense.best_name import best_classes
 from pipeline.dense.lposs.propagation import propagate_over_pixels
@@ -36,11 +34,6 @@ def read(golden_folder: Path) -> Callable[[str], dict[str, np.ndarray]]:
             return {key.removeprefix(f"{ID}/"): array for key, array in arrays.items()}
 
     return read
-
-
-@pytest.fixture(scope="module")
-def plain(golden_folder) -> ClipEncoder:
-    return ClipEncoder(ImageTower.of(load_clip(golden_folder / "tiny_clip_openai_format.pt")))
 
 
 @pytest.fixture(scope="module")

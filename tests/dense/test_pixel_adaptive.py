@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -116,12 +115,6 @@ def test_everything_is_computed_on_the_device_of_the_image():
     )
     assert pamr(image, masks).shape == par(image, masks).shape == masks.shape
     assert pamr(image, masks).device.type == par(image, masks).device.type == "meta"
-
-
-@pytest.fixture(scope="module")
-def golden(golden_folder: Path) -> dict[str, np.ndarray]:
-    with np.load(golden_folder / "dense.npz") as arrays:
-        return dict(arrays)
 
 
 @pytest.mark.parametrize("refine", [pamr, par])
