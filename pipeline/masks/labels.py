@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,30 +72,22 @@ def shares(scores: torch.Tensor) -> torch.Tensor:
 
 
 def label_pixels(
-    cams: Cams,
-    size: tuple[int, int],
-    beta: float | None,
-    refine: Callable[[np.ndarray], np.ndarray] = lambda scores: scores,
-    kind: type[np.floating] = np.float32,
+    cams: Cams, size: tuple[int, int], beta: float | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Labels every pixel of an image by its best channel after a refinement.
+    """Labels every pixel of an image by its best CAM, or the background.
 
-    Args:
-        size: height and width at which the CAMs are refined.
-        beta: β of the background; none where the classes cover everything.
-        refine: refines the stacked CAMs, C×height×width; they stay if it is not given.
-        kind: their type; background and refinement are computed in it.
-
-    Returns:
-        The labels of the image's full size, uint8, and the refined score of each, float32. An image
-        without tags is background with score 1.
+    They are stacked at ``size``, height and width, see :func:`stack_background`. Returns what
+    :func:`best_labels` does.
     """
-    scores = refine(stack_background(cams.resized(*size).astype(kind, copy=False), beta))
-    return best_labels(scores, cams)
+    return best_labels(stack_background(cams.resized(*size), beta), cams)
 
 
 def best_labels(scores: np.ndarray, cams: Cams) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the best channel of every pixel as a label; see :func:`label_pixels`."""
+    """Labels every pixel by the best of C×h×w scores, those of the CAMs' classes last.
+
+    Returns the labels of the image's full size, uint8, and the score of each, float32. An image
+    without tags is background with score 1.
+    """
     channels, best = resized_argmax(scores.astype(np.float32, copy=False), *cams.size)
     return to_labels(channels, cams.classes, background=len(scores) > len(cams.classes)), best
 

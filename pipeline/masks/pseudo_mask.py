@@ -5,7 +5,7 @@ import numpy as np
 from pipeline.cams.cams import Cams
 from pipeline.clip.frozen import Resources
 from pipeline.masks.crf import CrfOptions, dense_crf, import_densecrf
-from pipeline.masks.labels import label_pixels
+from pipeline.masks.labels import best_labels, label_pixels, stack_background
 from pipeline.masks.refiner import Refiner
 from pipeline.masks.settings import PseudoMaskOptions
 
@@ -36,7 +36,8 @@ def pseudo_mask(
     if crf is None:
         return label_pixels(cams, size, beta)[0], None
     kind = np.float16 if fp16 else np.float32
-    return label_pixels(cams, size, beta, lambda s: dense_crf(image, s, crf, bgr=bgr), kind)
+    scores = stack_background(cams.resized(*size).astype(kind, copy=False), beta)
+    return best_labels(dense_crf(image, scores, crf, bgr=bgr), cams)
 
 
 class PseudoMask(Refiner):
