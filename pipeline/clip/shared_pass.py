@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from pipeline.clip.block import Block
 from pipeline.clip.encoder import AttentionHook, BlockHook, BlockInput, ClipEncoder
@@ -43,7 +44,7 @@ class OwnValues(BlockHook):
     def __call__(self, number: int, block: Block, inputs: BlockInput) -> None:
         """Embeds the patches that enter block L."""
         if block is self.encoder.last_block:
-            self._found = self.encoder.value_features(inputs)
+            self._found = F.normalize(self.encoder.value_embeddings(inputs), dim=-1)
 
     def result(self) -> torch.Tensor:
         """Returns the embeddings, B×N×E float32, of length 1."""
