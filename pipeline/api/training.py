@@ -85,7 +85,7 @@ def train(
     builder = Builder(config, vocabulary, split, store=store)
     data = TrainingData(lambda: samples, lambda: pairs, {"masks": {"from": "files"}})
     on_masks = builder.training(builder.per_split("train")["masks"], 1)
-    training = replace(on_masks, before={}, data=data)
+    training = replace(on_masks, before={}, source=lambda: data)
     if training.unknown_until() and (broken := training.broken()):  # look before the download
         raise UserError(": ".join(next(iter(broken.items()))))
     with Run(split, store, Executor(config.executor, builder.workers), max_failures=0) as run:

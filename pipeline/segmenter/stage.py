@@ -64,7 +64,7 @@ class Training(OfSplit):
 
     Attributes:
         seed: of the initial weights, the order of images and their transforms.
-        data: what it is trained on.
+        source: returns what it is trained on.
         tower: the frozen vision transformer of a decoder; none for other networks, and for timm's.
         fitted: returns the options, whose crops hold whole patches of a vision transformer.
         validation: returns images that the network is measured on while it trains.
@@ -80,10 +80,15 @@ class Training(OfSplit):
     device: str
     vocabulary: Vocabulary
     decode: ImageReader
-    data: TrainingData
+    source: Callable[[], TrainingData]
     fitted: Callable[[], SegmenterSettings]
     tower: FrozenClip | FrozenSecond | None = None
     validation: Callable[[], Sequence[Sample]] = tuple
+
+    @cached_property
+    def data(self) -> TrainingData:
+        """The images and masks."""
+        return self.source()
 
     @cached_property
     def pairs(self) -> list[TrainingPair]:

@@ -207,7 +207,7 @@ class Builder(Parts):
             device=self.device,
             vocabulary=self.vocabulary,
             decode=self.reader,
-            data=masks_of_stage(masks, self.images, self.store, repeats),
+            source=partial(masks_of_stage, masks, self.images, self.store, repeats),
             tower=self.tower,
             fitted=lambda: self.network,
             validation=self._validation_samples,

@@ -134,7 +134,7 @@ def training_stage(pairs, labelled, **changes):
         device="cpu",
         vocabulary=Vocabulary(tuple(CLASS_NAMES), (), ()),
         decode=ImageReader(),
-        data=TrainingData(lambda: labelled, lambda: pairs),
+        source=lambda: TrainingData(lambda: labelled, lambda: pairs),
         validation=lambda: labelled,
     )
 
